@@ -1,0 +1,47 @@
+"""Random horizontal flips and random crops of the padded image, that is, shifts.
+
+Source: He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2, who pad with zeros. Here
+the border is reflected, as in https://github.com/KellerJordan/cifar10-airbench: inputs are
+normalised already, and a frame of zeros would be one of the mean colour.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor
+from torch.nn import functional
+
+
+def flip_crop(
+    inputs: Tensor,
+    targets: Tensor,
+    generator: torch.Generator,
+    *,
+    padding: NonNegativeInt,
+    flip: Annotated[float, Field(ge=0, le=1)],
+) -> tuple[Tensor, Tensor]:
+    """Every image is shifted by -padding ... padding pixels each way, then mirrored with
+    probability `flip`; every image by a draw of its own. Targets stay.
+
+    Raises ValueError if nothing would be done or the image is too small to be reflected.
+    """
+    batch, _, height, width = inputs.shape
+    if padding == 0 and flip == 0:
+        raise ValueError("augment.padding and augment.flip are both 0; use augment=none")
+    if padding >= min(height, width):
+        raise ValueError(
+            f"augment.padding must be below {min(height, width)}, the shorter side of the "
+            f"{height} x {width} images, got {padding}"
+        )
+    top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator)
+    mirrored = torch.rand(batch, generator=generator) < flip
+    top, left, mirrored = (
+        draw.to(inputs.device, non_blocking=True) for draw in (top, left, mirrored)
+    )
+    padded = functional.pad(inputs, [padding] * 4, mode="reflect")
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # every possible crop, as a view
+    crops = windows[torch.arange(batch, device=inputs.device), :, top, left]
+    return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops), targets

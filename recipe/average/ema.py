@@ -1,0 +1,61 @@
+"""Exponential moving average of weights and buffers.
+
+Source: Polyak & Juditsky 1992; torch.optim.swa_utils, whose averaging function is used. Buffers
+are averaged too, so BatchNorm's statistics belong to the weights. torch's AveragedModel waits
+for the device at every step, and rounds an average of counters (num_batches_tracked) down,
+so that they stand still; here counters are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from itertools import chain
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Ema:
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = deepcopy(model)
+        self._trained = model
+        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._steps = 0
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for average, value in zip(_tensors(self.model), _tensors(self._trained), strict=True):
+            if self._steps == 0 or not value.is_floating_point():
+                average.copy_(value)
+            else:
+                averages.append(average)
+                values.append(value)
+        if averages:
+            self._average(averages, values, self._steps)
+        self._steps += 1
+
+    def after_epoch(self, progress: float, inputs: Callable[[], Iterable[Tensor]]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = state["steps"]
+        self.model.load_state_dict(state["model"])
+
+
+def ema(model: nn.Module, *, decay: Annotated[float, Field(gt=0, lt=1)]) -> Ema:
+    """After the first step the average is the weights, after each later step
+    decay * average + (1 - decay) * weights."""
+    return Ema(model, decay)
+
+
+def _tensors(model: nn.Module) -> Iterable[Tensor]:
+    return chain(model.parameters(), model.buffers())

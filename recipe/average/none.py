@@ -1,0 +1,30 @@
+"""No averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Unaveraged:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def after_step(self, progress: float) -> None:
+        pass
+
+    def after_epoch(self, progress: float, inputs: Callable[[], Iterable[Tensor]]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def none(model: nn.Module) -> Unaveraged:
+    """The trained module itself is evaluated and saved."""
+    return Unaveraged(model)

@@ -1,0 +1,258 @@
+"""spec -> Run: every part is made here, in the one order that is right, and nowhere else.
+
+Random streams -> data -> model -> weights -> freeze and BatchNorm policy -> parameter groups (trainable
+parameters only) -> optimizer -> scheduler -> the parts of a step. A part that can't be made
+doesn't stop the others, so all problems of a spec are reported at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from recipe import checkpoint, grouping, layers, runs, settings, streams, trust
+from recipe.data import Data
+from recipe.errors import Problems
+from recipe.frozen import Frozen
+from recipe.menu import GROUPS
+from recipe.spec import RunSpec
+from recipe.train import Run, Schedule, preserved
+
+
+def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str, list[str]]:
+    """What is wrong with each group's `_target_` and settings, told without making anything."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        problems, node = Problems(), getattr(spec, group)
+        option = spec.options[group]
+        with problems.collect(f"{group}={option}"):
+            _check_nested_targets(node, spec.trust)
+            part = trust.locate(node.get("_target_"), spec.trust)
+            problems += settings.problems(group, option, part, node)
+        if problems:
+            found[group] = list(problems)
+    return found
+
+
+def _check_nested_targets(node: Any, trusted: tuple[str, ...]) -> None:
+    for value in (
+        node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    ):
+        if isinstance(value, Mapping) and "_target_" in value:
+            trust.locate(value["_target_"], trusted)
+        _check_nested_targets(value, trusted)
+
+
+def part(spec: RunSpec, group: str, facts: Mapping[str, Any] | None = None) -> Any:
+    """The group's callable with its settings bound; `auto` is filled in from the data's facts."""
+    node = getattr(spec, group)
+    trust.locate(node["_target_"], spec.trust)
+    _, given = settings.split(group, node)
+    for key in settings.FACTS:
+        if given.get(key) == "auto" and facts is not None:
+            given[key] = facts[key]
+    bound = instantiate({"_target_": node["_target_"], **given}, _partial_=True, _convert_="all")
+    # Hydra's partial looks its target up in a policy at every call
+    return functools.partial(bound.func, *bound.args, **bound.keywords)
+
+
+def device_part(spec: RunSpec) -> Any:
+    """The device, made before torch is imported."""
+    return part(spec, "device")()
+
+
+class Builder:
+    """Makes the parts one by one; one that can't be made leaves a problem and None."""
+
+    def __init__(self, spec: RunSpec, problems: Problems, broken: set[str]) -> None:
+        self.spec = spec
+        self.problems = problems
+        self.broken = broken
+
+    def make(self, group: str, make: Callable[[], Any], needs: tuple[str, ...] = ()) -> Any:
+        if group in self.broken or self.broken.intersection(needs):
+            self.broken.add(group)
+            return None
+        before = len(self.problems)
+        with self.problems.collect(f"{group}={self.spec.options[group]}"):
+            return make()
+        assert len(self.problems) > before
+        self.broken.add(group)
+        return None
+
+
+def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | None = None) -> Run:
+    """The run a spec describes, ready to train.
+
+    `problems` and `broken` are what is known to be wrong already, and with which groups; parts that
+    depend on those are not tried. Raises SpecError with everything that is wrong.
+    """
+    problems = Problems() if problems is None else problems
+    if broken is None:
+        static = static_problems(spec)
+        problems += [line for lines in static.values() for line in lines]
+        broken = set(static)
+    builder = Builder(spec, problems, broken)
+    device = builder.make("device", lambda: device_part(spec).select())
+    data = builder.make("data", lambda: _data(spec))
+    facts = _facts(data) if data is not None else None
+    model = builder.make("model", lambda: _model(spec, facts).to(device), ("data", "device"))
+    frozen = builder.make("freeze", lambda: _freeze(spec, model), ("model",))
+    sorter = (
+        grouping.Grouping(spec.options, part(spec, "optimizer"))
+        if "optimizer" not in broken
+        else None
+    )
+    groups = builder.make(
+        "param_groups",
+        lambda: sorter.groups(model, part(spec, "param_groups")(model)),
+        ("model", "optimizer"),
+    )
+    optimizer = builder.make(
+        "optimizer", lambda: sorter.optimizer(groups, frozen), ("param_groups", "freeze")
+    )
+    steps = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
+    schedule = builder.make(
+        "scheduler", lambda: make_schedule(spec, optimizer, steps), ("optimizer", "data")
+    )
+    precision = builder.make("precision", lambda: part(spec, "precision")(device), ("device",))
+    augment = builder.make("augment", lambda: part(spec, "augment", facts), ("data",))
+    loss = builder.make("loss", lambda: part(spec, "loss", facts))
+    clip = builder.make("clip", lambda: _clip(spec))
+    average = builder.make("average", lambda: part(spec, "average")(model), ("freeze",))
+    if not {"model", "loss", "precision"} & builder.broken:
+        with problems.collect("loss"):
+            _check_first_batch(spec, data, model, loss, precision[0], device)
+    problems.raise_any()
+    return Run(
+        seed=spec.seed, epochs=spec.epochs, device=device, data=data,
+        batch_size=spec.data["batch_size"], eval_batch_size=spec.data["eval_batch_size"],
+        model=model, loss=loss, frozen=frozen, groups=groups,
+        optimizer=optimizer, schedule=schedule, clip=clip, autocast=precision[0], scaler=precision[1],
+        augment=augment, average=average,
+    )  # fmt: skip
+
+
+def _data(spec: RunSpec) -> Data:
+    data: Data = part(spec, "data")(streams.generator(spec.seed, "split"))
+    stated = spec.data["classes"]
+    if stated not in ("auto", len(data.classes)):
+        raise ValueError(
+            f"data.classes is {stated}, but the data have {len(data.classes)}: "
+            f"{', '.join(data.classes[:10])}; use data.classes={len(data.classes)}"
+        )
+    for split, name in ((data.train, "training"), (data.val, "validation")):
+        if not len(split):
+            raise ValueError(f"data={spec.options['data']}: the {name} part is empty")
+    return data
+
+
+def _facts(data: Data) -> dict[str, Any]:
+    return {"channels": data.channels, "classes": len(data.classes), "size": data.size[0]}
+
+
+def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
+    with streams.untouched():
+        streams.seed_global(spec.seed, "weights")
+        model: nn.Module = part(spec, "model", facts)()
+    source = spec.model.get("weights")
+    if source is not None:
+        path = Path(source)
+        if not path.is_file():
+            path = runs.find(spec.output_path, source, "model.weights") / "model.safetensors"
+        head = {name for name in layers.head(model, "auto", "model.weights")}
+        try:
+            checkpoint.load_weights(model, checkpoint.read_weights(path), head)
+        except ValueError as error:
+            raise ValueError(f"model.weights: {error}") from error
+    return model
+
+
+def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
+    timetable: dict[int, list[str]] = part(spec, "freeze")(model) or {}
+    late = [epoch for epoch in timetable if epoch >= spec.epochs]
+    if late:
+        raise ValueError(
+            f"freeze={spec.options['freeze']} unfreezes at epoch {min(late)} (counted from 0), but the "
+            f"run has {spec.epochs}; use more epochs or earlier stages"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} parameters, "
+            "so there is nothing to train; leave out some, such as the head (freeze=all_but_head)"
+        )
+    return Frozen(model, timetable, spec.freeze.get("batchnorm", "eval"))
+
+
+def make_schedule(
+    spec: RunSpec, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> Schedule:
+    """The scheduler over this optimizer, as long as the run."""
+    per = spec.scheduler["per"]
+    total = spec.epochs * steps_per_epoch if per == "step" else spec.epochs
+    make = part(spec, "scheduler")
+    parameters = inspect.signature(make).parameters
+    if next(iter(parameters)) == "progress":
+        scheduler: LRScheduler = LambdaLR(optimizer, lambda count: make(min(count / total, 1.0)))
+    else:
+        scheduler = make(optimizer, **({"total": total} if "total" in parameters else {}))
+    monitor = spec.scheduler.get("monitor")
+    if isinstance(scheduler, ReduceLROnPlateau) and monitor not in ("val/loss", "val/accuracy"):
+        raise ValueError(f"scheduler.monitor must be val/loss or val/accuracy, got {monitor!r}")
+    return Schedule(scheduler, per, monitor)
+
+
+def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
+    """The clip; one that returns the norm alone is measured, to see whether it bit."""
+    clip = part(spec, "clip")
+    if get_origin(get_type_hints(clip.func).get("return")) is tuple:
+        return clip  # type: ignore[no-any-return]
+
+    def measured(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        gradients = [p.grad for p in params if p.grad is not None]
+        before = nn.utils.get_total_norm(gradients)
+        norm = clip(params)
+        return norm, nn.utils.get_total_norm(gradients) != before
+
+    return measured
+
+
+def _check_first_batch(
+    spec: RunSpec, data: Data, model: nn.Module, loss: Any, autocast: Any, device: torch.device
+) -> None:
+    """One small batch through model and loss, and the range of every target, before the first step."""
+    inputs, targets = next(iter(data.train.batches([torch.arange(min(2, len(data.train)))])))
+    shape, classes = tuple(inputs.shape[1:]), len(data.classes)
+    with preserved(model), torch.inference_mode(), autocast():
+        model.eval()
+        try:
+            output = model(inputs.to(device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"model={spec.options['model']} can't take inputs of shape {shape}: {reason}"
+            ) from error
+        if tuple(output.shape) != (len(inputs), classes):
+            raise ValueError(
+                f"model={spec.options['model']} gives {tuple(output.shape)} for {len(inputs)} inputs, but "
+                f"the data have {classes} classes; it must give ({len(inputs)}, {classes})"
+            )
+        for split, name in ((data.train, "training"), (data.val, "validation")):
+            low, high = int(split.targets.min()), int(split.targets.max())
+            if low < 0 or high >= classes:
+                raise ValueError(
+                    f"data: a {name} target is {low if low < 0 else high}, outside [0, {classes})"
+                )
+        value = loss(output, targets.to(device))
+        if value.shape != ():
+            raise ValueError(
+                f"loss={spec.options['loss']} gives shape {tuple(value.shape)}, not ()"
+            )

@@ -1,0 +1,226 @@
+"""The command line: verbs, and the one place where a RecipeError becomes printed lines.
+
+torch and mlflow are imported by the verb that needs them, after the device's environment is set.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from recipe import menu
+from recipe.errors import RecipeError, SpecError
+
+HYDRA_FLAGS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+    "--hydra-help",
+    "--version",
+)
+"""Hydra's own flags, answered by Hydra itself."""
+
+USAGE = """\
+python -m recipe [key=value ...]         train one run and record it
+python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
+python -m recipe plan [key=value ...]    what would run, without training
+python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
+python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
+
+group=option chooses an option, group.setting=value changes one of its settings:
+"""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, ending a run in the same way as Ctrl-C."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line and exits with its status: 0 done, 1 failed, 2 refused, 130 and 143 killed."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    # the console script, unlike python -m, does not look for modules in the working directory
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        verb, rest = _verb(arguments)
+        return verb(rest)
+    except RecipeError as error:
+        for problem in error.problems:
+            print(f"recipe: {problem}", file=sys.stderr)
+        return error.exit_status
+    except Terminated:
+        print("recipe: terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("recipe: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        return _help, arguments
+    if arguments and arguments[0] in VERBS:
+        return VERBS[arguments[0]], arguments[1:]
+    if arguments and arguments[0].isidentifier():
+        raise SpecError(
+            f"{arguments[0]}: no such verb{menu.nearest(arguments[0], VERBS)}; "
+            "without a verb, give settings as key=value"
+        )
+    if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
+        return _hydra, arguments
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return _multirun, [a for a in arguments if a not in ("-m", "--multirun")]
+    return _train, arguments
+
+
+def _help(arguments: list[str]) -> int:
+    print(USAGE)
+    for group in (*menu.GROUPS, "experiment"):
+        found = menu.options(group)
+        if not found:
+            continue
+        print(group)
+        width = max(map(len, found))
+        for name, option in found.items():
+            print(f"  {name:{width}}  {option.help}")
+    return 0
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100)
+    return console
+
+
+def _train(arguments: list[str]) -> int:
+    from recipe.errors import Problems
+    from recipe.execute import execute, prepare, report
+
+    problems = Problems()
+    spec = _spec(arguments, problems)
+    run = prepare(spec, problems)
+    console = _console()
+    console.print(
+        f"{spec.label}: {run.epochs} epochs of {run.steps_per_epoch} steps on {run.device}"
+    )
+    outcome, recorder = execute(spec, run, console, name=spec.label, command=" ".join(arguments))
+    report(console, outcome, recorder)
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    from recipe.errors import Problems
+    from recipe.execute import prepare
+
+    problems = Problems()
+    spec = _spec(arguments, problems)
+    run = prepare(spec, problems)
+    from recipe import plan
+
+    console = _console()
+    made = plan.make(spec, run)
+    if spec.summary:
+        console.print(str(made.summary), soft_wrap=True)
+    console.print(plan.describe(made, seconds=plan.seconds_per_epoch(run)))
+    return 0
+
+
+def _spec(arguments: list[str], problems: list[str]):  # type: ignore[no-untyped-def]
+    """The spec of a single run; what is wrong with the overrides is added to `problems`, and the
+    rest of them composed, so that later checks can add theirs."""
+    from recipe import compose
+
+    overrides = compose.parse(arguments)
+    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
+    if sweeps:
+        raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
+    with compose.menu_folder():
+        checked = compose.check(overrides)
+        problems += checked.problems
+        (job,) = compose.jobs(checked.overrides)
+        return job.spec()
+
+
+def _multirun(arguments: list[str]) -> int:
+    from recipe.sweep import multirun
+
+    return multirun(arguments, _console())
+
+
+def _hydra(arguments: list[str]) -> int:
+    import hydra
+
+    from recipe.compose import register_user_options
+
+    register_user_options()
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")(
+        lambda config: None
+    )()
+    return 0
+
+
+def _predict(arguments: list[str]) -> int:
+    from recipe.predict import predict
+
+    return predict(arguments, _console())
+
+
+def _ui(arguments: list[str]) -> int:
+    """Replaces this process by MLflow's server."""
+    values = key_values(
+        "ui", arguments, {"port": "5000", "output_dir": "outputs", "host": "127.0.0.1"}
+    )
+    outputs = Path(values["output_dir"]).expanduser().resolve()
+    database = outputs / "mlflow.db"
+    if not database.is_file():
+        raise SpecError(f"output_dir: there is no {database}; record a run first: python -m recipe")
+    if not values["port"].isdigit():
+        raise SpecError(f"port must be a number, got {values['port']}")
+    print(f"MLflow at http://{values['host']}:{values['port']} (Ctrl-C ends it)", flush=True)
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [
+        sys.executable, "-m", "mlflow", "server",
+        "--backend-store-uri", f"sqlite:///{database}",
+        "--default-artifact-root", (outputs / "mlartifacts").as_uri(),
+        "--host", values["host"], "--port", values["port"], "--workers", "1",
+    ]  # fmt: skip
+    os.execve(sys.executable, command, environment)
+
+
+def key_values(verb: str, arguments: Sequence[str], known: dict[str, str]) -> dict[str, str]:
+    """A verb's own arguments over their defaults; raises SpecError for any that isn't known."""
+    values, problems = dict(known), []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in known:
+            hint = menu.nearest(key, known) or f"; there are {', '.join(known)}"
+            problems.append(f"{verb}: {argument}: no such argument{hint}")
+        values[key] = value
+    if problems:
+        raise SpecError(problems)
+    return values
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"plan": _plan, "predict": _predict, "ui": _ui}

@@ -1,0 +1,33 @@
+"""Clipping by the total norm: the gradient keeps its direction, its length is bounded.
+
+Source: Pascanu et al. 2013, https://arxiv.org/abs/1211.5063; torch.nn.utils.clip_grad_norm_.
+torch multiplies by max_norm / (norm + 1e-6), which also shrinks a gradient exactly at the
+limit a little; here a gradient up to the limit is left as it is, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+
+def norm(
+    params: list[nn.Parameter],
+    *,
+    max_norm: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)],  # torch adds 1e-6 to the norm
+    norm_type: PositiveFloat,
+) -> tuple[Tensor, Tensor]:
+    """Scale all gradients in place by one number so that their total norm is at most `max_norm`.
+
+    Returns the total norm before, shape (), of type `norm_type`; and whether it was above
+    `max_norm`, shape (), bool. Gradients that are not finite are not mended; the
+    norm tells of them.
+    """
+    total = get_total_norm([p.grad for p in params if p.grad is not None], norm_type)
+    above = total > max_norm
+    clip_grads_with_norm_(params, max_norm, torch.where(above, total, 0.0))
+    return total, above

@@ -1,0 +1,31 @@
+"""Clipping by value: every entry of every gradient on its own, so the direction changes too.
+
+Source: torch.nn.utils.clip_grad_value_.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_value_, get_total_norm
+
+
+def value(
+    params: list[nn.Parameter],
+    *,
+    max_value: Annotated[float, Field(gt=0, allow_inf_nan=False)],
+) -> tuple[Tensor, Tensor]:
+    """Cut every entry of the gradients in place to -max_value ... max_value.
+
+    Returns the total L2 norm before, shape (), and whether any entry was outside, shape (),
+    bool. An infinite entry is cut like any other; the norm before tells of it.
+    """
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = get_total_norm(grads)
+    outside = get_total_norm(grads, math.inf) > max_value
+    if grads:  # torch refuses an empty list
+        clip_grad_value_(params, max_value)
+    return norm, outside

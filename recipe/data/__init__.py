@@ -1,0 +1,168 @@
+"""Data: made once, before the model.
+
+A part is called as `part(split, **settings) -> Data`; `split` is the random stream
+that may decide which samples train and which validate. Three settings of every option
+are the engine's own and never reach the part: `batch_size`, `eval_batch_size`, and
+`classes`, the number of classes the other groups are built for (`auto`: as many as are found).
+Settings named `channels` and `size` say what the inputs are to become.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs (n, channels, height, width) float32, normalised; class indices (n,) int64."""
+
+
+class Split(Protocol):
+    """Samples that are served by index."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Class index of every sample, shape (n,), int64."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """The samples of each tensor of indices, in that order, as one batch each."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A split whose samples fit in memory, indexed a batch at a time."""
+
+    inputs: Tensor
+    """Shape (n, channels, height, width)."""
+    targets: Tensor
+    """Shape (n,), int64."""
+    transform: Callable[[Tensor], Tensor] | None = None
+    """From stored inputs (say, bytes) to normalised float32, a batch at a time."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        for indices in batches:
+            inputs = self.inputs[indices]
+            yield (self.transform(inputs) if self.transform else inputs), self.targets[indices]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from, and what it takes to treat a new image the same way."""
+
+    train: Split
+    val: Split
+    classes: tuple[str, ...]
+    """Class names; a target is an index into them."""
+    channels: int
+    size: tuple[int, int]
+    """Height and width of an input, in pixels."""
+    mean: tuple[float, ...]
+    """Per channel, on the scale where black is 0 and white is 1; subtracted first."""
+    std: tuple[float, ...]
+    """Per channel; divided by next."""
+    digest: str
+    """A hash of everything above: inputs, targets and how they were split."""
+    test: Split | None = None
+
+
+def digest(*parts: Tensor | str) -> str:
+    """A SHA-256 of tensors (values, shape and type) and strings, as 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            sha.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            sha.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            sha.update(part.encode())
+        sha.update(b"\0")
+    return sha.hexdigest()
+
+
+def digest_files(root: Path, files: Iterable[Path], *, whole: int) -> str:
+    """A SHA-256 of the names below `root`, the sizes and the bytes of files; dates don't count.
+
+    Of files that are larger than `whole` bytes together, only the first and last 4 KiB of each
+    are read, so that starting stays quick: a change in the middle that keeps the size is missed.
+    """
+    sizes = {file: (root / file).stat().st_size for file in files}
+    all_bytes = sum(sizes.values()) <= whole
+    sha = hashlib.sha256(b"whole" if all_bytes else b"ends")
+    for file, size in sizes.items():
+        sha.update(f"{file.as_posix()}\0{size}\0".encode())
+        with (root / file).open("rb") as stream:
+            if not all_bytes and size > 2 * 4096:
+                sha.update(stream.read(4096))
+                stream.seek(-4096, os.SEEK_END)
+            sha.update(stream.read())
+    return sha.hexdigest()
+
+
+def stratified(
+    targets: Tensor, fraction: float, names: Sequence[str], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Indices to train and to validate on, each ascending; every index is in exactly one.
+
+    From each class `fraction` of its samples, rounded to whole ones (half up), are drawn for
+    validation. Raises ValueError where a class would be missing on one side.
+    """
+    counts = targets.bincount(minlength=len(names))
+    held = (counts * fraction + 0.5).long()
+    for name, count, val in zip(names, counts.tolist(), held.tolist(), strict=True):
+        if not 0 < val < count:
+            raise ValueError(
+                f"data.val: {fraction} of the {count} samples of class {name} rounds to {val},"
+                f" which leaves none to {'train' if val else 'validate'} on; use another fraction"
+            )
+    shuffled, rank = _shuffled(targets, generator)
+    validates = rank < held[targets[shuffled]]
+    return shuffled[~validates].sort().values, shuffled[validates].sort().values
+
+
+def balanced(targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Ascending indices of `size` samples, drawn so that classes differ by one sample at most.
+
+    Where a class has too few samples the others make up for it. From equal streams a smaller
+    choice is part of every larger one.
+    """
+    shuffled, rank = _shuffled(targets, generator)
+    return shuffled[rank.argsort(stable=True)[:size]].sort().values
+
+
+def _shuffled(targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All indices in random order, and how many of its own class stand before each of them."""
+    shuffled = torch.randperm(len(targets), generator=generator)
+    by_class = targets[shuffled].argsort(stable=True)
+    counts = targets.bincount()
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    rank = torch.empty_like(shuffled)
+    rank[by_class] = torch.arange(len(targets)) - starts
+    return shuffled, rank
+
+
+def moments(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel, black being 0 and white 1 (255 for bytes)."""
+    mean, std = [], []
+    for channel in inputs.unbind(1):
+        if channel.dtype == torch.uint8:  # by counting: exact, and without a copy as floats
+            share = channel.flatten().bincount(minlength=256).double() / channel.numel()
+            values = torch.arange(256, dtype=torch.float64) / 255
+            centre = (share * values).sum()
+            variance = (share * (values - centre) ** 2).sum()
+        else:
+            variance, centre = torch.var_mean(channel.double(), correction=0)
+        mean.append(centre.item())
+        std.append(variance.sqrt().item())
+    return tuple(mean), tuple(std)

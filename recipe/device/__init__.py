@@ -1,0 +1,57 @@
+"""Device: a class, made with the settings before torch is imported.
+
+- `environment() -> dict[str, str]`: variables that must stand before torch is first imported
+  (visible GPUs, threads and how they wait). Must not import torch.
+- `select() -> torch.device`: called after torch was imported; raises ValueError if there is none.
+- `hardware(device) -> str`: which piece of hardware that is, for the record.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+
+def apply(environment: Mapping[str, str]) -> None:
+    """Puts a device's variables into the environment of this process.
+
+    Raises ValueError if a choice of GPUs comes too late: torch reads it when it is imported.
+    """
+    late = [name for name, value in environment.items()
+            if name.startswith("CUDA_") and os.environ.get(name) != value]  # fmt: skip
+    if late and "torch" in sys.modules:
+        cuda = sys.modules["torch"].cuda.is_initialized()
+        state = "CUDA is initialised" if cuda else "torch is imported"
+        raise ValueError(
+            f"device.order: {state} already in this process, so {' and '.join(late)} would come too "
+            "late; choose the GPUs in a process of its own, before anything imports torch"
+        )
+    os.environ.update(environment)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Threads, and how idle ones wait: spinning ones slow every process on the machine."""
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000"}
+
+
+def thread_count(threads: int | Literal["auto"]) -> int:
+    """The number given; `auto`: the cores this process may use, which can be fewer than there are."""
+    if threads != "auto":
+        return threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The CPU's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,60 @@
+"""Where a run took place: versions, machine, and the state of the working directory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+
+from recipe import __version__
+
+PACKAGES = (
+    "torch", "hydra-core", "omegaconf", "mlflow", "torchinfo", "numpy", "scikit-learn", "scipy",
+    "safetensors", "pillow", "torchvision", "timm",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of recipe, Python and the packages a run's numbers can depend on."""
+    found = {"recipe": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, with `-dirty` if files have changed; None outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if _git("status", "--porcelain", "-uno") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def describe(hardware: str, commit: str | None) -> str:
+    """The artifact environment.txt."""
+    import torch
+
+    lines = [f"{package}=={version}" for package, version in versions().items()]
+    return "\n".join(
+        [
+            f"device: {hardware}",
+            f"threads: {torch.get_num_threads()}",
+            f"system: {platform.platform()}",
+            f"command: {' '.join(sys.argv[1:])}",
+            f"git: {commit or 'not a repository'}",
+            *lines,
+            "",
+        ]
+    )

@@ -1,0 +1,46 @@
+"""What can go wrong, as a tree:
+
+RecipeError         shown as one line per problem, no traceback; exit status 1
+  SpecError         the spec, a setting or an argument is wrong; found before any run; exit status 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class RecipeError(Exception):
+    """One or more problems that the user can mend, one line each."""
+
+    exit_status = 1
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
+
+
+class SpecError(RecipeError):
+    exit_status = 2
+
+
+class Problems(list[str]):
+    """Problems found so far, so that all of them can be reported at once."""
+
+    @contextmanager
+    def collect(self, where: str) -> Iterator[None]:
+        """Turns a ValueError or SpecError of the block into problems; `where` heads a message
+        that does not begin with a dotted key itself."""
+        try:
+            yield
+        except SpecError as error:
+            self.extend(error.problems)
+        except (ValueError, ImportError) as error:
+            message = " ".join(str(error).split())
+            self.append(
+                message if message.startswith(where.split("=")[0]) else f"{where}: {message}"
+            )
+
+    def raise_any(self) -> None:
+        if self:
+            raise SpecError(self)

@@ -1,0 +1,17 @@
+"""Train the classifier alone, on features that stay as they are."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from recipe import layers
+
+
+def all_but_head(model: nn.Module, *, head: str) -> None:
+    """Freeze everything but `head`: `auto` (the last layer with weights), or a name or pattern.
+
+    Raises ValueError if the pattern matches nothing.
+    """
+    trained = layers.head(model, head, "freeze.head")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)

@@ -1,0 +1,40 @@
+"""Unfreeze a model stage by stage, usually from the head down.
+
+Source: gradual unfreezing of Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3;
+there one layer an epoch, here any stages at any epochs.
+"""
+
+from __future__ import annotations
+
+from pydantic import NonNegativeInt
+from torch import nn
+from typing_extensions import TypedDict
+
+from recipe import patterns
+
+
+class Stage(TypedDict):
+    epoch: NonNegativeInt
+    names: list[str]
+
+
+def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
+    """Freeze all that the stages name; returns which names are to be trained from which epoch on.
+
+    Raises ValueError if a pattern matches nothing or a parameter is named by two stages.
+    """
+    if not stages:
+        raise ValueError("freeze.stages is empty; name stages, or use freeze=none")
+    names = [name for name, _ in model.named_parameters()]
+    timetable: dict[int, list[str]] = {}
+    taken: dict[str, int] = {}
+    for index, stage in enumerate(stages):
+        key, epoch = f"freeze.stages[{index}].names", stage["epoch"]
+        for name in patterns.select(key, stage["names"], names):
+            if name in taken:
+                raise ValueError(f"{key}: {name} is in stages[{taken[name]}] already; name it once")
+            taken[name] = index
+            timetable.setdefault(epoch, []).append(name)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in taken)
+    return timetable

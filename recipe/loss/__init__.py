@@ -1,0 +1,47 @@
+"""Loss: called as `loss(output, target, **settings) -> ()` on every batch.
+
+`output` holds logits, shape (batch, classes). `target` holds class indices, shape (batch,),
+int64; or, where an augmentation mixes images, probabilities, shape (batch, classes).
+Which of the two a loss takes is said by `takes` in its option file, a setting of the
+engine's own. A shape that would only broadcast is a ValueError; `check_target` finds it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_target(output: Tensor, target: Tensor) -> None:
+    """Raise ValueError unless `target` has one of the two forms of the contract.
+
+    That class indices lie in [0, classes) is looked at on the CPU only: on a GPU it would wait
+    for the device in every step, so there the engine checks all targets once before training.
+    """
+    shapes = f"output {tuple(output.shape)}, target {tuple(target.shape)}"
+    if output.ndim != 2:
+        raise ValueError(
+            f"loss: the model's output must have shape (batch, classes), got {shapes}; "
+            "end the model with one number per class"
+        )
+    if target.is_floating_point():
+        if target.shape != output.shape:
+            raise ValueError(
+                f"loss: floating-point targets are probabilities, one per class, got {shapes}; "
+                "for class indices use int64"
+            )
+    elif target.dtype != torch.int64:
+        raise ValueError(
+            f"loss: targets must be class indices (int64) or probabilities (floating point), "
+            f"got {target.dtype}; convert them with .long()"
+        )
+    elif target.shape != output.shape[:1]:
+        raise ValueError(f"loss: class indices must have shape (batch,), got {shapes}")
+    elif target.is_cpu and target.numel():
+        classes = output.shape[1]
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"loss: class indices must lie in 0 to {classes - 1}, the model's outputs, got "
+                f"{low if low < 0 else high}; correct the data or set data.classes"
+            )

@@ -1,0 +1,106 @@
+"""The menu: the option files of conf/, ours and those of the user's own project.
+
+A user's options are the files of `conf/<group>/` in the working directory; they stand beside
+ours. Reading the menu needs neither Hydra nor torch, so --help is quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+GROUPS = (
+    "device", "data", "model", "loss", "freeze", "param_groups", "optimizer", "scheduler",
+    "clip", "precision", "augment", "average", "tracking",
+)  # fmt: skip
+"""Every group of a run spec, in the order in which the engine builds them."""
+
+OFF = {
+    "freeze": "none", "param_groups": "all", "scheduler": "constant", "clip": "none",
+    "precision": "fp32", "augment": "none", "average": "none",
+}  # fmt: skip
+"""The groups that are tricks, and the option that stands for "without"."""
+
+
+def own_folder() -> Path:
+    """The folder of recipe's own option files: in the installed package, else in the checkout."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
+def user_folder() -> Path | None:
+    """`conf/` of the working directory, unless that is recipe's own."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and folder.resolve() != own_folder() else None
+
+
+@dataclass(frozen=True)
+class Option:
+    group: str
+    name: str
+    path: Path
+
+    @property
+    def help(self) -> str:
+        """The first comment of the file, as one line."""
+        lines: list[str] = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("#") and not line.startswith("# @"):
+                lines.append(line.lstrip("# ").rstrip())
+            elif lines:
+                break
+        return " ".join(lines)
+
+    @property
+    def keys(self) -> set[str]:
+        """The top-level settings written in this very file."""
+        content = yaml.safe_load(self.path.read_text(encoding="utf-8")) or {}
+        return {key for key in content if not key.startswith("_") and key != "defaults"}
+
+
+def options(group: str) -> dict[str, Option]:
+    """The options of a group by name; ours win over a user's of the same name."""
+    found: dict[str, Option] = {}
+    for folder in filter(None, (own_folder(), user_folder())):
+        for path in sorted((folder / group).glob("*.yaml")):
+            found.setdefault(path.stem, Option(group, path.stem, path))
+    return found
+
+
+def comments(group: str, option: str) -> dict[str, str]:
+    """What an option's file says beside each setting, for messages; inherited settings included."""
+    files = options(group)
+    notes: dict[str, str] = {}
+    if option in files:
+        text = files[option].path.read_text(encoding="utf-8")
+        for parent in _parents(yaml.safe_load(text) or {}):
+            notes |= comments(group, parent)
+        for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", text, re.MULTILINE):
+            notes[key] = note.strip()
+    return notes
+
+
+def _parents(content: dict[str, Any]) -> list[str]:
+    defaults = [entry for entry in content.get("defaults", []) if isinstance(entry, str)]
+    return [entry.partition("@")[0] for entry in defaults if entry != "_self_"]
+
+
+def hidden(group: str, name: str) -> Path | None:
+    """The user's option file that can't be reached because one of ours has its name."""
+    user = user_folder()
+    if user is None or not (own_folder() / group / f"{name}.yaml").is_file():
+        return None
+    path = user / group / f"{name}.yaml"
+    return path if path.is_file() else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean a or b?` for what looks like `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

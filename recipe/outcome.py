@@ -1,0 +1,124 @@
+"""What came of a run: the result with its uncertainty, and what each trick did."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.special import betaincinv
+
+from recipe import menu
+from recipe.plan import Plan
+from recipe.plots import History
+
+
+@dataclass(frozen=True)
+class Outcome:
+    plan: Plan
+    history: History
+
+    @property
+    def accuracy(self) -> float:
+        return self.plan.run.best.accuracy
+
+    def sentence(self) -> str:
+        """The best validation accuracy, with the interval that so many samples allow."""
+        run = self.plan.run
+        count = len(run.data.val)
+        low, high = exact_interval(round(self.accuracy * count), count)
+        return (
+            f"val/accuracy {percent(self.accuracy)} at epoch {run.best.epoch} of {run.epochs} "
+            f"(95 % interval {percent(low)} to {percent(high)}, {count} samples)"
+        )
+
+    def deeds(self) -> Iterator[tuple[str, str, str]]:
+        """(group, option, what it did) for the tricks; those that are off only if they measured."""
+        options = self.plan.spec.options
+        for group in menu.OFF:
+            done = getattr(self, f"_{group}")() if hasattr(self, f"_{group}") else None
+            if done is None and options[group] != menu.OFF[group]:
+                done = "on throughout"
+            if done:
+                yield group, options[group], done
+
+    def _freeze(self) -> str:
+        rows = self.plan.rows
+        frozen = [row for row in rows if row.trained_from is None]
+        later = [row for row in rows if row.trained_from not in (None, 0)]
+        text = (
+            f"{len(frozen)} of {len(rows)} tensors frozen throughout "
+            f"({sum(row.numbers for row in frozen):,} of {sum(row.numbers for row in rows):,} numbers)"
+        )
+        if later:
+            epochs = sorted({row.trained_from for row in later if row.trained_from is not None})
+            text += f"; {len(later)} unfrozen at epoch {', '.join(map(str, epochs))}"
+        return text if frozen or later else "nothing was frozen"
+
+    def _param_groups(self) -> str | None:
+        if len(self.plan.rates) < 2:
+            return None
+        return ", ".join(f"{name} lr {rates[0]:g}" for name, rates in self.plan.rates.items())
+
+    def _scheduler(self) -> str:
+        moved = []
+        for key, points in self.history.items():
+            if key.startswith("lr/"):
+                values = [value for _, value in points]
+                changes = sum(a != b for a, b in zip(values, values[1:], strict=False))
+                if changes:
+                    times = "once" if changes == 1 else f"{changes} times"
+                    ends = f"{values[0]:.3g} to {values[-1]:.3g}"
+                    moved.append(f"{key} {ends}, changed {times}")
+        if len(moved) > 3:
+            moved[3:] = [f"and {len(moved) - 3} more groups"]
+        return "; ".join(moved) or "the learning rate never changed"
+
+    def _clip(self) -> str:
+        norms = [value for _, value in self.history["clip/grad_norm"]]
+        rate = self.history["clip/hit_rate"][-1][1]
+        return (
+            f"bit on {percent(rate)} of {len(norms)} steps; gradient norm before: median "
+            f"{statistics.median(norms):.3g}, largest {max(norms):.3g}"
+        )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def exact_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """The Clopper-Pearson interval for a share, from 0 to 1.
+
+    Source: Clopper and Pearson 1934, Biometrika 26(4). Covers at least `level`, whatever the
+    share is.
+    """
+    tail = (1 - level) / 2
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return low, high
+
+
+def note(outcome: Outcome, command: str, folder: Path) -> str:
+    """The run's page in MLflow, as Markdown."""
+    spec = outcome.plan.spec
+    lines = [
+        f"## {outcome.sentence()}",
+        "",
+        f"`python -m recipe {command}`".replace(" `", "`"),
+        "",
+        "| trick | option | what it did |",
+        "|---|---|---|",
+        *(f"| {group} | {option} | {done} |" for group, option, done in outcome.deeds()),
+        "",
+        "| group | option |",
+        "|---|---|",
+        *(f"| {group} | {spec.options[group]} |" for group in menu.GROUPS),
+        "",
+        f"Seed {spec.seed}, {spec.epochs} epochs. The whole spec is `spec.yaml`, what each parameter "
+        "got `parameters.csv`, the weights of the best epoch `model.safetensors`.",
+        "",
+        f"Try it on an image: `python -m recipe predict run={folder.name} input=<file or folder>`",
+    ]
+    return "\n".join(lines) + "\n"

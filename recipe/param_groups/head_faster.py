@@ -1,0 +1,30 @@
+"""A freshly initialised classifier learns faster than the layers below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import PositiveFloat
+from torch import nn
+
+from recipe import layers
+
+
+def head_faster(
+    model: nn.Module, *, lr: PositiveFloat, factor: PositiveFloat, head: str
+) -> list[dict[str, Any]]:
+    """Two groups: `head` learns with `lr * factor`, `body` with `lr`.
+
+    Raises ValueError if the pattern for the head matches nothing, or everything.
+    """
+    names = layers.head(model, head, "param_groups.head")
+    parameters = dict(model.named_parameters())
+    body = [parameter for name, parameter in parameters.items() if name not in names]
+    if not body:
+        raise ValueError(
+            f"param_groups.head: {head!r} takes every parameter; name the classifier alone"
+        )
+    return [
+        {"name": "body", "params": body, "lr": lr},
+        {"name": "head", "params": [parameters[name] for name in names], "lr": lr * factor},
+    ]

@@ -1,0 +1,103 @@
+"""One row per parameter: what was decided about it. Kept as parameters.csv, shown as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from dataclasses import dataclass, fields
+
+from rich.table import Table
+
+from recipe.train import Run
+
+LONG = 40
+"""Parameters from which on a table is folded by module."""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    shape: str
+    """As 16x3x3x3; a scalar has none."""
+    rule: str
+    """The pattern that put it into its group; else the group's name."""
+    group: str
+    lr: float
+    """Of its group, before any schedule."""
+    weight_decay: float
+    trainable: bool
+    """From the first epoch on."""
+    trained_from: int | None
+    """Epoch, counted from 0; None: never."""
+    numbers: int
+
+
+def rows(run: Run) -> list[Row]:
+    """In the model's order. A frozen parameter that is never trained is in no group."""
+    held = {group["name"]: group for group in run.optimizer.param_groups}
+    home = {id(p): held[g["name"]] for g in run.groups if g["name"] in held for p in g["params"]}
+    thaws = {name: epoch for epoch, names in run.frozen.timetable.items() for name in names}
+    found = []
+    for name, parameter in run.model.named_parameters():
+        trainable = parameter.requires_grad
+        group = home.get(id(parameter), {}) if trainable or name in thaws else {}
+        found.append(
+            Row(
+                name=name,
+                shape="x".join(map(str, parameter.shape)),
+                rule=group.get("rule", group.get("name", "")),
+                group=group.get("name", ""),
+                lr=group.get("initial_lr", group.get("lr", 0.0)),
+                weight_decay=group.get("weight_decay", 0.0),
+                trainable=trainable,
+                trained_from=0 if trainable else thaws.get(name),
+                numbers=parameter.numel(),
+            )
+        )
+    return found
+
+
+def to_csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    names = [field.name for field in fields(Row)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow(["" if (v := getattr(row, name)) is None else v for name in names])
+    return text.getvalue()
+
+
+def table(rows: list[Row]) -> Table:
+    """name / trainable before and after freezing; a long model is folded by module."""
+    shown = Table(title="Parameters", title_justify="left", box=None, pad_edge=False)
+    folded = len(rows) > LONG
+    for column in ("name", "shape", "group", "lr", "trainable before", "after"):
+        if not (folded and column == "shape"):
+            shown.add_column(column, justify="right" if column == "lr" else "left")
+    for name, shape, alike in fold(rows) if folded else [(r.name, r.shape, r) for r in rows]:
+        lr = f"{alike.lr:g}" if alike.group else "-"
+        cells = [name] if folded else [name, shape]
+        shown.add_row(*cells, alike.group or "-", lr, "True", _after(alike))
+    return shown
+
+
+def _after(row: Row) -> str:
+    if row.trainable or row.trained_from is None:
+        return str(row.trainable)
+    return f"False until epoch {row.trained_from}"
+
+
+def fold(rows: list[Row]) -> list[tuple[str, str, Row]]:
+    """Neighbouring parameters that were decided alike, one line for each module at the top:
+    (module with what it holds, "", one of its rows)."""
+
+    def decided(row: Row) -> tuple[str, str, float, bool, int | None]:
+        return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.trained_from
+
+    folded = []
+    for (module, *_), alike in itertools.groupby(rows, decided):
+        held = list(alike)
+        numbers = sum(row.numbers for row in held)
+        folded.append((f"{module} ({len(held)} tensors, {numbers:,} numbers)", "", held[0]))
+    return folded

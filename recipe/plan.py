@@ -1,0 +1,217 @@
+"""What will run: the spec, its tricks, every parameter, the learning rates, the size and the time."""
+
+from __future__ import annotations
+
+import copy
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torchinfo
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from recipe import menu, parameters
+from recipe.build import make_schedule
+from recipe.spec import RunSpec
+from recipe.train import Run, learning_rates, preserved
+
+WIDTH = 100
+"""Columns of everything that is kept as text."""
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def summarise(run: Run) -> torchinfo.ModelStatistics:
+    """torchinfo's table for a batch of one; random streams, modes and statistics stay as they are."""
+    image = torch.zeros(1, run.data.channels, *run.data.size, device=run.device)
+    with preserved(run.model):
+        return torchinfo.summary(
+            run.model,
+            input_data=image,
+            col_names=("output_size", "num_params", "mult_adds", "trainable"),
+            depth=10,
+            mode="eval",
+            verbose=0,
+            device=run.device,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `describe` shows, as data."""
+
+    spec: RunSpec
+    run: Run
+    summary: torchinfo.ModelStatistics
+    rows: list[parameters.Row]
+    rates: dict[str, list[float]]
+    """Learning rate of each group after 0, 1, ... moves of the scheduler."""
+
+
+def make(spec: RunSpec, run: Run) -> Plan:
+    return Plan(spec, run, summarise(run), parameters.rows(run), learning_rate_curves(spec, run))
+
+
+def learning_rate_curves(spec: RunSpec, run: Run) -> dict[str, list[float]]:
+    """Each group's learning rate over the run, found by walking the schedule on a stand-in.
+
+    One value per epoch or per step, as the schedule moves. A schedule that waits for a metric
+    stays where it starts.
+    """
+    defaults = run.optimizer.defaults
+    groups = [
+        {key: group[key] for key in group if key in defaults or key == "name"}
+        | {"params": [nn.Parameter(torch.zeros(1))], "lr": group.get("initial_lr", group["lr"])}
+        for group in run.optimizer.param_groups
+    ]
+    optimizer = type(run.optimizer)(groups, **defaults)
+    schedule = make_schedule(spec, optimizer, run.steps_per_epoch)
+    moves = run.steps if schedule.per == "step" else run.epochs
+    curves: dict[str, list[float]] = {group["name"]: [] for group in optimizer.param_groups}
+    for _ in range(moves):
+        for key, lr in learning_rates(optimizer).items():
+            curves[key.removeprefix("lr/")].append(lr)
+        optimizer.step()  # without gradients it moves nothing; torch wants it before the scheduler
+        if not isinstance(schedule.scheduler, ReduceLROnPlateau):
+            schedule.scheduler.step()
+    return curves
+
+
+def plot(values: list[float], width: int) -> str:
+    """A line of bars from 0 to the largest value, one character per value or, if there are too
+    many, per stretch of the run (its mean)."""
+    top = max(values)
+    cuts = [round(index * len(values) / width) for index in range(width + 1)]
+    stretches = [values[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    if len(values) <= width:
+        stretches = [[value] for value in values for _ in range(width // len(values))]
+    heights = [sum(stretch) / len(stretch) / top if top else 0.0 for stretch in stretches]
+    return "".join(BARS[max(1, round(height * (len(BARS) - 1)))] for height in heights)
+
+
+def seconds_per_epoch(run: Run) -> float:
+    """Roughly, from a few steps on a copy of the model; the run itself isn't moved."""
+    inputs, targets = next(
+        iter(run.data.train.batches([torch.arange(len(run.data.train))[: run.batch_size]]))
+    )
+    inputs, targets = inputs.to(run.device), targets.to(run.device)
+    with preserved(run.model):
+        model = copy.deepcopy(run.model).train()
+        took = []
+        for _ in range(3):
+            started = time.perf_counter()
+            with run.autocast():
+                loss = run.loss(model(inputs), targets)
+            loss.backward()
+            loss.item()
+            took.append(time.perf_counter() - started)
+    evaluation = len(run.data.val) / len(run.data.train) / 3  # a forward pass is a third of a step
+    return min(took) * run.steps_per_epoch * (1 + evaluation)
+
+
+def describe(plan: Plan, *, seconds: float | None = None) -> RenderableType:
+    """The plan for a terminal; with the time it will roughly take if `seconds` per epoch are given."""
+    return Group(*_sections(plan, seconds))
+
+
+def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:
+    run, spec = plan.run, plan.spec
+    yield Text(
+        f"{spec.label}: seed {spec.seed}, {run.epochs} epochs of {run.steps_per_epoch} steps, "
+        f"{len(run.data.train)} training and {len(run.data.val)} validation samples, "
+        f"{len(run.data.classes)} classes, on {run.device}"
+    )
+    yield Text()
+    yield tricks(spec)
+    yield Text()
+    yield parameters.table(plan.rows)
+    yield Text()
+    yield groups(plan)
+    yield Text()
+    yield learning_rates_plot(plan)
+    yield Text()
+    yield Text(counts(plan))
+    if seconds is not None:
+        yield Text(f"Time: roughly {duration(seconds * run.epochs)} ({duration(seconds)} an epoch)")
+
+
+def tricks(spec: RunSpec) -> Table:
+    """Option and settings of every group; the groups that are off are dim."""
+    shown = Table(title="Spec", title_justify="left", box=None, pad_edge=False)
+    for column in ("group", "option", "settings"):
+        shown.add_column(column)
+    for group in menu.GROUPS:
+        settings = [f"{k}={_short(v)}" for k, v in getattr(spec, group).items() if k != "_target_"]
+        off = menu.OFF.get(group) == spec.options[group]
+        shown.add_row(group, spec.options[group], " ".join(settings), style="dim" if off else None)
+    return shown
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def groups(plan: Plan) -> Table:
+    """Learning rate, weight decay and number of parameters of every group."""
+    shown = Table(title="Parameter groups", title_justify="left", box=None, pad_edge=False)
+    for column in ("group", "tensors", "numbers", "lr", "weight decay"):
+        shown.add_column(column, justify="left" if column == "group" else "right")
+    for group in plan.run.optimizer.param_groups:
+        held = [row for row in plan.rows if row.group == group["name"]]
+        numbers = sum(row.numbers for row in held)
+        lr, decay = group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)
+        shown.add_row(group["name"], str(len(held)), f"{numbers:,}", f"{lr:g}", f"{decay:g}")
+    frozen = [row for row in plan.rows if not row.group]
+    if frozen:
+        numbers = sum(row.numbers for row in frozen)
+        shown.add_row("(frozen)", str(len(frozen)), f"{numbers:,}", "-", "-")
+    return shown
+
+
+def learning_rates_plot(plan: Plan, width: int = 48) -> Table:
+    """Each group's learning rate over the run, as a line of bars."""
+    per = plan.spec.scheduler["per"]
+    shown = Table(
+        title=f"Learning rate over the run (moves every {per})",
+        title_justify="left", box=None, pad_edge=False, show_header=False,
+    )  # fmt: skip
+    for name, values in plan.rates.items():
+        shown.add_row(name, f"{values[0]:.3g}", plot(values, width), f"{values[-1]:.3g}")
+    if "monitor" in plan.spec.scheduler:
+        shown.add_row("", "", f"falls when {plan.spec.scheduler['monitor']} stops improving", "")
+    return shown
+
+
+def counts(plan: Plan) -> str:
+    total = sum(row.numbers for row in plan.rows)
+    trainable = sum(row.numbers for row in plan.rows if row.trainable)
+    return (
+        f"Size: {trainable:,} of {total:,} parameters trainable, "
+        f"{plan.summary.total_mult_adds / 1e6:,.1f} million multiply-adds an image"
+    )
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def as_text(shown: RenderableType) -> str:
+    """What a terminal of fixed width and without colours would show."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    console.print(shown)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"

@@ -1,0 +1,26 @@
+"""Mixed precision in bfloat16. Source: torch.autocast.
+
+bfloat16 has the exponent of float32, so gradients need no scaling.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch.amp import GradScaler
+
+from recipe.precision import Precision
+
+
+def bf16(device: torch.device) -> Precision:
+    """Forward passes under autocast to bfloat16, and a scaler that is switched off.
+
+    Raises ValueError for a CUDA GPU that has no bfloat16 of its own and would imitate it slowly.
+    """
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            "precision=bf16 needs a GPU of compute capability 8.0 or later; use precision=fp16"
+        )
+    autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16)
+    return autocast, GradScaler(device.type, enabled=False)

@@ -1,0 +1,75 @@
+"""How a run is followed: a live bar in a terminal, one plain line an epoch anywhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from recipe.plan import duration
+from recipe.train import Metrics, Point, Run
+
+
+class Follow:
+    """Shows every Point it is given."""
+
+    def __init__(self, run: Run, console: Console) -> None:
+        self.run = run
+        self.console = console
+        self.live = console.is_terminal
+        self.started = time.perf_counter()
+        self.latest: Metrics = {}
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(f"epoch 1/{run.epochs}", total=run.steps, numbers="")
+
+    def __enter__(self) -> Follow:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def show(self, point: Point) -> None:
+        self.latest |= point.metrics
+        if self.live:
+            self.bar.update(
+                self.task,
+                completed=point.step,
+                description=f"epoch {point.epoch}/{self.run.epochs}",
+                numbers=self._numbers(point.step),
+            )
+        elif point.ends_epoch:
+            left = (time.perf_counter() - self.started) * (self.run.steps / point.step - 1)
+            width = len(str(self.run.epochs))
+            self.console.print(
+                f"epoch {point.epoch:{width}}/{self.run.epochs}  {self._numbers(point.step)}  "
+                f"{duration(left)} left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _numbers(self, step: int) -> str:
+        parts = [f"loss {self.latest['train/loss']:.4f}"] if "train/loss" in self.latest else []
+        if "val/accuracy" in self.latest:
+            parts.append(f"val/loss {self.latest['val/loss']:.4f}")
+            parts.append(f"val/accuracy {self.latest['val/accuracy']:.2%}".replace("%", " %"))
+        elif "train/accuracy" in self.latest:
+            parts.append(f"accuracy {self.latest['train/accuracy']:.0%}".replace("%", " %"))
+        seconds = time.perf_counter() - self.started
+        samples = step / self.run.steps_per_epoch * len(self.run.data.train)
+        return "  ".join([*parts, f"{samples / seconds:,.0f} samples/s"])

@@ -1,0 +1,31 @@
+"""Multi-step decay. Source: torch.optim.lr_scheduler.MultiStepLR."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import MultiStepLR
+
+
+def multistep(
+    optimizer: Optimizer,
+    *,
+    milestones: list[PositiveInt],
+    gamma: Annotated[float, Field(gt=0, lt=1)],
+) -> MultiStepLR:
+    """Multiplies every group's learning rate by `gamma` at each of the moves `milestones`.
+
+    Raises ValueError for no milestones and for some that don't grow; torch takes them in any
+    order, and falls twice at one that stands there twice.
+    """
+    if not milestones:
+        raise ValueError("scheduler.milestones must not be empty; use scheduler=constant")
+    if any(later <= earlier for earlier, later in pairwise(milestones)):
+        raise ValueError(
+            f"scheduler.milestones must grow from one to the next, got {milestones}; "
+            f"for the falls in their order use {sorted(set(milestones))}"
+        )
+    return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)

@@ -1,0 +1,19 @@
+"""Step decay. Source: torch.optim.lr_scheduler.StepLR."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+
+def step(
+    optimizer: Optimizer,
+    *,
+    step_size: PositiveInt,
+    gamma: Annotated[float, Field(gt=0, lt=1)],
+) -> StepLR:
+    """Multiplies every group's learning rate by `gamma` at every `step_size`-th move."""
+    return StepLR(optimizer, step_size=step_size, gamma=gamma)

@@ -1,0 +1,137 @@
+"""What a part accepts: its settings checked against the names, types and ranges of its signature."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_type_hints
+
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from recipe import menu
+from recipe.menu import nearest
+
+FACTS = ("channels", "classes", "size")
+"""Settings that may be `auto`: what the data turn out to have."""
+
+ROOT: dict[str, Any] = {
+    "seed": NonNegativeInt,
+    "epochs": PositiveInt,
+    "name": str | None,
+    "summary": bool,
+    "output_dir": str,
+    "trust": list[str],
+}
+"""Settings of the whole run and their types."""
+
+ENGINE: dict[str, dict[str, Any]] = {
+    "data": {
+        "batch_size": PositiveInt,
+        "eval_batch_size": PositiveInt,
+        "classes": PositiveInt | Literal["auto"],
+    },
+    "model": {"weights": str | None},
+    "loss": {"takes": list[Literal["indices", "probabilities"]]},
+    "freeze": {"batchnorm": Literal["eval", "train", "affine_only"]},
+    "scheduler": {"per": Literal["epoch", "step"], "monitor": str},
+    "augment": {"gives": Literal["indices", "probabilities"]},
+}
+"""Settings that the engine itself obeys and their types; the part is called without them."""
+
+POSITIONAL = {
+    "device": 0, "data": 1, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1, "optimizer": 1,
+    "scheduler": 1, "clip": 1, "precision": 1, "augment": 3, "average": 1, "tracking": 1,
+}  # fmt: skip
+"""How many arguments the engine hands to each group's part by position."""
+
+
+def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A group's settings, divided into the engine's own and those the part is called with."""
+    engine = ENGINE.get(group, {})
+    own = {key: value for key, value in settings.items() if key in engine}
+    return own, {k: v for k, v in settings.items() if k not in engine and k != "_target_"}
+
+
+def root_problems(values: Mapping[str, Any]) -> list[str]:
+    return [
+        problem
+        for key, kind in ROOT.items()
+        for problem in _type_problems(key, kind, values[key], "")
+    ]
+
+
+def problems(
+    group: str, option: str, part: Callable[..., Any], settings: Mapping[str, Any]
+) -> list[str]:
+    """Everything wrong with the settings of one part: unknown, missing, of a wrong type or range."""
+    own, given = split(group, settings)
+    accepted, any_name = _accepted(part, POSITIONAL[group])
+    notes = menu.comments(group, option)
+    found = []
+    for key, value in own.items():
+        found += _type_problems(f"{group}.{key}", ENGINE[group][key], value, notes.get(key, ""))
+    for key, value in given.items():
+        if key in accepted:
+            if not (key in FACTS and value == "auto"):
+                found += _type_problems(f"{group}.{key}", accepted[key], value, notes.get(key, ""))
+        elif not any_name or key.startswith("_"):
+            hint = nearest(key, accepted) or (
+                f"; there are {', '.join(accepted)}" if accepted else ""
+            )
+            found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
+    for key in _required(part, POSITIONAL[group]):
+        if key not in given and key != "total":
+            found.append(f"{group}.{key} is not given, and {group}={option} needs it")
+    return found
+
+
+def _parameters(part: Callable[..., Any], positional: int) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = list(inspect.signature(part).parameters.values())[positional:]
+    return [parameter for parameter in parameters if parameter.kind not in kinds]
+
+
+def _required(part: Callable[..., Any], positional: int) -> list[str]:
+    return [p.name for p in _parameters(part, positional) if p.default is inspect.Parameter.empty]
+
+
+def _accepted(part: Callable[..., Any], positional: int) -> tuple[dict[str, Any], bool]:
+    """Settings by name with their annotations, and whether any other name is taken too."""
+    described = part.__init__ if inspect.isclass(part) else part
+    try:
+        hints = get_type_hints(described, include_extras=True)
+    except (NameError, TypeError):
+        hints = {}
+    any_name = any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(part).parameters.values()
+    )
+    return {p.name: hints.get(p.name, Any) for p in _parameters(part, positional)}, any_name
+
+
+def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
+    try:
+        adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, TypeError):
+        return []  # typed dicts bring their own config, other types can't be written in YAML
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return [_message(key, value, error, note)]
+    return []
+
+
+def _message(key: str, value: Any, error: ValidationError, note: str) -> str:
+    wanted = list(dict.fromkeys(_wanted(detail["msg"]) for detail in error.errors()))
+    details = error.errors()
+    where = "".join(f"[{part}]" if isinstance(part, int) else "" for part in details[0]["loc"])
+    shown = value if not where else details[0]["input"]
+    text = f"{key}{where} must be {' or '.join(wanted)}, got {shown!r}"
+    return f"{text} ({note})" if note else text
+
+
+def _wanted(message: str) -> str:
+    """pydantic's message, as what comes after "must be"."""
+    text = message.removeprefix("Input should be ").removeprefix("a valid ").removeprefix("valid ")
+    return text.removesuffix(", unable to parse string as a number")

@@ -1,0 +1,114 @@
+"""The run spec: everything that decides what a run does, resolved, frozen and complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recipe.errors import SpecError
+from recipe.menu import GROUPS, OFF, nearest
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One field per group, each a dict with `_target_` and its settings, and the run's own."""
+
+    options: Mapping[str, str]
+    """The option chosen in each group."""
+    seed: int
+    epochs: int
+    name: str | None
+    summary: bool
+    output_dir: str
+    trust: tuple[str, ...]
+    device: Settings
+    data: Settings
+    model: Settings
+    loss: Settings
+    freeze: Settings
+    param_groups: Settings
+    optimizer: Settings
+    scheduler: Settings
+    clip: Settings
+    precision: Settings
+    augment: Settings
+    average: Settings
+    tracking: Settings
+
+    @classmethod
+    def from_config(cls, config: DictConfig, choices: Mapping[str, str]) -> RunSpec:
+        """The spec of a composed config. Raises SpecError for unknown keys and bad interpolations."""
+        try:
+            content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise SpecError(f"{error.full_key or 'spec'}: {str(error).splitlines()[0]}") from error
+        assert isinstance(content, dict)
+        known = {field.name for field in dataclasses.fields(cls)} - {"options"}
+        unknown = [
+            f"{key}: no such key{nearest(str(key), known)}" for key in content if key not in known
+        ]
+        missing = [f"{key}: missing from the spec" for key in sorted(known - content.keys())]
+        if unknown or missing:
+            raise SpecError(unknown + missing)
+        content["trust"] = tuple(content["trust"] or ())
+        return cls(options={group: choices[group] for group in GROUPS}, **content)
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.output_dir).expanduser().resolve()
+
+    @property
+    def label(self) -> str:
+        """The run's name: the given one, else the tricks that are on, else `baseline`."""
+        on = [f"{group}={self.options[group]}" for group, off in OFF.items()
+              if self.options[group] != off]  # fmt: skip
+        return self.name or " ".join(on) or "baseline"
+
+    def to_yaml(self) -> str:
+        return str(OmegaConf.to_yaml(_plain(self)))
+
+    def parameters(self) -> dict[str, Any]:
+        """What is recorded: options under the group's name, settings under their dotted key."""
+        flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
+        for group in GROUPS:
+            flat |= _flatten(
+                group, {k: v for k, v in getattr(self, group).items() if k != "_target_"}
+            )
+        return flat
+
+    def fingerprint(self, *facts: str) -> str:
+        """A hash of everything in the spec that can change a run's numbers, and of `facts`
+        (data digest, versions); 64 hexadecimal digits. Names, paths and tracking don't count."""
+        content = _plain(self)
+        for key in ("options", "name", "summary", "output_dir", "trust", "tracking"):
+            del content[key]
+        content["data"].pop("path", None)
+        return hashlib.sha256(json.dumps([content, facts], sort_keys=True).encode()).hexdigest()
+
+
+def _plain(spec: RunSpec) -> dict[str, Any]:
+    content = dataclasses.asdict(spec)
+    content["trust"] = list(spec.trust)
+    return content
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            k: v
+            for name, item in value.items()
+            for k, v in _flatten(f"{prefix}.{name}", item).items()
+        }
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return {prefix: json.dumps(value)}
+    return {prefix: value}

@@ -1,0 +1,18 @@
+"""Tracking: called once as `tracking(output_dir, **settings) -> Tracking`: where the record goes.
+
+`output_dir` is the absolute path of the outputs folder. Whatever is chosen, the journal is
+written there first; MLflow is fed from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tracking:
+    uri: str | None
+    """MLflow's tracking URI; None: nothing is sent to MLflow."""
+    experiment: str = "recipe"
+    artifacts: str | None = None
+    """Root URI for the artifacts of a new experiment; None leaves it to the server."""

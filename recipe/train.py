@@ -1,0 +1,273 @@
+"""The loop: plain PyTorch over the parts of a Run, as a generator of plain numbers.
+
+The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward -> unscale ->
+clip -> optimizer -> average -> scheduler, the last two only if the optimizer stepped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from recipe import streams
+from recipe.average import Average
+from recipe.data import Data, Split
+from recipe.frozen import Frozen
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Schedule:
+    """A scheduler and when it moves."""
+
+    scheduler: LRScheduler
+    per: str
+    monitor: str | None
+
+    def after_step(self) -> None:
+        if self.per == "step":
+            self.scheduler.step()
+
+    def after_epoch(self, metrics: Metrics) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            assert self.monitor is not None
+            self.scheduler.step(metrics[self.monitor])
+        elif self.per == "epoch":
+            self.scheduler.step()
+
+
+@dataclass
+class Run:
+    """Everything that trains, built; names of parameters are those of the plain model."""
+
+    seed: int
+    epochs: int
+    device: torch.device
+    data: Data
+    batch_size: int
+    eval_batch_size: int
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    frozen: Frozen
+    optimizer: torch.optim.Optimizer
+    groups: list[dict[str, Any]]
+    """The parameter groups over all parameters, frozen ones included."""
+    schedule: Schedule
+    clip: Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    scaler: torch.amp.GradScaler
+    augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+    average: Average
+    best: Best = field(default_factory=lambda: Best())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.data.train) // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass
+class Best:
+    """The epoch with the highest validation accuracy so far (the first of equals)."""
+
+    accuracy: float = -1.0
+    epoch: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """A copy on the CPU."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Numbers as they stand after a step."""
+
+    step: int
+    epoch: int
+    """Counted from 1."""
+    metrics: Metrics
+    ends_epoch: bool = False
+    improved: bool = False
+    """`Run.best` is new."""
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module's train/eval mode and every random stream is as it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    with streams.untouched():
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batch_size: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Metrics:
+    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample counted once.
+
+    Runs in eval mode without recording anything for gradients; touches no random stream and
+    leaves every module in the mode it was in.
+    """
+    total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    with preserved(model), torch.inference_mode():
+        model.eval()
+        for inputs, targets in split.batches(torch.arange(len(split)).split(batch_size)):
+            targets = targets.to(device, non_blocking=True)
+            with autocast():
+                output = model(inputs.to(device, non_blocking=True))
+                value = loss(output, targets)
+            total += value.float() * len(targets)
+            correct += (output.argmax(1) == targets).sum()
+    return {"loss": total.item() / len(split), "accuracy": correct.item() / len(split)}
+
+
+def train(run: Run) -> Iterator[Point]:
+    """Trains to the end; yields a Point after each step, and one after each epoch's evaluation.
+
+    Between two Points the caller may look at anything in the run.
+    """
+    block = _Block(1 if run.device.type == "cpu" else 50)
+    bitten = torch.zeros((), device=run.device)
+    step = 0
+    for epoch in range(run.epochs):
+        started = time.perf_counter()
+        run.frozen.unfreeze(run.optimizer, run.groups, epoch)
+        run.model.train()
+        streams.seed_global(run.seed, "dropout", epoch)
+        augmentation = streams.generator(run.seed, "augmentation", epoch)
+        for inputs, targets in run.data.train.batches(_order(run, epoch)):
+            rates = learning_rates(run.optimizer)
+            inputs = inputs.to(run.device, non_blocking=True)
+            targets = targets.to(run.device, non_blocking=True)
+            loss, accuracy, norm, bit = _step(run, inputs, targets, augmentation)
+            bitten += bit
+            step += 1
+            run.average.after_step(step / run.steps)
+            yield from block.add(step, epoch + 1, torch.stack([loss, accuracy, norm]), rates)
+        yield from block.flush()
+        trained = time.perf_counter() - started
+        run.average.after_epoch((epoch + 1) / run.epochs, lambda epoch=epoch: _inputs(run, epoch))
+        metrics = {f"val/{key}": value for key, value in _validate(run).items()}
+        run.schedule.after_epoch(metrics)
+        improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
+        metrics |= {
+            "best/val_accuracy": run.best.accuracy,
+            "best/epoch": run.best.epoch,
+            "clip/hit_rate": bitten.item() / step,
+            "time/epoch_s": time.perf_counter() - started,
+            "time/samples_per_s": len(run.data.train) / trained,
+            "memory/peak_mb": _memory(run.device),
+        }
+        yield Point(step, epoch + 1, metrics, ends_epoch=True, improved=improved)
+
+
+def _step(
+    run: Run, inputs: Tensor, targets: Tensor, augmentation: torch.Generator
+) -> tuple[Tensor, ...]:
+    """One optimizer step; loss, accuracy, gradient norm and whether the clip bit, each shape ()."""
+    inputs, goal = run.augment(inputs, targets, augmentation)
+    with run.autocast():
+        output = run.model(inputs)
+        loss = run.loss(output, goal)
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimizer)
+    norm, bit = run.clip(with_gradients(run.optimizer))
+    scale = run.scaler.get_scale()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.scaler.get_scale() >= scale:  # it shrinks exactly when the step was skipped
+        run.schedule.after_step()
+    labels = goal if goal.ndim == 1 else goal.argmax(1)
+    accuracy = (output.detach().argmax(1) == labels).float().mean()
+    return loss.detach().float(), accuracy, norm.detach().float(), bit
+
+
+def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> Metrics:
+    """`lr/<group>` of every group."""
+    return {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
+
+
+def _order(run: Run, epoch: int) -> Iterator[Tensor]:
+    """The epoch's batches of indices: a pure function of the seed and the epoch."""
+    stream = streams.generator(run.seed, "order", epoch)
+    yield from torch.randperm(len(run.data.train), generator=stream).split(run.batch_size)
+
+
+def _inputs(run: Run, epoch: int) -> Iterator[Tensor]:
+    for inputs, _ in run.data.train.batches(_order(run, epoch)):
+        yield inputs.to(run.device)
+
+
+def _validate(run: Run) -> Metrics:
+    return evaluate(
+        run.average.model, run.data.val, run.loss,
+        batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
+    )  # fmt: skip
+
+
+def _keep_best(run: Run, epoch: int, accuracy: float) -> bool:
+    if accuracy <= run.best.accuracy:
+        return False
+    state = run.average.model.state_dict()
+    run.best = Best(accuracy, epoch, {k: v.detach().to("cpu", copy=True) for k, v in state.items()})
+    return True
+
+
+def _memory(device: torch.device) -> float:
+    """Megabytes: the most torch has held on a GPU; on the CPU what the process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+class _Block:
+    """Steps whose numbers are still on the device: read together, so a GPU is never waited for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.waiting: list[tuple[int, int, Tensor, Metrics]] = []
+
+    def add(self, step: int, epoch: int, values: Tensor, rates: Metrics) -> Iterator[Point]:
+        self.waiting.append((step, epoch, values, rates))
+        if len(self.waiting) >= self.size:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Point]:
+        if not self.waiting:
+            return
+        numbers = torch.stack([values for _, _, values, _ in self.waiting]).tolist()
+        for (step, epoch, _, rates), (loss, accuracy, norm) in zip(
+            self.waiting, numbers, strict=True
+        ):
+            metrics = {
+                "train/loss": loss,
+                "train/accuracy": accuracy,
+                "clip/grad_norm": norm,
+                **rates,
+            }
+            yield Point(step, epoch, metrics)
+        self.waiting.clear()

@@ -1,0 +1,185 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recipe.data import Data, Split
+from recipe.data.arrays import arrays
+
+Y = np.array([0, 1, 2] * 4)
+X = np.arange(12 * 2 * 2, dtype=np.uint8).reshape(12, 2, 2)  # image n holds 4n to 4n + 3
+
+
+def made(folder: Path, seed: int = 0, **found: Any) -> Data:
+    settings = {name: found.pop(name) for name in ("val", "layout") if name in found}
+    np.savez(folder / "file.npz", **found)
+    chosen: dict[str, Any] = {"layout": "auto", "val": None} | settings
+    return arrays(torch.Generator().manual_seed(seed), path=str(folder / "file.npz"), **chosen)
+
+
+def raw(data: Data, part: str = "train") -> torch.Tensor:
+    """The inputs as they were before normalisation, black 0 and white 1."""
+    split: Split = getattr(data, part)
+    ((inputs, _),) = split.batches([torch.arange(len(split))])
+    assert inputs.dtype == torch.float32
+    return inputs * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None]
+
+
+def test_a_fraction_of_each_class_is_held_out_and_each_image_keeps_its_label(
+    tmp_path: Path,
+) -> None:
+    data = made(tmp_path, x=X, y=Y, val=0.25)
+    assert data.val.targets.bincount().tolist() == [1, 1, 1]
+    assert data.train.targets.bincount().tolist() == [3, 3, 3]
+    images = torch.cat([raw(data), raw(data, "val")])[:, 0, 0, 0] * 255
+    numbers = (images / 4).round().int().tolist()
+    assert sorted(numbers) == list(range(12))
+    targets = torch.cat([data.train.targets, data.val.targets])
+    assert targets.tolist() == [number % 3 for number in numbers]
+    assert data.classes == ("0", "1", "2") and data.test is None
+
+
+def test_given_parts_are_kept_as_they_are(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"x_train": X[:6], "y_train": Y[:6], "x_val": X[6:9], "y_val": Y[6:9]}
+    data = made(tmp_path, **parts, x_test=X[9:], y_test=Y[9:], classes=np.array(["a", "b", "c"]))
+    assert data.classes == ("a", "b", "c") and data.test is not None
+    for part, expected in (("train", X[:6]), ("val", X[6:9]), ("test", X[9:])):
+        torch.testing.assert_close(raw(data, part)[:, 0], torch.from_numpy(expected) / 255)
+    assert data.test.targets.tolist() == [0, 1, 2]
+
+
+def test_bytes_are_normalised_by_the_training_part_alone(tmp_path: Path) -> None:
+    x = np.array([0, 255, 0, 255], np.uint8)[:, None, None].repeat(4, 1)
+    data = made(tmp_path, x_train=x, y_train=Y[:4], x_val=x[:1] + 51, y_val=Y[:1])
+    assert (data.mean, data.std) == ((0.5,), (0.5,))
+    ((val, _),) = data.val.batches([torch.tensor([0])])
+    torch.testing.assert_close(val, torch.full((1, 1, 4, 1), -0.6))  # (0.2 - 0.5) / 0.5
+    assert data.train.inputs.dtype == torch.uint8  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", ">f4"])
+def test_floats_are_taken_as_they_are(tmp_path: Path, kind: str) -> None:
+    x = np.array([-3.0, 0.0, 3.0], kind).repeat(4)[:, None, None]
+    data = made(tmp_path, x_train=x, y_train=Y, x_val=x, y_val=Y)
+    assert data.mean == (0.0,) and data.std[0] == pytest.approx(6**0.5)
+    torch.testing.assert_close(
+        raw(data)[:, 0, 0, 0], torch.tensor([-3.0, 0, 3]).repeat_interleave(4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "channels", "size"),
+    [
+        ((12, 4, 5), "auto", 1, (4, 5)),
+        ((12, 3, 4, 5), "auto", 3, (4, 5)),
+        ((12, 4, 5, 3), "auto", 3, (4, 5)),
+        ((12, 4, 5, 1), "auto", 1, (4, 5)),
+        ((12, 3, 4, 3), "chw", 3, (4, 3)),
+        ((12, 3, 4, 3), "hwc", 3, (3, 4)),
+        ((12, 2, 4, 5), "chw", 2, (4, 5)),
+    ],
+)
+def test_images_of_any_layout_become_channels_first(
+    tmp_path: Path, shape: tuple[int, ...], layout: str, channels: int, size: tuple[int, int]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    data = made(tmp_path, x_train=x, y_train=Y, x_val=x, y_val=Y, layout=layout)
+    assert (data.channels, data.size) == (channels, size)
+    expected = torch.from_numpy(x) / 255
+    if len(shape) == 3:
+        expected = expected[:, None]
+    elif shape[1:] != (channels, *size) or layout == "hwc":
+        expected = expected.permute(0, 3, 1, 2)
+    torch.testing.assert_close(raw(data), expected)
+
+
+def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
+    first = made(tmp_path, x=X, y=Y, val=0.25).digest
+    assert made(tmp_path, x=X, y=Y, val=0.25).digest == first
+    variants = [
+        made(tmp_path, x=X, y=Y, val=0.25, seed=1),
+        made(tmp_path, x=X, y=Y, val=0.5),
+        made(tmp_path, x=X + 1, y=Y, val=0.25),
+        made(tmp_path, x=X, y=Y[::-1], val=0.25),
+        made(tmp_path, x=X / 255, y=Y, val=0.25),
+        made(tmp_path, x=X, y=Y, val=0.25, classes=np.array(["a", "b", "c"])),
+        made(tmp_path, x=X, y=Y, val=0.25, x_test=X, y_test=Y),
+    ]
+    assert len({first, *(data.digest for data in variants)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"x": X}, r"data\.path: .*file\.npz has no y; it has x$"),
+        ({"y": Y}, r"data\.path: .*file\.npz has no x_train; it has y$"),
+        ({"a": X}, r"data\.path: .*file\.npz has no x_train; it has none of the names read here"),
+        ({"x": X, "x_train": X, "y": Y}, r"data\.path: .* has both x and x_train"),
+        ({"x_train": X, "y_train": Y, "x_val": X}, r"data\.path: .* has no y_val"),
+        ({"x": X, "y": Y}, r"data\.val: null needs x_val .* such as data\.val=0\.2"),
+        (
+            {"x_train": X, "y_train": Y, "x_val": X, "y_val": Y, "val": 0.2},
+            r"data\.val: 0\.2 would be ignored, .* use data\.val=null",
+        ),
+        ({"x": X[:6], "y": Y}, r"data\.path: x has shape \(6, 2, 2\), y \(12,\); .* same n"),
+        ({"x": X[:0], "y": Y[:0]}, r"data\.path: x has shape \(0, 2, 2\), y \(0,\); .* above 0"),
+        ({"x": np.uint8(1), "y": Y}, r"data\.path: x has shape \(\), y \(12,\)"),
+        ({"x": X, "y": Y - 1}, r"data\.path: y has the label -1"),
+        ({"x": X, "y": Y * 1.0}, r"data\.path: y is float64 .*; labels are whole numbers"),
+        ({"x": X, "y": Y > 0}, r"data\.path: y is bool .*; labels are whole numbers"),
+        ({"x": X, "y": Y[:, None]}, r"data\.path: y is int64 of shape \(12, 1\)"),
+        ({"x": X.astype(int), "y": Y}, r"data\.path: x is int64; give uint8 .* or floats"),
+        ({"x": X + np.inf, "y": Y}, r"data\.path: x has values that are NaN or infinite"),
+        ({"x": X * 0, "y": Y, "val": 0.25}, r"data\.path: channel 0 .* is constant"),
+        ({"x": X, "y": Y * 2}, r"data\.path: no training sample has the label 1, but .* have 4"),
+        ({"x": X.astype(object), "y": Y}, r"data\.path: .*readable \.npz: Object arrays cannot"),
+        ({"x": X.reshape(12, 4), "y": Y}, r"data\.layout: auto does not suit .*\(12, 4\)"),
+        ({"x": X, "y": Y, "layout": "chw"}, r"data\.layout: chw does not suit .*\(12, 2, 2\)"),
+        (
+            {"x": X.reshape(12, 1, 4, 1), "y": Y},
+            r"data\.layout: auto cannot tell .*4, 1\)",
+        ),
+        ({"x": X.reshape(12, 2, 2, 1).repeat(2, 3), "y": Y}, r"data\.layout: auto cannot tell"),
+        ({"x": X, "y": Y, "classes": np.array(["a"])}, r"data\.path: classes has 1 names for"),
+        ({"x": X, "y": Y, "classes": np.array(list("aab"))}, r"data\.path: .* different strings"),
+        ({"x": X, "y": Y, "classes": np.arange(3)}, r"data\.path: classes is int64"),
+        (
+            {"x_train": X, "y_train": Y, "x_val": X / 1.0, "y_val": Y},
+            r"data\.path: images to train on are torch\.uint8 \(1, 2, 2\), those in x_val are .*32",
+        ),
+        (
+            {"x_train": X, "y_train": Y, "x_val": X, "y_val": Y + 1},
+            r"data\.path: y_val has the label 3, which no training sample has",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_one_line(
+    tmp_path: Path, found: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        made(tmp_path, **found)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), (b"", "No data left"), (b"text", "."), (b"PK\3\4text", "not a zip")],
+)
+def test_what_is_no_npz_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    file = tmp_path / "other.npz"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"^data\.path: .*other\.npz is not a readable \.npz: .*{reason}"
+    ):
+        arrays(torch.Generator(), path=str(file), layout="auto", val=0.2)
+
+
+def test_one_array_without_a_name_and_no_path_at_all_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", X)
+    with pytest.raises(ValueError, match=r"^data\.path: .*one array without a name; .*savez"):
+        arrays(torch.Generator(), path=str(tmp_path / "one.npy"), layout="auto", val=0.2)
+    with pytest.raises(ValueError, match=r"^data\.path: null; give an \.npz file"):
+        arrays(torch.Generator(), path=None, layout="auto", val=0.2)

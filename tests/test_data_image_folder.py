@@ -1,0 +1,225 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from recipe.data import Data
+from recipe.data.image_folder import image_folder
+from recipe.images import fit, normalise, read_image
+
+in_tmp_path = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def add(root: Path, *names: str) -> Path:
+    """Write an image under each name; the n-th is n all over."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 4), number).save(root / name)
+    return root
+
+
+def pets(root: Path) -> Path:
+    """Five dogs, then ten cats."""
+    names = [f"dog/{index}.png" for index in range(5)] + [f"cat/{index}.png" for index in range(10)]
+    return add(root / "pets", *names)
+
+
+def made(path: Path | None, seed: int = 0, **changed: Any) -> Data:
+    chosen: dict[str, Any] = {"val": 0.2, "size": 4, "channels": 1, "workers": 0}
+    chosen |= {"mean": [0.0], "std": [1.0]} | changed
+    path_setting = None if path is None else str(path)
+    return image_folder(torch.Generator().manual_seed(seed), path=path_setting, **chosen)
+
+
+def everything(data: Data, part: str = "train") -> tuple[list[int], list[int]]:
+    """The number that each image of a part is filled with, and its target."""
+    split = getattr(data, part)
+    ((inputs, targets),) = split.batches([torch.arange(len(split))])
+    assert torch.equal(targets, split.targets) and targets.dtype == torch.int64
+    return (inputs[:, 0, 0, 0] * 255).round().int().tolist(), targets.tolist()
+
+
+def test_a_fraction_of_each_class_is_held_out_and_each_image_keeps_its_label(
+    tmp_path: Path,
+) -> None:
+    data = made(pets(tmp_path))
+    (train, train_targets), (val, val_targets) = everything(data), everything(data, "val")
+    assert data.classes == ("cat", "dog") and val_targets == [0, 0, 1]
+    assert sorted(train + val) == list(range(15))
+    assert train_targets + val_targets == [int(number < 5) for number in train + val]
+    assert everything(made(tmp_path / "pets")) == (train, train_targets)
+    assert (
+        len({tuple(everything(made(tmp_path / "pets", seed), "val")[0]) for seed in range(9)}) > 1
+    )
+
+
+def test_given_parts_are_kept(tmp_path: Path) -> None:
+    names = [
+        "train/b/1.png",
+        "train/a/1.png",
+        "train/a/deep/er/2.JPG",
+        "val/a/1.png",
+        "val/b/7.png",
+    ]
+    data = made(add(tmp_path, *names), val=None)
+    assert everything(data) == ([1, 2, 0], [0, 0, 1])
+    assert everything(data, "val") == ([3, 4], [0, 1])
+    assert data.test is None
+    data = made(add(tmp_path, "test/a/1.png", "test/b/1.png"), val=None)
+    assert everything(data, "test") == ([0, 1], [0, 1])
+
+
+def test_an_image_is_treated_as_a_prediction_treats_it(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    add(tmp_path, "a/1.png", "b/1.png", "b/2.png")
+    Image.fromarray(pixels).save(tmp_path / "a" / "2.png")
+    look: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}
+    data = made(tmp_path, val=0.5, size=8, channels=3, **look)
+    assert (data.channels, data.size) == (3, (8, 8))
+    assert (data.mean, data.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    inputs = torch.cat(
+        [next(iter(p.batches([torch.arange(2)])))[0] for p in (data.train, data.val)]
+    )
+    image = fit(read_image(tmp_path / "a" / "2.png", channels=3), (8, 8))
+    expected = normalise(image, **look)
+    assert expected.shape == (3, 8, 8) and inputs.dtype == torch.float32
+    assert any(torch.equal(given_to_the_model, expected) for given_to_the_model in inputs)
+
+
+@in_tmp_path
+@given(batches=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=5), max_size=4))
+def test_batches_hold_exactly_the_samples_asked_for_in_order(
+    tmp_path: Path, batches: list[list[int]]
+) -> None:
+    root = tmp_path / "pets"
+    data = made(root if root.exists() else pets(tmp_path))
+    numbers, targets = everything(data)
+    served = list(data.train.batches(torch.tensor(batch) for batch in batches))
+    assert len(served) == len(batches)
+    for indices, (images, labels) in zip(batches, served, strict=True):
+        found = (images[:, 0, 0, 0] * 255).round().int().tolist()
+        assert found == [numbers[index] for index in indices]
+        assert labels.tolist() == [targets[index] for index in indices]
+
+
+def test_workers_give_the_same_batches_and_the_same_one_line_errors(tmp_path: Path) -> None:
+    order = [torch.tensor([index, 11 - index]) for index in range(12)]
+    root = pets(tmp_path)
+    alone, helped = made(root), made(root, workers=2)
+    assert alone.digest == helped.digest
+    for one, two in zip(alone.train.batches(order), helped.train.batches(order), strict=True):
+        assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    for file in (root / "cat").iterdir():
+        file.write_bytes(b"gone")
+    for data in (alone, helped):
+        with pytest.raises(
+            ValueError, match=r"^data\.path: \S*/cat/\d\.png: is not a .*$"
+        ) as error:
+            list(data.train.batches(order))
+        assert "\n" not in str(error.value)
+
+
+def test_reading_draws_from_no_random_stream_of_torch(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    everything(made(pets(tmp_path)))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_digest_sees_names_bytes_split_and_settings_but_not_the_place(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    first = made(root).digest
+    assert made(pets(tmp_path / "elsewhere")).digest == first
+    variants = [
+        made(root, seed=1),
+        made(root, val=0.4),
+        made(root, size=5),
+        made(root, channels=3, mean=[0.0] * 3, std=[1.0] * 3),
+        made(root, std=[2.0]),
+    ]
+    (root / "cat" / "0.png").rename(root / "cat" / "00.png")
+    variants.append(made(root))
+    Image.new("L", (6, 4), 99).save(root / "cat" / "00.png")
+    variants.append(made(root))
+    assert len({first, *(data.digest for data in variants)}) == 8
+
+
+def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    for name in ("README.md", "cat/.DS_Store", "dog/labels.csv", ".git/config"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("text")
+    assert made(root).digest == made(pets(tmp_path / "clean")).digest
+
+
+@pytest.mark.parametrize(
+    ("names", "changed", "message"),
+    [
+        ([], {}, r"data\.path: .* needs two folders of classes or more, found none"),
+        (["a/1.png"], {}, r"data\.path: .* needs two folders of classes or more, found a$"),
+        (["a/1.png", "b/"], {}, r"data\.path: \S*/b has no image in it"),
+        (["a/1.png", "b/1.png"], {}, r"data\.val: 0\.2 of the 1 samples of class a rounds to 0"),
+        (["a/1.png", "b/1.png"], {"val": None}, r"data\.val: null needs .* data\.val=0\.2"),
+        (["1.png", "a/1.png"], {}, r"data\.path: \S*/1\.png is in no class folder"),
+        (["a/1.png", "b/.2.png"], {}, r"data\.path: \S*/b/\.2\.png is a hidden image"),
+        (["a/1.png", ".b/2.png"], {}, r"data\.path: \S*/\.b/2\.png is a hidden image"),
+        (["train/a/1.png"], {"val": None}, r"data\.path: .* has the folders train; either"),
+        (["train/1.png", "bus/1.png"], {}, r"data\.path: .* has the folders bus, train; either"),
+        (
+            ["train/a/1.png", "val/a/1.png"],
+            {},
+            r"data\.val: 0\.2 would be ignored, .* use data\.val=null",
+        ),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/a/1.png"],
+            {"val": None},
+            r"data\.path: class b is not in both train/ and val/",
+        ),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/"],
+            {"val": None},
+            r"data\.path: \S*/val/b has no image in it",
+        ),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/1.png"],
+            {"val": None},
+            r"data\.path: \S*/val/1\.png is in no class folder",
+        ),
+        ([], {"channels": 3}, r"data\.mean: \[0\.0\] does not have one .* data\.channels=3"),
+        (
+            [],
+            {"std": [1.0, 1.0]},
+            r"data\.std: \[1\.0, 1\.0\] does not .* data\.channels=1",
+        ),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(
+    tmp_path: Path, names: list[str], changed: dict[str, Any], message: str
+) -> None:
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True)
+    add(tmp_path, *(name for name in names if not name.endswith("/")))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        made(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\0\5\26\7\0\2\0\0Mac OS X"])
+def test_an_image_that_is_none_is_named_before_training(tmp_path: Path, content: bytes) -> None:
+    root = pets(tmp_path)
+    (root / "cat" / "3.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^data\.path: \S*/cat/3\.png: is not a readable image: "):
+        made(root)
+
+
+def test_no_path_and_a_path_to_no_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^data\.path: null; give a folder of images"):
+        made(None)
+    with pytest.raises(ValueError, match=r"^data\.path: \S*/nowhere is not a folder"):
+        made(tmp_path / "nowhere")

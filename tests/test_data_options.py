@@ -1,0 +1,72 @@
+"""What all option files of the data group have in common."""
+
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import hydra
+import pytest
+import torch
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from pydantic import TypeAdapter
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
+OF_THE_ENGINE = {"_target_", "classes", "batch_size", "eval_batch_size"}
+
+
+def composed(option: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose(f"data/{option}").data, resolve=True)
+    assert isinstance(config, dict)
+    return {str(name): value for name, value in config.items()}
+
+
+def test_the_menu_is_complete() -> None:
+    expected = {
+        "digits",
+        "digits_low",
+        "digits_high",
+        "image_folder",
+        "cifar10",
+        "arrays",
+        "random",
+    }
+    assert expected <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_sets_everything_its_function_asks_for_in_the_types_it_asks_for(
+    option: str,
+) -> None:
+    settings = composed(option)
+    hints = get_type_hints(get_method(settings["_target_"]), include_extras=True)
+    assert set(hints) - {"split", "return"} == set(settings) - OF_THE_ENGINE
+    assert settings.keys() >= OF_THE_ENGINE
+    for name in settings.keys() - OF_THE_ENGINE:
+        TypeAdapter(hints[name]).validate_python(settings[name], strict=True)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_says_what_it_is_and_what_each_setting_does(option: str) -> None:
+    first, *rest = (CONF / "data" / f"{option}.yaml").read_text().splitlines()
+    assert first.startswith("# ") and first.endswith(".")
+    for line in rest:
+        assert "  # " in line or " # " in line or line.startswith(("_target_:", "defaults:"))
+        assert len(line) <= 100
+
+
+@pytest.mark.parametrize(
+    ("option", "classes"),
+    [("digits", "0123456789"), ("digits_low", "01234"), ("digits_high", "56789")],
+)
+def test_the_digits_options_load_as_they_are(option: str, classes: str) -> None:
+    settings = composed(option)
+    part = {name: settings[name] for name in settings.keys() - OF_THE_ENGINE}
+    data = get_method(settings["_target_"])(torch.Generator().manual_seed(0), **part)
+    assert data.classes == tuple(classes) and (data.channels, data.size) == (1, (32, 32))
+
+
+def test_random_has_the_classes_that_the_other_groups_are_built_for() -> None:
+    settings = composed("random")
+    assert settings["n_classes"] == settings["classes"] == 10

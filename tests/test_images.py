@@ -1,0 +1,271 @@
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from recipe.images import (
+    check_image,
+    fit,
+    image_files,
+    normalise,
+    normalise_bytes,
+    read_image,
+)
+
+in_tmp_path = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def saved(image: Image.Image, folder: Path, name: str = "image.png", **options: Any) -> Path:
+    image.save(folder / name, **options)
+    return folder / name
+
+
+@in_tmp_path
+@given(pixels=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)))
+def test_every_gray_value_is_exactly_v_over_255_in_one_channel_and_in_three(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    file = saved(Image.fromarray(pixels), tmp_path)
+    expected = torch.from_numpy(pixels).float()[None] / 255
+    assert torch.equal(read_image(file, channels=1), expected)
+    assert torch.equal(read_image(file, channels=3), expected.repeat(3, 1, 1))
+
+
+@in_tmp_path
+@given(
+    pixels=hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.sampled_from([3, 4]))
+    ),
+    name=st.sampled_from(["image.png", "image.bmp", "image.tif"]),
+)
+def test_every_opaque_colour_value_is_exactly_v_over_255(
+    tmp_path: Path, pixels: np.ndarray, name: str
+) -> None:
+    pixels[..., 3:] = 255
+    image = read_image(saved(Image.fromarray(pixels), tmp_path, name), channels=3)
+    assert torch.equal(image, torch.from_numpy(pixels[..., :3]).permute(2, 0, 1).float() / 255)
+
+
+def test_colour_becomes_gray_by_luma(tmp_path: Path) -> None:
+    pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [7, 7, 7]]], np.uint8)
+    image = read_image(saved(Image.fromarray(pixels), tmp_path), channels=1)
+    # 0.299, 0.587 and 0.114 of 255, in whole numbers; a gray stays what it is
+    assert (image * 255).round().tolist() == [[[76.0, 150.0, 29.0, 7.0]]]
+    assert image[0, 0, 3] == 7 / 255
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_white(tmp_path: Path, mode: str) -> None:
+    colour = {"RGBA": (0, 0, 0), "LA": (0,)}[mode]
+    image = Image.new(mode, (3, 1))
+    for column, alpha in enumerate((0, 51, 255)):  # 51 is a fifth of 255
+        image.putpixel((column, 0), (*colour, alpha))
+    file = saved(image, tmp_path)
+    for channels in (1, 3):
+        expected = torch.tensor([1.0, 0.8, 0.0]).expand(channels, 1, 3)
+        torch.testing.assert_close(read_image(file, channels=channels), expected)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_transparent_colour_is_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGB", (2, 1), (0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0))
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    black = image.getpixel((0, 0))
+    image_read = read_image(saved(image, tmp_path, transparency=black), channels=3)
+    assert image_read[:, 0, 0].tolist() == [1.0, 1.0, 1.0]
+    red = [1.0, 0.0, 0.0] if mode != "L" else [76 / 255] * 3
+    torch.testing.assert_close(image_read[:, 0, 1], torch.tensor(red))
+
+
+def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    pixels = read_image(saved(image, tmp_path), channels=3) * 255
+    torch.testing.assert_close(
+        pixels, torch.tensor([[[10.0, 40.0]], [[20.0, 50.0]], [[30.0, 60.0]]])
+    )
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert read_image(saved(image, tmp_path), channels=1).tolist() == [[[0.0, 1.0]]]
+
+
+def test_ink_is_dark(tmp_path: Path) -> None:
+    image = Image.new("CMYK", (8, 8), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    pixels = read_image(saved(image, tmp_path, "image.tif"), channels=3)
+    assert pixels[:, :, :4].eq(1).all() and pixels[:, :, 4:].eq(0).all()
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.tif"])
+def test_sixteen_bit_gray_keeps_all_its_bits(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 1, 32768, 65535]], np.uint16)
+    image = read_image(saved(Image.fromarray(values), tmp_path, name), channels=3)
+    expected = torch.tensor([[[0.0, 1 / 65535, 32768 / 65535, 1.0]]])
+    assert torch.equal(image, expected.repeat(3, 1, 1))
+
+
+def test_a_transparent_sixteen_bit_value_is_white(tmp_path: Path) -> None:
+    values = np.array([[1000, 0]], np.uint16)
+    file = saved(Image.fromarray(values), tmp_path, transparency=1000)
+    assert read_image(file, channels=1).tolist() == [[[1.0, 0.0]]]
+
+
+def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first row of the file is the right edge of the picture
+    file = saved(Image.fromarray(np.array([[0, 255]], np.uint8)), tmp_path, exif=exif)
+    assert read_image(file, channels=1).tolist() == [[[0.0], [1.0]]]
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("L", (1, 1), value) for value in (0, 255)]
+    file = saved(frames[0], tmp_path, "image.gif", save_all=True, append_images=frames[1:])
+    assert read_image(file, channels=1).tolist() == [[[0.0]]]
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def broken(kind: str, folder: Path) -> Path:
+    file = folder / f"{kind}.png"
+    if kind == "empty":
+        file.touch()
+    elif kind == "text":
+        file.write_text("not an image\nat all")
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "floats":
+        file = saved(Image.fromarray(np.zeros((2, 2), np.float32)), folder, "floats.tif")
+    elif kind == "deep":
+        file = saved(Image.fromarray(np.full((2, 2), 70000, np.int32)), folder, "deep.tif")
+    elif kind.startswith("cut"):
+        file = saved(Image.fromarray(NOISE), folder, f"cut.{kind[4:]}")
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif kind == "garbled":
+        saved(Image.fromarray(NOISE), folder, file.name)
+        data = bytearray(file.read_bytes())
+        data[200:400] = bytes(200)
+        file.write_bytes(data)
+    elif kind == "postscript":
+        saved(Image.fromarray(NOISE), folder, "image.eps").rename(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("empty", "the file is empty"),
+        ("text", "none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM"),
+        ("postscript", "none of PNG"),
+        ("cut png", ""),
+        ("cut jpg", "truncated"),
+        ("cut gif", "truncated"),
+        ("cut bmp", "truncated"),
+        ("cut webp", ""),
+        ("garbled", ""),
+        ("floats", "floating-point"),
+        ("deep", "pixels in 70000..70000; 16 bits hold 0..65535"),
+    ],
+)
+def test_what_is_no_image_is_named_in_one_line(tmp_path: Path, kind: str, reason: str) -> None:
+    file = broken(kind, tmp_path)
+    with pytest.raises(ValueError, match="is not a readable image: ") as caught:
+        read_image(file, channels=3)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: is not a readable image: ")
+    assert reason in message and "\n" not in message
+
+
+@pytest.mark.parametrize("times", [1.5, 3])  # Pillow warns above its limit, and raises above twice
+def test_a_decompression_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float
+) -> None:
+    file = saved(Image.new("1", (100, 100)), tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(100 * 100 / times))
+    for read in (check_image, lambda path: read_image(path, channels=1)):
+        with (
+            warnings.catch_warnings(record=True) as seen,
+            pytest.raises(ValueError, match=r"a readable image: Image size \(10000 pixels\)"),
+        ):
+            read(file)
+        assert not seen
+
+
+def test_the_head_of_a_file_is_enough_to_see_that_it_is_text(tmp_path: Path) -> None:
+    check_image(saved(Image.fromarray(NOISE), tmp_path))
+    with pytest.raises(ValueError, match="is not a readable image: none of PNG"):
+        check_image(broken("text", tmp_path))
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^data\.channels: .* not with 4"):
+        read_image(saved(Image.fromarray(NOISE), tmp_path), channels=4)
+
+
+def test_image_files_are_found_at_any_depth_and_sorted(tmp_path: Path) -> None:
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    for name in ("b/deep/1.JPG", "b/2.png", "a.tiff", "b/notes.txt", "B.png"):
+        (tmp_path / name).touch()
+    found = [file.as_posix() for file in image_files(tmp_path)]
+    assert found == ["B.png", "a.tiff", "b/2.png", "b/deep/1.JPG"]
+
+
+def test_growing_is_bilinear_between_pixel_centres() -> None:
+    # centres of four output pixels on an axis of two: -0.25, 0.25, 0.75, 1.25; edges hold
+    wide = fit(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (4, 4))
+    torch.testing.assert_close(wide, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(1, 4, 4))
+
+
+def test_shrinking_is_antialiased() -> None:
+    # The first output pixel is centred at 1.0 and reaches 2 pixels to each side: the inputs at
+    # 0.5, 1.5, 2.5 weigh 0.75, 0.75, 0.25; so the third has a share of 0.25 / 1.75.
+    small = fit(torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 4, 4), (2, 2))
+    torch.testing.assert_close(small, torch.tensor([1 / 7, 6 / 7]).expand(1, 2, 2))
+
+
+def test_the_centre_is_cut_out_with_the_shape_of_the_result() -> None:
+    row = torch.arange(4.0).expand(1, 2, 4)
+    assert fit(row, (2, 2)).tolist() == [[[1.0, 2.0], [1.0, 2.0]]]
+    assert fit(row.mT, (2, 2)).tolist() == [[[1.0, 1.0], [2.0, 2.0]]]
+    assert fit(row, (1, 4)).shape == (1, 1, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 40)] * 2),
+    size=st.tuples(*[st.integers(1, 20)] * 2),
+    seed=st.integers(0, 99),
+)
+def test_a_batch_is_fitted_like_its_images_within_0_and_1(
+    shape: tuple[int, int, int, int], size: tuple[int, int], seed: int
+) -> None:
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    fitted = fit(images, size)
+    assert fitted.shape == (*shape[:2], *size) and fitted.is_contiguous()
+    assert torch.equal(fitted, torch.stack([fit(image, size) for image in images]))
+    assert fitted.min() >= -1e-6 and fitted.max() <= 1 + 1e-6
+    if size == shape[2:]:
+        assert torch.equal(fitted, images)
+
+
+def test_normalising_is_per_channel_and_the_same_from_bytes() -> None:
+    images = torch.tensor([[[[0]], [[255]]]], dtype=torch.uint8)  # black, white
+    mean, std = [0.5, 0.25], [0.5, 3.0]
+    assert normalise(images.float() / 255, mean=mean, std=std).flatten().tolist() == [-1.0, 0.25]
+    assert normalise_bytes(images, mean=mean, std=std).flatten().tolist() == [-1.0, 0.25]

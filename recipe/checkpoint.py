@@ -9,15 +9,16 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Writes a safetensors file so that `path` is always the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
-    with open(temporary, "rb") as file:
+    with open(temporary, "wb") as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
 

@@ -160,7 +160,7 @@ def _spec(arguments: list[str], problems: list[str]):  # type: ignore[no-untyped
 
 
 def _multirun(arguments: list[str]) -> int:
-    from recipe.sweep import multirun
+    from recipe.sweep.multirun import multirun
 
     return multirun(arguments, _console())
 

@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
@@ -17,6 +17,8 @@ from recipe.tracking import Tracking
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH = 1000
 """Metrics MLflow takes in one call."""
@@ -98,8 +100,8 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     moment would break each other's migration.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
 
     assert tracking.uri is not None
@@ -128,3 +130,13 @@ def parent_run(client: MlflowClient, experiment: str, sweep: Path) -> str:
             content["mlflow_run_id"] = run.info.run_id
             path.write_text(json.dumps(content), encoding="utf-8")
         return str(content["mlflow_run_id"])
+
+
+def end_sweep(tracking: Tracking, outputs: Path, sweep: Path, status: Status, note: str) -> None:
+    """Closes the parent run of a sweep, if one was made."""
+    content = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
+    if "mlflow_run_id" not in content:
+        return
+    client, _ = connect(tracking, outputs)
+    client.set_tag(content["mlflow_run_id"], "mlflow.note.content", note)
+    client.set_terminated(content["mlflow_run_id"], status=status)

@@ -11,13 +11,11 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from recipe import runs
-from recipe.mlflow_feed import Feed
+from recipe.mlflow_feed import Feed, Status
 from recipe.tracking import Tracking
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Recorder:

@@ -1,0 +1,166 @@
+"""`-m`: every combination of the values given, launched by Hydra, each a run of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from recipe import compose, menu, mlflow_feed, runs
+from recipe.errors import Problems, RecipeError, SpecError
+from recipe.execute import execute, prepare
+from recipe.spec import RunSpec
+
+SWEEP = "RECIPE_SWEEP"
+"""Environment variable with the sweep's id, for jobs in this process and in others."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that ended: a line of jobs.jsonl."""
+
+    name: str
+    status: str
+    run: str | None = None
+    accuracy: float | None = None
+    problem: str | None = None
+
+
+def multirun(arguments: Sequence[str], console: Console) -> int:
+    """Runs the sweep; exit status 0 if every job finished, else 1.
+
+    Raises SpecError before the first run if any job's overrides or settings are wrong.
+    """
+    overrides = compose.parse(arguments)
+    specs, jobs = _check(overrides)
+    first = specs[0]
+    swept = sorted({o.get_key_element() for o in overrides if o.is_sweep_override()})
+    name = " ".join(o.input_line for o in overrides if o.is_sweep_override()) or first.label
+    sweep = first.output_path / "sweeps" / runs.new_id()
+    sweep.mkdir(parents=True)
+    content = {"name": first.name or name, "swept": swept, "jobs": len(jobs)}
+    (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
+    os.environ[SWEEP] = sweep.name
+    console.print(f"{content['name']}: {len(jobs)} runs", soft_wrap=True)
+    from recipe.build import part
+
+    status: mlflow_feed.Status = "KILLED"
+    try:
+        _launch(arguments)
+        done = all(ended.status == "FINISHED" for ended in _read(sweep))
+        status = "FINISHED" if done and len(_read(sweep)) == len(jobs) else "FAILED"
+    finally:
+        del os.environ[SWEEP]
+        tracking = part(first, "tracking")(first.output_path)
+        mlflow_feed.end_sweep(tracking, first.output_path, sweep, status, _markdown(_read(sweep)))
+        _report(console, sweep)
+    return 0 if status == "FINISHED" else 1
+
+
+def _check(overrides: Sequence[compose.Override]) -> tuple[list[RunSpec], list[compose.Job]]:
+    """The distinct specs of the jobs, checked as far as can be without making anything."""
+    problems = Problems()
+    specs: list[RunSpec] = []
+    with compose.menu_folder():
+        checked = compose.check(overrides)
+        problems += checked.problems
+        jobs = compose.jobs(checked.overrides)
+        seen = set()
+        for job in jobs:
+            # seeds are many and all alike
+            alike = tuple(text for text in job.overrides if not text.startswith("seed="))
+            if alike not in seen:
+                seen.add(alike)
+                with problems.collect("sweep"):
+                    specs.append(job.spec())
+    from recipe.build import static_problems
+    from recipe.settings import root_problems
+
+    for spec in specs:
+        problems += root_problems(vars(spec))
+        problems += [line for lines in static_problems(spec).values() for line in lines]
+    problems.raise_any()
+    return specs, jobs
+
+
+def _launch(arguments: Sequence[str]) -> None:
+    compose.register_user_options()
+    sys.argv = [sys.argv[0], "--multirun", *arguments]
+    main = hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")
+    main(job)()
+
+
+def job(config: DictConfig) -> None:
+    """One run of the sweep, in whatever process the launcher chose. A failure costs this run only."""
+    hydra_config = HydraConfig.get()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+    sweep = Path(hydra_config.sweep.dir).resolve()
+    about = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
+    overrides = list(hydra_config.overrides.task)
+    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
+    name = " ".join(swept)
+    console.print(
+        f"\n[{hydra_config.job.num + 1}/{about['jobs']}] {name}", markup=False, style="bold"
+    )
+    try:
+        spec = RunSpec.from_config(config, hydra_config.runtime.choices)
+        name = name or spec.label
+        run = prepare(spec, Problems())
+        outcome, recorder = execute(
+            spec, run, console, name=name, command=" ".join(overrides), sweep=sweep
+        )
+    except RecipeError as error:
+        for problem in error.problems:
+            console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
+        status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
+        _end(sweep, Ended(name, status, problem=error.problems[0]))
+    except KeyboardInterrupt:
+        _end(sweep, Ended(name, "KILLED"))
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        _end(sweep, Ended(name, "FAILED", problem=f"{type(error).__name__}: {error}"))
+    else:
+        console.print(outcome.sentence(), soft_wrap=True)
+        _end(sweep, Ended(name, "FINISHED", recorder.id, outcome.accuracy))
+
+
+def _end(sweep: Path, ended: Ended) -> None:
+    with open(sweep / "jobs.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(ended)) + "\n")
+
+
+def _read(sweep: Path) -> list[Ended]:
+    path = sweep / "jobs.jsonl"
+    if not path.is_file():
+        return []
+    return [Ended(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _report(console: Console, sweep: Path) -> None:
+    table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
+    for column in ("run", "status", "best val/accuracy", "id"):
+        table.add_column(column, justify="right" if "accuracy" in column else "left")
+    for ended in _read(sweep):
+        accuracy = "" if ended.accuracy is None else f"{100 * ended.accuracy:.2f} %"
+        table.add_row(ended.name, ended.status, accuracy, ended.run or ended.problem or "")
+    console.print(table)
+    console.print(f"\nRecord  {sweep.name}\nOpen    python -m recipe ui", soft_wrap=True)
+
+
+def _markdown(jobs: Sequence[Ended]) -> str:
+    lines = ["| run | status | best val/accuracy |", "|---|---|---|"]
+    for ended in jobs:
+        accuracy = "" if ended.accuracy is None else f"{100 * ended.accuracy:.2f} %"
+        lines.append(f"| {ended.name} | {ended.status} | {accuracy} |")
+    return "\n".join(lines) + "\n"

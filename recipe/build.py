@@ -129,8 +129,14 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     clip = builder.make("clip", lambda: _clip(spec))
     average = builder.make("average", lambda: part(spec, "average")(model), ("freeze",))
     if not {"model", "loss", "precision"} & builder.broken:
-        with problems.collect("loss"):
+        with problems.collect("model"):
             _check_first_batch(spec, data, model, loss, precision[0], device)
+    takes, gives = spec.loss.get("takes", ["indices"]), spec.augment.get("gives", "indices")
+    if gives not in takes:
+        problems.append(
+            f"augment={spec.options['augment']} gives {gives}, but loss={spec.options['loss']} takes "
+            f"{' or '.join(takes)}; use loss=cross_entropy, or augment=none"
+        )
     problems.raise_any()
     return Run(
         seed=spec.seed, epochs=spec.epochs, device=device, data=data,
@@ -207,6 +213,10 @@ def make_schedule(
     monitor = spec.scheduler.get("monitor")
     if isinstance(scheduler, ReduceLROnPlateau) and monitor not in ("val/loss", "val/accuracy"):
         raise ValueError(f"scheduler.monitor must be val/loss or val/accuracy, got {monitor!r}")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        better = "min" if monitor == "val/loss" else "max"
+        if scheduler.mode != better:
+            raise ValueError(f"scheduler.mode must be {better} for {monitor}, got {scheduler.mode}")
     return Schedule(scheduler, per, monitor)
 
 

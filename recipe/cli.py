@@ -223,4 +223,9 @@ def key_values(verb: str, arguments: Sequence[str], known: dict[str, str]) -> di
     return values
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"plan": _plan, "predict": _predict, "ui": _ui}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": lambda arguments: _verb(arguments)[0](_verb(arguments)[1]),
+    "plan": _plan,
+    "predict": _predict,
+    "ui": _ui,
+}

@@ -198,7 +198,7 @@ class _Keys:
         if override.is_delete():
             return [f"{text}: a setting can't be removed; give it another value"]
         if root not in self.base:
-            known = [*GROUPS, EXPERIMENT, *(k for k in self.base if k != "hydra")]
+            known = [EXPERIMENT, *(str(key) for key in self.base if key != "hydra")]
             return [
                 f"{text}: no such key{nearest(root, known) or nearest(key, self._paths(self.base))}"
             ]

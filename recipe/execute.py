@@ -45,7 +45,9 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
     from recipe.build import build, static_problems
     from recipe.menu import GROUPS
 
-    problems += settings.root_problems(vars(spec))
+    if root := settings.root_problems(vars(spec)):
+        problems += root
+        broken |= {"data", "scheduler", "freeze"}  # they need the seed and the number of epochs
     static = static_problems(spec, tuple(group for group in GROUPS if group != "device"))
     problems += [line for lines in static.values() for line in lines]
     return build(spec, problems, broken | set(static))

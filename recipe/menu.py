@@ -102,5 +102,5 @@ def hidden(group: str, name: str) -> Path | None:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean a or b?` for what looks like `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+    close = difflib.get_close_matches(word, dict.fromkeys(known), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
+from pydantic_core import ErrorDetails
 
 from recipe import menu
 from recipe.menu import nearest
@@ -47,6 +48,10 @@ POSITIONAL = {
 """How many arguments the engine hands to each group's part by position."""
 
 
+RUNTIME = {"scheduler": ("total",)}
+"""Names that the engine fills in itself if a part takes them; never settings."""
+
+
 def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's settings, divided into the engine's own and those the part is called with."""
     engine = ENGINE.get(group, {})
@@ -67,7 +72,7 @@ def problems(
 ) -> list[str]:
     """Everything wrong with the settings of one part: unknown, missing, of a wrong type or range."""
     own, given = split(group, settings)
-    accepted, any_name = _accepted(part, POSITIONAL[group])
+    accepted, any_name = _accepted(part, group)
     notes = menu.comments(group, option)
     found = []
     for key, value in own.items():
@@ -81,23 +86,28 @@ def problems(
                 f"; there are {', '.join(accepted)}" if accepted else ""
             )
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
-    for key in _required(part, POSITIONAL[group]):
-        if key not in given and key != "total":
+    for key in _required(part, group):
+        if key not in given:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
     return found
 
 
-def _parameters(part: Callable[..., Any], positional: int) -> list[inspect.Parameter]:
+def _parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = list(inspect.signature(part).parameters.values())[positional:]
-    return [parameter for parameter in parameters if parameter.kind not in kinds]
+    parameters = list(inspect.signature(part).parameters.values())[POSITIONAL[group] :]
+    filled = RUNTIME.get(group, ())
+    return [
+        parameter
+        for parameter in parameters
+        if parameter.kind not in kinds and parameter.name not in filled
+    ]
 
 
-def _required(part: Callable[..., Any], positional: int) -> list[str]:
-    return [p.name for p in _parameters(part, positional) if p.default is inspect.Parameter.empty]
+def _required(part: Callable[..., Any], group: str) -> list[str]:
+    return [p.name for p in _parameters(part, group) if p.default is inspect.Parameter.empty]
 
 
-def _accepted(part: Callable[..., Any], positional: int) -> tuple[dict[str, Any], bool]:
+def _accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
     """Settings by name with their annotations, and whether any other name is taken too."""
     described = part.__init__ if inspect.isclass(part) else part
     try:
@@ -107,7 +117,7 @@ def _accepted(part: Callable[..., Any], positional: int) -> tuple[dict[str, Any]
     any_name = any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(part).parameters.values()
     )
-    return {p.name: hints.get(p.name, Any) for p in _parameters(part, positional)}, any_name
+    return {p.name: hints.get(p.name, Any) for p in _parameters(part, group)}, any_name
 
 
 def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
@@ -123,15 +133,31 @@ def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
 
 
 def _message(key: str, value: Any, error: ValidationError, note: str) -> str:
-    wanted = list(dict.fromkeys(_wanted(detail["msg"]) for detail in error.errors()))
-    details = error.errors()
+    # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
+    details = [d for d in error.errors() if d["type"] != "needs_python_object"] or error.errors()
+    wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
     where = "".join(f"[{part}]" if isinstance(part, int) else "" for part in details[0]["loc"])
     shown = value if not where else details[0]["input"]
     text = f"{key}{where} must be {' or '.join(wanted)}, got {shown!r}"
     return f"{text} ({note})" if note else text
 
 
-def _wanted(message: str) -> str:
-    """pydantic's message, as what comes after "must be"."""
-    text = message.removeprefix("Input should be ").removeprefix("a valid ").removeprefix("valid ")
-    return text.removesuffix(", unable to parse string as a number")
+WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping {key: value}",
+    "none_required": "null",
+}
+"""What is wanted, for pydantic's types of errors."""
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    """What comes after "must be"."""
+    if detail["type"] == "missing":
+        return f"given with {detail['loc'][-1]}"
+    return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

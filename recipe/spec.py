@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,15 @@ class RunSpec:
             raise SpecError(unknown + missing)
         content["trust"] = tuple(content["trust"] or ())
         return cls(options={group: choices[group] for group in GROUPS}, **content)
+
+    @classmethod
+    def read(cls, path: Path, trust: Sequence[str]) -> RunSpec:
+        """A recorded spec.yaml. What it says of trust doesn't count: only the reader decides that."""
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        choices = {str(group): str(option) for group, option in config.pop("options").items()}
+        config.trust = list(trust)
+        return cls.from_config(config, choices)
 
     @property
     def output_path(self) -> Path:

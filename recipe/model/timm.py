@@ -11,9 +11,15 @@ from recipe.menu import nearest
 def timm(*, name: str, channels: PositiveInt, classes: PositiveInt) -> nn.Module:
     """A model with random weights; takes (batch, channels, height, width), gives (batch, classes).
 
-    Raises ValueError for a name timm doesn't have, ImportError if it isn't installed.
+    Raises ValueError for a name timm doesn't have, and if it can't be imported.
     """
-    import timm as library
+    try:
+        import timm as library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision beside another torch
+        raise ValueError(
+            f"model=timm needs timm, and it can't be imported ({error}); install the extra: "
+            "pip install torch-recipe[vision]"
+        ) from error
 
     if name not in library.list_models():
         raise ValueError(f"model.name: timm has no {name!r}{nearest(name, library.list_models())}")

@@ -11,9 +11,15 @@ from recipe.menu import nearest
 def torchvision(*, name: str, classes: PositiveInt) -> nn.Module:
     """A model with random weights and `classes` outputs; takes (batch, 3, height, width).
 
-    Raises ValueError for a name torchvision doesn't have, ImportError if it isn't installed.
+    Raises ValueError for a name torchvision doesn't have, and if it can't be imported.
     """
-    from torchvision import models
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
+        raise ValueError(
+            f"model=torchvision needs torchvision, and it can't be imported ({error}); install the "
+            "extra: pip install torch-recipe[vision]"
+        ) from error
 
     known = models.list_models(module=models)
     if name not in known:

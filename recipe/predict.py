@@ -1,0 +1,201 @@
+"""Images through a recorded run: read, resized and normalised as its training images were."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from recipe import checkpoint, images, runs
+from recipe.build import part
+from recipe.device.auto import Auto
+from recipe.errors import SpecError
+from recipe.spec import RunSpec
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    file: str
+    top: list[tuple[str, float]]
+    """(class, probability), the likeliest first."""
+
+
+class Recorded:
+    """The model of a recorded run, with the best weights, and how its images were treated.
+
+    Raises ValueError if the run has no weights or its model can't be made.
+    """
+
+    def __init__(self, run: Path, trust: Sequence[str]) -> None:
+        weights = run / "model.safetensors"
+        if not weights.is_file():
+            raise ValueError(
+                f"run: {run.name} has kept no weights (it ended before its first epoch)"
+            )
+        spec = RunSpec.read(run / "spec.yaml", trust)
+        facts = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        self.classes: list[str] = facts["classes"]
+        self.channels: int = facts["channels"]
+        self.size: tuple[int, int] = tuple(facts["size"])
+        self.mean: list[float] = facts["mean"]
+        self.std: list[float] = facts["std"]
+        self.device = Auto(threads="auto").select()
+        counts = {"channels": self.channels, "classes": len(self.classes), "size": self.size[0]}
+        model: nn.Module = part(spec, "model", counts)()
+        checkpoint.load_weights(model, checkpoint.read_weights(weights), head=set())
+        self.model = model.to(self.device).eval()
+
+    def input(self, path: Path) -> Tensor:
+        """The image as the model takes it, batch dimension in front: (1, channels, height, width).
+
+        Raises ValueError, naming the file, if it is no image.
+        """
+        image = images.fit(images.read_image(path, channels=self.channels), self.size)
+        return images.normalise(image, mean=self.mean, std=self.std)[None]
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """(batch, classes) for inputs (batch, channels, height, width)."""
+        with torch.inference_mode():
+            return self.model(inputs.to(self.device)).float().softmax(1).cpu()
+
+
+def predict(arguments: Sequence[str], console: Console) -> int:
+    """The verb. Files that are no images are named on the error stream; exit status then is 1."""
+    from recipe.cli import key_values
+
+    known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "outputs", "trust": ""}
+    values = key_values("predict", list(_plain(arguments)), known)
+    problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
+    if not values["top"].isdigit() or int(values["top"]) < 1:
+        problems.append(f"predict: top must be a whole number above 0, got {values['top']}")
+    form = values["output"].rpartition(".")[2]
+    if form not in ("", "csv", "json"):
+        problems.append(
+            f"predict: --output must be csv, json or a file so named, got {values['output']}"
+        )
+    if problems:
+        raise SpecError(problems)
+    files = _files(Path(values["input"]).expanduser())
+    trust = [*values["trust"].strip("[]").split(","), *_project_trust()]
+    outputs = Path(values["output_dir"]).expanduser().resolve()
+    try:
+        recorded = Recorded(runs.find(outputs, values["run"], "run"), list(filter(None, trust)))
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    found, bad = [], 0
+    for result in classify(recorded, files, int(values["top"])):
+        if isinstance(result, Prediction):
+            found.append(result)
+        else:
+            bad += 1
+            print(f"recipe: {result}", file=sys.stderr)
+    _show(found, form, Path(values["output"]), console)
+    if bad:
+        print(f"recipe: {bad} of {len(files)} files could not be read", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _plain(arguments: Sequence[str]) -> Iterator[str]:
+    """`--output csv` and `--output=csv` as output=csv."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--output":
+            yield f"output={next(rest, '')}"
+        else:
+            yield argument.removeprefix("--") if argument.startswith("--output=") else argument
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise SpecError(f"input: there is no file or folder {path}")
+    files = [path / name for name in images.image_files(path)]
+    if not files:
+        raise SpecError(
+            f"input: no image in {path} (looked for {', '.join(sorted(images.SUFFIXES))})"
+        )
+    return files
+
+
+def _project_trust() -> list[str]:
+    """Packages that the working directory's own project settings trust."""
+    from recipe import compose
+
+    with compose.menu_folder():
+        return list(compose.Job((), ()).spec().trust)
+
+
+def classify(
+    recorded: Recorded, files: Sequence[Path], top: int
+) -> Iterator[Prediction | ValueError]:
+    """One result a file, in order: what it shows, or why it can't be read."""
+    for start in range(0, len(files), BATCH):
+        inputs: dict[Path, Tensor] = {}
+        wrong: dict[Path, ValueError] = {}
+        batch = files[start : start + BATCH]
+        for file in batch:
+            try:
+                inputs[file] = recorded.input(file)
+            except ValueError as error:
+                wrong[file] = error
+        rows = iter(recorded.probabilities(torch.cat(list(inputs.values()))) if inputs else ())
+        for file in batch:
+            if file in wrong:
+                yield wrong[file]
+            else:
+                best = next(rows).topk(min(top, len(recorded.classes)))
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                yield Prediction(str(file), [(recorded.classes[i], share) for i, share in pairs])
+
+
+def _show(found: list[Prediction], form: str, output: Path, console: Console) -> None:
+    if not form:
+        console.print(_table(found))
+        return
+    text = _csv(found) if form == "csv" else json.dumps(_rows(found), indent=2) + "\n"
+    if output.suffix:
+        output.write_text(text, encoding="utf-8")
+        print(f"{len(found)} predictions in {output}")
+    else:
+        print(text, end="")
+
+
+def _table(found: list[Prediction]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for place in range(1, len(found[0].top) + 1 if found else 1):
+        table.add_column(f"class {place}")
+        table.add_column("probability", justify="right")
+    for one in found:
+        table.add_row(one.file, *(text for name, p in one.top for text in (name, f"{p:.4f}")))
+    return table
+
+
+def _csv(found: list[Prediction]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    places = range(1, len(found[0].top) + 1 if found else 1)
+    writer.writerow(["file", *(f"{key}_{n}" for n in places for key in ("class", "probability"))])
+    for one in found:
+        writer.writerow([one.file, *(cell for name, p in one.top for cell in (name, f"{p:.6f}"))])
+    return text.getvalue()
+
+
+def _rows(found: list[Prediction]) -> list[dict[str, Any]]:
+    return [
+        {"file": one.file, "top": [{"class": name, "probability": p} for name, p in one.top]}
+        for one in found
+    ]

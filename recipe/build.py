@@ -1,8 +1,8 @@
 """spec -> Run: every part is made here, in the one order that is right, and nowhere else.
 
-Random streams -> data -> model -> weights -> freeze and BatchNorm policy -> parameter groups (trainable
-parameters only) -> optimizer -> scheduler -> the parts of a step. A part that can't be made
-doesn't stop the others, so all problems of a spec are reported at once.
+Random streams -> data -> model -> weights -> freeze and BatchNorm policy -> parameter groups
+(trainable parameters only) -> optimizer -> scheduler -> the parts of a step. A part that can't be
+made doesn't stop the others, so all problems of a spec are reported at once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from recipe import checkpoint, grouping, layers, runs, settings, streams, trust
+from recipe import checkpoint, layers, runs, settings, streams, trust
 from recipe.data import Data
 from recipe.errors import Problems
 from recipe.frozen import Frozen
+from recipe.grouping import Grouping
 from recipe.menu import GROUPS
 from recipe.spec import RunSpec
 from recipe.train import Run, Schedule, preserved
@@ -106,11 +107,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     facts = _facts(data) if data is not None else None
     model = builder.make("model", lambda: _model(spec, facts).to(device), ("data", "device"))
     frozen = builder.make("freeze", lambda: _freeze(spec, model), ("model",))
-    sorter = (
-        grouping.Grouping(spec.options, part(spec, "optimizer"))
-        if "optimizer" not in broken
-        else None
-    )
+    sorter = builder.make("optimizer", lambda: Grouping(spec.options, part(spec, "optimizer")))
     groups = builder.make(
         "param_groups",
         lambda: sorter.groups(model, part(spec, "param_groups")(model)),
@@ -134,17 +131,29 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     takes, gives = spec.loss.get("takes", ["indices"]), spec.augment.get("gives", "indices")
     if gives not in takes:
         problems.append(
-            f"augment={spec.options['augment']} gives {gives}, but loss={spec.options['loss']} takes "
-            f"{' or '.join(takes)}; use loss=cross_entropy, or augment=none"
+            f"augment={spec.options['augment']} gives {gives}, but loss={spec.options['loss']} "
+            f"takes {' or '.join(takes)}; use loss=cross_entropy, or augment=none"
         )
     problems.raise_any()
     return Run(
-        seed=spec.seed, epochs=spec.epochs, device=device, data=data,
-        batch_size=spec.data["batch_size"], eval_batch_size=spec.data["eval_batch_size"],
-        model=model, loss=loss, frozen=frozen, groups=groups,
-        optimizer=optimizer, schedule=schedule, clip=clip, autocast=precision[0], scaler=precision[1],
-        augment=augment, average=average,
-    )  # fmt: skip
+        seed=spec.seed,
+        epochs=spec.epochs,
+        device=device,
+        data=data,
+        batch_size=spec.data["batch_size"],
+        eval_batch_size=spec.data["eval_batch_size"],
+        model=model,
+        loss=loss,
+        frozen=frozen,
+        optimizer=optimizer,
+        groups=groups,
+        schedule=schedule,
+        clip=clip,
+        autocast=precision[0],
+        scaler=precision[1],
+        augment=augment,
+        average=average,
+    )
 
 
 def _data(spec: RunSpec) -> Data:
@@ -174,7 +183,7 @@ def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
         path = Path(source)
         if not path.is_file():
             path = runs.find(spec.output_path, source, "model.weights") / "model.safetensors"
-        head = {name for name in layers.head(model, "auto", "model.weights")}
+        head = set(layers.head(model, "auto", "model.weights"))
         try:
             checkpoint.load_weights(model, checkpoint.read_weights(path), head)
         except ValueError as error:
@@ -187,13 +196,14 @@ def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
     late = [epoch for epoch in timetable if epoch >= spec.epochs]
     if late:
         raise ValueError(
-            f"freeze={spec.options['freeze']} unfreezes at epoch {min(late)} (counted from 0), but the "
-            f"run has {spec.epochs}; use more epochs or earlier stages"
+            f"freeze={spec.options['freeze']} unfreezes at epoch {min(late)} (counted from 0), but "
+            f"the run has {spec.epochs}; use more epochs or earlier stages"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} parameters, "
-            "so there is nothing to train; leave out some, such as the head (freeze=all_but_head)"
+            f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} "
+            "parameters, so there is nothing to train; leave out some, such as the head "
+            "(freeze=all_but_head)"
         )
     return Frozen(model, timetable, spec.freeze.get("batchnorm", "eval"))
 
@@ -236,9 +246,14 @@ def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]
 
 
 def _check_first_batch(
-    spec: RunSpec, data: Data, model: nn.Module, loss: Any, autocast: Any, device: torch.device
+    spec: RunSpec,
+    data: Data,
+    model: nn.Module,
+    loss: Any,
+    autocast: Any,
+    device: torch.device,
 ) -> None:
-    """One small batch through model and loss, and the range of every target, before the first step."""
+    """A small batch through model and loss, and the range of all targets, before the first step."""
     inputs, targets = next(iter(data.train.batches([torch.arange(min(2, len(data.train)))])))
     shape, classes = tuple(inputs.shape[1:]), len(data.classes)
     with preserved(model), torch.inference_mode(), autocast():
@@ -252,8 +267,8 @@ def _check_first_batch(
             ) from error
         if tuple(output.shape) != (len(inputs), classes):
             raise ValueError(
-                f"model={spec.options['model']} gives {tuple(output.shape)} for {len(inputs)} inputs, but "
-                f"the data have {classes} classes; it must give ({len(inputs)}, {classes})"
+                f"model={spec.options['model']} gives {tuple(output.shape)} for {len(inputs)} "
+                f"inputs, but the data have {classes} classes; it must give ({len(inputs)}, {classes})"
             )
         for split, name in ((data.train, "training"), (data.val, "validation")):
             low, high = int(split.targets.min()), int(split.targets.max())

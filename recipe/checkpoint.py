@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file so that `path` is always the old file or the new one, never a part."""
+    """A safetensors file; `path` is at any moment the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
         file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))

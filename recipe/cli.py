@@ -11,11 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from recipe import menu
-from recipe.errors import RecipeError, SpecError
+from recipe.errors import Problems, RecipeError, SpecError
+
+if TYPE_CHECKING:
+    from recipe.spec import RunSpec
 
 HYDRA_FLAGS = (
     "--cfg",
@@ -45,7 +49,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command line and exits with its status: 0 done, 1 failed, 2 refused, 130 and 143 killed."""
+    """Runs a command line and exits: 0 done, 1 failed, 2 refused, 130 and 143 killed."""
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -111,7 +115,6 @@ def _console() -> Console:
 
 
 def _train(arguments: list[str]) -> int:
-    from recipe.errors import Problems
     from recipe.execute import execute, prepare, report
 
     problems = Problems()
@@ -127,7 +130,6 @@ def _train(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    from recipe.errors import Problems
     from recipe.execute import prepare
 
     problems = Problems()
@@ -143,17 +145,18 @@ def _plan(arguments: list[str]) -> int:
     return 0
 
 
-def _spec(arguments: list[str], problems: list[str]):  # type: ignore[no-untyped-def]
+def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     """The spec of a single run; what is wrong with the overrides is added to `problems`, and the
     rest of them composed, so that later checks can add theirs."""
     from recipe import compose
+    from recipe.overrides import check
 
     overrides = compose.parse(arguments)
     sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
     if sweeps:
         raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
     with compose.menu_folder():
-        checked = compose.check(overrides)
+        checked = check(overrides)
         problems += checked.problems
         (job,) = compose.jobs(checked.overrides)
         return job.spec()

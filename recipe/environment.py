@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the working directory, with `-dirty` if files have changed; None outside git."""
+    """The working directory's commit, with `-dirty` if files have changed; None outside git."""
     try:
         commit = _git("rev-parse", "HEAD")
         return f"{commit}-dirty" if _git("status", "--porcelain", "-uno") else commit

@@ -1,4 +1,4 @@
-"""What stays frozen while a run goes on: the BatchNorm policy, and the timetable of what thaws when."""
+"""What stays frozen while a run goes on: the BatchNorm policy, and what thaws when."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Frozen:
         if not names:
             return
         held = {group["name"]: group["params"] for group in optimizer.param_groups}
-        home = {id(p): held.get(group["name"]) for group in groups for p in group["params"]}
+        home = {id(p): held[g["name"]] for g in groups if g["name"] in held for p in g["params"]}
         for name in names:
             parameter = self.model.get_parameter(name)
             if not parameter.requires_grad:

@@ -99,8 +99,8 @@ class Grouping:
                 filled.append({**group, "params": trained})
             elif "rule" in group:
                 problems.append(
-                    f"{self.option}: the rule {group['rule']!r} takes only frozen parameters; drop the "
-                    "rule, or freeze less"
+                    f"{self.option}: the rule {group['rule']!r} takes only frozen parameters; "
+                    "drop the rule, or freeze less"
                 )
         problems.raise_any()
         return self.make(filled)

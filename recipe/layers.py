@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from recipe import patterns
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-"""Normalisation layers: BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
+"""Normalisation: BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from scipy.special import betaincinv
 
 from recipe import menu
+from recipe.parameters import Row
 from recipe.plan import Plan
 from recipe.plots import History
 
@@ -49,7 +51,7 @@ class Outcome:
         later = [row for row in rows if row.trained_from not in (None, 0)]
         text = (
             f"{len(frozen)} of {len(rows)} tensors frozen throughout "
-            f"({sum(row.numbers for row in frozen):,} of {sum(row.numbers for row in rows):,} numbers)"
+            f"({_numbers(frozen):,} of {_numbers(rows):,} numbers)"
         )
         if later:
             epochs = sorted({row.trained_from for row in later if row.trained_from is not None})
@@ -66,7 +68,7 @@ class Outcome:
         for key, points in self.history.items():
             if key.startswith("lr/"):
                 values = [value for _, value in points]
-                changes = sum(a != b for a, b in zip(values, values[1:], strict=False))
+                changes = sum(a != b for a, b in itertools.pairwise(values))
                 if changes:
                     times = "once" if changes == 1 else f"{changes} times"
                     ends = f"{values[0]:.3g} to {values[-1]:.3g}"
@@ -82,6 +84,10 @@ class Outcome:
             f"bit on {percent(rate)} of {len(norms)} steps; gradient norm before: median "
             f"{statistics.median(norms):.3g}, largest {max(norms):.3g}"
         )
+
+
+def _numbers(rows: list[Row]) -> int:
+    return sum(row.numbers for row in rows)
 
 
 def percent(share: float) -> str:
@@ -116,8 +122,8 @@ def note(outcome: Outcome, command: str, folder: Path) -> str:
         "|---|---|",
         *(f"| {group} | {spec.options[group]} |" for group in menu.GROUPS),
         "",
-        f"Seed {spec.seed}, {spec.epochs} epochs. The whole spec is `spec.yaml`, what each parameter "
-        "got `parameters.csv`, the weights of the best epoch `model.safetensors`.",
+        f"Seed {spec.seed}, {spec.epochs} epochs. The whole spec is `spec.yaml`, what each "
+        "parameter got `parameters.csv`, the weights of the best epoch `model.safetensors`.",
         "",
         f"Try it on an image: `python -m recipe predict run={folder.name} input=<file or folder>`",
     ]

@@ -1,9 +1,10 @@
-"""What will run: the spec, its tricks, every parameter, the learning rates, the size and the time."""
+"""What will run: the spec, every parameter, the learning rates, the size and the time."""
 
 from __future__ import annotations
 
 import copy
 import io
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def summarise(run: Run) -> torchinfo.ModelStatistics:
-    """torchinfo's table for a batch of one; random streams, modes and statistics stay as they are."""
+    """torchinfo's table for one image; random streams, modes and statistics stay as they are."""
     image = torch.zeros(1, run.data.channels, *run.data.size, device=run.device)
     with preserved(run.model):
         return torchinfo.summary(
@@ -88,7 +89,7 @@ def plot(values: list[float], width: int) -> str:
     many, per stretch of the run (its mean)."""
     top = max(values)
     cuts = [round(index * len(values) / width) for index in range(width + 1)]
-    stretches = [values[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    stretches = [values[a:b] for a, b in itertools.pairwise(cuts) if b > a]
     if len(values) <= width:
         stretches = [[value] for value in values for _ in range(width // len(values))]
     heights = [sum(stretch) / len(stretch) / top if top else 0.0 for stretch in stretches]
@@ -116,7 +117,7 @@ def seconds_per_epoch(run: Run) -> float:
 
 
 def describe(plan: Plan, *, seconds: float | None = None) -> RenderableType:
-    """The plan for a terminal; with the time it will roughly take if `seconds` per epoch are given."""
+    """The plan for a terminal; with the time it will take if `seconds` per epoch are given."""
     return Group(*_sections(plan, seconds))
 
 

@@ -68,7 +68,8 @@ class Recorded:
     def probabilities(self, inputs: Tensor) -> Tensor:
         """(batch, classes) for inputs (batch, channels, height, width)."""
         with torch.inference_mode():
-            return self.model(inputs.to(self.device)).float().softmax(1).cpu()
+            logits: Tensor = self.model(inputs.to(self.device))
+        return logits.float().softmax(1).cpu()
 
 
 def predict(arguments: Sequence[str], console: Console) -> int:

@@ -1,4 +1,4 @@
-"""Recorded runs on disk: `<outputs>/runs/<run id>/`, found by id, by what it begins with, or by name."""
+"""Recorded runs on disk, `<outputs>/runs/<run id>/`, found by id or by name."""
 
 from __future__ import annotations
 

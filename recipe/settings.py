@@ -1,4 +1,4 @@
-"""What a part accepts: its settings checked against the names, types and ranges of its signature."""
+"""What a part accepts: settings checked against names, types and ranges of its signature."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def root_problems(values: Mapping[str, Any]) -> list[str]:
 def problems(
     group: str, option: str, part: Callable[..., Any], settings: Mapping[str, Any]
 ) -> list[str]:
-    """Everything wrong with the settings of one part: unknown, missing, of a wrong type or range."""
+    """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
     own, given = split(group, settings)
     accepted, any_name = _accepted(part, group)
     notes = menu.comments(group, option)

@@ -47,12 +47,11 @@ class RunSpec:
 
     @classmethod
     def from_config(cls, config: DictConfig, choices: Mapping[str, str]) -> RunSpec:
-        """The spec of a composed config. Raises SpecError for unknown keys and bad interpolations."""
+        """The spec of a composed config. Raises SpecError for unknown or missing keys."""
         try:
-            content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             raise SpecError(f"{error.full_key or 'spec'}: {str(error).splitlines()[0]}") from error
-        assert isinstance(content, dict)
         known = {field.name for field in dataclasses.fields(cls)} - {"options"}
         unknown = [
             f"{key}: no such key{nearest(str(key), known)}" for key in content if key not in known
@@ -65,7 +64,7 @@ class RunSpec:
 
     @classmethod
     def read(cls, path: Path, trust: Sequence[str]) -> RunSpec:
-        """A recorded spec.yaml. What it says of trust doesn't count: only the reader decides that."""
+        """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does."""
         config = OmegaConf.load(path)
         assert isinstance(config, DictConfig)
         choices = {str(group): str(option) for group, option in config.pop("options").items()}

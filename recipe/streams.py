@@ -1,7 +1,7 @@
 """Independent random streams, each named, all spawned by one seed.
 
-A stream's state is a pure function of the seed, its name and, where it starts anew, the epoch: drawing
-from one never moves another, and an epoch can be replayed without the epochs before it.
+A stream's state is a pure function of the seed, its name and, where it starts anew, the epoch:
+drawing from one never moves another, and an epoch can be replayed without those before it.
 """
 
 from __future__ import annotations

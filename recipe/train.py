@@ -1,11 +1,12 @@
 """The loop: plain PyTorch over the parts of a Run, as a generator of plain numbers.
 
-The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward -> unscale ->
-clip -> optimizer -> average -> scheduler, the last two only if the optimizer stepped.
+The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward ->
+unscale -> clip -> optimizer -> scheduler (only if the optimizer stepped) -> average.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -165,7 +166,7 @@ def train(run: Run) -> Iterator[Point]:
             yield from block.add(step, epoch + 1, torch.stack([loss, accuracy, norm]), rates)
         yield from block.flush()
         trained = time.perf_counter() - started
-        run.average.after_epoch((epoch + 1) / run.epochs, lambda epoch=epoch: _inputs(run, epoch))
+        run.average.after_epoch((epoch + 1) / run.epochs, functools.partial(_inputs, run, epoch))
         metrics = {f"val/{key}": value for key, value in _validate(run).items()}
         run.schedule.after_epoch(metrics)
         improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])

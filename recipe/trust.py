@@ -1,4 +1,4 @@
-"""Which callables a spec may name: `_target_` runs code, so only what is known to be a part is called."""
+"""Which callables a spec may name: `_target_` runs code, so only known parts are called."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def locate(target: object, trusted: Sequence[str]) -> Callable[..., Any]:
     root = target.partition(".")[0]
     if root not in ("recipe", "torch", "torchvision", *trusted):
         raise ValueError(
-            f"_target_ {target}: the package {root} isn't trusted; if it is yours, say trust=[{root}]"
+            f"_target_ {target}: the package {root} isn't trusted; if it is yours, say "
+            f"trust=[{root}]"
         )
     found = _resolve(target)
     home = f"{getattr(found, '__module__', None)}."

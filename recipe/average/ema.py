@@ -23,7 +23,7 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = deepcopy(model)
         self._trained = model
-        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._average = get_ema_multi_avg_fn(decay)
         self._steps = 0
 
     @torch.no_grad()

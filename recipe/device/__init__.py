@@ -26,8 +26,8 @@ def apply(environment: Mapping[str, str]) -> None:
         cuda = sys.modules["torch"].cuda.is_initialized()
         state = "CUDA is initialised" if cuda else "torch is imported"
         raise ValueError(
-            f"device.order: {state} already in this process, so {' and '.join(late)} would come too "
-            "late; choose the GPUs in a process of its own, before anything imports torch"
+            f"device.order: {state} already in this process, so {' and '.join(late)} would come "
+            "too late; choose the GPUs in a process of its own, before anything imports torch"
         )
     os.environ.update(environment)
 
@@ -38,7 +38,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def thread_count(threads: int | Literal["auto"]) -> int:
-    """The number given; `auto`: the cores this process may use, which can be fewer than there are."""
+    """The number given; `auto`: the cores this process may use, of those there are."""
     if threads != "auto":
         return threads
     if hasattr(os, "sched_getaffinity"):

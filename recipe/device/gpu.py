@@ -48,8 +48,8 @@ class Gpu:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if found < len(self.order):
             raise ValueError(
-                f"device.order: there is no GPU {self.order[found]} for torch {torch.__version__} on "
-                "this machine (nvidia-smi lists what there is); use device=auto or other indices"
+                f"device.order: there is no GPU {self.order[found]} for torch {torch.__version__} "
+                "on this machine (nvidia-smi lists what there is); use device=auto or other indices"
             )
         torch.set_num_threads(self.threads)
         return torch.device("cuda", 0)

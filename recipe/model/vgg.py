@@ -53,7 +53,8 @@ class Vgg(nn.Module):
                     features = self.get_submodule(f"batchnorm{name}")(features)
                 features = torch.relu(features)
             features = nn.functional.max_pool2d(features, 2)
-        return self.classifier(self.dropout(features.mean(dim=(2, 3))))
+        logits: Tensor = self.classifier(self.dropout(features.mean(dim=(2, 3))))
+        return logits
 
 
 def vgg(

@@ -11,7 +11,7 @@ from recipe import patterns
 
 
 def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A group for each rule `{match: pattern or list of patterns, <option of the optimizer>: value}`
+    """A group for each rule `{match: <pattern or list>, <option of the optimizer>: value, ...}`
     and one, `rest`, for what no rule takes, which gets the optimizer's own settings.
 
     A rule's group is called by its `name`, else after its pattern.
@@ -29,8 +29,8 @@ def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, 
         for parameter in (taken := patterns.select(key, match, list(parameters))):
             if parameter in owner:
                 raise ValueError(
-                    f"{key} ({', '.join(match)}): {parameter} is claimed by {owner[parameter]} already; "
-                    "make the patterns exclude each other"
+                    f"{key} ({', '.join(match)}): {parameter} is claimed by {owner[parameter]} "
+                    "already; make the patterns exclude each other"
                 )
             owner[parameter] = f"{key.rpartition('.')[2]} ({', '.join(match)})"
         params = [parameters[parameter] for parameter in parameters if parameter in taken]

@@ -25,7 +25,7 @@ def no_decay(model: nn.Module) -> list[dict[str, Any]]:
             bias = name == "bias" or name.endswith("_bias")
             (spared if bias or isinstance(module, layers.NORMS) else decay).append(parameter)
     spared = list(dict.fromkeys(spared))
-    groups: list[dict[str, Any]] = [{"name": "decay", "params": [p for p in dict.fromkeys(decay)]}]
+    groups: list[dict[str, Any]] = [{"name": "decay", "params": list(dict.fromkeys(decay))}]
     return (
         [*groups, {"name": "no_decay", "params": spared, "weight_decay": 0.0}] if spared else groups
     )

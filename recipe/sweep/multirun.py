@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,7 @@ from rich.table import Table
 from recipe import compose, menu, mlflow_feed, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
+from recipe.overrides import check
 from recipe.spec import RunSpec
 
 SWEEP = "RECIPE_SWEEP"
@@ -67,12 +69,12 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     return 0 if status == "FINISHED" else 1
 
 
-def _check(overrides: Sequence[compose.Override]) -> tuple[list[RunSpec], list[compose.Job]]:
+def _check(overrides: Sequence[Override]) -> tuple[list[RunSpec], list[compose.Job]]:
     """The distinct specs of the jobs, checked as far as can be without making anything."""
     problems = Problems()
     specs: list[RunSpec] = []
     with compose.menu_folder():
-        checked = compose.check(overrides)
+        checked = check(overrides)
         problems += checked.problems
         jobs = compose.jobs(checked.overrides)
         seen = set()
@@ -101,7 +103,7 @@ def _launch(arguments: Sequence[str]) -> None:
 
 
 def job(config: DictConfig) -> None:
-    """One run of the sweep, in whatever process the launcher chose. A failure costs this run only."""
+    """One run of the sweep, in the process the launcher chose. A failure costs this run only."""
     hydra_config = HydraConfig.get()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     sweep = Path(hydra_config.sweep.dir).resolve()

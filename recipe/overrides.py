@@ -1,0 +1,192 @@
+"""Mistakes in the overrides of a command line, found all at once and with the nearest right word.
+
+Hydra stops at the first mistake, suggests nothing, and accepts `+typo=1`; here each override is
+checked against the menu and the composed config before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from recipe import compose, menu
+from recipe.errors import Problems
+from recipe.menu import GROUPS, nearest
+
+EXPERIMENT = "experiment"
+
+CHOOSABLE = (*GROUPS, EXPERIMENT)
+
+
+@dataclass
+class Checked:
+    """The overrides that hold, as Hydra takes them, and what is wrong with the others."""
+
+    overrides: list[Override]
+    problems: Problems
+
+
+def check(overrides: Sequence[Override]) -> Checked:
+    """Sorts out overrides of unknown groups, options and keys. Call within `menu_folder()`."""
+    groups = _Groups(overrides)
+    values = [o for o in overrides if o not in groups.chosen and o not in groups.wrong]
+    keys = _Keys(groups, values)
+    return Checked([*groups.chosen, *keys.known], Problems([*groups.problems, *keys.problems]))
+
+
+class _Groups:
+    """The overrides that choose options."""
+
+    def __init__(self, overrides: Sequence[Override]) -> None:
+        self.problems = Problems()
+        self.chosen: list[Override] = []
+        self.wrong: list[Override] = []
+        self.broken: set[str] = set()
+        for override in overrides:
+            if override.key_or_group in CHOOSABLE or "/" in override.key_or_group:
+                problems = self._check(override)
+                self.problems += problems
+                (self.wrong if problems else self.chosen).append(override)
+                if problems:
+                    self.broken.add(override.key_or_group)
+
+    def _check(self, override: Override) -> list[str]:
+        group, text = override.key_or_group, override.input_line
+        if group.startswith("hydra/"):
+            return []
+        if group not in CHOOSABLE:
+            return [f"{text}: no such group{nearest(group, GROUPS)}"]
+        if override.is_delete():
+            off = menu.OFF.get(group)
+            return [
+                f"{text}: every run has a {group}"
+                + (f"; without it is {group}={off}" if off else "")
+            ]
+        if override.is_add() or override.is_force_add() or override.package:
+            return [f"{text}: write {group}=<option>; {group} is in every spec already"]
+        return [problem for name in option_names(override) for problem in self._option(group, name)]
+
+    def _option(self, group: str, name: str) -> list[str]:
+        known = menu.options(group)
+        if name == "null" and group == EXPERIMENT:
+            return []
+        if name not in known:
+            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            return [f"{group}={name}: no such option{hint}"]
+        mine = menu.hidden(group, name)
+        if mine is not None:
+            return [f"{group}={name}: recipe's own option hides {mine}; give yours another name"]
+        return []
+
+    def first_choices(self, but: str | None = None) -> list[str]:
+        """`group=option` for every chosen group except `but`; of a sweep its first option."""
+        return [
+            f"{o.key_or_group}={option_names(o)[0]}"
+            for o in self.chosen
+            if o.key_or_group in CHOOSABLE and o.key_or_group != but
+        ]
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group that the command line chooses, in a sweep all of them."""
+        return [name for o in self.chosen if o.key_or_group == group for name in option_names(o)]
+
+
+def option_names(override: Override) -> list[str]:
+    """The option or options that an override of a group chooses."""
+    if override.is_sweep_override():
+        return [text.strip("'\"") for text in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str().strip("'\"")]
+
+
+class _Keys:
+    """The overrides that give settings, checked against the configs that the options make."""
+
+    def __init__(self, groups: _Groups, values: Sequence[Override]) -> None:
+        self.groups = groups
+        self.problems = Problems()
+        self.known: list[Override] = []
+        for override in values:
+            problems = self._check(override)
+            self.problems += problems
+            if not problems and override.key_or_group.split(".")[0] not in groups.broken:
+                self.known.append(override)
+
+    def _check(self, override: Override) -> list[str]:
+        key, text = override.key_or_group, override.input_line
+        root = key.split(".")[0]
+        if root == "hydra" or root in self.groups.broken:
+            return []
+        if override.is_delete():
+            return [f"{text}: a setting can't be removed; give it another value"]
+        if root not in self.base:
+            known = [EXPERIMENT, *(str(key) for key in self.base if key != "hydra")]
+            return [
+                f"{text}: no such key{nearest(root, known) or nearest(key, self._paths(self.base))}"
+            ]
+        if root == key and root in GROUPS:
+            return [f"{text}: choose an option, or set one setting: {root}.<setting>=<value>"]
+        if override.is_add() or override.is_force_add():
+            # the part's own signature decides, once it may be imported
+            return [] if root in GROUPS and key.count(".") == 1 else [f"{text}: no such key"]
+        return [
+            p
+            for name, config in self._configs(root)
+            for p in self._missing(text, key, name, config)
+        ]
+
+    @cached_property
+    def base(self) -> DictConfig:
+        return compose.config(self.groups.first_choices())
+
+    def _configs(self, group: str) -> Iterator[tuple[str, DictConfig]]:
+        """The config of every option that a group has in this command line."""
+        options = self.groups.options(group)
+        if len(options) < 2:
+            choice = self.base.hydra.runtime.choices.get(group)
+            yield f"{group}={choice}", self.base
+            return
+        for option in options:
+            choice = f"{group}={option}"
+            yield choice, compose.config([*self.groups.first_choices(but=group), choice])
+
+    def _missing(self, text: str, key: str, choice: str, config: DictConfig) -> list[str]:
+        node: Any = config
+        for name in re.split(r"\.|\[", key):
+            index = name.rstrip("]")
+            if OmegaConf.is_dict(node) and index in node:
+                node = node._get_node(index)
+            elif OmegaConf.is_list(node) and index.isdigit() and int(index) < len(node):
+                node = node._get_node(int(index))
+            else:
+                return [f"{text}: {self._hint(key, choice, config)}"]
+        return []
+
+    def _hint(self, key: str, choice: str, config: DictConfig) -> str:
+        group, _, setting = key.partition(".")
+        paths = [path for path in self._paths(config) if path.startswith(f"{group}.")]
+        others = [name for name, option in menu.options(group).items() if setting in option.keys]
+        hint = nearest(key, paths)
+        if not hint and others:
+            hint = f"; it is a setting of {group}={' and '.join(others[:3])}"
+        if not hint and paths:
+            hint = f"; there are {', '.join(paths)}"
+        lacks = f"has no setting {setting}" if paths else "takes no settings"
+        return f"{choice} {lacks}{hint}"
+
+    @staticmethod
+    def _paths(config: DictConfig) -> list[str]:
+        """Every key of the config that may be set, dotted."""
+        found = []
+        for key, node in config.items_ex(resolve=False):
+            root = str(key)
+            if OmegaConf.is_dict(node) and root != "hydra":
+                found += [f"{root}.{name}" for name in map(str, node) if not name.startswith("_")]
+            elif root != "hydra":
+                found.append(root)
+        return found

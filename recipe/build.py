@@ -56,6 +56,7 @@ def part(spec: RunSpec, group: str, facts: Mapping[str, Any] | None = None) -> A
     """The group's callable with its settings bound; `auto` is filled in from the data's facts."""
     node = getattr(spec, group)
     trust.locate(node["_target_"], spec.trust)
+    _check_nested_targets(node, spec.trust)  # Hydra makes those too
     _, given = settings.split(group, node)
     for key in settings.FACTS:
         if given.get(key) == "auto" and facts is not None:
@@ -106,6 +107,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     data = builder.make("data", lambda: _data(spec))
     facts = _facts(data) if data is not None else None
     model = builder.make("model", lambda: _model(spec, facts).to(device), ("data", "device"))
+    start = builder.make("model", lambda: _load_weights(spec, model, data.classes), ("model",))
     frozen = builder.make("freeze", lambda: _freeze(spec, model), ("model",))
     sorter = builder.make("optimizer", lambda: Grouping(spec.options, part(spec, "optimizer")))
     groups = builder.make(
@@ -125,15 +127,16 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     loss = builder.make("loss", lambda: part(spec, "loss", facts))
     clip = builder.make("clip", lambda: _clip(spec))
     average = builder.make("average", lambda: part(spec, "average")(model), ("freeze",))
-    if not {"model", "loss", "precision"} & builder.broken:
-        with problems.collect("model"):
-            _check_first_batch(spec, data, model, loss, precision[0], device)
+    builder.make("data", lambda: _check_targets(data))
     takes, gives = spec.loss.get("takes", ["indices"]), spec.augment.get("gives", "indices")
     if gives not in takes:
+        builder.broken.add("loss")
         problems.append(
             f"augment={spec.options['augment']} gives {gives}, but loss={spec.options['loss']} "
             f"takes {' or '.join(takes)}; use loss=cross_entropy, or augment=none"
         )
+    if not {"data", "model", "augment", "loss", "precision"} & builder.broken:
+        problems += _check_first_batch(spec, data, model, augment, loss, precision[0], device)
     problems.raise_any()
     return Run(
         seed=spec.seed,
@@ -143,6 +146,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
         model=model,
+        start=start,
         loss=loss,
         frozen=frozen,
         optimizer=optimizer,
@@ -178,17 +182,30 @@ def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
     with streams.untouched():
         streams.seed_global(spec.seed, "weights")
         model: nn.Module = part(spec, "model", facts)()
-    source = spec.model.get("weights")
-    if source is not None:
-        path = Path(source)
-        if not path.is_file():
-            path = runs.find(spec.output_path, source, "model.weights") / "model.safetensors"
-        head = set(layers.head(model, "auto", "model.weights"))
-        try:
-            checkpoint.load_weights(model, checkpoint.read_weights(path), head)
-        except ValueError as error:
-            raise ValueError(f"model.weights: {error}") from error
     return model
+
+
+def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> str | None:
+    """Starts the model from `model.weights`; what was loaded, in words. None: from random weights.
+
+    A head that was trained for other classes than the data's is left as it was initialised.
+    """
+    source = spec.model.get("weights")
+    if source is None:
+        return None
+    with Problems.headed("model.weights"):
+        path = Path(source).expanduser()
+        trained_for: tuple[str, ...] = classes
+        if not path.is_file():
+            run = runs.find(spec.output_path, source, "model.weights")
+            path, trained_for = run / "model.safetensors", runs.classes(run)
+        weights = checkpoint.read_weights(path)
+        head = set(layers.head(model, "auto", "model.weights"))
+        if trained_for != classes:
+            weights = {name: tensor for name, tensor in weights.items() if name not in head}
+        loaded = checkpoint.load_weights(model, weights, head)
+    text = f"{len(loaded.loaded)} of {len(model.state_dict())} tensors from {source}"
+    return f"{text}; {', '.join(loaded.left)} start anew" if loaded.left else text
 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
@@ -245,39 +262,58 @@ def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]
     return measured
 
 
+def _check_targets(data: Data) -> None:
+    for split, name in ((data.train, "training"), (data.val, "validation")):
+        low, high = int(split.targets.min()), int(split.targets.max())
+        if low < 0 or high >= len(data.classes):
+            raise ValueError(
+                f"data: a {name} target is {low if low < 0 else high}, "
+                f"outside [0, {len(data.classes)})"
+            )
+
+
 def _check_first_batch(
     spec: RunSpec,
     data: Data,
     model: nn.Module,
+    augment: Any,
     loss: Any,
     autocast: Any,
     device: torch.device,
-) -> None:
-    """A small batch through model and loss, and the range of all targets, before the first step."""
+) -> Problems:
+    """What goes wrong when a small batch goes through augmentation, model and loss."""
+    problems = Problems()
     inputs, targets = next(iter(data.train.batches([torch.arange(min(2, len(data.train)))])))
-    shape, classes = tuple(inputs.shape[1:]), len(data.classes)
+    inputs, targets = inputs.to(device), targets.to(device)
+    expected = len(inputs), len(data.classes)
     with preserved(model), torch.inference_mode(), autocast():
         model.eval()
-        try:
-            output = model(inputs.to(device))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"model={spec.options['model']} can't take inputs of shape {shape}: {reason}"
-            ) from error
-        if tuple(output.shape) != (len(inputs), classes):
-            raise ValueError(
-                f"model={spec.options['model']} gives {tuple(output.shape)} for {len(inputs)} "
-                f"inputs, but the data have {classes} classes; it must give ({len(inputs)}, {classes})"
-            )
-        for split, name in ((data.train, "training"), (data.val, "validation")):
-            low, high = int(split.targets.min()), int(split.targets.max())
-            if low < 0 or high >= classes:
+        with problems.collect(f"augment={spec.options['augment']}"):
+            stream = streams.generator(spec.seed, "augmentation")
+            inputs, targets = augment(inputs, targets, stream)
+        if problems:
+            return problems
+        with problems.collect(f"model={spec.options['model']}"):
+            try:
+                output = model(inputs)
+            except RuntimeError as error:
                 raise ValueError(
-                    f"data: a {name} target is {low if low < 0 else high}, outside [0, {classes})"
+                    f"can't take inputs of shape {tuple(inputs.shape[1:])}: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
+            if not isinstance(output, Tensor) or tuple(output.shape) != expected:
+                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(
+                    f"gives {shape} for {len(inputs)} inputs, but the data have "
+                    f"{expected[1]} classes; it must give {expected}"
                 )
-        value = loss(output, targets.to(device))
-        if value.shape != ():
-            raise ValueError(
-                f"loss={spec.options['loss']} gives shape {tuple(value.shape)}, not ()"
-            )
+        if problems:
+            return problems
+        with problems.collect(f"loss={spec.options['loss']}"):
+            try:
+                value = loss(output, targets)
+            except RuntimeError as error:
+                raise ValueError(str(error).splitlines()[0]) from error
+            if value.shape != ():
+                raise ValueError(f"gives shape {tuple(value.shape)}, not ()")
+    return problems

@@ -120,10 +120,10 @@ def _train(arguments: list[str]) -> int:
     problems = Problems()
     spec = _spec(arguments, problems)
     run = prepare(spec, problems)
+    from recipe import plan as planning
+
     console = _console()
-    console.print(
-        f"{spec.label}: {run.epochs} epochs of {run.steps_per_epoch} steps on {run.device}"
-    )
+    console.print(planning.headline(spec, run), soft_wrap=True)
     outcome, recorder = execute(spec, run, console, name=spec.label, command=" ".join(arguments))
     report(console, outcome, recorder)
     return 0

@@ -41,6 +41,16 @@ class Problems(list[str]):
                 message if message.startswith(where.split("=")[0]) else f"{where}: {message}"
             )
 
+    @staticmethod
+    @contextmanager
+    def headed(key: str) -> Iterator[None]:
+        """Puts the dotted key in front of a ValueError's message that lacks it."""
+        try:
+            yield
+        except ValueError as error:
+            message = str(error)
+            raise ValueError(message if message.startswith(key) else f"{key}: {message}") from error
+
     def raise_any(self) -> None:
         if self:
             raise SpecError(self)

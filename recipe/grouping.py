@@ -36,11 +36,21 @@ class Grouping:
         problems = Problems()
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         held: dict[str, list[str]] = {name: [] for name in names.values()}
+        called: set[str] = set()
         for index, group in enumerate(groups):
+            label = str(group.get("name", index))
             if "name" not in group:
                 problems.append(f"{self.option}: group {index} has no name")
+            elif label in called:
+                problems.append(f"{self.option}: two groups are called {label}; lr/{label} is one")
+            called.add(label)
             for parameter in group["params"]:
-                held[names[id(parameter)]].append(str(group.get("name", index)))
+                if id(parameter) in names:
+                    held[names[id(parameter)]].append(label)
+                else:
+                    problems.append(
+                        f"{self.option}: the group {label!r} holds a stranger to the model"
+                    )
         problems += [
             f"{self.option}: {name} is in no group" for name, own in held.items() if not own
         ]
@@ -49,38 +59,53 @@ class Grouping:
             for name, own in held.items()
             if len(own) > 1
         ]
-        problems += self._settings_problems()
+        if wrong := self._settings_problems():
+            problems += wrong
+            problems.raise_any()  # what a group sets is tried on top of them
         for group in groups:
             where = (
                 f"the rule {group['rule']!r}"
                 if "rule" in group
                 else f"the group {group.get('name')!r}"
             )
-            for key, value in group.items():
-                if key not in OWN_KEYS and (message := self.option_problem(key, value)):
-                    problems.append(f"{self.option}: {where} sets {key}={value}: {message}")
+            options = {key: value for key, value in group.items() if key not in OWN_KEYS}
+            problems += [
+                f"{self.option}: {where} sets {key}={options.get(key)}: {message}"
+                for key, message in self.refused(options)
+            ]
         problems.raise_any()
         return groups
 
     def _settings_problems(self) -> list[str]:
-        found = (
-            (key, self.option_problem(key, value)) for key, value in self.make.keywords.items()
-        )
-        return [f"optimizer.{key}: {message}" for key, message in found if message]
+        settings = self.make.keywords
+        whole = self._refusal(settings)
+        if whole is None:
+            return []
+        alone = [(key, self._refusal({key: value})) for key, value in settings.items()]
+        return [f"optimizer.{key}: {message}" for key, message in alone if message] or [
+            f"optimizer={self.optimizer_name}: {whole}"
+        ]
 
-    def option_problem(self, key: str, value: Any) -> str | None:
-        """Why the optimizer won't have this option, tried alone; None if it will."""
-        dummy = [nn.Parameter(torch.zeros(1))]
-        required = {} if key == "lr" else {"lr": 1e-3}
-        known = self.make.func([dummy[0]], lr=1e-3).defaults
-        if key not in known:
-            accepted = [
-                name for name in inspect.signature(self.make.func).parameters if name in known
-            ]
-            hint = nearest(key, accepted) or f"; it has {', '.join(accepted)}"
-            return f"optimizer={self.optimizer_name} has no such option{hint}"
+    def refused(self, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(option, why) for what the optimizer won't have on top of its settings."""
+        settings = self.make.keywords
+        known = self.make([nn.Parameter(torch.zeros(1))]).defaults
+        accepted = [n for n in inspect.signature(self.make.func).parameters if n in known]
+        found = []
+        for key in options:
+            if key not in known:
+                hint = nearest(key, accepted) or f"; it has {', '.join(accepted)}"
+                found.append((key, f"optimizer={self.optimizer_name} has no such option{hint}"))
+        given = {key: value for key, value in options.items() if key in known}
+        whole = self._refusal({**settings, **given})  # some options only hold together
+        if whole is not None:
+            alone = [(key, self._refusal({**settings, key: value})) for key, value in given.items()]
+            found += [(key, why) for key, why in alone if why] or [(", ".join(given), whole)]
+        return found
+
+    def _refusal(self, options: Mapping[str, Any]) -> str | None:
         try:
-            self.make.func(dummy, **required, **{key: value})
+            self.make.func([nn.Parameter(torch.zeros(1))], **options)
         except (ValueError, TypeError, RuntimeError) as error:
             return str(error)
         return None

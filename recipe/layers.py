@@ -26,8 +26,8 @@ class Layer:
 def in_order(model: nn.Module) -> list[Layer]:
     """Layers with weights, in the order in which the model registers them.
 
-    A normalisation belongs to the layer before it; parameters that are held by a module with
-    modules of its own (a class token, a position embedding) belong to the layer after them.
+    A normalisation belongs to the layer before it; parameters that are held by a module around
+    other layers (a class token, a position embedding) belong to the layer after them.
     """
     layers: list[Layer] = []
     loose: list[str] = []
@@ -37,7 +37,7 @@ def in_order(model: nn.Module) -> list[Layer]:
             continue
         if isinstance(module, NORMS) and layers:
             layers[-1].parameters += own
-        elif isinstance(module, NORMS) or next(module.children(), None) is not None:
+        elif isinstance(module, NORMS) or _around_others(module):
             loose += own
         else:
             layers.append(Layer(name, loose + own))
@@ -45,6 +45,10 @@ def in_order(model: nn.Module) -> list[Layer]:
     if loose and layers:
         layers[-1].parameters += loose
     return layers
+
+
+def _around_others(module: nn.Module) -> bool:
+    return any(True for child in module.children() for _ in child.parameters())
 
 
 def head(model: nn.Module, choice: str, key: str) -> list[str]:

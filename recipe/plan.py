@@ -121,13 +121,19 @@ def describe(plan: Plan, *, seconds: float | None = None) -> RenderableType:
     return Group(*_sections(plan, seconds))
 
 
-def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:
-    run, spec = plan.run, plan.spec
-    yield Text(
+def headline(spec: RunSpec, run: Run) -> str:
+    """The run in a line, and where its weights come from in another if not from chance."""
+    text = (
         f"{spec.label}: seed {spec.seed}, {run.epochs} epochs of {run.steps_per_epoch} steps, "
         f"{len(run.data.train)} training and {len(run.data.val)} validation samples, "
         f"{len(run.data.classes)} classes, on {run.device}"
     )
+    return f"{text}\nWeights: {run.start}" if run.start else text
+
+
+def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:
+    run, spec = plan.run, plan.spec
+    yield Text(headline(spec, run))
     yield Text()
     yield tricks(spec)
     yield Text()

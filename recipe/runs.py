@@ -44,6 +44,11 @@ def find(outputs: Path, wanted: str, key: str) -> Path:
     )
 
 
+def classes(run: Path) -> tuple[str, ...]:
+    """Names of the classes a recorded run was trained for."""
+    return tuple(json.loads((run / "data.json").read_text(encoding="utf-8"))["classes"])
+
+
 def read(run: Path) -> dict[str, Any]:
     """What `run.json` says: id, name, status and, once known, the id in MLflow."""
     content: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))

@@ -57,6 +57,8 @@ class Run:
     batch_size: int
     eval_batch_size: int
     model: nn.Module
+    start: str | None
+    """Where the weights came from, in words; None: drawn at random."""
     loss: Callable[[Tensor, Tensor], Tensor]
     frozen: Frozen
     optimizer: torch.optim.Optimizer

@@ -21,6 +21,8 @@ class Stage(TypedDict):
 def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
     """Freeze all that the stages name; returns which names are to be trained from which epoch on.
 
+    A stage at epoch 0 is trained from the start, so it isn't frozen at all.
+
     Raises ValueError if a pattern matches nothing or a parameter is named by two stages.
     """
     if not stages:
@@ -36,5 +38,5 @@ def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
             taken[name] = index
             timetable.setdefault(epoch, []).append(name)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in taken)
+        parameter.requires_grad_(name not in taken or name in timetable.get(0, ()))
     return timetable

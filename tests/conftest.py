@@ -1,0 +1,78 @@
+"""What several test files start from: a composed spec, a run that is built in a moment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from recipe import build, compose
+from recipe.spec import RunSpec
+from recipe.train import Run
+
+Compose = Callable[..., RunSpec]
+Build = Callable[..., Run]
+
+SMALL = (
+    "device=cpu", "device.threads=1", "tracking=none", "epochs=2",
+    "data=random", "data.n_train=20", "data.n_val=10", "data.channels=1", "data.size=16",
+    "data.classes=3", "data.batch_size=8", "data.eval_batch_size=4",
+    "model.widths=[2,4]", "optimizer.lr=0.1",
+)  # fmt: skip
+"""A narrow VGG on noise: 20 samples in batches of 8, 8 and 4."""
+
+
+@pytest.fixture(autouse=True)
+def streams_of_their_own() -> Iterator[None]:
+    """What a test draws from torch's global stream, the next test doesn't notice."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@pytest.fixture
+def composed() -> Compose:
+    """`composed(*overrides)`: the spec of a command line, with none of ours added."""
+
+    def spec(*overrides: str) -> RunSpec:
+        with compose.menu_folder():
+            return compose.Job(overrides, ()).spec()
+
+    return spec
+
+
+@pytest.fixture
+def built(composed: Compose) -> Build:
+    """`built(*overrides)`: the run of those overrides on top of SMALL."""
+
+    def run(*overrides: str) -> Run:
+        own = {override.split("=")[0].lstrip("+") for override in overrides}
+        own |= {f"{group}." for group in own}
+        base = [
+            override
+            for override in SMALL
+            if (key := override.split("=")[0]) not in own
+            and not (key == "model.widths" and own & {"model."})
+        ]
+        return build.build(composed(*base, *overrides))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> None:
+    """Makes torchvision importable beside a torch without its compiled operators."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(library)  # operators go when their library does
+        import torchvision  # noqa: F401
+
+
+KEPT: list[torch.library.Library] = []

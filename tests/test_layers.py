@@ -1,0 +1,124 @@
+"""Layers in order, and which of them is the head, on our models and on those of others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recipe import layers
+from recipe.model.mlp import mlp
+from recipe.model.resnet import resnet
+from recipe.model.timm import timm
+from recipe.model.torchvision import torchvision as torchvision_model
+from recipe.model.vgg import vgg
+
+
+def narrow_vgg(batchnorm: bool = True) -> nn.Module:
+    return vgg(
+        channels=1, classes=3, widths=[2, 4], convolutions=2, batchnorm=batchnorm, dropout=0.0
+    )
+
+
+def foreign(library: str, name: str) -> nn.Module:
+    """Random weights would be of no use here, so none are drawn."""
+    with torch.device("meta"):
+        if library == "timm":
+            return timm(name=name, channels=3, classes=7)
+        return torchvision_model(name=name, classes=7)
+
+
+def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classifier() -> None:
+    found = layers.in_order(narrow_vgg())
+    assert [layer.name for layer in found] == [
+        "convolution1_1", "convolution1_2", "convolution2_1", "convolution2_2", "classifier",
+    ]  # fmt: skip
+    assert found[1].parameters == [
+        "convolution1_2.weight", "convolution1_2.bias", "batchnorm1_2.weight", "batchnorm1_2.bias",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (narrow_vgg(batchnorm=False), 5),
+        (resnet(channels=1, classes=3, widths=[2, 4], blocks=1), 7),  # 1 + 2 + 2, shortcut, head
+        (mlp(channels=1, size=4, classes=3, hidden=[5, 5], dropout=0.1), 3),
+    ],
+    ids=["vgg", "resnet", "mlp"],
+)
+def test_our_models_end_with_the_layer_named_classifier(model: nn.Module, count: int) -> None:
+    assert len(layers.in_order(model)) == count
+    head = layers.head(model, "auto", "freeze.head")
+    assert head == ["classifier.weight", "classifier.bias"]
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    ("library", "name", "first", "count", "head"),
+    [
+        # 8 blocks of 2 convolutions, 3 shortcuts, stem and head
+        ("torchvision", "resnet18", "conv1", 21, "fc"),
+        ("torchvision", "mobilenet_v3_small", "features.0.0", 54, "classifier.3"),
+        # 12 blocks of 4 (attention's output, with its input inside, and two of the MLP make 3)
+        ("torchvision", "vit_b_16", "conv_proj", 38, "heads.head"),
+        ("torchvision", "convnext_tiny", "features.0.0", 59, "classifier.2"),
+        ("torchvision", "efficientnet_b0", "features.0.0", 82, "classifier.1"),
+        # 12 blocks of qkv, projection and two of the MLP
+        ("timm", "vit_tiny_patch16_224", "patch_embed.proj", 50, "head"),
+        ("timm", "resnet18", "conv1", 21, "fc"),
+    ],
+)
+def test_models_of_others_are_read_without_knowing_them(
+    library: str, name: str, first: str, count: int, head: str
+) -> None:
+    model = foreign(library, name)
+    found = layers.in_order(model)
+    assert (found[0].name, len(found)) == (first, count)
+    assert layers.head(model, "auto", "k") == [f"{head}.weight", f"{head}.bias"]
+    own = [parameter for layer in found for parameter in layer.parameters]
+    assert sorted(own) == sorted(name for name, _ in model.named_parameters())  # each once
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_a_class_token_and_a_position_embedding_belong_to_the_layer_after_them() -> None:
+    first = layers.in_order(foreign("timm", "vit_tiny_patch16_224"))[0]
+    assert first.parameters[:4] == [
+        "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias",
+    ]  # fmt: skip
+
+
+class Cosine(nn.Module):
+    """A layer with a weight of its own beside a module that has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 2))
+        self.activation = nn.Tanh()
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.activation(features @ self.weight.T)
+        return scores
+
+
+def test_a_layer_with_an_activation_inside_is_a_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), Cosine())
+    assert [layer.name for layer in layers.in_order(model)] == ["0", "1"]
+    assert layers.head(model, "auto", "k") == ["1.weight"]
+
+
+def test_a_normalisation_before_any_layer_belongs_to_the_first() -> None:
+    model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2), nn.GroupNorm(1, 2))
+    (only,) = layers.in_order(model)
+    assert only == layers.Layer(
+        "1", ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]
+    )
+
+
+def test_a_head_may_be_named_by_a_pattern() -> None:
+    model = narrow_vgg()
+    assert layers.head(model, "*2_2*", "freeze.head") == [
+        "convolution2_2.weight", "convolution2_2.bias", "batchnorm2_2.weight", "batchnorm2_2.bias",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^freeze\.head: 'clasifier' .*nearest: classifier"):
+        layers.head(model, "clasifier", "freeze.head")

@@ -1,0 +1,68 @@
+"""Which parameters a name, a glob or a regular expression takes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipe.patterns import matching, select
+
+NAMES = [
+    "convolution1_1.weight",
+    "convolution1_1.bias",
+    "convolution1_10.weight",
+    "head.fc.weight",
+    "fc.weight",
+]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken"),
+    [
+        ("convolution1_1.bias", [1]),
+        ("convolution1_1", [0, 1]),  # a module: all in it, but not its longer namesake 1_10
+        ("head", [3]),
+        ("fc", [4]),  # a module's whole name: not head.fc
+        ("convolution1_1*", [0, 1, 2]),
+        ("*fc.weight", [3, 4]),
+        ("convolution1_?.*", [0, 1]),
+        ("[hf]*", [3, 4]),
+        ("re:^fc", [4]),
+        ("re:fc", [3, 4]),  # found anywhere
+        ("re:1_1(0)?\\.w", [0, 2]),
+        ("weight", []),  # no part of a name but the first
+        ("CONVOLUTION1_1", []),
+    ],
+)
+def test_a_pattern_takes_these_and_no_others(pattern: str, taken: list[int]) -> None:
+    assert matching(pattern, NAMES) == [NAMES[index] for index in taken]
+
+
+@given(st.lists(st.text("ab._1", min_size=1, max_size=6), unique=True, max_size=8))
+def test_an_exact_name_always_takes_itself_and_only_what_lies_in_it(names: list[str]) -> None:
+    for name in names:
+        taken = matching(name, names)
+        assert name in taken
+        assert all(other == name or other.startswith(f"{name}.") for other in taken)
+
+
+def test_the_first_pattern_that_takes_a_name_counts() -> None:
+    assert select("freeze.names", ["fc", "*fc*"], NAMES) == {
+        "fc.weight": "fc",
+        "head.fc.weight": "*fc*",
+    }
+
+
+def test_every_pattern_without_a_match_is_named_with_what_is_near() -> None:
+    with pytest.raises(ValueError) as caught:
+        select("freeze.names", ["convolution1_1", "convolutoin1_1.bias", "re:^bn"], NAMES)
+    message = str(caught.value)
+    assert message.startswith("freeze.names: 'convolutoin1_1.bias' matches none of the 5 ")
+    assert "(nearest: convolution1_1.bias" in message and "'re:^bn' matches none" in message
+    assert "'convolution1_1' " not in message and "\n" not in message
+
+
+def test_a_broken_expression_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^'re:\(' is no regular expression: missing \)"):
+        matching("re:(", NAMES)

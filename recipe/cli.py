@@ -40,7 +40,7 @@ python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
 
-group=option chooses an option, group.setting=value changes one of its settings:
+group=option chooses an option (* is the default), group.setting=value changes a setting of it:
 """
 
 
@@ -71,6 +71,9 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("recipe: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -96,6 +99,7 @@ def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
 
 def _help(arguments: list[str]) -> int:
     print(USAGE)
+    defaults = menu.defaults()
     for group in (*menu.GROUPS, "experiment"):
         found = menu.options(group)
         if not found:
@@ -103,7 +107,8 @@ def _help(arguments: list[str]) -> int:
         print(group)
         width = max(map(len, found))
         for name, option in found.items():
-            print(f"  {name:{width}}  {option.help}")
+            mark = "*" if name == defaults.get(group) else " "
+            print(f"{mark} {name:{width}}  {option.help}")
     return 0
 
 
@@ -175,6 +180,9 @@ def _hydra(arguments: list[str]) -> int:
 
     register_user_options()
     sys.argv = [sys.argv[0], *arguments]
+    program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
+    if typed.partition(" ")[0] in VERBS:  # Hydra completes overrides and knows no verbs
+        os.environ["COMP_LINE"] = f"{program} {typed.partition(' ')[2]}"
     hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")(
         lambda config: None
     )()

@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 GROUPS = (
     "device", "data", "model", "loss", "freeze", "param_groups", "optimizer", "scheduler",
@@ -60,7 +59,7 @@ class Option:
     @property
     def keys(self) -> set[str]:
         """The top-level settings written in this very file."""
-        content = yaml.safe_load(self.path.read_text(encoding="utf-8")) or {}
+        content = map(str, OmegaConf.load(self.path))
         return {key for key in content if not key.startswith("_") and key != "defaults"}
 
 
@@ -73,22 +72,32 @@ def options(group: str) -> dict[str, Option]:
     return found
 
 
+def defaults() -> dict[str, str]:
+    """The option that each group has if none is chosen."""
+    entries = OmegaConf.load(own_folder() / "config.yaml").defaults
+    pairs = [
+        (str(k), str(v)) for entry in entries if OmegaConf.is_dict(entry) for k, v in entry.items()
+    ]
+    return {group: option for group, option in pairs if group in GROUPS}
+
+
 def comments(group: str, option: str) -> dict[str, str]:
     """What an option's file says beside each setting, for messages; inherited settings included."""
     files = options(group)
     notes: dict[str, str] = {}
     if option in files:
         text = files[option].path.read_text(encoding="utf-8")
-        for parent in _parents(yaml.safe_load(text) or {}):
+        for parent in _parents(files[option].path):
             notes |= comments(group, parent)
         for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", text, re.MULTILINE):
             notes[key] = note.strip()
     return notes
 
 
-def _parents(content: dict[str, Any]) -> list[str]:
-    defaults = [entry for entry in content.get("defaults", []) if isinstance(entry, str)]
-    return [entry.partition("@")[0] for entry in defaults if entry != "_self_"]
+def _parents(path: Path) -> list[str]:
+    """The options that an option file builds on, from its defaults list."""
+    entries = OmegaConf.select(OmegaConf.load(path), "defaults") or []
+    return [str(entry).partition("@")[0] for entry in entries if str(entry) not in ("_self_",)]
 
 
 def hidden(group: str, name: str) -> Path | None:

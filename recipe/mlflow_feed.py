@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
 import queue
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +25,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 BATCH = 1000
 """Metrics MLflow takes in one call."""
 
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's page show the columns of training runs, not those of language models."""
+
 LONGEST_PARAMETER = 6000
 """Characters of a parameter's value that MLflow keeps."""
 
@@ -35,6 +40,7 @@ class Feed:
         self._tracking, self._outputs, self._name, self._sweep = tracking, outputs, name, sweep
         self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | None] = queue.SimpleQueue()
         self._failure: str | None = None
+        self._started = int(time.time() * 1000)
         self._thread = threading.Thread(target=self._run, name="mlflow-feed", daemon=True)
         self._thread.start()
 
@@ -50,10 +56,13 @@ class Feed:
     def _run(self) -> None:
         try:
             client, experiment = connect(self._tracking, self._outputs)
-            tags = {"mlflow.source.name": "recipe"}
+            tags = _origin()
             if self._sweep is not None:
                 tags["mlflow.parentRunId"] = parent_run(client, experiment, self._sweep)
-            self.run_id = client.create_run(experiment, run_name=self._name, tags=tags).info.run_id
+            made = client.create_run(
+                experiment, start_time=self._started, run_name=self._name, tags=tags
+            )
+            self.run_id = made.info.run_id
             self._send(client, self.run_id)
         except Exception as error:  # whatever MLflow raises, training goes on
             self._failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -93,6 +102,14 @@ def _send_event(client: MlflowClient, run_id: str, kind: str, content: dict[str,
         client.set_terminated(run_id, status=content["status"], end_time=content["time"])
 
 
+def _origin() -> dict[str, str]:
+    """The tags by which MLflow's page says who ran what."""
+    try:
+        return {"mlflow.source.name": "recipe", "mlflow.user": getpass.getuser()}
+    except (KeyError, OSError):  # a container's user can be without a name
+        return {"mlflow.source.name": "recipe"}
+
+
 def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment.
 
@@ -111,7 +128,7 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
         found = client.get_experiment_by_name(tracking.experiment)
         if found is not None:
             return client, str(found.experiment_id)
-        experiment = client.create_experiment(tracking.experiment, tracking.artifacts)
+        experiment = client.create_experiment(tracking.experiment, tracking.artifacts, TRAINING)
         if tracking.uri.startswith("sqlite:///"):
             with sqlite3.connect(tracking.uri.removeprefix("sqlite:///")) as database:
                 database.execute("PRAGMA journal_mode=WAL")
@@ -125,7 +142,7 @@ def parent_run(client: MlflowClient, experiment: str, sweep: Path) -> str:
         path = sweep / "sweep.json"
         content = json.loads(path.read_text(encoding="utf-8"))
         if "mlflow_run_id" not in content:
-            tags = {"recipe.sweep": sweep.name, "mlflow.source.name": "recipe"}
+            tags = {"recipe.sweep": sweep.name, **_origin()}
             run = client.create_run(experiment, run_name=content["name"], tags=tags)
             content["mlflow_run_id"] = run.info.run_id
             path.write_text(json.dumps(content), encoding="utf-8")

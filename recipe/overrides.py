@@ -133,7 +133,9 @@ class _Keys:
             return [f"{text}: choose an option, or set one setting: {root}.<setting>=<value>"]
         if override.is_add() or override.is_force_add():
             # the part's own signature decides, once it may be imported
-            return [] if root in GROUPS and key.count(".") == 1 else [f"{text}: no such key"]
+            if root in GROUPS and key.count(".") == 1:
+                return []
+            return [f"{text}: write {key}=<value>; {root} is in every spec already"]
         return [
             p
             for name, config in self._configs(root)

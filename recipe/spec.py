@@ -59,7 +59,10 @@ class RunSpec:
         missing = [f"{key}: missing from the spec" for key in sorted(known - content.keys())]
         if unknown or missing:
             raise SpecError(unknown + missing)
-        content["trust"] = tuple(content["trust"] or ())
+        trust = content["trust"]
+        if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
+            raise SpecError(f"trust must be a list of packages, [mypackage], got {trust!r}")
+        content["trust"] = tuple(trust)
         return cls(options={group: choices[group] for group in GROUPS}, **content)
 
     @classmethod

@@ -19,7 +19,7 @@ SMALL = (
     "device=cpu", "device.threads=1", "tracking=none", "epochs=2",
     "data=random", "data.n_train=20", "data.n_val=10", "data.channels=1", "data.size=16",
     "data.classes=3", "data.batch_size=8", "data.eval_batch_size=4",
-    "model.widths=[2,4]", "optimizer.lr=0.1",
+    "model.widths=[2,4]",
 )  # fmt: skip
 """A narrow VGG on noise: 20 samples in batches of 8, 8 and 4."""
 

@@ -1,4 +1,4 @@
-"""Keep what the convolutions have learnt, and let normalisation and classifier adapt to new data."""
+"""Keep what the convolutions have learnt; normalisation and classifier adapt to new data."""
 
 from __future__ import annotations
 

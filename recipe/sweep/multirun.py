@@ -7,8 +7,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -88,11 +89,18 @@ def _check(overrides: Sequence[Override]) -> tuple[list[RunSpec], list[compose.J
     from recipe.build import static_problems
     from recipe.settings import root_problems
 
-    for spec in specs:
+    for spec in [*specs, *(replace(specs[0], seed=seed) for seed in _seeds(jobs) if specs)]:
         problems += root_problems(vars(spec))
+    for spec in specs:
         problems += [line for lines in static_problems(spec).values() for line in lines]
     problems.raise_any()
     return specs, jobs
+
+
+def _seeds(jobs: Sequence[compose.Job]) -> list[Any]:
+    """The seeds given, each once."""
+    texts = {text for job in jobs for text in job.overrides if text.startswith("seed=")}
+    return [override.value() for override in compose.parse(sorted(texts))]
 
 
 def _launch(arguments: Sequence[str]) -> None:

@@ -1,0 +1,152 @@
+"""Device: which variables stand when torch is imported, and what is said if that can't be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipe import device
+from recipe.device.auto import Auto
+from recipe.device.cpu import Cpu
+from recipe.device.gpu import Gpu
+from recipe.errors import SpecError
+from recipe.train import Run
+
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+
+WATCH = f"""
+import json, os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":  # torch is about to be imported for the first time
+            sys.meta_path.remove(self)
+            seen = {{key: os.environ.get(key) for key in {VARIABLES!r}}}
+            print("WATCH", json.dumps(seen), flush=True)
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+def fresh(tmp_path: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A new process, in a folder of its own, without any of the variables but those given."""
+    inherited = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def command(*arguments: str) -> str:
+    return f"from recipe.cli import main\nmain({list(arguments)!r})\n"
+
+
+def at_first_import(process: subprocess.CompletedProcess[str]) -> dict[str, str | None]:
+    (line,) = [line for line in process.stdout.splitlines() if line.startswith("WATCH")]
+    seen: dict[str, str | None] = json.loads(line.removeprefix("WATCH"))
+    return seen
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the two GPUs")
+def test_the_order_of_gpus_stands_before_torch_is_first_imported(tmp_path: Path) -> None:
+    arguments = ("device=gpu", "device.order=[1,0]", "device.threads=1", "tracking=none")
+    process = fresh(tmp_path, WATCH + command(*arguments), CUDA_VISIBLE_DEVICES="3")
+    seen = at_first_import(process)
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["CUDA_DEVICE_ORDER"]) == ("1,0", "PCI_BUS_ID")
+    assert (process.returncode, len(process.stderr.splitlines())) == (2, 1)
+    assert process.stderr.startswith("recipe: device.order: there is no GPU ")
+    assert not list(tmp_path.glob("outputs/runs/*"))  # no run is left behind
+
+
+def test_threads_stand_before_torch_is_imported_and_gpus_are_left_alone(tmp_path: Path) -> None:
+    code = WATCH + command("plan", "device=cpu", "device.threads=3", "data=random", "model=mlp")
+    process = fresh(tmp_path, code + "\n", CUDA_VISIBLE_DEVICES="")
+    assert process.returncode == 0, process.stderr
+    assert at_first_import(process) == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "CUDA_DEVICE_ORDER": None,
+        "OMP_NUM_THREADS": "3",
+        "GOMP_SPINCOUNT": "1000",
+    }
+
+
+def test_a_choice_of_gpus_after_torch_was_imported_is_refused(tmp_path: Path) -> None:
+    arguments = ("device=gpu", "device.order=[1,0]", "tracking=none")
+    process = fresh(tmp_path, "import torch\n" + command(*arguments))
+    assert process.returncode == 2
+    problem, *others = process.stderr.splitlines()
+    assert problem.startswith("recipe: device.order: torch is imported already in this process")
+    assert "CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER would come too late" in problem
+    assert not others
+
+
+def test_help_imports_no_torch(tmp_path: Path) -> None:
+    process = fresh(tmp_path, WATCH + command("--help"))
+    assert process.returncode == 0 and "WATCH" not in process.stdout
+    assert "CUDA GPUs by physical index" in process.stdout
+
+
+def test_variables_that_stand_already_are_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpu(order=[1, 0], threads=1)
+    for name, value in gpus.environment().items():
+        monkeypatch.setenv(name, value)
+    device.apply(gpus.environment())  # torch is imported here, but nothing would change
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match=r"already in this process, so CUDA_VISIBLE_DEVICES would"):
+        device.apply(gpus.environment())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_physical_gpu_1_comes_first_if_it_is_named_first() -> None:
+    environment = Gpu(order=[1, 0], threads=4).environment()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,0"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert environment["OMP_NUM_THREADS"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("[0,0]", r"device\.order names a GPU twice: \[0, 0\]"),
+        ("[]", r"device\.order must be"),
+        ("[-1]", r"device\.order\[0\] must be greater than or equal to 0, got -1"),
+        ("1", r"device\.order must be a list, got 1"),
+    ],
+)
+def test_an_order_that_is_none_is_refused(
+    built: Callable[..., Run], order: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        built("device=gpu", f"device.order={order}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_auto_falls_back_to_the_cpu_and_the_record_names_it() -> None:
+    auto = Auto(threads=1)
+    found = auto.select()
+    assert found.type in ("cpu", "mps") and torch.get_num_threads() == 1
+    assert auto.hardware(found).endswith("(1 threads)")
+    assert not any(name.startswith("CUDA") for name in auto.environment())
+
+
+def test_auto_threads_are_the_cores_the_process_may_use(tmp_path: Path) -> None:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert Cpu(threads="auto").threads == available
+    assert Cpu(threads=1).environment() == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+def test_an_apple_gpu_that_is_not_there_is_refused(built: Callable[..., Run]) -> None:
+    with pytest.raises(SpecError, match=r"^device=mps: this machine has no Apple GPU; .*auto$"):
+        built("device=mps")

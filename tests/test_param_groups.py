@@ -1,0 +1,298 @@
+"""Parameter groups: who learns how fast, and that no parameter is lost or counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from recipe import build, parameters
+from recipe.errors import SpecError
+from recipe.model.resnet import resnet
+from recipe.model.timm import timm
+from recipe.model.torchvision import torchvision as torchvision_model
+from recipe.model.vgg import vgg
+from recipe.param_groups.all import all as all_
+from recipe.param_groups.by_name import by_name
+from recipe.param_groups.head_faster import head_faster
+from recipe.param_groups.layer_decay import layer_decay
+from recipe.param_groups.no_decay import no_decay
+from recipe.spec import RunSpec
+from recipe.train import Run
+
+Build = Callable[..., Run]
+Compose = Callable[..., RunSpec]
+Groups = list[dict[str, Any]]
+
+
+def narrow_vgg(batchnorm: bool = True) -> nn.Module:
+    return vgg(
+        channels=1, classes=3, widths=[2, 4], convolutions=2, batchnorm=batchnorm, dropout=0.0
+    )
+
+
+def members(model: nn.Module, groups: Groups) -> dict[str, list[str]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {group["name"]: [names[id(p)] for p in group["params"]] for group in groups}
+
+
+def assert_each_once(model: nn.Module, groups: Groups) -> None:
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, model.parameters()))
+
+
+def held_by_optimizer(run: Run) -> Mapping[str, Any]:
+    """name -> (lr, weight decay) of what the built optimizer has."""
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    return {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in run.optimizer.param_groups
+        for p in group["params"]
+    }
+
+
+def test_all_is_one_group_with_the_optimizers_settings(built: Build) -> None:
+    run = built("param_groups=all", "optimizer.lr=0.3")
+    (group,) = run.optimizer.param_groups
+    assert (group["name"], group["lr"], len(group["params"])) == ("all", 0.3, 18)
+    assert_each_once(run.model, all_(run.model))
+
+
+def test_vgg_conv1_has_the_sources_numbers(composed: Compose, built: Build) -> None:
+    spec = composed("param_groups=vgg_conv1")
+    assert spec.param_groups["rules"] == [{"match": "*convolution1*", "lr": 0.01}]
+    assert (spec.optimizer["lr"], spec.optimizer["weight_decay"]) == (0.001, 0.001)
+    held = held_by_optimizer(built("param_groups=vgg_conv1"))
+    assert len(held) == 18
+    for name, numbers in held.items():
+        assert numbers == ((0.01 if "convolution1" in name else 0.001), 0.001)
+
+
+def test_by_name_sets_any_option_and_leaves_the_rest_to_the_optimizer(built: Build) -> None:
+    run = built(
+        "optimizer=adam",
+        "optimizer.lr=0.2",
+        "param_groups=by_name",
+        "param_groups.rules=[{match: ['*1_1*', '*2_1*'], betas: [0.5, 0.6], name: firsts},"
+        " {match: classifier, lr: 0.7, weight_decay: 0.8}]",
+    )
+    groups = {group["name"]: group for group in run.optimizer.param_groups}
+    assert list(groups) == ["firsts", "classifier", "rest"]
+    assert {n: (g["lr"], tuple(g["betas"]), g["weight_decay"]) for n, g in groups.items()} == {
+        "firsts": (0.2, (0.5, 0.6), 0.0),
+        "classifier": (0.7, (0.9, 0.999), 0.8),
+        "rest": (0.2, (0.9, 0.999), 0.0),
+    }
+    rules = {row.name: row.rule for row in parameters.rows(run)}
+    assert rules["convolution2_1.bias"] == "*1_1*, *2_1*" and rules["batchnorm1_2.bias"] == "rest"
+
+
+def test_head_faster_multiplies_the_learning_rate_of_the_classifier(built: Build) -> None:
+    run = built("param_groups=head_faster", "optimizer.lr=0.01", "param_groups.factor=5")
+    held = held_by_optimizer(run)
+    assert {n: lr for n, (lr, _) in held.items() if "classifier" in n} == {
+        "classifier.weight": 0.05,
+        "classifier.bias": 0.05,
+    }
+    assert {lr for n, (lr, _) in held.items() if "classifier" not in n} == {0.01}
+    with pytest.raises(ValueError, match=r"^param_groups\.head: '\*' takes every parameter"):
+        head_faster(narrow_vgg(), lr=0.1, factor=2.0, head="*")
+
+
+class Misnamed(nn.Module):
+    """Names and shapes that tell nothing: a norm called weight, a matrix called bias_like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_layer = nn.LayerNorm([2, 2])  # a norm with a matrix for a weight
+        self.batchnorm = nn.Linear(4, 3, bias=True)  # no norm, whatever its name
+        self.scale = nn.Parameter(torch.ones(3))  # one dimension, neither bias nor norm
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.batchnorm(self.weight_layer(inputs).flatten(1)) * self.scale
+        return logits
+
+
+def test_no_decay_goes_by_the_modules_type_not_by_name_or_shape() -> None:
+    model = Misnamed()
+    groups = no_decay(model)
+    assert members(model, groups) == {
+        "decay": ["scale", "batchnorm.weight"],
+        "no_decay": ["weight_layer.weight", "weight_layer.bias", "batchnorm.bias"],
+    }
+    assert "weight_decay" not in groups[0] and groups[1]["weight_decay"] == 0.0
+
+
+def test_no_decay_keeps_the_optimizers_decay_for_weights(built: Build) -> None:
+    held = held_by_optimizer(built("param_groups=no_decay", "optimizer.weight_decay=0.3"))
+    for name, (_, decay) in held.items():
+        spared = name.endswith("bias") or "batchnorm" in name
+        assert decay == (0.0 if spared else 0.3)
+
+
+def test_layer_decay_halves_the_rate_from_each_layer_to_the_one_below() -> None:
+    model = narrow_vgg()
+    groups = layer_decay(model, lr=0.8, decay=0.5)
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("0_convolution1_1", 0.05), ("1_convolution1_2", 0.1), ("2_convolution2_1", 0.2),
+        ("3_convolution2_2", 0.4), ("4_classifier", 0.8),
+    ]  # fmt: skip
+    assert members(model, groups)["0_convolution1_1"][2:] == [
+        "batchnorm1_1.weight", "batchnorm1_1.bias",
+    ]  # fmt: skip
+
+
+def foreign(library: str, name: str) -> nn.Module:
+    with torch.device("meta"):
+        if library == "timm":
+            return timm(name=name, channels=3, classes=7)
+        if library == "torchvision":
+            return torchvision_model(name=name, classes=7)
+        return resnet(channels=1, classes=3, widths=[2, 4], blocks=2)
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    ("library", "name", "first", "head"),
+    [
+        ("recipe", "resnet", "convolution.weight", "classifier.weight"),
+        ("torchvision", "resnet18", "conv1.weight", "fc.weight"),
+        ("torchvision", "mobilenet_v3_small", "features.0.0.weight", "classifier.3.weight"),
+        ("torchvision", "vit_b_16", "class_token", "heads.head.weight"),
+        ("torchvision", "convnext_tiny", "features.0.0.weight", "classifier.2.weight"),
+        ("timm", "vit_tiny_patch16_224", "cls_token", "head.weight"),
+    ],
+)
+def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parameter(
+    library: str, name: str, first: str, head: str
+) -> None:
+    model = foreign(library, name)
+    groups = layer_decay(model, lr=1.0, decay=0.9)
+    assert_each_once(model, groups)
+    rates = [group["lr"] for group in groups]
+    assert rates == sorted(rates) and rates[-1] == 1.0
+    assert rates[0] == pytest.approx(0.9 ** (len(groups) - 1))
+    held = list(members(model, groups).values())
+    assert first in held[0] and head in held[-1]
+    assert_each_once(model, no_decay(model))
+    assert_each_once(model, head_faster(model, lr=1.0, factor=2.0, head="auto"))
+    assert all(p.ndim > 0 for p in no_decay(model)[0]["params"])
+
+
+def names_of(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), batchnorm=st.booleans())
+def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
+    data: st.DataObject, batchnorm: bool
+) -> None:
+    model = narrow_vgg(batchnorm)
+    piece = st.sampled_from(
+        ["*1_1*", "*1_*", "*bias", "*.weight", "re:2_[12]", "classifier", "convolution1_2", "*"]
+    )
+    patterns = data.draw(st.lists(piece, min_size=1, max_size=3))
+    rules = [{"match": p, "lr": 0.1, "name": f"r{i}"} for i, p in enumerate(patterns)]
+    try:
+        groups = by_name(model, rules=rules)
+    except ValueError as error:
+        assert "is claimed by rules[" in str(error)
+        return
+    assert_each_once(model, groups)
+    assert [g["name"] for g in groups if g["name"] != "rest"] == [r["name"] for r in rules]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            "[{match: '*conv9*', lr: 1}]",
+            r"^param_groups\.rules\[0\]: '\*conv9\*' matches none of the 18 parameters \(nearest",
+        ),
+        (
+            "[{match: '*1_1*', lr: 1}, {match: '*weight', lr: 2}]",
+            r"^param_groups\.rules\[1\] \(\*weight\): convolution1_1\.weight is claimed by "
+            r"rules\[0\] \(\*1_1\*\) already",
+        ),
+        (
+            "[{match: classifier, lrr: 1}]",
+            r"the rule 'classifier' sets lrr=1: optimizer=sgd has no such option.*did you mean lr",
+        ),
+        (
+            "[{match: classifier, betas: [0.9, 0.9]}]",
+            r"the rule 'classifier' sets betas=.*optimizer=sgd has no such option; it has lr, mom",
+        ),
+        (
+            "[{match: classifier, lr: -1}]",
+            r"the rule 'classifier' sets lr=-1: Invalid learning rate: -1",
+        ),
+        ("[{lr: 1}]", r"^param_groups\.rules\[0\] has no match; write"),
+        (
+            "[{match: '*1_1*', name: a}, {match: '*1_2*', name: a}]",
+            r"^param_groups\.rules\[1\]: 'a' can't be the group's name",
+        ),
+        ("[]", r"^param_groups\.rules is empty; .* param_groups=all"),
+    ],
+    ids=["nothing", "twice", "typo", "foreign", "range", "no match", "name", "empty"],
+)
+def test_a_wrong_rule_is_named(built: Build, rules: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        built("param_groups=by_name", f"param_groups.rules={rules}")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_rule_that_takes_only_what_is_frozen_is_named(built: Build) -> None:
+    with pytest.raises(SpecError, match=r"the rule '\*convolution1\*' takes only frozen"):
+        built("param_groups=vgg_conv1", "freeze=vgg_first2")
+
+
+def test_options_that_only_hold_together_are_accepted_together(built: Build) -> None:
+    """torch's SGD refuses nesterov without momentum, wherever the momentum comes from."""
+    (group,) = built("optimizer.nesterov=true").optimizer.param_groups
+    assert group["nesterov"] is True and group["momentum"] == 0.9
+    rule = "{match: classifier, nesterov: true, momentum: 0.5}"
+    run = built("optimizer.momentum=0", "param_groups=by_name", f"param_groups.rules=[{rule}]")
+    assert run.optimizer.param_groups[0]["nesterov"] is True
+    with pytest.raises(SpecError, match=r"^optimizer\.nesterov: Nesterov momentum requires"):
+        built("optimizer.nesterov=true", "optimizer.momentum=0")
+
+
+def forgets_the_head(model: nn.Module) -> Groups:
+    return [{"name": "body", "params": [p for n, p in model.named_parameters() if "cl" not in n]}]
+
+
+def takes_all_twice(model: nn.Module) -> Groups:
+    return [{"name": name, "params": list(model.parameters())} for name in ("a", "b")]
+
+
+def takes_a_stranger(model: nn.Module) -> Groups:
+    return [{"name": "a", "params": [*model.parameters(), nn.Parameter(torch.zeros(1))]}]
+
+
+def calls_two_the_same(model: nn.Module) -> Groups:
+    first, *others = model.parameters()
+    return [{"name": "a", "params": [first]}, {"name": "a", "params": others}]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (forgets_the_head, r"classifier\.weight is in no group"),
+        (takes_all_twice, r"convolution1_1\.weight is in more than one group: a, b"),
+        (takes_a_stranger, r"the group 'a' holds a stranger to the model"),
+        (calls_two_the_same, r"two groups are called a"),
+    ],
+)
+def test_a_users_part_that_breaks_the_contract_is_refused(
+    composed: Compose, part: Callable[[nn.Module], Groups], message: str
+) -> None:
+    mine = [f"param_groups._target_={__name__}.{part.__name__}", f"trust=[{__name__}]"]
+    spec = composed("data=random", "data.n_train=8", "data.n_val=8", "device.threads=1", *mine)
+    with pytest.raises(SpecError, match=message):
+        build.build(spec)

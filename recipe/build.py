@@ -36,8 +36,10 @@ def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str
         option = spec.options[group]
         with problems.collect(f"{group}={option}"):
             _check_nested_targets(node, spec.trust)
-            part = trust.locate(node.get("_target_"), spec.trust)
-            problems += settings.problems(group, option, part, node)
+            called = trust.locate(node.get("_target_"), spec.trust)
+            problems += settings.problems(group, option, called, node)
+            if group == "optimizer" and not problems:
+                problems += Grouping(spec.options, part(spec, group)).settings_problems()
         if problems:
             found[group] = list(problems)
     return found
@@ -119,6 +121,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         "optimizer", lambda: sorter.optimizer(groups, frozen), ("param_groups", "freeze")
     )
     steps = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
+    base_lr = {g["name"]: g["lr"] for g in optimizer.param_groups} if optimizer else {}
     schedule = builder.make(
         "scheduler", lambda: make_schedule(spec, optimizer, steps), ("optimizer", "data")
     )
@@ -151,6 +154,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         frozen=frozen,
         optimizer=optimizer,
         groups=groups,
+        base_lr=base_lr,
         schedule=schedule,
         clip=clip,
         autocast=precision[0],

@@ -59,7 +59,7 @@ class Grouping:
             for name, own in held.items()
             if len(own) > 1
         ]
-        if wrong := self._settings_problems():
+        if wrong := self.settings_problems():
             problems += wrong
             problems.raise_any()  # what a group sets is tried on top of them
         for group in groups:
@@ -76,7 +76,8 @@ class Grouping:
         problems.raise_any()
         return groups
 
-    def _settings_problems(self) -> list[str]:
+    def settings_problems(self) -> list[str]:
+        """What the optimizer won't have of its own settings, one problem each."""
         settings = self.make.keywords
         whole = self._refusal(settings)
         if whole is None:

@@ -72,6 +72,8 @@ class Outcome:
                 if changes:
                     times = "once" if changes == 1 else f"{changes} times"
                     ends = f"{values[0]:.3g} to {values[-1]:.3g}"
+                    if max(values) > max(values[0], values[-1]):
+                        ends += f", at most {max(values):.3g}"
                     moved.append(f"{key} {ends}, changed {times}")
         if len(moved) > 3:
             moved[3:] = [f"and {len(moved) - 3} more groups"]
@@ -80,10 +82,11 @@ class Outcome:
     def _clip(self) -> str:
         norms = [value for _, value in self.history["clip/grad_norm"]]
         rate = self.history["clip/hit_rate"][-1][1]
-        return (
-            f"bit on {percent(rate)} of {len(norms)} steps; gradient norm before: median "
-            f"{statistics.median(norms):.3g}, largest {max(norms):.3g}"
-        )
+        did = f"bit on {percent(rate)} of {len(norms)} steps"
+        if self.plan.spec.options["clip"] == menu.OFF["clip"]:
+            did = "only measured"
+        norm = f"median {statistics.median(norms):.3g}, largest {max(norms):.3g}"
+        return f"{did}; gradient norm before: {norm}"
 
 
 def _numbers(rows: list[Row]) -> int:

@@ -48,7 +48,7 @@ def rows(run: Run) -> list[Row]:
                 shape="x".join(map(str, parameter.shape)),
                 rule=group.get("rule", group.get("name", "")),
                 group=group.get("name", ""),
-                lr=group.get("initial_lr", group.get("lr", 0.0)),
+                lr=run.base_lr.get(group.get("name", ""), 0.0),
                 weight_decay=group.get("weight_decay", 0.0),
                 trainable=trainable,
                 trained_from=0 if trainable else thaws.get(name),

@@ -68,7 +68,7 @@ def learning_rate_curves(spec: RunSpec, run: Run) -> dict[str, list[float]]:
     defaults = run.optimizer.defaults
     groups = [
         {key: group[key] for key in group if key in defaults or key == "name"}
-        | {"params": [nn.Parameter(torch.zeros(1))], "lr": group.get("initial_lr", group["lr"])}
+        | {"params": [nn.Parameter(torch.zeros(1))], "lr": run.base_lr[group["name"]]}
         for group in run.optimizer.param_groups
     ]
     optimizer = type(run.optimizer)(groups, **defaults)
@@ -173,7 +173,7 @@ def groups(plan: Plan) -> Table:
     for group in plan.run.optimizer.param_groups:
         held = [row for row in plan.rows if row.group == group["name"]]
         numbers = sum(row.numbers for row in held)
-        lr, decay = group.get("initial_lr", group["lr"]), group.get("weight_decay", 0.0)
+        lr, decay = plan.run.base_lr[group["name"]], group.get("weight_decay", 0.0)
         shown.add_row(group["name"], str(len(held)), f"{numbers:,}", f"{lr:g}", f"{decay:g}")
     frozen = [row for row in plan.rows if not row.group]
     if frozen:

@@ -62,6 +62,8 @@ class Run:
     loss: Callable[[Tensor, Tensor], Tensor]
     frozen: Frozen
     optimizer: torch.optim.Optimizer
+    base_lr: dict[str, float]
+    """Learning rate of each group by name, before the schedule touched it."""
     groups: list[dict[str, Any]]
     """The parameter groups over all parameters, frozen ones included."""
     schedule: Schedule

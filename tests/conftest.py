@@ -47,14 +47,10 @@ def built(composed: Compose) -> Build:
     """`built(*overrides)`: the run of those overrides on top of SMALL."""
 
     def run(*overrides: str) -> Run:
-        own = {override.split("=")[0].lstrip("+") for override in overrides}
-        own |= {f"{group}." for group in own}
-        base = [
-            override
-            for override in SMALL
-            if (key := override.split("=")[0]) not in own
-            and not (key == "model.widths" and own & {"model."})
-        ]
+        given = {override.split("=")[0] for override in overrides}
+        keys = {override: override.split("=")[0] for override in SMALL}
+        # another option of a group has other settings
+        base = [o for o, key in keys.items() if not {key, key.split(".")[0]} & given]
         return build.build(composed(*base, *overrides))
 
     return run

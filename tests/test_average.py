@@ -79,7 +79,7 @@ def statistics(model: nn.Module, index: int) -> tuple[float, float, int]:
 
 
 @pytest.mark.parametrize(
-    "make", [none, lambda m: ema(m, decay=0.5), lambda m: swa(m, start=0.5)],
+    "make", [none, lambda m: ema(m, decay=0.5, warmup=False), lambda m: swa(m, start=0.5)],
     ids=["none", "ema", "swa"],
 )  # fmt: skip
 def test_the_averaged_model_has_the_names_of_the_trained_one(
@@ -103,9 +103,21 @@ def test_none_is_the_trained_model_itself() -> None:
 # ema
 
 
+def test_ema_with_warm_up_begins_with_a_small_decay() -> None:
+    model = weight_of(100.0)
+    average = ema(model, decay=0.2, warmup=True)
+    followed = []
+    for step, value in enumerate([11.0, 0.0, 12.0]):
+        set_weight(model, value)
+        average.after_step((step + 1) / 3)
+        followed.append(weight(average))
+    # decays after the first step: min(0.2, 2/11) = 2/11, then min(0.2, 3/12) = 0.2
+    assert followed == pytest.approx([11.0, 2.0, 0.2 * 2.0 + 0.8 * 12.0])
+
+
 def test_ema_starts_with_the_first_step_and_then_follows() -> None:
     model = weight_of(100.0)
-    average = ema(model, decay=0.75)
+    average = ema(model, decay=0.75, warmup=False)
     followed = []
     for step, value in enumerate([8.0, 0.0, 4.0]):
         set_weight(model, value)
@@ -117,7 +129,7 @@ def test_ema_starts_with_the_first_step_and_then_follows() -> None:
 
 def test_ema_averages_statistics_and_copies_counters() -> None:
     model = Net()
-    average = ema(model, decay=0.5)
+    average = ema(model, decay=0.5, warmup=False)
     for mean, count in [(2.0, 10), (4.0, 11)]:
         layer = batchnorm(model, 0)
         assert layer.running_mean is not None and layer.num_batches_tracked is not None
@@ -129,7 +141,7 @@ def test_ema_averages_statistics_and_copies_counters() -> None:
 
 def test_ema_of_parameters_of_several_types() -> None:
     model = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1).double()])
-    average = ema(model, decay=0.5)
+    average = ema(model, decay=0.5, warmup=False)
     average.after_step(0.5)
     expected = [p.detach() / 2 for p in model.parameters()]
     with torch.no_grad():
@@ -147,7 +159,7 @@ def test_ema_leaves_frozen_weights_and_statistics_to_the_bit() -> None:
         for tensor in (*batchnorm(model, 0).parameters(), *batchnorm(model, 0).buffers()):
             if tensor.is_floating_point():
                 tensor.fill_(0.1)
-    average = ema(model, decay=0.99)
+    average = ema(model, decay=0.99, warmup=False)
     for _ in range(5):
         average.after_step(0.5)
     for ours, theirs in zip(average.model.state_dict().values(), model.state_dict().values(),
@@ -157,9 +169,9 @@ def test_ema_leaves_frozen_weights_and_statistics_to_the_bit() -> None:
 
 def test_ema_goes_on_from_its_state() -> None:
     model = weight_of(8.0)
-    first = ema(model, decay=0.75)
+    first = ema(model, decay=0.75, warmup=False)
     first.after_step(0.5)
-    again = ema(model, decay=0.75)
+    again = ema(model, decay=0.75, warmup=False)
     again.load_state_dict(deepcopy(first.state_dict()))
     set_weight(model, 0.0)
     for average in (first, again):

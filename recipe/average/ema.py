@@ -20,10 +20,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
         self.model = deepcopy(model)
         self._trained = model
-        self._average = get_ema_multi_avg_fn(decay)
+        self._decay = decay
+        self._warmup = warmup
         self._steps = 0
 
     @torch.no_grad()
@@ -37,7 +38,8 @@ class Ema:
                 averages.append(average)
                 values.append(value)
         if averages:
-            self._average(averages, values, self._steps)
+            ramp = (1 + self._steps) / (10 + self._steps) if self._warmup else 1.0
+            get_ema_multi_avg_fn(min(self._decay, ramp))(averages, values, self._steps)
         self._steps += 1
 
     def after_epoch(self, progress: float, inputs: Callable[[], Iterable[Tensor]]) -> None:
@@ -51,10 +53,15 @@ class Ema:
         self.model.load_state_dict(state["model"])
 
 
-def ema(model: nn.Module, *, decay: Annotated[float, Field(gt=0, lt=1)]) -> Ema:
+def ema(model: nn.Module, *, decay: Annotated[float, Field(gt=0, lt=1)], warmup: bool) -> Ema:
     """After the first step the average is the weights, after each later step
-    decay * average + (1 - decay) * weights."""
-    return Ema(model, decay)
+    d * average + (1 - d) * weights, where d is `decay`.
+
+    With `warmup`, after n earlier steps d is at most (1 + n) / (10 + n), so that the average leaves
+    the initial weights behind quickly. Source: `num_updates` of TensorFlow 1's
+    ExponentialMovingAverage.
+    """
+    return Ema(model, decay, warmup)
 
 
 def _tensors(model: nn.Module) -> Iterable[Tensor]:

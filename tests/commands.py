@@ -1,0 +1,102 @@
+"""Commands as a user gives them: in a process of their own, or, where that makes no difference, here.
+
+A command of its own takes about five seconds, most of it imports; one that runs here takes one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipe import cli
+
+HERE = ("device=cpu", "device.threads=1")
+
+QUICK = (*HERE, "data.train_size=100", "epochs=2", "model.widths=[4,8]")
+"""100 digits in 2 batches an epoch, 2 epochs, a VGG of two narrow blocks: a second."""
+
+CHECKOUT = Path(__file__).parent.parent
+
+PROGRAM = (sys.executable, "-m", "recipe")
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def problems(self) -> list[str]:
+        return self.err.splitlines()
+
+
+def here(folder: Path, *arguments: str) -> Done:
+    """`recipe <arguments>` in this process, with `folder` as working directory."""
+    out, err = io.StringIO(), io.StringIO()
+    with _as_it_was(), contextlib.chdir(folder):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.run(list(arguments))
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    environment, path, arguments = dict(os.environ), list(sys.path), list(sys.argv)
+    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:], sys.argv[:] = path, arguments
+        signal.signal(signal.SIGTERM, handler)
+        torch.set_num_threads(threads)
+
+
+def process(
+    folder: Path, *arguments: str, program: tuple[str, ...] = PROGRAM, **variables: str
+) -> Done:
+    """`python -m recipe <arguments>`, or another program, in a process of its own."""
+    done = subprocess.run(
+        [*program, *arguments], cwd=folder, env=environment(**variables),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """As `process`, without waiting for its end."""
+    return subprocess.Popen(
+        [*PROGRAM, *arguments], cwd=folder, env=environment(**variables),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """One thread, and the checkout's recipe wherever the command runs."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)} | variables
+
+
+def runs(folder: Path) -> list[Path]:
+    """The folders of the recorded runs, in the order in which they started."""
+    return sorted((folder / "outputs" / "runs").glob("*"))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

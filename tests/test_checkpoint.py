@@ -1,0 +1,119 @@
+"""Weights on disk: whole or not at all, and nothing but weights."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from recipe.checkpoint import load_weights, read_weights, save_weights
+
+OLD = {"weight": torch.tensor([1.0, 2.0])}
+
+
+def linear(classes: int = 3, inputs: int = 2) -> nn.Module:
+    model = nn.Sequential()
+    model.add_module("body", nn.Linear(inputs, 4))
+    model.add_module("head", nn.Linear(4, classes))
+    return model
+
+
+HEAD = {"head.weight", "head.bias"}
+
+
+def test_what_was_saved_is_read_to_the_bit(tmp_path: Path) -> None:
+    weights = {"a": torch.randn(3, 2).T, "count": torch.tensor(7), "half": torch.ones(2).bfloat16()}
+    save_weights(weights, tmp_path / "model.safetensors")
+    again = read_weights(tmp_path / "model.safetensors")
+    assert again.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    """The system itself stops the write, at 1000 bytes, as a full disk would."""
+    path = tmp_path / "model.safetensors"
+    save_weights(OLD, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_weights({"weight": torch.zeros(10_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    save_weights({"weight": torch.zeros(10_000)}, path)  # what the failure left is in nobody's way
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert load_file(path)["weight"].shape == (10_000,)
+
+
+class Code:
+    """Unpickling it makes the folder `ran`."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+def test_a_file_with_code_is_refused_and_the_code_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": torch.zeros(2), "more": Code()}, "evil.pt")
+    with pytest.raises(ValueError, match=r"^evil\.pt: holds more than weights and isn't loaded$"):
+        read_weights(Path("evil.pt"))
+    assert not Path("ran").exists()
+    torch.load("evil.pt", weights_only=False)
+    assert Path("ran").exists()  # it would have run
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_a_file_that_is_no_weights_at_all_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=rf"{name}: ") as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_dict_by_torch_is_read_and_anything_else_in_it_refused(tmp_path: Path) -> None:
+    torch.save(OLD, tmp_path / "good.pt")
+    assert torch.equal(read_weights(tmp_path / "good.pt")["weight"], OLD["weight"])
+    torch.save({"epoch": 3, "state_dict": OLD}, tmp_path / "wrapped.pt")
+    with pytest.raises(ValueError, match=r"wrapped\.pt: is no state_dict"):
+        read_weights(tmp_path / "wrapped.pt")
+
+
+def test_a_head_of_another_shape_keeps_its_initial_values() -> None:
+    source, model = linear(classes=5), linear(classes=3)
+    head = model.state_dict()["head.weight"].clone()
+    loaded = load_weights(model, source.state_dict(), HEAD)
+    assert (loaded.loaded, loaded.left) == (
+        ["body.bias", "body.weight"],
+        ["head.weight", "head.bias"],
+    )
+    assert torch.equal(model.state_dict()["body.weight"], source.state_dict()["body.weight"])
+    assert torch.equal(model.state_dict()["head.weight"], head)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (linear(inputs=3).state_dict(), "does not fit or is missing: body.weight;"),
+        ({"head.bias": torch.zeros(3)}, "does not fit or is missing: body.weight, body.bias;"),
+        (linear().state_dict() | {"tail": torch.zeros(1)}, "unexpected: tail;"),
+    ],
+)
+def test_any_other_difference_is_named_and_nothing_is_loaded(
+    source: dict[str, torch.Tensor], problem: str
+) -> None:
+    model = linear()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^{problem} is it a file of this model"):
+        load_weights(model, source, HEAD)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -1,0 +1,278 @@
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+
+from recipe import menu
+
+BIN = Path(commands.sys.executable).parent
+
+
+def refused(folder: Path, *arguments: str) -> list[str]:
+    """What is said of a command line that leaves nothing behind."""
+    done = commands.here(folder, *arguments)
+    assert (done.status, done.out, list(folder.iterdir())) == (2, "", [])
+    assert all(line.startswith("recipe: ") for line in done.problems)
+    return [line.removeprefix("recipe: ") for line in done.problems]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        # keys
+        ("sede=1", "sede=1: no such key; did you mean seed or scheduler?"),
+        ("optimzer.lr=1", "optimzer.lr=1: no such key; did you mean optimizer?"),
+        (
+            "optimizer.momentun=0.5",
+            "optimizer.momentun=0.5: optimizer=sgd has no setting momentun; "
+            "did you mean optimizer.momentum or optimizer.nesterov?",
+        ),
+        (
+            "clip=agc clip.max_norm=2",
+            "clip.max_norm=2: clip=agc has no setting max_norm; it is a setting of clip=norm",
+        ),
+        (
+            "clip=none clip.max_norm=2",
+            "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm",
+        ),
+        (
+            "model.widths.4=8",
+            "model.widths.4=8: model=vgg has no setting widths.4; "
+            "did you mean model.widths or model.weights?",
+        ),
+        # groups and options
+        ("clp=norm", "clp=norm: no such key; did you mean clip?"),
+        ("clip=nrom", "clip=nrom: no such option; did you mean norm?"),
+        ("clip=zzz", "clip=zzz: no such option; there are agc, none, norm, value"),
+        ("experiment=transfre", "experiment=transfre: no such option; did you mean transfer?"),
+        ("clip/norm=2", "clip/norm=2: no such group; did you mean clip?"),
+        # behind + and ++, which Hydra would take
+        ("+clp=norm", "+clp=norm: no such key; did you mean clip?"),
+        ("+sede=1", "+sede=1: no such key; did you mean seed or scheduler?"),
+        ("++seed=1", "++seed=1: write seed=<value>; seed is in every spec already"),
+        ("+clip=norm", "+clip=norm: write clip=<option>; clip is in every spec already"),
+        ("++clip=norm", "++clip=norm: write clip=<option>; clip is in every spec already"),
+        ("clip=none +clip.max_norm=2", "clip.max_norm: clip=none has no such setting"),
+        (
+            "+optimizer.nestrov=true",
+            "optimizer.nestrov: optimizer=sgd has no such setting; did you mean nesterov?",
+        ),
+        ("+optimizer.maximize=3", "optimizer.maximize must be true or false, got 3"),
+        # removed
+        ("~clip", "~clip: every run has a clip; without it is clip=none"),
+        ("~data", "~data: every run has a data"),
+        ("~seed", "~seed: a setting can't be removed; give it another value"),
+        # types and ranges
+        ("epochs=1.5", "epochs must be a whole number, got 1.5"),
+        ("epochs=0", "epochs must be greater than 0, got 0"),
+        ("seed=true", "seed must be a whole number, got True"),
+        ("name=3", "name must be a text, got 3"),
+        ("trust=mine", "trust must be a list of packages, [mypackage], got 'mine'"),
+        ("trust=[3]", "trust must be a list of packages, [mypackage], got [3]"),
+        ("optimizer.lr=-1", "optimizer.lr: Invalid learning rate: -1"),
+        (
+            "optimizer.lr=fast",
+            "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",
+        ),
+        (
+            "model.widths=[4,x]",
+            "model.widths[1] must be a whole number, got 'x' (channels of each block; every block "
+            "ends by halving height and width)",
+        ),
+        # missing
+        ("epochs=???", "epochs: Missing mandatory value: epochs"),
+        ("optimizer.lr=???", "optimizer.lr: Missing mandatory value: lr"),
+        # several values
+        ("seed=0,1", "seed=0,1: several values need a sweep; add -m"),
+        ("plan 'seed=range(3)'", "seed=range(3): several values need a sweep; add -m"),
+        # what is no override
+        ("plan clip", "clip: can't be read as an override; write key=value"),
+        (
+            "a=b{c",
+            "a=b{c: can't be read as an override; quote what the shell or Hydra would read",
+        ),
+        (
+            "plna",
+            "plna: no such verb; did you mean plan?; "
+            "without a verb, give settings as key=value",
+        ),
+        ("ui prot=80", "ui: prot=80: no such argument; did you mean port?"),
+        # what can only be known once the parts are made
+        (
+            "freeze=by_name freeze.names=[convolution9_1]",
+            "freeze.names: 'convolution9_1' matches none of the 34 parameters "
+            "(nearest: convolution4_1, convolution3_1, convolution2_1)",
+        ),
+        (
+            "augment=mixup loss=mse_one_hot loss.takes=[indices]",
+            "augment=mixup gives probabilities, but loss=mse_one_hot takes indices; "
+            "use loss=cross_entropy, or augment=none",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_that_says_the_way_out(
+    tmp_path: Path, arguments: str, problem: str
+) -> None:
+    words = [word.strip("'") for word in arguments.split(" ")]
+    lines = refused(tmp_path, *words)
+    assert lines == [problem]
+
+
+def test_all_problems_of_a_spec_are_told_at_once(tmp_path: Path) -> None:
+    lines = refused(
+        tmp_path, "clp=norm", "optimizer.lrr=3", "clip=norm", "clip.max_norm=-1",
+        "scheduler=setp", "freeze=by_name", "freeze.names=[nothing]", "~device",
+    )  # fmt: skip
+    said = [line.replace("=", ":").split(":")[0].split(" ")[0] for line in lines]
+    assert sorted(said) == sorted(
+        ["clp", "optimizer.lrr", "clip.max_norm", "scheduler", "freeze.names", "~device"]
+    )
+
+
+def test_a_setting_that_only_torch_knows_is_taken_behind_a_plus(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, "plan", *commands.QUICK, "+optimizer.maximize=true")
+    assert done.status == 0 and "maximize=True" in done.out
+
+
+def test_a_refused_command_exits_with_2_without_a_traceback(tmp_path: Path) -> None:
+    done = commands.process(tmp_path, "clip=nrom", "+sede=1", "clip=norm,value")
+    assert done.status == 2 and done.out == "" and not list(tmp_path.iterdir())
+    assert done.problems == ["recipe: clip=norm,value: several values need a sweep; add -m"]
+
+
+def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path) -> None:
+    lines = commands.here(tmp_path, "--help").out.splitlines()
+    assert "  vgg_first2    Freeze the first two convolutions of a VGG: " in "\n".join(lines)
+    for group in (*menu.GROUPS, "experiment"):
+        at = lines.index(group)
+        files = sorted((commands.CHECKOUT / "conf" / group).glob("*.yaml"))
+        assert files
+        for line, file in zip(lines[at + 1 :], files, strict=False):
+            mark, name, comment = line[0], *line[2:].split(maxsplit=1)
+            text = file.read_text(encoding="utf-8").removeprefix("# @package _global_\n")
+            assert name == file.stem and mark in (" ", "*")
+            assert text.startswith(f"# {comment[:60]}")
+    assert "* none   No clipping" in "\n".join(lines) and "  norm   Norm" in "\n".join(lines)
+
+
+def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from recipe.cli import run; print(run(sys.argv[1:]));"
+        "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
+    )
+    for argument, status in (("--help", 0), ("seed=0,1", 2)):
+        done = commands.process(
+            tmp_path, argument, program=(commands.sys.executable, "-c", code)
+        )
+        assert done.out.splitlines()[-2:] == [str(status), "[]"]
+
+
+def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["clip=nrom"]):
+        module = commands.process(tmp_path, *arguments)
+        script = commands.process(tmp_path, *arguments, program=(str(BIN / "recipe"),))
+        assert module == script
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("recipe fre", ["freeze.", "freeze="]),
+        ("recipe freeze=vgg", ["freeze=vgg_first2"]),
+        ("recipe plan freeze=vgg", ["freeze=vgg_first2"]),
+        ("recipe -m clip=n", ["clip=none", "clip=norm"]),
+    ],
+)
+def test_the_tab_key_completes_groups_and_options(
+    tmp_path: Path, typed: str, offered: list[str]
+) -> None:
+    done = commands.process(
+        tmp_path, "-sc", "query=bash", program=(str(BIN / "recipe"),),
+        COMP_LINE=typed, COMP_POINT=str(len(typed)),
+    )  # fmt: skip
+    assert done.out.split() == offered
+
+
+BROKEN = """
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1024, 10)
+
+    def forward(self, images):
+        if self.training and images.shape[0] == 36:
+            raise RuntimeError("the second batch is too much")
+        return self.linear(images.flatten(1))
+
+def model():
+    return Model()
+"""
+
+
+def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(BROKEN)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: parts.model\n")
+    done = commands.process(
+        tmp_path, *commands.HERE, "trust=[parts]", "model=mine", "data.train_size=100"
+    )
+    assert done.status == 1
+    assert done.problems[0] == "Traceback (most recent call last):"
+    assert done.problems[-1] == "RuntimeError: the second batch is too much"
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FAILED"
+    assert len(commands.read_lines(run / "metrics.jsonl")) == 2  # the sizes, and one step
+    assert "the second batch is too much" in (run / "error.txt").read_text()
+    assert mlflow_status(tmp_path, run) == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [(signal.SIGINT, 130, "recipe: interrupted"), (signal.SIGTERM, 143, "recipe: terminated")],
+)
+def test_a_signal_ends_the_record_as_killed(
+    tmp_path: Path, sent: signal.Signals, status: int, said: str
+) -> None:
+    started = commands.start(tmp_path, *commands.QUICK, "epochs=100000")
+    wait_for_steps(tmp_path, started)
+    started.send_signal(sent)
+    _, err = started.communicate(timeout=120)
+    assert (started.returncode, err.splitlines()) == (status, [said])
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "KILLED"
+    assert mlflow_status(tmp_path, run) == "KILLED"
+
+
+def wait_for_steps(folder: Path, started: subprocess.Popen[str]) -> None:
+    """Until the run has trained for a few steps."""
+    for _ in range(1200):
+        journals = list(folder.glob("outputs/runs/*/metrics.jsonl"))
+        if journals and len(journals[0].read_text().splitlines()) > 5:
+            return
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.1)
+    raise AssertionError("no step within two minutes")
+
+
+def mlflow_status(folder: Path, run: Path) -> str:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+    status: str = client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"]).info.status
+    return status
+
+
+def test_a_command_here_leaves_this_process_as_it_was(tmp_path: Path) -> None:
+    """Of the tests' own `commands.here`: else one test could change what another one sees."""
+    before = dict(os.environ), list(commands.sys.path), torch.get_num_threads(), Path.cwd()
+    commands.here(tmp_path, "plan", *commands.QUICK, "device.threads=2")
+    assert before == (
+        dict(os.environ), list(commands.sys.path), torch.get_num_threads(), Path.cwd(),
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Every option file of conf/: it says what it is, and it trains."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recipe import menu
+from recipe.build import part
+from recipe.errors import SpecError
+from recipe.spec import RunSpec
+from recipe.train import Run, train
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(
+    path for path in CONF.glob("*/*.yaml") if path.parent.name in menu.GROUPS
+)
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+
+SETTINGS = {
+    "freeze=by_name": ["freeze.names=['*1_1*']"],
+    "freeze=gradual": ["freeze.stages=[{epoch: 1, names: ['*2_*']}]"],
+    "param_groups=by_name": ["param_groups.rules=[{match: '*1_1*', lr: 0.5}]"],
+    "model=resnet": ["model.widths=[2,4]"],
+    "model=mlp": ["model.hidden=[4]"],
+    "model=torchvision": ["model.name=mobilenet_v3_small", "data.channels=3", "data.size=32"],
+    "model=timm": ["model.name=test_resnet", "data.size=32"],
+    "data=digits": ["data.size=8", "data.train_size=16"],
+    "data=digits_low": ["data.size=8", "data.train_size=16"],
+    "data=digits_high": ["data.size=8", "data.train_size=16"],
+    "data=image_folder": ["data.path=folder", "data.val=0.5", "data.size=8"],
+    "data=arrays": ["data.path=arrays.npz", "data.val=0.5"],
+    "data=cifar10": ["data.path=cifar10"],
+}
+"""What an option needs beyond its own file: names, a small size, files."""
+
+
+def label(path: Path) -> str:
+    return f"{path.parent.name}={path.stem}"
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small data in the working directory, in every form that an option reads."""
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0)
+    for index in range(8):
+        folder = Path("folder", "cat" if index % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{index}.png")
+    np.savez("arrays.npz", x=noise.integers(0, 255, (8, 8, 8), np.uint8), y=np.arange(8) % 2)
+    Path("cifar10").mkdir()
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        pixels = noise.integers(0, 255, (4, 3072), np.uint8)
+        batch = {"data": pixels, "labels": [0, 1, 2, 9]}
+        Path("cifar10", name).write_bytes(pickle.dumps(batch, protocol=4))
+
+
+def missing_hardware(option: str) -> str | None:
+    """How a run without the option's hardware is refused; None if it is there."""
+    cuda = torch.cuda.is_available()
+    wanted = {
+        "device=gpu": (cuda, r"^device\.order: there is no GPU 0 .*use device=auto"),
+        "device=mps": (torch.backends.mps.is_available(), r"^device=mps: .* no Apple GPU; use"),
+        "precision=fp16": (False, r"^precision=fp16 needs a GPU.*use precision=bf16"),
+    }
+    there, refusal = wanted.get(option, (True, ""))
+    return None if there else refusal
+
+
+@pytest.mark.usefixtures("files", "torchvision")
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:
+    """Two epochs of at least one step, and every number it gives is a number."""
+    option = label(path)
+    overrides = [option, *SETTINGS.get(option, [])]
+    if path.parent.name == "data":
+        # a batch is all there is: one step an epoch
+        overrides += ["data.batch_size=64", "data.eval_batch_size=64", "epochs=2"]
+    if path.parent.name == "tracking":
+        overrides += ["epochs=1"]
+    refusal = missing_hardware(option)
+    if refusal is not None:
+        with pytest.raises(SpecError, match=refusal) as caught:
+            built(*overrides)
+        assert len(caught.value.problems) == 1 and "\n" not in caught.value.problems[0]
+        return
+    run = built(*overrides)
+    points = list(train(run))
+    assert points[-1].ends_epoch and points[-1].step == run.steps >= 2
+    for point in points:
+        assert all(math.isfinite(value) for value in point.metrics.values())
+
+
+def test_every_group_has_options_and_the_one_that_stands_for_without() -> None:
+    found = {label(path) for path in FILES}
+    assert {path.parent.name for path in FILES} == set(menu.GROUPS)
+    assert {f"{group}={off}" for group, off in menu.OFF.items()} <= found
+
+
+@pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=label)
+def test_an_option_opens_with_one_line_that_says_what_it_is(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.fullmatch(r"# [A-Z0-9].{10,98}\.", lines[0]), lines[0]
+    assert not lines[1].startswith("#") or path in EXPERIMENTS
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_every_setting_has_a_comment_that_says_what_it_does(path: Path) -> None:
+    inherited = menu.Option(path.parent.name, path.stem, path).keys - {path.parent.name}
+    notes = menu.comments(path.parent.name, path.stem)
+    assert {key for key in inherited if not notes.get(key)} <= {"names", "optimizer"}
+    for line in path.read_text().splitlines():
+        setting = re.match(r"\s*(\w+):\s*\S", line)
+        if setting and setting[1] not in ("_target_", "defaults", "names"):
+            assert re.search(r"\s# \S", line), line
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "tracking").glob("*.yaml")), ids=label)
+def test_a_tracking_option_says_where_the_record_goes(
+    composed: Callable[..., RunSpec], tmp_path: Path, path: Path
+) -> None:
+    tracking = part(composed(label(path)), "tracking")(tmp_path)
+    assert tracking.uri == {
+        "local": f"sqlite:///{tmp_path}/mlflow.db",
+        "none": None,
+        "server": "http://127.0.0.1:5000",
+    }.get(path.stem, tracking.uri)

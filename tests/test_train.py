@@ -1,0 +1,449 @@
+"""The loop: plain PyTorch, to the bit; evaluation that only looks; random streams of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recipe import parameters, plan, streams
+from recipe.data import Batch, Data, InMemory, Split
+from recipe.errors import SpecError
+from recipe.freeze.by_name import by_name
+from recipe.frozen import Frozen
+from recipe.spec import RunSpec
+from recipe.train import Point, Run, evaluate, train
+
+Build = Callable[..., Run]
+Compose = Callable[..., RunSpec]
+CPU = torch.device("cpu")
+
+
+def full_precision() -> Any:
+    return torch.autocast("cpu", enabled=False)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def steps(points: Iterable[Point], key: str) -> list[float]:
+    return [point.metrics[key] for point in points if not point.ends_epoch]
+
+
+def epochs(points: Iterable[Point], key: str) -> list[float]:
+    return [point.metrics[key] for point in points if point.ends_epoch]
+
+
+def test_the_loop_is_the_one_that_one_would_write_by_hand(built: Build) -> None:
+    overrides = (
+        "epochs=3", "seed=5", "optimizer.lr=0.1", "optimizer.momentum=0.9",
+        "optimizer.weight_decay=0.01", "scheduler=step", "scheduler.step_size=2",
+        "scheduler.gamma=0.5", "clip=norm", "clip.max_norm=1",
+    )  # fmt: skip
+    run, model = built(*overrides), built(*overrides).model
+    points = list(train(run))
+
+    data = run.data.train
+    assert isinstance(data, InMemory)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+    losses, norms = [], []
+    for epoch in range(3):
+        model.train()
+        order = torch.randperm(20, generator=streams.generator(5, "order", epoch))
+        for indices in order.split(8):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(data.inputs[indices]), data.targets[indices])
+            loss.backward()
+            norms.append(nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+            optimizer.step()
+            losses.append(loss.item())
+        scheduler.step()
+
+    assert_same(weights(run.model), weights(model))
+    assert steps(points, "train/loss") == losses
+    assert steps(points, "clip/grad_norm") == norms
+    assert steps(points, "lr/all") == [0.1] * 6 + [0.05] * 3
+    assert [point.step for point in points] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
+    assert any(norm > 1 for norm in norms)  # the clip did something
+
+
+def test_every_group_has_its_learning_rate_as_a_metric(built: Build) -> None:
+    run = built("param_groups=vgg_conv1", "scheduler=step", "scheduler.step_size=1", "epochs=2")
+    points = list(train(run))
+    first, rest = (f"lr/{group['name']}" for group in run.optimizer.param_groups)
+    assert steps(points, first) == pytest.approx([0.01] * 3 + [0.001] * 3)
+    assert steps(points, rest) == pytest.approx([0.001] * 3 + [0.0001] * 3)
+
+
+def test_the_scheduler_waits_for_a_step_that_the_scaler_skipped(built: Build) -> None:
+    run = built("scheduler=exponential", "scheduler.gamma=0.5", "scheduler.per=step",
+                "optimizer.lr=0.8", "epochs=2")  # fmt: skip
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    calls = iter(range(100))
+    plain = run.loss
+    run.model.eval()  # evaluation, too, calls the loss: only training's second call overflows
+    run.loss = lambda output, target: plain(output, target) * (
+        math.inf if output.requires_grad and next(calls) == 1 else 1.0
+    )
+    seen = [weights(run.model)]
+    points = []
+    for point in train(run):
+        points.append(point)
+        if not point.ends_epoch:
+            seen.append(weights(run.model))
+    # the rate of step 3 is that of the skipped step 2
+    assert steps(points, "lr/all") == pytest.approx([0.8, 0.4, 0.4, 0.2, 0.1, 0.05])
+    name = "classifier.weight"
+    still = [torch.equal(a[name], b[name]) for a, b in zip(seen, seen[1:], strict=False)]
+    assert still == [False, True, False, False, False, False]
+
+
+def test_the_hit_rate_is_the_share_of_all_steps_so_far_on_which_the_clip_bit(built: Build) -> None:
+    # with learning rate 0 every step sees the same weights, so the norms are known beforehand
+    at_rest = ("optimizer.lr=0", "model=mlp", "model.hidden=[4]")
+    norms = steps(train(built(*at_rest)), "clip/grad_norm")
+    limit = sum(sorted(norms)[3:5]) / 2  # 2 of the 6 are above
+    for clip in ("clip=norm", f"clip._target_={__name__}.halve_above"):
+        setting = f"clip.max_norm={limit!r}" if clip == "clip=norm" else f"+clip.limit={limit!r}"
+        points = list(train(built(*at_rest, clip, setting, f"trust=[{__name__}]")))
+        assert steps(points, "clip/grad_norm") == norms
+        hits = [norm > limit for norm in norms]
+        assert epochs(points, "clip/hit_rate") == pytest.approx([sum(hits[:3]) / 3, 2 / 6])
+
+
+def halve_above(params: list[nn.Parameter], *, limit: float) -> Tensor:
+    """A user's clip that tells only the norm; the engine finds out whether it bit."""
+    gradients = [p.grad for p in params if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if norm > limit:
+        for gradient in gradients:
+            gradient.mul_(0.5)
+    return norm
+
+
+def test_the_best_epoch_is_the_first_of_equals(built: Build) -> None:
+    run = built("optimizer.lr=0", "model=mlp", "model.hidden=[4]", "epochs=3")
+    points = [point for point in train(run) if point.ends_epoch]
+    accuracies = epochs(points, "val/accuracy")
+    assert len(set(accuracies)) == 1  # nothing learns
+    assert [point.improved for point in points] == [True, False, False]
+    assert epochs(points, "best/epoch") == [1, 1, 1]
+    assert epochs(points, "best/val_accuracy") == accuracies
+
+
+def test_the_best_weights_are_a_copy_from_their_epoch(built: Build) -> None:
+    run = built("epochs=6", "model=mlp", "model.hidden=[16]", "optimizer.lr=0.3")
+    kept: dict[int, dict[str, Tensor]] = {}
+    accuracies = []
+    for point in train(run):
+        if point.ends_epoch:
+            kept[point.epoch] = weights(run.model)
+            accuracies.append(point.metrics["val/accuracy"])
+    assert run.best.epoch == accuracies.index(max(accuracies)) + 1
+    assert_same(run.best.weights, kept[run.best.epoch])
+
+
+# Evaluation
+
+
+def test_every_sample_counts_once_however_the_batches_fall() -> None:
+    # losses ln 2, ln 2 and 100: their mean, not the mean of two batches' means
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
+    split = InMemory(logits, torch.tensor([0, 1, 1]))
+    for size in (1, 2, 3, 64):
+        found = evaluate(
+            nn.Identity(), split, functional.cross_entropy,
+            batch_size=size, device=CPU, autocast=full_precision,
+        )  # fmt: skip
+        assert found["loss"] == pytest.approx((2 * math.log(2) + 100) / 3)
+        assert found["accuracy"] == pytest.approx(1 / 3)  # argmax of equals is the first
+
+
+class Looks(nn.Module):
+    """Draws from every global stream, and sees in which mode and with which gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.drop = nn.Dropout(0.5)
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        torch.rand(5), np.random.rand(5), random.random()
+        output: Tensor = self.drop(self.norm(self.layer(inputs)))
+        self.seen.append((self.drop.training, output.requires_grad or torch.is_grad_enabled()))
+        return output
+
+
+def test_evaluation_only_looks() -> None:
+    model = Looks()
+    by_name(model, names=["norm"])
+    Frozen(model, {}, "eval")
+    model.train()
+    model.layer.eval()  # a user's own choice
+    before = weights(model)
+    split = InMemory(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
+    streams.seed_global(3, "dropout")
+    expected = (torch.rand(1).item(), np.random.rand(), random.random())
+    streams.seed_global(3, "dropout")
+    evaluate(
+        model, split, functional.cross_entropy,
+        batch_size=2, device=CPU, autocast=full_precision,
+    )  # fmt: skip
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
+    assert model.seen == [(False, False)] * 3  # eval mode, no gradients, 5 samples in 3 batches
+    modes = {name: module.training for name, module in model.named_modules() if name}
+    assert modes == {"layer": False, "norm": False, "drop": True}
+    assert model.training
+    assert_same(weights(model), before)
+
+
+MEMORY = """
+import contextlib, resource, torch
+from torch import nn
+from torch.nn import functional
+from recipe.data import InMemory
+from recipe.train import evaluate
+torch.set_num_threads(1)
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+    def forward(self, inputs):
+        return inputs * self.weight
+
+def deep(depth):
+    return nn.Sequential(*(Scale() for _ in range(depth)), nn.Flatten(2), nn.AdaptiveMaxPool1d(1),
+                         nn.Flatten())
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+split = InMemory(torch.rand(8, 4, 256, 256), torch.zeros(8, dtype=torch.int64))  # 8 MB
+def look(model):
+    evaluate(model, split, functional.cross_entropy, batch_size=8, device=torch.device("cpu"),
+             autocast=contextlib.nullcontext)
+
+def learn(model):
+    functional.cross_entropy(model(split.inputs), split.targets).backward()
+
+for act in (look, learn):
+    act(deep(1))
+    for depth in (4, 24):
+        act(deep(depth))
+        print(peak())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs")
+def test_the_memory_of_evaluation_does_not_grow_with_depth_and_that_of_training_does() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    shallow, deep, shallow_training, deep_training = map(int, process.stdout.split())
+    activation = 8  # MB
+    assert deep - shallow < 2 * activation
+    assert deep_training - shallow_training > 15 * activation  # 20 more layers
+
+
+# Random streams
+
+
+class Recorded:
+    """A split that writes down which samples are asked for."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.targets = split.targets
+        self.asked: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        for indices in batches:
+            self.asked.append(indices.tolist())
+            yield from self.split.batches([indices])
+
+
+def batches_of(run: Run) -> list[list[int]]:
+    recorded = Recorded(run.data.train)
+    run.data = dataclasses.replace(run.data, train=recorded)
+    list(train(run))
+    return recorded.asked
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone(built: Build) -> None:
+    expected = [
+        indices.tolist()
+        for epoch in range(3)
+        for indices in torch.randperm(20, generator=streams.generator(4, "order", epoch)).split(8)
+    ]
+    assert batches_of(built("seed=4", "epochs=3", "model.dropout=0.5")) == expected
+    assert batches_of(built("seed=4", "epochs=2", "augment=flip_crop")) == expected[:6]
+    assert batches_of(built("seed=5", "epochs=3")) != expected
+    assert sorted(sum(expected[3:6], [])) == list(range(20))  # each sample once an epoch
+
+
+RANDOM_EVERYWHERE = ("model.dropout=0.5", "augment=flip_crop", "average=ema", "clip=agc")
+
+
+def test_a_run_is_the_same_twice(built: Build) -> None:
+    runs = [built(*RANDOM_EVERYWHERE) for _ in range(2)]
+    points = []
+    for run in runs:
+        torch.rand(torch.randint(9, ()).item() + 1)  # type: ignore[arg-type]  # whatever came before
+        points.append(list(train(run)))
+    assert_same(weights(runs[0].model), weights(runs[1].model))
+    timed = ("time/", "memory/")
+    numbers = [
+        [{k: v for k, v in p.metrics.items() if not k.startswith(timed)} for p in run]
+        for run in points
+    ]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "clip=norm", "clip=agc", "scheduler=one_cycle", "scheduler=cosine", "average=ema",
+        "average=swa", "param_groups=layer_decay", "param_groups=no_decay", "optimizer=adamw",
+        "freeze=vgg_first2", "freeze.batchnorm=train freeze=first_layers",
+    ],
+)  # fmt: skip
+def test_one_trick_more_changes_neither_initial_weights_nor_batches_nor_dropout(
+    built: Build, trick: str
+) -> None:
+    # with learning rate 0 the training loss depends on nothing but those three
+    common = ("optimizer.lr=0", "model.dropout=0.5")
+    if "layer_decay" in trick:
+        common = (*common, "param_groups.lr=1e-30")  # 0 is refused; this moves no float32
+    plain, other = built("optimizer.lr=0", "model.dropout=0.5"), built(*common, *trick.split())
+    assert_same(weights(plain.model), weights(other.model))
+    recorded = [steps(train(run), "train/loss") for run in (plain, other)]
+    assert recorded[0] == recorded[1]
+
+
+def test_looking_changes_nothing(built: Build, composed: Compose) -> None:
+    """Summary, plan, its timing and an evaluation, before and between the steps."""
+    undisturbed = built(*RANDOM_EVERYWHERE)
+    list(train(undisturbed))
+
+    run = built(*RANDOM_EVERYWHERE)
+    spec = composed(*RANDOM_EVERYWHERE)
+
+    def look() -> None:
+        plan.seconds_per_epoch(run)
+        parameters.rows(run)
+        evaluate(run.model, run.data.val, run.loss, batch_size=3, device=CPU,
+                 autocast=run.autocast)  # fmt: skip
+
+    assert "Linear" in str(plan.make(spec, run).summary)
+    for _ in train(run):
+        look()
+    assert_same(weights(undisturbed.model), weights(run.model))
+
+
+# What is refused before the first step
+
+
+def data_with_a_stray_target(split: torch.Generator, *, stray: int) -> Data:
+    inputs, targets = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, stray])
+    fine = InMemory(inputs, torch.tensor([0, 1, 2, 0]))
+    return Data(
+        train=fine, val=InMemory(inputs, targets), classes=("a", "b", "c"), channels=1,
+        size=(8, 8), mean=(0.0,), std=(1.0,), digest="",
+    )  # fmt: skip
+
+
+def loss_per_sample(output: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(output, target, reduction="none")
+
+
+def loss_that_cannot_broadcast(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().mean()  # (2, 3) and (2,)
+
+
+def one_output_too_many() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+
+
+def gives_two_things() -> nn.Module:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(256, 3)
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(inputs.flatten(1)), inputs
+
+    return Two()
+
+
+def users_model(name: str) -> list[str]:
+    gone = [f"~model.{key}" for key in ("hidden", "dropout", "channels", "size", "classes")]
+    return ["model=mlp", *gone, f"model._target_={__name__}.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [f"loss._target_={__name__}.loss_per_sample"],
+            r"^loss=cross_entropy: gives shape \(2,\), not \(\)$",
+        ),
+        (
+            [f"loss._target_={__name__}.loss_that_cannot_broadcast"],
+            r"^loss=cross_entropy: The size of tensor a \(3\) must match",
+        ),
+        (
+            users_model("one_output_too_many"),
+            r"^model=mlp: gives \(2, 4\) for 2 inputs, but the data have 3 classes",
+        ),
+        (users_model("gives_two_things"), r"^model=mlp: gives tuple for 2 inputs"),
+        (["model.widths=[2,2,2,2,2]"], r"^model=vgg: can't take inputs of shape \(1, 16, 16\): "),
+        (["augment=flip_crop", "augment.padding=16"], r"^augment\.padding must be below 16"),
+    ],
+    ids=["per sample", "broadcast", "outputs", "tuple", "too small", "padding"],
+)
+def test_what_would_go_wrong_in_the_first_step_is_refused_before_it(
+    built: Build, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SpecError, match=f"(?m){message}") as caught:
+        built(*overrides, f"trust=[{__name__}]", "optimizer.lr=-1")
+    assert all("\n" not in problem for problem in caught.value.problems)
+    assert len(caught.value.problems) == 2  # and the learning rate, at once
+
+
+@pytest.mark.parametrize("stray", [3, -1])
+def test_a_target_outside_the_classes_is_refused_before_the_first_step(
+    built: Build, stray: int
+) -> None:
+    gone = ("n_train", "n_val", "channels", "size", "n_classes")
+    with pytest.raises(SpecError) as caught:
+        built(
+            f"data._target_={__name__}.data_with_a_stray_target", f"+data.stray={stray}",
+            f"trust=[{__name__}]", *(f"~data.{name}" for name in gone), "data.classes=3",
+            "model.channels=1",
+        )  # fmt: skip
+    assert caught.value.problems == [f"data: a validation target is {stray}, outside [0, 3)"]

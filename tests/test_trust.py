@@ -1,0 +1,177 @@
+"""`_target_` runs code: what a spec may name, and that nothing else is called or imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipe import build
+from recipe.errors import SpecError
+from recipe.spec import RunSpec
+from recipe.train import Run
+from recipe.trust import locate
+
+MINE = """
+import os
+import subprocess
+from os import system
+from functools import partial
+from torch.hub import load as model
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self): super().__init__()
+
+def clip(params, *, limit: float):
+    ...
+
+def _hidden():
+    ...
+
+NUMBER = 3
+shell = partial(system)
+"""
+
+STRANGER = """
+from pathlib import Path
+Path("imported").touch()
+
+def clip(params): ...
+"""
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`minepackage`, which the user trusts, and `strangerpackage`, which nobody does."""
+    (tmp_path / "minepackage.py").write_text(MINE)
+    (tmp_path / "strangerpackage.py").write_text(STRANGER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("minepackage", "strangerpackage"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "recipe.clip.norm.norm",
+        "recipe.device.gpu.Gpu",
+        "torch.optim.AdamW",
+        "torch.nn.CrossEntropyLoss",
+        "torch.optim.lr_scheduler.StepLR",
+    ],
+)
+def test_our_parts_and_torchs_building_blocks_may_be_called(target: str) -> None:
+    assert locate(target, ()).__name__ == target.rpartition(".")[2]
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
+    assert callable(locate("torchvision.models.resnet18", ()))
+    for target in ("torchvision.io.read_image", "torchvision.models._api.load_state_dict_from_url",
+                   "torchvision.datasets.utils.download_url"):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^_target_ {target}"):
+            locate(target, ())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "builtins.exec",
+        "subprocess.run",
+        "pickle.loads",
+        "shutil.rmtree",
+        "hydra.utils.instantiate",
+        "torch.load",
+        "torch.hub.load",
+        "torch.save",
+        "torch.nn.modules.module.torch.load",
+        "torch.optim.optimizer.torch.hub.load",
+        "torch.utils.cpp_extension.load",
+        "torch.nn.init.ones_",
+        "torch.nn.Linear.forward",
+        "torch.os.system",
+        "recipe.cli.main",
+        "recipe.cli.run",
+        "recipe.checkpoint.read_weights",
+        "recipe.clip.norm.torch.load",
+        "recipe.clip.norm.clip_grads_with_norm_",
+        "recipe.data.cifar10.pickle.loads",
+        "recipe.data.cifar10._read",
+        "recipe.model.torchvision.nearest",
+        "recipe",
+        "torch",
+        "",
+        "os;system",
+        "recipe.clip.norm.norm.__globals__",
+    ],
+)
+def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
+    with pytest.raises(ValueError, match="^_target_ "):
+        locate(target, ())
+
+
+@pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}])
+def test_a_target_that_is_no_name_is_refused(target: object) -> None:
+    with pytest.raises(ValueError, match="^_target_ must be the dotted name of a callable"):
+        locate(target, ())
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
+    assert locate("minepackage.clip", ["minepackage"]).__name__ == "clip"
+    assert issubclass(locate("minepackage.Net", ["minepackage"]), torch.nn.Module)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize(
+    "name", ["system", "os.system", "subprocess.Popen", "model", "nn.Linear", "shell", "NUMBER"]
+)
+def test_what_a_trusted_package_only_imported_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^_target_ minepackage\.{name} .*not a part that a"):
+        locate(f"minepackage.{name}", ["minepackage"])
+
+
+def test_an_untrusted_package_is_not_even_imported(packages: Path) -> None:
+    message = r"^_target_ strangerpackage\.clip: .* isn't trusted; .* trust=\[strangerpackage\]$"
+    with pytest.raises(ValueError, match=message):
+        locate("strangerpackage.clip", ["minepackage"])
+    assert not (packages / "imported").exists() and "strangerpackage" not in sys.modules
+
+
+def test_a_name_that_is_nowhere_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"^_target_ torch\.optim\.Adan: .*mean Adam"):
+        locate("torch.optim.Adan", ())
+    with pytest.raises(ValueError, match=r"^_target_ nowhere\.x: there is no module nowhere"):
+        locate("nowhere.x", ["nowhere"])
+
+
+@pytest.mark.parametrize("where", ["model.dropout", "model.hidden[0]", "data.size"])
+def test_a_hostile_target_inside_a_setting_is_refused_before_anything_is_made(
+    built: Callable[..., Run], tmp_path: Path, where: str
+) -> None:
+    evil = f"{{_target_: os.mkdir, path: {tmp_path}/ran}}"
+    value = f"[{evil}]" if where.endswith("]") else evil
+    with pytest.raises(SpecError, match=r"_target_ os\.mkdir: the package os isn't trusted"):
+        built("model=mlp", f"{where.removesuffix('[0]')}={value}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_single_part_of_a_strangers_spec_is_refused_as_well(
+    composed: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """As predict does it, which makes the model of a recorded spec and nothing else."""
+    evil = f"{{_target_: builtins.open, file: {tmp_path}/ran, mode: w}}"
+    path = tmp_path / "spec.yaml"
+    path.write_text(composed("model=mlp", f"model.hidden=[{evil}]", "trust=[builtins]").to_yaml())
+    spec = RunSpec.read(path, trust=[])
+    with pytest.raises(ValueError, match=r"^_target_ builtins\.open: .* isn't trusted"):
+        build.part(spec, "model")
+    assert not (tmp_path / "ran").exists()

@@ -172,12 +172,13 @@ class _Keys:
     def _hint(self, key: str, choice: str, config: DictConfig) -> str:
         group, _, setting = key.partition(".")
         paths = [path for path in self._paths(config) if path.startswith(f"{group}.")]
+        settings = [path.removeprefix(f"{group}.") for path in paths]
         others = [name for name, option in menu.options(group).items() if setting in option.keys]
-        hint = nearest(key, paths)
+        hint = nearest(setting, settings)
         if not hint and others:
             hint = f"; it is a setting of {group}={' and '.join(others[:3])}"
         if not hint and paths:
-            hint = f"; there are {', '.join(paths)}"
+            hint = f"; there are {', '.join(settings)}"
         lacks = f"has no setting {setting}" if paths else "takes no settings"
         return f"{choice} {lacks}{hint}"
 

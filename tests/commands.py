@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,14 @@ class Done:
 def here(folder: Path, *arguments: str) -> Done:
     """`recipe <arguments>` in this process, with `folder` as working directory."""
     out, err = io.StringIO(), io.StringIO()
-    with _as_it_was(), contextlib.chdir(folder):
+    with _as_it_was(folder), contextlib.chdir(folder):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = cli.run(list(arguments))
     return Done(status, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager
-def _as_it_was() -> Iterator[None]:
+def _as_it_was(folder: Path) -> Iterator[None]:
     environment, path, arguments = dict(os.environ), list(sys.path), list(sys.argv)
     handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     try:
@@ -63,6 +63,9 @@ def _as_it_was() -> Iterator[None]:
         sys.path[:], sys.argv[:] = path, arguments
         signal.signal(signal.SIGTERM, handler)
         torch.set_num_threads(threads)
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None)).startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
 
 
 def process(
@@ -87,6 +90,15 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
 def environment(**variables: str) -> dict[str, str]:
     """One thread, and the checkout's recipe wherever the command runs."""
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)} | variables
+
+
+def project(folder: Path, files: Mapping[str, str]) -> Path:
+    """A user's own project: its files by path, with their content."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return folder
 
 
 def runs(folder: Path) -> list[Path]:

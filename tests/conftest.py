@@ -60,7 +60,7 @@ def built(composed: Compose) -> Build:
 def torchvision() -> None:
     """Makes torchvision importable beside a torch without its compiled operators."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]

@@ -217,9 +217,9 @@ def model():
 
 
 def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path) -> None:
-    (tmp_path / "parts.py").write_text(BROKEN)
-    (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: parts.model\n")
+    commands.project(
+        tmp_path, {"parts.py": BROKEN, "conf/model/mine.yaml": "_target_: parts.model\n"}
+    )
     done = commands.process(
         tmp_path, *commands.HERE, "trust=[parts]", "model=mine", "data.train_size=100"
     )

@@ -20,12 +20,12 @@ from recipe.spec import RunSpec
 from recipe.train import Run, train
 
 CONF = Path(__file__).parents[1] / "conf"
-FILES = sorted(
-    path for path in CONF.glob("*/*.yaml") if path.parent.name in menu.GROUPS
-)
+FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in menu.GROUPS)
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 SETTINGS = {
+    "device=auto": ["device.threads=1"],
+    "device=cpu": ["device.threads=1"],
     "freeze=by_name": ["freeze.names=['*1_1*']"],
     "freeze=gradual": ["freeze.stages=[{epoch: 1, names: ['*2_*']}]"],
     "param_groups=by_name": ["param_groups.rules=[{match: '*1_1*', lr: 0.5}]"],
@@ -98,6 +98,20 @@ def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:
     assert points[-1].ends_epoch and points[-1].step == run.steps >= 2
     for point in points:
         assert all(math.isfinite(value) for value in point.metrics.values())
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("data", "shape"), [("data=arrays", (1, 8)), ("data=cifar10", (3, 32)), ("data=digits", (3, 8))]
+)
+def test_a_model_takes_the_shape_that_the_data_turn_out_to_have(
+    built: Callable[..., Run], data: str, shape: tuple[int, int]
+) -> None:
+    more = ["data.channels=3"] if data == "data=digits" else []
+    run = built(data, *SETTINGS[data], *more, "model=mlp", "model.hidden=[4]", "epochs=1")
+    channels, size = shape
+    assert run.model.get_parameter("linear1.weight").shape == (4, channels * size * size)
+    assert len(list(train(run))) >= 2
 
 
 def test_every_group_has_options_and_the_one_that_stands_for_without() -> None:

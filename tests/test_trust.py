@@ -114,13 +114,13 @@ def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
     ],
 )
 def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
-    with pytest.raises(ValueError, match="^_target_ "):
+    with pytest.raises(ValueError, match=r"^_target_ "):
         locate(target, ())
 
 
 @pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}])
 def test_a_target_that_is_no_name_is_refused(target: object) -> None:
-    with pytest.raises(ValueError, match="^_target_ must be the dotted name of a callable"):
+    with pytest.raises(ValueError, match=r"^_target_ must be the dotted name of a callable"):
         locate(target, ())
 
 

@@ -1,0 +1,197 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import commands
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from recipe.predict import Recorded
+
+TRAINED = (
+    *commands.HERE, "data.size=16", "model.widths=[8,16]", "epochs=4", "scheduler=cosine",
+    "optimizer.lr=0.1", "name=reader",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one recorded run that reads digits."""
+    folder = tmp_path_factory.mktemp("home")
+    assert commands.here(folder, *TRAINED).status == 0
+    return folder
+
+
+def digit(number: int) -> Image.Image:
+    """A digit as a picture of 8 x 8 gray pixels; the n-th of scikit-learn's images is an n."""
+    values = load_digits().images[number] / 16 * 255
+    return Image.fromarray(values.round().astype(np.uint8))
+
+
+def predict(home: Path, *arguments: str) -> commands.Done:
+    return commands.here(home, "predict", "run=reader", *arguments)
+
+
+def rows(home: Path, path: Path) -> dict[str, dict[str, float]]:
+    """For each file its probabilities by class."""
+    done = predict(home, f"input={path}", "top=10", "--output", "json")
+    assert (done.status, done.err) == (0, "")
+    found: list[dict[str, Any]] = json.loads(done.out)
+    return {
+        Path(row["file"]).name: {entry["class"]: entry["probability"] for entry in row["top"]}
+        for row in found
+    }
+
+
+def test_pictures_of_digits_are_read_as_what_they_are(home: Path, tmp_path: Path) -> None:
+    for number in range(10):
+        digit(number).save(tmp_path / f"{number}.png")
+    found = rows(home, tmp_path)
+    assert {name: next(iter(top)) for name, top in found.items()} == {
+        f"{number}.png": str(number) for number in range(10)
+    }
+    for top in found.values():
+        assert sorted(top) == list("0123456789")
+        assert sum(top.values()) == pytest.approx(1, abs=1e-5)
+        assert list(top.values()) == sorted(top.values(), reverse=True)
+
+
+def test_however_the_picture_is_stored_it_is_read_alike(home: Path, tmp_path: Path) -> None:
+    plain = digit(3)
+    plain.save(tmp_path / "plain.png")
+    plain.convert("RGB").save(tmp_path / "rgb.png")
+    plain.convert("RGBA").save(tmp_path / "rgba.png")
+    palette = plain.copy()
+    palette.putpalette([value for gray in range(256) for value in (gray, gray, gray)])
+    palette.save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    sixteen = Image.fromarray(np.array(plain).astype(np.uint16) * 257)
+    sixteen.save(tmp_path / "sixteen.png")
+    assert Image.open(tmp_path / "sixteen.png").mode == "I;16"
+    found = rows(home, tmp_path)
+    assert len(found) == 5
+    for name, top in found.items():
+        assert top == pytest.approx(found["plain.png"], abs=1e-5), name
+
+
+def test_a_photo_is_turned_as_its_exif_data_say(home: Path, tmp_path: Path) -> None:
+    large = digit(7).resize((64, 64), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    turned = large.transpose(Image.Transpose.ROTATE_90)
+    large.save(tmp_path / "plain.jpg", quality=100)
+    turned.save(tmp_path / "turned.jpg", quality=100, exif=exif)
+    turned.save(tmp_path / "lying.jpg", quality=100)
+    found = rows(home, tmp_path)
+    assert found["turned.jpg"] == pytest.approx(found["plain.jpg"], abs=0.02)
+    assert next(iter(found["turned.jpg"])) == "7"
+    assert found["lying.jpg"] != pytest.approx(found["plain.jpg"], abs=0.1)
+
+
+def test_one_image_gets_the_batch_dimension_in_front(home: Path, tmp_path: Path) -> None:
+    digit(1).convert("RGB").resize((40, 30)).save(tmp_path / "one.png")
+    (run,) = commands.runs(home)
+    recorded = Recorded(run, trust=[])
+    inputs = recorded.input(tmp_path / "one.png")
+    assert inputs.shape == (1, 1, 16, 16)
+    assert recorded.probabilities(inputs).shape == (1, 10)
+
+
+def test_one_image_gives_the_top_classes(home: Path, tmp_path: Path) -> None:
+    digit(0).save(tmp_path / "zero.png")
+    done = predict(home, f"input={tmp_path / 'zero.png'}")
+    head, line = done.out.splitlines()
+    assert head.split() == ["file"] + [
+        word for place in "123" for word in ("class", place, "probability")
+    ]
+    assert line.split()[:2] == [str(tmp_path / "zero.png"), "0"] and len(line.split()) == 7
+
+
+def test_a_folder_gives_a_table(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    digit(0).save(tmp_path / "zero.png")
+    digit(1).save(tmp_path / "deeper" / "one.png")
+    done = predict(home, f"input={tmp_path}", "top=1")
+    assert [line.split()[1] for line in done.out.splitlines()] == ["class", "1", "0"]
+
+
+def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: Path) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out.csv"
+    pictures.mkdir()
+    digit(0).save(pictures / "zero.png")
+    shown = predict(home, f"input={pictures}", "top=2", "--output=csv").out
+    (row,) = csv.DictReader(shown.splitlines())
+    assert list(row) == ["file", "class_1", "probability_1", "class_2", "probability_2"]
+    assert (row["file"], row["class_1"]) == (str(pictures / "zero.png"), "0")
+    done = predict(home, f"input={pictures}", "top=2", "--output", str(out))
+    assert out.read_text() == shown
+    assert done.out == f"1 predictions in {out}\n"
+    as_json = json.loads(predict(home, f"input={pictures}", "top=2", "--output=json").out)
+    assert [entry["class"] for entry in as_json[0]["top"]] == [row["class_1"], row["class_2"]]
+
+
+def test_files_that_are_no_images_are_named_and_the_others_go_through(
+    home: Path, tmp_path: Path
+) -> None:
+    digit(5).save(tmp_path / "good.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "words.jpg").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    done = predict(home, f"input={tmp_path}", "--output=json")
+    assert done.status == 1
+    assert [Path(row["file"]).name for row in json.loads(done.out)] == ["good.png"]
+    named = [line.split(":")[1].strip() for line in done.problems[:-1]]
+    assert named == [str(tmp_path / name) for name in ("cut.png", "empty.png", "words.jpg")]
+    assert done.problems[-1] == "recipe: 3 of 4 files could not be read"
+
+
+def test_a_run_is_found_by_id_beginning_name_or_mlflow_id(home: Path, tmp_path: Path) -> None:
+    digit(2).save(tmp_path / "two.png")
+    (run,) = commands.runs(home)
+    mlflow = commands.read_json(run / "run.json")["mlflow_run_id"]
+    shown = {
+        commands.here(home, "predict", f"run={name}", f"input={tmp_path / 'two.png'}")
+        for name in (run.name, run.name[:-3], "reader", mlflow)
+    }
+    assert len(shown) == 1 and shown.pop().status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("run=raeder input=.", "run: no run 'raeder' is recorded in {home}/outputs/runs; "
+                               "did you mean reader?"),
+        ("run=reader input=nowhere", "input: there is no file or folder nowhere"),
+        ("run=reader input=.", "input: no image in . (looked for .bmp, .gif, "),
+        ("run=reader input=. top=0", "predict: top must be a whole number above 0, got 0"),
+        ("run=reader input=. --output=xml", "predict: --output must be csv, json or a file so "),
+        ("run=reader input=. tpo=2", "predict: tpo=2: no such argument; did you mean top?"),
+        ("run=reader", "predict: input=... is needed"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused(
+    home: Path, tmp_path: Path, arguments: str, problem: str
+) -> None:
+    empty = home / "empty"
+    empty.mkdir(exist_ok=True)
+    done = commands.here(
+        empty, "predict", *arguments.split(" "), f"output_dir={home / 'outputs'}"
+    )
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"recipe: {problem.format(home=home)}")
+
+
+def test_a_run_that_ended_too_early_has_nothing_to_predict_with(home: Path, tmp_path: Path) -> None:
+    (run,) = commands.runs(home)
+    shutil.copytree(run, tmp_path / "outputs" / "runs" / run.name)
+    (tmp_path / "outputs" / "runs" / run.name / "model.safetensors").unlink()
+    digit(0).save(tmp_path / "zero.png")
+    done = commands.here(tmp_path, "predict", "run=reader", "input=zero.png")
+    assert (done.status, done.err) == (
+        2,
+        f"recipe: run: {run.name} has kept no weights (it ended before its first epoch)\n",
+    )

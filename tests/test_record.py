@@ -1,0 +1,318 @@
+import contextlib
+import csv
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+
+from recipe import build, compose, environment
+from recipe.menu import GROUPS
+from recipe.spec import RunSpec
+from recipe.train import train
+
+CHOSEN = (
+    *commands.QUICK, "freeze=vgg_first2", "scheduler=step", "scheduler.step_size=1", "clip=norm",
+    "clip.max_norm=0.5", "seed=3",
+)  # fmt: skip
+"""100 images in batches of 64 and 36, twice: 4 steps, the learning rate falls after 2."""
+
+FROZEN = ["convolution1_1.weight", "convolution1_1.bias", "convolution1_2.weight",
+          "convolution1_2.bias"]  # fmt: skip
+
+NUMBERS = 40 + 8 + 148 + 8 + 296 + 16 + 584 + 16 + 90
+"""Weights and biases of the convolutions, each with its normalisation, and of the classifier."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run, what the command said, and what MLflow knows of it."""
+
+    folder: Path
+    done: commands.Done
+    client: MlflowClient
+    run: Run
+
+    def points(self, key: str) -> list[tuple[int, float]]:
+        history = self.client.get_metric_history(self.run.info.run_id, key)
+        return sorted((point.step, point.value) for point in history)
+
+
+def recorded(folder: Path, done: commands.Done) -> Recorded:
+    """The only run below `folder`."""
+    (run,) = commands.runs(folder)
+    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+    found = client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"])
+    return Recorded(run, done, client, found)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("one")
+    return recorded(folder, commands.process(folder, *CHOSEN))
+
+
+def spec(*overrides: str) -> RunSpec:
+    with compose.menu_folder():
+        return compose.Job(overrides, ()).spec()
+
+
+def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) -> None:
+    assert (one.done.status, one.done.err) == (0, "")
+    assert one.run.info.status == "FINISHED"
+    assert commands.read_json(one.folder / "run.json") == {
+        "id": one.folder.name,
+        "name": "freeze=vgg_first2 scheduler=step clip=norm",
+        "status": "FINISHED",
+        "mlflow_run_id": one.run.info.run_id,
+    }
+    assert one.run.info.run_name == "freeze=vgg_first2 scheduler=step clip=norm"
+    record = f"Record  outputs/runs/{one.folder.name}, in MLflow as {one.run.info.run_id}"
+    assert record in one.done.out.splitlines()
+    assert "Open    python -m recipe ui" in one.done.out.splitlines()
+
+
+def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> None:
+    found = one.run.data.params
+    assert {key: found[key] for key in found if "." not in key} == {
+        "device": "cpu", "data": "digits", "model": "vgg", "loss": "cross_entropy",
+        "freeze": "vgg_first2", "param_groups": "all", "optimizer": "sgd", "scheduler": "step",
+        "clip": "norm", "precision": "fp32", "augment": "none", "average": "none",
+        "tracking": "local", "seed": "3", "epochs": "2",
+    }  # fmt: skip
+    assert found["clip.max_norm"] == "0.5"
+    assert found["model.widths"] == "[4, 8]"
+    assert found["scheduler.step_size"] == "1"
+    assert found["data.train_size"] == "100"
+    assert found["model.weights"] == "None"
+    content = vars(spec(*CHOSEN))
+    settings = {f"{group}.{key}" for group in GROUPS for key in content[group]}
+    assert {key for key in found if "." in key} == {
+        key for key in settings if not key.endswith("._target_")
+    }
+
+
+def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
+    every_step = {"train/loss", "train/accuracy", "lr/all", "clip/grad_norm"}
+    every_epoch = {
+        "val/loss", "val/accuracy", "best/val_accuracy", "best/epoch", "clip/hit_rate",
+        "time/epoch_s", "time/samples_per_s", "memory/peak_mb",
+    }  # fmt: skip
+    once = {"params/trainable", "params/total"}
+    assert set(one.run.data.metrics) == every_step | every_epoch | once
+    for key in every_step:
+        assert [step for step, _ in one.points(key)] == [1, 2, 3, 4], key
+    for key in every_epoch:
+        assert [step for step, _ in one.points(key)] == [2, 4], key
+
+
+def test_metrics_hold_what_happened(one: Recorded) -> None:
+    assert one.points("params/total") == [(0, NUMBERS)]
+    assert one.points("params/trainable") == [(0, NUMBERS - 40 - 148)]
+    assert one.points("lr/all") == [
+        (1, 0.05), (2, 0.05), (3, pytest.approx(0.005)), (4, pytest.approx(0.005)),
+    ]  # fmt: skip
+    above = [norm > 0.5 for _, norm in one.points("clip/grad_norm")]
+    assert one.points("clip/hit_rate") == [(2, sum(above[:2]) / 2), (4, sum(above) / 4)]
+    accuracy = dict(one.points("val/accuracy"))
+    assert dict(one.points("best/val_accuracy")) == {2: accuracy[2], 4: max(accuracy.values())}
+
+
+def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
+    journal = {
+        (key, line["step"], line["time"], value)
+        for line in commands.read_lines(one.folder / "metrics.jsonl")
+        for key, value in line["metrics"].items()
+    }
+    mlflow = {
+        (key, point.step, point.timestamp, point.value)
+        for key in one.run.data.metrics
+        for point in one.client.get_metric_history(one.run.info.run_id, key)
+    }
+    assert len(journal) == 4 * 4 + 2 * 8 + 2
+    assert journal == mlflow
+
+
+def test_tags_say_what_ran_where(one: Recorded) -> None:
+    tags = one.run.data.tags
+    digest = commands.read_json(one.folder / "data.json")["digest"]
+    versions = environment.versions()
+    assert tags["recipe.fingerprint"] == spec(*CHOSEN).fingerprint(
+        digest, versions["recipe"], versions["torch"]
+    )
+    assert tags["recipe.variant"] == "freeze=vgg_first2 scheduler=step clip=norm"
+    assert tags["recipe.run"] == one.folder.name
+    assert tags["recipe.device"].endswith("(1 threads)")
+    assert tags["version.torch"] == torch.__version__ and tags["version.mlflow"]
+    assert "recipe.sweep" not in tags
+
+
+def test_the_note_is_a_page_about_the_run(one: Recorded) -> None:
+    note = one.run.data.tags["mlflow.note.content"]
+    best = 100 * one.run.data.metrics["best/val_accuracy"]
+    assert note.startswith(f"## val/accuracy {best:.1f} % at epoch ")
+    assert f"`python -m recipe {' '.join(CHOSEN)}`" in note
+    assert "| freeze | vgg_first2 | 4 of 18 tensors frozen throughout (188 of 1,206 " in note
+    assert "| scheduler | step | lr/all 0.05 to 0.005, changed once |" in note
+    assert f"python -m recipe predict run={one.folder.name} " in note
+
+
+def test_the_commit_is_recorded_where_there_is_one(tmp_path: Path) -> None:
+    commands.process(tmp_path, "init", "-q", program=("git",))
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    commands.process(
+        tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "a", program=("git",)
+    )
+    commit = commands.process(tmp_path, "rev-parse", "HEAD", program=("git",)).out.strip()
+    run = recorded(tmp_path, commands.here(tmp_path, *commands.QUICK))
+    assert len(commit) == 40 and run.run.data.tags["mlflow.source.git.commit"] == commit
+    assert f"git: {commit}" in (run.folder / "environment.txt").read_text().splitlines()
+
+
+def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) -> None:
+    names = {
+        "spec.yaml", "plan.txt", "parameters.csv", "summary.txt", "lr.png", "curves.png",
+        "model.safetensors", "environment.txt", "data.json",
+    }  # fmt: skip
+    listed = {file.path for file in one.client.list_artifacts(one.run.info.run_id)}
+    assert listed == names
+    assert {path.name for path in one.folder.iterdir()} == names | {
+        "run.json", "metrics.jsonl", "events.jsonl",
+    }  # fmt: skip
+    kept = Path(one.client.download_artifacts(one.run.info.run_id, ""))
+    for name in names:
+        assert (kept / name).read_bytes() == (one.folder / name).read_bytes()
+    assert kept.is_relative_to(one.folder.parent.parent / "mlartifacts")
+
+
+def test_the_pictures_are_pictures(one: Recorded) -> None:
+    for name in ("lr.png", "curves.png"):
+        with Image.open(one.folder / name) as image:
+            image.load()
+            assert image.format == "PNG" and min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(2**24) or ()) > 10  # lines, not a blank page
+
+
+def test_parameters_csv_says_what_was_decided_about_each(one: Recorded) -> None:
+    with open(one.folder / "parameters.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18 and sum(int(row["numbers"]) for row in rows) == NUMBERS
+    assert rows[0] == {
+        "name": "convolution1_1.weight", "shape": "4x1x3x3", "rule": "", "group": "", "lr": "0.0",
+        "weight_decay": "0.0", "trainable": "False", "trained_from": "", "numbers": "36",
+    }  # fmt: skip
+    assert rows[-1] == {
+        "name": "classifier.bias", "shape": "10", "rule": "all", "group": "all", "lr": "0.05",
+        "weight_decay": rows[-1]["weight_decay"], "trainable": "True", "trained_from": "0",
+        "numbers": "10",
+    }  # fmt: skip
+    assert [row["name"] for row in rows if row["trainable"] == "False"] == FROZEN
+
+
+def test_the_texts_say_what_they_are_for(one: Recorded) -> None:
+    plan = (one.folder / "plan.txt").read_text(encoding="utf-8")
+    assert "Size: 1,018 of 1,206 parameters trainable" in plan and "Time:" not in plan
+    summary = (one.folder / "summary.txt").read_text(encoding="utf-8")
+    assert "Total params: 1,206" in summary and "Non-trainable params: 188" in summary
+    kept = (one.folder / "environment.txt").read_text(encoding="utf-8").splitlines()
+    assert f"torch=={torch.__version__}" in kept and "threads: 1" in kept
+    assert f"command: {' '.join(CHOSEN)}" in kept
+    facts = commands.read_json(one.folder / "data.json")
+    assert facts["classes"] == list("0123456789")
+    assert (facts["channels"], facts["size"]) == (1, [32, 32])
+
+
+def test_spec_yaml_is_complete_and_reads_back_equal(one: Recorded) -> None:
+    again = RunSpec.read(one.folder / "spec.yaml", trust=[])
+    assert again == spec(*CHOSEN)
+    assert again.to_yaml() == (one.folder / "spec.yaml").read_text(encoding="utf-8")
+
+
+def test_the_fingerprint_is_of_what_can_change_the_numbers() -> None:
+    same: Sequence[Sequence[str]] = [
+        [], ["name=other"], ["output_dir=elsewhere"], ["tracking=none"], ["summary=true"],
+        ["trust=[mine]"],
+    ]  # fmt: skip
+    other = ["seed=1", "optimizer.lr=0.1", "data=digits_low", "data.train_size=50", "epochs=3",
+             "clip=norm", "device.threads=2", "model.widths=[4,4]"]  # fmt: skip
+    quick = commands.QUICK
+    assert len({spec(*quick, *changed).fingerprint("data") for changed in same}) == 1
+    assert len({spec(*quick, changed).fingerprint("data") for changed in ["seed=0", *other]}) == 9
+    plain = spec(*quick)
+    assert len({plain.fingerprint(fact) for fact in ("data", "other data")}) == 2
+
+
+def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
+    best = dict(one.points("best/epoch"))[4]
+    run = build.build(spec(*CHOSEN))
+    assert best == 1  # the point of this test: it isn't the last
+    for point in train(run):
+        if point.ends_epoch and point.epoch == best:
+            break
+    kept, expected = load_file(one.folder / "model.safetensors"), run.model.state_dict()
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[name], expected[name]) for name in kept)
+
+
+def test_frozen_layers_are_bit_for_bit_the_initial_ones(one: Recorded) -> None:
+    kept = load_file(one.folder / "model.safetensors")
+    initial = build.build(spec(*CHOSEN)).model.state_dict()
+    weights = [name for name, _ in build.build(spec(*CHOSEN)).model.named_parameters()]
+    assert [name for name in weights if torch.equal(kept[name], initial[name])] == FROZEN
+
+
+def test_a_value_longer_than_mlflow_takes_is_cut_there_and_whole_on_disk(tmp_path: Path) -> None:
+    names = ["convolution1_1.weight"] * 400
+    done = commands.here(
+        tmp_path, *commands.QUICK, "epochs=1", "freeze=by_name", f"freeze.names=[{','.join(names)}]"
+    )
+    assert done.status == 0 and "MLflow did not take" not in done.out
+    run = recorded(tmp_path, done)
+    assert run.run.info.status == "FINISHED"
+    assert run.run.data.params["freeze.names"] == str(names)[:6000]
+    assert RunSpec.read(run.folder / "spec.yaml", trust=[]).freeze["names"] == names
+    assert run.run.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
+
+
+def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> None:
+    both = [commands.start(tmp_path, *commands.QUICK, f"seed={seed}") for seed in (0, 1)]
+    for started in both:
+        out, err = started.communicate(timeout=240)
+        assert (started.returncode, err) == (0, "") and "MLflow did not take" not in out
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.search_runs(["1"])
+    assert sorted(run.data.params["seed"] for run in found) == ["0", "1"]
+    assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]
+
+
+def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    done = commands.process(
+        tmp_path, *commands.QUICK, "tracking=server", f"tracking.uri=http://127.0.0.1:{port}",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+    )  # fmt: skip
+    assert done.status == 0
+    (last,) = done.out.splitlines()[-1:]
+    assert last.startswith("MLflow did not take all of it (") and f"127.0.0.1:{port}" in last
+    assert last.endswith("); the whole record is on disk.")
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FINISHED"
+    assert (run / "model.safetensors").is_file() and "Open " not in done.out
+
+
+def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, *commands.QUICK, "tracking=none")
+    (run,) = commands.runs(tmp_path)
+    information: dict[str, Any] = commands.read_json(run / "run.json")
+    assert (information["status"], "mlflow_run_id" in information) == ("FINISHED", False)
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["runs"]
+    assert "MLflow" not in done.out and "recipe ui" not in done.out

@@ -1,0 +1,180 @@
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+
+def sweep_folder(folder: Path) -> Path:
+    (found,) = (folder / "outputs" / "sweeps").glob("*")
+    return found
+
+
+def mlflow_runs(folder: Path) -> tuple[Run, dict[str, Run]]:
+    """The parent run, and its children by name."""
+    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+    found = client.search_runs(["1"])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = {
+        str(run.info.run_name): run
+        for run in found
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert len(children) == len(found) - 1
+    return parent, children
+
+
+def names_and_states(folder: Path) -> list[tuple[str, str]]:
+    lines = commands.read_lines(sweep_folder(folder) / "jobs.jsonl")
+    return [(line["name"], line["status"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("swept")
+    arguments = ("-m", *commands.QUICK, "clip=none,norm", "seed=0,1")
+    done = commands.here(folder, *arguments)
+    assert (done.status, done.err) == (0, "")
+    assert "clip=none,norm seed=0,1: 4 runs" in done.out.splitlines()
+    return folder
+
+
+def test_every_combination_is_a_run_with_a_readable_name_under_one_parent(swept: Path) -> None:
+    parent, children = mlflow_runs(swept)
+    names = ["clip=none seed=0", "clip=none seed=1", "clip=norm seed=0", "clip=norm seed=1"]
+    assert sorted(children) == names
+    assert parent.info.run_name == "clip=none,norm seed=0,1"
+    assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
+    assert names_and_states(swept) == [(name, "FINISHED") for name in names]
+
+
+def test_each_run_has_what_its_name_says(swept: Path) -> None:
+    for name, run in mlflow_runs(swept)[1].items():
+        clip, seed = (part.split("=")[1] for part in name.split(" "))
+        assert (run.data.params["clip"], run.data.params["seed"]) == (clip, seed)
+        assert ("clip.max_norm" in run.data.params) == (clip == "norm")
+
+
+def test_parent_and_runs_carry_the_id_of_the_sweep(swept: Path) -> None:
+    parent, children = mlflow_runs(swept)
+    tags = {run.data.tags["recipe.sweep"] for run in (parent, *children.values())}
+    assert tags == {sweep_folder(swept).name}
+    assert len({run.data.tags["recipe.fingerprint"] for run in children.values()}) == 4
+    assert {run.data.tags["recipe.variant"] for run in children.values()} == {
+        "baseline", "clip=norm",
+    }  # fmt: skip
+    for name in children:
+        assert f"| {name} | FINISHED | " in parent.data.tags["mlflow.note.content"]
+
+
+def test_the_last_run_of_a_sweep_is_bit_for_bit_what_it_is_alone(
+    swept: Path, tmp_path: Path
+) -> None:
+    done = commands.process(tmp_path, *commands.QUICK, "clip=norm", "seed=1", "tracking=none")
+    assert done.status == 0
+    (alone,), last = commands.runs(tmp_path), run_folder(swept, "clip=norm seed=1")
+    weights = "model.safetensors"
+    assert (alone / weights).read_bytes() == (last / weights).read_bytes()
+    assert numbers(alone) == numbers(last)
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    (found,) = [run for run in commands.runs(folder)
+                if commands.read_json(run / "run.json")["name"] == name]  # fmt: skip
+    return found
+
+
+def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The journal, less what only the clock and the machine decide."""
+    return [
+        (line["step"], {k: v for k, v in line["metrics"].items()
+                        if not k.startswith(("time/", "memory/"))})
+        for line in commands.read_lines(run / "metrics.jsonl")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("clip=none,nrom", "clip=nrom: no such option; did you mean norm?"),
+        (
+            "clip=none,norm clip.max_norm=2",
+            "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm",
+        ),
+        ("optimizer.lr=0.1,-1", "optimizer.lr: Invalid learning rate: -1"),
+        (
+            "optimizer.lr=0.1,fast",
+            "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",
+        ),
+        ("seed=0,-1", "seed must be greater than or equal to 0, got -1"),
+        ("seed=0,one", "seed must be a whole number, got 'one'"),
+        ("epochs=1,0", "epochs must be greater than 0, got 0"),
+        ("+clp=none,norm", "+clp=none,norm: no such key; did you mean clip?"),
+    ],
+)
+def test_one_wrong_value_refuses_the_sweep_before_its_first_run(
+    tmp_path: Path, arguments: str, problem: str
+) -> None:
+    done = commands.here(tmp_path, "-m", *commands.QUICK, *arguments.split(" "))
+    assert (done.status, done.out, done.err) == (2, "", f"recipe: {problem}\n")
+    assert not list(tmp_path.iterdir())
+
+
+FAILS = """
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self, fails):
+        super().__init__()
+        self.fails = fails
+        self.linear = torch.nn.Linear(1024, 10)
+
+    def forward(self, images):
+        if self.training and self.fails:
+            raise RuntimeError("it is to fail")
+        return self.linear(images.flatten(1))
+
+def model(*, fails: bool):
+    return Model(fails)
+"""
+
+
+def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
+    option = "_target_: parts.model\nfails: false\n"
+    commands.project(tmp_path, {"parts.py": FAILS, "conf/model/mine.yaml": option})
+    done = commands.here(
+        tmp_path, "-m", *commands.HERE, "trust=[parts]", "data.train_size=100", "epochs=1",
+        "model=mine", "model.fails=true,false",
+    )  # fmt: skip
+    assert done.status == 1 and "RuntimeError: it is to fail" in done.err
+    states = {"model.fails=true": "FAILED", "model.fails=false": "FINISHED"}
+    assert dict(names_and_states(tmp_path)) == states
+    parent, children = mlflow_runs(tmp_path)
+    assert {name: run.info.status for name, run in children.items()} == states
+    assert parent.info.status == "FAILED"
+
+
+def test_a_run_that_turns_out_wrong_costs_that_run_only(tmp_path: Path) -> None:
+    done = commands.here(
+        tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none",
+        "data.train_size=5,100",
+    )  # fmt: skip
+    assert done.status == 1
+    assert names_and_states(tmp_path) == [
+        ("data.train_size=5", "REFUSED"), ("data.train_size=100", "FINISHED"),
+    ]  # fmt: skip
+    assert "recipe: data.train_size: 5 is not within 10 " in done.out
+    assert len(commands.runs(tmp_path)) == 1
+
+
+def test_values_can_be_given_as_a_range_or_a_glob(tmp_path: Path) -> None:
+    done = commands.here(
+        tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none", "seed=range(1,3)",
+        "clip=glob(n*)",
+    )  # fmt: skip
+    assert done.status == 0
+    assert [name for name, _ in names_and_states(tmp_path)] == [
+        "seed=1 clip=none", "seed=1 clip=norm", "seed=2 clip=none", "seed=2 clip=norm",
+    ]  # fmt: skip

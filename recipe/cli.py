@@ -197,6 +197,8 @@ def _predict(arguments: list[str]) -> int:
 
 def _ui(arguments: list[str]) -> int:
     """Replaces this process by MLflow's server."""
+    from recipe.arguments import key_values
+
     values = key_values(
         "ui", arguments, {"port": "5000", "output_dir": "outputs", "host": "127.0.0.1"}
     )
@@ -218,20 +220,6 @@ def _ui(arguments: list[str]) -> int:
         "--host", values["host"], "--port", values["port"], "--workers", "1",
     ]  # fmt: skip
     os.execve(sys.executable, command, environment)
-
-
-def key_values(verb: str, arguments: Sequence[str], known: dict[str, str]) -> dict[str, str]:
-    """A verb's own arguments over their defaults; raises SpecError for any that isn't known."""
-    values, problems = dict(known), []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in known:
-            hint = menu.nearest(key, known) or f"; there are {', '.join(known)}"
-            problems.append(f"{verb}: {argument}: no such argument{hint}")
-        values[key] = value
-    if problems:
-        raise SpecError(problems)
-    return values
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -45,6 +46,8 @@ def menu_folder() -> Iterator[None]:
 def parse(arguments: Sequence[str]) -> list[Override]:
     """The overrides of a command line; raises SpecError with every one that can't be read."""
     parser, problems, parsed = OverridesParser.create(), Problems(), []
+    with menu_folder():
+        loader = GlobalHydra.instance().config_loader()
     for argument in arguments:
         try:
             parsed.append(parser.parse_override(argument))
@@ -56,6 +59,8 @@ def parse(arguments: Sequence[str]) -> list[Override]:
             )
             problems.append(f"{argument}: can't be read as an override; {hint}")
     problems.raise_any()
+    for override in parsed:
+        override.config_loader = loader  # it knows the options that glob(...) stands for
     return parsed
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from recipe import compose, menu
@@ -70,7 +70,10 @@ class _Groups:
             ]
         if override.is_add() or override.is_force_add() or override.package:
             return [f"{text}: write {group}=<option>; {group} is in every spec already"]
-        return [problem for name in option_names(override) for problem in self._option(group, name)]
+        names = option_names(override)
+        if not names:
+            return [f"{text}: matches none of {', '.join(menu.options(group))}"]
+        return [problem for name in names for problem in self._option(group, name)]
 
     def _option(self, group: str, name: str) -> list[str]:
         known = menu.options(group)
@@ -124,6 +127,8 @@ class _Keys:
             return []
         if override.is_delete():
             return [f"{text}: a setting can't be removed; give it another value"]
+        if isinstance(override.value(), Glob):
+            return [f"{text}: glob(...) chooses options of a group; list the values"]
         if root not in self.base:
             known = [EXPERIMENT, *(str(key) for key in self.base if key != "hydra")]
             return [

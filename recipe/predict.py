@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from recipe import checkpoint, images, runs
+from recipe.arguments import key_values
 from recipe.build import part
 from recipe.device.auto import Auto
 from recipe.errors import SpecError
@@ -74,8 +75,6 @@ class Recorded:
 
 def predict(arguments: Sequence[str], console: Console) -> int:
     """The verb. Files that are no images are named on the error stream; exit status then is 1."""
-    from recipe.cli import key_values
-
     known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "outputs", "trust": ""}
     values = key_values("predict", list(_plain(arguments)), known)
     problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]

@@ -1,4 +1,4 @@
-"""Commands as a user gives them: in a process of their own, or, where that makes no difference, here.
+"""Commands as a user gives them: in a process of their own, or in this one where all is alike.
 
 A command of its own takes about five seconds, most of it imports; one that runs here takes one.
 """
@@ -45,9 +45,9 @@ class Done:
 def here(folder: Path, *arguments: str) -> Done:
     """`recipe <arguments>` in this process, with `folder` as working directory."""
     out, err = io.StringIO(), io.StringIO()
-    with _as_it_was(folder), contextlib.chdir(folder):
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = cli.run(list(arguments))
+    shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with _as_it_was(folder), contextlib.chdir(folder), shown[0], shown[1]:
+        status = cli.run(list(arguments))
     return Done(status, out.getvalue(), err.getvalue())
 
 

@@ -24,6 +24,12 @@ SMALL = (
 """A narrow VGG on noise: 20 samples in batches of 8, 8 and 4."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--refresh-golden", action="store_true", help="write tests/golden/ anew from what is shown"
+    )
+
+
 @pytest.fixture(autouse=True)
 def streams_of_their_own() -> Iterator[None]:
     """What a test draws from torch's global stream, the next test doesn't notice."""

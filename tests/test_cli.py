@@ -1,6 +1,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from recipe import menu
 
-BIN = Path(commands.sys.executable).parent
+BIN = Path(sys.executable).parent
 
 
 def refused(folder: Path, *arguments: str) -> list[str]:
@@ -166,9 +167,7 @@ def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path
         "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
     for argument, status in (("--help", 0), ("seed=0,1", 2)):
-        done = commands.process(
-            tmp_path, argument, program=(commands.sys.executable, "-c", code)
-        )
+        done = commands.process(tmp_path, argument, program=(sys.executable, "-c", code))
         assert done.out.splitlines()[-2:] == [str(status), "[]"]
 
 
@@ -271,8 +270,8 @@ def mlflow_status(folder: Path, run: Path) -> str:
 
 def test_a_command_here_leaves_this_process_as_it_was(tmp_path: Path) -> None:
     """Of the tests' own `commands.here`: else one test could change what another one sees."""
-    before = dict(os.environ), list(commands.sys.path), torch.get_num_threads(), Path.cwd()
+    before = dict(os.environ), list(sys.path), torch.get_num_threads(), Path.cwd()
     commands.here(tmp_path, "plan", *commands.QUICK, "device.threads=2")
     assert before == (
-        dict(os.environ), list(commands.sys.path), torch.get_num_threads(), Path.cwd(),
+        dict(os.environ), list(sys.path), torch.get_num_threads(), Path.cwd(),
     )  # fmt: skip

@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from conftest import Compose
+
+from recipe import build, plan
+from recipe.train import Run
+
+GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
+
+SHOWN = (*commands.HERE, "freeze=vgg_first2", "scheduler=step", "clip=norm")
+
+
+def planned(composed: Compose, *overrides: str) -> tuple[plan.Plan, Run]:
+    spec = composed(*commands.HERE, "data.train_size=100", *overrides)
+    run = build.build(spec)
+    return plan.make(spec, run), run
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `plan` prints; it must have left nothing behind."""
+    folder = tmp_path_factory.mktemp("plan")
+    done = commands.here(folder, "plan", *SHOWN)
+    assert (done.status, done.err, list(folder.iterdir())) == (0, "", [])
+    return done.out
+
+
+def test_plan_prints_what_the_golden_file_holds(shown: str, pytestconfig: pytest.Config) -> None:
+    lines = [line.rstrip() for line in shown.splitlines() if not line.startswith("Time: ")]
+    text = "\n".join(lines) + "\n"
+    if pytestconfig.getoption("--refresh-golden"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_plan_says_roughly_how_long_it_will_take(shown: str) -> None:
+    (line,) = [line for line in shown.splitlines() if line.startswith("Time: ")]
+    assert line.startswith("Time: roughly ") and line.endswith(" an epoch)")
+
+
+def test_the_table_shows_who_is_trainable_before_and_after(shown: str) -> None:
+    rows = [line.split() for line in shown.splitlines() if line.startswith("convolution")]
+    before_and_after = {row[0]: row[-2:] for row in rows}
+    assert [name for name, pair in before_and_after.items() if pair == ["True", "False"]] == [
+        "convolution1_1.weight", "convolution1_1.bias",
+        "convolution1_2.weight", "convolution1_2.bias",
+    ]  # fmt: skip
+    assert list(before_and_after.values()).count(["True", "True"]) == 12
+
+
+def test_what_plan_counts_is_counted_by_hand(composed: Compose) -> None:
+    made, _ = planned(composed, "model.widths=[4]", "model.convolutions=1", "freeze=first_layers",
+                      "freeze.count=1")  # fmt: skip
+    # 4 x 1 x 3 x 3 weights and 4 biases, 4 + 4 of the normalisation, 10 x 4 weights and 10 biases;
+    # multiply-adds: 40 for each of 32 x 32 pixels, one for each other parameter
+    assert plan.counts(made) == (
+        "Size: 50 of 98 parameters trainable, 0.0 million multiply-adds an image"
+    )
+    assert made.summary.total_mult_adds == 40 * 32 * 32 + 8 + 50
+
+
+def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> None:
+    made, _ = planned(
+        composed, "param_groups=vgg_conv1", "scheduler=step", "scheduler.step_size=2",
+        "scheduler.gamma=0.1", "epochs=5",
+    )  # fmt: skip
+    fast, slow = made.rates.values()
+    assert fast == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+    assert slow == pytest.approx([0.001, 0.001, 0.0001, 0.0001, 0.00001])
+
+
+def test_looking_ahead_moves_neither_schedule_weights_nor_streams(composed: Compose) -> None:
+    spec = composed(*commands.QUICK, "scheduler=step", "scheduler.step_size=1")
+    run = build.build(spec)
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    state = torch.get_rng_state()
+    made = plan.make(spec, run)
+    plan.seconds_per_epoch(run)
+    assert made.rates == {"all": pytest.approx([0.05, 0.005])}
+    assert run.optimizer.param_groups[0]["lr"] == 0.05 and not run.optimizer.state
+    assert run.schedule.scheduler.last_epoch == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    after = run.model.state_dict()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "bars"),
+    [
+        ([1.0, 0.5], 4, "██▄▄"),
+        ([1.0, 1.0, 0.5, 0.5], 2, "█▄"),
+        ([0.0, 0.0], 2, "▁▁"),
+        ([1.0, 0.001], 2, "█▁"),  # what is above zero stays visible
+    ],
+)
+def test_bars_are_as_high_as_the_share_of_the_largest_value(
+    values: list[float], width: int, bars: str
+) -> None:
+    assert plan.plot(values, width) == bars
+
+
+def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
+    """Five blocks of two convolutions: 42 tensors, more than the 40 that are listed one by one."""
+    made, _ = planned(
+        composed, "model.widths=[4,4,4,4,4]", "freeze=by_name",
+        "freeze.names=[convolution1_1,convolution1_2.bias]",
+    )  # fmt: skip
+    text = plan.as_text(plan.describe(made))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    start = lines.index("name group lr trainable before after")
+    assert lines[start + 1 : start + 6] == [
+        "convolution1_1 (2 tensors, 40 numbers) - - True False",
+        "batchnorm1_1 (2 tensors, 8 numbers) all 0.05 True True",
+        "convolution1_2 (1 tensors, 144 numbers) all 0.05 True True",
+        "convolution1_2 (1 tensors, 4 numbers) - - True False",
+        "batchnorm1_2 (2 tensors, 8 numbers) all 0.05 True True",
+    ]
+    assert len(made.rows) == 42 and lines.index("", start) - start - 1 == 22
+
+
+def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
+    made, _ = planned(composed, "scheduler=plateau", "epochs=3", "model.widths=[4]")
+    assert made.rates == {"all": [0.05, 0.05, 0.05]}
+    assert f"falls when {made.spec.scheduler['monitor']} stops improving" in plan.as_text(
+        plan.describe(made)
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.84, "0.8 s"),
+        (42.4, "42 s"),
+        (60, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_are_in_words(seconds: float, text: str) -> None:
+    assert plan.duration(seconds) == text

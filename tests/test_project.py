@@ -1,0 +1,230 @@
+"""The tenth trick is the user's: a YAML file and a function of theirs, with no edit here."""
+
+import sys
+from pathlib import Path
+
+import commands
+import pytest
+
+CLIP = '''
+import torch
+
+def mine(params, *, ceiling: float):
+    """Returns the norm before, and nothing else."""
+    if ceiling <= 0:
+        raise ValueError(f"clip.ceiling must be above 0, got {ceiling}")
+    return torch.nn.utils.clip_grad_norm_(params, ceiling)
+'''
+
+OPTION = """\
+# Ours: a ceiling for the norm.
+_target_: mytricks.mine
+ceiling: 0.001  # nothing above it
+"""
+
+PROJECT = {
+    "mytricks.py": CLIP,
+    "conf/clip/mine.yaml": OPTION,
+    "conf/project/default.yaml": "trust: [mytricks]\n",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return commands.project(tmp_path, PROJECT)
+
+
+def last(run: Path, key: str) -> float:
+    lines = commands.read_lines(run / "metrics.jsonl")
+    values: list[float] = [line["metrics"][key] for line in lines if key in line["metrics"]]
+    return values[-1]
+
+
+def test_their_option_stands_in_the_help_beside_ours(home: Path) -> None:
+    lines = [line.strip() for line in commands.here(home, "--help").out.splitlines()]
+    at = lines.index("clip")
+    names = [line.lstrip("* ").split()[0] for line in lines[at + 1 : at + 6]]
+    assert names == ["agc", "none", "norm", "value", "mine"]
+    assert "mine   Ours: a ceiling for the norm." in lines
+
+
+def test_their_trick_is_planned_like_ours(home: Path) -> None:
+    done = commands.here(home, "plan", *commands.QUICK, "clip=mine", "clip.ceiling=0.5")
+    assert done.status == 0
+    assert ["clip", "mine", "ceiling=0.5"] in [line.split() for line in done.out.splitlines()]
+
+
+def test_what_their_trick_refuses_is_refused_like_ours(home: Path) -> None:
+    for overrides, problem in (
+        (["clip=mien"], "clip=mien: no such option; did you mean mine?"),
+        (
+            ["clip=mine", "clip.ceilign=2"],
+            "clip.ceilign=2: clip=mine has no setting ceilign; did you mean ceiling?",
+        ),
+        (
+            ["clip=mine", "clip.ceiling=high"],
+            "clip.ceiling must be a number, got 'high' (nothing above it)",
+        ),
+        (
+            ["clip=none", "clip.ceiling=1"],
+            "clip.ceiling=1: clip=none takes no settings; it is a setting of clip=mine",
+        ),
+    ):
+        done = commands.here(home, "plan", *commands.QUICK, *overrides)
+        assert (done.status, done.err) == (2, f"recipe: {problem}\n")
+
+
+def test_their_trick_runs_from_the_checkout(home: Path) -> None:
+    done = commands.process(home, *commands.QUICK, "clip=mine")
+    assert done.status == 0
+    (run,) = commands.runs(home)
+    assert last(run, "clip/hit_rate") == 1.0  # every gradient is longer than 0.001
+    assert commands.read_json(run / "run.json")["name"] == "clip=mine"
+
+
+def test_their_trick_is_swept_with_ours(home: Path) -> None:
+    done = commands.here(
+        home, "-m", *commands.QUICK, "epochs=1", "clip=none,norm,mine", "tracking=none"
+    )
+    assert done.status == 0
+    rates = {
+        commands.read_json(run / "run.json")["name"]: last(run, "clip/hit_rate")
+        for run in commands.runs(home)
+    }
+    assert set(rates) == {"clip=none", "clip=norm", "clip=mine"}
+    assert (rates["clip=none"], rates["clip=mine"]) == (0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel, unpacked."""
+    dist, target = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site")
+    built = commands.process(
+        commands.CHECKOUT, "-m", "hatchling", "build", "-t", "wheel", "-d", str(dist),
+        program=(sys.executable,),
+    )  # fmt: skip
+    assert built.status == 0, built.err
+    (wheel,) = dist.glob("torch_recipe-*.whl")
+    installed = commands.process(
+        dist, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target),
+        str(wheel), program=(sys.executable,),
+    )  # fmt: skip
+    assert installed.status == 0, installed.err
+    return target
+
+
+def test_their_trick_runs_from_the_wheel(home: Path, site: Path) -> None:
+    code = "import recipe; from recipe import menu; print(recipe.__file__, menu.own_folder())"
+    where = commands.process(
+        home, "-c", code, program=(sys.executable,), PYTHONPATH=str(site)
+    ).out.split()
+    assert where == [str(site / "recipe" / "__init__.py"), str(site / "recipe" / "conf")]
+    script = (sys.executable, str(site / "bin" / "recipe"))
+    done = commands.process(
+        home, *commands.QUICK, "epochs=1", "clip=mine", program=script, PYTHONPATH=str(site)
+    )
+    assert done.status == 0, done.err
+    (run,) = commands.runs(home)
+    assert last(run, "clip/hit_rate") == 1.0
+
+
+def test_the_wheel_holds_the_whole_menu(site: Path) -> None:
+    ours, theirs = commands.CHECKOUT / "conf", site / "recipe" / "conf"
+    files = sorted(path.relative_to(ours) for path in ours.rglob("*.yaml"))
+    assert len(files) > 40
+    assert sorted(path.relative_to(theirs) for path in theirs.rglob("*.yaml")) == files
+
+
+def test_code_that_nobody_trusts_is_not_imported(tmp_path: Path) -> None:
+    loud = "raise SystemExit('imported')\n" + CLIP
+    commands.project(tmp_path, {"mytricks.py": loud, "conf/clip/mine.yaml": OPTION})
+    done = commands.here(tmp_path, *commands.QUICK, "clip=mine")
+    assert (done.status, done.err) == (
+        2,
+        "recipe: clip=mine: _target_ mytricks.mine: the package mytricks isn't trusted; "
+        "if it is yours, say trust=[mytricks]\n",
+    )
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_trust_can_be_given_on_the_command_line(tmp_path: Path) -> None:
+    commands.project(tmp_path, {"mytricks.py": CLIP, "conf/clip/mine.yaml": OPTION})
+    done = commands.here(tmp_path, "plan", *commands.QUICK, "clip=mine", "trust=[mytricks]")
+    assert done.status == 0
+
+
+def test_their_config_yaml_does_not_take_over(tmp_path: Path) -> None:
+    commands.project(tmp_path, PROJECT | {"conf/config.yaml": "seed: 77\nepochs: 99\n"})
+    done = commands.here(tmp_path, "plan", *commands.HERE, "data.train_size=100", "clip=mine")
+    assert done.status == 0
+    assert done.out.startswith("clip=mine: seed 0, 12 epochs of 2 steps, ")
+
+
+def test_their_project_settings_hold_for_every_run_there(tmp_path: Path) -> None:
+    settings = "seed: 77\nepochs: 3\ndata:\n  train_size: 100\n"
+    commands.project(tmp_path, {"conf/project/default.yaml": settings})
+    done = commands.here(tmp_path, "plan", *commands.HERE)
+    assert done.out.startswith("baseline: seed 77, 3 epochs of 2 steps, ")
+    done = commands.here(tmp_path, "plan", *commands.HERE, "seed=1")
+    assert done.out.startswith("baseline: seed 1, 3 epochs of 2 steps, ")
+
+
+def test_an_option_with_the_name_of_ours_is_refused_when_chosen(home: Path) -> None:
+    commands.project(home, {"conf/clip/norm.yaml": OPTION})
+    done = commands.here(home, "plan", *commands.QUICK, "clip=norm")
+    hidden = home / "conf" / "clip" / "norm.yaml"
+    assert (done.status, done.err) == (
+        2,
+        f"recipe: clip=norm: recipe's own option hides {hidden}; give yours another name\n",
+    )
+    assert commands.here(home, "plan", *commands.QUICK, "clip=mine").status == 0
+
+
+NETWORK = """
+from collections import OrderedDict
+
+from torch import nn
+
+class Source(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        layers, channels = OrderedDict(), 1
+        for name, width in (("1_1", 4), ("1_2", 4), ("2_1", 8), ("2_2", 8)):
+            layers[f"convolution{name}"] = nn.Conv2d(channels, width, 3, padding=1)
+            layers[f"relu{name}"] = nn.ReLU()
+            channels = width
+        self.cnn = nn.Module()
+        self.cnn.VGG_16 = nn.Sequential(layers)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images):
+        return self.head(self.cnn.VGG_16(images).mean((2, 3)))
+
+def source(*, classes: int):
+    return Source(classes)
+"""
+
+
+def test_the_network_of_the_source_prints_its_table(tmp_path: Path) -> None:
+    commands.project(
+        tmp_path,
+        {
+            "network.py": NETWORK,
+            "conf/model/source.yaml": "_target_: network.source\nclasses: ${data.classes}\n",
+            "conf/project/default.yaml": "trust: [network]\n",
+        },
+    )
+    names = [f"cnn.VGG_16.convolution{n}.{kind}" for n in ("1_1", "1_2", "2_1", "2_2")
+             for kind in ("weight", "bias")]  # fmt: skip
+    arguments = [
+        *commands.HERE, "data.train_size=100", "epochs=1", "model=source", "freeze=by_name",
+        f"freeze.names=[{','.join(names[:4])}]", "tracking=none",
+    ]  # fmt: skip
+    for verb in (["plan"], []):
+        done = commands.here(tmp_path, *verb, *arguments)
+        assert (done.status, done.err) == (0, "")
+        rows = [line.split() for line in done.out.splitlines() if line.startswith("cnn.")]
+        assert [(row[0], row[-2], row[-1]) for row in rows] == [
+            (name, "True", after)
+            for name, after in zip(names, ["False"] * 4 + ["True"] * 4, strict=True)
+        ]

@@ -31,7 +31,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         (
             "optimizer.momentun=0.5",
             "optimizer.momentun=0.5: optimizer=sgd has no setting momentun; "
-            "did you mean optimizer.momentum or optimizer.nesterov?",
+            "did you mean momentum?",
         ),
         (
             "clip=agc clip.max_norm=2",
@@ -44,7 +44,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         (
             "model.widths.4=8",
             "model.widths.4=8: model=vgg has no setting widths.4; "
-            "did you mean model.widths or model.weights?",
+            "did you mean widths?",
         ),
         # groups and options
         ("clp=norm", "clp=norm: no such key; did you mean clip?"),

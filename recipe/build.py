@@ -7,70 +7,23 @@ made doesn't stop the others, so all problems of a spec are reported at once.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from recipe import checkpoint, layers, runs, settings, streams, trust
+from recipe import checkpoint, layers, parts, runs, streams
 from recipe.data import Data
 from recipe.errors import Problems
+from recipe.evaluate import preserved
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
-from recipe.menu import GROUPS
 from recipe.spec import RunSpec
-from recipe.train import Run, Schedule, preserved
-
-
-def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str, list[str]]:
-    """What is wrong with each group's `_target_` and settings, told without making anything."""
-    found: dict[str, list[str]] = {}
-    for group in groups:
-        problems, node = Problems(), getattr(spec, group)
-        option = spec.options[group]
-        with problems.collect(f"{group}={option}"):
-            _check_nested_targets(node, spec.trust)
-            called = trust.locate(node.get("_target_"), spec.trust)
-            problems += settings.problems(group, option, called, node)
-            if group == "optimizer" and not problems:
-                problems += Grouping(spec.options, part(spec, group)).settings_problems()
-        if problems:
-            found[group] = list(problems)
-    return found
-
-
-def _check_nested_targets(node: Any, trusted: tuple[str, ...]) -> None:
-    for value in (
-        node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
-    ):
-        if isinstance(value, Mapping) and "_target_" in value:
-            trust.locate(value["_target_"], trusted)
-        _check_nested_targets(value, trusted)
-
-
-def part(spec: RunSpec, group: str, facts: Mapping[str, Any] | None = None) -> Any:
-    """The group's callable with its settings bound; `auto` is filled in from the data's facts."""
-    node = getattr(spec, group)
-    trust.locate(node["_target_"], spec.trust)
-    _check_nested_targets(node, spec.trust)  # Hydra makes those too
-    _, given = settings.split(group, node)
-    for key in settings.FACTS:
-        if given.get(key) == "auto" and facts is not None:
-            given[key] = facts[key]
-    bound = instantiate({"_target_": node["_target_"], **given}, _partial_=True, _convert_="all")
-    # Hydra's partial looks its target up in a policy at every call
-    return functools.partial(bound.func, *bound.args, **bound.keywords)
-
-
-def device_part(spec: RunSpec) -> Any:
-    """The device, made before torch is imported."""
-    return part(spec, "device")()
+from recipe.train import Run, Schedule
 
 
 class Builder:
@@ -101,20 +54,22 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     """
     problems = Problems() if problems is None else problems
     if broken is None:
-        static = static_problems(spec)
+        static = parts.static_problems(spec)
         problems += [line for lines in static.values() for line in lines]
         broken = set(static)
     builder = Builder(spec, problems, broken)
-    device = builder.make("device", lambda: device_part(spec).select())
+    device = builder.make("device", lambda: parts.device_part(spec).select())
     data = builder.make("data", lambda: _data(spec))
     facts = _facts(data) if data is not None else None
     model = builder.make("model", lambda: _model(spec, facts).to(device), ("data", "device"))
     start = builder.make("model", lambda: _load_weights(spec, model, data.classes), ("model",))
     frozen = builder.make("freeze", lambda: _freeze(spec, model), ("model",))
-    sorter = builder.make("optimizer", lambda: Grouping(spec.options, part(spec, "optimizer")))
+    sorter = builder.make(
+        "optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer"))
+    )
     groups = builder.make(
         "param_groups",
-        lambda: sorter.groups(model, part(spec, "param_groups")(model)),
+        lambda: sorter.groups(model, parts.part(spec, "param_groups")(model)),
         ("model", "optimizer"),
     )
     optimizer = builder.make(
@@ -125,11 +80,13 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     schedule = builder.make(
         "scheduler", lambda: make_schedule(spec, optimizer, steps), ("optimizer", "data")
     )
-    precision = builder.make("precision", lambda: part(spec, "precision")(device), ("device",))
-    augment = builder.make("augment", lambda: part(spec, "augment", facts), ("data",))
-    loss = builder.make("loss", lambda: part(spec, "loss", facts))
+    precision = builder.make(
+        "precision", lambda: parts.part(spec, "precision")(device), ("device",)
+    )
+    augment = builder.make("augment", lambda: parts.part(spec, "augment", facts), ("data",))
+    loss = builder.make("loss", lambda: parts.part(spec, "loss", facts))
     clip = builder.make("clip", lambda: _clip(spec))
-    average = builder.make("average", lambda: part(spec, "average")(model), ("freeze",))
+    average = builder.make("average", lambda: parts.part(spec, "average")(model), ("freeze",))
     builder.make("data", lambda: _check_targets(data))
     takes, gives = spec.loss.get("takes", ["indices"]), spec.augment.get("gives", "indices")
     if gives not in takes:
@@ -165,7 +122,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
 
 
 def _data(spec: RunSpec) -> Data:
-    data: Data = part(spec, "data")(streams.generator(spec.seed, "split"))
+    data: Data = parts.part(spec, "data")(streams.generator(spec.seed, "split"))
     stated = spec.data["classes"]
     if stated not in ("auto", len(data.classes)):
         raise ValueError(
@@ -185,7 +142,7 @@ def _facts(data: Data) -> dict[str, Any]:
 def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
     with streams.untouched():
         streams.seed_global(spec.seed, "weights")
-        model: nn.Module = part(spec, "model", facts)()
+        model: nn.Module = parts.part(spec, "model", facts)()
     return model
 
 
@@ -213,7 +170,7 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
-    timetable: dict[int, list[str]] = part(spec, "freeze")(model) or {}
+    timetable: dict[int, list[str]] = parts.part(spec, "freeze")(model) or {}
     late = [epoch for epoch in timetable if epoch >= spec.epochs]
     if late:
         raise ValueError(
@@ -235,7 +192,7 @@ def make_schedule(
     """The scheduler over this optimizer, as long as the run."""
     per = spec.scheduler["per"]
     total = spec.epochs * steps_per_epoch if per == "step" else spec.epochs
-    make = part(spec, "scheduler")
+    make = parts.part(spec, "scheduler")
     parameters = inspect.signature(make).parameters
     if next(iter(parameters)) == "progress":
         scheduler: LRScheduler = LambdaLR(optimizer, lambda count: make(min(count / total, 1.0)))
@@ -253,7 +210,7 @@ def make_schedule(
 
 def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
     """The clip; one that returns the norm alone is measured, to see whether it bit."""
-    clip = part(spec, "clip")
+    clip = parts.part(spec, "clip")
     if get_origin(get_type_hints(clip.func).get("return")) is tuple:
         return clip  # type: ignore[no-any-return]
 

@@ -42,8 +42,9 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
     if len(problems) > before:
         broken.add("device")
 
-    from recipe.build import build, static_problems
+    from recipe.build import build
     from recipe.menu import GROUPS
+    from recipe.parts import static_problems
 
     if root := settings.root_problems(vars(spec)):
         problems += root
@@ -59,7 +60,7 @@ def execute(
     """Trains and records. An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as
     KILLED, and goes on to the caller."""
     from recipe import plan as planning
-    from recipe.build import part
+    from recipe.parts import part
     from recipe.record import Recorder
 
     plan = planning.make(spec, run)
@@ -85,7 +86,7 @@ def execute(
 def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | None) -> None:
     from recipe import environment, parameters
     from recipe import plan as planning
-    from recipe.build import device_part
+    from recipe.parts import device_part
 
     run = plan.run
     hardware = device_part(spec).hardware(run.device)

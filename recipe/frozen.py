@@ -49,14 +49,17 @@ class Frozen:
     def _apply_policy(self) -> None:
         """A layer that is to stay in eval mode gets a `train` of its own, so that no later
         `model.train()` reaches it; one that is no longer frozen gets torch's back."""
+        is_frozen = False
         for path, module in self.model.named_modules():
+            own = [
+                f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)
+            ]
+            if own:  # a BatchNorm without weight and bias goes with the layer before it
+                is_frozen = self.names.issuperset(own)
             if not isinstance(module, layers.BATCH_NORMS):
                 continue
-            own = {
-                f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)
-            }
             vars(module).pop("train", None)
-            if self.policy != "train" and own and own <= self.names:
+            if self.policy != "train" and is_frozen:
                 module.train = MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
                 module.eval()
                 if self.policy == "affine_only":

@@ -77,8 +77,6 @@ class _Groups:
 
     def _option(self, group: str, name: str) -> list[str]:
         known = menu.options(group)
-        if name == "null" and group == EXPERIMENT:
-            return []
         if name not in known:
             hint = nearest(name, known) or f"; there are {', '.join(known)}"
             return [f"{group}={name}: no such option{hint}"]

@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from recipe import menu, parameters
 from recipe.build import make_schedule
+from recipe.evaluate import preserved
 from recipe.spec import RunSpec
-from recipe.train import Run, learning_rates, preserved
+from recipe.train import Run, learning_rates
 
 WIDTH = 100
 """Columns of everything that is kept as text."""

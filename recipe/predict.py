@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from recipe import checkpoint, images, runs
 from recipe.arguments import key_values
-from recipe.build import part
 from recipe.device.auto import Auto
 from recipe.errors import SpecError
+from recipe.parts import part
 from recipe.spec import RunSpec
 
 BATCH = 64

@@ -8,8 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from recipe.evaluate import Metrics
 from recipe.plan import duration
-from recipe.train import Metrics, Point, Run
+from recipe.train import Point, Run
 
 
 class Follow:

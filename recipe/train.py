@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from recipe import streams
 from recipe.average import Average
-from recipe.data import Data, Split
+from recipe.data import Data
+from recipe.evaluate import Metrics, evaluate
 from recipe.frozen import Frozen
-
-Metrics = dict[str, float]
 
 
 @dataclass
@@ -104,45 +103,6 @@ class Point:
     ends_epoch: bool = False
     improved: bool = False
     """`Run.best` is new."""
-
-
-@contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module's train/eval mode and every random stream is as it was before."""
-    modes = [(module, module.training) for module in model.modules()]
-    with streams.untouched():
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-
-
-def evaluate(
-    model: nn.Module,
-    split: Split,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    *,
-    batch_size: int,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> Metrics:
-    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample counted once.
-
-    Runs in eval mode without recording anything for gradients; touches no random stream and
-    leaves every module in the mode it was in.
-    """
-    total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    with preserved(model), torch.inference_mode():
-        model.eval()
-        for inputs, targets in split.batches(torch.arange(len(split)).split(batch_size)):
-            targets = targets.to(device, non_blocking=True)
-            with autocast():
-                output = model(inputs.to(device, non_blocking=True))
-                value = loss(output, targets)
-            total += value.float() * len(targets)
-            correct += (output.argmax(1) == targets).sum()
-    return {"loss": total.item() / len(split), "accuracy": correct.item() / len(split)}
 
 
 def train(run: Run) -> Iterator[Point]:

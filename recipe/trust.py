@@ -63,6 +63,8 @@ def _resolve(target: str) -> Any:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
                 continue
             raise
+        except RuntimeError as error:  # such as torchvision beside a torch it isn't made for
+            raise ValueError(f"_target_ {target}: {name} can't be imported: {error}") from error
         for word in words[cut:]:
             if not hasattr(found, word):
                 raise ValueError(

@@ -140,10 +140,24 @@ def test_auto_falls_back_to_the_cpu_and_the_record_names_it() -> None:
     assert not any(name.startswith("CUDA") for name in auto.environment())
 
 
-def test_auto_threads_are_the_cores_the_process_may_use(tmp_path: Path) -> None:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert Cpu(threads="auto").threads == available
-    assert Cpu(threads=1).environment() == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+@pytest.mark.parametrize(
+    "given", [None, "3"], ids=["the cores it may use", "OMP_NUM_THREADS if that is set"]
+)
+def test_auto_threads_are(given: str | None) -> None:
+    code = (
+        "from recipe import device; from recipe.device.cpu import Cpu\n"
+        "print(Cpu(threads='auto').threads)\n"
+        "device.apply(Cpu(threads=7).environment())\n"
+        "print(Cpu(threads='auto').threads)\n"  # what one run sets is not what the user gave
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    if given:
+        environment["OMP_NUM_THREADS"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert done.stdout.split() == [given or str(cores)] * 2
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")

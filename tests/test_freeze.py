@@ -307,3 +307,16 @@ def test_the_sources_own_network_prints_the_sources_own_table(built: Build) -> N
         ("cnn.VGG_16.convolution2_2.weight", "True", "True"),
         ("cnn.VGG_16.convolution2_2.bias", "True", "True"),
     ]
+
+
+def test_a_frozen_batchnorm_without_weight_and_bias_keeps_its_statistics() -> None:
+    norms = [nn.BatchNorm1d(2, affine=False) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(2, 2), norms[0], nn.Linear(2, 2), norms[1])
+    model[0].requires_grad_(False)
+    Frozen(model, {}, "eval")
+    model.train()
+    model(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    kept, moved = norms[0].running_mean, norms[1].running_mean
+    assert kept is not None and moved is not None
+    assert kept.tolist() == [0.0, 0.0]
+    assert moved.tolist() != [0.0, 0.0]

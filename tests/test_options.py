@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from recipe import menu
-from recipe.build import part
 from recipe.errors import SpecError
+from recipe.parts import part
 from recipe.spec import RunSpec
 from recipe.train import Run, train
 

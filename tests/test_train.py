@@ -21,10 +21,11 @@ from torch.nn import functional
 from recipe import parameters, plan, streams
 from recipe.data import Batch, Data, InMemory, Split
 from recipe.errors import SpecError
+from recipe.evaluate import evaluate
 from recipe.freeze.by_name import by_name
 from recipe.frozen import Frozen
 from recipe.spec import RunSpec
-from recipe.train import Point, Run, evaluate, train
+from recipe.train import Point, Run, train
 
 Build = Callable[..., Run]
 Compose = Callable[..., RunSpec]
@@ -223,7 +224,7 @@ import contextlib, torch
 from torch import nn
 from torch.nn import functional
 from recipe.data import InMemory
-from recipe.train import evaluate
+from recipe.evaluate import evaluate
 torch.set_num_threads(1)
 
 class Scale(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipe import build
+from recipe import parts
 from recipe.errors import SpecError
 from recipe.spec import RunSpec
 from recipe.train import Run
@@ -173,5 +173,5 @@ def test_a_single_part_of_a_strangers_spec_is_refused_as_well(
     path.write_text(composed("model=mlp", f"model.hidden=[{evil}]", "trust=[builtins]").to_yaml())
     spec = RunSpec.read(path, trust=[])
     with pytest.raises(ValueError, match=r"^_target_ builtins\.open: .* isn't trusted"):
-        build.part(spec, "model")
+        parts.part(spec, "model")
     assert not (tmp_path / "ran").exists()

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
@@ -38,9 +39,16 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def thread_count(threads: int | Literal["auto"]) -> int:
-    """The number given; `auto`: the cores this process may use, of those there are."""
-    if threads != "auto":
-        return threads
+    """The number given; `auto`: OMP_NUM_THREADS, else the cores this process may use."""
+    return _cores() if threads == "auto" else threads
+
+
+@functools.cache
+def _cores() -> int:
+    """Asked before the first run sets the variable for itself; later runs get the same answer."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -55,7 +55,7 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
     os.environ[SWEEP] = sweep.name
     console.print(f"{content['name']}: {len(jobs)} runs", soft_wrap=True)
-    from recipe.build import part
+    from recipe.parts import part
 
     status: mlflow_feed.Status = "KILLED"
     try:
@@ -86,7 +86,7 @@ def _check(overrides: Sequence[Override]) -> tuple[list[RunSpec], list[compose.J
                 seen.add(alike)
                 with problems.collect("sweep"):
                     specs.append(job.spec())
-    from recipe.build import static_problems
+    from recipe.parts import static_problems
     from recipe.settings import root_problems
 
     for spec in [*specs, *(replace(specs[0], seed=seed) for seed in _seeds(jobs) if specs)]:

@@ -1,0 +1,54 @@
+"""Evaluation that leaves no trace: no gradients, no random numbers drawn, no mode changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recipe import streams
+from recipe.data import Split
+
+Metrics = dict[str, float]
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module's train/eval mode and every random stream is as it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    with streams.untouched():
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batch_size: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Metrics:
+    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample counted once.
+
+    Runs in eval mode without recording anything for gradients; touches no random stream and
+    leaves every module in the mode it was in.
+    """
+    total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    with preserved(model), torch.inference_mode():
+        model.eval()
+        for inputs, targets in split.batches(torch.arange(len(split)).split(batch_size)):
+            targets = targets.to(device, non_blocking=True)
+            with autocast():
+                output = model(inputs.to(device, non_blocking=True))
+                value = loss(output, targets)
+            total += value.float() * len(targets)
+            correct += (output.argmax(1) == targets).sum()
+    return {"loss": total.item() / len(split), "accuracy": correct.item() / len(split)}

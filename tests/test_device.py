@@ -14,7 +14,6 @@ import torch
 
 from recipe import device
 from recipe.device.auto import Auto
-from recipe.device.cpu import Cpu
 from recipe.device.gpu import Gpu
 from recipe.errors import SpecError
 from recipe.train import Run

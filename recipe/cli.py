@@ -35,6 +35,7 @@ HYDRA_FLAGS = (
 
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it
+python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
@@ -156,6 +157,8 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     from recipe import compose
     from recipe.overrides import check
 
+    if any(argument.startswith("spec=") for argument in arguments):
+        return _recorded_spec(arguments)
     overrides = compose.parse(arguments)
     sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
     if sweeps:
@@ -165,6 +168,15 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
         problems += checked.problems
         (job,) = compose.jobs(checked.overrides)
         return job.spec()
+
+
+def _recorded_spec(arguments: list[str]) -> RunSpec:
+    from recipe import compose
+    from recipe.arguments import key_values
+    from recipe.spec import RunSpec
+
+    values = key_values("spec", arguments, {"spec": "", "trust": ""})
+    return RunSpec.read(Path(values["spec"]).expanduser(), compose.trusted(values["trust"]))
 
 
 def _multirun(arguments: list[str]) -> int:

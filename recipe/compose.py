@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     for override in parsed:
         override.config_loader = loader  # it knows the options that glob(...) stands for
     return parsed
+
+
+def trusted(given: str) -> list[str]:
+    """The packages of a `trust=[...]` argument, and those that the user's project trusts."""
+    with menu_folder():
+        project = config([]).trust
+    return [*filter(None, re.split(r"[\[\],\s]+", given)), *project]
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,16 @@ class Outcome:
         rows = self.plan.rows
         frozen = [row for row in rows if row.trained_from is None]
         later = [row for row in rows if row.trained_from not in (None, 0)]
-        text = (
-            f"{len(frozen)} of {len(rows)} tensors frozen throughout "
-            f"({_numbers(frozen):,} of {_numbers(rows):,} numbers)"
-        )
-        if later:
-            epochs = sorted({row.trained_from for row in later if row.trained_from is not None})
-            text += f"; {len(later)} unfrozen at epoch {', '.join(map(str, epochs))}"
-        return text if frozen or later else "nothing was frozen"
+        parts = []
+        if frozen:
+            parts.append(
+                f"{len(frozen)} of {len(rows)} tensors frozen throughout "
+                f"({_numbers(frozen):,} of {_numbers(rows):,} numbers)"
+            )
+        for epoch in sorted({row.trained_from for row in later if row.trained_from is not None}):
+            thawed = sum(row.trained_from == epoch for row in later)
+            parts.append(f"{thawed} frozen until epoch {epoch}")
+        return "; ".join(parts) or "nothing was frozen"
 
     def _param_groups(self) -> str | None:
         if len(self.plan.rates) < 2:

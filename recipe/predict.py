@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from recipe import checkpoint, images, runs
+from recipe import checkpoint, compose, images, runs
 from recipe.arguments import key_values
 from recipe.device.auto import Auto
 from recipe.errors import SpecError
@@ -88,10 +88,10 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     if problems:
         raise SpecError(problems)
     files = _files(Path(values["input"]).expanduser())
-    trust = [*values["trust"].strip("[]").split(","), *_project_trust()]
+    trust = compose.trusted(values["trust"])
     outputs = Path(values["output_dir"]).expanduser().resolve()
     try:
-        recorded = Recorded(runs.find(outputs, values["run"], "run"), list(filter(None, trust)))
+        recorded = Recorded(runs.find(outputs, values["run"], "run"), trust)
     except ValueError as error:
         raise SpecError(str(error)) from error
     found, bad = [], 0
@@ -128,14 +128,6 @@ def _files(path: Path) -> list[Path]:
             f"input: no image in {path} (looked for {', '.join(sorted(images.SUFFIXES))})"
         )
     return files
-
-
-def _project_trust() -> list[str]:
-    """Packages that the working directory's own project settings trust."""
-    from recipe import compose
-
-    with compose.menu_folder():
-        return list(compose.Job((), ()).spec().trust)
 
 
 def classify(

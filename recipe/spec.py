@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from recipe.errors import SpecError
 from recipe.menu import GROUPS, OFF, nearest
@@ -67,12 +68,22 @@ class RunSpec:
 
     @classmethod
     def read(cls, path: Path, trust: Sequence[str]) -> RunSpec:
-        """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does."""
-        config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig)
-        choices = {str(group): str(option) for group, option in config.pop("options").items()}
+        """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does.
+
+        Raises SpecError if it is no whole spec.
+        """
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, YAMLError, UnicodeDecodeError) as error:
+            raise SpecError(f"spec: {path} can't be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(config, DictConfig) or not OmegaConf.is_dict(config.get("options")):
+            raise SpecError(f"spec: {path} is no run's spec.yaml (it has no options)")
+        chosen = config.pop("options")
+        lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]
+        if lost:
+            raise SpecError(lost)
         config.trust = list(trust)
-        return cls.from_config(config, choices)
+        return cls.from_config(config, {group: str(chosen[group]) for group in GROUPS})
 
     @property
     def output_path(self) -> Path:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe import compose, menu
 from recipe.errors import Problems
 from recipe.menu import GROUPS, nearest
+from recipe.settings import ENGINE
 
 EXPERIMENT = "experiment"
 
@@ -135,10 +136,10 @@ class _Keys:
         if root == key and root in GROUPS:
             return [f"{text}: choose an option, or set one setting: {root}.<setting>=<value>"]
         if override.is_add() or override.is_force_add():
-            # the part's own signature decides, once it may be imported
-            if root in GROUPS and key.count(".") == 1:
-                return []
-            return [f"{text}: write {key}=<value>; {root} is in every spec already"]
+            if root not in GROUPS or key.count(".") != 1:
+                return [f"{text}: write {key}=<value>; {root} is in every spec already"]
+            if key.partition(".")[2] not in ENGINE.get(root, {}):
+                return []  # the part's own signature decides, once it may be imported
         return [
             p
             for name, config in self._configs(root)

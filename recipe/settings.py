@@ -41,6 +41,9 @@ ENGINE: dict[str, dict[str, Any]] = {
 }
 """Settings that the engine itself obeys and their types; the part is called without them."""
 
+REQUIRED = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": ("per",)}
+"""The engine's own settings that every option of a group must give."""
+
 POSITIONAL = {
     "device": 0, "data": 1, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1, "optimizer": 1,
     "scheduler": 1, "clip": 1, "precision": 1, "augment": 3, "average": 1, "tracking": 1,
@@ -86,8 +89,8 @@ def problems(
                 f"; there are {', '.join(accepted)}" if accepted else ""
             )
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
-    for key in _required(part, group):
-        if key not in given:
+    for key in (*REQUIRED.get(group, ()), *_required(part, group)):
+        if key not in settings:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
     return found
 

@@ -9,7 +9,7 @@ run: .venv/run
 	$(BIN)/python -m recipe freeze=vgg_first2 scheduler=step
 
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ class Feed:
             self.run_id = made.info.run_id
             self._send(client, self.run_id)
         except Exception as error:  # whatever MLflow raises, training goes on
-            self._failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self._failure = _reason(error)
 
     def _send(self, client: MlflowClient, run_id: str) -> None:
         from mlflow.entities import Metric
@@ -118,6 +118,9 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # with MLflow's own defaults a server that is gone is waited for for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
 
@@ -149,11 +152,21 @@ def parent_run(client: MlflowClient, experiment: str, sweep: Path) -> str:
         return str(content["mlflow_run_id"])
 
 
-def end_sweep(tracking: Tracking, outputs: Path, sweep: Path, status: Status, note: str) -> None:
-    """Closes the parent run of a sweep, if one was made."""
+def end_sweep(
+    tracking: Tracking, outputs: Path, sweep: Path, status: Status, note: str
+) -> str | None:
+    """Closes the parent run of a sweep, if one was made; why MLflow didn't take it, if so."""
     content = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
     if "mlflow_run_id" not in content:
-        return
-    client, _ = connect(tracking, outputs)
-    client.set_tag(content["mlflow_run_id"], "mlflow.note.content", note)
-    client.set_terminated(content["mlflow_run_id"], status=status)
+        return None
+    try:
+        client, _ = connect(tracking, outputs)
+        client.set_tag(content["mlflow_run_id"], "mlflow.note.content", note)
+        client.set_terminated(content["mlflow_run_id"], status=status)
+    except Exception as error:  # whatever MLflow raises, the sweep's own result stands
+        return _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"

@@ -99,5 +99,11 @@ def fold(rows: list[Row]) -> list[tuple[str, str, Row]]:
     for (module, *_), alike in itertools.groupby(rows, decided):
         held = list(alike)
         numbers = sum(row.numbers for row in held)
-        folded.append((f"{module} ({len(held)} tensors, {numbers:,} numbers)", "", held[0]))
+        folded.append(
+            (
+                f"{module} ({len(held)} tensor{'s' * (len(held) > 1)}, {numbers:,} numbers)",
+                "",
+                held[0],
+            )
+        )
     return folded

@@ -64,9 +64,10 @@ class Recorder:
     def close(self, status: Status) -> None:
         """Ends the run and waits until MLflow has all of it, or will not take it."""
         self._event("end", {"status": status})
+        self._note(status=status)
         if self._feed:
             self.failure = self._feed.finish()
-        self._note(status=status)
+            self._note(status=status)  # with MLflow's id, known by now
         self._metrics.close()
         self._events.close()
 

@@ -65,8 +65,11 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     finally:
         del os.environ[SWEEP]
         tracking = part(first, "tracking")(first.output_path)
-        mlflow_feed.end_sweep(tracking, first.output_path, sweep, status, _markdown(_read(sweep)))
+        note = _markdown(_read(sweep))
+        failure = mlflow_feed.end_sweep(tracking, first.output_path, sweep, status, note)
         _report(console, sweep)
+        if failure:
+            console.print(f"MLflow did not take the sweep's end ({failure})", style="red")
     return 0 if status == "FINISHED" else 1
 
 

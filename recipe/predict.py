@@ -155,6 +155,8 @@ def classify(
 
 def _show(found: list[Prediction], form: str, output: Path, console: Console) -> None:
     if not form:
+        if not console.is_terminal:  # a line a file, however long its path
+            console.width = 10_000
         console.print(_table(found))
         return
     text = _csv(found) if form == "csv" else json.dumps(_rows(found), indent=2) + "\n"

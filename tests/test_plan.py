@@ -116,8 +116,8 @@ def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
     assert lines[start + 1 : start + 6] == [
         "convolution1_1 (2 tensors, 40 numbers) - - True False",
         "batchnorm1_1 (2 tensors, 8 numbers) all 0.05 True True",
-        "convolution1_2 (1 tensors, 144 numbers) all 0.05 True True",
-        "convolution1_2 (1 tensors, 4 numbers) - - True False",
+        "convolution1_2 (1 tensor, 144 numbers) all 0.05 True True",
+        "convolution1_2 (1 tensor, 4 numbers) - - True False",
         "batchnorm1_2 (2 tensors, 8 numbers) all 0.05 True True",
     ]
     assert len(made.rows) == 42 and lines.index("", start) - start - 1 == 22

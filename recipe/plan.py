@@ -6,6 +6,7 @@ import copy
 import io
 import itertools
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,12 +77,13 @@ def learning_rate_curves(spec: RunSpec, run: Run) -> dict[str, list[float]]:
     schedule = make_schedule(spec, optimizer, run.steps_per_epoch)
     moves = run.steps if schedule.per == "step" else run.epochs
     curves: dict[str, list[float]] = {group["name"]: [] for group in optimizer.param_groups}
-    for _ in range(moves):
-        for key, lr in learning_rates(optimizer).items():
-            curves[key.removeprefix("lr/")].append(lr)
-        optimizer.step()  # without gradients it moves nothing; torch wants it before the scheduler
-        if not isinstance(schedule.scheduler, ReduceLROnPlateau):
-            schedule.scheduler.step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # no step to take
+        for _ in range(moves):
+            for key, lr in learning_rates(optimizer).items():
+                curves[key.removeprefix("lr/")].append(lr)
+            if not isinstance(schedule.scheduler, ReduceLROnPlateau):
+                schedule.scheduler.step()
     return curves
 
 

@@ -61,7 +61,8 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     device = builder.make("device", lambda: parts.device_part(spec).select())
     data = builder.make("data", lambda: _data(spec))
     facts = _facts(data) if data is not None else None
-    model = builder.make("model", lambda: _model(spec, facts).to(device), ("data", "device"))
+    home = device if device is not None else torch.device("cpu")  # so that the rest is checked
+    model = builder.make("model", lambda: _model(spec, facts).to(home), ("data",))
     start = builder.make("model", lambda: _load_weights(spec, model, data.classes), ("model",))
     frozen = builder.make("freeze", lambda: _freeze(spec, model), ("model",))
     sorter = builder.make(
@@ -174,7 +175,7 @@ def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
     late = [epoch for epoch in timetable if epoch >= spec.epochs]
     if late:
         raise ValueError(
-            f"freeze={spec.options['freeze']} unfreezes at epoch {min(late)} (counted from 0), but "
+            f"freeze={spec.options['freeze']} unfreezes after {min(late)} epochs, but "
             f"the run has {spec.epochs}; use more epochs or earlier stages"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):

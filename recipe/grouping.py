@@ -112,7 +112,11 @@ class Grouping:
             if key not in known:
                 hint = nearest(key, accepted) or f"; it has {', '.join(accepted)}"
                 found.append((key, f"optimizer={self.optimizer_name} has no such option{hint}"))
-        given = {key: value for key, value in options.items() if key in known}
+            elif isinstance(known[key], float) and not isinstance(options[key], (int, float)):
+                found.append((key, "it must be a number"))
+        if found:
+            return found
+        given = dict(options)
         whole = self._refusal({**settings, **given})  # some options only hold together
         if whole is not None:
             alone = [(key, self._refusal({**settings, key: value})) for key, value in given.items()]

@@ -47,14 +47,11 @@ class Option:
 
     @property
     def help(self) -> str:
-        """The first comment of the file, as one line."""
-        lines: list[str] = []
+        """The first line of comment in the file; lines that begin with `# @` are Hydra's."""
         for line in self.path.read_text(encoding="utf-8").splitlines():
             if line.startswith("#") and not line.startswith("# @"):
-                lines.append(line.lstrip("# ").rstrip())
-            elif lines:
-                break
-        return " ".join(lines)
+                return line.lstrip("# ").rstrip()
+        return ""
 
     @property
     def keys(self) -> set[str]:

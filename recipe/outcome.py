@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,15 @@ from recipe import menu
 from recipe.parameters import Row
 from recipe.plan import Plan
 from recipe.plots import History
+from recipe.wording import counted, percent
+
+ON = {
+    "param_groups": "one group is left",
+    "precision": "every forward pass",
+    "augment": "every training batch",
+    "average": "the average is what was evaluated and kept",
+}
+"""What a trick did that has nothing to measure."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +48,33 @@ class Outcome:
     def deeds(self) -> Iterator[tuple[str, str, str]]:
         """(group, option, what it did) for the tricks; those that are off only if they measured."""
         options = self.plan.spec.options
-        for group in menu.OFF:
+        for group in ("loss", *menu.OFF):
             done = getattr(self, f"_{group}")() if hasattr(self, f"_{group}") else None
-            if done is None and options[group] != menu.OFF[group]:
-                done = "on throughout"
+            if done is None and options[group] != menu.OFF.get(group):
+                done = ON[group]
             if done:
                 yield group, options[group], done
 
+    def _loss(self) -> str:
+        values = [value for _, value in self.history["train/loss"]]
+        lost = next((step for step, v in self.history["train/loss"] if not math.isfinite(v)), None)
+        if lost is not None:
+            return f"not a finite number from step {lost} on: the run diverged"
+        return f"{values[0]:.3g} at the first step, {values[-1]:.3g} at the last"
+
     def _freeze(self) -> str:
         rows = self.plan.rows
-        frozen = [row for row in rows if row.trained_from is None]
-        later = [row for row in rows if row.trained_from not in (None, 0)]
+        frozen = [row for row in rows if row.frozen_epochs is None]
+        later = [row for row in rows if row.frozen_epochs not in (None, 0)]
         parts = []
         if frozen:
             parts.append(
                 f"{len(frozen)} of {len(rows)} tensors frozen throughout "
                 f"({_numbers(frozen):,} of {_numbers(rows):,} numbers)"
             )
-        for epoch in sorted({row.trained_from for row in later if row.trained_from is not None}):
-            thawed = sum(row.trained_from == epoch for row in later)
-            parts.append(f"{thawed} frozen until epoch {epoch}")
+        for epoch in sorted({row.frozen_epochs for row in later if row.frozen_epochs is not None}):
+            thawed = sum(row.frozen_epochs == epoch for row in later)
+            parts.append(f"{thawed} unfrozen after {counted(epoch, 'epoch')}")
         return "; ".join(parts) or "nothing was frozen"
 
     def _param_groups(self) -> str | None:
@@ -93,10 +110,6 @@ class Outcome:
 
 def _numbers(rows: list[Row]) -> int:
     return sum(row.numbers for row in rows)
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def exact_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from rich.table import Table
 
 from recipe.train import Run
+from recipe.wording import counted
 
 LONG = 40
 """Parameters from which on a table is folded by module."""
@@ -23,13 +24,13 @@ class Row:
     rule: str
     """The pattern that put it into its group; else the group's name."""
     group: str
-    lr: float
-    """Of its group, before any schedule."""
-    weight_decay: float
+    lr: float | None
+    """Of its group, before any schedule; None: it is in no group, never trained."""
+    weight_decay: float | None
     trainable: bool
     """From the first epoch on."""
-    trained_from: int | None
-    """Epoch, counted from 0; None: never."""
+    frozen_epochs: int | None
+    """Epochs after which it is trained; None: never."""
     numbers: int
 
 
@@ -48,10 +49,10 @@ def rows(run: Run) -> list[Row]:
                 shape="x".join(map(str, parameter.shape)),
                 rule=group.get("rule", group.get("name", "")),
                 group=group.get("name", ""),
-                lr=run.base_lr.get(group.get("name", ""), 0.0),
-                weight_decay=group.get("weight_decay", 0.0),
+                lr=run.base_lr[group["name"]] if group else None,
+                weight_decay=group.get("weight_decay", 0.0) if group else None,
                 trainable=trainable,
-                trained_from=0 if trainable else thaws.get(name),
+                frozen_epochs=0 if trainable else thaws.get(name),
                 numbers=parameter.numel(),
             )
         )
@@ -76,24 +77,24 @@ def table(rows: list[Row]) -> Table:
         if not (folded and column == "shape"):
             shown.add_column(column, justify="right" if column == "lr" else "left")
     for name, shape, alike in fold(rows) if folded else [(r.name, r.shape, r) for r in rows]:
-        lr = f"{alike.lr:g}" if alike.group else "-"
+        lr = "-" if alike.lr is None else f"{alike.lr:g}"
         cells = [name] if folded else [name, shape]
         shown.add_row(*cells, alike.group or "-", lr, "True", _after(alike))
     return shown
 
 
 def _after(row: Row) -> str:
-    if row.trainable or row.trained_from is None:
+    if row.trainable or row.frozen_epochs is None:
         return str(row.trainable)
-    return f"False until epoch {row.trained_from}"
+    return f"False, True after {counted(row.frozen_epochs, 'epoch')}"
 
 
 def fold(rows: list[Row]) -> list[tuple[str, str, Row]]:
     """Neighbouring parameters that were decided alike, one line for each module at the top:
     (module with what it holds, "", one of its rows)."""
 
-    def decided(row: Row) -> tuple[str, str, float, bool, int | None]:
-        return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.trained_from
+    def decided(row: Row) -> tuple[str, str, float | None, bool, int | None]:
+        return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.frozen_epochs
 
     folded = []
     for (module, *_), alike in itertools.groupby(rows, decided):

@@ -23,6 +23,7 @@ from recipe.build import make_schedule
 from recipe.evaluate import preserved
 from recipe.spec import RunSpec
 from recipe.train import Run, learning_rates
+from recipe.wording import counted, duration
 
 WIDTH = 100
 """Columns of everything that is kept as text."""
@@ -127,7 +128,8 @@ def describe(plan: Plan, *, seconds: float | None = None) -> RenderableType:
 def headline(spec: RunSpec, run: Run) -> str:
     """The run in a line, and where its weights come from in another if not from chance."""
     text = (
-        f"{spec.label}: seed {spec.seed}, {run.epochs} epochs of {run.steps_per_epoch} steps, "
+        f"{spec.label}: seed {spec.seed}, {counted(run.epochs, 'epoch')} of "
+        f"{counted(run.steps_per_epoch, 'step')}, "
         f"{len(run.data.train)} training and {len(run.data.val)} validation samples, "
         f"{len(run.data.classes)} classes, on {run.device}"
     )
@@ -206,17 +208,6 @@ def counts(plan: Plan) -> str:
         f"Size: {trainable:,} of {total:,} parameters trainable, "
         f"{plan.summary.total_mult_adds / 1e6:,.1f} million multiply-adds an image"
     )
-
-
-def duration(seconds: float) -> str:
-    """`0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def as_text(shown: RenderableType) -> str:

@@ -169,6 +169,12 @@ def _show(found: list[Prediction], form: str, output: Path, console: Console) ->
 
 def _table(found: list[Prediction]) -> Table:
     table = Table(box=None, pad_edge=False)
+    if len(found) == 1 and len(found[0].top) > 5:  # too wide for a line
+        table.add_column(found[0].file)
+        table.add_column("probability", justify="right")
+        for name, probability in found[0].top:
+            table.add_row(name, f"{probability:.4f}")
+        return table
     table.add_column("file", overflow="fold")
     for place in range(1, len(found[0].top) + 1 if found else 1):
         table.add_column(f"class {place}")

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from recipe.evaluate import Metrics
-from recipe.plan import duration
 from recipe.train import Point, Run
+from recipe.wording import duration
 
 
 class Follow:
@@ -22,6 +22,8 @@ class Follow:
         self.live = console.is_terminal
         self.started = time.perf_counter()
         self.latest: Metrics = {}
+        self.epoch = 0
+        self.losses: list[float] = []
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -47,6 +49,10 @@ class Follow:
 
     def show(self, point: Point) -> None:
         self.latest |= point.metrics
+        if point.epoch != self.epoch:
+            self.epoch, self.losses = point.epoch, []
+        if "train/loss" in point.metrics:
+            self.losses.append(point.metrics["train/loss"])
         if self.live:
             self.bar.update(
                 self.task,
@@ -65,7 +71,8 @@ class Follow:
             )
 
     def _numbers(self, step: int) -> str:
-        parts = [f"loss {self.latest['train/loss']:.4f}"] if "train/loss" in self.latest else []
+        # of the epoch so far, as val/loss is of the whole validation part
+        parts = [f"loss {sum(self.losses) / len(self.losses):.4f}"] if self.losses else []
         if "val/accuracy" in self.latest:
             parts.append(f"val/loss {self.latest['val/loss']:.4f}")
             parts.append(f"val/accuracy {self.latest['val/accuracy']:.2%}".replace("%", " %"))

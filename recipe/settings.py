@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_type_hints
 
@@ -36,7 +37,7 @@ ENGINE: dict[str, dict[str, Any]] = {
     "model": {"weights": str | None},
     "loss": {"takes": list[Literal["indices", "probabilities"]]},
     "freeze": {"batchnorm": Literal["eval", "train", "affine_only"]},
-    "scheduler": {"per": Literal["epoch", "step"], "monitor": str},
+    "scheduler": {"per": Literal["epoch", "step"], "monitor": Literal["val/loss", "val/accuracy"]},
     "augment": {"gives": Literal["indices", "probabilities"]},
 }
 """Settings that the engine itself obeys and their types; the part is called without them."""
@@ -124,6 +125,8 @@ def _accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], boo
 
 
 def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
+    if unusable(value, infinite_too=key.startswith(("optimizer.", "param_groups."))):
+        return [f"{key} must be a finite number, got {value!r}" + (f" ({note})" if note else "")]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -135,13 +138,26 @@ def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
     return []
 
 
+def unusable(value: Any, *, infinite_too: bool) -> bool:
+    """Whether a NaN, or an infinity, is anywhere in a value."""
+    if isinstance(value, Mapping):
+        return any(unusable(item, infinite_too=infinite_too) for item in value.values())
+    if isinstance(value, list):
+        return any(unusable(item, infinite_too=infinite_too) for item in value)
+    if not isinstance(value, float):
+        return False
+    return math.isnan(value) or (infinite_too and math.isinf(value))
+
+
 def _message(key: str, value: Any, error: ValidationError, note: str) -> str:
     # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
     details = [d for d in error.errors() if d["type"] != "needs_python_object"] or error.errors()
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
-    where = "".join(f"[{part}]" if isinstance(part, int) else "" for part in details[0]["loc"])
-    shown = value if not where else details[0]["input"]
-    text = f"{key}{where} must be {' or '.join(wanted)}, got {shown!r}"
+    whole = all(detail["type"] in ("missing", "extra_forbidden") for detail in details)
+    path = details[0]["loc"][:-1] if whole else details[0]["loc"]
+    where = "".join(f"[{part}]" for part in path if isinstance(part, int))
+    shown = value if whole and not where else details[0]["input"] if where else value
+    text = f"{key}{where} must be {(' and ' if whole else ' or ').join(wanted)}, got {shown!r}"
     return f"{text} ({note})" if note else text
 
 
@@ -161,6 +177,11 @@ WORDS = {
 
 def _wanted(detail: ErrorDetails) -> str:
     """What comes after "must be"."""
+    last = detail["loc"][-1] if detail["loc"] else ""
     if detail["type"] == "missing":
-        return f"given with {detail['loc'][-1]}"
+        return f"a list of {last + 1} values" if isinstance(last, int) else f"a mapping with {last}"
+    if detail["type"] == "extra_forbidden":
+        return f"without {last}"
+    if detail["type"] == "too_short":
+        return f"at least {detail['ctx']['min_length']} long"
     return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

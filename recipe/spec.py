@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recipe import menu
 from recipe.errors import SpecError
-from recipe.menu import GROUPS, OFF, nearest
+from recipe.menu import GROUPS, nearest
 
 Settings = Mapping[str, Any]
 
@@ -91,9 +92,13 @@ class RunSpec:
 
     @property
     def label(self) -> str:
-        """The run's name: the given one, else the tricks that are on, else `baseline`."""
-        on = [f"{group}={self.options[group]}" for group, off in OFF.items()
-              if self.options[group] != off]  # fmt: skip
+        """The run's name: the given one, else what isn't the default, else `baseline`."""
+        default = menu.defaults()
+        on = [
+            f"{group}={self.options[group]}"
+            for group in GROUPS
+            if group not in ("device", "tracking") and self.options[group] != default[group]
+        ]
         return self.name or " ".join(on) or "baseline"
 
     def to_yaml(self) -> str:

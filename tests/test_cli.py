@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -85,6 +86,23 @@ def refused(folder: Path, *arguments: str) -> list[str]:
             "model.widths[1] must be a whole number, got 'x' (channels of each block; every block "
             "ends by halving height and width)",
         ),
+        (
+            "optimizer.lr=nan",
+            "optimizer.lr must be a finite number, got nan (learning rate, before any schedule)",
+        ),
+        ("+clip=nrm", "+clip=nrm: write clip=<option>; clip is in every spec already"),
+        (
+            "optimizer=adam optimizer.betas=[0.9]",
+            "optimizer.betas must be a list of 2 values, got [0.9] "
+            "(decay of the running mean of the gradient and of its square)",
+        ),
+        (
+            "scheduler=plateau scheduler.monitor=train/loss",
+            "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss' "
+            "(the metric; must fit `mode`)",
+        ),
+        ("+scheduler.monitor=val/loss", "+scheduler.monitor=val/loss: scheduler=constant has no "
+         "setting monitor; it is a setting of scheduler=plateau"),
         # missing
         ("epochs=???", "epochs: Missing mandatory value: epochs"),
         ("optimizer.lr=???", "optimizer.lr: Missing mandatory value: lr"),
@@ -133,6 +151,41 @@ def test_all_problems_of_a_spec_are_told_at_once(tmp_path: Path) -> None:
     assert sorted(said) == sorted(
         ["clp", "optimizer.lrr", "clip.max_norm", "scheduler", "freeze.names", "~device"]
     )
+
+
+def test_a_gpu_that_is_not_there_hides_no_other_problem(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    lines = refused(
+        tmp_path, "device=gpu", "freeze=by_name", "freeze.names=[nothing]", "param_groups=by_name",
+        "param_groups.rules=[{match: nowhere, lr: 1}]",
+    )  # fmt: skip
+    assert [line.split(":")[0] for line in lines] == [
+        "device.order", "freeze.names", "param_groups.rules[0]",
+    ]  # fmt: skip
+
+
+def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=1e30")
+    assert "not a finite number from step 2 on: the run diverged" in done.out
+
+
+def test_the_line_of_an_epoch_shows_the_mean_loss_of_its_steps(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, *commands.QUICK, "tracking=none")
+    (run,) = commands.runs(tmp_path)
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [p["metrics"]["train/loss"] for p in points if "train/loss" in p["metrics"]]
+    assert len(losses) == 4
+    shown = [line.split()[3] for line in done.out.splitlines() if line.startswith("epoch ")]
+    means = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2]
+    assert shown == [f"{mean:.4f}" for mean in means]
+
+
+def test_a_run_is_named_after_the_options_that_are_not_the_default(tmp_path: Path) -> None:
+    options = ("loss=mse_one_hot", "model=mlp", "optimizer=adam", "clip=norm", "data.size=8")
+    done = commands.here(tmp_path, "plan", *commands.HERE, *options)
+    name = "model=mlp loss=mse_one_hot optimizer=adam clip=norm"
+    assert done.out.startswith(f"{name}: seed 0")
 
 
 def test_a_setting_that_only_torch_knows_is_taken_behind_a_plus(tmp_path: Path) -> None:

@@ -234,17 +234,40 @@ def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
         ),
         ("[{lr: 1}]", r"^param_groups\.rules\[0\] has no match; write"),
         (
-            "[{match: '*1_1*', name: a}, {match: '*1_2*', name: a}]",
+            "[{match: '*1_1*', name: a, lr: 1}, {match: '*1_2*', name: a, lr: 1}]",
             r"^param_groups\.rules\[1\]: 'a' can't be the group's name",
         ),
         ("[]", r"^param_groups\.rules is empty; .* param_groups=all"),
+        ("[{match: classifier}]", r"^param_groups\.rules\[0\] sets nothing; give it an option"),
+        (
+            "[{match: classifier, lr: fast}]",
+            r"the rule 'classifier' sets lr=fast: it must be a number",
+        ),
+        ("[{match: classifier, lr: nan}]", r"^param_groups\.rules must be a finite number"),
     ],
-    ids=["nothing", "twice", "typo", "foreign", "range", "no match", "name", "empty"],
+    ids=[
+        "nothing",
+        "twice",
+        "typo",
+        "foreign",
+        "range",
+        "no match",
+        "name",
+        "empty",
+        "no option",
+        "type",
+        "nan",
+    ],
 )
 def test_a_wrong_rule_is_named(built: Build, rules: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         built("param_groups=by_name", f"param_groups.rules={rules}")
     assert len(caught.value.problems) == 1
+
+
+def test_a_frozen_head_can_not_learn_faster(built: Build) -> None:
+    with pytest.raises(SpecError, match=r"^param_groups=head_faster: .* takes only frozen"):
+        built("param_groups=head_faster", "freeze=by_name", "freeze.names=[classifier]")
 
 
 def test_a_rule_that_takes_only_what_is_frozen_is_named(built: Build) -> None:

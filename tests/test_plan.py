@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import Compose
 
-from recipe import build, plan
+from recipe import build, plan, wording
 from recipe.train import Run
 
 GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
@@ -142,4 +142,4 @@ def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
     ],
 )
 def test_durations_are_in_words(seconds: float, text: str) -> None:
-    assert plan.duration(seconds) == text
+    assert wording.duration(seconds) == text

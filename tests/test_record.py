@@ -206,12 +206,12 @@ def test_parameters_csv_says_what_was_decided_about_each(one: Recorded) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18 and sum(int(row["numbers"]) for row in rows) == NUMBERS
     assert rows[0] == {
-        "name": "convolution1_1.weight", "shape": "4x1x3x3", "rule": "", "group": "", "lr": "0.0",
-        "weight_decay": "0.0", "trainable": "False", "trained_from": "", "numbers": "36",
+        "name": "convolution1_1.weight", "shape": "4x1x3x3", "rule": "", "group": "", "lr": "",
+        "weight_decay": "", "trainable": "False", "frozen_epochs": "", "numbers": "36",
     }  # fmt: skip
     assert rows[-1] == {
         "name": "classifier.bias", "shape": "10", "rule": "all", "group": "all", "lr": "0.05",
-        "weight_decay": rows[-1]["weight_decay"], "trainable": "True", "trained_from": "0",
+        "weight_decay": rows[-1]["weight_decay"], "trainable": "True", "frozen_epochs": "0",
         "numbers": "10",
     }  # fmt: skip
     assert [row["name"] for row in rows if row["trainable"] == "False"] == FROZEN

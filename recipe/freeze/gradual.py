@@ -6,7 +6,7 @@ there one layer an epoch, here any stages at any epochs.
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt
+from pydantic import ConfigDict, NonNegativeInt
 from torch import nn
 from typing_extensions import TypedDict
 
@@ -14,6 +14,8 @@ from recipe import patterns
 
 
 class Stage(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
     epoch: NonNegativeInt
     names: list[str]
 

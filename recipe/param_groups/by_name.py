@@ -52,6 +52,10 @@ def _read(key: str, rule: dict[str, Any], names: set[str]) -> tuple[list[str], s
             f"{key}: params and rule can't be set; match says which parameters it takes"
         )
     given = options.pop("name", None)
+    if not options:
+        raise ValueError(
+            f"{key} sets nothing; give it an option of the optimizer, such as lr: 0.01"
+        )
     name = str(given) if given is not None else re.sub(r"\W+", "_", " ".join(match)).strip("_")
     if not re.fullmatch(r"[\w.-]+", name) or name in names | {"rest"}:
         raise ValueError(

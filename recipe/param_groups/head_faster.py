@@ -26,5 +26,10 @@ def head_faster(
         )
     return [
         {"name": "body", "params": body, "lr": lr},
-        {"name": "head", "params": [parameters[name] for name in names], "lr": lr * factor},
+        {
+            "name": "head",
+            "rule": f"head={head}",
+            "params": [parameters[name] for name in names],
+            "lr": lr * factor,
+        },
     ]

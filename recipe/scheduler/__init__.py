@@ -3,7 +3,8 @@
 What a part is called with is told by the name of its first parameter:
 
 - `factor(progress, **settings) -> float`: a pure function of how much of the run is done,
-  from 0 (the first step) to 1; each group's own learning rate is multiplied by it.
+  from 0 (the first step) towards 1, which the last epoch or step ends but doesn't begin with; each
+  group's own learning rate is multiplied by it.
 - `part(optimizer, **settings) -> torch.optim.lr_scheduler.LRScheduler`, which may also take
   `total`, the number of times it will be moved in this run.
 

@@ -23,6 +23,7 @@ from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.overrides import check
 from recipe.spec import RunSpec
+from recipe.wording import counted
 
 SWEEP = "RECIPE_SWEEP"
 """Environment variable with the sweep's id, for jobs in this process and in others."""
@@ -54,7 +55,7 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     content = {"name": first.name or name, "swept": swept, "jobs": len(jobs)}
     (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
     os.environ[SWEEP] = sweep.name
-    console.print(f"{content['name']}: {len(jobs)} runs", soft_wrap=True)
+    console.print(f"{content['name']}: {counted(len(jobs), 'run')}", soft_wrap=True)
     from recipe.parts import part
 
     status: mlflow_feed.Status = "KILLED"

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from recipe import checkpoint, layers, parts, runs, streams
+from recipe import checkpoint, first_batch, layers, parts, runs, streams
 from recipe.data import Data
 from recipe.errors import Problems
-from recipe.evaluate import preserved
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
 from recipe.spec import RunSpec
@@ -88,7 +87,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     loss = builder.make("loss", lambda: parts.part(spec, "loss", facts))
     clip = builder.make("clip", lambda: _clip(spec))
     average = builder.make("average", lambda: parts.part(spec, "average")(model), ("freeze",))
-    builder.make("data", lambda: _check_targets(data))
+    builder.make("data", lambda: first_batch.check_targets(data))
     takes, gives = spec.loss.get("takes", ["indices"]), spec.augment.get("gives", "indices")
     if gives not in takes:
         builder.broken.add("loss")
@@ -97,7 +96,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
             f"takes {' or '.join(takes)}; use loss=cross_entropy, or augment=none"
         )
     if not {"data", "model", "augment", "loss", "precision"} & builder.broken:
-        problems += _check_first_batch(spec, data, model, augment, loss, precision[0], device)
+        problems += first_batch.check_batch(spec, data, model, augment, loss, precision[0], device)
     problems.raise_any()
     return Run(
         seed=spec.seed,
@@ -212,7 +211,11 @@ def make_schedule(
 def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
     """The clip; one that returns the norm alone is measured, to see whether it bit."""
     clip = parts.part(spec, "clip")
-    if get_origin(get_type_hints(clip.func).get("return")) is tuple:
+    try:
+        returned = get_type_hints(clip.func).get("return")
+    except (NameError, TypeError):  # an annotation that only a type checker can read
+        returned = None
+    if get_origin(returned) is tuple:
         return clip  # type: ignore[no-any-return]
 
     def measured(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
@@ -222,60 +225,3 @@ def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]
         return norm, nn.utils.get_total_norm(gradients) != before
 
     return measured
-
-
-def _check_targets(data: Data) -> None:
-    for split, name in ((data.train, "training"), (data.val, "validation")):
-        low, high = int(split.targets.min()), int(split.targets.max())
-        if low < 0 or high >= len(data.classes):
-            raise ValueError(
-                f"data: a {name} target is {low if low < 0 else high}, "
-                f"outside [0, {len(data.classes)})"
-            )
-
-
-def _check_first_batch(
-    spec: RunSpec,
-    data: Data,
-    model: nn.Module,
-    augment: Any,
-    loss: Any,
-    autocast: Any,
-    device: torch.device,
-) -> Problems:
-    """What goes wrong when a small batch goes through augmentation, model and loss."""
-    problems = Problems()
-    inputs, targets = next(iter(data.train.batches([torch.arange(min(2, len(data.train)))])))
-    inputs, targets = inputs.to(device), targets.to(device)
-    expected = len(inputs), len(data.classes)
-    with preserved(model), torch.inference_mode(), autocast():
-        model.eval()
-        with problems.collect(f"augment={spec.options['augment']}"):
-            stream = streams.generator(spec.seed, "augmentation")
-            inputs, targets = augment(inputs, targets, stream)
-        if problems:
-            return problems
-        with problems.collect(f"model={spec.options['model']}"):
-            try:
-                output = model(inputs)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"can't take inputs of shape {tuple(inputs.shape[1:])}: "
-                    f"{str(error).splitlines()[0]}"
-                ) from error
-            if not isinstance(output, Tensor) or tuple(output.shape) != expected:
-                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(
-                    f"gives {shape} for {len(inputs)} inputs, but the data have "
-                    f"{expected[1]} classes; it must give {expected}"
-                )
-        if problems:
-            return problems
-        with problems.collect(f"loss={spec.options['loss']}"):
-            try:
-                value = loss(output, targets)
-            except RuntimeError as error:
-                raise ValueError(str(error).splitlines()[0]) from error
-            if value.shape != ():
-                raise ValueError(f"gives shape {tuple(value.shape)}, not ()")
-    return problems

@@ -202,6 +202,8 @@ def make_schedule(
     if isinstance(scheduler, ReduceLROnPlateau) and monitor not in ("val/loss", "val/accuracy"):
         raise ValueError(f"scheduler.monitor must be val/loss or val/accuracy, got {monitor!r}")
     if isinstance(scheduler, ReduceLROnPlateau):
+        if per != "epoch":
+            raise ValueError(f"scheduler.per must be epoch to follow {monitor}, got {per}")
         better = "min" if monitor == "val/loss" else "max"
         if scheduler.mode != better:
             raise ValueError(f"scheduler.mode must be {better} for {monitor}, got {scheduler.mode}")

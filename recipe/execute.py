@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from recipe import device
+from recipe import device, settings
 from recipe.errors import Problems
+from recipe.menu import GROUPS
+from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -28,23 +30,15 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
     `problems` are those found so far; raises SpecError with them and everything found here.
     """
     # of all parts only the device may be looked at before torch is imported
-    from recipe import settings, trust
-
-    node = spec.device
-    broken = set()
     before = len(problems)
-    with problems.collect(f"device={spec.options['device']}"):
-        part = trust.locate(node.get("_target_"), spec.trust)
-        problems += settings.problems("device", spec.options["device"], part, node)
-        if len(problems) == before:
-            chosen = part(**settings.split("device", node)[1])
-            device.apply(chosen.environment())
-    if len(problems) > before:
-        broken.add("device")
+    for lines in static_problems(spec, ("device",)).values():
+        problems += lines
+    if len(problems) == before:
+        with problems.collect(f"device={spec.options['device']}"):
+            device.apply(device_part(spec).environment())
+    broken = {"device"} if len(problems) > before else set()
 
     from recipe.build import build
-    from recipe.menu import GROUPS
-    from recipe.parts import static_problems
 
     if root := settings.root_problems(vars(spec)):
         problems += root
@@ -60,7 +54,6 @@ def execute(
     """Trains and records. An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as
     KILLED, and goes on to the caller."""
     from recipe import plan as planning
-    from recipe.parts import part
     from recipe.record import Recorder
 
     plan = planning.make(spec, run)
@@ -86,7 +79,6 @@ def execute(
 def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | None) -> None:
     from recipe import environment, parameters
     from recipe import plan as planning
-    from recipe.parts import device_part
 
     run = plan.run
     hardware = device_part(spec).hardware(run.device)

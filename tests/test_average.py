@@ -103,28 +103,27 @@ def test_none_is_the_trained_model_itself() -> None:
 # ema
 
 
-def test_ema_with_warm_up_begins_with_a_small_decay() -> None:
+@pytest.mark.parametrize(
+    ("decay", "warmup", "values", "followed"),
+    [
+        (0.75, False, [8.0, 0.0, 4.0], [8.0, 6.0, 5.5]),  # 0.75 * 8; 0.75 * 6 + 0.25 * 4
+        # decays after the first step: min(0.2, 2/11) = 2/11, then min(0.2, 3/12) = 0.2
+        (0.2, True, [11.0, 0.0, 12.0], [11.0, 2.0, 0.2 * 2.0 + 0.8 * 12.0]),
+    ],
+    ids=["from the first step on with its decay", "with a smaller decay while it warms up"],
+)
+def test_ema_starts_with_the_first_step_and_then_follows(
+    decay: float, warmup: bool, values: list[float], followed: list[float]
+) -> None:
     model = weight_of(100.0)
-    average = ema(model, decay=0.2, warmup=True)
-    followed = []
-    for step, value in enumerate([11.0, 0.0, 12.0]):
+    average = ema(model, decay=decay, warmup=warmup)
+    seen = []
+    for step, value in enumerate(values):
         set_weight(model, value)
         average.after_step((step + 1) / 3)
-        followed.append(weight(average))
-    # decays after the first step: min(0.2, 2/11) = 2/11, then min(0.2, 3/12) = 0.2
-    assert followed == pytest.approx([11.0, 2.0, 0.2 * 2.0 + 0.8 * 12.0])
-
-
-def test_ema_starts_with_the_first_step_and_then_follows() -> None:
-    model = weight_of(100.0)
-    average = ema(model, decay=0.75, warmup=False)
-    followed = []
-    for step, value in enumerate([8.0, 0.0, 4.0]):
-        set_weight(model, value)
-        average.after_step((step + 1) / 3)
-        followed.append(weight(average))
-    assert followed == pytest.approx([8.0, 6.0, 5.5])  # 0.75 * 8; 0.75 * 6 + 0.25 * 4
-    assert model.weight.item() == 4.0
+        seen.append(weight(average))
+    assert seen == pytest.approx(followed)
+    assert model.weight.item() == values[-1]
 
 
 def test_ema_averages_statistics_and_copies_counters() -> None:

@@ -101,6 +101,14 @@ def refused(folder: Path, *arguments: str) -> list[str]:
             "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss' "
             "(the metric; must fit `mode`)",
         ),
+        (
+            "scheduler=plateau scheduler.per=step",
+            "scheduler.per must be epoch to follow val/loss, got step",
+        ),
+        (
+            "scheduler=plateau scheduler.per=step",
+            "scheduler.per must be epoch to follow val/loss, got step",
+        ),
         ("+scheduler.monitor=val/loss", "+scheduler.monitor=val/loss: scheduler=constant has no "
          "setting monitor; it is a setting of scheduler=plateau"),
         # missing

@@ -22,6 +22,8 @@ from recipe import compose, menu, mlflow_feed, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.overrides import check
+from recipe.parts import part, static_problems
+from recipe.settings import root_problems
 from recipe.spec import RunSpec
 from recipe.wording import counted
 
@@ -56,8 +58,6 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
     os.environ[SWEEP] = sweep.name
     console.print(f"{content['name']}: {counted(len(jobs), 'run')}", soft_wrap=True)
-    from recipe.parts import part
-
     status: mlflow_feed.Status = "KILLED"
     try:
         _launch(arguments)
@@ -90,9 +90,6 @@ def _check(overrides: Sequence[Override]) -> tuple[list[RunSpec], list[compose.J
                 seen.add(alike)
                 with problems.collect("sweep"):
                     specs.append(job.spec())
-    from recipe.parts import static_problems
-    from recipe.settings import root_problems
-
     for spec in [*specs, *(replace(specs[0], seed=seed) for seed in _seeds(jobs) if specs)]:
         problems += root_problems(vars(spec))
     for spec in specs:

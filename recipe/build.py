@@ -14,15 +14,16 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from recipe import checkpoint, first_batch, layers, parts, runs, streams
+from recipe import checkpoint, first_batch, layers, parts, rules, runs, streams
+from recipe import schedule as schedule_module
 from recipe.data import Data
 from recipe.errors import Problems
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
+from recipe.nonfinite import Guard
 from recipe.spec import RunSpec
-from recipe.train import Run, Schedule
+from recipe.train import Run
 
 
 class Builder:
@@ -44,6 +45,56 @@ class Builder:
         self.broken.add(group)
         return None
 
+    def parts(self) -> dict[str, Any]:
+        """What a run is made of, under the names of Run's fields; None where it can't be made."""
+        spec, made = self.spec, self.make
+        device = made("device", lambda: parts.device_part(spec).select())
+        data = made("data", lambda: _data(spec))
+        facts = _facts(data) if data is not None else None
+        home = device if device is not None else torch.device("cpu")  # so that the rest is checked
+        model = made("model", lambda: _model(spec, facts).to(home), ("data",))
+        start = made("model", lambda: _load_weights(spec, model, data.classes), ("model",))
+        frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
+        sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
+        groups = made(
+            "param_groups",
+            lambda: sorter.groups(model, parts.part(spec, "param_groups")(model)),
+            ("model", "optimizer"),
+        )
+        optimizer = made(
+            "optimizer", lambda: sorter.optimizer(groups, frozen), ("param_groups", "freeze")
+        )
+        base_lr = schedule_module.learning_rates(optimizer) if optimizer else {}
+        per_epoch = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
+        schedule = made(
+            "scheduler",
+            lambda: schedule_module.make(spec, optimizer, per_epoch),
+            ("optimizer", "data"),
+        )
+        rates = made(
+            "scheduler", lambda: schedule_module.rates(spec, base_lr, per_epoch), ("scheduler",)
+        )
+        precision = made("precision", lambda: parts.part(spec, "precision")(device), ("device",))
+        made("data", lambda: first_batch.check_targets(data))
+        return {
+            "device": device,
+            "data": data,
+            "model": model,
+            "start": start,
+            "loss": made("loss", lambda: parts.part(spec, "loss", facts)),
+            "frozen": frozen,
+            "optimizer": optimizer,
+            "base_lr": base_lr,
+            "groups": groups,
+            "schedule": schedule,
+            "rates": rates,
+            "clip": made("clip", lambda: _clip(spec, model), ("model",)),
+            "autocast": precision and precision[0],
+            "scaler": precision and precision[1],
+            "augment": made("augment", lambda: parts.part(spec, "augment", facts), ("data",)),
+            "average": made("average", lambda: parts.part(spec, "average")(model), ("freeze",)),
+        }
+
 
 def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | None = None) -> Run:
     """The run a spec describes, ready to train.
@@ -57,67 +108,20 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         problems += [line for lines in static.values() for line in lines]
         broken = set(static)
     builder = Builder(spec, problems, broken)
-    device = builder.make("device", lambda: parts.device_part(spec).select())
-    data = builder.make("data", lambda: _data(spec))
-    facts = _facts(data) if data is not None else None
-    home = device if device is not None else torch.device("cpu")  # so that the rest is checked
-    model = builder.make("model", lambda: _model(spec, facts).to(home), ("data",))
-    start = builder.make("model", lambda: _load_weights(spec, model, data.classes), ("model",))
-    frozen = builder.make("freeze", lambda: _freeze(spec, model), ("model",))
-    sorter = builder.make(
-        "optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer"))
-    )
-    groups = builder.make(
-        "param_groups",
-        lambda: sorter.groups(model, parts.part(spec, "param_groups")(model)),
-        ("model", "optimizer"),
-    )
-    optimizer = builder.make(
-        "optimizer", lambda: sorter.optimizer(groups, frozen), ("param_groups", "freeze")
-    )
-    steps = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
-    base_lr = {g["name"]: g["lr"] for g in optimizer.param_groups} if optimizer else {}
-    schedule = builder.make(
-        "scheduler", lambda: make_schedule(spec, optimizer, steps), ("optimizer", "data")
-    )
-    precision = builder.make(
-        "precision", lambda: parts.part(spec, "precision")(device), ("device",)
-    )
-    augment = builder.make("augment", lambda: parts.part(spec, "augment", facts), ("data",))
-    loss = builder.make("loss", lambda: parts.part(spec, "loss", facts))
-    clip = builder.make("clip", lambda: _clip(spec))
-    average = builder.make("average", lambda: parts.part(spec, "average")(model), ("freeze",))
-    builder.make("data", lambda: first_batch.check_targets(data))
-    takes, gives = spec.loss.get("takes", ["indices"]), spec.augment.get("gives", "indices")
-    if gives not in takes:
-        builder.broken.add("loss")
-        problems.append(
-            f"augment={spec.options['augment']} gives {gives}, but loss={spec.options['loss']} "
-            f"takes {' or '.join(takes)}; use loss=cross_entropy, or augment=none"
-        )
-    if not {"data", "model", "augment", "loss", "precision"} & builder.broken:
-        problems += first_batch.check_batch(spec, data, model, augment, loss, precision[0], device)
+    made = builder.parts()
+    planned = rules.Planned(spec, {key: part for key, part in made.items() if part is not None})
+    against = rules.check(planned, broken)
+    problems += against
+    if not {"data", "model", "augment", "loss", "precision"} & broken and not against:
+        problems += first_batch.check_batch(planned)
     problems.raise_any()
     return Run(
         seed=spec.seed,
         epochs=spec.epochs,
-        device=device,
-        data=data,
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
-        model=model,
-        start=start,
-        loss=loss,
-        frozen=frozen,
-        optimizer=optimizer,
-        groups=groups,
-        base_lr=base_lr,
-        schedule=schedule,
-        clip=clip,
-        autocast=precision[0],
-        scaler=precision[1],
-        augment=augment,
-        average=average,
+        nonfinite=Guard(spec.on_nonfinite, spec.nonfinite_limit),
+        **made,
     )
 
 
@@ -171,12 +175,6 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
     timetable: dict[int, list[str]] = parts.part(spec, "freeze")(model) or {}
-    late = [epoch for epoch in timetable if epoch >= spec.epochs]
-    if late:
-        raise ValueError(
-            f"freeze={spec.options['freeze']} unfreezes after {min(late)} epochs, but "
-            f"the run has {spec.epochs}; use more epochs or earlier stages"
-        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} "
@@ -186,35 +184,13 @@ def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
     return Frozen(model, timetable, spec.freeze.get("batchnorm", "eval"))
 
 
-def make_schedule(
-    spec: RunSpec, optimizer: torch.optim.Optimizer, steps_per_epoch: int
-) -> Schedule:
-    """The scheduler over this optimizer, as long as the run."""
-    per = spec.scheduler["per"]
-    total = spec.epochs * steps_per_epoch if per == "step" else spec.epochs
-    make = parts.part(spec, "scheduler")
-    parameters = inspect.signature(make).parameters
-    if next(iter(parameters)) == "progress":
-        scheduler: LRScheduler = LambdaLR(optimizer, lambda count: make(min(count / total, 1.0)))
-    else:
-        scheduler = make(optimizer, **({"total": total} if "total" in parameters else {}))
-    monitor = spec.scheduler.get("monitor")
-    if isinstance(scheduler, ReduceLROnPlateau) and monitor not in ("val/loss", "val/accuracy"):
-        raise ValueError(f"scheduler.monitor must be val/loss or val/accuracy, got {monitor!r}")
-    if isinstance(scheduler, ReduceLROnPlateau):
-        if per != "epoch":
-            raise ValueError(f"scheduler.per must be epoch to follow {monitor}, got {per}")
-        better = "min" if monitor == "val/loss" else "max"
-        if scheduler.mode != better:
-            raise ValueError(f"scheduler.mode must be {better} for {monitor}, got {scheduler.mode}")
-    return Schedule(scheduler, per, monitor)
-
-
-def _clip(spec: RunSpec) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
+def _clip(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
     """The clip; one that returns the norm alone is measured, to see whether it bit."""
     clip = parts.part(spec, "clip")
+    if next(iter(inspect.signature(clip).parameters)) == "model":
+        clip = clip(model)
     try:
-        returned = get_type_hints(clip.func).get("return")
+        returned = get_type_hints(getattr(clip, "func", clip)).get("return")
     except (NameError, TypeError):  # an annotation that only a type checker can read
         returned = None
     if get_origin(returned) is tuple:

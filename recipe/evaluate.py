@@ -16,13 +16,20 @@ Metrics = dict[str, float]
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module's train/eval mode and every random stream is as it was before."""
+def preserved(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
+    """Afterwards every module's train/eval mode and every random stream is as it was before.
+
+    With `buffers` the buffers too, such as BatchNorm's statistics, which training mode moves.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if buffers else []
     with streams.untouched():
         try:
             yield
         finally:
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
             for module, training in modes:
                 module.training = training
 

@@ -5,16 +5,17 @@ What would otherwise only show in the middle of a step, or not at all because sh
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipe import streams
 from recipe.data import Data
 from recipe.errors import Problems
 from recipe.evaluate import preserved
-from recipe.spec import RunSpec
+from recipe.rules import Planned
 
 
 def check_targets(data: Data) -> None:
@@ -28,48 +29,86 @@ def check_targets(data: Data) -> None:
             )
 
 
-def check_batch(
-    spec: RunSpec,
-    data: Data,
-    model: nn.Module,
-    augment: Any,
-    loss: Any,
-    autocast: Any,
-    device: torch.device,
-) -> Problems:
-    """What goes wrong when a small batch goes through augmentation, model and loss."""
+def check_batch(planned: Planned) -> Problems:
+    """What goes wrong when a few samples go through augmentation, model and loss."""
     problems = Problems()
-    inputs, targets = next(iter(data.train.batches([torch.arange(min(2, len(data.train)))])))
-    inputs, targets = inputs.to(device), targets.to(device)
-    expected = len(inputs), len(data.classes)
-    with preserved(model), torch.inference_mode(), autocast():
-        model.eval()
-        with problems.collect(f"augment={spec.options['augment']}"):
-            stream = streams.generator(spec.seed, "augmentation")
-            inputs, targets = augment(inputs, targets, stream)
-        if problems:
-            return problems
-        with problems.collect(f"model={spec.options['model']}"):
-            try:
-                output = model(inputs)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"can't take inputs of shape {tuple(inputs.shape[1:])}: "
-                    f"{str(error).splitlines()[0]}"
-                ) from error
-            if not isinstance(output, Tensor) or tuple(output.shape) != expected:
-                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(
-                    f"gives {shape} for {len(inputs)} inputs, but the data have "
-                    f"{expected[1]} classes; it must give {expected}"
-                )
-        if problems:
-            return problems
-        with problems.collect(f"loss={spec.options['loss']}"):
-            try:
-                value = loss(output, targets)
-            except RuntimeError as error:
-                raise ValueError(str(error).splitlines()[0]) from error
-            if value.shape != ():
-                raise ValueError(f"gives shape {tuple(value.shape)}, not ()")
+    with (
+        preserved(planned.model, buffers=True),
+        torch.inference_mode(),
+        planned.autocast(),
+    ):
+        inputs, targets = _augmented(planned, problems)
+        if not problems:
+            with problems.collect(planned.choice("model")):
+                output = _output(planned, inputs, training=False)
+                _output(planned, inputs[: _last_batch(planned)], training=True)
+        if not problems:
+            with problems.collect(planned.choice("loss")):
+                _check_loss(planned, output, targets)
     return problems
+
+
+def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor]:
+    train, device = planned.data.train, planned.device
+    inputs, targets = next(iter(train.batches([torch.arange(min(2, len(train)))])))
+    inputs, targets = inputs.to(device), targets.to(device)
+    with problems.collect(planned.choice("augment")):
+        stream = streams.generator(planned.spec.seed, "augmentation")
+        return planned.augment(inputs, targets, stream)  # type: ignore[no-any-return]
+    return inputs, targets
+
+
+def _last_batch(planned: Planned) -> int:
+    """Samples to try: one if an epoch ends with a batch of one, which BatchNorm may refuse."""
+    return 1 if len(planned.data.train) % planned.spec.data["batch_size"] == 1 else 2
+
+
+def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
+    """The model's output, (batch, classes) and finite; raises ValueError for any other."""
+    planned.model.train(training)
+    mode = "training" if training else "evaluation"
+    classes = len(planned.data.classes)
+    try:
+        output: Any = planned.model(inputs)
+    except ValueError as error:
+        if training and len(inputs) == 1:
+            raise ValueError(
+                f"data.batch_size is {planned.spec.data['batch_size']}, which leaves one sample of "
+                f"{len(planned.data.train)} for the last batch of an epoch: {error}; use another"
+            ) from error
+        raise
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {str(error).splitlines()[0]}; "
+            "the data's channels and size must be those the model is made for"
+        ) from error
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (len(inputs), classes):
+        raise ValueError(
+            f"gives {shape} for {len(inputs)} inputs in {mode}, but the data have {classes} "
+            f"classes; it must give {(len(inputs), classes)}"
+        )
+    if not training and not bool(output.isfinite().all()):
+        where = "the inputs hold" if not bool(inputs.isfinite().all()) else "its output holds"
+        raise ValueError(
+            f"{where} NaN or infinity before the first step; look at the data, model.weights and "
+            "the model's settings"
+        )
+    assert isinstance(output, Tensor)
+    return output
+
+
+def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
+    """Raises ValueError where shapes don't fit or would only broadcast."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Using a target size")
+        try:
+            value = planned.loss(output, targets)
+        except (RuntimeError, TypeError, UserWarning) as error:
+            raise ValueError(
+                f"can't take outputs {tuple(output.shape)} with targets {tuple(targets.shape)}: "
+                f"{str(error).splitlines()[0]}; use loss=cross_entropy or loss=mse_one_hot"
+            ) from error
+    if not isinstance(value, Tensor) or value.shape != ():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"gives {shape}, not a tensor of shape (); average over the batch")

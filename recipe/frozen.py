@@ -22,6 +22,8 @@ class Frozen:
         self.policy = policy
         self.names = {name for name, p in model.named_parameters() if not p.requires_grad}
         """Parameters that are frozen now."""
+        self.batchnorms = batchnorms(model, self.names)
+        """Names of the BatchNorm layers that are frozen at the start."""
         self._apply_policy()
 
     @property
@@ -49,23 +51,30 @@ class Frozen:
     def _apply_policy(self) -> None:
         """A layer that is to stay in eval mode gets a `train` of its own, so that no later
         `model.train()` reaches it; one that is no longer frozen gets torch's back."""
-        is_frozen = False
+        still = batchnorms(self.model, self.names)
         for path, module in self.model.named_modules():
-            own = [
-                f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)
-            ]
-            if own:  # a BatchNorm without weight and bias goes with the layer before it
-                is_frozen = self.names.issuperset(own)
             if not isinstance(module, layers.BATCH_NORMS):
                 continue
             vars(module).pop("train", None)
-            if self.policy != "train" and is_frozen:
+            if self.policy != "train" and path in still:
                 module.train = MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
                 module.eval()
                 if self.policy == "affine_only":
                     module.requires_grad_(True)
             else:
                 module.train(self.model.training)
+
+
+def batchnorms(model: nn.Module, frozen: set[str]) -> list[str]:
+    """Names of the BatchNorm layers that are frozen when the parameters `frozen` are."""
+    is_frozen, found = False, []
+    for path, module in model.named_modules():
+        own = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+        if own:  # a BatchNorm without weight and bias goes with the layer before it
+            is_frozen = frozen.issuperset(own)
+        if is_frozen and isinstance(module, layers.BATCH_NORMS):
+            found.append(path)
+    return found
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -76,6 +77,11 @@ def defaults() -> dict[str, str]:
         (str(k), str(v)) for entry in entries if OmegaConf.is_dict(entry) for k, v in entry.items()
     ]
     return {group: option for group, option in pairs if group in GROUPS}
+
+
+def root(key: str) -> Any:
+    """What config.yaml gives to a setting of the whole run."""
+    return OmegaConf.select(OmegaConf.load(own_folder() / "config.yaml"), key)
 
 
 def comments(group: str, option: str) -> dict[str, str]:

@@ -78,9 +78,9 @@ class Outcome:
         return "; ".join(parts) or "nothing was frozen"
 
     def _param_groups(self) -> str | None:
-        if len(self.plan.rates) < 2:
+        if len(self.plan.run.rates) < 2:
             return None
-        return ", ".join(f"{name} lr {rates[0]:g}" for name, rates in self.plan.rates.items())
+        return ", ".join(f"{name} lr {rates[0]:g}" for name, rates in self.plan.run.rates.items())
 
     def _scheduler(self) -> str:
         moved = []

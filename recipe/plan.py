@@ -6,7 +6,6 @@ import copy
 import io
 import itertools
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,14 +14,11 @@ import torchinfo
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from recipe import menu, parameters
-from recipe.build import make_schedule
 from recipe.evaluate import preserved
 from recipe.spec import RunSpec
-from recipe.train import Run, learning_rates
+from recipe.train import Run
 from recipe.wording import counted, duration
 
 WIDTH = 100
@@ -54,38 +50,10 @@ class Plan:
     run: Run
     summary: torchinfo.ModelStatistics
     rows: list[parameters.Row]
-    rates: dict[str, list[float]]
-    """Learning rate of each group after 0, 1, ... moves of the scheduler."""
 
 
 def make(spec: RunSpec, run: Run) -> Plan:
-    return Plan(spec, run, summarise(run), parameters.rows(run), learning_rate_curves(spec, run))
-
-
-def learning_rate_curves(spec: RunSpec, run: Run) -> dict[str, list[float]]:
-    """Each group's learning rate over the run, found by walking the schedule on a stand-in.
-
-    One value per epoch or per step, as the schedule moves. A schedule that waits for a metric
-    stays where it starts.
-    """
-    defaults = run.optimizer.defaults
-    groups = [
-        {key: group[key] for key in group if key in defaults or key == "name"}
-        | {"params": [nn.Parameter(torch.zeros(1))], "lr": run.base_lr[group["name"]]}
-        for group in run.optimizer.param_groups
-    ]
-    optimizer = type(run.optimizer)(groups, **defaults)
-    schedule = make_schedule(spec, optimizer, run.steps_per_epoch)
-    moves = run.steps if schedule.per == "step" else run.epochs
-    curves: dict[str, list[float]] = {group["name"]: [] for group in optimizer.param_groups}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # no step to take
-        for _ in range(moves):
-            for key, lr in learning_rates(optimizer).items():
-                curves[key.removeprefix("lr/")].append(lr)
-            if not isinstance(schedule.scheduler, ReduceLROnPlateau):
-                schedule.scheduler.step()
-    return curves
+    return Plan(spec, run, summarise(run), parameters.rows(run))
 
 
 def plot(values: list[float], width: int) -> str:
@@ -194,7 +162,7 @@ def learning_rates_plot(plan: Plan, width: int = 48) -> Table:
         title=f"Learning rate over the run (moves every {per})",
         title_justify="left", box=None, pad_edge=False, show_header=False,
     )  # fmt: skip
-    for name, values in plan.rates.items():
+    for name, values in plan.run.rates.items():
         shown.add_row(name, f"{values[0]:.3g}", plot(values, width), f"{values[-1]:.3g}")
     if "monitor" in plan.spec.scheduler:
         shown.add_row("", "", f"falls when {plan.spec.scheduler['monitor']} stops improving", "")

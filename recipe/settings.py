@@ -23,6 +23,8 @@ ROOT: dict[str, Any] = {
     "epochs": PositiveInt,
     "name": str | None,
     "summary": bool,
+    "on_nonfinite": Literal["stop", "skip"],
+    "nonfinite_limit": PositiveInt,
     "output_dir": str,
     "trust": list[str],
 }
@@ -64,11 +66,18 @@ def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 
 def root_problems(values: Mapping[str, Any]) -> list[str]:
-    return [
+    found = [
         problem
         for key, kind in ROOT.items()
         for problem in _type_problems(key, kind, values[key], "")
     ]
+    usual = menu.root("nonfinite_limit")
+    if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != usual:
+        found.append(
+            f"nonfinite_limit is {values['nonfinite_limit']}, but on_nonfinite=stop skips nothing; "
+            "use on_nonfinite=skip, or leave it out"
+        )
+    return found
 
 
 def problems(

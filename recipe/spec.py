@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +31,8 @@ class RunSpec:
     epochs: int
     name: str | None
     summary: bool
+    on_nonfinite: Literal["stop", "skip"]
+    nonfinite_limit: int
     output_dir: str
     trust: tuple[str, ...]
     device: Settings

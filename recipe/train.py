@@ -1,12 +1,14 @@
 """The loop: plain PyTorch over the parts of a Run, as a generator of plain numbers.
 
 The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward ->
-unscale -> clip -> optimizer -> scheduler (only if the optimizer stepped) -> average.
+unscale -> clip -> optimizer (only with finite numbers) -> scheduler (only if the optimizer
+stepped) -> average.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,33 +18,14 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from recipe import streams
 from recipe.average import Average
 from recipe.data import Data
 from recipe.evaluate import Metrics, evaluate
 from recipe.frozen import Frozen
-
-
-@dataclass
-class Schedule:
-    """A scheduler and when it moves."""
-
-    scheduler: LRScheduler
-    per: str
-    monitor: str | None
-
-    def after_step(self) -> None:
-        if self.per == "step":
-            self.scheduler.step()
-
-    def after_epoch(self, metrics: Metrics) -> None:
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            assert self.monitor is not None
-            self.scheduler.step(metrics[self.monitor])
-        elif self.per == "epoch":
-            self.scheduler.step()
+from recipe.nonfinite import Guard, NonFinite, trace_evaluation, trace_step
+from recipe.schedule import Rates, Schedule, learning_rates
 
 
 @dataclass
@@ -66,11 +49,14 @@ class Run:
     groups: list[dict[str, Any]]
     """The parameter groups over all parameters, frozen ones included."""
     schedule: Schedule
+    rates: Rates
+    """What the schedule will make of them."""
     clip: Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
     autocast: Callable[[], AbstractContextManager[Any]]
     scaler: torch.amp.GradScaler
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
     average: Average
+    nonfinite: Guard
     best: Best = field(default_factory=lambda: Best())
 
     @property
@@ -119,19 +105,26 @@ def train(run: Run) -> Iterator[Point]:
         run.model.train()
         streams.seed_global(run.seed, "dropout", epoch)
         augmentation = streams.generator(run.seed, "augmentation", epoch)
-        for inputs, targets in run.data.train.batches(_order(run, epoch)):
-            rates = learning_rates(run.optimizer)
+        for batch, (inputs, targets) in enumerate(run.data.train.batches(_order(run, epoch))):
+            rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
             inputs = inputs.to(run.device, non_blocking=True)
             targets = targets.to(run.device, non_blocking=True)
-            loss, accuracy, norm, bit = _step(run, inputs, targets, augmentation)
-            bitten += bit
             step += 1
+            try:
+                loss, accuracy, norm, bit = _step(run, inputs, targets, augmentation)
+            except NonFinite as found:
+                samples = list(_order(run, epoch))[batch].tolist()
+                raise found.at(step, epoch + 1, batch + 1, samples) from None
+            bitten += bit
             run.average.after_step(step / run.steps)
             yield from block.add(step, epoch + 1, torch.stack([loss, accuracy, norm]), rates)
         yield from block.flush()
         trained = time.perf_counter() - started
         run.average.after_epoch((epoch + 1) / run.epochs, functools.partial(_inputs, run, epoch))
-        metrics = {f"val/{key}": value for key, value in _validate(run).items()}
+        try:
+            metrics = {f"val/{key}": value for key, value in _validate(run).items()}
+        except NonFinite as found:
+            raise found.at(step, epoch + 1, 0, []) from None
         run.schedule.after_epoch(metrics)
         improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
         metrics |= {
@@ -142,6 +135,8 @@ def train(run: Run) -> Iterator[Point]:
             "time/samples_per_s": len(run.data.train) / trained,
             "memory/peak_mb": _memory(run.device),
         }
+        if run.nonfinite.policy == "skip":
+            metrics["nonfinite/skipped"] = run.nonfinite.skipped
         yield Point(step, epoch + 1, metrics, ends_epoch=True, improved=improved)
 
 
@@ -149,6 +144,7 @@ def _step(
     run: Run, inputs: Tensor, targets: Tensor, augmentation: torch.Generator
 ) -> tuple[Tensor, ...]:
     """One optimizer step; loss, accuracy, gradient norm and whether the clip bit, each shape ()."""
+    run.nonfinite.before_step(run.model)
     inputs, goal = run.augment(inputs, targets, augmentation)
     with run.autocast():
         output = run.model(inputs)
@@ -156,12 +152,17 @@ def _step(
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
     norm, bit = run.clip(with_gradients(run.optimizer))
-    scale = run.scaler.get_scale()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+    if run.nonfinite.refuses(loss, norm, run.scaler):
+        trace = functools.partial(trace_step, run.model, run.loss, run.autocast, inputs, goal)
+        run.nonfinite.skip(run.model, loss, trace)
+        run.scaler.update()
+    else:
+        scale = run.scaler.get_scale()
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        if run.scaler.get_scale() >= scale:  # it shrinks exactly when the step was skipped
+            run.schedule.after_step()
     run.optimizer.zero_grad(set_to_none=True)
-    if run.scaler.get_scale() >= scale:  # it shrinks exactly when the step was skipped
-        run.schedule.after_step()
     labels = goal if goal.ndim == 1 else goal.argmax(1)
     accuracy = (output.detach().argmax(1) == labels).float().mean()
     return loss.detach().float(), accuracy, norm.detach().float(), bit
@@ -169,11 +170,6 @@ def _step(
 
 def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
-def learning_rates(optimizer: torch.optim.Optimizer) -> Metrics:
-    """`lr/<group>` of every group."""
-    return {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
 
 
 def _order(run: Run, epoch: int) -> Iterator[Tensor]:
@@ -188,10 +184,18 @@ def _inputs(run: Run, epoch: int) -> Iterator[Tensor]:
 
 
 def _validate(run: Run) -> Metrics:
-    return evaluate(
+    """Raises NonFinite if the run is to stop at a loss that isn't finite."""
+    found = evaluate(
         run.average.model, run.data.val, run.loss,
         batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
     )  # fmt: skip
+    if run.nonfinite.policy == "stop" and not math.isfinite(found["loss"]):
+        batches = run.data.val.batches(torch.arange(len(run.data.val)).split(run.eval_batch_size))
+        where = trace_evaluation(
+            run.average.model, run.autocast, (inputs.to(run.device) for inputs, _ in batches)
+        )
+        raise NonFinite(f"val/loss is {found['loss']}", where)
+    return found
 
 
 def _keep_best(run: Run, epoch: int, accuracy: float) -> bool:

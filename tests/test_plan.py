@@ -68,7 +68,7 @@ def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> Non
         composed, "param_groups=vgg_conv1", "scheduler=step", "scheduler.step_size=2",
         "scheduler.gamma=0.1", "epochs=5",
     )  # fmt: skip
-    fast, slow = made.rates.values()
+    fast, slow = made.run.rates.values()
     assert fast == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
     assert slow == pytest.approx([0.001, 0.001, 0.0001, 0.0001, 0.00001])
 
@@ -80,7 +80,7 @@ def test_looking_ahead_moves_neither_schedule_weights_nor_streams(composed: Comp
     state = torch.get_rng_state()
     made = plan.make(spec, run)
     plan.seconds_per_epoch(run)
-    assert made.rates == {"all": pytest.approx([0.05, 0.005])}
+    assert made.run.rates == {"all": pytest.approx([0.05, 0.005])}
     assert run.optimizer.param_groups[0]["lr"] == 0.05 and not run.optimizer.state
     assert run.schedule.scheduler.last_epoch == 0
     assert torch.equal(torch.get_rng_state(), state)
@@ -125,7 +125,7 @@ def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
 
 def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
     made, _ = planned(composed, "scheduler=plateau", "epochs=3", "model.widths=[4]")
-    assert made.rates == {"all": [0.05, 0.05, 0.05]}
+    assert made.run.rates == {"all": [0.05, 0.05, 0.05]}
     assert f"falls when {made.spec.scheduler['monitor']} stops improving" in plan.as_text(
         plan.describe(made)
     )

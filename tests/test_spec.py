@@ -9,6 +9,7 @@ from commands import here
 
 SMALL = (
     "data.train_size=40",
+    "data.batch_size=20",
     "epochs=2",
     "model.widths=[4,8]",
     "device.threads=1",

@@ -134,7 +134,7 @@ class Model(torch.nn.Module):
         self.linear = torch.nn.Linear(1024, 10)
 
     def forward(self, images):
-        if self.training and self.fails:
+        if self.training and self.fails and len(images) > 2:
             raise RuntimeError("it is to fail")
         return self.linear(images.flatten(1))
 

@@ -7,6 +7,7 @@ limit a little; here a gradient up to the limit is left as it is, to the bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -31,3 +32,9 @@ def norm(
     above = total > max_norm
     clip_grads_with_norm_(params, max_norm, torch.where(above, total, 0.0))
     return total, above
+
+
+def audit_norm(params: list[nn.Parameter], *, max_norm: float, norm_type: float) -> Iterator[str]:
+    left = get_total_norm([p.grad for p in params if p.grad is not None], norm_type).item()
+    if left > max_norm * (1 + 1e-4):
+        yield f"the total norm is {left:g} after clipping to {max_norm:g}"

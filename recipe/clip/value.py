@@ -6,6 +6,7 @@ Source: torch.nn.utils.clip_grad_value_.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
@@ -29,3 +30,9 @@ def value(
     if grads:  # torch refuses an empty list
         clip_grad_value_(params, max_value)
     return norm, outside
+
+
+def audit_value(params: list[nn.Parameter], *, max_value: float) -> Iterator[str]:
+    largest = get_total_norm([p.grad for p in params if p.grad is not None], math.inf).item()
+    if largest > max_value * (1 + 1e-6):
+        yield f"an entry is {largest:g} after cutting to {max_value:g}"

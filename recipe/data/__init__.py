@@ -14,10 +14,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (n, channels, height, width) float32, normalised; class indices (n,) int64."""
@@ -166,3 +169,26 @@ def moments(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean.append(centre.item())
         std.append(variance.sqrt().item())
     return tuple(mean), tuple(std)
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """A batch must be there to be drawn, and the other groups be built for these data."""
+    size, samples = planned.settings("data")["batch_size"], len(planned.data.train)
+    if size > samples:
+        yield (
+            f"data.batch_size is {size}, but there are {samples} samples to train on; use "
+            f"data.batch_size={samples} or less"
+        )
+    facts = {
+        "channels": planned.data.channels,
+        "classes": len(planned.data.classes),
+        "size": planned.data.size[0],
+    }
+    for group in ("model", "augment", "loss"):
+        for key, fact in facts.items():
+            stated = planned.settings(group).get(key, "auto")
+            if stated not in ("auto", fact):
+                yield (
+                    f"{group}.{key} is {stated}, but the data have {fact}; leave it out, or use "
+                    f"{group}.{key}={fact}"
+                )

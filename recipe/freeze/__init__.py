@@ -9,3 +9,27 @@ BatchNorm layers do whose own parameters (or, without any, those of the layer be
   what requires_grad=False alone does; weight and bias stay.
 - `affine_only`: only weight and bias learn; it normalises by its running statistics, which stay.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """The rules of every freeze."""
+    frozen, choice = planned.frozen, planned.choice("freeze")
+    late = [epoch for epoch in frozen.timetable if epoch >= planned.spec.epochs]
+    if late:
+        yield (
+            f"{choice} unfreezes after {min(late)} epochs, but the run has "
+            f"{planned.spec.epochs}; use more epochs or earlier stages"
+        )
+    if frozen.policy != "eval" and not frozen.batchnorms:
+        yield (
+            f"freeze.batchnorm is {frozen.policy}, but {choice} freezes no BatchNorm layer, so it "
+            "would be ignored; use eval, or freeze a normalisation layer as well"
+        )

@@ -8,8 +8,25 @@ engine's own. A shape that would only broadcast is a ValueError; `check_target` 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """A loss must take the form of target that the augmentation gives."""
+    takes = planned.settings("loss").get("takes", ["indices"])
+    gives = planned.settings("augment").get("gives", "indices")
+    if gives not in takes:
+        yield (
+            f"{planned.choice('augment')} gives {gives}, but {planned.choice('loss')} takes "
+            f"{' or '.join(takes)} (loss.takes); use loss=cross_entropy, or augment=none"
+        )
 
 
 def check_target(output: Tensor, target: Tensor) -> None:

@@ -9,11 +9,17 @@ of the run; here exactly there, so that it is inside even the shortest run.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
+
+from recipe.scheduler import never_reached
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
 
 
 def one_cycle(
@@ -42,3 +48,16 @@ def one_cycle(
         anneal_strategy=anneal_strategy,
         cycle_momentum=False,
     )
+
+
+def check_one_cycle(planned: Planned, *, pct_start: float, **settings: Any) -> Iterator[str]:
+    """The top is passed once: what is unfrozen after it learns from the falling end alone."""
+    yield from never_reached(planned, "pct_start", pct_start)
+    if planned.frozen.timetable:
+        last = max(planned.frozen.timetable)
+        yield (
+            f"{planned.choice('scheduler')} doesn't go with {planned.choice('freeze')}, which "
+            f"unfreezes after up to {last} epochs: the learning rate has its only top after "
+            f"{pct_start * planned.spec.epochs:g}; use scheduler=constant, step or cosine, or "
+            "another freeze"
+        )

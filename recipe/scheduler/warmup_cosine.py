@@ -7,9 +7,15 @@ Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677 (warm-up) and Loshch
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
+
+from recipe.scheduler import never_reached
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
 
 
 def warmup_cosine(
@@ -27,3 +33,8 @@ def warmup_cosine(
         return start + (1 - start) * progress / warmup
     decay = (progress - warmup) / (1 - warmup)
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * decay)) / 2
+
+
+def check_warmup_cosine(planned: Planned, *, warmup: float, **settings: Any) -> Iterator[str]:
+    """A run must be longer than its warm-up."""
+    yield from never_reached(planned, "warmup", warmup)

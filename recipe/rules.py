@@ -1,0 +1,87 @@
+"""Rules that tricks state beside their own code, collected from all of them before training.
+
+Beside a part `name` may stand, in its module, `check_name(planned, **settings)`; in a group's
+`__init__.py`, `check(planned)`, which holds for all options of the group, torch's own classes
+and a user's included. Both give problems: one line each with the key, the reason and a way out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recipe import parts, schedule
+from recipe.errors import Problems
+from recipe.menu import GROUPS
+from recipe.spec import RunSpec
+
+Rule = Callable[[], Iterator[str]]
+
+
+class Unmade(Exception):
+    """Asked for a part that couldn't be made; why is told already."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The run as it is planned, for a rule to look at."""
+
+    spec: RunSpec
+    made: Mapping[str, Any]
+    """What could be made, under the names of Run's fields."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The made part of that name; raises Unmade, which ends the rule."""
+        if name not in self.made:
+            raise Unmade(name)
+        return self.made[name]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.data.train) // int(self.spec.data["batch_size"]))
+
+    @property
+    def moves(self) -> int:
+        """How often the scheduler is moved in the whole run."""
+        return schedule.moves(self.spec, self.steps_per_epoch)
+
+    def choice(self, group: str) -> str:
+        """As it is written: `clip=norm`."""
+        return f"{group}={self.spec.options[group]}"
+
+    def settings(self, group: str) -> Mapping[str, Any]:
+        settings: Mapping[str, Any] = getattr(self.spec, group)
+        return settings
+
+
+def check(planned: Planned, broken: set[str]) -> Problems:
+    """What the tricks say against the plan; groups in `broken` aren't asked."""
+    problems = Problems()
+    for group in GROUPS:
+        if group not in broken:
+            for rule in _rules(planned, group):
+                try:
+                    problems.extend(rule())
+                except Unmade:
+                    continue
+    return problems
+
+
+def _rules(planned: Planned, group: str) -> Iterator[Rule]:
+    everyones = getattr(importlib.import_module(f"recipe.{group}"), "check", None)
+    if everyones is not None:
+        yield lambda: everyones(planned)
+    bound = parts.part(planned.spec, group)
+    own = beside(bound.func, "check")
+    if own is not None:
+        yield lambda: own(planned, **bound.keywords)
+
+
+def beside(part: Callable[..., Any], prefix: str) -> Callable[..., Any] | None:
+    """The function `<prefix>_<name of the part>` that stands in the part's own module, if any."""
+    home = getattr(part, "__module__", "")
+    found = getattr(sys.modules.get(home), f"{prefix}_{getattr(part, '__name__', '')}", None)
+    return found if getattr(found, "__module__", None) == home else None

@@ -1,0 +1,89 @@
+"""The schedule of a run: the scheduler over its optimizer, when it moves, and where it will go."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from recipe import parts
+from recipe.spec import RunSpec
+
+Rates = dict[str, list[float]]
+"""Learning rate of each group by name after 0, 1, ... moves of the scheduler."""
+
+
+@dataclass
+class Schedule:
+    """A scheduler and when it moves."""
+
+    scheduler: LRScheduler
+    per: str
+    monitor: str | None
+
+    @property
+    def waits(self) -> bool:
+        """Where it goes depends on a metric."""
+        return isinstance(self.scheduler, ReduceLROnPlateau)
+
+    def after_step(self) -> None:
+        if self.per == "step":
+            self.scheduler.step()
+
+    def after_epoch(self, metrics: Mapping[str, float]) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            assert self.monitor is not None
+            self.scheduler.step(metrics[self.monitor])
+        elif self.per == "epoch":
+            self.scheduler.step()
+
+
+def moves(spec: RunSpec, steps_per_epoch: int) -> int:
+    """How often the scheduler is moved in the whole run, the last move after the last step."""
+    per_epoch = steps_per_epoch if spec.scheduler["per"] == "step" else 1
+    return int(spec.epochs * per_epoch)
+
+
+def make(spec: RunSpec, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Schedule:
+    """The scheduler over this optimizer, as long as the run."""
+    total = moves(spec, steps_per_epoch)
+    part = parts.part(spec, "scheduler")
+    parameters = inspect.signature(part).parameters
+    if next(iter(parameters)) == "progress":
+        scheduler: LRScheduler = LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))
+    else:
+        scheduler = part(optimizer, **({"total": total} if "total" in parameters else {}))
+    return Schedule(scheduler, spec.scheduler["per"], spec.scheduler.get("monitor"))
+
+
+def rates(spec: RunSpec, base: Mapping[str, float], steps_per_epoch: int) -> Rates:
+    """Each group's learning rate over the run, found by walking the schedule on a stand-in.
+
+    `base` is each group's own learning rate. A schedule that waits for a metric stays where it
+    starts.
+    """
+    groups = [
+        {"name": name, "params": [nn.Parameter(torch.zeros(1))], "lr": lr}
+        for name, lr in base.items()
+    ]
+    optimizer = parts.part(spec, "optimizer")(groups)
+    schedule = make(spec, optimizer, steps_per_epoch)
+    curves: Rates = {name: [] for name in base}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # no step to take
+        for _ in range(moves(spec, steps_per_epoch)):
+            for name, lr in learning_rates(optimizer).items():
+                curves[name].append(lr)
+            if not schedule.waits:
+                schedule.scheduler.step()
+    return curves
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rate of every group by name, as it is now."""
+    return {group["name"]: float(group["lr"]) for group in optimizer.param_groups}

@@ -1,7 +1,9 @@
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -125,6 +127,17 @@ def test_workers_give_the_same_batches_and_the_same_one_line_errors(tmp_path: Pa
         ) as error:
             list(data.train.batches(order))
         assert "\n" not in str(error.value)
+
+
+def test_a_worker_that_is_killed_ends_the_batches_in_one_line(tmp_path: Path) -> None:
+    batches = made(pets(tmp_path), workers=1).train.batches(torch.arange(12).split(1))
+    next(batches)
+    with pytest.raises(RuntimeError, match="is killed by signal"):  # torch tells it wherever we are
+        for worker in psutil.Process().children():
+            worker.kill()
+        time.sleep(30)
+    with pytest.raises(DataError, match=r"^data\.workers: one of 1 ended while .*, use fewer$"):
+        list(batches)
 
 
 def test_reading_draws_from_no_random_stream_of_torch(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def arrays(
         found = npz.read(file, NAMES)
     if "x" in found and "x_train" in found:
         raise ValueError(f"data.path: {shown} has both x and x_train; keep one")
-    ends = {"train": "" if "x" in found else "_train"}
+    ends = {"train": "_train" if {"x_train", "y_train"} & {*found} else ""}
     ends |= {part: f"_{part}" for part in ("val", "test") if {f"x_{part}", f"y_{part}"} & {*found}}
     problems = Problems()
     if "val" in ends and val is not None:

@@ -28,7 +28,8 @@ def listings(root: Path, val: float | None) -> dict[str, Listing]:
         for part in (parts if divided else ["train"])
     }
     strays, hidden = [], []
-    images = image_files(root)
+    with Problems.headed("data.path"):
+        images = image_files(root)
     for file in images:
         place = file.parts if divided else ("train", *file.parts)
         if any(name.startswith(".") for name in place):

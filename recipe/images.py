@@ -7,6 +7,8 @@ input, `normalise` to its scale; always in this order.
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from recipe.wording import printable
@@ -81,11 +83,11 @@ def normalise_bytes(images: Tensor, *, mean: Sequence[float], std: Sequence[floa
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The image of a file whose head has been read. Raises ImageError, also for what the block
     raises."""
     try:
-        if not (path.is_file() or path.is_dir()) and path.exists():
+        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             raise ValueError("it is a pipe or a device, not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about metadata that isn't used here

@@ -2,6 +2,7 @@
 
 RecipeError         shown as one line per problem, no traceback; exit status 1
   SpecError         the spec, a setting or an argument is wrong; found before any run; exit status 2
+  DataError         samples can't be read; found while training, where it couldn't be before
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ class RecipeError(Exception):
 
 class SpecError(RecipeError):
     exit_status = 2
+
+
+class DataError(RecipeError, ValueError):
+    """A ValueError too, as a check that reads samples before the first step collects those."""
 
 
 class Problems(list[str]):

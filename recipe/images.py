@@ -8,38 +8,29 @@ input, `normalise` to its scale; always in this order.
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from recipe.wording import printable
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"]
-)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Every file below `folder` named like an image (see SUFFIXES), relative to it, sorted."""
-    found = [
-        Path(where, name).relative_to(folder)
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
-    return sorted(found, key=lambda path: path.as_posix())
+class ImageError(ValueError):
+    """A file is no image that can be read: "<path>: is not a readable image: <reason>"."""
 
-
-def check_image(path: Path | str) -> None:
-    """Raise read_image's ValueError where the head of the file already shows it is no image."""
-    with _opened(Path(path)):
-        pass
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{printable(path)}: is not a readable image: {reason}")
 
 
 def read_image(path: Path | str, *, channels: int) -> Tensor:
@@ -47,15 +38,15 @@ def read_image(path: Path | str, *, channels: int) -> Tensor:
 
     One channel is luma (ITU-R 601), three are red, green and blue; gray is repeated. An 8-bit
     value v is exactly v / 255, a 16-bit gray one v / 65535. The picture is turned as its EXIF
-    data says, transparency is laid over white, of several frames the first is taken, and
-    colour profiles are ignored. Raises ValueError("<path>: is not a readable image: <reason>"),
-    also for one so large (about 90 million pixels) that it may be an attack.
+    data says (if they can be read), transparency is laid over white, of several frames the first
+    is taken, and colour profiles are ignored. Raises ImageError, also for an image so large
+    (about 90 million pixels) that it may be an attack.
     """
     if channels not in (1, 3):
         raise ValueError(f"data.channels: image files are read with 1 or 3, not with {channels}")
-    with _opened(Path(path)) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        pixels = _sixteen_bit(image) if image.mode[0] in "IF" else _eight_bit(image, channels)
+    with opened(Path(path)) as image:
+        _turn_upright(image)
+        pixels = _sixteen_bit(image) if image.mode[0] == "I" else _eight_bit(image, channels)
     return pixels.expand(channels, -1, -1).contiguous()
 
 
@@ -92,14 +83,23 @@ def normalise_bytes(images: Tensor, *, mean: Sequence[float], std: Sequence[floa
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """The image of a file whose head has been read. Raises ImageError, also for what the block
+    raises."""
     try:
+        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError("it is a pipe or a device, not a file")
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about metadata that isn't used here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
+                if image.mode == "F":
+                    raise ValueError(
+                        "floating-point pixels have no agreed white; save it with 8 or 16 bits"
+                    )
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
-        raise ValueError(f"{path}: is not a readable image: {_reason(path, error)}") from error
+        raise ImageError(path, _reason(path, error)) from error
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -109,6 +109,12 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _turn_upright(image: Image.Image) -> None:
+    image.load()
+    with suppress(SyntaxError):  # EXIF data that can't be read say nothing
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Tensor:
@@ -127,8 +133,6 @@ def _channels_first(image: Image.Image) -> Tensor:
 
 
 def _sixteen_bit(image: Image.Image) -> Tensor:
-    if image.mode[0] == "F":
-        raise ValueError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
     values = np.array(image)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"pixels in {values.min()}..{values.max()}; 16 bits hold 0..65535")

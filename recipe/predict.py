@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from recipe import checkpoint, compose, images, runs
 from recipe.arguments import key_values
 from recipe.device.auto import Auto
-from recipe.errors import SpecError
+from recipe.errors import Problems, SpecError
+from recipe.image_files import SUFFIXES, image_files
 from recipe.parts import part
 from recipe.spec import RunSpec
+from recipe.wording import printable
 
 BATCH = 64
 
@@ -55,7 +58,8 @@ class Recorded:
         self.device = Auto(threads="auto").select()
         counts = {"channels": self.channels, "classes": len(self.classes), "size": self.size[0]}
         model: nn.Module = part(spec, "model", counts)()
-        checkpoint.load_weights(model, checkpoint.read_weights(weights), head=set())
+        with Problems.headed("run"):
+            checkpoint.load_weights(model, checkpoint.read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
 
     def input(self, path: Path) -> Tensor:
@@ -78,16 +82,21 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "outputs", "trust": ""}
     values = key_values("predict", list(_plain(arguments)), known)
     problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
-    if not values["top"].isdigit() or int(values["top"]) < 1:
+    if not values["top"].isdecimal() or int(values["top"]) < 1:
         problems.append(f"predict: top must be a whole number above 0, got {values['top']}")
     form = values["output"].rpartition(".")[2]
     if form not in ("", "csv", "json"):
         problems.append(
             f"predict: --output must be csv, json or a file so named, got {values['output']}"
         )
+    output = Path(values["output"])
+    if output.suffix and (output.is_dir() or not os.access(output.absolute().parent, os.W_OK)):
+        problems.append(
+            f"predict: --output {output} can't be written; give a file in a folder that is there"
+        )
     if problems:
         raise SpecError(problems)
-    files = _files(Path(values["input"]).expanduser())
+    files = _files(values["input"])
     trust = compose.trusted(values["trust"])
     outputs = Path(values["output_dir"]).expanduser().resolve()
     try:
@@ -101,7 +110,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
         else:
             bad += 1
             print(f"recipe: {result}", file=sys.stderr)
-    _show(found, form, Path(values["output"]), console)
+    _show(found, form, output, console)
     if bad:
         print(f"recipe: {bad} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if bad else 0
@@ -117,16 +126,22 @@ def _plain(arguments: Sequence[str]) -> Iterator[str]:
             yield argument.removeprefix("--") if argument.startswith("--output=") else argument
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise SpecError(f"input: there is no file or folder {path}")
-    files = [path / name for name in images.image_files(path)]
+def _files(given: str) -> list[Path]:
+    try:
+        path = Path(given).expanduser()
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise SpecError(f"input: there is no file or folder {printable(path)}")
+        files = [path / name for name in image_files(path)]
+    except OSError as error:
+        where = printable(str(error.filename))
+        raise SpecError(f"input: {where} can't be read: {error.strerror}") from error
+    except (ValueError, RuntimeError) as error:  # a link in a circle; ~ and the name of nobody
+        raise SpecError(f"input: {error}") from error
     if not files:
-        raise SpecError(
-            f"input: no image in {path} (looked for {', '.join(sorted(images.SUFFIXES))})"
-        )
+        looked_for = ", ".join(sorted(SUFFIXES))
+        raise SpecError(f"input: no image in {printable(path)} (looked for {looked_for})")
     return files
 
 
@@ -150,7 +165,9 @@ def classify(
             else:
                 best = next(rows).topk(min(top, len(recorded.classes)))
                 pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-                yield Prediction(str(file), [(recorded.classes[i], share) for i, share in pairs])
+                yield Prediction(
+                    printable(file), [(recorded.classes[i], share) for i, share in pairs]
+                )
 
 
 def _show(found: list[Prediction], form: str, output: Path, console: Console) -> None:

@@ -1,6 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers and names as people read them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 def counted(number: int, thing: str) -> str:
@@ -22,3 +25,14 @@ def duration(seconds: float) -> str:
 def percent(share: float) -> str:
     """`99.4 %` for 0.994."""
     return f"{100 * share:.1f} %"
+
+
+def listed(names: Sequence[object], limit: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return f"{', '.join(map(str, names[:limit]))}{more}"
+
+
+def printable(path: Path | str) -> str:
+    """A path without what a terminal would obey or can't show, such as line breaks: escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

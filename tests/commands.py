@@ -51,6 +51,16 @@ def here(folder: Path, *arguments: str) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
+def refused(folder: Path, *arguments: str) -> list[str]:
+    """What is told of settings that are refused: alike by plan and by training, which leave nothing
+    behind."""
+    planned, trained = (here(folder, *verb, *arguments) for verb in (["plan"], []))
+    assert (planned.status, trained.status) == (2, 2), planned.err
+    assert planned.problems == trained.problems
+    assert not (folder / "outputs").exists()
+    return [line.removeprefix("recipe: ") for line in planned.problems]
+
+
 @contextlib.contextmanager
 def _as_it_was(folder: Path) -> Iterator[None]:
     environment, path, arguments = dict(os.environ), list(sys.path), list(sys.argv)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from pathlib import Path
+from typing import Any
 
+import commands
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recipe.checkpoint import load_weights, read_weights, save_weights
@@ -117,3 +121,63 @@ def test_any_other_difference_is_named_and_nothing_is_loaded(
     with pytest.raises(ValueError, match=f"^{problem} is it a file of this model"):
         load_weights(model, source, HEAD)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one recorded run."""
+    home = tmp_path_factory.mktemp("trained")
+    assert commands.here(home, *commands.QUICK, "epochs=1", "tracking=none", "name=w").status == 0
+    return home
+
+
+def test_weights_that_are_not_finite_are_refused_with_their_names(
+    tmp_path: Path, trained: Path
+) -> None:
+    (run,) = commands.runs(trained)
+    weights = load_file(run / "model.safetensors")
+    first, second = "convolution1_1.weight", "convolution1_1.bias"
+    weights[first].flatten()[:2], weights[second].flatten()[0] = float("nan"), float("inf")
+    save_file(weights, tmp_path / "diverged.safetensors")
+    assert commands.refused(
+        tmp_path, *commands.QUICK, f"model.weights={tmp_path / 'diverged.safetensors'}"
+    ) == [
+        "model.weights: 3 NaN or infinite values in 2 tensors: convolution1_1.weight, "
+        "convolution1_1.bias; the training that they are from diverged, use other weights"
+    ]
+    bad = tmp_path / "outputs" / "runs" / run.name
+    shutil.copytree(run, bad)
+    shutil.copy(tmp_path / "diverged.safetensors", bad / "model.safetensors")
+    Image.new("L", (8, 8)).save(tmp_path / "digit.png")
+    done = commands.here(tmp_path, "predict", "run=w", "input=digit.png")
+    assert done.status == 2
+    assert done.err.startswith("recipe: run: 3 NaN or infinite values in 2 tensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({1: torch.zeros(2)}, "is no state_dict (a dict of dense tensors by parameter name)"),
+        ({"head.bias": torch.zeros(2).to_sparse()}, "is no state_dict (a dict of dense"),
+        (b"", "can't be read as weights: it is empty or was cut off"),
+        (b"words" * 99, "can't be read as weights: it is neither .safetensors nor a state_dict"),
+    ],
+)
+def test_files_that_hold_no_weights_are_refused(tmp_path: Path, content: Any, problem: str) -> None:
+    file = tmp_path / "weights.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    (told,) = commands.refused(tmp_path, *commands.QUICK, f"model.weights={file}")
+    assert told.startswith(f"model.weights: {file}: {problem}")
+
+
+def test_whole_numbers_for_weights_are_refused(tmp_path: Path, trained: Path) -> None:
+    (run,) = commands.runs(trained)
+    rounded = {key: value.int() for key, value in load_file(run / "model.safetensors").items()}
+    save_file(rounded, tmp_path / "w.safetensors")
+    (told,) = commands.refused(
+        tmp_path, *commands.QUICK, f"model.weights={tmp_path / 'w.safetensors'}"
+    )
+    assert told.startswith("model.weights: int32 where the model has float32: convolution1_1.w")

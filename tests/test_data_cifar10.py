@@ -9,6 +9,7 @@ import torch
 
 from recipe.data import Data
 from recipe.data.cifar10 import cifar10
+from recipe.errors import SpecError
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 # Two images a file: image n (0 to 11) has the label n % 10, and is n all over in red, 100 in
@@ -119,7 +120,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, protocol: int) -> None:
     pickled(tmp_path)
     content = pickle.dumps({"data": Attack(tmp_path / "attacked"), "labels": [1]}, protocol)
     (tmp_path / "data_batch_3").write_bytes(content)
-    with pytest.raises(ValueError, match=r"data_batch_3 is not .*asks for posix\.mkdir, and only"):
+    with pytest.raises(SpecError, match=r"data_batch_3 is not .*asks for posix\.mkdir, and only"):
         made(tmp_path)
     assert not (tmp_path / "attacked").exists()
     pickle.loads(content)  # the attack is real
@@ -137,7 +138,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, protocol: int) -> None:
 def test_no_other_name_is_let_in(tmp_path: Path, name: bytes) -> None:
     pickled(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(b"c" + name + b"\n.")
-    with pytest.raises(ValueError, match=r"data_batch_1 is not .* only arrays are let in"):
+    with pytest.raises(SpecError, match=r"data_batch_1 is not .* only arrays are let in"):
         made(tmp_path)
 
 
@@ -147,8 +148,14 @@ def test_no_other_name_is_let_in(tmp_path: Path, name: bytes) -> None:
         ({"data": PIXELS[:2].reshape(2, 3072), "labels": [1]}, r"uint8 \(2, 3072\) for .* \(1,\)"),
         ({"data": PIXELS[:2].astype(float).reshape(2, 3072), "labels": [1, 2]}, "is float64"),
         ({"data": PIXELS[:2].reshape(2, 3072), "labels": [1.0, 2.0]}, "labels float64"),
-        ({"data": PIXELS[:2].reshape(2, 3072), "labels": [1, 10]}, r"labels beyond 0\.\.9"),
-        ({"data": PIXELS[:2].reshape(2, 3072), "labels": [1, -1]}, r"labels beyond 0\.\.9"),
+        (
+            {"data": PIXELS[:2].reshape(2, 3072), "labels": [1, 10]},
+            r"1 of its 2 labels are beyond 0\.\.9",
+        ),
+        (
+            {"data": PIXELS[:2].reshape(2, 3072), "labels": [1, -1]},
+            r"1 of its 2 labels are beyond 0\.\.9",
+        ),
         ({"data": [1, 2], "labels": [1, 2]}, r"its data is list \(2,\)"),
         ({"labels": [1, 2]}, "'data'"),
         ([], "list indices"),
@@ -156,14 +163,14 @@ def test_no_other_name_is_let_in(tmp_path: Path, name: bytes) -> None:
 )
 def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: Any, problem: str) -> None:
     (pickled(tmp_path) / "data_batch_2").write_bytes(pickle.dumps(batch, protocol=4))
-    with pytest.raises(ValueError, match=rf"^data\.path: .*data_batch_2 is not a .*{problem}"):
+    with pytest.raises(SpecError, match=rf"^data\.path: .*data_batch_2 is not a .*{problem}"):
         made(tmp_path)
 
 
 def test_a_download_that_was_cut_off_is_named(tmp_path: Path) -> None:
     file = binary(tmp_path) / "data_batch_4.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"^data\.path: .*data_batch_4\.bin has 6145 bytes, not a"):
+    with pytest.raises(SpecError, match=r"^data\.path: .*data_batch_4\.bin has 6145 bytes, not a"):
         made(tmp_path)
     file.unlink()
     with pytest.raises(ValueError, match=r"^data\.path: .* lacks data_batch_4\.bin; unpack"):

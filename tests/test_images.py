@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from recipe.images import (
-    check_image,
-    fit,
-    image_files,
-    normalise,
-    normalise_bytes,
-    read_image,
-)
+from recipe.image_files import check_image, image_files
+from recipe.images import fit, normalise, normalise_bytes, read_image
 
 in_tmp_path = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

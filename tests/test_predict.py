@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,36 @@ def test_a_run_that_ended_too_early_has_nothing_to_predict_with(home: Path, tmp_
         2,
         f"recipe: run: {run.name} has kept no weights (it ended before its first epoch)\n",
     )
+
+
+def test_predict_names_what_it_cannot_read_and_shows_the_rest(home: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "phone.heic").write_bytes(b"x")
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    os.rename(os.fsencode(tmp_path / "good.png"), os.fsencode(tmp_path) + b"/\xff\n.png")
+    done = predict(home, f"input={tmp_path}")
+    assert done.status == 1
+    assert f"{tmp_path}/\\udcff\\n.png" in done.out
+    assert done.problems == [
+        f"recipe: {tmp_path}/phone.heic: is not a readable image: none of PNG, JPEG, BMP, GIF, "
+        "TIFF, WEBP, PPM",
+        f"recipe: {tmp_path}/pipe.png: is not a readable image: it is a pipe or a device, not a "
+        "file",
+        "recipe: 2 of 3 files could not be read",
+    ]
+
+
+def test_predict_refuses_what_it_could_not_finish_before_it_starts(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path)
+    for arguments, problem in (
+        ((f"input={tmp_path}",), f"input: {tmp_path}/circle is a link back to a folder that it"),
+        (("input=~nobody_of_that_name/x",), "input: Could not determine home directory"),
+        ((f"input={'x' * 300}",), f"input: {'x' * 300} can't be read: File name too long"),
+        (("input=.", "--output=nowhere/out.csv"), "predict: --output nowhere/out.csv can't be"),
+        (("input=.", "top=²"), "predict: top must be a whole number above 0, got ²"),
+    ):
+        done = predict(home, *arguments)
+        assert (done.status, done.out) == (2, "")
+        assert done.err.startswith(f"recipe: {problem}")

@@ -5,6 +5,9 @@ that may decide which samples train and which validate. Three settings of every 
 are the engine's own and never reach the part: `batch_size`, `eval_batch_size`, and
 `classes`, the number of classes the other groups are built for (`auto`: as many as are found).
 Settings named `channels` and `size` say what the inputs are to become.
+
+What is wrong with data is found before the first step where it can be, and then is a ValueError,
+or a SpecError that tells all of it. A split whose samples can't be read later raises DataError.
 """
 
 from __future__ import annotations
@@ -14,14 +17,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 if TYPE_CHECKING:
     from recipe.rules import Planned
 
+Mean = Annotated[float, Field(ge=0, le=1)]
+"""Of a channel, black being 0 and white 1; one on a scale of 0 to 255 is refused."""
+Std = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
+"""Of a channel, on the same scale; by less, inputs would be divided into infinity."""
 Batch = tuple[Tensor, Tensor]
 """Inputs (n, channels, height, width) float32, normalised; class indices (n,) int64."""
 
@@ -123,12 +131,15 @@ def stratified(
     """
     counts = targets.bincount(minlength=len(names))
     held = (counts * fraction + 0.5).long()
-    for name, count, val in zip(names, counts.tolist(), held.tolist(), strict=True):
-        if not 0 < val < count:
-            raise ValueError(
-                f"data.val: {fraction} of the {count} samples of class {name} rounds to {val},"
-                f" which leaves none to {'train' if val else 'validate'} on; use another fraction"
-            )
+    lacking = ((held < 1) | (held >= counts)).nonzero().flatten().tolist()
+    if lacking:
+        count, val = int(counts[lacking[0]]), int(held[lacking[0]])
+        more = f" (and so on for {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
+        way_out = "use another fraction" if count > 1 else "add samples, or leave the class out"
+        raise ValueError(
+            f"data.val: {fraction} of the {count} samples of class {names[lacking[0]]} rounds to"
+            f" {val}, which leaves none to {'train' if val else 'validate'} on{more}; {way_out}"
+        )
     shuffled, rank = _shuffled(targets, generator)
     validates = rank < held[targets[shuffled]]
     return shuffled[~validates].sort().values, shuffled[validates].sort().values

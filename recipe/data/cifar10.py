@@ -6,17 +6,20 @@ Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Nothing is
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 from torch import Tensor
 
-from recipe.data import Data, InMemory, digest
+from recipe.data import Data, InMemory, Mean, Std, digest, paths
+from recipe.errors import Problems
 from recipe.images import normalise_bytes
+from recipe.wording import counted
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -32,8 +35,8 @@ def cifar10(
     split: torch.Generator,
     *,
     path: str | None,
-    mean: Annotated[list[FiniteFloat], Three],
-    std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Three],
+    mean: Annotated[list[Mean], Three],
+    std: Annotated[list[Std], Three],
 ) -> Data:
     """The official training images to train on, the official test images to validate on.
 
@@ -41,8 +44,9 @@ def cifar10(
     of both, the binary one is read. Images stay bytes in memory and are normalised a batch at a
     time. `split` is not used.
     """
-    folder, suffix = _find(path)
-    batches = [_read(folder / f"{name}{suffix}") for name in (*TRAIN, "test_batch")]
+    with paths.reported():
+        folder, suffix = _find(path)
+        batches = _batches([folder / f"{name}{suffix}" for name in (*TRAIN, "test_batch")])
     images = torch.cat([pixels for pixels, _ in batches[:-1]])
     targets = torch.cat([labels for _, labels in batches[:-1]])
     val_images, val_targets = batches[-1]
@@ -61,14 +65,12 @@ def cifar10(
 
 def _find(path: str | None) -> tuple[Path, str]:
     """The folder that holds the files, and the suffix of their names there."""
-    if path is None:
-        raise ValueError(
-            "data.path: null; give the folder of the unpacked CIFAR-10 download, such as"
-            " data.path=/data/cifar-10-batches-bin"
-        )
+    root = paths.given(
+        path, "the folder of the unpacked download, such as data.path=/data/cifar-10-batches-bin"
+    )
     for name in FOLDERS:
         for suffix in (".bin", ""):
-            folder = Path(path).expanduser() / name
+            folder = root / name
             files = [folder / f"{batch}{suffix}" for batch in (*TRAIN, "test_batch")]
             missing = [file.name for file in files if not file.is_file()]
             if not missing:
@@ -78,11 +80,36 @@ def _find(path: str | None) -> tuple[Path, str]:
     raise ValueError(f"data.path: {path} has neither data_batch_1.bin nor data_batch_1, ... in it")
 
 
+def _batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
+    """What is in the files. Raises SpecError for all of them that are no batches, or that hold
+    fewer images than another."""
+    problems = Problems()
+    batches = []
+    for file in files:
+        with problems.collect("data"), paths.reported():
+            batches.append(_read(file))
+    problems.raise_any()
+    full = max(len(labels) for _, labels in batches)
+    for file, (_, labels) in zip(files, batches, strict=True):
+        if len(labels) < full:
+            count = counted(len(labels), "image")
+            problems.append(
+                f"data.path: {file} has {count}, others {full}; it was cut off, unpack it again"
+            )
+    problems.raise_any()
+    return batches
+
+
 def _read(file: Path) -> tuple[Tensor, Tensor]:
     """Images (n, 3, 32, 32) uint8 and targets (n,) int64 of one file of either version."""
     pixels, labels = _from_binary(file) if file.suffix == ".bin" else _from_pickle(file)
-    if len(labels) == 0 or labels.min() < 0 or labels.max() > 9:
-        raise ValueError(f"data.path: {file} is not a CIFAR-10 batch: labels beyond 0..9, or none")
+    if len(labels) == 0:
+        raise ValueError(f"data.path: {file} is empty; unpack it again")
+    if beyond := int(((labels < 0) | (labels > 9)).sum()):
+        raise ValueError(
+            f"data.path: {file} is not a CIFAR-10 batch: {beyond} of its {len(labels)} labels are"
+            " beyond 0..9"
+        )
     return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype("int64"))
 
 

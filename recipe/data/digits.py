@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from recipe.data import Data, InMemory, balanced, digest, moments, stratified
+from recipe.data import Data, InMemory, balanced, digest, memory, moments, stratified
 from recipe.images import fit, normalise
 
 Digit = Annotated[int, Field(ge=0, le=9)]
@@ -48,6 +48,9 @@ def digits(
                 f" {len(train)} (all training images); null uses all"
             )
         train = train[balanced(targets[train], train_size, split)]
+    memory.check(
+        8 * len(targets) * channels * size**2, "data.size", f"{size} is too large, use fewer pixels"
+    )
     images = fit(pixels[:, None] / 16, (size, size)).repeat(1, channels, 1, 1)
     mean, std = moments(images[train])
 

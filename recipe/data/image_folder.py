@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from recipe.data import Batch, Data, digest, digest_files, stratified
-from recipe.images import check_image, fit, image_files, normalise, read_image
+from recipe.data import Batch, Data, Mean, Std, digest, digest_files, memory, paths, stratified
+from recipe.data.class_folders import Listing, listings
+from recipe.errors import DataError, Problems
+from recipe.images import ImageError, fit, normalise, read_image
+from recipe.wording import listed, printable
 
 WHOLE = 2**30  # bytes of all images together up to which the digest reads every one of them
-Listing = dict[str, list[Path]]
 Sample = tuple[Tensor, Tensor]
 
 
@@ -39,23 +41,41 @@ class Files(Dataset[Sample | str]):
 
     def __getitem__(self, index: int) -> Sample | str:
         """Input and target; or what is wrong with the file, as workers garble what they raise."""
+        file = self.files[index]
         try:
-            image = read_image(self.root / self.files[index], channels=self.channels)
-        except ValueError as error:
-            return f"data.path: {error}"
+            image = read_image(self.root / file, channels=self.channels)
+        except ImageError as error:
+            return f"{printable(file)} ({error.reason})"
         return normalise(fit(image, self.size), mean=self.mean, std=self.std), self.targets[index]
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """As Split.batches. Raises ValueError naming the file that cannot be read."""
-        for batch in DataLoader(
-            self,
-            batch_sampler=(indices.tolist() for indices in batches),
-            num_workers=self.workers,
-            collate_fn=_stacked,
-            generator=torch.Generator(),  # or it would draw from torch's global stream
-        ):
-            if isinstance(batch, str):
-                raise ValueError(batch)
+        """As Split.batches. Raises DataError naming the files of a batch that can't be read."""
+        loader = iter(
+            DataLoader(
+                self,
+                batch_sampler=(indices.tolist() for indices in batches),
+                num_workers=self.workers,
+                collate_fn=_stacked,
+                generator=torch.Generator(),  # or it would draw from torch's global stream
+            )
+        )
+        while True:
+            try:
+                batch = next(loader)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if self.workers == 0:
+                    raise
+                raise DataError(
+                    f"data.workers: one of {self.workers} ended while it read images "
+                    f"({' '.join(str(error).split())}); there may be too little memory, use fewer"
+                ) from error
+            if not isinstance(batch, tuple):
+                raise DataError(
+                    f"data.path: {len(batch)} of a batch's images in {printable(self.root)} can't "
+                    f"be read: {listed(batch)}; mend or remove them, and start again"
+                )
             yield batch
 
 
@@ -66,28 +86,37 @@ def image_folder(
     val: Annotated[float, Field(gt=0, lt=1)] | None,
     size: PositiveInt,
     channels: Literal[1, 3],
-    mean: list[FiniteFloat],
-    std: list[Annotated[FiniteFloat, Field(gt=0)]],
+    mean: list[Mean],
+    std: list[Std],
     workers: NonNegativeInt,
 ) -> Data:
     """Images below `path`/<class>/, of which `val` are held out; or below `path`/train/<class>/
     and `path`/val/<class>/, and where there is one, `path`/test/<class>/.
 
     Classes are sorted by name. Each image is cut and resized by recipe.images.fit. Files without
-    the suffix of an image are passed over; any image that is hidden, outside a class or
-    unreadable is a ValueError. For what the digest
-    sees of them, recipe.data.digest_files.
+    the suffix of an image are passed over; what else is wrong is told by recipe.data.class_folders,
+    all at once, before the first step. Of each file only the head and the end are checked then
+    (recipe.image_files says why); one that turns out to be damaged when its turn comes, or that
+    is gone by then, is a DataError. For what the digest sees of files, recipe.data.digest_files.
     """
+    problems = Problems()
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
-            raise ValueError(
+            problems.append(
                 f"data.{name}: {values} does not have one value a channel, data.channels={channels}"
             )
-    if path is None:
-        raise ValueError("data.path: null; give a folder of images, such as data.path=/data/pets")
-    root = Path(path).expanduser()
-    listings = _listings(root, val)
-    names = tuple(listings["train"])
+    with problems.collect("data"):
+        memory.check(8 * channels * size**2, "data.size", f"{size} is too large, use fewer pixels")
+    with problems.collect("data"), paths.reported():
+        root = paths.given(path, "a folder of images, such as data.path=/data/pets")
+        found = listings(root, val)
+        content = digest_files(
+            root,
+            sorted(file for part in found.values() for has in part.values() for file in has),
+            whole=WHOLE,
+        )
+    problems.raise_any()
+    names = tuple(found["train"])
 
     def files(listing: Listing) -> Files:
         return Files(
@@ -101,14 +130,12 @@ def image_folder(
             workers=workers,
         )
 
-    parts = {part: files(listing) for part, listing in listings.items()}
+    parts = {part: files(listing) for part, listing in found.items()}
     if val is not None:
         every = parts["train"]
         train, held = stratified(every.targets, val, names, split)
         parts = {"train": _only(every, train), "val": _only(every, held)}
     listed = [str(each) for part, has in sorted(parts.items()) for each in (part, *has.files)]
-    every_file = sorted(file for part in parts.values() for file in part.files)
-    content = digest_files(root, every_file, whole=WHOLE)
     return Data(
         **parts,
         classes=names,
@@ -120,77 +147,14 @@ def image_folder(
     )
 
 
-def _stacked(samples: list[Sample | str]) -> Batch | str:
-    images, targets = [], []
-    for sample in samples:
-        if isinstance(sample, str):
-            return sample
-        images.append(sample[0])
-        targets.append(sample[1])
+def _stacked(samples: list[Sample | str]) -> Batch | list[str]:
+    """The samples as a batch, or everything that is wrong with them."""
+    if wrong := [sample for sample in samples if isinstance(sample, str)]:
+        return wrong
+    images, targets = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(targets)
 
 
 def _only(files: Files, indices: Tensor) -> Files:
     chosen = tuple(files.files[index] for index in indices.tolist())
     return replace(files, files=chosen, targets=files.targets[indices])
-
-
-def _listings(root: Path, val: float | None) -> dict[str, Listing]:
-    """The files of each class of each part; the part is `train` where `val` is to divide it."""
-    folders = _folders(root)
-    divided = bool({"train", "val"} & set(folders))
-    if not divided and val is None:
-        raise ValueError(
-            f"data.val: null needs folders train/ and val/ in {root}; give the fraction to validate"
-            " on, such as data.val=0.2"
-        )
-    if divided and set(folders) | {"test"} != {"train", "val", "test"}:
-        raise ValueError(
-            f"data.path: {root} has the folders {', '.join(folders)}; either each is a class and"
-            " none is named train or val, or they are train, val and perhaps test"
-        )
-    if divided and val is not None:
-        raise ValueError(
-            f"data.val: {val} would be ignored, {root} is divided into {', '.join(folders)}; use"
-            " data.val=null"
-        )
-    parts = folders if divided else ["train"]
-    listings: dict[str, Listing] = {
-        part: {name: [] for name in _folders(root / part if divided else root)} for part in parts
-    }
-    for file in image_files(root):
-        place = file.parts if divided else ("train", *file.parts)
-        if any(name.startswith(".") for name in place):
-            raise ValueError(f"data.path: {root / file} is a hidden image; remove or rename it")
-        if len(place) < 3:
-            raise ValueError(f"data.path: {root / file} is in no class folder; move it into one")
-        listings[place[0]][place[1]].append(file)
-    _check(listings, root, divided)
-    return listings
-
-
-def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise ValueError(f"data.path: {folder} is not a folder")
-    return sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
-
-
-def _check(listings: dict[str, Listing], root: Path, divided: bool) -> None:
-    classes = set(listings["train"])
-    if len(classes) < 2:
-        found = ", ".join(sorted(classes)) or "none"
-        raise ValueError(f"data.path: {root} needs two folders of classes or more, found {found}")
-    for part, listing in listings.items():
-        if differing := sorted(classes ^ set(listing)):
-            raise ValueError(
-                f"data.path: class {differing[0]} is not in both train/ and {part}/ of {root}"
-            )
-        for name, files in listing.items():
-            if not files:
-                folder = root / part / name if divided else root / name
-                raise ValueError(f"data.path: {folder} has no image in it; fill it or remove it")
-            for file in files:
-                try:
-                    check_image(root / file)
-                except ValueError as error:
-                    raise ValueError(f"data.path: {error}") from error

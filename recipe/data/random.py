@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
 
-from recipe.data import Data, InMemory, digest
+from recipe.data import Data, InMemory, digest, memory
 
 
 def random(
@@ -21,6 +22,7 @@ def random(
 ) -> Data:
     """Standard normal inputs (channels, size, size) and uniformly drawn classes, from `split`."""
     n, shape = n_train + n_val, (channels, size, size)
+    memory.check(4 * n * math.prod(shape), "data.n_train", "use fewer or smaller images")
     inputs = torch.randn(n, *shape, generator=split)
     targets = torch.randint(n_classes, (n,), generator=split)
     return Data(

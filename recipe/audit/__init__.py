@@ -1,0 +1,227 @@
+"""Did each trick do what it says? Looked at while a run goes on, and told when it ends.
+
+Checked after the first steps, at the epochs at which something thaws, and at the end; a few steps
+(the first two, the one in the middle, the last) are watched closely. A promise that is broken ends
+the run. What is promised is asked of the tricks anew (`expected`), so nothing that the engine
+built is taken on trust; weights and random streams are only looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from torch import nn
+
+from recipe import menu, parts, rules
+from recipe.audit.expected import Expected
+from recipe.audit.groups import Groups
+from recipe.audit.steps import Watch
+from recipe.audit.weights import Weights, same
+from recipe.errors import RecipeError
+from recipe.spec import RunSpec
+from recipe.train import Point, Run
+from recipe.wording import counted, percent
+
+EARLY = 2
+"""The step after which promises are first looked at: momentum moves what the first one doesn't."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one trick's promise."""
+
+    group: str
+    option: str
+    said: str
+    """What was checked, in words."""
+    broken: tuple[str, ...] = ()
+    no_effect: str | None = None
+    """Why the trick did nothing at all, if so."""
+
+    @property
+    def held(self) -> bool:
+        return not self.broken
+
+
+class BrokenPromise(RecipeError):
+    """A trick didn't do what it says; the numbers of the run aren't those of its spec."""
+
+    def __init__(self, verdicts: list[Verdict]) -> None:
+        super().__init__(
+            f"audit: {v.group}={v.option} didn't keep its promise: {problem}"
+            for v in verdicts
+            for problem in v.broken
+        )
+
+
+class Audit:
+    """Follows a run that is about to begin; within the `with`, hand it every Point."""
+
+    def __init__(self, spec: RunSpec, run: Run) -> None:
+        self.spec, self.run = spec, run
+        self.expected = Expected.of(spec, run.model, run.steps_per_epoch)
+        self.weights = Weights(self.expected, run.model)
+        self.groups = Groups(self.expected, run.model, run.schedule)
+        self.epoch = 0
+        self.hit_rate = 0.0
+        self.first_rates: dict[str, float] = {}
+        self.rates_moved = False
+        self.looked = False
+
+    def __enter__(self) -> Audit:
+        closely = {1, 2, (self.run.steps + 1) // 2, self.run.steps}
+        self.watch = Watch(
+            self.run,
+            closely,
+            takes=self.spec.loss.get("takes", ["indices"]),
+            gives=self.spec.augment.get("gives", "indices"),
+            promise=_promise(self.spec, self.run.model),
+            before_step=self._before_step,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.watch.close()
+
+    def look(self, point: Point) -> list[Verdict]:
+        """The verdicts so far, at the Points after which there are any; else none."""
+        if not point.ends_epoch:
+            self._follow_rates(point)
+        else:
+            self.epoch = point.epoch
+            self.hit_rate = point.metrics["clip/hit_rate"]
+        last = point.ends_epoch and point.epoch == self.run.epochs
+        early = not self.looked and point.step >= min(EARLY, self.run.steps)
+        thaws = point.ends_epoch and point.epoch in self.expected.thaws.values()
+        if not (last or early or thaws):
+            return []
+        self.looked = True
+        for problem in self.weights.moved(self.run.model, point.epoch - 1):
+            self.watch.broken("freeze", problem)
+        if last:
+            self._look_at_the_end()
+        return list(self.verdicts(ended=last))
+
+    def verdicts(self, *, ended: bool) -> Iterator[Verdict]:
+        """One for every trick, in the order in which they are built."""
+        for group, (said, no_effect) in self._findings().items():
+            option = self.spec.options[group]
+            on = group in menu.OFF and menu.OFF[group] != option
+            yield Verdict(
+                group,
+                option,
+                said,
+                tuple(self.watch.problems.get(group, ())),
+                no_effect if ended and on else None,
+            )
+
+    def _follow_rates(self, point: Point) -> None:
+        if self.rates_moved:
+            return
+        rates = {key: v for key, v in point.metrics.items() if key.startswith("lr/")}
+        self.first_rates = self.first_rates or rates
+        self.rates_moved = rates != self.first_rates
+
+    def _before_step(self, step: int, epoch: int) -> None:
+        optimizer, watch = self.run.optimizer, self.watch
+        for problem in self.groups.members(optimizer, epoch):
+            watch.broken("optimizer", problem)
+        for problem in self.groups.options(optimizer):
+            watch.broken("param_groups", problem)
+        moves = step - 1 if self.run.schedule.per == "step" else epoch
+        if not watch.problems.get("param_groups"):
+            for problem in self.groups.planned(optimizer, moves):
+                watch.broken("scheduler", problem)
+
+    def _look_at_the_end(self) -> None:
+        watch, run = self.watch, self.run
+        skipped = run.nonfinite.skipped
+        if not run.scaler.is_enabled() and watch.steps != watch.batches - skipped:
+            watch.broken(
+                "optimizer",
+                f"it stepped {watch.steps} times in {watch.batches} batches, {skipped} skipped",
+            )
+        moves = watch.steps if run.schedule.per == "step" else self.epoch
+        if run.schedule.scheduler.last_epoch != moves:
+            watch.broken(
+                "scheduler",
+                f"it moved {run.schedule.scheduler.last_epoch} times, the optimizer stepped "
+                f"{watch.steps} times in {counted(self.epoch, 'epoch')}",
+            )
+        share = watch.hits.item() / max(1, watch.batches)
+        if abs(share - self.hit_rate) > 1e-6:
+            watch.broken("clip", f"it bit on {percent(share)} of steps, not {self.hit_rate:.4f}")
+        for problem in self.weights.moved(run.average.model, self.epoch - 1):
+            watch.broken("average", problem)
+
+    def _findings(self) -> dict[str, tuple[str, str | None]]:
+        """By group: what was checked, and why it had no effect, if it had none."""
+        watch, run, expected = self.watch, self.run, self.expected
+        share = watch.hits.item() / max(1, watch.batches)
+        return {
+            "loss": (f"targets were {' or '.join(watch.takes)} of the right shape", None),
+            "freeze": (
+                self.weights.said(),
+                None if any(expected.thaws.values()) else "nothing was frozen",
+            ),
+            "param_groups": (
+                f"{counted(len(expected.base_lr), 'group')} with options and ratios as specified",
+                "every parameter got the same settings" if expected.alike else None,
+            ),
+            "optimizer": (
+                f"held exactly what is trained; {counted(watch.steps, 'step')} for "
+                f"{watch.batches} batches",
+                None,
+            ),
+            "scheduler": (
+                f"moved with every {run.schedule.per}, and learning rates were those planned",
+                None if self.rates_moved else "the learning rate never changed",
+            ),
+            "clip": (
+                f"saw unscaled gradients, and the optimizer what it left; bit on {percent(share)} "
+                "of steps",
+                None if watch.hits.item() else "it never bit",
+            ),
+            "precision": (
+                "the forward pass computed in 16 bits" if watch.half else "no 16-bit output",
+                None if watch.half else "no layer computed in 16 bits",
+            ),
+            "augment": (
+                f"gave {watch.gives}, drawing from its own stream alone",
+                None if watch.augmented else "no batch was changed",
+            ),
+            "average": (
+                "what was frozen is in the average as it was",
+                "the average is the trained weights themselves"
+                if same(run.model, run.average.model)
+                else None,
+            ),
+        }
+
+
+def no_effect(verdicts: list[Verdict]) -> list[str]:
+    """`group=option` of the tricks that did nothing."""
+    return [f"{v.group}={v.option}" for v in verdicts if v.no_effect]
+
+
+def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
+    """What the clip's own `audit_` function says, if it has one."""
+    bound = parts.part(spec, "clip")
+    own = rules.beside(bound.func, "audit")
+    if own is None:
+        return lambda params: iter(())
+    if next(iter(inspect.signature(bound.func).parameters)) == "model":
+        return lambda params: own(params, model, **bound.keywords)
+    return functools.partial(own, **bound.keywords)
+
+
+__all__ = ["Audit", "BrokenPromise", "Verdict", "no_effect"]

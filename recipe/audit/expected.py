@@ -1,0 +1,92 @@
+"""What the spec promises about every parameter, asked of the tricks anew on a copy of the model.
+
+Nothing here is taken from what the engine built, so that a mistake of the engine shows.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from recipe import frozen, parts, schedule
+from recipe.grouping import OWN_KEYS
+from recipe.spec import RunSpec
+
+NEVER = math.inf
+"""Epochs after which a parameter is trained that is frozen throughout."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    thaws: dict[str, float]
+    """Of every parameter, after how many epochs it is trained: 0 from the start, or NEVER."""
+    batchnorms: dict[str, float]
+    """The same of every BatchNorm layer whose statistics are to stay for a while."""
+    groups: dict[str, str]
+    """The parameter group of every parameter."""
+    options: dict[str, dict[str, Any]]
+    """Of every group: what it sets itself, on top of the optimizer's settings."""
+    base_lr: dict[str, float]
+    """Of every group that is ever trained."""
+    rates: schedule.Rates
+
+    @classmethod
+    def of(cls, spec: RunSpec, model: nn.Module, steps_per_epoch: int) -> Expected:
+        stand_in = copy.deepcopy(model).requires_grad_(True)
+        timetable = parts.part(spec, "freeze")(stand_in) or {}
+        later = {name: float(epoch) for epoch, names in timetable.items() for name in names}
+        thaws = {
+            name: 0.0 if p.requires_grad else later.get(name, NEVER)
+            for name, p in stand_in.named_parameters()
+        }
+        policy = spec.freeze.get("batchnorm", "eval")
+        batchnorms = {} if policy == "train" else _batchnorms(stand_in, thaws)
+        if policy == "affine_only":
+            for layer in batchnorms:
+                module = stand_in.get_submodule(layer)
+                thaws |= {f"{layer}.{n}": 0.0 for n, _ in module.named_parameters(recurse=False)}
+        names = {id(p): name for name, p in stand_in.named_parameters()}
+        made = parts.part(spec, "param_groups")(stand_in)
+        groups = {names[id(p)]: group["name"] for group in made for p in group["params"]}
+        options = {
+            group["name"]: {k: v for k, v in group.items() if k not in OWN_KEYS} for group in made
+        }
+        alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER}
+        base_lr = {
+            name: float(own.get("lr", spec.optimizer.get("lr", math.nan)))
+            for name, own in options.items()
+            if name in alive
+        }
+        rates = schedule.rates(spec, base_lr, steps_per_epoch)
+        return cls(thaws, batchnorms, groups, options, base_lr, rates)
+
+    def frozen(self, epoch: int) -> set[str]:
+        """Parameters that aren't trained in an epoch; the first is 0."""
+        return {name for name, thaw in self.thaws.items() if thaw > epoch}
+
+    @property
+    def alike(self) -> bool:
+        """Whether all groups have the same options, so that grouping changes nothing."""
+        return len(self.base_lr) < 2 or all(
+            self._full(name) == self._full(next(iter(self.base_lr))) for name in self.base_lr
+        )
+
+    def _full(self, group: str) -> dict[str, Any]:
+        return {**self.options[group], "lr": self.base_lr[group]}
+
+
+def _batchnorms(model: nn.Module, thaws: dict[str, float]) -> dict[str, float]:
+    """After how many epochs each BatchNorm layer that is frozen at first isn't any more."""
+    ends = dict.fromkeys(_frozen_batchnorms(model, thaws, 0.0), NEVER)
+    for epoch in sorted({epoch for epoch in thaws.values() if epoch < NEVER}, reverse=True):
+        for layer in ends.keys() - _frozen_batchnorms(model, thaws, epoch):
+            ends[layer] = epoch
+    return ends
+
+
+def _frozen_batchnorms(model: nn.Module, thaws: dict[str, float], epoch: float) -> set[str]:
+    return set(frozen.batchnorms(model, {name for name, end in thaws.items() if end > epoch}))

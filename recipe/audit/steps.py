@@ -1,0 +1,198 @@
+"""What really happens in a step: the parts are watched at work, a few steps of every run closely.
+
+The watch stands around the parts of a Run and uses torch's own hooks; the loop knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recipe.train import Run, with_gradients
+
+Problems = dict[str, dict[str, None]]
+"""By group; each problem once, in the order in which they came."""
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Watch:
+    """Counts every step of a run, and looks closely at the batches in `closely` (from 1)."""
+
+    def __init__(
+        self,
+        run: Run,
+        closely: set[int],
+        *,
+        takes: list[str],
+        gives: str,
+        promise: Callable[[list[nn.Parameter]], Iterator[str]],
+        before_step: Callable[[int, int], None],
+    ) -> None:
+        self.run, self.closely = run, closely
+        self.takes, self.gives, self.promise, self.before_step = takes, gives, promise, before_step
+        self.batches = self.steps = 0
+        self.hits = torch.zeros((), device=run.device)
+        self.problems: Problems = defaultdict(dict)
+        self.augmented = False
+        self.half = False
+        self._clipped = False
+        self._raw: dict[int, Tensor] = {}
+        self._left: dict[int, Tensor] = {}
+        self._hooks: list[Any] = []
+        self._plain = run.augment, run.loss, run.clip
+        self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
+        run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
+
+    def close(self) -> None:
+        """Leaves the run as it was."""
+        self.run.augment, self.run.loss, self.run.clip = self._plain
+        self._step_hook.remove()
+        self._unhook()
+
+    @property
+    def looking(self) -> bool:
+        return self.batches in self.closely
+
+    def broken(self, group: str, problem: str) -> None:
+        self.problems[group][f"{problem} (batch {self.batches})"] = None
+
+    def _augment(
+        self, inputs: Tensor, targets: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        self.batches += 1
+        self._clipped = False
+        self._unhook()
+        plain = self._plain[0]
+        if self.looking:
+            self._hook_gradients()
+            if self.batches == 1:
+                self._hook_outputs()
+            made = self._augment_closely(inputs, targets, generator)
+        else:
+            made = plain(inputs, targets, generator)
+        if not self.augmented and made[0] is not inputs:
+            self.augmented = not torch.equal(made[0], inputs)
+        return made
+
+    def _augment_closely(
+        self, inputs: Tensor, targets: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        kept, streams = (inputs.clone(), targets.clone()), _global_streams()
+        made = self._plain[0](inputs, targets, generator)
+        if not (torch.equal(kept[0], inputs) and torch.equal(kept[1], targets)):
+            self.augmented = True
+            self.broken("augment", "it changes its inputs in place")
+        if _global_streams() != streams:
+            self.broken("augment", "it draws from a global random stream, not from its own")
+        form = "probabilities" if made[1].is_floating_point() else "indices"
+        if form != self.gives:
+            self.broken("augment", f"it gives {form}, not {self.gives}")
+        return made
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.looking and torch.is_grad_enabled():  # evaluation, too, takes the loss
+            for problem in _misfits(output, target, self.takes):
+                self.broken("loss", problem)
+        return self._plain[1](output, target)
+
+    def _clip(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        self._clipped = True
+        looking = self.looking and bool(self._raw)
+        if looking:
+            self._check_unscaled(params)
+        norm, bit = self._plain[2](params)
+        self.hits += bit
+        if looking:
+            self._check_clipped(params, norm, bit)
+        return norm, bit
+
+    def _check_unscaled(self, params: list[nn.Parameter]) -> None:
+        missing = len(with_gradients(self.run.optimizer)) - len(params)
+        if missing:
+            self.broken("clip", f"{missing} of the optimizer's gradients are kept from it")
+        scale = self.run.scaler.get_scale()
+        for p in params:
+            raw = self._raw.get(id(p))
+            if raw is not None and p.grad is not None and not torch.allclose(
+                p.grad * scale, raw, rtol=1e-4, atol=0.0, equal_nan=True
+            ):  # fmt: skip
+                self.broken("clip", "it is handed other gradients than those of the unscaled loss")
+                return
+
+    def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, bit: Tensor) -> None:
+        before = {key: raw / self.run.scaler.get_scale() for key, raw in self._raw.items()}
+        self._left = {id(p): p.grad.clone() for p in params if p.grad is not None}
+        changed = any(
+            not torch.equal(left, before[key]) for key, left in self._left.items() if key in before
+        )
+        if changed and not bool(bit) and self.run.scaler.get_scale() == 1:
+            self.broken("clip", "it changes gradients and says that it doesn't")
+        if bool(norm.isfinite()):
+            for problem in self.promise(params):
+                self.broken("clip", problem)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.steps += 1
+        if not self.looking:
+            return
+        if not self._clipped:
+            self.broken("clip", "the optimizer steps before the gradients are clipped")
+        else:
+            for p in with_gradients(optimizer):
+                left = self._left.get(id(p))
+                if left is not None and p.grad is not None and not torch.equal(left, p.grad):
+                    self.broken("clip", "the optimizer gets other gradients than it left")
+                    break
+        self._unhook()
+        self.before_step(self.steps, (self.batches - 1) // self.run.steps_per_epoch)
+
+    def _hook_gradients(self) -> None:
+        def keep(p: Tensor) -> None:
+            assert p.grad is not None
+            self._raw[id(p)] = p.grad.clone()
+
+        for group in self.run.optimizer.param_groups:
+            for p in group["params"]:
+                if p.requires_grad:
+                    self._hooks.append(p.register_post_accumulate_grad_hook(keep))
+
+    def _hook_outputs(self) -> None:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.half |= isinstance(output, Tensor) and output.dtype in HALF
+
+        for module in self.run.model.modules():
+            if not any(True for _ in module.children()):
+                self._hooks.append(module.register_forward_hook(look))
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._raw.clear()
+        self._left.clear()
+
+
+def _misfits(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
+    """Where outputs (batch, classes) and targets aren't what a loss takes."""
+    if target.is_floating_point():
+        form, fits = "probabilities", target.shape == output.shape
+        if fits and not torch.allclose(target.sum(1), torch.ones_like(target[:, 0]), atol=1e-3):
+            yield "targets are probabilities, but a row doesn't add up to 1"
+    else:
+        form, fits = "indices", target.shape == output.shape[:1] and target.dtype == torch.int64
+    if form not in takes:
+        yield f"targets are {form}, but the loss takes {' or '.join(takes)}"
+    if not fits:
+        yield f"targets have shape {tuple(target.shape)} for outputs {tuple(output.shape)}"
+
+
+def _global_streams() -> list[Any]:
+    numpy = np.random.get_state()
+    return [torch.get_rng_state().tolist(), [str(part) for part in numpy], random.getstate()]

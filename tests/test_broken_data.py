@@ -1,0 +1,284 @@
+"""Broken images and settings as users meet them: named, counted, never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+import test_data_cifar10
+import torch
+from PIL import Image
+
+from recipe.data.image_folder import image_folder
+from recipe.errors import SpecError
+
+TINY = (*commands.HERE, "epochs=1", "model.widths=[2,4]", "tracking=none")
+NOISE = np.random.default_rng(0).integers(0, 256, (31, 20, 24, 3), np.uint8)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Ten cats and ten dogs, half of them .png and half .jpg."""
+    root = tmp_path / "pets"
+    for number in range(20):
+        file = root / ("cat" if number < 10 else "dog") / f"{number}.{('png', 'jpg')[number % 2]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(NOISE[number]).save(file)
+    return root
+
+
+def photos(root: Path) -> tuple[str, ...]:
+    return (*TINY, "data=image_folder", f"data.path={root}", "data.size=8", "data.val=0.2")
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def spoil(file: Path) -> None:
+    """Damage in the middle of a .png, which neither its head nor its end shows."""
+    content = bytearray(file.read_bytes())
+    content[200:400] = bytes(200)
+    file.write_bytes(content)
+
+
+def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
+    tmp_path: Path, pets: Path
+) -> None:
+    (pets / "cat" / "0.png").write_bytes(b"")
+    halve(pets / "cat" / "1.jpg")
+    (pets / "cat" / "2.png").write_text("not an image")
+    (pets / "dog" / "12.png").unlink()
+    (pets / "dog" / "12.png").symlink_to("nowhere.png")
+    (pets / "dog" / "14.png").unlink()
+    os.mkfifo(pets / "dog" / "14.png")  # reading it would wait for ever
+    (problem,) = commands.refused(tmp_path, *photos(pets))
+    assert problem.startswith(
+        f"data.path: 5 of 20 images in {pets} can't be read: cat/0.png (the file is empty), "
+        "cat/1.jpg ("
+    )
+    assert problem.endswith(
+        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM) and 2 more; mend or remove them"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp", "tif", "ppm"])
+def test_a_file_that_was_cut_off_is_found_before_training_and_whole_ones_pass(
+    tmp_path: Path, pets: Path, suffix: str
+) -> None:
+    file = pets / "cat" / f"more.{suffix}"
+    Image.fromarray(NOISE[30]).resize((200, 160)).save(file)
+    assert commands.here(tmp_path, "plan", *photos(pets)).status == 0
+    file.write_bytes(file.read_bytes()[:-600])
+    (problem,) = commands.refused(tmp_path, *photos(pets))
+    assert problem.startswith(f"data.path: 1 of 21 images in {pets} can't be read: cat/more.")
+
+
+def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: Path) -> None:
+    (pets / "cat" / "0.png").write_bytes(b"")
+    (pets / "cat" / "IMG_1.HEIC").write_bytes(b"from a phone")
+    (pets / "dog" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(pets / "dog" / "10.png", pets / "dog" / ".ipynb_checkpoints" / "10-checkpoint.png")
+    shutil.copy(pets / "dog" / "10.png", pets / "stray.png")
+    (pets / "emu").mkdir()
+    (pets / "emu" / "notes.txt").write_text("to be drawn")
+    (pets / "fox").mkdir()
+    os.rename(os.fsencode(pets / "cat" / "2.png"), os.fsencode(pets / "cat") + b"/\xff.png")
+    overrides = ("data.mean=[0.5]", "clip=norm", "clip.max_norm=-1")
+    unread, hidden, stray, names, empty = (f"data.path: {line}" for line in (
+        f"2 of 23 images in {pets} can't be read: cat/0.png (the file is empty), cat/IMG_1.HEIC "
+        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM); mend or remove them",
+        f"1 of 23 images in {pets} are hidden: dog/.ipynb_checkpoints/10-checkpoint.png; "
+        "remove or rename them",
+        f"1 of 23 images in {pets} are in no class folder: stray.png; move them into one",
+        f"1 of 23 images in {pets} have names that aren't Unicode: cat/\\udcff.png; rename them",
+        "2 of 4 class folders without an image: emu (holds notes.txt), fox (empty); "
+        f"fill or remove them (in {pets})",
+    ))  # fmt: skip
+    clip, mean, *others = commands.refused(tmp_path, *photos(pets), *overrides)
+    assert mean.startswith("data.mean: [0.5] does not have one value a channel")
+    assert others == [unread, hidden, stray, names, empty]
+    assert clip.startswith("clip.max_norm")
+
+
+def test_classes_that_a_part_lacks_are_counted_and_named(tmp_path: Path, pets: Path) -> None:
+    for part, classes in (("train", "abcd"), ("val", "aef")):
+        for name in classes:
+            shutil.copytree(pets / "cat", tmp_path / "parts" / part / name)
+    assert commands.refused(tmp_path, *photos(tmp_path / "parts"), "data.val=null") == [
+        f"data.path: {line}; every part needs the same classes (in {tmp_path / 'parts'})"
+        for line in (
+            "3 of the 4 classes in train/ are missing from val/: b, c, d",
+            "2 of the 3 classes in val/ are missing from train/: e, f",
+        )
+    ]
+
+
+def test_classes_with_too_few_images_to_hold_some_out_are_counted(
+    tmp_path: Path, pets: Path
+) -> None:
+    for name in ("emu", "fox"):
+        (pets / name).mkdir()
+        shutil.copy(pets / "cat" / "0.png", pets / name)
+    assert commands.refused(tmp_path, *photos(pets)) == [
+        "data.val: 0.2 of the 1 samples of class emu rounds to 0, which leaves none to validate on "
+        "(and so on for 1 more classes); add samples, or leave the class out"
+    ]
+
+
+def test_a_link_in_a_circle_is_refused_and_a_link_aside_is_followed(
+    tmp_path: Path, pets: Path
+) -> None:
+    shutil.move(pets / "cat", tmp_path / "elsewhere")
+    (pets / "cat").symlink_to(tmp_path / "elsewhere")
+    assert "16 training and 4 validation" in commands.here(tmp_path, "plan", *photos(pets)).out
+    (tmp_path / "elsewhere" / "back").symlink_to(pets)
+    (problem,) = commands.refused(tmp_path, *photos(pets))
+    assert problem == (
+        f"data.path: {pets}/cat/back is a link back to a folder that it is in; remove it"
+    )
+
+
+@pytest.mark.parametrize("locked", ["cat", "cat/0.png", "."])
+def test_what_may_not_be_read_is_named(pets: Path, locked: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = shutil.copytree(pets, Path(folder) / "pets")
+        Path(folder).chmod(0o755)
+        (root / locked).chmod(0)
+        try:
+            with unprivileged(), pytest.raises(SpecError) as caught:
+                image_folder(
+                    torch.Generator(), path=str(root), val=0.2, size=4, channels=3, workers=0,
+                    mean=[0.0] * 3, std=[1.0] * 3,
+                )  # fmt: skip
+        finally:
+            (root / locked).chmod(0o755)
+    (problem,) = caught.value.problems
+    assert problem.startswith("data.path: ") and "Permission denied" in problem
+    assert locked in problem
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user who may not read everything, even where tests run as root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_odd_photographs_are_trained_on(tmp_path: Path, pets: Path) -> None:
+    cats = pets / "cat"
+    Image.new("RGB", (1, 1)).save(cats / "dot.png")
+    Image.new("RGB", (1, 20_000)).save(cats / "hair.png")
+    Image.new("CMYK", (30, 30)).save(cats / "print.jpg")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(cats / "deep.png")
+    frames = [Image.new("L", (9, 9), value) for value in (0, 255)]
+    frames[0].save(cats / "film.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (9, 9)).save(cats / "exif.png", exif=b"Exif\0\0no such thing")
+    (cats / "a photo.png").mkdir()
+    shutil.copy(cats / "1.jpg", cats / "in truth a jpeg.png")
+    with (cats / "trailer.jpg").open("wb") as file:
+        file.write((cats / "1.jpg").read_bytes() + bytes(range(256)))  # as some phones do
+    done = commands.here(tmp_path, *photos(pets))
+    assert (done.status, done.err) == (0, "")
+    assert "22 training and 6 validation samples" in done.out
+
+
+def test_what_only_shows_while_training_ends_the_run_as_failed_in_one_line(
+    tmp_path: Path, pets: Path
+) -> None:
+    for number in (12, 14, 16, 18):
+        spoil(pets / "dog" / f"{number}.png")
+    done = commands.here(tmp_path, *photos(pets))
+    (problem,) = done.problems
+    assert done.status == 1
+    assert " of a batch's images in " in problem and "can't be read: dog/1" in problem
+    assert problem.endswith("; mend or remove them, and start again")
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FAILED"
+
+
+VANISH = """
+import pathlib, shutil, torch
+
+def vanish(params, *, folder: str):
+    shutil.rmtree(folder, ignore_errors=True)
+    return torch.nn.utils.get_total_norm([p.grad for p in params])
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_are_removed_while_training_are_named(
+    tmp_path: Path, pets: Path, workers: int
+) -> None:
+    commands.project(tmp_path, {
+        "mine.py": VANISH,
+        "conf/clip/vanish.yaml": "# Removes a folder.\n_target_: mine.vanish\nfolder: ''  # it\n",
+    })  # fmt: skip
+    done = commands.here(
+        tmp_path, *photos(pets), "trust=[mine]", "clip=vanish", f"clip.folder={pets / 'dog'}",
+        "data.batch_size=2", f"data.workers={workers}",
+    )  # fmt: skip
+    (problem,) = done.problems
+    assert done.status == 1
+    assert ".png (No such file or directory)" in problem or ".jpg (No such file" in problem
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FAILED"
+
+
+def test_in_a_sweep_each_run_on_broken_data_is_refused(tmp_path: Path, pets: Path) -> None:
+    halve(pets / "cat" / "1.jpg")
+    done = commands.here(tmp_path, "-m", *photos(pets), "seed=0,1")
+    assert done.status == 1
+    assert done.out.count("recipe: data.path: 1 of 20 images in") == 2
+    assert "Traceback" not in done.out + done.err
+    assert not commands.runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        (("data.size=200000",), "data.size: needs "),
+        (("data=random", "data.n_train=1000000000000"), "data.n_train: needs "),
+    ],
+)
+def test_settings_that_no_memory_holds_are_refused(
+    tmp_path: Path, option: tuple[str, ...], key: str
+) -> None:
+    (problem,) = commands.refused(tmp_path, *TINY, *option)
+    assert problem.startswith(key) and " GiB of memory, and " in problem
+
+
+def test_a_mean_on_the_scale_of_bytes_is_refused(tmp_path: Path, pets: Path) -> None:
+    (problem,) = commands.refused(tmp_path, *photos(pets), "data.mean=[123.7,116.3,103.5]")
+    assert problem.startswith("data.mean[0] must be less than or equal to 1, got 123.7")
+
+
+def test_every_cifar_file_that_is_broken_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar"
+    folder.mkdir()
+    test_data_cifar10.binary(folder)
+    options = (*TINY, "data=cifar10", f"data.path={folder}", "data.batch_size=2")
+    halve(folder / "data_batch_2.bin")  # one whole image is left of two
+    assert commands.refused(tmp_path, *options) == [
+        f"data.path: {folder}/data_batch_2.bin has 1 image, others 2; it was cut off, unpack it "
+        "again"
+    ]
+    (folder / "data_batch_3.bin").write_bytes(b"")
+    (folder / "data_batch_4.bin").write_bytes(b"\x0a" + bytes(3072) + b"\x0b" + bytes(3072))
+    assert commands.refused(tmp_path, *options) == [
+        f"data.path: {folder}/data_batch_3.bin is empty; unpack it again",
+        f"data.path: {folder}/data_batch_4.bin is not a CIFAR-10 batch: 2 of its 2 labels are "
+        "beyond 0..9",
+    ]

@@ -127,13 +127,35 @@ def _facts(run: Run) -> dict[str, object]:
 
 
 def _train(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
+    """Raises NonFinite and BrokenPromise, recorded and shown in full."""
+    from recipe.audit import BrokenPromise
+    from recipe.nonfinite import NonFinite
+    from recipe.outcome import audit_table
+
+    try:
+        return _follow(recorder, plan, console)
+    except NonFinite as error:
+        weights = recorder.folder / "model.safetensors"
+        best = plan.run.best.epoch
+        error.add(f"the last good weights are {_short(weights)} (epoch {best})" if best else
+                  "no epoch had ended, so there are no earlier weights")  # fmt: skip
+        recorder.text("nonfinite.json", json.dumps(error.facts(), indent=2) + "\n")
+        raise
+    except BrokenPromise as error:
+        console.print(audit_table(error.verdicts))
+        raise
+
+
+def _follow(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
+    from recipe.audit import Audit, BrokenPromise, Verdict
     from recipe.checkpoint import save_weights
     from recipe.outcome import Outcome
     from recipe.progress import Follow
     from recipe.train import train
 
     history: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with Follow(plan.run, console) as follow:
+    verdicts: list[Verdict] = []
+    with Audit(plan.spec, plan.run) as audit, Follow(plan.run, console) as follow:
         for point in train(plan.run):
             recorder.metrics(point.step, point.metrics)
             for key, value in point.metrics.items():
@@ -141,7 +163,12 @@ def _train(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
             if point.improved:
                 save_weights(plan.run.best.weights, recorder.folder / "model.safetensors")
             follow.show(point)
-    return Outcome(plan, history)
+            if found := audit.look(point):
+                verdicts = found
+                recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})
+                if not all(verdict.held for verdict in found):
+                    raise BrokenPromise(found)
+    return Outcome(plan, history, verdicts)
 
 
 def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
@@ -152,12 +179,16 @@ def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
     plots.curves(outcome.history, recorder.folder / "curves.png")
     for name in ("lr.png", "curves.png", "model.safetensors"):
         recorder.artifact(name)
-    recorder.tags({"mlflow.note.content": note(outcome, command, recorder.folder)})
+    tags = {"mlflow.note.content": note(outcome, command, recorder.folder)}
+    if outcome.no_effect:
+        tags["recipe.no_effect"] = ", ".join(outcome.no_effect)
+    recorder.tags(tags)
 
 
 def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
     """What a person reads at the end of a run."""
     from recipe import parameters
+    from recipe.outcome import audit_table
 
     console.print()
     console.print(parameters.table(outcome.plan.rows))
@@ -169,6 +200,10 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
         deeds.add_row(*deed)
     console.print(deeds)
     console.print()
+    console.print(audit_table(outcome.verdicts))
+    console.print()
+    for caution in outcome.cautions():
+        console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
     lines = [
         f"Result  {outcome.sentence()}",
         f"Record  {_short(recorder.folder)}"

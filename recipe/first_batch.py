@@ -50,7 +50,10 @@ def check_batch(planned: Planned) -> Problems:
 
 def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor]:
     train, device = planned.data.train, planned.device
-    inputs, targets = next(iter(train.batches([torch.arange(min(2, len(train)))])))
+    with problems.collect("data"):  # a sample that can't be read
+        inputs, targets = next(iter(train.batches([torch.arange(min(2, len(train)))])))
+    if problems:
+        return torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)
     with problems.collect(planned.choice("augment")):
         stream = streams.generator(planned.spec.seed, "augmentation")

@@ -40,8 +40,19 @@ class NonFinite(RecipeError):
             if samples
             else f"step {step} (after epoch {epoch}): {self.what}; {self.where}"
         ]
-        self.args = (self.problems[0],)
         return self
+
+    def add(self, sentence: str) -> None:
+        """To what is shown."""
+        self.problems = [f"{self.problems[0]}; {sentence}"]
+
+    def facts(self) -> dict[str, Any]:
+        """All that is known, for the record."""
+        names = ("step", "epoch", "batch", "samples", "what", "where")
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        return self.problems[0]
 
 
 @dataclass

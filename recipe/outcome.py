@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Table
 from scipy.special import betaincinv
 
 from recipe import menu
+from recipe.audit import Verdict
 from recipe.parameters import Row
 from recipe.plan import Plan
 from recipe.plots import History
@@ -30,6 +31,7 @@ ON = {
 class Outcome:
     plan: Plan
     history: History
+    verdicts: Sequence[Verdict]
 
     @property
     def accuracy(self) -> float:
@@ -45,6 +47,25 @@ class Outcome:
             f"(95 % interval {percent(low)} to {percent(high)}, {count} samples)"
         )
 
+    @property
+    def no_effect(self) -> list[str]:
+        """`group=option` of the tricks that did nothing at all."""
+        return [f"{v.group}={v.option}" for v in self.verdicts if v.no_effect]
+
+    def cautions(self) -> Iterator[str]:
+        """What the result doesn't say, because a trick did nothing or batches were left out."""
+        for v in self.verdicts:
+            if v.no_effect:
+                yield (
+                    f"{v.group}={v.option} had no effect: {v.no_effect}; this run says nothing "
+                    "about it"
+                )
+        if self.plan.run.nonfinite.skipped:
+            yield f"{self._skipped()} left out, because a loss or gradient was not finite"
+
+    def _skipped(self) -> str:
+        return f"{self.plan.run.nonfinite.skipped} of {self.plan.run.steps} batches were"
+
     def deeds(self) -> Iterator[tuple[str, str, str]]:
         """(group, option, what it did) for the tricks; those that are off only if they measured."""
         options = self.plan.spec.options
@@ -57,10 +78,8 @@ class Outcome:
 
     def _loss(self) -> str:
         values = [value for _, value in self.history["train/loss"]]
-        lost = next((step for step, v in self.history["train/loss"] if not math.isfinite(v)), None)
-        if lost is not None:
-            return f"not a finite number from step {lost} on: the run diverged"
-        return f"{values[0]:.3g} at the first step, {values[-1]:.3g} at the last"
+        did = f"{values[0]:.3g} at the first step, {values[-1]:.3g} at the last"
+        return f"{did}; {self._skipped()} skipped" if self.plan.run.nonfinite.skipped else did
 
     def _freeze(self) -> str:
         rows = self.plan.rows
@@ -108,6 +127,26 @@ class Outcome:
         return f"{did}; gradient norm before: {norm}"
 
 
+def audit_table(verdicts: Sequence[Verdict]) -> Table:
+    """Which promise was checked, and whether it held."""
+    shown = Table(title="Audit", title_justify="left", box=None, pad_edge=False)
+    for column in ("trick", "option", "promise", "what was checked"):
+        shown.add_column(column)
+    for verdict in verdicts:
+        state, style = _state(verdict)
+        shown.add_row(
+            verdict.group, verdict.option, state, "; ".join(verdict.broken) or verdict.said,
+            style=style,
+        )  # fmt: skip
+    return shown
+
+
+def _state(verdict: Verdict) -> tuple[str, str | None]:
+    if not verdict.held:
+        return "BROKEN", "red"
+    return ("no effect", "yellow") if verdict.no_effect else ("held", None)
+
+
 def _numbers(rows: list[Row]) -> int:
     return sum(row.numbers for row in rows)
 
@@ -132,9 +171,14 @@ def note(outcome: Outcome, command: str, folder: Path) -> str:
         "",
         f"`python -m recipe {command}`".replace(" `", "`"),
         "",
+        *(f"**Caution:** {caution}.\n" for caution in outcome.cautions()),
         "| trick | option | what it did |",
         "|---|---|---|",
         *(f"| {group} | {option} | {done} |" for group, option, done in outcome.deeds()),
+        "",
+        "| audit | option | promise | what was checked |",
+        "|---|---|---|---|",
+        *(f"| {v.group} | {v.option} | {_state(v)[0]} | {v.said} |" for v in outcome.verdicts),
         "",
         "| group | option |",
         "|---|---|",

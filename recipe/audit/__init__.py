@@ -51,6 +51,7 @@ class BrokenPromise(RecipeError):
     """A trick didn't do what it says; the numbers of the run aren't those of its spec."""
 
     def __init__(self, verdicts: list[Verdict]) -> None:
+        self.verdicts = verdicts
         super().__init__(
             f"audit: {v.group}={v.option} didn't keep its promise: {problem}"
             for v in verdicts
@@ -208,11 +209,6 @@ class Audit:
         }
 
 
-def no_effect(verdicts: list[Verdict]) -> list[str]:
-    """`group=option` of the tricks that did nothing."""
-    return [f"{v.group}={v.option}" for v in verdicts if v.no_effect]
-
-
 def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
     """What the clip's own `audit_` function says, if it has one."""
     bound = parts.part(spec, "clip")
@@ -222,6 +218,3 @@ def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], 
     if next(iter(inspect.signature(bound.func).parameters)) == "model":
         return lambda params: own(params, model, **bound.keywords)
     return functools.partial(own, **bound.keywords)
-
-
-__all__ = ["Audit", "BrokenPromise", "Verdict", "no_effect"]

@@ -57,7 +57,7 @@ class Expected:
         }
         alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER}
         base_lr = {
-            name: float(own.get("lr", spec.optimizer.get("lr", math.nan)))
+            name: float({**spec.optimizer, **own}["lr"])
             for name, own in options.items()
             if name in alive
         }

@@ -23,6 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recipe.data import memory
+
 if TYPE_CHECKING:
     from recipe.rules import Planned
 
@@ -190,6 +192,14 @@ def check(planned: Planned) -> Iterator[str]:
             f"data.batch_size is {size}, but there are {samples} samples to train on; use "
             f"data.batch_size={samples} or less"
         )
+    height, width = planned.data.size
+    try:
+        memory.check(
+            4 * size * planned.data.channels * height * width,
+            "data.batch_size", "use smaller batches",
+        )  # fmt: skip
+    except ValueError as error:
+        yield str(error)
     facts = {
         "channels": planned.data.channels,
         "classes": len(planned.data.classes),

@@ -1,0 +1,501 @@
+"""The audit: it reports an engine that breaks a promise, and names the tricks that did nothing.
+
+The engine is really broken here, one line at a time; without a break every promise holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recipe import build as building
+from recipe import frozen, grouping, streams, train
+from recipe.audit import Audit, Verdict
+from recipe.schedule import Schedule
+from recipe.spec import RunSpec
+from recipe.train import Point, Run
+
+Small = Callable[..., RunSpec]
+
+TRICKS = (
+    "freeze=first_layers", "freeze.count=1", "param_groups=head_faster", "scheduler=exponential",
+    "clip=norm", "clip.max_norm=0.5", "optimizer.weight_decay=0.01",
+)  # fmt: skip
+
+
+def audited(spec: RunSpec, change: Callable[[Run], None] = lambda run: None) -> list[Verdict]:
+    """The last verdicts of the whole run, whatever they are."""
+    run = building.build(spec)
+    change(run)
+    verdicts: list[Verdict] = []
+    with Audit(spec, run) as audit:
+        for point in train.train(run):
+            verdicts = audit.look(point) or verdicts
+    return verdicts
+
+
+def broken(verdicts: list[Verdict]) -> dict[str, str]:
+    return {v.group: "; ".join(v.broken) for v in verdicts if not v.held}
+
+
+def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
+    verdicts = audited(small(*TRICKS))
+    assert broken(verdicts) == {}
+    assert [v.group for v in verdicts] == [
+        "loss", "freeze", "param_groups", "optimizer", "scheduler", "clip", "precision", "augment",
+        "average",
+    ]  # fmt: skip
+
+
+# what is broken, each as it has been seen in real training code
+
+
+def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
+    plain = building._freeze
+
+    def freeze(spec: RunSpec, model: nn.Module) -> frozen.Frozen:
+        kept = plain(spec, model)
+        model.requires_grad_(True)
+        return kept
+
+    patch.setattr(building, "_freeze", freeze)
+
+
+def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:
+    """Momentum and weight decay then move what is frozen."""
+    plain, step = grouping.Grouping.optimizer, train._step
+
+    def optimizer(
+        self: grouping.Grouping, groups: list[dict[str, Any]], kept: frozen.Frozen
+    ) -> torch.optim.Optimizer:
+        made = plain(self, groups, kept)
+        held = {group["name"]: group for group in made.param_groups}
+        for group in groups:
+            for p in group["params"]:
+                if not p.requires_grad and group["name"] in held:
+                    held[group["name"]]["params"].append(p)
+        return made
+
+    def zeroed(run: Run, *rest: Any) -> tuple[Tensor, ...]:
+        for p in run.model.parameters():
+            if not p.requires_grad:
+                p.grad = torch.zeros_like(p)
+        return step(run, *rest)
+
+    patch.setattr(grouping.Grouping, "optimizer", optimizer)
+    patch.setattr(train, "_step", zeroed)
+
+
+def batchnorm_obeys_model_train(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(frozen, "_stay_in_eval", nn.Module.train)
+
+
+def all_groups_get_the_same_rate(patch: pytest.MonkeyPatch) -> None:
+    plain = grouping.Grouping.groups
+
+    def groups(
+        self: grouping.Grouping, model: nn.Module, made: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        return [{**group, "lr": 0.05} for group in plain(self, model, made)]
+
+    patch.setattr(grouping.Grouping, "groups", groups)
+
+
+def one_rate_for_all_after_the_first_epoch(patch: pytest.MonkeyPatch) -> None:
+    plain = Schedule.after_epoch
+
+    def after_epoch(self: Schedule, metrics: Any) -> None:
+        plain(self, metrics)
+        for group in self.scheduler.optimizer.param_groups:
+            group["lr"] = 0.02
+
+    patch.setattr(Schedule, "after_epoch", after_epoch)
+
+
+def parameters_change_places(patch: pytest.MonkeyPatch) -> None:
+    plain = grouping.Grouping.optimizer
+
+    def optimizer(self: grouping.Grouping, *rest: Any) -> torch.optim.Optimizer:
+        made = plain(self, *rest)
+        body, head = made.param_groups
+        head["params"].append(body["params"].pop())
+        return made
+
+    patch.setattr(grouping.Grouping, "optimizer", optimizer)
+
+
+def the_schedule_moves_twice(patch: pytest.MonkeyPatch) -> None:
+    plain = Schedule.after_epoch
+
+    def after_epoch(self: Schedule, metrics: Any) -> None:
+        plain(self, metrics)
+        plain(self, metrics)
+
+    patch.setattr(Schedule, "after_epoch", after_epoch)
+
+
+def the_schedule_never_moves(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Schedule, "after_epoch", lambda self, metrics: None)
+
+
+def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, ...]]:
+    """The engine's step, in which what comes after backward is done in another order."""
+
+    def step(
+        run: Run, inputs: Tensor, targets: Tensor, stream: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        inputs, goal = run.augment(inputs, targets, stream)
+        loss = run.loss(run.model(inputs), goal)
+        run.scaler.scale(loss).backward()
+        norm, bit = order(run)
+        run.scaler.update()
+        run.optimizer.zero_grad()
+        return loss.detach(), loss.detach(), norm.detach(), bit
+
+    return step
+
+
+def clip_after_the_step(patch: pytest.MonkeyPatch) -> None:
+    def order(run: Run) -> tuple[Tensor, Tensor]:
+        run.scaler.step(run.optimizer)
+        return run.clip(train.with_gradients(run.optimizer))
+
+    patch.setattr(train, "_step", step_with(order))
+
+
+def clip_before_unscaling(patch: pytest.MonkeyPatch) -> None:
+    def order(run: Run) -> tuple[Tensor, Tensor]:
+        told = run.clip(train.with_gradients(run.optimizer))
+        run.scaler.unscale_(run.optimizer)
+        run.scaler.step(run.optimizer)
+        return told
+
+    patch.setattr(train, "_step", step_with(order))
+
+
+def no_clip_at_all(patch: pytest.MonkeyPatch) -> None:
+    def order(run: Run) -> tuple[Tensor, Tensor]:
+        run.scaler.step(run.optimizer)
+        return torch.zeros(()), torch.zeros(())
+
+    patch.setattr(train, "_step", step_with(order))
+
+
+def gradients_change_after_the_clip(patch: pytest.MonkeyPatch) -> None:
+    def order(run: Run) -> tuple[Tensor, Tensor]:
+        told = run.clip(params := train.with_gradients(run.optimizer))
+        params[0].grad.mul_(2)  # type: ignore[union-attr]
+        run.scaler.step(run.optimizer)
+        return told
+
+    patch.setattr(train, "_step", step_with(order))
+
+
+def some_gradients_are_kept_from_the_clip(patch: pytest.MonkeyPatch) -> None:
+    plain = train.with_gradients
+    patch.setattr(train, "with_gradients", lambda optimizer: plain(optimizer)[1:])
+
+
+def two_steps_a_batch(patch: pytest.MonkeyPatch) -> None:
+    def order(run: Run) -> tuple[Tensor, Tensor]:
+        told = run.clip(train.with_gradients(run.optimizer))
+        run.optimizer.step()
+        run.optimizer.step()
+        return told
+
+    patch.setattr(train, "_step", step_with(order))
+
+
+def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
+    plain = train._step
+
+    def step(*arguments: Any) -> tuple[Tensor, ...]:
+        loss, accuracy, norm, bit = plain(*arguments)
+        return loss, accuracy, norm, bit * 2
+
+    patch.setattr(train, "_step", step)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "group", "problem"),
+    [
+        (freeze_is_lost, "freeze", "convolution1_1.weight (frozen) is not what it was"),
+        (freeze_is_lost, "optimizer", "convolution1_1.weight is held, but is to be frozen"),
+        (
+            frozen_gradients_are_zero_instead_of_none,
+            "freeze",
+            "convolution1_1.weight (frozen) is not what it was at the start",
+        ),
+        (
+            batchnorm_obeys_model_train,
+            "freeze",
+            "batchnorm1_1.running_mean (statistics of a frozen BatchNorm) is not what it was",
+        ),
+        (
+            all_groups_get_the_same_rate,
+            "param_groups",
+            "the ratio between the groups head and body is 0.05 to 0.05, not 0.5 to 0.05",
+        ),
+        (
+            one_rate_for_all_after_the_first_epoch,
+            "param_groups",
+            "the ratio between the groups head and body is 0.02 to 0.02, not 0.5 to 0.05 (batch 6)",
+        ),
+        (parameters_change_places, "param_groups", "batchnorm2_2.bias is in the group head"),
+        (the_schedule_moves_twice, "scheduler", "lr/body is 0.0405 after 1 moves, not 0.045"),
+        (the_schedule_moves_twice, "scheduler", "it moved 4 times, the optimizer stepped 6 times"),
+        (the_schedule_never_moves, "scheduler", "it moved 0 times"),
+        (clip_after_the_step, "clip", "the optimizer steps before the gradients are clipped"),
+        (no_clip_at_all, "clip", "the optimizer steps before the gradients are clipped"),
+        (gradients_change_after_the_clip, "clip", "the optimizer gets other gradients than it"),
+        (some_gradients_are_kept_from_the_clip, "clip", "1 of the optimizer's gradients are kept"),
+        (two_steps_a_batch, "optimizer", "it stepped 12 times in 6 batches, 0 skipped"),
+        (hits_are_counted_twice, "clip", "of steps, not "),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_a_broken_engine_is_reported(
+    small: Small,
+    monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    group: str,
+    problem: str,
+) -> None:
+    break_it(monkeypatch)
+    found = broken(audited(small(*TRICKS)))
+    assert problem in found.get(group, ""), found
+
+
+def test_clipping_before_unscaling_is_reported(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scaled(run: Run) -> None:
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    assert broken(audited(small(*TRICKS), scaled)) == {}
+    clip_before_unscaling(monkeypatch)
+    found = broken(audited(small(*TRICKS), scaled))
+    assert "it is handed other gradients than those of the unscaled loss" in found["clip"]
+
+
+def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def order(run: Run) -> tuple[Tensor, Tensor]:
+        run.scaler.unscale_(run.optimizer)
+        told = run.clip(train.with_gradients(run.optimizer))
+        run.scaler.step(run.optimizer)
+        run.schedule.after_step()
+        return told
+
+    def overflowing(run: Run) -> None:
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+
+    spec = small("scheduler=exponential", "scheduler.per=step", "clip=norm")
+    assert "scheduler" not in broken(audited(spec, overflowing))
+    monkeypatch.setattr(train, "_step", step_with(order))
+    assert (
+        "it moved 6 times, the optimizer stepped "
+        in broken(audited(spec, overflowing))["scheduler"]
+    )
+
+
+def draws_globally(inputs: Tensor, targets: Tensor, stream: torch.Generator) -> tuple[Tensor, ...]:
+    return inputs + torch.randn(()), targets
+
+
+def changes_in_place(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs.mul_(2), targets
+
+
+def gives_probabilities(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs, nn.functional.one_hot(targets, 3).float()
+
+
+@pytest.mark.parametrize(
+    ("augment", "problem"),
+    [
+        (draws_globally, "it draws from a global random stream, not from its own"),
+        (changes_in_place, "it changes its inputs in place"),
+        (gives_probabilities, "it gives probabilities, not indices"),
+    ],
+)
+def test_an_augmentation_that_breaks_its_contract_is_reported(
+    small: Small, augment: Any, problem: str
+) -> None:
+    spec = small(f"augment._target_={__name__}.{augment.__name__}", f"trust=[{__name__}]")
+    assert problem in broken(audited(spec))["augment"]
+
+
+def test_targets_that_the_loss_does_not_take_are_reported(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the engine had made them one-hot on the way to a loss that takes indices."""
+    spec = small("loss.takes=[indices]")
+
+    def one_hot(run: Run) -> None:
+        plain = run.augment
+        run.augment = lambda i, t, s: (plain(i, t, s)[0], nn.functional.one_hot(t, 3).float())
+
+    found = broken(audited(spec, one_hot))
+    assert "targets are probabilities, but the loss takes indices" in found["loss"]
+
+
+def lying_clip(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    for p in params:
+        p.grad.mul_(0.5)  # type: ignore[union-attr]
+    return torch.ones(()), torch.zeros(())
+
+
+def useless_clip(params: list[nn.Parameter], *, limit: float) -> tuple[Tensor, Tensor]:
+    return torch.ones(()), torch.ones(())
+
+
+def audit_useless_clip(params: list[nn.Parameter], *, limit: float) -> list[str]:
+    """Beside the clip: what the user says of it."""
+    return [f"an entry is above {limit}" for p in params if p.grad.abs().max() > limit]  # type: ignore[union-attr]
+
+
+def test_what_a_users_clip_says_of_itself_is_checked(small: Small) -> None:
+    trust = f"trust=[{__name__}]"
+    lying = broken(audited(small(f"clip._target_={__name__}.lying_clip", trust)))
+    assert "it changes gradients and says that it doesn't" in lying["clip"]
+    useless = small(f"clip._target_={__name__}.useless_clip", "+clip.limit=1e-9", trust)
+    assert "an entry is above 1e-09 (batch 1)" in broken(audited(useless))["clip"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["clip=norm", "clip.max_norm=1e9"], "it never bit"),
+        (["clip=agc", "clip.ratio=1e9"], "it never bit"),
+        (["scheduler=step", "scheduler.step_size=2"], "the learning rate never changed"),
+        (["freeze=gradual", "freeze.stages=[{epoch: 0, names: ['*2_*']}]"], "nothing was frozen"),
+        (
+            ["param_groups=head_faster", "param_groups.factor=1"],
+            "every parameter got the same settings",
+        ),
+        (["average=swa"], "the average is the trained weights themselves"),
+    ],
+)
+def test_a_trick_that_did_nothing_is_told_with_the_reason(
+    small: Small, overrides: list[str], why: str
+) -> None:
+    verdicts = audited(small(*overrides))
+    assert broken(verdicts) == {}
+    group, option = overrides[0].split("=")
+    assert [(v.group, v.option, v.no_effect) for v in verdicts if v.no_effect] == [
+        (group, option, why)
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["clip=norm", "clip.max_norm=1e-3"],
+        ["scheduler=step", "scheduler.step_size=1"],
+        ["freeze=vgg_first2"],
+        ["freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*2_*']}]"],
+        ["freeze=first_layers", "freeze.batchnorm=affine_only"],
+        ["freeze=first_layers", "freeze.batchnorm=train"],
+        ["param_groups=head_faster"],
+        ["param_groups=no_decay", "optimizer.weight_decay=0.1"],
+        ["average=swa", "average.start=0.5"],
+        ["average=ema"],
+        ["augment=flip_crop"],
+        ["augment=mixup"],
+        ["precision=bf16"],
+    ],
+)
+def test_a_trick_that_did_something_is_not_called_useless(
+    small: Small, overrides: list[str]
+) -> None:
+    verdicts = audited(small(*overrides))
+    assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect]
+
+
+def test_looking_changes_nothing(small: Small) -> None:
+    """Weights, metrics and streams are those of a run that nobody audits."""
+    spec = small(*TRICKS, "augment=flip_crop", "model.dropout=0.3", "average=ema")
+
+    def weights_and_points(audit: bool) -> tuple[dict[str, Tensor], list[Point]]:
+        run = building.build(spec)
+        streams.seed_global(0, "test")
+        if not audit:
+            points = list(train.train(run))
+        else:
+            points = []
+            with Audit(spec, run) as watching:
+                for point in train.train(run):
+                    watching.look(point)
+                    points.append(point)
+        return run.average.model.state_dict(), points
+
+    (plain, points), (watched, seen) = weights_and_points(False), weights_and_points(True)
+    assert all(torch.equal(value, watched[name]) for name, value in plain.items())
+    timed = ("time/", "memory/")
+    for point, other in zip(points, seen, strict=True):
+        assert {k: v for k, v in point.metrics.items() if not k.startswith(timed)} == {
+            k: v for k, v in other.metrics.items() if not k.startswith(timed)
+        }
+
+
+def test_the_run_is_as_it_was_when_the_audit_is_over(small: Small) -> None:
+    spec = small("clip=norm")
+    run = building.build(spec)
+    parts = run.augment, run.loss, run.clip
+    with Audit(spec, run) as audit:
+        audit.look(next(iter(train.train(run))))
+    assert (run.augment, run.loss, run.clip) == parts
+    assert not run.optimizer._optimizer_step_pre_hooks
+    assert not any(module._forward_hooks for module in run.model.modules())
+
+
+def test_a_broken_promise_fails_the_run_and_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batchnorm_obeys_model_train(monkeypatch)
+    done = commands.here(
+        tmp_path, *commands.QUICK, "tracking=none", "freeze=first_layers", "freeze.count=1"
+    )
+    assert done.status == 1
+    assert done.problems[0] == (
+        "recipe: audit: freeze=first_layers didn't keep its promise: batchnorm1_1.running_mean "
+        "(statistics of a frozen BatchNorm) is not what it was at the start (batch 2)"
+    )
+    assert "BROKEN" in done.out
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FAILED"
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = next(p["metrics"] for p in points if "audit/freeze" in p["metrics"])
+    assert told.pop("audit/freeze") == 0.0 and set(told.values()) == {1.0}
+    assert points[-1]["step"] == 2  # at once, not at the end
+
+
+def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
+    done = commands.here(
+        tmp_path, *commands.QUICK, "tracking=none", "clip=norm", "clip.max_norm=1e9",
+        "scheduler=step",
+    )  # fmt: skip
+    assert done.status == 0
+    cautions = [line for line in done.out.splitlines() if line.startswith("Caution ")]
+    assert cautions == [
+        "Caution scheduler=step had no effect: the learning rate never changed; this run says "
+        "nothing about it",
+        "Caution clip=norm had no effect: it never bit; this run says nothing about it",
+    ]
+    (run,) = commands.runs(tmp_path)
+    events = commands.read_lines(run / "events.jsonl")
+    tags = {k: v for line in events if line["kind"] == "tags" for k, v in line.items()}
+    assert tags["recipe.no_effect"] == "scheduler=step, clip=norm"

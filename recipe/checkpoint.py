@@ -28,6 +28,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises ValueError for anything else.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; use another")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -38,9 +40,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # the unpickler's many ways to refuse
         raise ValueError(f"{path}: holds more than weights and isn't loaded") from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and _plain(tensor) for name, tensor in content.items()
+    ):
         raise ValueError(f"{path}: is no state_dict (a dict of tensors by parameter name)")
     return content
+
+
+def _plain(tensor: object) -> bool:
+    """Whether it is an ordinary tensor of real numbers, one that can be copied into a model."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_complex())
+    )
 
 
 @dataclass(frozen=True)

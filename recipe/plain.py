@@ -78,8 +78,22 @@ def _check_events(text: str) -> None:
 
 def interpolations(path: Path) -> list[str]:
     """The dotted keys of a YAML file whose value is, or whose name has, a `${...}`."""
-    content = yaml.load(read_text(path), Loader=yaml.BaseLoader)  # texts alone, nothing converted
-    return [key for key, value in _leaves("", content) if "${" in key or "${" in str(value)]
+    return [key for key, value in _leaves("", _as_texts(path)) if "${" in key or "${" in str(value)]
+
+
+def texts(path: Path, key: str) -> list[str]:
+    """Every name and value below a top-level key of a YAML file, as they are written."""
+    content = _as_texts(path)
+    below = content.get(key) if isinstance(content, Mapping) else None
+    return [text for name, value in _leaves("", below) for text in (name, str(value))]
+
+
+def _as_texts(path: Path) -> Any:
+    """A YAML file's content with nothing converted. Raises ValueError."""
+    try:
+        return yaml.load(read_text(path), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
 
 
 def problems(content: Mapping[Any, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class RunSpec:
         try:
             content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise SpecError(f"{error.full_key or 'spec'}: {_reason(error)}") from error
+            raise SpecError(f"{error.full_key or 'spec'}: {reason(error)}") from error
         except RecursionError as error:
             raise SpecError("spec: refers to itself; give the values themselves") from error
         if wrong := plain.problems(content):
@@ -153,7 +153,7 @@ def _no_settings(group: str, node: Any) -> list[str]:
     ]
 
 
-def _reason(error: OmegaConfBaseException) -> str:
+def reason(error: OmegaConfBaseException) -> str:
     """What OmegaConf says, less the type of the error in a resolver."""
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
 

@@ -71,7 +71,7 @@ def tracking_problems(composed: DictConfig, own: DictConfig) -> list[str]:
     ]
 
 
-def _refusal(key: str, value: Any = None) -> str:
+def _refusal(key: str, value: object = None) -> str:
     got = "" if value is None else f" to {value}"
     return (
         f"{key}: an option or experiment file sets it{got}, and only {OWN} may; take it out of "
@@ -88,9 +88,10 @@ def _different_hydra(composed: DictConfig, own: DictConfig, overrides: list[str]
     given = theirs.pop("overrides")
     ours.pop("overrides")
     for node in (theirs, ours):
-        node["runtime"].pop("choices", None)  # the options themselves
+        choices = node["runtime"].pop("choices")
+        node["options"] = {key: choices[key] for key in choices if key.startswith("hydra")}
         node["job"].pop("override_dirname", None)
-    found = [f"hydra.{key}" for key in theirs if theirs[key] != ours.get(key)]
+    found = [f"hydra.{key!s}" for key in theirs if theirs[key] != ours.get(key)]
     if sorted(given["task"] + given["hydra"]) != sorted(overrides):
         found.append("hydra.overrides")
     return found
@@ -114,7 +115,7 @@ def hidden_defaults(composed: DictConfig) -> list[str]:
 
 
 def _value(config: DictConfig, key: str) -> Any:
-    value = OmegaConf.select(config, key)
+    value: Any = OmegaConf.select(config, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -22,6 +22,9 @@ DEEPEST = 30
 MOST = 100_000
 """Values of a YAML file, aliases written out."""
 
+DIGITS = 1000
+"""Digits of a number; Python itself refuses to read very many."""
+
 TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in (
     "str", "int", "float", "bool", "null", "map", "seq",
 ))  # fmt: skip
@@ -66,6 +69,8 @@ def _check_events(text: str) -> None:
             if event.tag is not None and event.tag not in TAGS:
                 raise ValueError(f"the tag {event.tag} isn't that of a plain value; leave it out")
             if isinstance(event, yaml.ScalarEvent):
+                if len(event.value) > DIGITS and event.implicit[0] and event.value.isdigit():
+                    raise ValueError(f"a number of {len(event.value)} digits; give a smaller one")
                 anchored |= {event.anchor: 1} if event.anchor else {}
             else:
                 open_nodes.append((event.anchor, count))

@@ -216,4 +216,6 @@ def _wanted(detail: ErrorDetails) -> str:
         return f"without {last}"
     if detail["type"] == "too_short":
         return f"at least {detail['ctx']['min_length']} long"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"a text that matches {detail['ctx']['pattern']}"
     return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

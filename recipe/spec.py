@@ -100,7 +100,12 @@ class RunSpec:
             raise SpecError(f"spec: {path} is no run's spec.yaml (it has no options)")
         chosen: Any = OmegaConf.to_container(config.pop("options"))
         lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]
-        if wrong := lost or plain.problems({"options": chosen}):
+        odd = [
+            f"options.{group} must be the name of an option, got {chosen[group]!r}; write a text"
+            for group in GROUPS
+            if isinstance(chosen.get(group), (Mapping, list))
+        ]
+        if wrong := lost or odd or plain.problems({"options": chosen}):
             raise SpecError(wrong)
         config.trust = list(trust)
         return cls.from_config(config, {group: str(chosen[group]) for group in GROUPS})

@@ -170,6 +170,8 @@ def jobs(overrides: Sequence[Override]) -> list[Job]:
 
 def config(overrides: Sequence[str]) -> DictConfig:
     """What Hydra composes, its own node included; raises SpecError. Call within `menu_folder()`."""
+    if hidden := origin.hidden_defaults():
+        raise SpecError(hidden)
     try:
         with origin.environment(overrides):
             composed: DictConfig = hydra.compose(
@@ -179,7 +181,5 @@ def config(overrides: Sequence[str]) -> DictConfig:
         raise SpecError(" ".join(str(error).split())) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
-    if hidden := origin.hidden_defaults(composed):
-        raise SpecError(hidden)
     OmegaConf.set_struct(composed, False)
     return composed

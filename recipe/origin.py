@@ -81,6 +81,7 @@ def _refusal(key: str, value: object = None) -> str:
 
 def _different_hydra(composed: DictConfig, own: DictConfig, overrides: list[str]) -> list[str]:
     """The keys of Hydra's node that an option file has set."""
+    chosen: list[dict[str, Any]] = []
     theirs, ours = (
         OmegaConf.to_container(config.hydra, resolve=False) for config in (composed, own)
     )
@@ -89,28 +90,26 @@ def _different_hydra(composed: DictConfig, own: DictConfig, overrides: list[str]
     ours.pop("overrides")
     for node in (theirs, ours):
         choices = node["runtime"].pop("choices")
-        node["options"] = {key: choices[key] for key in choices if key.startswith("hydra")}
+        chosen.append({key: choices[key] for key in choices if key.startswith("hydra/")})
         node["job"].pop("override_dirname", None)
     found = [f"hydra.{key!s}" for key in theirs if theirs[key] != ours.get(key)]
+    found += [
+        f"{key}={chosen[0][key]}" for key in chosen[0] if chosen[0][key] != chosen[1].get(key)
+    ]
     if sorted(given["task"] + given["hydra"]) != sorted(overrides):
         found.append("hydra.overrides")
     return found
 
 
-def hidden_defaults(composed: DictConfig) -> list[str]:
-    """Files of the user's conf/ that take the place of what Hydra itself would choose."""
+def hidden_defaults() -> list[str]:
+    """Files of the user's conf/ that would take the place of Hydra's own, which nobody chose."""
     folder = menu.user_folder()
-    if folder is None:
-        return []
-    names = ["hydra/config.yaml"] + [
-        f"{group}/{choice}.yaml"
-        for group, choice in composed.hydra.runtime.choices.items()
-        if group.startswith("hydra/") and choice in ("basic", "default", "none")
-    ]
+    names = ("config", "launcher/basic", "sweeper/basic")
+    files = [folder / "hydra" / f"{name}.yaml" for name in names] if folder else []
     return [
-        f"hydra: {folder / name} would take the place of Hydra's own; give it another name"
-        for name in names
-        if (folder / name).exists()
+        f"hydra: {file} would take the place of Hydra's own; give it another name"
+        for file in files
+        if file.exists()
     ]
 
 
@@ -191,7 +190,8 @@ def environment(overrides: Iterable[str]) -> Iterator[None]:
     folder = menu.user_folder()
     if folder is not None and (folder / "project" / "default.yaml").is_file():
         texts.append((folder / "project" / "default.yaml").read_text(encoding="utf-8"))
-    named = {name for text in texts for name in re.findall(r"oc\.env:\s*['\"]?(\w+)", text)}
+    reads = r"oc\.env\\?:[\s\\'\"]*(\w+)"  # Hydra hands overrides on with backslashes in them
+    named = {name for text in texts for name in re.findall(reads, text)}
     before = NAMED.set(frozenset(named))
     try:
         yield

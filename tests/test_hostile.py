@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,7 @@ COMMAND_LINES = [
     "clip._target_=recipe.tracking.server.server",
     "clip._target_=evil.payload",
     "clip._target_=evil.os.mkdir",
-    "clip._target_=\uff4f\uff53.mkdir",
+    "clip._target_='\uff4f\uff53.mkdir'",
     "clip._target_='os.mkdir '",
     "clip._target_='os.\tmkdir'",
     "clip._target_=os..mkdir",
@@ -169,12 +170,12 @@ COMMAND_LINES = [
     "output_dir='out\x00puts'",
     "output_dir=pipe/runs",
     "output_dir=evil.py",
-    "output_dir=~nobody-of-that-name/runs",
+    "output_dir='~nobody-of-that-name/runs'",
     f"output_dir={'long' * 2000}",
     "data=arrays data.path=/dev/zero data.val=0.5",
     "data=arrays data.path=pipe data.val=0.5",
     "data=arrays data.path=bomb.pkl data.val=0.5",
-    "data=image_folder data.path=~nobody-of-that-name data.val=0.5",
+    "data=image_folder data.path='~nobody-of-that-name' data.val=0.5",
     f"data=image_folder data.path={'long' * 2000} data.val=0.5",
     "model.weights=bomb.pt",
     "model.weights=bomb.pkl",
@@ -195,7 +196,7 @@ def test_a_hostile_command_line_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setenv("RECIPE_TARGET", "os.mkdir")
-    words = [line] if "'" in line or "{" in line else line.split(" ")
+    words = re.split(r" (?=[+\w.]+=)", line)
     given = {word.split("=")[0] for word in words}
     quick = [word for word in QUICK if word.split("=")[0] not in given]
     quick = [word for word in quick if not (word.startswith("data.") and "data" in given)]
@@ -288,7 +289,11 @@ REPLAYS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "said"), REPLAYS, ids=lambda value: str(value)[:60])
 def test_a_hostile_recorded_spec_is_refused(
-    home: Path, recorded: dict[str, Any], changes: dict[str, Any], said: str
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: dict[str, Any],
+    changes: dict[str, Any],
+    said: str,
 ) -> None:
     outside = home / "elsewhere"
     outside.mkdir()
@@ -297,9 +302,11 @@ def test_a_hostile_recorded_spec_is_refused(
     (inside / "link").symlink_to(outside)
     for name in ("evil.py", "bomb.pt", "bomb.safetensors", "pipe"):
         shutil.move(home / name, inside / name)
+    monkeypatch.setenv("HOME", str(outside))
+    changes = json.loads(json.dumps(changes).replace("/nowhere", str(outside)))
     done = replay(inside, changed(recorded, changes))
     assert_harmless(home, done)
-    assert said in done.err
+    assert said.replace("/nowhere", str(outside)) in done.err
     assert not list(outside.iterdir())
 
 
@@ -376,9 +383,9 @@ GLOBAL = "# @package _global_\n"
 
 HYDRA = {
     "callbacks": f"hydra: {{callbacks: {{x: {TEXT}}}}}",
-    "launcher": f"hydra: {{launcher: {TEXT}}}",
+    "launcher": "hydra: {launcher: {_target_: os.mkdir}}",
     "nested in the launcher": f"hydra: {{launcher: {{more: {TEXT}}}}}",
-    "sweeper": f"hydra: {{sweeper: {TEXT}}}",
+    "sweeper": "hydra: {sweeper: {_target_: evil.payload}}",
     "sweeper's own": "hydra: {sweeper: {params: {trust: '[evil]', clip._target_: evil.payload}}}",
     "overrides": "hydra: {overrides: {task: ['trust=[evil]', clip._target_=evil.payload]}}",
     "overrides of Hydra": "hydra: {overrides: {hydra: ['hydra.sweep.dir=RAN']}}",
@@ -422,7 +429,7 @@ EXPERIMENTS = {
     "loop": "name: ${name}",
     "huge": f"seed: {'9' * 5000}",
     "another group's part": "clip: {_target_: recipe.tracking.server.server}",
-    **HYDRA,
+    "Hydra's node": HYDRA["callbacks"],
 }
 
 
@@ -439,7 +446,7 @@ def test_a_hostile_experiment_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setenv("RECIPE_TARGET", "os.mkdir")
-    stranger(home, content)
+    stranger(home, content.replace("/nowhere", f"{home.parent}/nowhere"))
     quick = [word for word in QUICK if not word.startswith("tracking")]
     assert_harmless(home, commands.here(home, *quick, "experiment=evil"))
 
@@ -451,7 +458,9 @@ def test_a_hostile_experiment_configures_no_sweep(home: Path, content: str) -> N
     assert_harmless(home, commands.here(home, "-m", *QUICK, "experiment=evil", "seed=0,1"))
 
 
-@pytest.mark.parametrize("content", [*HYDRA.values(), EXPERIMENTS["trust"]], ids=[*HYDRA, "trust"])
+@pytest.mark.parametrize(
+    "content", [HYDRA["callbacks"], HYDRA["option of Hydra"], EXPERIMENTS["trust"]]
+)
 def test_an_option_file_reaches_no_further_than_its_group(home: Path, content: str) -> None:
     stranger(home, content, "clip")
     assert_harmless(home, commands.here(home, "-m", *QUICK, "clip=none,evil"))
@@ -471,25 +480,24 @@ def test_a_file_of_conf_does_not_take_the_place_of_hydras_own(home: Path, name: 
         assert_harmless(home, done)
 
 
-def test_the_users_own_words_may_say_all_that(home: Path) -> None:
+def test_the_users_own_words_may_say_all_that(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = """
 trust: [mine]
-name: ${oc.env:RECIPE_LABEL}
+name: ${oc.env:RECIPE_OTHER}
 output_dir: ../elsewhere
 hydra: {job: {env_set: {MINE: x}}}
 """
     work = commands.project(home / "work", {"conf/project/default.yaml": own})
-    os.environ["RECIPE_LABEL"] = "label"
-    try:
-        done = commands.here(work, *QUICK, "hydra.job.num=3")
-        assert (done.status, done.err) == (0, "")
-        done = commands.here(work, *QUICK, "output_dir=../there/${name}", "name=us")
-        assert (done.status, done.err) == (0, "")
-    finally:
-        del os.environ["RECIPE_LABEL"]
+    monkeypatch.setenv("RECIPE_LABEL", "label")
+    monkeypatch.setenv("RECIPE_OTHER", "other")
+    done = commands.here(work, *QUICK, "hydra.job.num=3")
+    assert (done.status, done.err) == (0, "")
+    there = ("output_dir=../there/${oc.env:RECIPE_LABEL}/${name}", "name=us")
+    done = commands.here(work, *QUICK, *there)
+    assert (done.status, done.err) == (0, "")
     (run,) = (home / "elsewhere" / "runs").iterdir()
-    assert commands.read_json(run / "run.json")["name"] == "label"
-    assert (home / "there" / "us" / "runs").is_dir()
+    assert commands.read_json(run / "run.json")["name"] == "other"
+    assert (home / "there" / "label" / "us" / "runs").is_dir()
 
 
 # A run that a stranger recorded, and images through it.

@@ -30,6 +30,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises ValueError for anything else.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; use another")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -45,11 +47,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "by torch, or is damaged"
         ) from error
     if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-        for name, value in content.items()
+        isinstance(name, str) and _plain(value) for name, value in content.items()
     ):
         raise ValueError(f"{path}: is no state_dict (a dict of dense tensors by parameter name)")
     return content
+
+
+def _plain(tensor: object) -> bool:
+    """Whether it is an ordinary tensor of real numbers, one that can be copied into a model."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_complex())
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from recipe import menu
 from recipe.errors import Problems, RecipeError, SpecError
+from recipe.plain import one_line
 
 if TYPE_CHECKING:
     from recipe.spec import RunSpec
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> int:
         return verb(rest)
     except RecipeError as error:
         for problem in error.problems:
-            print(f"recipe: {problem}", file=sys.stderr)
+            print(f"recipe: {one_line(problem)}", file=sys.stderr)
         return error.exit_status
     except Terminated:
         print("recipe: terminated", file=sys.stderr)
@@ -114,9 +115,10 @@ def _help(arguments: list[str]) -> int:
 
 
 def _console() -> Console:
-    console = Console(highlight=False)
+    # names and paths hold [brackets], which are no markup
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=100)
+        console = Console(highlight=False, markup=False, width=100)
     return console
 
 
@@ -171,12 +173,14 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
 
 
 def _recorded_spec(arguments: list[str]) -> RunSpec:
-    from recipe import compose
+    from recipe import compose, origin
     from recipe.arguments import key_values
     from recipe.spec import RunSpec
 
-    values = key_values("spec", arguments, {"spec": "", "trust": ""})
-    return RunSpec.read(Path(values["spec"]).expanduser(), compose.trusted(values["trust"]))
+    known = {"spec": "", "trust": "", "output_dir": "", "tracking.uri": ""}
+    values = key_values("spec", arguments, known)
+    spec = RunSpec.read(Path(values["spec"]).expanduser(), compose.trusted(values["trust"]))
+    return origin.replayed(spec, values["output_dir"], values["tracking.uri"], compose.project())
 
 
 def _multirun(arguments: list[str]) -> int:
@@ -188,9 +192,18 @@ def _multirun(arguments: list[str]) -> int:
 def _hydra(arguments: list[str]) -> int:
     import hydra
 
-    from recipe.compose import register_user_options
+    from recipe import compose
 
-    register_user_options()
+    compose.register_user_options()
+    completes = any(
+        argument.split("=")[0] in ("-sc", "--shell-completion") for argument in arguments
+    )
+    if not completes:  # Hydra configures logging from what it composes, and logging calls things
+        given = [a for a in arguments if a[:1] == "~" or (a[:1] != "-" and "=" in a)]
+        overrides = compose.parse(given)
+        with compose.menu_folder():
+            for job in compose.jobs(overrides):
+                job.spec()
     sys.argv = [sys.argv[0], *arguments]
     program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
     if typed.partition(" ")[0] in VERBS:  # Hydra completes overrides and knows no verbs

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,10 +21,11 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from recipe import menu
+from recipe import menu, origin, plain
 from recipe.errors import Problems, SpecError
-from recipe.spec import RunSpec
+from recipe.spec import RunSpec, reason
 
 
 class UserOptions(SearchPathPlugin):  # type: ignore[misc]
@@ -29,17 +34,41 @@ class UserOptions(SearchPathPlugin):  # type: ignore[misc]
     def manipulate_search_path(self, search_path: Any) -> None:
         folder = menu.user_folder()
         if folder is not None:
-            search_path.append(provider="user", path=f"file://{folder}")
+            search_path.append(provider="user", path=f"{UserFiles.scheme()}://{folder}")
+
+
+class UserFiles(FileConfigSource):  # type: ignore[misc]
+    """The user's option files, which may be a stranger's: plain values, of a sensible size."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "user"
+
+    def load_config(self, config_path: str) -> Any:
+        """Raises SpecError for a file that `plain.read_text` refuses, and for one that builds on
+        files outside conf/."""
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            outside = [text for text in plain.texts(path, "defaults") if ".." in text]
+        except ValueError as error:
+            raise SpecError(" ".join(str(error).split())) from error
+        if outside:
+            raise SpecError(f"defaults: {path} names {outside[0]!r}; name an option of conf/")
+        return super().load_config(config_path)
 
 
 def register_user_options() -> None:
+    """Makes Hydra look into the user's conf/ too, and read it as anyone's files are to be read."""
     Plugins.instance().register(UserOptions)
+    SourcesRegistry.instance().register(UserFiles)
+    origin.guard_environment()
 
 
 @contextmanager
 def menu_folder() -> Iterator[None]:
     """Hydra's composition over our menu and the user's."""
     register_user_options()
+    _own.cache_clear()
     with hydra.initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
         yield
 
@@ -52,24 +81,34 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     for argument in arguments:
         try:
             parsed.append(parser.parse_override(argument))
-        except HydraException:
+        except (HydraException, ValueError, RecursionError):
             hint = (
                 "write key=value"
                 if "=" not in argument
                 else "quote what the shell or Hydra would read"
             )
-            problems.append(f"{argument}: can't be read as an override; {hint}")
+            problems.append(f"{argument[:200]}: can't be read as an override; {hint}")
     problems.raise_any()
     for override in parsed:
         override.config_loader = loader  # it knows the options that glob(...) stands for
     return parsed
 
 
+def project() -> DictConfig:
+    """What every run of the user's project starts from; raises SpecError."""
+    with menu_folder():
+        composed = config([])
+        del composed["hydra"]
+        with _named([]):
+            OmegaConf.resolve(composed)
+    if not OmegaConf.is_list(composed.trust):
+        raise SpecError(f"trust must be a list of packages, [mypackage], got {composed.trust!r}")
+    return composed
+
+
 def trusted(given: str) -> list[str]:
     """The packages of a `trust=[...]` argument, and those that the user's project trusts."""
-    with menu_folder():
-        project = config([]).trust
-    return [*filter(None, re.split(r"[\[\],\s]+", given)), *project]
+    return [*filter(None, re.split(r"[\[\],\s]+", given)), *project().trust]
 
 
 @dataclass(frozen=True)
@@ -81,11 +120,40 @@ class Job:
     """Those that differ from job to job; they name the run."""
 
     def spec(self) -> RunSpec:
-        """Raises SpecError with what Hydra finds wrong. Call within `menu_folder()`."""
+        """Raises SpecError with what Hydra finds wrong, and with what only the user's own words
+        may say. Call within `menu_folder()`."""
         composed = config(self.overrides)
-        choices = composed.hydra.runtime.choices
-        del composed["hydra"]
-        return RunSpec.from_config(composed, choices)
+        with _named(self.overrides):
+            _check_origin(composed, self.overrides)
+            choices = composed.hydra.runtime.choices
+            del composed["hydra"]
+            return RunSpec.from_config(composed, choices)
+
+
+def _check_origin(composed: DictConfig, overrides: Sequence[str]) -> None:
+    own = origin.plain_roots(overrides)
+    found = origin.problems(composed, _own(own), overrides)
+    if not origin.is_here(origin.server(composed)):
+        tracking = origin.roots(overrides, ["tracking"])
+        found += origin.tracking_problems(composed, _own((*own, *tracking)))
+    if found:
+        raise SpecError(found)
+
+
+@functools.cache
+def _own(overrides: tuple[str, ...]) -> DictConfig:
+    """What the user's own words make, without their choices of options; kept while composing."""
+    return config(overrides)
+
+
+@contextmanager
+def _named(overrides: Sequence[str]) -> Iterator[None]:
+    """Lets nothing but the user's own words read the environment; what fails is a SpecError."""
+    try:
+        with origin.environment(overrides):
+            yield
+    except OmegaConfBaseException as error:
+        raise SpecError(f"{error.full_key or 'spec'}: {reason(error)}") from error
 
 
 def jobs(overrides: Sequence[Override]) -> list[Job]:
@@ -102,9 +170,16 @@ def jobs(overrides: Sequence[Override]) -> list[Job]:
 
 def config(overrides: Sequence[str]) -> DictConfig:
     """What Hydra composes, its own node included; raises SpecError. Call within `menu_folder()`."""
+    if hidden := origin.hidden_defaults():
+        raise SpecError(hidden)
     try:
-        composed: DictConfig = hydra.compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+        with origin.environment(overrides):
+            composed: DictConfig = hydra.compose(
+                "config", list(overrides), return_hydra_config=True
+            )
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise SpecError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
     return composed

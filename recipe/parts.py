@@ -1,15 +1,15 @@
 """One group of a spec -> the callable it names, with its settings bound.
 
-The only place where Hydra instantiates anything. Needs torch only where the part does.
+The only place where anything is made of a `_target_`. Hydra's `instantiate` isn't used: it would
+look the name up by its own rules, and resolve texts with `${...}` once more, after they were
+checked. Needs torch only where the part does.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from hydra.utils import instantiate
 
 from recipe import settings, trust
 from recipe.errors import Problems
@@ -24,8 +24,7 @@ def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str
         problems, node = Problems(), getattr(spec, group)
         option = spec.options[group]
         with problems.collect(f"{group}={option}"):
-            _check_nested_targets(node, spec.trust)
-            called = trust.locate(node.get("_target_"), spec.trust)
+            called = _checked(node, spec.trust, group)
             problems += settings.problems(group, option, called, node)
             if group == "optimizer" and not problems:
                 from recipe.grouping import Grouping
@@ -36,27 +35,46 @@ def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str
     return found
 
 
-def _check_nested_targets(node: Any, trusted: tuple[str, ...]) -> None:
-    for value in (
-        node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
-    ):
-        if isinstance(value, Mapping) and "_target_" in value:
-            trust.locate(value["_target_"], trusted)
-        _check_nested_targets(value, trusted)
-
-
 def part(spec: RunSpec, group: str, facts: Mapping[str, Any] | None = None) -> Any:
     """The group's callable with its settings bound; `auto` is filled in from the data's facts."""
     node = getattr(spec, group)
-    trust.locate(node["_target_"], spec.trust)
-    _check_nested_targets(node, spec.trust)  # Hydra makes those too
+    called = _checked(node, spec.trust, group)
     _, given = settings.split(group, node)
     for key in settings.FACTS:
         if given.get(key) == "auto" and facts is not None:
             given[key] = facts[key]
-    bound = instantiate({"_target_": node["_target_"], **given}, _partial_=True, _convert_="all")
-    # Hydra's partial looks its target up in a policy at every call
-    return functools.partial(bound.func, *bound.args, **bound.keywords)
+    return functools.partial(called, **{key: _made(v, spec.trust) for key, v in given.items()})
+
+
+def _checked(node: Mapping[str, Any], trusted: tuple[str, ...], group: str) -> Callable[..., Any]:
+    """What a group's `_target_` names, once all that would be made with it may be."""
+    called = trust.locate(node.get("_target_"), trusted, group)
+    trust.check_nested(node, trusted)
+    if trust.is_torchvisions(called):
+        trust.check_downloads(settings.split(group, node)[1])
+    return called
+
+
+def _made(value: Any, trusted: tuple[str, ...]) -> Any:
+    """A setting as its part is given it: a copy, in which each `_target_` is made, innermost first.
+
+    What `trust.locate` has looked at is what is called; no name is looked up a second time.
+    """
+    if isinstance(value, list):
+        return [_made(item, trusted) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    made = {key: _made(item, trusted) for key, item in value.items()}
+    if "_target_" not in made:
+        return made
+    target, partial = made.pop("_target_"), made.pop("_partial_", False)
+    bound = functools.partial(trust.locate(target, trusted), *made.pop("_args_", []), **made)
+    if partial:
+        return bound
+    try:
+        return bound()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"_target_ {target} can't be made: {error}") from error
 
 
 def device_part(spec: RunSpec) -> Any:

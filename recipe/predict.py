@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from recipe.arguments import key_values
 from recipe.device.auto import Auto
 from recipe.errors import Problems, SpecError
 from recipe.image_files import SUFFIXES, image_files
-from recipe.parts import part
+from recipe.parts import part, static_problems
 from recipe.spec import RunSpec
 from recipe.wording import printable
 
@@ -49,18 +50,40 @@ class Recorded:
                 f"run: {run.name} has kept no weights (it ended before its first epoch)"
             )
         spec = RunSpec.read(run / "spec.yaml", trust)
-        facts = json.loads((run / "data.json").read_text(encoding="utf-8"))
-        self.classes: list[str] = facts["classes"]
-        self.channels: int = facts["channels"]
-        self.size: tuple[int, int] = tuple(facts["size"])
-        self.mean: list[float] = facts["mean"]
-        self.std: list[float] = facts["std"]
+        if problems := static_problems(spec, ("model",)):
+            raise SpecError(problems["model"])
+        facts = runs.facts(run)
+        self.classes = facts.classes
+        self.channels, self.size = facts.channels, facts.size
+        self.mean, self.std = facts.mean, facts.std
+        if {len(self.mean), len(self.std)} != {self.channels}:
+            raise ValueError(
+                f"run: {run / 'data.json'} has not one mean and std a channel; use another run"
+            )
         self.device = Auto(threads="auto").select()
         counts = {"channels": self.channels, "classes": len(self.classes), "size": self.size[0]}
-        model: nn.Module = part(spec, "model", counts)()
+        try:
+            model: nn.Module = part(spec, "model", counts)()
+        except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"model: can't be made: {reason}; use another run") from error
         with Problems.headed("run"):
             checkpoint.load_weights(model, checkpoint.read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ValueError unless the model takes an image and gives one number a class."""
+        try:
+            shape = tuple(self.probabilities(torch.zeros(1, self.channels, *self.size)).shape)
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"model: takes no image: {reason}; use another run") from error
+        if shape != (1, len(self.classes)):
+            raise ValueError(
+                f"model: gives {shape} for an image and {len(self.classes)} classes; use another "
+                "run"
+            )
 
     def input(self, path: Path) -> Tensor:
         """The image as the model takes it, batch dimension in front: (1, channels, height, width).
@@ -82,7 +105,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "outputs", "trust": ""}
     values = key_values("predict", list(_plain(arguments)), known)
     problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
-    if not values["top"].isdecimal() or int(values["top"]) < 1:
+    if not re.fullmatch("[0-9]{1,9}", values["top"]) or int(values["top"]) < 1:
         problems.append(f"predict: top must be a whole number above 0, got {values['top']}")
     form = values["output"].rpartition(".")[2]
     if form not in ("", "csv", "json"):

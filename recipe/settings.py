@@ -6,9 +6,10 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import ErrorDetails
 
@@ -20,7 +21,7 @@ FACTS = ("channels", "classes", "size")
 
 ROOT: dict[str, Any] = {
     "seed": NonNegativeInt,
-    "epochs": PositiveInt,
+    "epochs": Annotated[PositiveInt, Field(le=1_000_000)],
     "name": str | None,
     "summary": bool,
     "on_nonfinite": Literal["stop", "skip"],
@@ -54,6 +55,10 @@ POSITIONAL = {
 """How many arguments the engine hands to each group's part by position."""
 
 
+PATHS = {"data": ("path",), "model": ("weights",)}
+"""Settings that are paths to read from."""
+
+
 RUNTIME = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""
 
@@ -77,7 +82,30 @@ def root_problems(values: Mapping[str, Any]) -> list[str]:
             f"nonfinite_limit is {values['nonfinite_limit']}, but on_nonfinite=stop skips nothing; "
             "use on_nonfinite=skip, or leave it out"
         )
+    return found or _folder_problems(values["output_dir"])
+
+
+def _folder_problems(folder: str) -> list[str]:
+    """What keeps output_dir from being made."""
+    found = _path_problems("output_dir", folder)
+    if not found:
+        path = Path(folder).expanduser().absolute()
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            found.append(f"output_dir: {folder}: {there} is no folder; use another output_dir")
     return found
+
+
+def _path_problems(key: str, value: str) -> list[str]:
+    """What makes a path one that must not be opened: a device or a pipe may never end."""
+    try:
+        path = Path(value).expanduser()
+        odd = path.exists() and not path.is_file() and not path.is_dir()
+        path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return [f"{key}: {value[:200]!r} is no path of this machine ({reason}); use another"]
+    return [f"{key}: {value} is a device or a pipe; use a file or a folder"] if odd else []
 
 
 def problems(
@@ -99,6 +127,9 @@ def problems(
                 f"; there are {', '.join(accepted)}" if accepted else ""
             )
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
+    for key in PATHS.get(group, ()):
+        if isinstance(settings.get(key), str):
+            found += _path_problems(f"{group}.{key}", settings[key])
     for key in (*REQUIRED.get(group, ()), *_required(part, group)):
         if key not in settings:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
@@ -193,4 +224,6 @@ def _wanted(detail: ErrorDetails) -> str:
         return f"without {last}"
     if detail["type"] == "too_short":
         return f"at least {detail['ctx']['min_length']} long"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"a text that matches {detail['ctx']['pattern']}"
     return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe import menu
+from recipe import menu, plain
 from recipe.errors import SpecError
 from recipe.menu import GROUPS, nearest
 
@@ -51,11 +52,18 @@ class RunSpec:
 
     @classmethod
     def from_config(cls, config: DictConfig, choices: Mapping[str, str]) -> RunSpec:
-        """The spec of a composed config. Raises SpecError for unknown or missing keys."""
+        """The spec of a composed config.
+
+        Raises SpecError for unknown or missing keys, and for values that are not plain ones.
+        """
         try:
             content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise SpecError(f"{error.full_key or 'spec'}: {str(error).splitlines()[0]}") from error
+            raise SpecError(f"{error.full_key or 'spec'}: {reason(error)}") from error
+        except RecursionError as error:
+            raise SpecError("spec: refers to itself; give the values themselves") from error
+        if wrong := plain.problems(content):
+            raise SpecError(wrong)
         known = {field.name for field in dataclasses.fields(cls)} - {"options"}
         unknown = [
             f"{key}: no such key{nearest(str(key), known)}" for key in content if key not in known
@@ -63,6 +71,8 @@ class RunSpec:
         missing = [f"{key}: missing from the spec" for key in sorted(known - content.keys())]
         if unknown or missing:
             raise SpecError(unknown + missing)
+        if wrong := [line for group in GROUPS for line in _no_settings(group, content[group])]:
+            raise SpecError(wrong)
         trust = content["trust"]
         if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
             raise SpecError(f"trust must be a list of packages, [mypackage], got {trust!r}")
@@ -73,18 +83,32 @@ class RunSpec:
     def read(cls, path: Path, trust: Sequence[str]) -> RunSpec:
         """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does.
 
-        Raises SpecError if it is no whole spec.
+        It is complete, so nothing in it is looked up anywhere else. Raises SpecError if it is no
+        whole spec, or no plain one.
         """
         try:
-            config = OmegaConf.load(path)
-        except (OSError, YAMLError, UnicodeDecodeError) as error:
-            raise SpecError(f"spec: {path} can't be read: {str(error).splitlines()[0]}") from error
+            asking = plain.interpolations(path)
+            config = None if asking else OmegaConf.load(path)
+        except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+            raise SpecError(f"spec: {path}: {reason}") from error
+        if asking:
+            raise SpecError(
+                f"{plain.one_line(key)}: {path} has a ${{...}} there, and a recorded spec is never "
+                "resolved; write the value itself"
+                for key in asking
+            )
         if not isinstance(config, DictConfig) or not OmegaConf.is_dict(config.get("options")):
             raise SpecError(f"spec: {path} is no run's spec.yaml (it has no options)")
-        chosen = config.pop("options")
+        chosen: Any = OmegaConf.to_container(config.pop("options"))
         lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]
-        if lost:
-            raise SpecError(lost)
+        odd = [
+            f"options.{group} must be the name of an option, got {chosen[group]!r}; write a text"
+            for group in GROUPS
+            if isinstance(chosen.get(group), (Mapping, list))
+        ]
+        if wrong := lost or odd or plain.problems({"options": chosen}):
+            raise SpecError(wrong)
         config.trust = list(trust)
         return cls.from_config(config, {group: str(chosen[group]) for group in GROUPS})
 
@@ -123,6 +147,22 @@ class RunSpec:
             del content[key]
         content["data"].pop("path", None)
         return hashlib.sha256(json.dumps([content, facts], sort_keys=True).encode()).hexdigest()
+
+
+def _no_settings(group: str, node: Any) -> list[str]:
+    """What keeps a value from being a group's settings."""
+    if not isinstance(node, Mapping):
+        return [f"{group} must be a mapping of settings, got {node!r}; choose an option"]
+    return [
+        f"{group}.{key}: the name of a setting must be a text; leave it out"
+        for key in node
+        if not isinstance(key, str)
+    ]
+
+
+def reason(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says, less the type of the error in a resolver."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
 
 
 def _plain(spec: RunSpec) -> dict[str, Any]:

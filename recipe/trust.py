@@ -4,53 +4,148 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from recipe.menu import GROUPS, nearest
 
-TORCH_HOMES = ("torch.nn.modules.", "torch.optim.")
-"""Where torch's building blocks live; a class found anywhere else is none of them."""
+WAY_OUT = "choose an option of the menu, or trust a package of your own"
+
+DOWNLOADS = ("weights", "pretrained")
+"""Beginnings of the settings with which torchvision's models fetch something."""
 
 
-def locate(target: object, trusted: Sequence[str]) -> Callable[..., Any]:
+def locate(target: object, trusted: Sequence[str], group: str | None = None) -> Callable[..., Any]:
     """The callable of that dotted name.
 
-    It must be a part of recipe (`recipe.<group>.<option>.<name>`), a building block of torch
-    (torch.nn, torch.optim) or of torchvision.models, or defined in one of the `trusted`
-    packages. What the name resolves to is looked at, not only how it is spelled.
-    Raises ValueError otherwise, before anything of an untrusted package is imported.
+    It must be a part of recipe (`recipe.<group>.<option>.<name>`; of that `group`, if one is
+    given), a building block of torch (torch.nn, torch.optim) that the group has use for, one of
+    torchvision's models, or defined in one of the `trusted` packages. What the name resolves to is
+    looked at, not only how it is spelled.
+    Raises ValueError otherwise, before anything that could not be a part is imported.
     """
     if not isinstance(target, str) or not all(word.isidentifier() for word in target.split(".")):
-        raise ValueError(f"_target_ must be the dotted name of a callable, got {target!r}")
+        raise ValueError(
+            f"_target_ must be the dotted name of a callable, got {target!r}; write package.name"
+        )
     root = target.partition(".")[0]
     if root not in ("recipe", "torch", "torchvision", *trusted):
         raise ValueError(
             f"_target_ {target}: the package {root} isn't trusted; if it is yours, say "
             f"trust=[{root}]"
         )
+    allowed = {"recipe": _ours, "torch": _torchs, "torchvision": _torchvisions}.get(root)
+    if any(word.startswith("__") for word in target.split(".")) or (
+        allowed is not None and not target.startswith(_homes(root, group))
+    ):
+        raise ValueError(f"_target_ {target} is not a part that a spec may call; {WAY_OUT}")
     found = _resolve(target)
-    home = f"{getattr(found, '__module__', None)}."
-    if root == "recipe":
-        parts = target.split(".")
-        ours = len(parts) == 4 and parts[1] in GROUPS and home == ".".join(parts[:3]) + "."
-        allowed = ours and not parts[3].startswith("_")
-    elif root == "torch":
-        allowed = inspect.isclass(found) and home.startswith(TORCH_HOMES) and _building_block(found)
-    elif root == "torchvision":
-        allowed = home.startswith("torchvision.models.")
+    home = _home(found)
+    if allowed is not None:
+        good = allowed(target, found, group)
     else:
-        allowed = home.partition(".")[0] in trusted
-    if not allowed or not callable(found):
+        good = home.partition(".")[0] in trusted
+    if not good or not callable(found):
         where = f" (it lives in {home.rstrip('.')})" if not target.startswith(home) else ""
-        raise ValueError(f"_target_ {target}{where} is not a part that a spec may call")
+        raise ValueError(f"_target_ {target}{where} is not a part that a spec may call; {WAY_OUT}")
     return found  # type: ignore[no-any-return]
 
 
-def _building_block(found: type) -> bool:
+def check_nested(node: Any, trusted: Sequence[str]) -> None:
+    """Raises ValueError for anything within a group's settings that may not be made."""
+    for value in _inner(node):
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_made(value, trusted)
+        check_nested(value, trusted)
+
+
+def _check_made(node: Mapping[Any, Any], trusted: Sequence[str]) -> None:
+    target = node["_target_"]
+    called = locate(target, trusted)
+    odd = [key for key in node if not isinstance(key, str)]
+    odd += [key for key in node if str(key).startswith("_") and key not in RESERVED]
+    if odd:
+        raise ValueError(f"_target_ {target} has no setting {odd[0]!r}; leave it out")
+    if not isinstance(node.get("_partial_", False), bool):
+        raise ValueError(f"_partial_ must be true or false, got {node['_partial_']!r}")
+    if not isinstance(node.get("_args_", []), list):
+        raise ValueError(f"_args_ must be a list, got {node['_args_']!r}")
+    if is_torchvisions(called):
+        check_downloads(node)
+
+
+def is_torchvisions(called: Callable[..., Any]) -> bool:
+    return _home(called).startswith("torchvision.")
+
+
+def check_downloads(node: Mapping[Any, Any]) -> None:
+    """Raises ValueError for a setting with which one of torchvision's models fetches weights."""
+    for key, value in node.items():
+        if str(key).startswith(DOWNLOADS) and value not in (None, False):
+            raise ValueError(
+                f"{key}: torchvision would download {value!r}; use {key}: null, and model.weights "
+                "for a file of yours"
+            )
+
+
+RESERVED = ("_target_", "_partial_", "_args_")
+"""What may stand beside the settings of a nested part: made later, and given by position."""
+
+
+def _inner(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        yield from node.values()
+    elif isinstance(node, list):
+        yield from node
+
+
+def _homes(root: str, group: str | None) -> tuple[str, ...]:
+    """How the names of parts begin; others are refused before anything is imported."""
+    if root == "recipe":
+        return tuple(f"recipe.{name}." for name in ([group] if group else GROUPS))
+    return ("torch.nn.", "torch.optim.") if root == "torch" else ("torchvision.models.",)
+
+
+def _home(found: Any) -> str:
+    return f"{getattr(found, '__module__', None)}."
+
+
+def _ours(target: str, found: Any, group: str | None) -> bool:
+    parts = target.split(".")
+    at_home = len(parts) == 4 and _home(found) == ".".join(parts[:3]) + "."
+    return at_home and not parts[3].startswith("_")
+
+
+def _torchs(target: str, found: Any, group: str | None) -> bool:
     from torch import nn, optim
 
-    return issubclass(found, (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler))
+    kinds: dict[str, type] = {
+        "model": nn.Module,
+        "loss": nn.Module,
+        "optimizer": optim.Optimizer,
+        "scheduler": optim.lr_scheduler.LRScheduler,
+    }
+    wanted = (kinds[group],) if group in kinds else () if group else tuple(kinds.values())
+    at_home = _home(found).startswith(("torch.nn.modules.", "torch.optim."))
+    return inspect.isclass(found) and at_home and issubclass(found, wanted)
+
+
+def _torchvisions(target: str, found: Any, group: str | None) -> bool:
+    from torch import nn
+    from torchvision import models
+
+    if group not in (None, "model"):
+        return False
+    if inspect.isclass(found):
+        # a GraphModule writes and compiles code of its own
+        at_home = _home(found).startswith("torchvision.models.")
+        return at_home and issubclass(found, nn.Module) and "fx" not in _families(found)
+    return found in [models.get_model_builder(name) for name in models.list_models()]
+
+
+def _families(found: type) -> set[str]:
+    """The second words of the modules of a class and all it is made from, as `nn` of torch.nn."""
+    return {f"{base.__module__}.".split(".")[1] for base in found.__mro__}
 
 
 def _resolve(target: str) -> Any:

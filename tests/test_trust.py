@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,67 @@ def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
                    "torchvision.datasets.utils.download_url"):  # fmt: skip
         with pytest.raises(ValueError, match=f"^_target_ {target}"):
             locate(target, ())
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_of_torchvision_only_models_and_their_builders_may_be_called() -> None:
+    for target in ("torchvision.models.ResNet", "torchvision.models.detection.fcos.FCOS",
+                   "torchvision.models.vgg.vgg11"):  # fmt: skip
+        assert callable(locate(target, (), "model"))
+    for target in (
+        "torchvision.models.get_model", "torchvision.models.get_weight",
+        "torchvision.models.resnet.ResNet18_Weights", "torchvision.models.resnet._resnet",
+        "torchvision.models.feature_extraction.create_feature_extractor",
+        "torchvision.models.feature_extraction.DualGraphModule",
+        "torchvision.models._utils.handle_legacy_interface",
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^_target_ {target} .*not a part that a spec may"):
+            locate(target, (), "model")
+    with pytest.raises(ValueError, match="not a part that a spec may call"):
+        locate("torchvision.models.resnet18", (), "clip")
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_weights_that_torchvision_would_download_are_refused(
+    composed: Callable[..., RunSpec],
+) -> None:
+    spec = composed()
+    resnet = {"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}
+    fcn = "torchvision.models.segmentation.fcn_resnet50"
+    for model in (
+        {**spec.model, "dropout": resnet}, {"_target_": fcn, "weights_backbone": "DEFAULT"}
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^weights\w*: torchvision would download 'DEFAULT'"):
+            parts.part(replace(spec, model=model), "model")
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("clip", "recipe.tracking.server.server"),
+        ("clip", "torch.nn.Linear"),
+        ("model", "torch.optim.SGD"),
+        ("scheduler", "torch.optim.SGD"),
+        ("loss", "recipe.model.vgg.vgg"),
+    ],
+)
+def test_a_part_of_another_group_is_refused(group: str, target: str) -> None:
+    with pytest.raises(ValueError, match=f"^_target_ {target} .*not a part that a spec may call"):
+        locate(target, (), group)
+
+
+def test_a_nested_part_is_made_by_name_by_position_or_later(
+    composed: Callable[..., RunSpec],
+) -> None:
+    nodes = [
+        "{_target_: torch.nn.Linear, in_features: 2, out_features: 3}",
+        "{_target_: torch.nn.Linear, _args_: [2, 3]}",
+        "{_target_: torch.nn.Linear, _partial_: true, _args_: [2, 3]}",
+    ]
+    spec = composed(f"model.widths=[{', '.join(nodes)}]")
+    *made, later = parts.part(spec, "model").keywords["widths"]
+    assert [str(layer) for layer in (*made, later())] == [str(torch.nn.Linear(2, 3))] * 3
+    assert spec.model["widths"][1]["_args_"] == [2, 3]
 
 
 @pytest.mark.parametrize(

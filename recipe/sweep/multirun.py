@@ -114,7 +114,7 @@ def _launch(arguments: Sequence[str]) -> None:
 def job(config: DictConfig) -> None:
     """One run of the sweep, in the process the launcher chose. A failure costs this run only."""
     hydra_config = HydraConfig.get()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
     sweep = Path(hydra_config.sweep.dir).resolve()
     about = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
     overrides = list(hydra_config.overrides.task)

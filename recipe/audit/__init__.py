@@ -169,13 +169,13 @@ class Audit:
         watch, run, expected = self.watch, self.run, self.expected
         share = watch.hits.item() / max(1, watch.batches)
         return {
-            "loss": (f"targets were {' or '.join(watch.takes)} of the right shape", None),
+            "loss": (f"targets were {watch.targets}, as it takes them", None),
             "freeze": (
                 self.weights.said(),
                 None if any(expected.thaws.values()) else "nothing was frozen",
             ),
             "param_groups": (
-                f"{counted(len(expected.base_lr), 'group')} with options and ratios as specified",
+                f"{counted(len(expected.base_lr), 'group')}, options and ratios as specified",
                 "every parameter got the same settings" if expected.alike else None,
             ),
             "optimizer": (
@@ -184,12 +184,13 @@ class Audit:
                 None,
             ),
             "scheduler": (
-                f"moved with every {run.schedule.per}, and learning rates were those planned",
+                f"{counted(run.schedule.scheduler.last_epoch, 'move')}, one every "
+                f"{run.schedule.per}; learning rates as planned",
                 None if self.rates_moved else "the learning rate never changed",
             ),
             "clip": (
-                f"saw unscaled gradients, and the optimizer what it left; bit on {percent(share)} "
-                "of steps",
+                f"saw unscaled gradients, the optimizer what it left; bit on {percent(share)} of "
+                "steps",
                 None if watch.hits.item() else "it never bit",
             ),
             "precision": (
@@ -202,7 +203,7 @@ class Audit:
             ),
             "average": (
                 "what was frozen is in the average as it was",
-                "the average is the trained weights themselves"
+                "the averaged weights are those of the last step"
                 if same(run.model, run.average.model)
                 else None,
             ),

@@ -42,6 +42,8 @@ class Watch:
         self.problems: Problems = defaultdict(dict)
         self.augmented = False
         self.half = False
+        self.targets = ""
+        """The form and shape of the last targets looked at."""
         self._clipped = False
         self._raw: dict[int, Tensor] = {}
         self._left: dict[int, Tensor] = {}
@@ -98,6 +100,8 @@ class Watch:
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         if self.looking and torch.is_grad_enabled():  # evaluation, too, takes the loss
+            form = "probabilities" if target.is_floating_point() else "indices"
+            self.targets = f"{form} of shape {tuple(target.shape)}"
             for problem in _misfits(output, target, self.takes):
                 self.broken("loss", problem)
         return self._plain[1](output, target)
@@ -193,6 +197,8 @@ def _misfits(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
         yield f"targets have shape {tuple(target.shape)} for outputs {tuple(output.shape)}"
 
 
-def _global_streams() -> list[Any]:
-    numpy = np.random.get_state()
-    return [torch.get_rng_state().tolist(), [str(part) for part in numpy], random.getstate()]
+def _global_streams() -> tuple[bytes, tuple[Any, ...], object]:
+    """The states of torch's, numpy's and Python's global streams, to compare."""
+    _, keys, *rest = np.random.get_state()
+    assert isinstance(keys, np.ndarray)
+    return bytes(torch.get_rng_state().numpy()), (keys.tobytes(), *rest), random.getstate()

@@ -53,8 +53,6 @@ class Weights:
 
 @torch.no_grad()
 def same(model: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have equal parameters and buffers."""
-    mine, theirs = model.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(
-        torch.equal(value, theirs[name]) for name, value in mine.items()
-    )
+    """Whether two models have the same parameters."""
+    theirs = dict(other.named_parameters())
+    return all(torch.equal(value, theirs[name]) for name, value in model.named_parameters())

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from recipe import menu, parameters
 from recipe.evaluate import preserved
+from recipe.schedule import Rates
 from recipe.spec import RunSpec
 from recipe.train import Run
 from recipe.wording import counted, duration
@@ -164,9 +165,19 @@ def learning_rates_plot(plan: Plan, width: int = 48) -> Table:
     )  # fmt: skip
     for name, values in plan.run.rates.items():
         shown.add_row(name, f"{values[0]:.3g}", plot(values, width), f"{values[-1]:.3g}")
+    option = plan.spec.options["scheduler"]
+    waits = "monitor" in plan.spec.scheduler
+    if option != menu.OFF["scheduler"] and not waits and _never_moves(plan.run.rates):
+        shown.add_row(
+            "", "", f"scheduler={option} changes nothing in {counted(plan.run.epochs, 'epoch')}", ""
+        )
     if "monitor" in plan.spec.scheduler:
         shown.add_row("", "", f"falls when {plan.spec.scheduler['monitor']} stops improving", "")
     return shown
+
+
+def _never_moves(rates: Rates) -> bool:
+    return all(len(set(values)) == 1 for values in rates.values())
 
 
 def counts(plan: Plan) -> str:

@@ -40,6 +40,18 @@ class Ended:
     run: str | None = None
     accuracy: float | None = None
     problem: str | None = None
+    no_effect: Sequence[str] = ()
+    """`group=option` of the tricks that did nothing."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, shortly; all of it was printed when it did."""
+        return (self.problem or "").partition("; ")[0]
+
+    @property
+    def percent(self) -> str:
+        """The accuracy as it is shown; empty if there is none."""
+        return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
 
 
 def multirun(arguments: Sequence[str], console: Console) -> int:
@@ -143,7 +155,10 @@ def job(config: DictConfig) -> None:
         _end(sweep, Ended(name, "FAILED", problem=f"{type(error).__name__}: {error}"))
     else:
         console.print(outcome.sentence(), soft_wrap=True)
-        _end(sweep, Ended(name, "FINISHED", recorder.id, outcome.accuracy))
+        for caution in outcome.cautions():
+            console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
+        ended = Ended(name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect)
+        _end(sweep, ended)
 
 
 def _end(sweep: Path, ended: Ended) -> None:
@@ -160,18 +175,19 @@ def _read(sweep: Path) -> list[Ended]:
 
 def _report(console: Console, sweep: Path) -> None:
     table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
-    for column in ("run", "status", "best val/accuracy", "id"):
+    idle = any(ended.no_effect for ended in _read(sweep))
+    for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
         table.add_column(column, justify="right" if "accuracy" in column else "left")
     for ended in _read(sweep):
-        accuracy = "" if ended.accuracy is None else f"{100 * ended.accuracy:.2f} %"
-        table.add_row(ended.name, ended.status, accuracy, ended.run or ended.problem or "")
+        cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
+        table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
     console.print(table)
     console.print(f"\nRecord  {sweep.name}\nOpen    python -m recipe ui", soft_wrap=True)
 
 
 def _markdown(jobs: Sequence[Ended]) -> str:
-    lines = ["| run | status | best val/accuracy |", "|---|---|---|"]
+    lines = ["| run | status | best val/accuracy | no effect |", "|---|---|---|---|"]
     for ended in jobs:
-        accuracy = "" if ended.accuracy is None else f"{100 * ended.accuracy:.2f} %"
-        lines.append(f"| {ended.name} | {ended.status} | {accuracy} |")
+        idle = ", ".join(ended.no_effect)
+        lines.append(f"| {ended.name} | {ended.status} | {ended.percent} | {idle} |")
     return "\n".join(lines) + "\n"

@@ -189,8 +189,8 @@ class Audit:
                 None if self.rates_moved else "the learning rate never changed",
             ),
             "clip": (
-                f"saw unscaled gradients, the optimizer what it left; bit on {percent(share)} of "
-                "steps",
+                "saw unscaled gradients, the optimizer what it left"
+                + (f"; bit on {percent(share)} of steps" if share else ""),
                 None if watch.hits.item() else "it never bit",
             ),
             "precision": (

@@ -431,6 +431,29 @@ def test_a_trick_that_did_something_is_not_called_useless(
     assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect]
 
 
+def test_an_optimizer_that_leaves_its_learning_rate_to_torch_keeps_its_promises(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = "# Adagrad.\n_target_: torch.optim.Adagrad\n"
+    commands.project(tmp_path, {"conf/optimizer/adagrad.yaml": option})
+    monkeypatch.chdir(tmp_path)
+    assert broken(audited(small("optimizer=adagrad", "scheduler=cosine"))) == {}
+
+
+def freezes_what_is_small(model: nn.Module) -> None:
+    """A user's freeze that looks at the weights."""
+    for p in model.parameters():
+        p.requires_grad_(float(p.detach().abs().max()) > 0.9)
+
+
+def test_a_freeze_that_looks_at_the_weights_is_audited_too(small: Small) -> None:
+    spec = small(f"freeze._target_={__name__}.freezes_what_is_small", f"trust=[{__name__}]")
+    (verdict,) = [v for v in audited(spec) if v.group == "freeze"]
+    assert verdict.held and verdict.said.startswith(
+        "14 frozen parameters"
+    )  # not 4 BatchNorm weights
+
+
 def test_looking_changes_nothing(small: Small) -> None:
     """Weights, metrics and streams are those of a run that nobody audits."""
     spec = small(*TRICKS, "augment=flip_crop", "model.dropout=0.3", "average=ema")

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from recipe import frozen, parts, schedule
@@ -36,7 +37,13 @@ class Expected:
 
     @classmethod
     def of(cls, spec: RunSpec, model: nn.Module, steps_per_epoch: int) -> Expected:
-        stand_in = copy.deepcopy(model).requires_grad_(True)
+        try:
+            return cls._asked(spec, _stand_in(model, weights=False), steps_per_epoch)
+        except (NotImplementedError, RuntimeError):  # a trick that looks at the weights
+            return cls._asked(spec, _stand_in(model, weights=True), steps_per_epoch)
+
+    @classmethod
+    def _asked(cls, spec: RunSpec, stand_in: nn.Module, steps_per_epoch: int) -> Expected:
         timetable = parts.part(spec, "freeze")(stand_in) or {}
         later = {name: float(epoch) for epoch, names in timetable.items() for name in names}
         thaws = {
@@ -55,9 +62,10 @@ class Expected:
         options = {
             group["name"]: {k: v for k, v in group.items() if k not in OWN_KEYS} for group in made
         }
+        usual = parts.part(spec, "optimizer")([nn.Parameter(torch.zeros(1))]).defaults
         alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER}
         base_lr = {
-            name: float({**spec.optimizer, **own}["lr"])
+            name: float(own.get("lr", usual["lr"]))
             for name, own in options.items()
             if name in alive
         }
@@ -77,6 +85,15 @@ class Expected:
 
     def _full(self, group: str) -> dict[str, Any]:
         return {**self.options[group], "lr": self.base_lr[group]}
+
+
+def _stand_in(model: nn.Module, *, weights: bool) -> nn.Module:
+    """A copy; without the weights it takes no memory, and names, shapes and types are the same."""
+    empty: dict[int, Any] = {}
+    if not weights:
+        empty = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}
+        empty |= {id(buffer): buffer.detach().to("meta") for buffer in model.buffers()}
+    return copy.deepcopy(model, empty).requires_grad_(True)
 
 
 def _batchnorms(model: nn.Module, thaws: dict[str, float]) -> dict[str, float]:

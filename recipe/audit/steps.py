@@ -124,23 +124,24 @@ class Watch:
         scale = self.run.scaler.get_scale()
         for p in params:
             raw = self._raw.get(id(p))
-            if raw is not None and p.grad is not None and not torch.allclose(
-                p.grad * scale, raw, rtol=1e-4, atol=0.0, equal_nan=True
-            ):  # fmt: skip
+            if raw is not None and not torch.allclose(
+                _marks(p)[:2] * scale, raw[:2], rtol=1e-4, atol=0.0, equal_nan=True
+            ):
                 self.broken("clip", "it is handed other gradients than those of the unscaled loss")
                 return
 
     def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, bit: Tensor) -> None:
-        before = {key: raw / self.run.scaler.get_scale() for key, raw in self._raw.items()}
-        self._left = {id(p): p.grad.clone() for p in params if p.grad is not None}
+        self._left = {id(p): _marks(p) for p in params}
         changed = any(
-            not torch.equal(left, before[key]) for key, left in self._left.items() if key in before
+            key in self._raw and not torch.equal(left, self._raw[key])
+            for key, left in self._left.items()
         )
+        if not bool(norm.isfinite()):
+            return
         if changed and not bool(bit) and self.run.scaler.get_scale() == 1:
             self.broken("clip", "it changes gradients and says that it doesn't")
-        if bool(norm.isfinite()):
-            for problem in self.promise(params):
-                self.broken("clip", problem)
+        for problem in self.promise(params):
+            self.broken("clip", problem)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.steps += 1
@@ -150,8 +151,7 @@ class Watch:
             self.broken("clip", "the optimizer steps before the gradients are clipped")
         else:
             for p in with_gradients(optimizer):
-                left = self._left.get(id(p))
-                if left is not None and p.grad is not None and not torch.equal(left, p.grad):
+                if id(p) in self._left and not torch.equal(self._left[id(p)], _marks(p)):
                     self.broken("clip", "the optimizer gets other gradients than it left")
                     break
         self._unhook()
@@ -159,8 +159,7 @@ class Watch:
 
     def _hook_gradients(self) -> None:
         def keep(p: Tensor) -> None:
-            assert p.grad is not None
-            self._raw[id(p)] = p.grad.clone()
+            self._raw[id(p)] = _marks(p)
 
         for group in self.run.optimizer.param_groups:
             for p in group["params"]:
@@ -181,6 +180,15 @@ class Watch:
         self._hooks.clear()
         self._raw.clear()
         self._left.clear()
+
+
+def _marks(p: Tensor) -> Tensor:
+    """What tells a parameter's gradient from another without a copy of it: length, largest entry
+    and sum, shape (3,)."""
+    assert p.grad is not None
+    gradient = p.grad.detach()
+    largest = torch.linalg.vector_norm(gradient, float("inf"))
+    return torch.stack([torch.linalg.vector_norm(gradient), largest, gradient.sum()])
 
 
 def _misfits(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:

@@ -76,19 +76,17 @@ def problems(
 ) -> list[str]:
     """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
     own, given = split(group, settings)
-    accepted, any_name = _accepted(part, group)
+    taken, any_name = accepted(part, group)
     notes = menu.comments(group, option)
     found = []
     for key, value in own.items():
         found += _type_problems(f"{group}.{key}", ENGINE[group][key], value, notes.get(key, ""))
     for key, value in given.items():
-        if key in accepted:
+        if key in taken:
             if not (key in FACTS and value == "auto"):
-                found += _type_problems(f"{group}.{key}", accepted[key], value, notes.get(key, ""))
+                found += _type_problems(f"{group}.{key}", taken[key], value, notes.get(key, ""))
         elif not any_name or key.startswith("_"):
-            hint = nearest(key, accepted) or (
-                f"; there are {', '.join(accepted)}" if accepted else ""
-            )
+            hint = nearest(key, taken) or (f"; there are {', '.join(taken)}" if taken else "")
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
     for key in (*REQUIRED.get(group, ()), *_required(part, group)):
         if key not in settings:
@@ -111,7 +109,7 @@ def _required(part: Callable[..., Any], group: str) -> list[str]:
     return [p.name for p in _parameters(part, group) if p.default is inspect.Parameter.empty]
 
 
-def _accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
+def accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
     """Settings by name with their annotations, and whether any other name is taken too."""
     described = part.__init__ if inspect.isclass(part) else part
     try:

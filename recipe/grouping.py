@@ -14,6 +14,12 @@ from recipe.errors import Problems
 from recipe.frozen import Frozen
 from recipe.menu import nearest
 
+NOT_FOR_THE_LOOP = {
+    "differentiable": "it is for training through the optimizer's steps, which isn't done here",
+    "capturable": "it is for CUDA graphs, which aren't recorded here",
+}
+"""Switches of torch's optimizers that are taken when one is made, and fail at the first step."""
+
 OWN_KEYS = ("params", "name", "rule")
 """Keys of a group that are no options of the optimizer."""
 
@@ -124,6 +130,9 @@ class Grouping:
         return found
 
     def _refusal(self, options: Mapping[str, Any]) -> str | None:
+        for key, why in NOT_FOR_THE_LOOP.items():
+            if options.get(key):
+                return f"{why}; leave {key} out"
         try:
             self.make.func([nn.Parameter(torch.zeros(1))], **options)
         except (ValueError, TypeError, RuntimeError) as error:

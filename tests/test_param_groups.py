@@ -286,6 +286,15 @@ def test_options_that_only_hold_together_are_accepted_together(built: Build) -> 
         built("optimizer.nesterov=true", "optimizer.momentum=0")
 
 
+@pytest.mark.parametrize("switch", ["differentiable", "capturable"])
+def test_a_switch_that_would_fail_at_the_first_step_is_refused(built: Build, switch: str) -> None:
+    with pytest.raises(SpecError, match=rf"^optimizer\.{switch}: it is for .*; leave {switch} out"):
+        built("optimizer=adam", f"+optimizer.{switch}=true")
+    rule = f"{{match: classifier, {switch}: true}}"
+    with pytest.raises(SpecError, match=rf"the rule 'classifier' sets {switch}=True: it is for"):
+        built("optimizer=adam", "param_groups=by_name", f"param_groups.rules=[{rule}]")
+
+
 def forgets_the_head(model: nn.Module) -> Groups:
     return [{"name": "body", "params": [p for n, p in model.named_parameters() if "cl" not in n]}]
 

@@ -180,6 +180,8 @@ def _wanted(detail: ErrorDetails) -> str:
         return f"a list of {last + 1} values" if isinstance(last, int) else f"a mapping with {last}"
     if detail["type"] == "extra_forbidden":
         return f"without {last}"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"a text of the form {detail['ctx']['pattern']}"
     if detail["type"] == "too_short":
         return f"at least {detail['ctx']['min_length']} long"
     return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from recipe.tracking import Tracking
 
+Address = Annotated[str, Field(pattern=r"^https?://[^/]")]
 
-def server(output_dir: Path, *, uri: str, experiment: str) -> Tracking:
-    """Raises ValueError for an address that is none."""
-    if not uri.startswith(("http://", "https://")):
-        raise ValueError(f"tracking.uri must begin with http:// or https://, got {uri}")
+
+def server(output_dir: Path, *, uri: Address, experiment: str) -> Tracking:
+    """MLflow behind `uri`, which keeps the artifacts itself."""
     return Tracking(uri=uri, experiment=experiment)

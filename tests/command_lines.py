@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -29,6 +29,10 @@ from recipe import cli, menu, settings, trust
 from recipe.overrides import EXPERIMENT
 
 Line = list[str]
+
+Key = tuple[str, str, str]
+"""Group, option and name of a setting; the first two are empty for one of the whole run."""
+
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 BASE = (
@@ -163,17 +167,6 @@ def _plain(kind: Any, default: Any) -> st.SearchStrategy[Any]:
     return st.none()
 
 
-def broken(key: str) -> st.SearchStrategy[Any]:
-    """Values that most settings can't have."""
-    values = [v for v in WILD if key not in COSTLY or not isinstance(v, int) or v < 16]
-    rules = st.dictionaries(
-        st.sampled_from(RULE), st.sampled_from([*NUMBERS, *PATTERNS, None, [], [0.9, 0.99]])
-    )
-    names = st.lists(st.sampled_from([*PATTERNS, *WORDS]), max_size=3)
-    nested = st.lists(st.one_of(rules, names, st.sampled_from(WILD[:8])), max_size=2)
-    return st.one_of(st.sampled_from(values), st.sampled_from(NUMBERS), rules, names, nested)
-
-
 def typed(value: Any) -> str:
     """A value as it is typed on the command line."""
     if value is None:
@@ -201,19 +194,21 @@ def lines(draw: Draw, group: str, option: str) -> Line:
     others = [name for name in menu.GROUPS if name not in chosen]
     for name in draw(st.lists(st.sampled_from(others), unique=True, max_size=2)):
         chosen[name] = draw(st.sampled_from(sorted(menu.options(name))))
-    spoilt = draw(st.sampled_from((0, 0, 0, 1, 1, 2)))
-    line = [f"{name}={choice}" for name, choice in chosen.items()]
-    line += [draw(_good(chosen, group)) for _ in range(draw(st.integers(0, 3)) or not group)]
-    needs = [text for choice in line for text in small.NEEDS.get(choice, ())]
-    line += [draw(_bad(chosen, group)) for _ in range(spoilt)]
-    return [*beneath([*BASE, *needs], line), *draw(st.permutations(line))]
+    choices = [f"{name}={choice}" for name, choice in chosen.items()]
+    needs = [text for choice in choices for text in small.NEEDS.get(choice, ())]
+    keys = settable(chosen, group)
+    fits = draw(st.lists(fitting_override(keys), min_size=not group, max_size=3))
+    spoils = draw(st.sampled_from((0, 0, 0, 1, 1, 2)))
+    broken = [draw(broken_override(keys, group)) for _ in range(spoils)]
+    line = draw(st.permutations([*choices, *fits, *broken]))
+    return [*beneath([*BASE, *needs], line), *line]
 
 
 def beneath(base: Iterable[str], line: Sequence[str]) -> Line:
     """Those of the base that a line doesn't replace: its keys, and settings of its groups that
     were meant for another option."""
     keys = {text.lstrip("+~").partition("=")[0] for text in line}
-    needed = {t for choice in (*line, *base) for t in small.NEEDS.get(choice, ())}
+    needed = {text for choice in (*line, *base) for text in small.NEEDS.get(choice, ())}
     return [
         text
         for text in dict.fromkeys(base)
@@ -222,83 +217,96 @@ def beneath(base: Iterable[str], line: Sequence[str]) -> Line:
     ]
 
 
-def _options(chosen: dict[str, str]) -> dict[str, str]:
-    """The option that each group of a line has."""
+def settable(chosen: Mapping[str, str], group: str) -> list[Key]:
+    """The settings of a line's options and of the whole run; one in three is the group's own."""
     base = dict(text.split("=") for text in BASE)
-    return menu.defaults() | {g: base[g] for g in menu.GROUPS if g in base} | chosen
+    options = menu.defaults() | {g: base[g] for g in menu.GROUPS if g in base} | chosen
+    keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in menu.GROUPS}
+    keys[""] = [("", "", key) for key in ROOTS]
+    everywhere = [key for held in keys.values() for key in held]
+    own = keys.get(group, [])
+    return [*own * (len(everywhere) // 2 // max(1, len(own))), *everywhere]
 
 
-def _good(chosen: dict[str, str], group: str) -> st.SearchStrategy[str]:
-    """A setting with a value that fits its annotation: mostly of the group in question."""
-    options = _options(chosen)
-    everywhere = [(g, k) for g in menu.GROUPS for k in known(g, options[g])]
-    own = [(g, k) for g, k in everywhere if g == group]
-    in_question = own if group else [("", key) for key in ROOTS]
-    return st.sampled_from([*in_question * 8, *everywhere] or everywhere).flatmap(
-        lambda pair: _setting(options, *pair)
-    )
+def fitting_override(keys: Sequence[Key]) -> st.SearchStrategy[str]:
+    """A setting with a value that fits its annotation."""
+    return st.sampled_from(keys).flatmap(_fitting)
 
 
-def _setting(options: dict[str, str], group: str, key: str) -> st.SearchStrategy[str]:
+def _fitting(key: Key) -> st.SearchStrategy[str]:
+    group, option, name = key
     if not group:
-        values = st.sampled_from((2, 3)) if key == "epochs" else fitting(ROOTS[key])
-        return values.map(lambda value: f"{key}={typed(value)}")
-    content = written(group, options[group])
-    default = content.get(key)
-    values = fitting(known(group, options[group])[key], default)
+        values = st.sampled_from((2, 3)) if name == "epochs" else fitting(ROOTS[name])
+        return values.map(lambda value: f"{name}={typed(value)}")
+    content = written(group, option)
+    default = content.get(name)
+    values = fitting(known(group, option)[name], default)
     if default is not None and not (isinstance(default, int) and default > 16):
         values = st.one_of(st.just(default), values)
-    plus = "" if key in content else "+"
-    return values.map(lambda value: f"{plus}{group}.{key}={typed(value)}")
+    plus = "" if name in content else "+"
+    return values.map(lambda value: f"{plus}{group}.{name}={typed(value)}")
 
 
-def _bad(chosen: dict[str, str], group: str) -> st.SearchStrategy[str]:
+def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
     """An override that is wrong, or may well be."""
-    options = _options(chosen)
-    in_question = [group] if group in menu.GROUPS else []
-    mine = [f"{g}.{k}" for g in (*in_question, *menu.GROUPS) for k in known(g, options[g])]
-    keys = [*mine, *ROOTS, *menu.GROUPS, EXPERIMENT]
+    wild = st.sampled_from(keys).flatmap(_wild)
     strange = [
-        f"{g}.{k}"
-        for g in (in_question or menu.GROUPS)
-        for o in menu.options(g)
-        for k in known(g, o)
+        (g, option, name)
+        for g in ([group] if group in menu.GROUPS else menu.GROUPS)
+        for option in menu.options(g)
+        for name in known(g, option)
     ]
-    wild = st.sampled_from([*mine, *mine, *ROOTS]).flatmap(_wild)
     other = st.sampled_from(strange).flatmap(_wild)
     prefixed = st.tuples(st.sampled_from(("+", "++", "~")), st.one_of(wild, _choice())).map("".join)
-    misspelt = st.tuples(st.sampled_from(keys).flatmap(_misspelt), st.sampled_from(("=1", "=a")))
-    option = _choice().flatmap(_misspelt)
+    words = [*map(_dotted, keys), *menu.GROUPS, EXPERIMENT]
+    misspelt = st.tuples(st.sampled_from(words).flatmap(_misspelt), st.sampled_from(("=1", "=a")))
+    tokens = st.sampled_from(TOKENS)
     return st.one_of(
-        wild, wild, other, prefixed, misspelt.map("".join), option, st.sampled_from(TOKENS)
-    ).filter(_starts_a_run)
+        wild,
+        wild,
+        wild,
+        other,
+        prefixed,
+        misspelt.map("".join),
+        _choice().flatmap(_misspelt),
+        tokens,
+    ).filter(lambda text: text not in cli.VERBS)
 
 
-def _wild(key: str) -> st.SearchStrategy[str]:
-    name = key.rpartition(".")[2]
-    raw = RAW if name not in COSTLY else tuple(text for text in RAW if text != "${seed}")
-    values = st.one_of(broken(name).map(typed), st.sampled_from(raw))
-    return values.map(lambda value: f"{key}={value}")
+def _dotted(key: Key) -> str:
+    return ".".join(filter(None, (key[0], key[2])))
+
+
+def _wild(key: Key) -> st.SearchStrategy[str]:
+    costly = key[2] in COSTLY
+    values = [v for v in WILD if not costly or not isinstance(v, int) or v < 16]
+    raw = [text for text in RAW if not costly or text != "${seed}"]
+    texts = st.one_of(
+        st.sampled_from(values).map(typed), st.sampled_from(raw), _nested().map(typed)
+    )
+    return texts.map(lambda text: f"{_dotted(key)}={text}")
+
+
+def _nested() -> st.SearchStrategy[Any]:
+    """Rules, lists of names and lists of such lists, most of them none of a kind that is taken."""
+    rules = st.dictionaries(
+        st.sampled_from(RULE), st.sampled_from([*NUMBERS, *PATTERNS, None, [], [0.9, 0.99]])
+    )
+    names = st.lists(st.sampled_from([*PATTERNS, *WORDS]), max_size=3)
+    return st.one_of(rules, names, st.lists(st.one_of(rules, names), max_size=2))
 
 
 def _choice() -> st.SearchStrategy[str]:
     return st.sampled_from(
-        [f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)]
+        [f"{group}={name}" for group in (*menu.GROUPS, EXPERIMENT) for name in menu.options(group)]
     )
 
 
 def _misspelt(word: str) -> st.SearchStrategy[str]:
     """A letter lost, doubled, or exchanged for another."""
     where = st.integers(0, len(word) - 1)
-    return st.tuples(where, st.sampled_from("-dx")).map(
+    return st.tuples(where, st.sampled_from(("", "double", "x"))).map(
         lambda drawn: (
-            word[: drawn[0]]
-            + {"-": "", "d": word[drawn[0]] * 2, "x": "x"}[drawn[1]]
-            + word[drawn[0] + 1 :]
+            word[: drawn[0]] + drawn[1].replace("double", word[drawn[0]] * 2) + word[drawn[0] + 1 :]
         )
     )
-
-
-def _starts_a_run(text: str) -> bool:
-    """Not a verb or a flag, which have other ends."""
-    return text not in cli.VERBS and text not in ("-h", "--help", "-m", "--multirun")

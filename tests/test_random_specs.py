@@ -32,8 +32,8 @@ SECONDS = 60
 
 CHOICES = [f"{g}={o}" for g in (*menu.GROUPS, "experiment") for o in menu.options(g)]
 
-NAMES = re.compile(
-    rf"(?<![\w.])((?:{'|'.join(menu.GROUPS)})[.=:]|(?:{'|'.join(settings.ROOT)}|experiment)\b)"
+NAMED = re.compile(
+    rf"(?:{'|'.join(menu.GROUPS)}|experiment)[.=:]|(?:{'|'.join(settings.ROOT)}|spec)\b"
 )
 """A group, an option of one, a dotted key, or a setting of the whole run."""
 
@@ -86,6 +86,18 @@ def in_mlflow(folder: Path) -> int:
         return int(database.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
 
+def names(problem: str, line: Line) -> bool:
+    """Whether a problem begins with a key or a group, or has one of the line's keys in it."""
+    typed = {text.partition("=")[0].lstrip("+~") for text in line}
+    given = {key for key in typed if re.search(r"\w[./@]\w", key)}
+    texts = {" ".join(text.splitlines()) for text in line}
+    return (
+        NAMED.match(problem) is not None
+        or any(problem.startswith(f"{text}: ") for text in texts)
+        or any(key in problem for key in given)
+    )
+
+
 def end(folder: Path, line: Line) -> str:
     """How a command line ends, `trained` or `refused`; fails if it is neither or neither wholly."""
     before, tracked = commands.runs(folder), in_mlflow(folder)
@@ -107,7 +119,7 @@ def end(folder: Path, line: Line) -> str:
         assert done.problems
         for problem in done.problems:
             assert problem.startswith("recipe: ")
-            assert NAMES.search(problem) or any(f"{text}: " in problem for text in line), problem
+            assert names(problem.removeprefix("recipe: "), line), problem
         return "refused"
     finally:
         for run in made:

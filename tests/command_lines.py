@@ -220,7 +220,7 @@ def beneath(base: Iterable[str], line: Sequence[str]) -> Line:
 def settable(chosen: Mapping[str, str], group: str) -> list[Key]:
     """The settings of a line's options and of the whole run; one in three is the group's own."""
     base = dict(text.split("=") for text in BASE)
-    options = menu.defaults() | {g: base[g] for g in menu.GROUPS if g in base} | chosen
+    options = {**menu.defaults(), **base, **chosen}
     keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in menu.GROUPS}
     keys[""] = [("", "", key) for key in ROOTS]
     everywhere = [key for held in keys.values() for key in held]
@@ -260,6 +260,7 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
     prefixed = st.tuples(st.sampled_from(("+", "++", "~")), st.one_of(wild, _choice())).map("".join)
     words = [*map(_dotted, keys), *menu.GROUPS, EXPERIMENT]
     misspelt = st.tuples(st.sampled_from(words).flatmap(_misspelt), st.sampled_from(("=1", "=a")))
+    option = _choice().flatmap(_misspelt)
     tokens = st.sampled_from(TOKENS)
     return st.one_of(
         wild,
@@ -268,7 +269,7 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
         other,
         prefixed,
         misspelt.map("".join),
-        _choice().flatmap(_misspelt),
+        option,
         tokens,
     ).filter(lambda text: text not in cli.VERBS)
 

@@ -285,7 +285,9 @@ def _wild(key: Key) -> st.SearchStrategy[str]:
     texts = st.one_of(
         st.sampled_from(values).map(typed), st.sampled_from(raw), _nested().map(typed)
     )
-    return texts.map(lambda text: f"{_dotted(key)}={text}")
+    group, option, name = key
+    plus = "+" if group and name not in written(group, option) else ""
+    return texts.map(lambda text: f"{plus}{_dotted(key)}={text}")
 
 
 def _nested() -> st.SearchStrategy[Any]:

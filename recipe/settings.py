@@ -56,6 +56,13 @@ RUNTIME = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""
 
 
+LARGEST = 3.4028234663852886e38
+"""The largest float32, which is what weights and gradients are made of."""
+
+FINITE = ("optimizer", "param_groups")
+"""Groups whose settings may not be infinite."""
+
+
 def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's settings, divided into the engine's own and those the part is called with."""
     engine = ENGINE.get(group, {})
@@ -65,9 +72,7 @@ def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 def root_problems(values: Mapping[str, Any]) -> list[str]:
     return [
-        problem
-        for key, kind in ROOT.items()
-        for problem in _type_problems(key, kind, values[key], "")
+        problem for key, kind in ROOT.items() for problem in type_problems(key, kind, values[key])
     ]
 
 
@@ -79,12 +84,17 @@ def problems(
     taken, any_name = accepted(part, group)
     notes = menu.comments(group, option)
     found = []
+
+    def check(key: str, kind: Any, value: Any) -> list[str]:
+        note = notes.get(key, "")
+        return type_problems(f"{group}.{key}", kind, value, note, finite=group in FINITE)
+
     for key, value in own.items():
-        found += _type_problems(f"{group}.{key}", ENGINE[group][key], value, notes.get(key, ""))
+        found += check(key, ENGINE[group][key], value)
     for key, value in given.items():
         if key in taken:
             if not (key in FACTS and value == "auto"):
-                found += _type_problems(f"{group}.{key}", taken[key], value, notes.get(key, ""))
+                found += check(key, taken[key], value)
         elif not any_name or key.startswith("_"):
             hint = nearest(key, taken) or (f"; there are {', '.join(taken)}" if taken else "")
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
@@ -122,9 +132,16 @@ def accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool
     return {p.name: hints.get(p.name, Any) for p in _parameters(part, group)}, any_name
 
 
-def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
-    if unusable(value, infinite_too=key.startswith(("optimizer.", "param_groups."))):
-        return [f"{key} must be a finite number, got {value!r}" + (f" ({note})" if note else "")]
+def type_problems(
+    key: str, kind: Any, value: Any, note: str = "", *, finite: bool = False
+) -> list[str]:
+    """What is wrong with a value: one problem, headed by `key`, or none.
+
+    With `finite` an infinity isn't taken either, whatever the type says.
+    """
+    wanted = _fit_to_compute(value, finite=finite) if key not in ROOT else None
+    if wanted is not None:
+        return [f"{key} must be {wanted}, got {value!r}" + (f" ({note})" if note else "")]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -136,15 +153,19 @@ def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
     return []
 
 
-def unusable(value: Any, *, infinite_too: bool) -> bool:
-    """Whether a NaN, or an infinity, is anywhere in a value."""
-    if isinstance(value, Mapping):
-        return any(unusable(item, infinite_too=infinite_too) for item in value.values())
-    if isinstance(value, list):
-        return any(unusable(item, infinite_too=infinite_too) for item in value)
-    if not isinstance(value, float):
-        return False
-    return math.isnan(value) or (infinite_too and math.isinf(value))
+def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
+    """What a number anywhere in a value must be, if torch can't compute with it as it is."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.values() if isinstance(value, Mapping) else value
+        return next(filter(None, (_fit_to_compute(item, finite=finite) for item in items)), None)
+    if isinstance(value, float):
+        if math.isnan(value) or (finite and math.isinf(value)):
+            return "a finite number"
+        if math.isfinite(value) and abs(value) > LARGEST:
+            return "within the numbers of 32 bits, which end at 3.4e38"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "within the whole numbers of 64 bits"
+    return None
 
 
 def _message(key: str, value: Any, error: ValidationError, note: str) -> str:

@@ -115,6 +115,16 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("+scheduler.monitor=val/loss", "+scheduler.monitor=val/loss: scheduler=constant has no "
          "setting monitor; it is a setting of scheduler=plateau"),
         (
+            "clip=agc clip.eps=1e39",
+            "clip.eps must be within the numbers of 32 bits, which end at 3.4e38, got 1e+39 "
+            "(stands in for a smaller |weight|, so that layers at zero can still move)",
+        ),
+        (
+            f"model.widths=[4,{2**63}]",
+            "model.widths must be within the whole numbers of 64 bits, got [4, 9223372036854775808]"
+            " (channels of each block; every block ends by halving height and width)",
+        ),
+        (
             "tracking=server tracking.uri=localhost:5000",
             "tracking.uri must be a text of the form ^https?://[^/], got 'localhost:5000' "
             "(address of the server)",

@@ -87,14 +87,13 @@ def in_mlflow(folder: Path) -> int:
 
 
 def names(problem: str, line: Line) -> bool:
-    """Whether a problem begins with a key or a group, or has one of the line's keys in it."""
-    typed = {text.partition("=")[0].lstrip("+~") for text in line}
-    given = {key for key in typed if re.search(r"\w[./@]\w", key)}
-    texts = {" ".join(text.splitlines()) for text in line}
+    """Whether a problem begins with a key, a group or what was typed, or quotes one of these."""
+    texts = [" ".join(text.splitlines()) for text in line]
+    keys = [text.partition("=")[0].lstrip("+~") for text in texts]
     return (
         NAMED.match(problem) is not None
         or any(problem.startswith(f"{text}: ") for text in texts)
-        or any(key in problem for key in given)
+        or any(word in problem for word in (*keys, *texts) if re.search(r"\w[./@=]\w", word))
     )
 
 

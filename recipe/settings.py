@@ -203,6 +203,6 @@ def _wanted(detail: ErrorDetails) -> str:
         return f"without {last}"
     if detail["type"] == "string_pattern_mismatch":
         return f"a text of the form {detail['ctx']['pattern']}"
-    if detail["type"] == "too_short":
+    if detail["type"] in ("too_short", "string_too_short"):
         return f"at least {detail['ctx']['min_length']} long"
     return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

@@ -71,7 +71,7 @@ RULE = ("match", "lr", "weight_decay", "momentum", "name", "params", "nesterov",
 NUMBERS = (0, 1, 2, 3, 4, 8, 0.5, 0.1, 0.01, 0.9, 1e-3)
 
 WORDS = ("auto", "none", "x y", "a'b", 'a"b', "naïve", "日本", "🙂", "a\nb", "\\", "a\tb", "%s{}",
-         "[red]", "../up", "a/b", "a,b", "a=b", "@", "#", "$", "\udcff", "yes", "1e3",
+         "[/red]", "../up", "a/b", "a,b", "a=b", "@", "#", "$", "\udcff", "yes", "1e3",
          "~", "-")  # fmt: skip
 
 HUGE = (2**63, 10**30, -(2**63), 1e30, 1e308, 5e-324)

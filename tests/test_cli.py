@@ -129,6 +129,11 @@ def refused(folder: Path, *arguments: str) -> list[str]:
             "tracking.uri must be a text of the form ^https?://[^/], got 'localhost:5000' "
             "(address of the server)",
         ),
+        (
+            "tracking=local tracking.experiment=",
+            "tracking.experiment must be at least 1 long, got '' "
+            "(MLflow experiment that the runs go to)",
+        ),
         # Hydra's own
         (
             "hydra.searchpath=[more]",

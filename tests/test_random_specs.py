@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import signal
@@ -24,13 +23,16 @@ from matplotlib.figure import Figure
 
 from recipe import menu, settings
 
-EXAMPLES = 9
-"""Of each option."""
+CHOICES = [f"{g}={o}" for g in (*menu.GROUPS, "experiment") for o in menu.options(g)]
+
+TOTAL = 500
+"""Command lines that are tried at least, as many for each option."""
 
 SECONDS = 60
 """After which a run of a few steps hangs."""
 
-CHOICES = [f"{g}={o}" for g in (*menu.GROUPS, "experiment") for o in menu.options(g)]
+ENDS: Counter[str] = Counter()
+"""How the lines tried so far ended."""
 
 NAMED = re.compile(
     rf"(?:{'|'.join(menu.GROUPS)}|experiment)[.=:]|(?:{'|'.join(settings.ROOT)}|spec)\b"
@@ -107,17 +109,17 @@ def end(folder: Path, line: Line) -> str:
     try:
         assert not [str(w.message) for w in warned if issubclass(w.category, UserWarning)]
         if done.status == 0:
-            assert done.err == ""
+            assert done.err == "", done.err
             (run,) = made
             assert commands.read_json(run / "run.json")["status"] == "FINISHED"
             steps = [point["step"] for point in commands.read_lines(run / "metrics.jsonl")]
             assert steps[0] == 0 and max(steps) >= 2
             return "trained"
-        assert done.status == 2
+        assert done.status == 2, done
         assert made == [] and in_mlflow(folder) == tracked
         assert done.problems
         for problem in done.problems:
-            assert problem.startswith("recipe: ")
+            assert problem.startswith("recipe: "), problem
             assert names(problem.removeprefix("recipe: "), line), problem
         return "refused"
     finally:
@@ -128,19 +130,24 @@ def end(folder: Path, line: Line) -> str:
 @pytest.mark.usefixtures("torchvision", "undrawn", "impatient")
 @pytest.mark.parametrize("choice", [*CHOICES, ""])
 def test_a_random_spec_trains_or_is_refused_by_name(folder: Path, choice: str) -> None:
-    ends: Counter[str] = Counter()
     group, _, option = choice.partition("=")
 
     @hypothesis.seed(choice)
     @hypothesis.settings(
-        max_examples=EXAMPLES, deadline=None, database=None,
+        max_examples=TOTAL // len(CHOICES) + 1, deadline=None, database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
     @hypothesis.given(command_lines.lines(group, option))
     def try_one(line: Line) -> None:
         ended = end(folder, line)
         hypothesis.event(ended)
-        ends[ended] += 1
+        ENDS[ended] += 1
 
     try_one()
-    print(choice, json.dumps(ends))
+
+
+def test_a_quarter_of_the_lines_trains_and_a_quarter_is_refused() -> None:
+    """Or this file would say nothing about one of the two."""
+    if ENDS.total() < TOTAL:
+        pytest.skip("goes with all the lines above, in the same process")
+    assert min(ENDS["trained"], ENDS["refused"]) > TOTAL / 4

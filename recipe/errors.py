@@ -19,7 +19,9 @@ class RecipeError(Exception):
     exit_status = 1
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(dict.fromkeys(problems))
+        given = [problems] if isinstance(problems, str) else problems
+        # what was typed may hold line breaks
+        self.problems = list(dict.fromkeys(" ".join(problem.splitlines()) for problem in given))
         super().__init__("\n".join(self.problems))
 
 

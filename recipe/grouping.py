@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,13 @@ from torch import nn
 from recipe.errors import Problems
 from recipe.frozen import Frozen
 from recipe.menu import nearest
+from recipe.settings import accepted, type_problems
+
+NOT_FOR_THE_LOOP = {
+    "differentiable": "it is for training through the optimizer's steps, which isn't done here",
+    "capturable": "it is for CUDA graphs, which aren't recorded here",
+}
+"""Switches of torch's optimizers that are taken when one is made, and fail at the first step."""
 
 OWN_KEYS = ("params", "name", "rule")
 """Keys of a group that are no options of the optimizer."""
@@ -106,14 +112,16 @@ class Grouping:
         """(option, why) for what the optimizer won't have on top of its settings."""
         settings = self.make.keywords
         known = self.make([nn.Parameter(torch.zeros(1))]).defaults
-        accepted = [n for n in inspect.signature(self.make.func).parameters if n in known]
+        kinds, _ = accepted(self.make.func, "optimizer")
         found = []
-        for key in options:
+        for key, value in options.items():
             if key not in known:
-                hint = nearest(key, accepted) or f"; it has {', '.join(accepted)}"
+                names = [name for name in kinds if name in known]
+                hint = nearest(str(key), names) or f"; it has {', '.join(names)}"
                 found.append((key, f"optimizer={self.optimizer_name} has no such option{hint}"))
-            elif isinstance(known[key], float) and not isinstance(options[key], (int, float)):
-                found.append((key, "it must be a number"))
+            elif not isinstance(value, torch.Tensor):
+                wrong = type_problems("it", kinds.get(key, Any), value, finite=True)
+                found += [(key, problem) for problem in wrong]
         if found:
             return found
         given = dict(options)
@@ -124,6 +132,9 @@ class Grouping:
         return found
 
     def _refusal(self, options: Mapping[str, Any]) -> str | None:
+        for key, why in NOT_FOR_THE_LOOP.items():
+            if options.get(key):
+                return f"{why}; leave {key} out"
         try:
             self.make.func([nn.Parameter(torch.zeros(1))], **options)
         except (ValueError, TypeError, RuntimeError) as error:

@@ -54,7 +54,7 @@ def _around_others(module: nn.Module) -> bool:
 def head(model: nn.Module, choice: str, key: str) -> list[str]:
     """Names of the classifier's parameters: of the last layer (`auto`) or those a pattern takes.
 
-    Raises ValueError, headed by `key`, if the pattern matches nothing.
+    Raises SpecError, headed by `key`, if the pattern matches nothing.
     """
     if choice == "auto":
         last = in_order(model)[-1].name

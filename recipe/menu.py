@@ -7,6 +7,7 @@ ours. Reading the menu needs neither Hydra nor torch, so --help is quick.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ def options(group: str) -> dict[str, Option]:
 
 def defaults() -> dict[str, str]:
     """The option that each group has if none is chosen."""
+    return dict(_defaults())
+
+
+@functools.cache
+def _defaults() -> dict[str, str]:
     entries = OmegaConf.load(own_folder() / "config.yaml").defaults
     pairs = [
         (str(k), str(v)) for entry in entries if OmegaConf.is_dict(entry) for k, v in entry.items()

@@ -24,6 +24,9 @@ EXPERIMENT = "experiment"
 
 CHOOSABLE = (*GROUPS, EXPERIMENT)
 
+LAUNCHING = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
+"""What may be set of Hydra's own config: how a sweep is launched. The rest is recipe's to set."""
+
 
 @dataclass
 class Checked:
@@ -60,7 +63,7 @@ class _Groups:
     def _check(self, override: Override) -> list[str]:
         group, text = override.key_or_group, override.input_line
         if group.startswith("hydra/"):
-            return []
+            return _hydra_problems(override)
         if group not in CHOOSABLE:
             return [f"{text}: no such group{nearest(group, GROUPS)}"]
         if override.is_delete():
@@ -69,9 +72,11 @@ class _Groups:
                 f"{text}: every run has a {group}"
                 + (f"; without it is {group}={off}" if off else "")
             ]
-        if override.is_add() or override.is_force_add() or override.package:
-            return [f"{text}: write {group}=<option>; {group} is in every spec already"]
         names = option_names(override)
+        if override.is_add() or override.is_force_add() or override.package:
+            lost = [name for name in names if name not in menu.options(group)]
+            hint = nearest(lost[0], menu.options(group)) if lost else ""
+            return [f"{text}: write {group}=<option>; {group} is in every spec already{hint}"]
         if not names:
             return [f"{text}: matches none of {', '.join(menu.options(group))}"]
         return [problem for name in names for problem in self._option(group, name)]
@@ -106,6 +111,15 @@ def option_names(override: Override) -> list[str]:
     return [override.get_value_element_as_str().strip("'\"")]
 
 
+def _hydra_problems(override: Override) -> list[str]:
+    """What is wrong with an override of Hydra's own config."""
+    words = re.split(r"[./]", override.key_or_group)
+    if len(words) > 1 and words[1] in LAUNCHING:
+        return []
+    known = ", ".join(f"hydra.{name}" for name in LAUNCHING)
+    return [f"{override.input_line}: recipe sets this itself; of Hydra's own there are {known}"]
+
+
 class _Keys:
     """The overrides that give settings, checked against the configs that the options make."""
 
@@ -122,7 +136,9 @@ class _Keys:
     def _check(self, override: Override) -> list[str]:
         key, text = override.key_or_group, override.input_line
         root = key.split(".")[0]
-        if root == "hydra" or root in self.groups.broken:
+        if root == "hydra":
+            return _hydra_problems(override)
+        if root in self.groups.broken:
             return []
         if override.is_delete():
             return [f"{text}: a setting can't be removed; give it another value"]

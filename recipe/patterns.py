@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from recipe.errors import Problems
+
 
 def matching(pattern: str, names: Sequence[str]) -> list[str]:
     """The names that a pattern takes, in their order; may be none.
@@ -31,21 +33,22 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
 def select(key: str, patterns: Iterable[str], names: Sequence[str]) -> dict[str, str]:
     """The first pattern that takes each name, for the names that one takes.
 
-    Raises ValueError, headed by the dotted `key`, naming every pattern that matches nothing and
-    the names nearest to it.
+    Raises SpecError with a problem for every pattern that is none, or that matches nothing (with
+    the names nearest to it), each headed by the dotted `key`.
     """
     taken: dict[str, str] = {}
-    lost = []
+    problems = Problems()
     for pattern in patterns:
-        found = matching(pattern, names)
-        if not found:
-            lost.append(
-                f"{pattern!r} matches none of the {len(names)} parameters{near(pattern, names)}"
-            )
+        found: list[str] = []
+        with problems.collect(key):
+            found = matching(pattern, names)
+            if not found:
+                raise ValueError(
+                    f"{pattern!r} matches none of the {len(names)} parameters{near(pattern, names)}"
+                )
         for name in found:
             taken.setdefault(name, pattern)
-    if lost:
-        raise ValueError(f"{key}: {'; '.join(lost)}")
+    problems.raise_any()
     return taken
 
 

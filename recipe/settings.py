@@ -63,6 +63,13 @@ RUNTIME = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""
 
 
+LARGEST = 3.4028234663852886e38
+"""The largest float32, which is what weights and gradients are made of."""
+
+FINITE = ("optimizer", "param_groups")
+"""Groups whose settings may not be infinite."""
+
+
 def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's settings, divided into the engine's own and those the part is called with."""
     engine = ENGINE.get(group, {})
@@ -72,9 +79,7 @@ def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 def root_problems(values: Mapping[str, Any]) -> list[str]:
     found = [
-        problem
-        for key, kind in ROOT.items()
-        for problem in _type_problems(key, kind, values[key], "")
+        problem for key, kind in ROOT.items() for problem in type_problems(key, kind, values[key])
     ]
     usual = menu.root("nonfinite_limit")
     if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != usual:
@@ -113,19 +118,22 @@ def problems(
 ) -> list[str]:
     """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
     own, given = split(group, settings)
-    accepted, any_name = _accepted(part, group)
+    taken, any_name = accepted(part, group)
     notes = menu.comments(group, option)
     found = []
+
+    def check(key: str, kind: Any, value: Any) -> list[str]:
+        note = notes.get(key, "")
+        return type_problems(f"{group}.{key}", kind, value, note, finite=group in FINITE)
+
     for key, value in own.items():
-        found += _type_problems(f"{group}.{key}", ENGINE[group][key], value, notes.get(key, ""))
+        found += check(key, ENGINE[group][key], value)
     for key, value in given.items():
-        if key in accepted:
+        if key in taken:
             if not (key in FACTS and value == "auto"):
-                found += _type_problems(f"{group}.{key}", accepted[key], value, notes.get(key, ""))
+                found += check(key, taken[key], value)
         elif not any_name or key.startswith("_"):
-            hint = nearest(key, accepted) or (
-                f"; there are {', '.join(accepted)}" if accepted else ""
-            )
+            hint = nearest(key, taken) or (f"; there are {', '.join(taken)}" if taken else "")
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
     for key in PATHS.get(group, ()):
         if isinstance(settings.get(key), str):
@@ -151,7 +159,7 @@ def _required(part: Callable[..., Any], group: str) -> list[str]:
     return [p.name for p in _parameters(part, group) if p.default is inspect.Parameter.empty]
 
 
-def _accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
+def accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
     """Settings by name with their annotations, and whether any other name is taken too."""
     described = part.__init__ if inspect.isclass(part) else part
     try:
@@ -164,9 +172,16 @@ def _accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], boo
     return {p.name: hints.get(p.name, Any) for p in _parameters(part, group)}, any_name
 
 
-def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
-    if unusable(value, infinite_too=key.startswith(("optimizer.", "param_groups."))):
-        return [f"{key} must be a finite number, got {value!r}" + (f" ({note})" if note else "")]
+def type_problems(
+    key: str, kind: Any, value: Any, note: str = "", *, finite: bool = False
+) -> list[str]:
+    """What is wrong with a value: one problem, headed by `key`, or none.
+
+    With `finite` an infinity isn't taken either, whatever the type says.
+    """
+    wanted = _fit_to_compute(value, finite=finite) if key not in ROOT else None
+    if wanted is not None:
+        return [f"{key} must be {wanted}, got {value!r}" + (f" ({note})" if note else "")]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -178,15 +193,19 @@ def _type_problems(key: str, kind: Any, value: Any, note: str) -> list[str]:
     return []
 
 
-def unusable(value: Any, *, infinite_too: bool) -> bool:
-    """Whether a NaN, or an infinity, is anywhere in a value."""
-    if isinstance(value, Mapping):
-        return any(unusable(item, infinite_too=infinite_too) for item in value.values())
-    if isinstance(value, list):
-        return any(unusable(item, infinite_too=infinite_too) for item in value)
-    if not isinstance(value, float):
-        return False
-    return math.isnan(value) or (infinite_too and math.isinf(value))
+def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
+    """What a number anywhere in a value must be, if torch can't compute with it as it is."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.values() if isinstance(value, Mapping) else value
+        return next(filter(None, (_fit_to_compute(item, finite=finite) for item in items)), None)
+    if isinstance(value, float):
+        if math.isnan(value) or (finite and math.isinf(value)):
+            return "a finite number"
+        if math.isfinite(value) and abs(value) > LARGEST:
+            return "within the numbers of 32 bits, which end at 3.4e38"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "within the whole numbers of 64 bits"
+    return None
 
 
 def _message(key: str, value: Any, error: ValidationError, note: str) -> str:
@@ -222,8 +241,8 @@ def _wanted(detail: ErrorDetails) -> str:
         return f"a list of {last + 1} values" if isinstance(last, int) else f"a mapping with {last}"
     if detail["type"] == "extra_forbidden":
         return f"without {last}"
-    if detail["type"] == "too_short":
-        return f"at least {detail['ctx']['min_length']} long"
     if detail["type"] == "string_pattern_mismatch":
-        return f"a text that matches {detail['ctx']['pattern']}"
+        return f"a text of the form {detail['ctx']['pattern']}"
+    if detail["type"] in ("too_short", "string_too_short"):
+        return f"at least {detail['ctx']['min_length']} long"
     return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

@@ -90,7 +90,10 @@ def refused(folder: Path, *arguments: str) -> list[str]:
             "optimizer.lr=nan",
             "optimizer.lr must be a finite number, got nan (learning rate, before any schedule)",
         ),
-        ("+clip=nrm", "+clip=nrm: write clip=<option>; clip is in every spec already"),
+        (
+            "+clip=nrm",
+            "+clip=nrm: write clip=<option>; clip is in every spec already; did you mean norm?",
+        ),
         (
             "optimizer=adam optimizer.betas=[0.9]",
             "optimizer.betas must be a list of 2 values, got [0.9] "
@@ -108,6 +111,37 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         ("+scheduler.monitor=val/loss", "+scheduler.monitor=val/loss: scheduler=constant has no "
          "setting monitor; it is a setting of scheduler=plateau"),
+        (
+            "clip=agc clip.eps=1e39",
+            "clip.eps must be within the numbers of 32 bits, which end at 3.4e38, got 1e+39 "
+            "(stands in for a smaller |weight|, so that layers at zero can still move)",
+        ),
+        (
+            f"model.widths=[4,{2**63}]",
+            "model.widths must be within the whole numbers of 64 bits, got [4, 9223372036854775808]"
+            " (channels of each block; every block ends by halving height and width)",
+        ),
+        (
+            "tracking=server tracking.uri=localhost:5000",
+            "tracking.uri must be a text of the form ^https?://[^/], got 'localhost:5000' "
+            "(address of the server)",
+        ),
+        (
+            "tracking=local tracking.experiment=",
+            "tracking.experiment must be at least 1 long, got '' "
+            "(MLflow experiment that the runs go to)",
+        ),
+        # Hydra's own
+        (
+            "hydra.searchpath=[more]",
+            "hydra.searchpath=[more]: recipe sets this itself; of Hydra's own there are "
+            "hydra.launcher, hydra.sweeper, hydra.job, hydra.job_logging, hydra.hydra_logging",
+        ),
+        (
+            "hydra=1",
+            "hydra=1: recipe sets this itself; of Hydra's own there are "
+            "hydra.launcher, hydra.sweeper, hydra.job, hydra.job_logging, hydra.hydra_logging",
+        ),
         # missing
         ("epochs=???", "epochs: Missing mandatory value: epochs"),
         ("optimizer.lr=???", "optimizer.lr: Missing mandatory value: lr"),
@@ -116,6 +150,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("plan 'seed=range(3)'", "seed=range(3): several values need a sweep; add -m"),
         # what is no override
         ("plan clip", "clip: can't be read as an override; write key=value"),
+        ("a\nb=1", "a b=1: can't be read as an override; quote what the shell or Hydra would read"),
         (
             "a=b{c",
             "a=b{c: can't be read as an override; quote what the shell or Hydra would read",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe import layers
+from recipe.errors import SpecError
 from recipe.model.mlp import mlp
 from recipe.model.resnet import resnet
 from recipe.model.timm import timm
@@ -120,5 +121,5 @@ def test_a_head_may_be_named_by_a_pattern() -> None:
     assert layers.head(model, "*2_2*", "freeze.head") == [
         "convolution2_2.weight", "convolution2_2.bias", "batchnorm2_2.weight", "batchnorm2_2.bias",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"^freeze\.head: 'clasifier' .*nearest: classifier"):
+    with pytest.raises(SpecError, match=r"^freeze\.head: 'clasifier' .*nearest: classifier"):
         layers.head(model, "clasifier", "freeze.head")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+import small
 import torch
-from PIL import Image
 
 from recipe import menu
 from recipe.errors import SpecError
@@ -23,25 +21,6 @@ CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in menu.GROUPS)
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
-SETTINGS = {
-    "device=auto": ["device.threads=1"],
-    "device=cpu": ["device.threads=1"],
-    "freeze=by_name": ["freeze.names=['*1_1*']"],
-    "freeze=gradual": ["freeze.stages=[{epoch: 1, names: ['*2_*']}]"],
-    "param_groups=by_name": ["param_groups.rules=[{match: '*1_1*', lr: 0.5}]"],
-    "model=resnet": ["model.widths=[2,4]"],
-    "model=mlp": ["model.hidden=[4]"],
-    "model=torchvision": ["model.name=mobilenet_v3_small", "data.channels=3", "data.size=32"],
-    "model=timm": ["model.name=test_resnet", "data.size=32"],
-    "data=digits": ["data.size=8", "data.train_size=16", "data.batch_size=8"],
-    "data=digits_low": ["data.size=8", "data.train_size=16", "data.batch_size=8"],
-    "data=digits_high": ["data.size=8", "data.train_size=16", "data.batch_size=8"],
-    "data=image_folder": ["data.path=folder", "data.val=0.5", "data.size=8", "data.batch_size=4"],
-    "data=arrays": ["data.path=arrays.npz", "data.val=0.5", "data.batch_size=4"],
-    "data=cifar10": ["data.path=cifar10", "data.batch_size=10"],
-}
-"""What an option needs beyond its own file: names, a small size, files."""
-
 
 def label(path: Path) -> str:
     return f"{path.parent.name}={path.stem}"
@@ -49,19 +28,9 @@ def label(path: Path) -> str:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small data in the working directory, in every form that an option reads."""
+    """The small data in the working directory."""
     monkeypatch.chdir(tmp_path)
-    noise = np.random.default_rng(0)
-    for index in range(8):
-        folder = Path("folder", "cat" if index % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{index}.png")
-    np.savez("arrays.npz", x=noise.integers(0, 255, (8, 8, 8), np.uint8), y=np.arange(8) % 2)
-    Path("cifar10").mkdir()
-    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
-        pixels = noise.integers(0, 255, (4, 3072), np.uint8)
-        batch = {"data": pixels, "labels": [0, 1, 2, 9]}
-        Path("cifar10", name).write_bytes(pickle.dumps(batch, protocol=4))
+    small.write(tmp_path)
 
 
 def missing_hardware(option: str) -> str | None:
@@ -81,7 +50,7 @@ def missing_hardware(option: str) -> str | None:
 def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:
     """Two epochs of at least one step, and every number it gives is a number."""
     option = label(path)
-    overrides = [option, *SETTINGS.get(option, [])]
+    overrides = [option, *small.NEEDS.get(option, [])]
     if path.parent.name == "data":
         overrides += ["epochs=2", *([] if option != "data=random" else ["data.batch_size=10"])]
     if path.parent.name == "tracking":
@@ -107,7 +76,7 @@ def test_a_model_takes_the_shape_that_the_data_turn_out_to_have(
     built: Callable[..., Run], data: str, shape: tuple[int, int]
 ) -> None:
     more = ["data.channels=3"] if data == "data=digits" else []
-    run = built(data, *SETTINGS[data], *more, "model=mlp", "model.hidden=[4]", "epochs=1")
+    run = built(data, *small.NEEDS[data], *more, "model=mlp", "model.hidden=[4]", "epochs=1")
     channels, size = shape
     assert run.model.get_parameter("linear1.weight").shape == (4, channels * size * size)
     assert len(list(train(run))) >= 2

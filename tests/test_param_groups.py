@@ -244,6 +244,15 @@ def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
             r"the rule 'classifier' sets lr=fast: it must be a number",
         ),
         ("[{match: classifier, lr: nan}]", r"^param_groups\.rules must be a finite number"),
+        ("[{match: classifier, lr: 1e39}]", r"^param_groups\.rules must be within .* 3\.4e38"),
+        ("[{match: classifier, lr: true}]", r"sets lr=True: it must be a number, got True"),
+        (
+            "[{match: classifier, nesterov: maybe}]",
+            r"sets nesterov=maybe: it must be true or false, got 'maybe'",
+        ),
+        ("[{match: classifier, 3: 4}]", r"sets 3=4: optimizer=sgd has no such option; it has lr"),
+        ("[{match: 3, lr: 1}]", r"^param_groups\.rules\[0\] has no match; write"),
+        ("[{match: {classifier: 1}, lr: 1}]", r"^param_groups\.rules\[0\] has no match; write"),
     ],
     ids=[
         "nothing",
@@ -257,12 +266,30 @@ def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
         "no option",
         "type",
         "nan",
+        "beyond float32",
+        "boolean",
+        "switch",
+        "key",
+        "number for a pattern",
+        "mapping for a pattern",
     ],
 )
 def test_a_wrong_rule_is_named(built: Build, rules: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         built("param_groups=by_name", f"param_groups.rules={rules}")
     assert len(caught.value.problems) == 1
+
+
+def test_a_rate_that_only_a_group_makes_too_large_is_refused(built: Build) -> None:
+    factor = ("optimizer.lr=1e30", "param_groups.factor=1e30")
+    with pytest.raises(SpecError, match=r"'head=auto' sets lr=1\S+: it must be within .*32 bits"):
+        built("param_groups=head_faster", *factor)
+
+
+def test_betas_of_a_rule_are_two(built: Build) -> None:
+    rule = "{match: classifier, betas: [0.9]}"
+    with pytest.raises(SpecError, match=r"sets betas=\[0\.9\]: it must be a list of 2 values"):
+        built("optimizer=adam", "param_groups=by_name", f"param_groups.rules=[{rule}]")
 
 
 def test_a_frozen_head_can_not_learn_faster(built: Build) -> None:
@@ -284,6 +311,15 @@ def test_options_that_only_hold_together_are_accepted_together(built: Build) -> 
     assert run.optimizer.param_groups[0]["nesterov"] is True
     with pytest.raises(SpecError, match=r"^optimizer\.nesterov: Nesterov momentum requires"):
         built("optimizer.nesterov=true", "optimizer.momentum=0")
+
+
+@pytest.mark.parametrize("switch", ["differentiable", "capturable"])
+def test_a_switch_that_would_fail_at_the_first_step_is_refused(built: Build, switch: str) -> None:
+    with pytest.raises(SpecError, match=rf"^optimizer\.{switch}: it is for .*; leave {switch} out"):
+        built("optimizer=adam", f"+optimizer.{switch}=true")
+    rule = f"{{match: classifier, {switch}: true}}"
+    with pytest.raises(SpecError, match=rf"the rule 'classifier' sets {switch}=True: it is for"):
+        built("optimizer=adam", "param_groups=by_name", f"param_groups.rules=[{rule}]")
 
 
 def forgets_the_head(model: nn.Module) -> Groups:

@@ -10,7 +10,7 @@ from recipe import layers
 def all_but_head(model: nn.Module, *, head: str) -> None:
     """Freeze everything but `head`: `auto` (the last layer with weights), or a name or pattern.
 
-    Raises ValueError if the pattern matches nothing.
+    Raises SpecError if the pattern matches nothing.
     """
     trained = layers.head(model, head, "freeze.head")
     for name, parameter in model.named_parameters():

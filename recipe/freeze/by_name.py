@@ -10,7 +10,7 @@ from recipe import patterns
 def by_name(model: nn.Module, *, names: list[str]) -> None:
     """Freeze what `names` (exact, glob, `re:`) takes; everything else is trained.
 
-    Raises ValueError if a pattern matches nothing, naming the nearest parameters.
+    Raises SpecError for every pattern that matches nothing, naming the nearest parameters.
     """
     if not names:
         raise ValueError("freeze.names is empty; name what to freeze, or use freeze=none")

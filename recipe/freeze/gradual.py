@@ -6,7 +6,9 @@ there one layer an epoch, here any stages at any epochs.
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, NonNegativeInt
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, NonNegativeInt
 from torch import nn
 from typing_extensions import TypedDict
 
@@ -17,7 +19,7 @@ class Stage(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     epoch: NonNegativeInt
-    names: list[str]
+    names: Annotated[list[str], Field(min_length=1)]
 
 
 def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
@@ -25,7 +27,7 @@ def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
 
     A stage at epoch 0 is trained from the start, so it isn't frozen at all.
 
-    Raises ValueError if a pattern matches nothing or a parameter is named by two stages.
+    Raises SpecError if a pattern matches nothing, ValueError if two stages name a parameter.
     """
     if not stages:
         raise ValueError("freeze.stages is empty; name stages, or use freeze=none")

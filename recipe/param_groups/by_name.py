@@ -39,11 +39,15 @@ def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, 
     return [*groups, {"name": "rest", "params": rest}] if rest else groups
 
 
+def _all_texts(match: Any) -> bool:
+    return isinstance(match, list) and all(isinstance(pattern, str) for pattern in match)
+
+
 def _read(key: str, rule: dict[str, Any], names: set[str]) -> tuple[list[str], str, dict[str, Any]]:
     options = dict(rule)
     match = options.pop("match", None)
     match = [match] if isinstance(match, str) else match
-    if not match or not all(isinstance(pattern, str) for pattern in match):
+    if not match or not _all_texts(match):
         raise ValueError(
             f"{key} has no match; write {{match: <name or pattern>, lr: ...}}, got {rule}"
         )

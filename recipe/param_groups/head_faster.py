@@ -15,7 +15,7 @@ def head_faster(
 ) -> list[dict[str, Any]]:
     """Two groups: `head` learns with `lr * factor`, `body` with `lr`.
 
-    Raises ValueError if the pattern for the head matches nothing, or everything.
+    Raises SpecError if the pattern for the head matches nothing, ValueError if everything.
     """
     names = layers.head(model, head, "param_groups.head")
     parameters = dict(model.named_parameters())

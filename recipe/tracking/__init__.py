@@ -7,6 +7,11 @@ written there first; MLflow is fed from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+Experiment = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)

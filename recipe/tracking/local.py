@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipe.tracking import Tracking
+from recipe.tracking import Experiment, Tracking
 
 
-def local(output_dir: Path, *, experiment: str) -> Tracking:
+def local(output_dir: Path, *, experiment: Experiment) -> Tracking:
     """`mlflow.db` and `mlartifacts/` in output_dir, as absolute URIs."""
     return Tracking(
         uri=f"sqlite:///{output_dir / 'mlflow.db'}",

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recipe.tracking import Tracking
+from recipe.tracking import Experiment, Tracking
 
-Address = Annotated[str, Field(pattern="^https?://.")]
+Address = Annotated[str, Field(pattern=r"^https?://[^/]")]
 
 
-def server(output_dir: Path, *, uri: Address, experiment: str) -> Tracking:
+def server(output_dir: Path, *, uri: Address, experiment: Experiment) -> Tracking:
+    """MLflow behind `uri`, which keeps the artifacts itself."""
     return Tracking(uri=uri, experiment=experiment)

@@ -49,17 +49,23 @@ def composed() -> Compose:
 
 
 @pytest.fixture
-def built(composed: Compose) -> Build:
-    """`built(*overrides)`: the run of those overrides on top of SMALL."""
+def small(composed: Compose) -> Compose:
+    """`small(*overrides)`: the spec of those overrides on top of SMALL."""
 
-    def run(*overrides: str) -> Run:
+    def spec(*overrides: str) -> RunSpec:
         given = {override.split("=")[0] for override in overrides}
         keys = {override: override.split("=")[0] for override in SMALL}
         # another option of a group has other settings
         base = [o for o, key in keys.items() if not {key, key.split(".")[0]} & given]
-        return build.build(composed(*base, *overrides))
+        return composed(*base, *overrides)
 
-    return run
+    return spec
+
+
+@pytest.fixture
+def built(small: Compose) -> Build:
+    """`built(*overrides)`: the run of those overrides on top of SMALL."""
+    return lambda *overrides: build.build(small(*overrides))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ made doesn't stop the others, so all problems of a spec are reported at once.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,7 +82,7 @@ class Builder:
             "data": data,
             "model": model,
             "start": start,
-            "loss": made("loss", lambda: parts.part(spec, "loss", facts)),
+            "loss": made("loss", lambda: _loss(spec, facts)),
             "frozen": frozen,
             "optimizer": optimizer,
             "base_lr": base_lr,
@@ -148,6 +149,11 @@ def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
         streams.seed_global(spec.seed, "weights")
         model: nn.Module = parts.part(spec, "model", facts)()
     return model
+
+
+def _loss(spec: RunSpec, facts: Mapping[str, Any] | None) -> Callable[[Tensor, Tensor], Tensor]:
+    loss: functools.partial[Any] = parts.part(spec, "loss", facts)
+    return loss() if inspect.isclass(loss.func) else loss
 
 
 def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> str | None:

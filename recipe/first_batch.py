@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recipe import streams
 from recipe.data import Data
-from recipe.errors import Problems
+from recipe.errors import Problems, SpecError
 from recipe.evaluate import preserved
 from recipe.rules import Planned
 
@@ -37,7 +37,7 @@ def check_batch(planned: Planned) -> Problems:
         torch.inference_mode(),
         planned.autocast(),
     ):
-        inputs, targets = _augmented(planned, problems)
+        inputs, targets, plain = _augmented(planned, problems)
         if not problems:
             with problems.collect(planned.choice("model")):
                 output = _output(planned, inputs, training=False)
@@ -45,25 +45,30 @@ def check_batch(planned: Planned) -> Problems:
         if not problems:
             with problems.collect(planned.choice("loss")):
                 _check_loss(planned, output, targets)
+                _check_loss(planned, output, plain)  # validation isn't augmented
     return problems
 
 
-def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor]:
+def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
+    """A few training samples: inputs and targets as the augmentation gives them, class indices."""
     train, device = planned.data.train, planned.device
+    # two, or with two classes three, as class indices would broadcast over a square of outputs
+    count = 3 if len(planned.data.classes) == 2 else 2
     with problems.collect("data"):  # a sample that can't be read
-        inputs, targets = next(iter(train.batches([torch.arange(min(2, len(train)))])))
+        inputs, targets = next(iter(train.batches([torch.arange(count) % len(train)])))
     if problems:
-        return torch.empty(0), torch.empty(0)
+        return torch.empty(0), torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)
     with problems.collect(planned.choice("augment")):
         stream = streams.generator(planned.spec.seed, "augmentation")
-        return planned.augment(inputs, targets, stream)  # type: ignore[no-any-return]
-    return inputs, targets
+        return *planned.augment(inputs, targets, stream), targets
+    return inputs, targets, targets
 
 
 def _last_batch(planned: Planned) -> int:
     """Samples to try: one if an epoch ends with a batch of one, which BatchNorm may refuse."""
-    return 1 if len(planned.data.train) % planned.spec.data["batch_size"] == 1 else 2
+    size: int = planned.spec.data["batch_size"]
+    return 1 if size == 1 or len(planned.data.train) % size == 1 else 2
 
 
 def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
@@ -75,9 +80,10 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
         output: Any = planned.model(inputs)
     except ValueError as error:
         if training and len(inputs) == 1:
-            raise ValueError(
+            raise SpecError(
                 f"data.batch_size is {planned.spec.data['batch_size']}, which leaves one sample of "
-                f"{len(planned.data.train)} for the last batch of an epoch: {error}; use another"
+                f"{len(planned.data.train)} for the last batch of an epoch, and "
+                f"{planned.choice('model')} can't learn from one: {error}; use another"
             ) from error
         raise
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
@@ -108,9 +114,11 @@ def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
         try:
             value = planned.loss(output, targets)
         except (RuntimeError, TypeError, UserWarning) as error:
+            broadcast = "they would broadcast to a wrong loss"
+            why = broadcast if isinstance(error, UserWarning) else str(error).splitlines()[0]
             raise ValueError(
                 f"can't take outputs {tuple(output.shape)} with targets {tuple(targets.shape)}: "
-                f"{str(error).splitlines()[0]}; use loss=cross_entropy or loss=mse_one_hot"
+                f"{why.rstrip('.')}; use loss=cross_entropy or loss=mse_one_hot"
             ) from error
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

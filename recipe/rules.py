@@ -2,7 +2,8 @@
 
 Beside a part `name` may stand, in its module, `check_name(planned, **settings)`; in a group's
 `__init__.py`, `check(planned)`, which holds for all options of the group, torch's own classes
-and a user's included. Both give problems: one line each with the key, the reason and a way out.
+and a user's included. Both give problems: one line each with the key, the reason and a way out;
+raising ValueError tells one, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.spec import RunSpec
 
-Rule = Callable[[], Iterator[str]]
+Rule = Callable[[], Iterator[str] | None]
 
 
 class Unmade(Exception):
@@ -63,10 +65,8 @@ def check(planned: Planned, broken: set[str]) -> Problems:
     for group in GROUPS:
         if group not in broken:
             for rule in _rules(planned, group):
-                try:
-                    problems.extend(rule())
-                except Unmade:
-                    continue
+                with suppress(Unmade), problems.collect(planned.choice(group)):
+                    problems.extend(rule() or ())
     return problems
 
 

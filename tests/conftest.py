@@ -65,11 +65,7 @@ def small(composed: Compose) -> Compose:
 @pytest.fixture
 def built(small: Compose) -> Build:
     """`built(*overrides)`: the run of those overrides on top of SMALL."""
-
-    def run(*overrides: str) -> Run:
-        return build.build(small(*overrides))
-
-    return run
+    return lambda *overrides: build.build(small(*overrides))
 
 
 @pytest.fixture(scope="session")

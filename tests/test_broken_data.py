@@ -35,7 +35,8 @@ def pets(tmp_path: Path) -> Path:
 
 
 def photos(root: Path) -> tuple[str, ...]:
-    return (*TINY, "data=image_folder", f"data.path={root}", "data.size=8", "data.val=0.2")
+    folder = ("data=image_folder", f"data.path={root}", "data.size=8", "data.val=0.2")
+    return (*TINY, *folder, "data.batch_size=8")
 
 
 def halve(file: Path) -> None:

@@ -106,10 +106,18 @@ def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
         "val/loss", "val/accuracy", "best/val_accuracy", "best/epoch", "clip/hit_rate",
         "time/epoch_s", "time/samples_per_s", "memory/peak_mb",
     }  # fmt: skip
+    verdicts = {
+        f"audit/{group}" for group in (
+            "loss", "freeze", "param_groups", "optimizer", "scheduler", "clip", "precision",
+            "augment", "average",
+        )
+    }  # fmt: skip
     once = {"params/trainable", "params/total"}
-    assert set(one.run.data.metrics) == every_step | every_epoch | once
+    assert set(one.run.data.metrics) == every_step | every_epoch | verdicts | once
     for key in every_step:
         assert [step for step, _ in one.points(key)] == [1, 2, 3, 4], key
+    for key in verdicts:  # after the first two steps and at the end
+        assert one.points(key) == [(2, 1.0), (4, 1.0)], key
     for key in every_epoch:
         assert [step for step, _ in one.points(key)] == [2, 4], key
 
@@ -137,7 +145,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
         for key in one.run.data.metrics
         for point in one.client.get_metric_history(one.run.info.run_id, key)
     }
-    assert len(journal) == 4 * 4 + 2 * 8 + 2
+    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 9 + 2
     assert journal == mlflow
 
 

@@ -206,9 +206,11 @@ def check(planned: Planned) -> Iterator[str]:
         "size": planned.data.size[0],
     }
     for group in ("model", "augment", "loss"):
+        settings = planned.settings(group)
+        ours = settings["_target_"].startswith("recipe.")  # a user's may mean something else by it
         for key, fact in facts.items():
-            stated = planned.settings(group).get(key, "auto")
-            if stated not in ("auto", fact):
+            stated = settings.get(key, "auto")
+            if ours and stated not in ("auto", fact):
                 yield (
                     f"{group}.{key} is {stated}, but the data have {fact}; leave it out, or use "
                     f"{group}.{key}={fact}"

@@ -3,7 +3,9 @@
 `output` holds logits, shape (batch, classes). `target` holds class indices, shape (batch,),
 int64; or, where an augmentation mixes images, probabilities, shape (batch, classes).
 Which of the two a loss takes is said by `takes` in its option file, a setting of the
-engine's own. A shape that would only broadcast is a ValueError; `check_target` finds it.
+engine's own; indices must be among them, as validation has no others. A class, such as
+torch.nn.CrossEntropyLoss, is made once with the settings, and what it makes is called.
+A shape that would only broadcast is a ValueError; `check_target` finds it.
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ if TYPE_CHECKING:
 
 
 def check(planned: Planned) -> Iterator[str]:
-    """A loss must take the form of target that the augmentation gives."""
+    """A loss must take the form of target that the augmentation gives, and validation's."""
     takes = planned.settings("loss").get("takes", ["indices"])
     gives = planned.settings("augment").get("gives", "indices")
     if gives not in takes:
         yield (
             f"{planned.choice('augment')} gives {gives}, but {planned.choice('loss')} takes "
             f"{' or '.join(takes)} (loss.takes); use loss=cross_entropy, or augment=none"
+        )
+    elif "indices" not in takes:
+        yield (
+            f"{planned.choice('loss')} takes probabilities alone (loss.takes), but validation, "
+            "which isn't augmented, gives indices; use loss=cross_entropy or loss=mse_one_hot"
         )
 
 

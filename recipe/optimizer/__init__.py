@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 def check(planned: Planned) -> Iterator[str]:
     """What torch's classes take without a word."""
+    groups: dict[float, list[str]] = {}
     for group in planned.optimizer.param_groups:
-        if group.get("momentum", 0.0) >= 1:
+        groups.setdefault(group.get("momentum", 0.0), []).append(group["name"])
+    for momentum, names in groups.items():
+        if momentum >= 1:
             yield (
-                f"optimizer.momentum must be below 1, got {group['momentum']} in the group "
-                f"{group['name']}: the steps would grow without end"
+                f"optimizer.momentum must be below 1, got {momentum} for {', '.join(names)}: the "
+                "steps would grow without end; 0.9 is usual"
             )

@@ -18,88 +18,134 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
+
+from recipe.wording import counted
 
 if TYPE_CHECKING:
     from recipe.rules import Planned
-
-FLOORS = ("eta_min", "min_lr")
-"""What torch's classes call a learning rate that no group falls below."""
+    from recipe.schedule import Rates
 
 
 def check(planned: Planned) -> Iterator[str]:
     """The rules of every schedule, torch's own classes and a user's included."""
     wrong = [*_absolute_top(planned), *_absolute_floor(planned), *_beyond_the_run(planned)]
     yield from wrong or _ratio(planned)
-    if isinstance(planned.schedule.scheduler, ReduceLROnPlateau):
-        yield from _plateau(planned)
+    yield from _monitor(planned)
 
 
 def _absolute_top(planned: Planned) -> Iterator[str]:
     """OneCycleLR and CyclicLR put one number, or one a group, in place of the learning rates."""
-    if "max_lr" in planned.settings("scheduler"):
+    schedule, groups = planned.schedule.scheduler, planned.optimizer.param_groups
+    if isinstance(schedule, OneCycleLR):
+        tops = [group["max_lr"] for group in groups]
+    elif isinstance(schedule, CyclicLR):
+        tops = schedule.max_lrs
+    else:
+        return
+    if tops != list(planned.base_lr.values()):
         yield (
-            "scheduler.max_lr takes the place of the learning rate of every parameter group, "
-            "so those given are ignored and their ratio is lost; use scheduler=one_cycle, where "
-            "each group's own learning rate is the top"
+            f"{_setting(planned, 'max_lr')} takes the place of the learning rate of every "
+            f"parameter group, so those given ({_given(planned)}) would be ignored; use "
+            "scheduler=one_cycle, where each group's own learning rate is the top"
         )
 
 
 def _absolute_floor(planned: Planned) -> Iterator[str]:
-    settings, rates = planned.settings("scheduler"), planned.base_lr
-    for key in FLOORS:
-        floors = settings.get(key) or 0.0
-        floors = floors if isinstance(floors, list) else [floors] * len(rates)
-        above = [
-            f"{name} ({lr:g})" for (name, lr), low in zip(rates.items(), floors, strict=False)
-            if low > lr
-        ]  # fmt: skip
-        if above:
-            yield (
-                f"scheduler.{key} is {settings[key]}, above the learning rate of "
-                f"{', '.join(above)}, which would rise to it; use a smaller one"
-            )
-        elif any(floors) and len({lr / low if low else 0.0 for lr, low in zip(
-            rates.values(), floors, strict=False)}) > 1:  # fmt: skip
-            yield (
-                f"scheduler.{key} is one absolute minimum, but the groups' learning rates differ "
-                f"({', '.join(f'{name} {lr:g}' for name, lr in rates.items())}), so their ratio "
-                f"would be lost; use {key}=0, or scheduler=cosine with a minimum relative to each"
-            )
+    """torch's minima, below which no group falls, are absolute: one number, or one a group."""
+    rates = planned.base_lr
+    key, floors = _floors(planned.schedule.scheduler, len(rates))
+    shown = f"{floors[0]:g}" if len(set(floors)) == 1 else str(floors)
+    above = [
+        f"{name} ({lr:g})" for (name, lr), low in zip(rates.items(), floors, strict=True)
+        if low > lr
+    ]  # fmt: skip
+    if above:
+        yield (
+            f"{_setting(planned, key)} is {shown}, above the learning rate of "
+            f"{', '.join(above)}, which would rise to it; use a smaller one"
+        )
+    elif len({round(low / lr, 9) if lr else 0.0 for lr, low in zip(
+        rates.values(), floors, strict=True)}) > 1:  # fmt: skip
+        yield (
+            f"{_setting(planned, key)} is {shown}, an absolute minimum, but the groups' learning "
+            f"rates differ ({_given(planned)}), so their ratio would be lost; use {key}=0, or "
+            "scheduler=cosine with a minimum relative to each"
+        )
+
+
+def _floors(schedule: LRScheduler, groups: int) -> tuple[str, list[float]]:
+    """What torch calls its minimum, and its value for every group."""
+    if isinstance(schedule, ReduceLROnPlateau):
+        return "min_lr", list(schedule.min_lrs)
+    if isinstance(schedule, CosineAnnealingLR | CosineAnnealingWarmRestarts):
+        return "eta_min", [schedule.eta_min] * groups
+    return "", [0.0] * groups
 
 
 def _beyond_the_run(planned: Planned) -> Iterator[str]:
     """torch's LinearLR and ConstantLR reach the full learning rate after `total_iters` moves."""
-    count, settings = (
-        planned.settings("scheduler").get("total_iters"),
-        planned.settings("scheduler"),
+    schedule = planned.schedule.scheduler
+    rises = (isinstance(schedule, LinearLR) and schedule.start_factor < schedule.end_factor) or (
+        isinstance(schedule, ConstantLR) and schedule.factor < 1
     )
-    if "start_factor" in settings and isinstance(count, int) and count >= planned.moves:
+    if rises and schedule.total_iters >= planned.moves:
         yield (
-            f"scheduler.total_iters is {count}, but the run has {planned.moves} moves (one every "
-            f"{settings['per']}), so the warm-up wouldn't end; use fewer, or more epochs"
+            f"{_setting(planned, 'total_iters')} is {schedule.total_iters}, but the run has "
+            f"{_moves(planned)}, so the warm-up wouldn't end; use fewer, or more epochs"
         )
 
 
 def _ratio(planned: Planned) -> Iterator[str]:
     """Every schedule is walked over the whole run and looked at, whatever it is called."""
-    base, rates = planned.base_lr, planned.rates
+    base, schedule = planned.base_lr, planned.schedule.scheduler
+    curves, unit, way_out = planned.rates, "move", "multiply each group's own learning rate instead"
+    if isinstance(schedule, ReduceLROnPlateau):
+        curves, unit, way_out = _falls(schedule, base, planned.moves), "fall", "use eps=0"
     first = next(iter(base))
     for name in islice(base, 1, None):
-        for move, (lr, other) in enumerate(zip(rates[name], rates[first], strict=True)):
+        for count, (lr, other) in enumerate(zip(curves[name], curves[first], strict=True)):
             wanted, found = base[name] * other, base[first] * lr
             if abs(wanted - found) > 1e-6 * max(abs(wanted), abs(found)):
                 yield (
                     f"{planned.choice('scheduler')} destroys the ratio between the groups: {first} "
                     f"to {name} is {base[first]:g} to {base[name]:g}, but {other:g} to {lr:g} "
-                    f"after {move} moves; multiply each group's own learning rate instead"
+                    f"after {counted(count, unit)}; {way_out}"
                 )
                 return
 
 
-def _plateau(planned: Planned) -> Iterator[str]:
+def _falls(schedule: ReduceLROnPlateau, base: dict[str, float], moves: int) -> Rates:
+    """Each group's learning rate after 0, 1, ... falls, as many as a run could have; torch leaves
+    a group out of a fall that is no larger than `eps`."""
+    curves = {name: [lr] for name, lr in base.items()}
+    for curve, low in zip(curves.values(), schedule.min_lrs, strict=True):
+        for _ in range((moves - 1) // (schedule.patience + 1)):
+            lower = max(curve[-1] * schedule.factor, low)
+            curve.append(lower if curve[-1] - lower > schedule.eps else curve[-1])
+    return curves
+
+
+def _monitor(planned: Planned) -> Iterator[str]:
+    """What a schedule that waits for a metric is handed, and no other needs."""
     schedule, settings = planned.schedule, planned.settings("scheduler")
     better = {"val/loss": "min", "val/accuracy": "max"}
+    if not isinstance(schedule.scheduler, ReduceLROnPlateau):
+        if schedule.monitor is not None:
+            yield (
+                f"scheduler.monitor is {schedule.monitor}, but {planned.choice('scheduler')} "
+                "follows no metric, so it would be ignored; leave it out, or use scheduler=plateau"
+            )
+        return
     if schedule.monitor not in better:
         yield f"scheduler.monitor must be val/loss or val/accuracy, got {schedule.monitor!r}"
         return
@@ -119,7 +165,22 @@ def never_reached(planned: Planned, key: str, part: float) -> Iterator[str]:
     """For a schedule that rises over `part` of the run: the run must have moves left after it."""
     if planned.moves - 1 < part * planned.moves:
         yield (
-            f"scheduler.{key} is {part:g}, but the run has {planned.moves} moves (one every "
-            f"{planned.settings('scheduler')['per']}), so it would end before the rise does; "
-            f"use scheduler.per=step, a smaller {key}, or more epochs"
+            f"scheduler.{key} is {part:g}, but the run has {_moves(planned)}, so it would end "
+            f"before the rise does; use scheduler.per=step, a smaller {key}, or more epochs"
         )
+
+
+def _moves(planned: Planned) -> str:
+    per = planned.settings("scheduler")["per"]
+    return f"{counted(planned.moves, 'move')} (one every {per})"
+
+
+def _given(planned: Planned) -> str:
+    return ", ".join(f"{name} {lr:g}" for name, lr in planned.base_lr.items())
+
+
+def _setting(planned: Planned, key: str) -> str:
+    """The dotted key; where a user's part sets it itself, their choice."""
+    if key in planned.settings("scheduler"):
+        return f"scheduler.{key}"
+    return f"{planned.choice('scheduler')}: its {key}"

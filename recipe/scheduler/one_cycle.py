@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from recipe.scheduler import never_reached
+from recipe.wording import counted
 
 if TYPE_CHECKING:
     from recipe.rules import Planned
@@ -53,11 +54,11 @@ def one_cycle(
 def check_one_cycle(planned: Planned, *, pct_start: float, **settings: Any) -> Iterator[str]:
     """The top is passed once: what is unfrozen after it learns from the falling end alone."""
     yield from never_reached(planned, "pct_start", pct_start)
-    if planned.frozen.timetable:
-        last = max(planned.frozen.timetable)
+    last = max(planned.frozen.timetable, default=0)
+    top = pct_start * planned.spec.epochs
+    if last and last >= top:
         yield (
             f"{planned.choice('scheduler')} doesn't go with {planned.choice('freeze')}, which "
-            f"unfreezes after up to {last} epochs: the learning rate has its only top after "
-            f"{pct_start * planned.spec.epochs:g}; use scheduler=constant, step or cosine, or "
-            "another freeze"
+            f"unfreezes after {counted(last, 'epoch')}: the learning rate has its only top after "
+            f"{top:g}; unfreeze earlier, or use scheduler=constant, step or cosine"
         )

@@ -119,12 +119,12 @@ def problems(
     """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
     own, given = split(group, settings)
     taken, any_name = accepted(part, group)
-    notes = menu.comments(group, option)
     found = []
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
-        note = notes.get(key, "")
-        return type_problems(f"{group}.{key}", kind, value, note, finite=group in FINITE)
+        wrong = type_problems(f"{group}.{key}", kind, value, finite=group in FINITE)
+        note = menu.comments(group, option).get(key) if wrong else None
+        return [f"{problem} ({note})" for problem in wrong] if note else wrong
 
     for key, value in own.items():
         found += check(key, ENGINE[group][key], value)
@@ -172,16 +172,14 @@ def accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool
     return {p.name: hints.get(p.name, Any) for p in _parameters(part, group)}, any_name
 
 
-def type_problems(
-    key: str, kind: Any, value: Any, note: str = "", *, finite: bool = False
-) -> list[str]:
+def type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> list[str]:
     """What is wrong with a value: one problem, headed by `key`, or none.
 
     With `finite` an infinity isn't taken either, whatever the type says.
     """
     wanted = _fit_to_compute(value, finite=finite) if key not in ROOT else None
     if wanted is not None:
-        return [f"{key} must be {wanted}, got {value!r}" + (f" ({note})" if note else "")]
+        return [f"{key} must be {wanted}, got {value!r}"]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -189,7 +187,7 @@ def type_problems(
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return [_message(key, value, error, note)]
+        return [_message(key, value, error)]
     return []
 
 
@@ -208,7 +206,7 @@ def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
     return None
 
 
-def _message(key: str, value: Any, error: ValidationError, note: str) -> str:
+def _message(key: str, value: Any, error: ValidationError) -> str:
     # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
     details = [d for d in error.errors() if d["type"] != "needs_python_object"] or error.errors()
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
@@ -216,8 +214,7 @@ def _message(key: str, value: Any, error: ValidationError, note: str) -> str:
     path = details[0]["loc"][:-1] if whole else details[0]["loc"]
     where = "".join(f"[{part}]" for part in path if isinstance(part, int))
     shown = value if whole and not where else details[0]["input"] if where else value
-    text = f"{key}{where} must be {(' and ' if whole else ' or ').join(wanted)}, got {shown!r}"
-    return f"{text} ({note})" if note else text
+    return f"{key}{where} must be {(' and ' if whole else ' or ').join(wanted)}, got {shown!r}"
 
 
 WORDS = {

@@ -55,7 +55,7 @@ PLACES = (
     "cifar10",
     "weights.safetensors",
     "nowhere",
-    "http://x",
+    "http://127.0.0.1:1",
 )
 """Files in the working directory, a recorded run, an address, and what isn't there."""
 

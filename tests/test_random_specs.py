@@ -22,8 +22,10 @@ from command_lines import Line
 from matplotlib.figure import Figure
 
 from recipe import menu, settings
+from recipe.overrides import EXPERIMENT
 
-CHOICES = [f"{g}={o}" for g in (*menu.GROUPS, "experiment") for o in menu.options(g)]
+LINES = [*(f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)), ""]
+"""What the lines are about: an option, or the settings of the whole run."""
 
 TOTAL = 500
 """Command lines that are tried at least, as many for each option."""
@@ -35,7 +37,7 @@ ENDS: Counter[str] = Counter()
 """How the lines tried so far ended."""
 
 NAMED = re.compile(
-    rf"(?:{'|'.join(menu.GROUPS)}|experiment)[.=:]|(?:{'|'.join(settings.ROOT)}|spec)\b"
+    rf"(?:{'|'.join(menu.GROUPS)}|{EXPERIMENT})[.=:]|(?:{'|'.join(settings.ROOT)}|spec)\b"
 )
 """A group, an option of one, a dotted key, or a setting of the whole run."""
 
@@ -128,13 +130,13 @@ def end(folder: Path, line: Line) -> str:
 
 
 @pytest.mark.usefixtures("torchvision", "undrawn", "impatient")
-@pytest.mark.parametrize("choice", [*CHOICES, ""])
+@pytest.mark.parametrize("choice", LINES)
 def test_a_random_spec_trains_or_is_refused_by_name(folder: Path, choice: str) -> None:
     group, _, option = choice.partition("=")
 
     @hypothesis.seed(choice)
     @hypothesis.settings(
-        max_examples=TOTAL // len(CHOICES) + 1, deadline=None, database=None,
+        max_examples=-(-TOTAL // len(LINES)), deadline=None, database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
     @hypothesis.given(command_lines.lines(group, option))

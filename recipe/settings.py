@@ -201,8 +201,6 @@ def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
             return "a finite number"
         if math.isfinite(value) and abs(value) > LARGEST:
             return "within the numbers of 32 bits, which end at 3.4e38"
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return "within the whole numbers of 64 bits"
     return None
 
 

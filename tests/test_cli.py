@@ -118,8 +118,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         (
             f"model.widths=[4,{2**63}]",
-            "model.widths must be within the whole numbers of 64 bits, got [4, 9223372036854775808]"
-            " (channels of each block; every block ends by halving height and width)",
+            "model.widths[1] must be a whole number of at most 64 bits; give a smaller one",
         ),
         (
             "tracking=server tracking.uri=localhost:5000",

@@ -619,5 +619,5 @@ def test_a_trick_that_lives_in_a_package_that_nobody_trusts_is_refused_unasked(
     )
     assert commands.refused(tmp_path, *arguments) == [
         "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a part that a spec may "
-        "call"
+        "call; choose an option of the menu, or trust a package of your own"
     ]

@@ -42,7 +42,8 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
 
     if root := settings.root_problems(vars(spec)):
         problems += root
-        broken |= {"data", "scheduler", "freeze"}  # they need the seed and the number of epochs
+        if any(line.startswith(("seed", "epochs")) for line in root):
+            broken |= {"data", "scheduler", "freeze"}  # they need these two
     static = static_problems(spec, tuple(group for group in GROUPS if group != "device"))
     problems += [line for lines in static.values() for line in lines]
     return build(spec, problems, broken | set(static))

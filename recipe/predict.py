@@ -49,7 +49,7 @@ class Recorded:
                 f"run: {run.name} has kept no weights (it ended before its first epoch)"
             )
         spec = RunSpec.read(run / "spec.yaml", trust)
-        facts = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        facts = runs.facts(run, "run")
         self.classes: list[str] = facts["classes"]
         self.channels: int = facts["channels"]
         self.size: tuple[int, int] = tuple(facts["size"])

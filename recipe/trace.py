@@ -217,8 +217,8 @@ class _Seen:
     order: dict[str, int] = field(default_factory=dict)
     """When each layer last finished."""
     finished: int = 0
-    _good: str = ""
-    """The layer at whose output the gradient was last seen to be finite."""
+    _good: tuple[str, str] | None = None
+    """The layer at whose output the gradient was last seen to be finite, and what it is called."""
     _at: Tensor | None = None
 
     def look(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -243,13 +243,14 @@ class _Seen:
         if _kind(gradient):
             rows = _rows(gradient, self.count)
             if self._good:
-                where = f"on its way back from the output of {self._good} to that of {called}"
-                self.backward = Found(f"first in the gradient, {where}", SMALLER, name, rows)
+                layer, last = self._good
+                where = f"on its way back from the output of {last} to that of {called}"
+                self.backward = Found(f"first in the gradient, {where}", SMALLER, layer, rows)
             else:
                 where = "the loss is finite, but not its gradient at the model's output"
                 self.backward = Found(where, THE_LOSS, None, rows)
         elif tensor is not self._at:  # else it is the output of the layer around that one as well
-            self._good, self._at = called, tensor
+            self._good, self._at = (name, called), tensor
 
 
 @contextmanager

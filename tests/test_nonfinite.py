@@ -168,7 +168,22 @@ def test_a_gradient_that_breaks_on_its_way_back_is_told_between_two_layers(built
     assert facts["what"] == "the norm of the gradients is nan"
     where = "from the output of gate (Gate) to that of relu (ReLU)"
     assert f"first in the gradient, on its way back {where}, in 1 of " in message
-    assert facts["not_finite"] == [13]
+    assert (facts["layer"], facts["not_finite"]) == ("gate", [13])
+
+
+class Root(nn.Module):
+    """At 0 its gradient is infinite."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (0 * inputs).sqrt()
+
+
+def test_of_layers_within_layers_the_innermost_is_told(built: Build) -> None:
+    run = built("model=mlp", "model.hidden=[4]")
+    run.model.add_module("relu1", nn.Sequential(nn.Sequential(Root())))
+    facts, message, _ = stopped(run)
+    assert facts["layer"] == "relu1.0.0"
+    assert "from the output of relu1.0.0 (Root) to that of linear1 (Linear), in all 8 " in message
 
 
 def test_a_loss_that_is_nan_by_itself_is_told_from_the_model(built: Build) -> None:
@@ -206,25 +221,38 @@ def test_gradients_whose_norm_overflows_are_told_with_the_largest(built: Build) 
     )
 
 
-def test_a_gradient_of_a_parameter_alone_is_told_by_its_name(built: Build) -> None:
-    class Own(nn.Module):
-        """What goes back is finite, but not the parameters' own gradient."""
+class Own(nn.Module):
+    """What goes back through it is finite, but not the gradient of its own parameter."""
 
-        def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layer(inputs) + self.scale.square().sqrt()
+
+
+@pytest.mark.parametrize("order", [("early", "late"), ("late", "early")])
+def test_of_parameters_the_one_nearest_to_the_loss_is_told_however_they_are_held(
+    built: Build, order: tuple[str, str]
+) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
             super().__init__()
-            self.layer = layer
-            self.scale = nn.Parameter(torch.zeros(()))
+            layers = {"early": nn.Linear(256, 4), "late": nn.Linear(4, 3)}
+            for name in order:
+                self.add_module(name, Own(layers[name]))
 
-        def forward(self, inputs: Tensor) -> Any:
-            return self.layer(inputs) + self.scale.square().sqrt()
+        def forward(self, images: Tensor) -> Any:
+            return self.get_submodule("late")(self.get_submodule("early")(images.flatten(1)))
 
-    run = built("model=mlp", "model.hidden=[4]")
-    (name, last) = list(run.model.named_children())[-1]
-    setattr(run.model, name, Own(last))
-    run.optimizer.add_param_group({"params": [getattr(run.model, name).scale], "name": "own"})
+    run = built()
+    run.model = Both()
+    run.optimizer = torch.optim.SGD([{"params": list(run.model.parameters()), "name": "all"}], lr=1)
     facts, _, _ = stopped(run)
-    assert facts["layer"] == name
-    assert facts["where"].startswith(f"first in the gradient of {name}.scale (1 of 5 parameters")
+    assert facts["layer"] == "late"
+    assert facts["where"].startswith("first in the gradient of late.scale (2 of 6 parameters have ")
 
 
 def test_a_diverging_learning_rate_stops_before_the_step_that_would_be_nan(built: Build) -> None:

@@ -2,7 +2,8 @@
 
 A training batch whose loss or gradient isn't finite ends the run, or is left out
 (`on_nonfinite=skip`): then weights, buffers, the optimizer's state, the scaler, the schedule and
-the average are what they would be without it; only the random streams have been drawn from.
+the average are what they would be without it; only the random streams have been drawn from, and
+it is one of the steps of which `clip/hit_rate` is a share.
 An evaluation can't be left out: one whose loss isn't finite, or that is of weights which aren't,
 ends the run in either case, so what is kept as best is always finite.
 """
@@ -119,7 +120,8 @@ class Guard:
         taken back, what the forward pass moves."""
         generators = [torch.default_generator]
         if device.type == "cuda":
-            generators.append(torch.cuda.default_generators[device.index or 0])
+            number = torch.cuda.current_device() if device.index is None else device.index
+            generators.append(torch.cuda.default_generators[number])
         self._streams = [(generator, generator.get_state()) for generator in generators]
         if self.policy == "skip":
             self._keep_buffers(model)

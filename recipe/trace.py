@@ -116,6 +116,8 @@ def _kind(value: Tensor) -> str:
     value = torch.view_as_real(value) if value.is_complex() else value
     if not value.is_floating_point() or not value.numel():
         return ""
+    if value.element_size() < 2:
+        value = value.float()  # torch can't compare numbers of 8 bits
     low, high = (end.item() for end in value.detach().aminmax())
     if math.isnan(low) or math.isnan(high):
         return "nan"
@@ -195,8 +197,11 @@ def _in_gradients(gradients: Named, order: Mapping[str, int]) -> Found:
             "that is not finite)",
             layer=name.rpartition(".")[0],
         )
-    norms = {name: float(gradient.double().norm()) for name, gradient in gradients}
     if not finite(nn.utils.get_total_norm([gradient for _, gradient in gradients])):
+        norms = {
+            name: torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
+            for name, gradient in gradients
+        }
         name = max(norms, key=lambda name: norms[name])
         return Found(
             "every gradient is finite, but too large for their norm; the largest is that of "

@@ -287,8 +287,11 @@ def test_in_a_sweep_each_run_on_broken_data_is_refused(tmp_path: Path, pets: Pat
 def test_settings_that_no_memory_holds_are_refused(
     tmp_path: Path, option: tuple[str, ...], key: str
 ) -> None:
-    (problem,) = commands.refused(tmp_path, *TINY, *option)
-    assert problem.startswith(key) and " GiB of memory, and " in problem
+    for verb in (["plan"], []):  # each tells how much is free at its time
+        done = commands.here(tmp_path, *verb, *TINY, *option)
+        (problem,) = done.problems
+        assert done.status == 2 and not (tmp_path / "outputs").exists()
+        assert problem.startswith(f"recipe: {key}") and " GiB of memory, and " in problem
 
 
 def test_a_mean_on_the_scale_of_bytes_is_refused(tmp_path: Path, pets: Path) -> None:

@@ -169,7 +169,7 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
         trained_for: tuple[str, ...] = classes
         if not path.is_file():
             run = runs.find(spec.output_path, source, "model.weights")
-            path, trained_for = run / "model.safetensors", runs.classes(run)
+            path, trained_for = run / "model.safetensors", runs.classes(run, "model.weights")
         weights = checkpoint.read_weights(path)
         head = set(layers.head(model, "auto", "model.weights"))
         if trained_for != classes:

@@ -3,7 +3,7 @@
 RecipeError         shown as one line per problem, no traceback; exit status 1
   SpecError         the spec, a setting or an argument is wrong; found before any run; exit status 2
   DataError         samples can't be read; found while training, where it couldn't be before
-  NonFinite         a loss or gradient is NaN or infinite (nonfinite.py)
+  NonFinite         a loss, gradient or weight is NaN or infinite (nonfinite.py)
   BrokenPromise     a trick didn't do what it says (audit/)
 """
 

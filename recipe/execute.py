@@ -39,6 +39,7 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
     broken = {"device"} if len(problems) > before else set()
 
     from recipe.build import build
+    from recipe.data import worker
 
     if root := settings.root_problems(vars(spec)):
         problems += root
@@ -46,7 +47,8 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
             broken |= {"data", "scheduler", "freeze"}  # they need these two
     static = static_problems(spec, tuple(group for group in GROUPS if group != "device"))
     problems += [line for lines in static.values() for line in lines]
-    return build(spec, problems, broken | set(static))
+    with worker.reported(spec.data.get("workers", 0)):
+        return build(spec, problems, broken | set(static))
 
 
 def execute(
@@ -55,17 +57,19 @@ def execute(
     """Trains and records. An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as
     KILLED, and goes on to the caller."""
     from recipe import plan as planning
+    from recipe.data import worker
     from recipe.record import Recorder
 
     plan = planning.make(spec, run)
     tracking = part(spec, "tracking")(spec.output_path)
     recorder = Recorder(spec.output_path, name, tracking, sweep=sweep)
     try:
-        _record_start(recorder, spec, plan, sweep)
-        if spec.summary:
-            console.print(str(plan.summary), highlight=False, soft_wrap=True)
-        outcome = _train(recorder, plan, console)
-        _record_end(recorder, outcome, command)
+        with worker.reported(spec.data.get("workers", 0)):
+            _record_start(recorder, spec, plan, sweep)
+            if spec.summary:
+                console.print(str(plan.summary), highlight=False, soft_wrap=True)
+            outcome = _train(recorder, plan, console)
+            _record_end(recorder, outcome, command)
     except KeyboardInterrupt:
         recorder.close("KILLED")
         raise
@@ -136,10 +140,12 @@ def _train(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
     try:
         return _follow(recorder, plan, console)
     except NonFinite as error:
-        weights = recorder.folder / "model.safetensors"
-        best = plan.run.best.epoch
-        error.add(f"the last good weights are {_short(weights)} (epoch {best})" if best else
-                  "no epoch had ended, so there are no earlier weights")  # fmt: skip
+        if best := plan.run.best.epoch:
+            weights = _short(recorder.folder / "model.safetensors")
+            error.keep(f"the last good weights are {weights} (epoch {best})")
+            recorder.artifact("model.safetensors")
+        else:
+            error.keep("no weights are kept yet, as no epoch had been evaluated")
         recorder.text("nonfinite.json", json.dumps(error.facts(), indent=2) + "\n")
         raise
     except BrokenPromise as error:

@@ -1,74 +1,130 @@
-"""NaN and infinity: found before they reach the weights, and traced to where they began."""
+"""NaN and infinity: found before they reach the weights, and told with where they began.
+
+A training batch whose loss or gradient isn't finite ends the run, or is left out
+(`on_nonfinite=skip`): then weights, buffers, the optimizer's state, the scaler, the schedule and
+the average are what they would be without it; only the random streams have been drawn from, and
+it is one of the steps of which `clip/hit_rate` is a share.
+An evaluation can't be left out: one whose loss isn't finite, or that is of weights which aren't,
+ends the run in either case, so what is kept as best is always finite.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from recipe.errors import RecipeError
-from recipe.evaluate import preserved
+from recipe.trace import Found
+from recipe.wording import counted, listed
 
 Policy = Literal["stop", "skip"]
 
-WAYS_OUT = "lower the learning rate, use clip=norm, or look at those samples"
+SHOWN = 4
+"""Samples of a batch that are named."""
 
 
 class NonFinite(RecipeError):
-    """A loss or gradient that is no finite number."""
+    """A loss, gradient or weight that is no finite number."""
 
-    def __init__(self, what: str, where: str) -> None:
-        self.what = what
+    def __init__(self, what: str, found: Found, way_out: str = "") -> None:
+        self.what, self.found = what, found
+        self.way_out = way_out or found.advice
+        self.where = self.kept = ""
+        self.place: dict[str, Any] = {}
+        super().__init__("")
+        self._tell()
+
+    def in_training(
+        self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
+    ) -> NonFinite:
+        """With the place in the run, counted from 1; `batch` is that of the epoch, `samples` are
+        indices into the training part, `names` what they are called there, if anything."""
+        return self._at(
+            f"step {step} (epoch {epoch}, batch {batch})",
+            {"step": step, "epoch": epoch, "batch": batch, "part": "training"}, samples, names,
+        )  # fmt: skip
+
+    def in_evaluation(
+        self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
+    ) -> NonFinite:
+        """Likewise; `batch` is that of the evaluation after the epoch, 0 if it is in none."""
+        where = f"step {step}, batch {batch}" if batch else f"step {step}"
+        return self._at(
+            f"evaluation after epoch {epoch} ({where})",
+            {"step": step, "epoch": epoch, "batch": batch, "part": "validation"}, samples, names,
+        )  # fmt: skip
+
+    def _at(
+        self, where: str, place: dict[str, Any], samples: list[int], names: list[str]
+    ) -> NonFinite:
+        wrong = [samples[row] for row in self.found.rows]
+        self.place = {**place, "samples": samples, "not_finite": wrong}
+        if names:
+            self.place["names"] = names
         self.where = where
-        self.step = self.epoch = self.batch = 0
-        self.samples: list[int] = []
-        """Indices into the training part."""
-        super().__init__(f"{what}; {where}")
-
-    def at(self, step: int, epoch: int, batch: int, samples: list[int]) -> NonFinite:
-        """With the place in the run, each counted from 1; `batch` is that of the epoch."""
-        self.step, self.epoch, self.batch, self.samples = step, epoch, batch, samples
-        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
-        place = f"step {step} (epoch {epoch}, batch {batch}"
-        self.problems = [
-            f"{place}, training samples {shown}): {self.what}; {self.where}; {WAYS_OUT}"
-            if samples
-            else f"step {step} (after epoch {epoch}): {self.what}; {self.where}"
-        ]
+        self._tell()
         return self
 
-    def add(self, sentence: str) -> None:
-        """To what is shown."""
-        self.problems = [f"{self.problems[0]}; {sentence}"]
+    def keep(self, kept: str) -> None:
+        """What there is to go on from, as told in the message."""
+        self.kept = kept
+        self._tell()
 
     def facts(self) -> dict[str, Any]:
         """All that is known, for the record."""
-        names = ("step", "epoch", "batch", "samples", "what", "where")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "what": self.what, "where": self.found.where, "layer": self.found.layer, **self.place,
+            "kept": self.kept,
+        }  # fmt: skip
+
+    def _tell(self) -> None:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        parts = [head, self.found.where + self._samples(), self.kept, self.way_out]
+        self.problems = ["; ".join(filter(None, parts))]
+
+    def _samples(self) -> str:
+        samples = self.place.get("samples", [])
+        if not samples:
+            return ""
+        wrong = self.place["not_finite"] or samples
+        names = dict(zip(samples, self.place.get("names", []), strict=False))
+        shown = listed([f"{i} ({names[i]})" if i in names else i for i in wrong], SHOWN)
+        which = f"{self.place['part']} sample{'s' if len(wrong) > 1 else ''} {shown}"
+        if not self.place["not_finite"]:
+            return f" (the batch is {which})"
+        many = "all" if len(wrong) == len(samples) else f"{len(wrong)} of"
+        return f", in {many} {counted(len(samples), 'sample')} ({which})"
 
     def __str__(self) -> str:
         return self.problems[0]
 
 
-@dataclass
 class Guard:
     """What is done about a batch that gives a loss or gradient that isn't finite."""
 
-    policy: Policy
-    limit: int
-    """Batches that may be skipped in a run."""
-    skipped: int = 0
-    _buffers: list[Tensor] = field(default_factory=list)
+    def __init__(self, policy: Policy, limit: int) -> None:
+        self.policy, self.limit = policy, limit
+        """Batches that may be skipped in a run."""
+        self.skipped = 0
+        self._streams: list[tuple[torch.Generator, Tensor]] = []
+        self._owners: list[tuple[dict[str, Tensor | None], str]] | None = None
+        self._buffers: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+        self._kept: list[Tensor] = []
 
-    def before_step(self, model: nn.Module) -> None:
-        """Remembers what the forward pass moves, if the batch may have to be taken back."""
+    def before_step(self, model: nn.Module, device: torch.device) -> None:
+        """Remembers torch's random streams, so a bad step can be traced, and, if it may have to be
+        taken back, what the forward pass moves."""
+        generators = [torch.default_generator]
+        if device.type == "cuda":
+            number = torch.cuda.current_device() if device.index is None else device.index
+            generators.append(torch.cuda.default_generators[number])
+        self._streams = [(generator, generator.get_state()) for generator in generators]
         if self.policy == "skip":
-            self._buffers = [buffer.clone() for buffer in model.buffers()]
+            self._keep_buffers(model)
 
     def refuses(self, loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
         """Whether loss (shape ()) or gradient norm (shape ()) must not reach the weights.
@@ -80,111 +136,55 @@ class Guard:
             return False
         return not (scaler.is_enabled() and math.isfinite(loss.item()) and scaler.get_scale() > 1)
 
-    def skip(self, model: nn.Module, loss: Tensor, trace: Callable[[], str]) -> None:
-        """Takes the batch back. Raises NonFinite if it may not be skipped."""
-        self.skipped += 1
-        what = "a gradient is not finite" if math.isfinite(loss.item()) else f"the loss is {loss:g}"
+    def leave_out(
+        self,
+        loss: Tensor,
+        norm: Tensor,
+        scaler: torch.amp.GradScaler,
+        trace: Callable[[Callable[[], None]], Found],
+    ) -> None:
+        """Takes the batch back, if it may be skipped; else raises NonFinite."""
+        what = f"the loss is {loss:g}"
+        if math.isfinite(loss.item()):
+            what = f"the norm of the gradients is {norm:g}"
         if self.policy == "stop":
-            raise NonFinite(what, trace())
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), self._buffers, strict=True):
-                buffer.copy_(value)
-        if self.skipped > self.limit:
-            what += f", and {self.limit} batches have been skipped already (nonfinite_limit)"
-            raise NonFinite(what, trace())
+            found = trace(self._rewind)
+            raise NonFinite(
+                what, found, f"{found.advice}; on_nonfinite=skip leaves such batches out"
+            )
+        self._restore_buffers()
+        if self.skipped == self.limit:
+            what += f", and as many batches as nonfinite_limit={self.limit} allows are left out"
+            raise NonFinite(what, trace(self._rewind))
+        self.skipped += 1
+        if scaler.is_enabled():
+            scaler.update(scaler.get_scale())  # ready for the next step, at the same scale
 
+    def _rewind(self) -> None:
+        for generator, state in self._streams:
+            generator.set_state(state)
 
-def trace_step(
-    model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    autocast: Callable[[], AbstractContextManager[Any]],
-    inputs: Tensor,
-    target: Tensor,
-) -> str:
-    """Where in a training step the first number that isn't finite appears, found by doing it once
-    more; leaves weights, buffers and random streams as they are."""
-    with preserved(model, buffers=True):
-        with torch.no_grad():
-            found = _in_forward(model, autocast, inputs)
-        return found or _in_backward(model, loss, autocast, inputs, target)
+    def _keep_buffers(self, model: nn.Module) -> None:
+        if self._owners is None:
+            modules = [module._buffers for module in model.modules()]
+            self._owners = [(owner, name) for owner in modules for name in owner]
+        before = self._buffers
+        self._buffers = [
+            (owner, name, buffer)
+            for owner, name in self._owners
+            if (buffer := owner.get(name)) is not None
+        ]
+        now = [buffer for _, _, buffer in self._buffers]
+        if len(now) == len(before) and all(
+            new is old for new, (_, _, old) in zip(now, before, strict=True)
+        ):
+            torch._foreach_copy_(self._kept, now)  # a quarter of what cloning costs
+        else:
+            self._kept = [buffer.detach().clone() for buffer in now]
 
-
-def trace_evaluation(
-    model: nn.Module,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    batches: Iterator[Tensor],
-) -> str:
-    """Where in an evaluation the first number that isn't finite appears."""
-    with preserved(model), torch.inference_mode():
-        model.eval()
-        for inputs in batches:
-            found = _in_forward(model, autocast, inputs)
-            if found:
-                return found
-    return "every output of the model is finite, so it is the loss itself"
-
-
-def _in_forward(
-    model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]], inputs: Tensor
-) -> str | None:
-    """In words: the samples, the parameter, or the layer."""
-    wrong = [n for n, sample in enumerate(inputs, 1) if not bool(sample.isfinite().all())]
-    if wrong:
-        return f"the batch's own inputs are not finite ({len(wrong)} of {len(inputs)} samples)"
-    used: list[tuple[str, Tensor]] = [*model.named_parameters()]
-    if not model.training:  # in training BatchNorm goes by the batch, whatever its statistics are
-        used += model.named_buffers()
-    for name, value in used:
-        if not _finite(value):
-            return f"{name} itself is not finite"
-    with _first_output(model) as first, autocast():
-        model(inputs)
-    return first[0] if first else None
-
-
-@contextmanager
-def _first_output(model: nn.Module) -> Iterator[list[str]]:
-    """The first layer, in the order in which they finish, whose output isn't finite."""
-    first: list[str] = []
-
-    def looking(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not first and isinstance(output, Tensor) and not _finite(output):
-                path = name or "the model"
-                first.append(f"first in the output of {path} ({type(module).__name__})")
-
-        return look
-
-    hooks = [module.register_forward_hook(looking(name)) for name, module in model.named_modules()]
-    try:
-        yield first
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _in_backward(
-    model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    autocast: Callable[[], AbstractContextManager[Any]],
-    inputs: Tensor,
-    target: Tensor,
-) -> str:
-    """The backward pass begins at the output, so the last parameter's gradient comes first."""
-    with autocast():
-        value = loss(model(inputs), target)
-    if not _finite(value):
-        return "every output of the model is finite, so it is the loss itself"
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(value, [p for _, p in named], allow_unused=True)
-    pairs = zip(named, gradients, strict=True)
-    bad = [name for (name, _), g in pairs if g is not None and not _finite(g)]
-    if bad:
-        return (
-            f"first in the gradient of {bad[-1]} (of {len(bad)} of {len(named)} parameters in all)"
-        )
-    return "doing the step once more gave finite numbers, so it is too large to add up, or chance"
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        """One that the forward pass replaced by another tensor is put back, too."""
+        for (owner, name, buffer), value in zip(self._buffers, self._kept, strict=True):
+            owner[name] = buffer
+            buffer.copy_(value)

@@ -52,7 +52,7 @@ class Recorded:
         spec = RunSpec.read(run / "spec.yaml", trust)
         if problems := static_problems(spec, ("model",)):
             raise SpecError(problems["model"])
-        facts = runs.facts(run)
+        facts = runs.facts(run, "run")
         self.classes = facts.classes
         self.channels, self.size = facts.channels, facts.size
         self.mean, self.std = facts.mean, facts.std

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from recipe.errors import SpecError
 from recipe.menu import nearest
 from recipe.plain import one_line
+from recipe.wording import printable
 
 Text = Annotated[str, AfterValidator(one_line)]
 
@@ -34,7 +34,21 @@ class Facts:
     """Each one per channel."""
 
 
+@dataclass(frozen=True)
+class Info:
+    """What a run says of itself."""
+
+    id: str
+    name: str
+    status: str
+    mlflow_run_id: str | None = None
+
+
+T = TypeVar("T")
+
 FACTS = TypeAdapter(Facts)
+
+INFO = TypeAdapter(Info)
 
 
 def new_id() -> str:
@@ -50,64 +64,56 @@ def find(outputs: Path, wanted: str, key: str) -> Path:
     """The folder of a recorded run.
 
     `wanted` is its id, the beginning of one, its id in MLflow, or its name (then the latest run
-    of that name). Raises SpecError, headed by `key`.
+    of that name). Raises SpecError, headed by `key`, if there is none, or its run.json is damaged;
+    one that is damaged elsewhere is in nobody's way.
     """
-    infos = _all(outputs)
-    by_id = [path for path in infos if path.name.startswith(wanted)]
+    there = [path.parent for path in sorted(folder(outputs).glob("*/run.json"))]
+    by_id = [run for run in there if run.name.startswith(wanted)]
     if len(by_id) == 1:
+        read(by_id[0], key)
         return by_id[0]
     if len(by_id) > 1 and wanted:
         raise SpecError(f"{key}: {wanted} begins {len(by_id)} run ids; give more of it")
-    same = [
-        path for path, info in infos.items() if wanted in (info["name"], info.get("mlflow_run_id"))
-    ]
+    infos = {}
+    for run in there:
+        with contextlib.suppress(SpecError):
+            infos[run] = read(run, key)
+    same = [run for run, info in infos.items() if wanted in (info.name, info.mlflow_run_id)]
     if same:
         return same[-1]
-    names = [path.name for path in infos] + [info["name"] for info in infos.values()]
+    names = [run.name for run in there] + [info.name for info in infos.values()]
+    damaged = len(there) - len(infos)
     raise SpecError(
         f"{key}: no run {wanted!r} is recorded in {folder(outputs)}{nearest(wanted, names)}"
+        + (f" (in {damaged} of {len(there)} folders run.json is damaged)" if damaged else "")
     )
 
 
-def _all(outputs: Path) -> dict[Path, dict[str, Any]]:
-    """What each recorded run says of itself; a folder whose run.json is none is passed over."""
-    infos = {}
-    for path in sorted(folder(outputs).glob("*/run.json")):
-        with contextlib.suppress(ValueError):
-            infos[path.parent] = read(path.parent)
-    return infos
+def classes(run: Path, key: str) -> tuple[str, ...]:
+    """Names of the classes a recorded run was trained for. Raises SpecError, headed by `key`."""
+    return facts(run, key).classes
 
 
-def classes(run: Path) -> tuple[str, ...]:
-    """Names of the classes a recorded run was trained for. Raises ValueError."""
-    return facts(run).classes
+def facts(run: Path, key: str) -> Facts:
+    """What `data.json` says. Raises SpecError, headed by `key`, if that is none of a run's."""
+    return _content(FACTS, run / "data.json", key)
 
 
-def facts(run: Path) -> Facts:
-    """What `data.json` says. Raises ValueError where that is not what a run records."""
+def read(run: Path, key: str) -> Info:
+    """What `run.json` says. Raises SpecError, headed by `key`, if that is none of a run's."""
+    return _content(INFO, run / "run.json", key)
+
+
+def _content(kind: TypeAdapter[T], path: Path, key: str) -> T:
     try:
-        return FACTS.validate_json(_bytes(run / "data.json"))
+        if path.exists() and not path.is_file():  # a pipe may never end
+            raise SpecError(f"{key}: {printable(path)} is no file; use another run")
+        return kind.validate_json(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"{key}: {printable(path)} can't be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "content"
-        raise ValueError(
-            f"run: {run / 'data.json'} is none that a run has written ({key}: {first['msg']}); "
-            "use another run"
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise SpecError(
+            f"{key}: {printable(path)} is damaged ({where}: {first['msg']}); use another run"
         ) from error
-
-
-def read(run: Path) -> dict[str, Any]:
-    """What `run.json` says: id, name, status and, once known, the id in MLflow.
-
-    Raises ValueError if it is none.
-    """
-    content = json.loads(_bytes(run / "run.json"))
-    if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-        raise ValueError(f"run: {run / 'run.json'} is none that a run has written")
-    return content
-
-
-def _bytes(path: Path) -> bytes:
-    if not path.is_file():  # a pipe may never end
-        raise ValueError(f"run: there is no {path}; use another run")
-    return path.read_bytes()

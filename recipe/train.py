@@ -1,8 +1,8 @@
 """The loop: plain PyTorch over the parts of a Run, as a generator of plain numbers.
 
 The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward ->
-unscale -> clip -> optimizer (only with finite numbers) -> scheduler (only if the optimizer
-stepped) -> average.
+unscale -> clip -> optimizer (only with finite numbers) -> scheduler and average (only if the
+optimizer stepped).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from recipe import streams
 from recipe.average import Average
-from recipe.data import Data
+from recipe.data import Batch, Data, Split
 from recipe.evaluate import Metrics, evaluate
 from recipe.frozen import Frozen
-from recipe.nonfinite import Guard, NonFinite, trace_evaluation, trace_step
+from recipe.nonfinite import Guard, NonFinite
 from recipe.schedule import Rates, Schedule, learning_rates
+from recipe.trace import Step, trace_evaluation, trace_step, unsound
+from recipe.wording import printable
 
 
 @dataclass
@@ -105,26 +107,31 @@ def train(run: Run) -> Iterator[Point]:
         run.model.train()
         streams.seed_global(run.seed, "dropout", epoch)
         augmentation = streams.generator(run.seed, "augmentation", epoch)
+        left_out: set[int] = set()
         for batch, (inputs, targets) in enumerate(run.data.train.batches(_order(run, epoch))):
             rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
             inputs = inputs.to(run.device, non_blocking=True)
             targets = targets.to(run.device, non_blocking=True)
             step += 1
             try:
-                loss, accuracy, norm, bit = _step(run, inputs, targets, augmentation)
+                done = _step(run, inputs, targets, augmentation)
             except NonFinite as found:
+                yield from block.flush()
                 samples = list(_order(run, epoch))[batch].tolist()
-                raise found.at(step, epoch + 1, batch + 1, samples) from None
-            bitten += bit
-            run.average.after_step(step / run.steps)
-            yield from block.add(step, epoch + 1, torch.stack([loss, accuracy, norm]), rates)
+                names = _names(run.data.train, samples)
+                raise found.in_training(step, epoch + 1, batch + 1, samples, names) from None
+            bitten += done.bit
+            if done.left_out:
+                left_out.add(batch)
+            if done.stepped:
+                run.average.after_step(step / run.steps)
+            numbers = torch.stack([done.loss, done.accuracy, done.norm])
+            yield from block.add(step, epoch + 1, numbers, rates)
         yield from block.flush()
         trained = time.perf_counter() - started
-        run.average.after_epoch((epoch + 1) / run.epochs, functools.partial(_inputs, run, epoch))
-        try:
-            metrics = {f"val/{key}": value for key, value in _validate(run).items()}
-        except NonFinite as found:
-            raise found.at(step, epoch + 1, 0, []) from None
+        inputs_again = functools.partial(_inputs, run, epoch, left_out)
+        run.average.after_epoch((epoch + 1) / run.epochs, inputs_again)
+        metrics = {f"val/{key}": value for key, value in _validate(run, step, epoch + 1).items()}
         run.schedule.after_epoch(metrics)
         improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
         metrics |= {
@@ -140,11 +147,23 @@ def train(run: Run) -> Iterator[Point]:
         yield Point(step, epoch + 1, metrics, ends_epoch=True, improved=improved)
 
 
-def _step(
-    run: Run, inputs: Tensor, targets: Tensor, augmentation: torch.Generator
-) -> tuple[Tensor, ...]:
-    """One optimizer step; loss, accuracy, gradient norm and whether the clip bit, each shape ()."""
-    run.nonfinite.before_step(run.model)
+class _Done(NamedTuple):
+    """A step; tensors of shape ()."""
+
+    loss: Tensor
+    accuracy: Tensor
+    norm: Tensor
+    bit: Tensor
+    """Whether the clip bit."""
+    stepped: bool
+    """The optimizer did."""
+    left_out: bool
+
+
+def _step(run: Run, inputs: Tensor, targets: Tensor, augmentation: torch.Generator) -> _Done:
+    """One optimizer step. Raises NonFinite before it, if the run is to stop at that."""
+    raw, left_out, stepped = inputs, False, False
+    run.nonfinite.before_step(run.model, run.device)
     inputs, goal = run.augment(inputs, targets, augmentation)
     with run.autocast():
         output = run.model(inputs)
@@ -153,19 +172,21 @@ def _step(
     run.scaler.unscale_(run.optimizer)
     norm, bit = run.clip(with_gradients(run.optimizer))
     if run.nonfinite.refuses(loss, norm, run.scaler):
-        trace = functools.partial(trace_step, run.model, run.loss, run.autocast, inputs, goal)
-        run.nonfinite.skip(run.model, loss, trace)
-        run.scaler.update()
+        step = Step(run.model, run.loss, run.autocast, raw, inputs, goal)
+        trace = functools.partial(trace_step, step)
+        run.nonfinite.leave_out(loss.detach(), norm, run.scaler, trace)
+        left_out = True
     else:
         scale = run.scaler.get_scale()
         run.scaler.step(run.optimizer)
         run.scaler.update()
-        if run.scaler.get_scale() >= scale:  # it shrinks exactly when the step was skipped
-            run.schedule.after_step()
+        stepped = run.scaler.get_scale() >= scale  # it shrinks exactly when the step was skipped
+    if stepped:
+        run.schedule.after_step()
     run.optimizer.zero_grad(set_to_none=True)
     labels = goal if goal.ndim == 1 else goal.argmax(1)
     accuracy = (output.detach().argmax(1) == labels).float().mean()
-    return loss.detach().float(), accuracy, norm.detach().float(), bit
+    return _Done(loss.detach().float(), accuracy, norm.detach().float(), bit, stepped, left_out)
 
 
 def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -178,24 +199,49 @@ def _order(run: Run, epoch: int) -> Iterator[Tensor]:
     yield from torch.randperm(len(run.data.train), generator=stream).split(run.batch_size)
 
 
-def _inputs(run: Run, epoch: int) -> Iterator[Tensor]:
-    for inputs, _ in run.data.train.batches(_order(run, epoch)):
+def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
+    """The epoch's batches once more, without those of these numbers."""
+    order = (batch for n, batch in enumerate(_order(run, epoch)) if n not in left_out)
+    for inputs, _ in run.data.train.batches(order):
         yield inputs.to(run.device)
 
 
-def _validate(run: Run) -> Metrics:
-    """Raises NonFinite if the run is to stop at a loss that isn't finite."""
-    found = evaluate(
-        run.average.model, run.data.val, run.loss,
+def _validate(run: Run, step: int, epoch: int) -> Metrics:
+    """Raises NonFinite if the loss isn't finite, or the weights that it is of."""
+    model = run.average.model
+    metrics = evaluate(
+        model, run.data.val, run.loss,
         batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
     )  # fmt: skip
-    if run.nonfinite.policy == "stop" and not math.isfinite(found["loss"]):
-        batches = run.data.val.batches(torch.arange(len(run.data.val)).split(run.eval_batch_size))
-        where = trace_evaluation(
-            run.average.model, run.autocast, (inputs.to(run.device) for inputs, _ in batches)
-        )
-        raise NonFinite(f"val/loss is {found['loss']}", where)
-    return found
+    what = f"val/loss is {metrics['loss']:g}"
+    if math.isfinite(metrics["loss"]):
+        found = unsound(model)
+        if found is None:
+            return metrics
+        what += ", but the weights are not finite"
+    else:
+        found = trace_evaluation(model, run.loss, run.autocast, _val_batches(run))
+    samples: list[int] = []
+    if found.batch is not None:
+        samples = list(_val_order(run))[found.batch].tolist()
+    batch = 0 if found.batch is None else found.batch + 1
+    names = _names(run.data.val, samples)
+    raise NonFinite(what, found).in_evaluation(step, epoch, batch, samples, names)
+
+
+def _val_order(run: Run) -> Iterator[Tensor]:
+    yield from torch.arange(len(run.data.val)).split(run.eval_batch_size)
+
+
+def _val_batches(run: Run) -> Iterator[Batch]:
+    for inputs, targets in run.data.val.batches(_val_order(run)):
+        yield inputs.to(run.device), targets.to(run.device)
+
+
+def _names(split: Split, samples: list[int]) -> list[str]:
+    """What the samples are called, in a split that reads them from files."""
+    files = getattr(split, "files", None)
+    return [printable(files[index]) for index in samples] if files else []
 
 
 def _keep_best(run: Run, epoch: int, accuracy: float) -> bool:

@@ -83,7 +83,7 @@ def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None
                     held[group["name"]]["params"].append(p)
         return made
 
-    def zeroed(run: Run, *rest: Any) -> tuple[Tensor, ...]:
+    def zeroed(run: Run, *rest: Any) -> train._Done:
         for p in run.model.parameters():
             if not p.requires_grad:
                 p.grad = torch.zeros_like(p)
@@ -145,19 +145,18 @@ def the_schedule_never_moves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Schedule, "after_epoch", lambda self, metrics: None)
 
 
-def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, ...]]:
+def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., train._Done]:
     """The engine's step, in which what comes after backward is done in another order."""
 
-    def step(
-        run: Run, inputs: Tensor, targets: Tensor, stream: torch.Generator
-    ) -> tuple[Tensor, ...]:
+    def step(run: Run, inputs: Tensor, targets: Tensor, stream: torch.Generator) -> train._Done:
         inputs, goal = run.augment(inputs, targets, stream)
         loss = run.loss(run.model(inputs), goal)
         run.scaler.scale(loss).backward()
         norm, bit = order(run)
         run.scaler.update()
         run.optimizer.zero_grad()
-        return loss.detach(), loss.detach(), norm.detach(), bit
+        told = loss.detach()
+        return train._Done(told, told, norm.detach(), bit, stepped=True, left_out=False)
 
     return step
 
@@ -216,9 +215,9 @@ def two_steps_a_batch(patch: pytest.MonkeyPatch) -> None:
 def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
     plain = train._step
 
-    def step(*arguments: Any) -> tuple[Tensor, ...]:
-        loss, accuracy, norm, bit = plain(*arguments)
-        return loss, accuracy, norm, bit * 2
+    def step(*arguments: Any) -> train._Done:
+        done = plain(*arguments)
+        return done._replace(bit=done.bit * 2)
 
     patch.setattr(train, "_step", step)
 

@@ -35,8 +35,9 @@ def pets(tmp_path: Path) -> Path:
 
 
 def photos(root: Path) -> tuple[str, ...]:
-    folder = ("data=image_folder", f"data.path={root}", "data.size=8", "data.val=0.2")
-    return (*TINY, *folder, "data.batch_size=8")
+    """Sixteen of the twenty train, in one batch."""
+    options = ("data.size=8", "data.val=0.2", "data.batch_size=16")
+    return (*TINY, "data=image_folder", f"data.path={root}", *options)
 
 
 def halve(file: Path) -> None:
@@ -238,6 +239,35 @@ def test_files_that_are_removed_while_training_are_named(
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
 
 
+KILL = """
+import multiprocessing, time, torch
+
+def kill(params):
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.kill()
+    for _ in range(3000 if workers else 0):  # torch tells of it here, in the midst of a step
+        time.sleep(0.01)
+    return torch.nn.utils.get_total_norm([p.grad for p in params])
+"""
+
+
+def test_a_worker_that_is_killed_ends_the_run_as_failed_in_one_line(
+    tmp_path: Path, pets: Path
+) -> None:
+    option = "# Kills whoever reads images.\n_target_: mine.kill\n"
+    commands.project(tmp_path, {"mine.py": KILL, "conf/clip/kill.yaml": option})
+    done = commands.here(
+        tmp_path, *photos(pets), "trust=[mine]", "clip=kill", "data.batch_size=2", "data.workers=1"
+    )
+    (problem,) = done.problems
+    assert done.status == 1
+    assert problem.startswith("recipe: data.workers: one of 1 ended while it read images (DataLo")
+    assert "is killed by signal: Killed" in problem and problem.endswith(", use fewer")
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FAILED"
+
+
 def test_in_a_sweep_each_run_on_broken_data_is_refused(tmp_path: Path, pets: Path) -> None:
     halve(pets / "cat" / "1.jpg")
     done = commands.here(tmp_path, "-m", *photos(pets), "seed=0,1")
@@ -257,8 +287,11 @@ def test_in_a_sweep_each_run_on_broken_data_is_refused(tmp_path: Path, pets: Pat
 def test_settings_that_no_memory_holds_are_refused(
     tmp_path: Path, option: tuple[str, ...], key: str
 ) -> None:
-    (problem,) = commands.refused(tmp_path, *TINY, *option)
-    assert problem.startswith(key) and " GiB of memory, and " in problem
+    for verb in (["plan"], []):  # each tells how much is free at its time
+        done = commands.here(tmp_path, *verb, *TINY, *option)
+        (problem,) = done.problems
+        assert done.status == 2 and not (tmp_path / "outputs").exists()
+        assert problem.startswith(f"recipe: {key}") and " GiB of memory, and " in problem
 
 
 def test_a_mean_on_the_scale_of_bytes_is_refused(tmp_path: Path, pets: Path) -> None:

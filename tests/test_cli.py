@@ -207,7 +207,7 @@ def test_a_gpu_that_is_not_there_hides_no_other_problem(tmp_path: Path) -> None:
 def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
     done = commands.here(tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=1e30")
     (problem,) = done.problems
-    assert done.status == 1 and problem.startswith("recipe: step 2 (epoch 1, batch 2, training ")
+    assert done.status == 1 and problem.startswith("recipe: step 2 (epoch 1, batch 2): the ")
 
 
 def test_the_line_of_an_epoch_shows_the_mean_loss_of_its_steps(tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def an_infinite_gradient_stops_the_run_before_the_weights(ours: Ours) -> None:
     kept = {name: p.detach().clone() for name, p in before.items()}
     with pytest.raises(NonFinite) as caught:
         list(train(run))
-    assert (caught.value.step, caught.value.what) == (1, "a gradient is not finite")
+    assert (caught.value.place["step"], caught.value.what) == (1, "a gradient is not finite")
     assert caught.value.where.startswith("first in the gradient of classifier.bias (of ")
     assert all(torch.equal(p, kept[name]) for name, p in before.items())
 

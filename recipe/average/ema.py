@@ -3,7 +3,8 @@
 Source: Polyak & Juditsky 1992; torch.optim.swa_utils, whose averaging function is used. Buffers
 are averaged too, so BatchNorm's statistics belong to the weights. torch's AveragedModel waits
 for the device at every step, and rounds an average of counters (num_batches_tracked) down,
-so that they stand still; here counters are copied.
+so that they stand still; here counters are copied, and so are buffers that hold infinity on
+purpose, such as attention masks, whose average would be NaN.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ class Ema:
         self._decay = decay
         self._warmup = warmup
         self._steps = 0
+        self._averaged = [
+            value.is_floating_point() and bool(value.isfinite().all()) for value in _tensors(model)
+        ]
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         averages: list[Tensor] = []
         values: list[Tensor] = []
-        for average, value in zip(_tensors(self.model), _tensors(self._trained), strict=True):
-            if self._steps == 0 or not value.is_floating_point():
+        pairs = zip(_tensors(self.model), _tensors(self._trained), self._averaged, strict=True)
+        for average, value, averaged in pairs:
+            if self._steps == 0 or not averaged:
                 average.copy_(value)
             else:
                 averages.append(average)

@@ -12,7 +12,18 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from recipe.data import Batch, Data, Mean, Std, digest, digest_files, memory, paths, stratified
+from recipe.data import (
+    Batch,
+    Data,
+    Mean,
+    Std,
+    digest,
+    digest_files,
+    memory,
+    paths,
+    stratified,
+    worker,
+)
 from recipe.data.class_folders import Listing, listings
 from recipe.errors import DataError, Problems
 from recipe.images import ImageError, fit, normalise, read_image
@@ -67,10 +78,7 @@ class Files(Dataset[Sample | str]):
             except RuntimeError as error:
                 if self.workers == 0:
                     raise
-                raise DataError(
-                    f"data.workers: one of {self.workers} ended while it read images "
-                    f"({' '.join(str(error).split())}); there may be too little memory, use fewer"
-                ) from error
+                raise worker.died(self.workers, error) from error
             if not isinstance(batch, tuple):
                 raise DataError(
                     f"data.path: {len(batch)} of a batch's images in {printable(self.root)} can't "

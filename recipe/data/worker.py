@@ -1,0 +1,34 @@
+"""A process that reads data and dies: killed, or out of memory.
+
+torch tells of it by an exception out of a signal handler, so it may come wherever the main thread
+happens to be, not only where it waits for a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recipe.errors import DataError
+
+MESSAGE = "DataLoader worker (pid"
+"""How torch's messages about it begin."""
+
+
+def died(workers: int, error: RuntimeError) -> DataError:
+    """One of `workers` processes did, as `error` tells."""
+    return DataError(
+        f"data.workers: one of {workers} ended while it read images "
+        f"({' '.join(str(error).split())}); there may be too little memory, use fewer"
+    )
+
+
+@contextmanager
+def reported(workers: int) -> Iterator[None]:
+    """Turns torch's message, wherever in the block it comes, into a DataError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(MESSAGE):
+            raise
+        raise died(workers, error) from error

@@ -1,4 +1,7 @@
-"""Whatever is typed, a run trains to its end, or it is refused by name and leaves nothing."""
+"""Whatever is typed, a run trains to its end, or it is refused by name and leaves nothing.
+
+A run that is valid and diverges is stopped: that, too, is told and recorded.
+"""
 
 from __future__ import annotations
 
@@ -95,14 +98,15 @@ def names(problem: str, line: Line) -> bool:
     texts = [" ".join(text.splitlines()) for text in line]
     keys = [text.partition("=")[0].lstrip("+~") for text in texts]
     return (
-        NAMED.match(problem) is not None
+        NAMED.match(problem.lstrip("+~")) is not None
         or any(problem.startswith(f"{text}: ") for text in texts)
         or any(word in problem for word in (*keys, *texts) if re.search(r"\w[./@=]\w", word))
     )
 
 
 def end(folder: Path, line: Line) -> str:
-    """How a command line ends, `trained` or `refused`; fails if it is neither or neither wholly."""
+    """How a command line ends, `trained`, `refused`, or `stopped` by a number that isn't finite;
+    fails if it is none of these, or not wholly."""
     before, tracked = commands.runs(folder), in_mlflow(folder)
     with warnings.catch_warnings(record=True) as warned, time_limit(SECONDS):
         warnings.simplefilter("always", UserWarning)
@@ -117,6 +121,12 @@ def end(folder: Path, line: Line) -> str:
             steps = [point["step"] for point in commands.read_lines(run / "metrics.jsonl")]
             assert steps[0] == 0 and max(steps) >= 2
             return "trained"
+        if done.status == 1 and made:  # a learning rate may be valid and far too large
+            (problem,), (run,) = done.problems, made
+            assert re.match(r"recipe: step \d+ \(epoch \d+", problem), problem
+            assert commands.read_json(run / "run.json")["status"] == "FAILED"
+            assert (run / "nonfinite.json").is_file()
+            return "stopped"
         assert done.status == 2, done
         assert made == [] and in_mlflow(folder) == tracked
         assert done.problems

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -20,7 +20,7 @@ def norm(
     params: list[nn.Parameter],
     *,
     max_norm: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)],  # torch adds 1e-6 to the norm
-    norm_type: PositiveFloat,
+    norm_type: Annotated[float, Field(ge=1)],  # below 1 it is no norm
 ) -> tuple[Tensor, Tensor]:
     """Scale all gradients in place by one number so that their total norm is at most `max_norm`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,15 +62,17 @@ class Files(Dataset[Sample | str]):
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """As Split.batches. Raises DataError naming the files of a batch that can't be read."""
-        loader = iter(
-            DataLoader(
-                self,
-                batch_sampler=(indices.tolist() for indices in batches),
-                num_workers=self.workers,
-                collate_fn=_stacked,
-                generator=torch.Generator(),  # or it would draw from torch's global stream
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
+            loader = iter(
+                DataLoader(
+                    self,
+                    batch_sampler=(indices.tolist() for indices in batches),
+                    num_workers=self.workers,
+                    collate_fn=_stacked,
+                    generator=torch.Generator(),  # or it would draw from torch's global stream
+                )
             )
-        )
         while True:
             try:
                 batch = next(loader)

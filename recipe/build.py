@@ -41,7 +41,11 @@ class Builder:
             return None
         before = len(self.problems)
         with self.problems.collect(f"{group}={self.spec.options[group]}"):
-            return make()
+            try:
+                return make()
+            except (RuntimeError, MemoryError, OverflowError) as error:  # such as absurd sizes
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ValueError(f"can't be made: {reason}; look at its settings") from error
         assert len(self.problems) > before
         self.broken.add(group)
         return None
@@ -59,7 +63,7 @@ class Builder:
         sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
         groups = made(
             "param_groups",
-            lambda: sorter.groups(model, parts.part(spec, "param_groups")(model)),
+            lambda: sorter.groups(model, _groups(spec, model)),
             ("model", "optimizer"),
         )
         optimizer = made(
@@ -145,8 +149,7 @@ def _facts(data: Data) -> dict[str, Any]:
 
 
 def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
-    with streams.untouched():
-        streams.seed_global(spec.seed, "weights")
+    with streams.seeded(spec.seed, "weights"):
         model: nn.Module = parts.part(spec, "model", facts)()
     return model
 
@@ -180,7 +183,8 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
-    timetable: dict[int, list[str]] = parts.part(spec, "freeze")(model) or {}
+    with streams.seeded(spec.seed, "freeze"):
+        timetable: dict[int, list[str]] = parts.part(spec, "freeze")(model) or {}
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} "
@@ -188,6 +192,12 @@ def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
             "(freeze=all_but_head)"
         )
     return Frozen(model, timetable, spec.freeze.get("batchnorm", "eval"))
+
+
+def _groups(spec: RunSpec, model: nn.Module) -> list[dict[str, Any]]:
+    with streams.seeded(spec.seed, "param_groups"):
+        groups: list[dict[str, Any]] = parts.part(spec, "param_groups")(model)
+    return groups
 
 
 def _clip(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:

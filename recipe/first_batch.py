@@ -61,7 +61,12 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
     inputs, targets = inputs.to(device), targets.to(device)
     with problems.collect(planned.choice("augment")):
         stream = streams.generator(planned.spec.seed, "augmentation")
-        return *planned.augment(inputs, targets, stream), targets
+        augmented, mixed = planned.augment(inputs, targets, stream)
+        gives = planned.settings("augment").get("gives", "indices")
+        form = "probabilities" if mixed.is_floating_point() else "indices"
+        if form != gives:
+            raise ValueError(f"augment.gives is {gives}, but its targets are {form}; correct it")
+        return augmented, mixed, targets
     return inputs, targets, targets
 
 

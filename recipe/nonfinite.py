@@ -175,8 +175,10 @@ class Guard:
             if (buffer := owner.get(name)) is not None
         ]
         now = [buffer for _, _, buffer in self._buffers]
-        if len(now) == len(before) and all(
-            new is old for new, (_, _, old) in zip(now, before, strict=True)
+        if (
+            now
+            and len(now) == len(before)
+            and all(new is old for new, (_, _, old) in zip(now, before, strict=True))
         ):
             torch._foreach_copy_(self._kept, now)  # a quarter of what cloning costs
         else:

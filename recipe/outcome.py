@@ -135,7 +135,7 @@ def audit_table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in verdicts:
         state, style = _state(verdict)
         shown.add_row(
-            verdict.group, verdict.option, state, "; ".join(verdict.broken) or verdict.said,
+            verdict.group, verdict.option, state, "; ".join(verdict.shown) or verdict.said,
             style=style,
         )  # fmt: skip
     return shown

@@ -35,7 +35,7 @@ ENGINE: dict[str, dict[str, Any]] = {
     "data": {
         "batch_size": PositiveInt,
         "eval_batch_size": PositiveInt,
-        "classes": PositiveInt | Literal["auto"],
+        "classes": Annotated[PositiveInt, Field(le=1_000_000)] | Literal["auto"],
     },
     "model": {"weights": str | None},
     "loss": {"takes": list[Literal["indices", "probabilities"]]},

@@ -35,6 +35,14 @@ def seed_global(seed: int, name: str, epoch: int = 0) -> None:
 
 
 @contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """In the block the global streams are at the start of a stream, afterwards as before."""
+    with untouched():
+        seed_global(seed, name)
+        yield
+
+
+@contextmanager
 def untouched() -> Iterator[None]:
     """Whatever the block draws, the global streams are afterwards as they were before."""
     python, numpy = random.getstate(), np.random.get_state()

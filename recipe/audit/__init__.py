@@ -43,6 +43,12 @@ class Verdict:
     """Why the trick did nothing at all, if so."""
 
     @property
+    def shown(self) -> list[str]:
+        """The first problems, and how many more there are."""
+        more = len(self.broken) - 3
+        return [*self.broken[:3], *([f"and {more} more"] if more > 0 else [])]
+
+    @property
     def held(self) -> bool:
         return not self.broken
 
@@ -55,7 +61,7 @@ class BrokenPromise(RecipeError):
         super().__init__(
             f"audit: {v.group}={v.option} didn't keep its promise: {problem}"
             for v in verdicts
-            for problem in v.broken
+            for problem in v.shown
         )
 
 
@@ -139,7 +145,7 @@ class Audit:
         for problem in self.groups.options(optimizer):
             watch.broken("param_groups", problem)
         moves = step - 1 if self.run.schedule.per == "step" else epoch
-        if not watch.problems.get("param_groups"):
+        if not watch.problems.get("param_groups") and not self.run.scaler.is_enabled():
             for problem in self.groups.planned(optimizer, moves):
                 watch.broken("scheduler", problem)
 
@@ -152,7 +158,10 @@ class Audit:
                 f"it stepped {watch.steps} times in {watch.batches} batches, {skipped} skipped",
             )
         moves = watch.steps if run.schedule.per == "step" else self.epoch
-        if run.schedule.scheduler.last_epoch != moves:
+        # a fused optimizer is called for a step that overflowed, and does nothing itself
+        fused = any(group.get("fused") for group in run.optimizer.param_groups)
+        uncounted = run.scaler.is_enabled() and fused
+        if run.schedule.scheduler.last_epoch != moves and not uncounted:
             watch.broken(
                 "scheduler",
                 f"it moved {run.schedule.scheduler.last_epoch} times, the optimizer stepped "

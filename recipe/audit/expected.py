@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe import frozen, parts, schedule
+from recipe import frozen, parts, schedule, streams
 from recipe.grouping import OWN_KEYS
 from recipe.spec import RunSpec
 
@@ -31,6 +31,8 @@ class Expected:
     """The parameter group of every parameter."""
     options: dict[str, dict[str, Any]]
     """Of every group: what it sets itself, on top of the optimizer's settings."""
+    usual: dict[str, Any]
+    """The optimizer's settings for what a group doesn't set."""
     base_lr: dict[str, float]
     """Of every group that is ever trained."""
     rates: schedule.Rates
@@ -44,7 +46,8 @@ class Expected:
 
     @classmethod
     def _asked(cls, spec: RunSpec, stand_in: nn.Module, steps_per_epoch: int) -> Expected:
-        timetable = parts.part(spec, "freeze")(stand_in) or {}
+        with streams.seeded(spec.seed, "freeze"):
+            timetable = parts.part(spec, "freeze")(stand_in) or {}
         later = {name: float(epoch) for epoch, names in timetable.items() for name in names}
         thaws = {
             name: 0.0 if p.requires_grad else later.get(name, NEVER)
@@ -57,7 +60,8 @@ class Expected:
                 module = stand_in.get_submodule(layer)
                 thaws |= {f"{layer}.{n}": 0.0 for n, _ in module.named_parameters(recurse=False)}
         names = {id(p): name for name, p in stand_in.named_parameters()}
-        made = parts.part(spec, "param_groups")(stand_in)
+        with streams.seeded(spec.seed, "param_groups"):
+            made = parts.part(spec, "param_groups")(stand_in)
         groups = {names[id(p)]: group["name"] for group in made for p in group["params"]}
         options = {
             group["name"]: {k: v for k, v in group.items() if k not in OWN_KEYS} for group in made
@@ -70,7 +74,7 @@ class Expected:
             if name in alive
         }
         rates = schedule.rates(spec, base_lr, steps_per_epoch)
-        return cls(thaws, batchnorms, groups, options, base_lr, rates)
+        return cls(thaws, batchnorms, groups, options, usual, base_lr, rates)
 
     def frozen(self, epoch: int) -> set[str]:
         """Parameters that aren't trained in an epoch; the first is 0."""
@@ -84,7 +88,8 @@ class Expected:
         )
 
     def _full(self, group: str) -> dict[str, Any]:
-        return {**self.options[group], "lr": self.base_lr[group]}
+        full = {**self.usual, **self.options[group], "lr": self.base_lr[group]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in full.items()}
 
 
 def _stand_in(model: nn.Module, *, weights: bool) -> nn.Module:

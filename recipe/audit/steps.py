@@ -5,6 +5,7 @@ The watch stands around the parts of a Run and uses torch's own hooks; the loop 
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ class Watch:
         self._raw: dict[int, Tensor] = {}
         self._left: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
+        self._kept = contextlib.ExitStack()
         self._plain = run.augment, run.loss, run.clip
         self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
         run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
@@ -75,12 +77,13 @@ class Watch:
         if self.looking:
             self._hook_gradients()
             if self.batches == 1:
-                self._hook_outputs()
+                self._hook_precision()
             made = self._augment_closely(inputs, targets, generator)
         else:
             made = plain(inputs, targets, generator)
-        if not self.augmented and made[0] is not inputs:
-            self.augmented = not torch.equal(made[0], inputs)
+        for given, got in zip((inputs, targets), made, strict=True):
+            if not self.augmented and got is not given:
+                self.augmented = got.shape != given.shape or not torch.equal(got, given)
         return made
 
     def _augment_closely(
@@ -99,6 +102,7 @@ class Watch:
         return made
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        self._kept.close()  # the forward pass is over
         if self.looking and torch.is_grad_enabled():  # evaluation, too, takes the loss
             form = "probabilities" if target.is_floating_point() else "indices"
             self.targets = f"{form} of shape {tuple(target.shape)}"
@@ -166,15 +170,17 @@ class Watch:
                 if p.requires_grad:
                     self._hooks.append(p.register_post_accumulate_grad_hook(keep))
 
-    def _hook_outputs(self) -> None:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.half |= isinstance(output, Tensor) and output.dtype in HALF
+    def _hook_precision(self) -> None:
+        """Looks at all that the forward pass keeps for the backward pass."""
 
-        for module in self.run.model.modules():
-            if not any(True for _ in module.children()):
-                self._hooks.append(module.register_forward_hook(look))
+        def look(kept: Tensor) -> Tensor:
+            self.half |= kept.dtype in HALF
+            return kept
+
+        self._kept.enter_context(torch.autograd.graph.saved_tensors_hooks(look, lambda kept: kept))
 
     def _unhook(self) -> None:
+        self._kept.close()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

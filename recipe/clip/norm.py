@@ -7,13 +7,17 @@ limit a little; here a gradient up to the limit is left as it is, to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
 
 
 def norm(
@@ -32,6 +36,15 @@ def norm(
     above = total > max_norm
     clip_grads_with_norm_(params, max_norm, torch.where(above, total, 0.0))
     return total, above
+
+
+def check_norm(planned: Planned, *, norm_type: float, **settings: Any) -> Iterator[str]:
+    """Small gradients to a high power are 0 in 32 bits."""
+    if 4 < norm_type < math.inf:
+        yield (
+            f"clip.norm_type is {norm_type:g}: in 32 bits small gradients to that power are 0, so "
+            "the norm would be too small; use at most 4, or inf for the largest entry"
+        )
 
 
 def audit_norm(params: list[nn.Parameter], *, max_norm: float, norm_type: float) -> Iterator[str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recipe.data import Batch
 from recipe.evaluate import preserved
 
-SMALLER = "lower the learning rate or use clip=norm"
+SMALLER = "lower the learning rate or clip the gradients"
 THE_LOSS = "look at the loss, and at what it is given"
 THE_SAMPLES = "mend or remove them"
 

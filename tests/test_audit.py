@@ -322,10 +322,60 @@ def changes_in_place(
     return inputs.mul_(2), targets
 
 
-def gives_probabilities(
+def turns_after_the_first_batch(
     inputs: Tensor, targets: Tensor, stream: torch.Generator
 ) -> tuple[Tensor, ...]:
-    return inputs, nn.functional.one_hot(targets, 3).float()
+    """Two samples are tried before the run; a batch has more."""
+    mixed = nn.functional.one_hot(targets, 3).float()
+    return inputs, mixed if len(targets) > 2 else targets
+
+
+def changes_targets_alone(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs, targets.roll(1)
+
+
+def freezes_by_chance(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.requires_grad_(bool(torch.rand(()) < 0.5))
+
+
+class Functional(nn.Module):
+    """Computes with a parameter of its own, in no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 256) / 256)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.linear(inputs.flatten(1), self.weight).float()
+
+
+MINE = f"trust=[{__name__}]"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [f"augment._target_={__name__}.changes_targets_alone", "augment=flip_crop"],
+        [
+            "model=mlp", f"model._target_={__name__}.Functional", "precision=bf16",
+            *(f"~model.{key}" for key in ("hidden", "dropout", "channels", "size", "classes")),
+        ],
+        [f"freeze._target_={__name__}.freezes_by_chance", "model=mlp", "model.hidden=[4,4,4]"],
+        ["model=mlp", "on_nonfinite=skip"],
+    ],
+    ids=["targets alone", "no layers", "random freeze", "skip without buffers"],
+)  # fmt: skip
+def test_what_is_unusual_is_neither_broken_nor_without_effect(
+    small: Small, overrides: list[str]
+) -> None:
+    more = (
+        [f"~augment.{key}" for key in ("padding", "flip")] if "flip_crop" in overrides[-1] else []
+    )
+    verdicts = audited(small(*overrides, *more, MINE))
+    assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +383,7 @@ def gives_probabilities(
     [
         (draws_globally, "it draws from a global random stream, not from its own"),
         (changes_in_place, "it changes its inputs in place"),
-        (gives_probabilities, "it gives probabilities, not indices"),
+        (turns_after_the_first_batch, "it gives probabilities, not indices"),
     ],
 )
 def test_an_augmentation_that_breaks_its_contract_is_reported(
@@ -389,6 +439,10 @@ def test_what_a_users_clip_says_of_itself_is_checked(small: Small) -> None:
         (["freeze=gradual", "freeze.stages=[{epoch: 0, names: ['*2_*']}]"], "nothing was frozen"),
         (
             ["param_groups=head_faster", "param_groups.factor=1"],
+            "every parameter got the same settings",
+        ),
+        (
+            ["param_groups=no_decay", "optimizer.weight_decay=0"],
             "every parameter got the same settings",
         ),
         (["average=swa"], "the averaged weights are those of the last step"),

@@ -142,7 +142,7 @@ def test_a_layer_that_breaks_on_one_sample_is_named_with_step_batch_and_sample(
     # some of the features are 0, and 0 * inf is NaN
     assert message.startswith(f"step {batch} (epoch 1, batch {batch}): the loss is nan; first in ")
     assert f"first in the output of gate (Gate): nan, in 1 of {len(samples)} samples" in message
-    assert "(training sample 13); lower the learning rate or use clip=norm; on_non" in message
+    assert "(training sample 13); lower the learning rate or clip the gradients; on_non" in message
     assert [point.step for point in points] == list(range(1, batch))
 
 
@@ -668,7 +668,7 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
     assert problem.startswith(
         "recipe: step 4 (epoch 2, batch 2): the loss is nan; first in the output of 0 "
         f"(Exponential): inf, in 1 of 36 samples (training sample {order[5]}); the last good "
-        f"weights are {kept} (epoch 1); lower the learning rate or use clip=norm; on_nonfinite"
+        f"weights are {kept} (epoch 1); lower the learning rate or clip the gradients; on_nonfinite"
     )
     facts = commands.read_json(run / "nonfinite.json")
     assert (facts["step"], facts["epoch"], facts["batch"], facts["layer"]) == (4, 2, 2, "0")

@@ -145,9 +145,16 @@ class Audit:
         for problem in self.groups.options(optimizer):
             watch.broken("param_groups", problem)
         moves = step - 1 if self.run.schedule.per == "step" else epoch
-        if not watch.problems.get("param_groups") and not self.run.scaler.is_enabled():
+        if not watch.problems.get("param_groups") and self._counted:
             for problem in self.groups.planned(optimizer, moves):
                 watch.broken("scheduler", problem)
+
+    @property
+    def _counted(self) -> bool:
+        """Whether every call of the optimizer is a step: a fused one is called for a step that
+        overflowed as well, and leaves it out itself."""
+        fused = any(group.get("fused") for group in self.run.optimizer.param_groups)
+        return not (fused and self.run.scaler.is_enabled())
 
     def _look_at_the_end(self) -> None:
         watch, run = self.watch, self.run
@@ -158,10 +165,7 @@ class Audit:
                 f"it stepped {watch.steps} times in {watch.batches} batches, {skipped} skipped",
             )
         moves = watch.steps if run.schedule.per == "step" else self.epoch
-        # a fused optimizer is called for a step that overflowed, and does nothing itself
-        fused = any(group.get("fused") for group in run.optimizer.param_groups)
-        uncounted = run.scaler.is_enabled() and fused
-        if run.schedule.scheduler.last_epoch != moves and not uncounted:
+        if run.schedule.scheduler.last_epoch != moves and self._counted:
             watch.broken(
                 "scheduler",
                 f"it moved {run.schedule.scheduler.last_epoch} times, the optimizer stepped "

@@ -11,9 +11,10 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from recipe import runs
+from recipe.journal import Journal
 from recipe.mlflow_feed import Feed, Status
 from recipe.tracking import Tracking
 
@@ -28,8 +29,8 @@ class Recorder:
         self.name = name
         self.folder = runs.folder(outputs) / self.id
         self.folder.mkdir(parents=True)
-        self._metrics = _append(self.folder / "metrics.jsonl")
-        self._events = _append(self.folder / "events.jsonl")
+        self._metrics = Journal(self.folder / "metrics.jsonl")
+        self._events = Journal(self.folder / "events.jsonl")
         self._feed = Feed(tracking, outputs, name, sweep) if tracking.uri else None
         self.failure: str | None = None
         """Why MLflow lacks a part of the record, if it does."""
@@ -48,7 +49,7 @@ class Recorder:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Points at one global step."""
         line = {"step": step, "time": _now(), "metrics": dict(values)}
-        _write(self._metrics, line)
+        self._metrics.write(line)
         if self._feed:
             self._feed.put("metrics", line)
 
@@ -72,7 +73,7 @@ class Recorder:
         self._events.close()
 
     def _event(self, kind: str, content: dict[str, Any]) -> None:
-        _write(self._events, {"kind": kind, "time": _now(), **content})
+        self._events.write({"kind": kind, "time": _now(), **content})
         if self._feed:
             self._feed.put(kind, {**content, "folder": self.folder, "time": _now()})
 
@@ -83,14 +84,6 @@ class Recorder:
         temporary = self.folder / ".run.json.tmp"
         temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
         temporary.replace(self.folder / "run.json")
-
-
-def _append(path: Path) -> TextIO:
-    return open(path, "a", encoding="utf-8", buffering=1)
-
-
-def _write(file: TextIO, content: Mapping[str, Any]) -> None:
-    file.write(json.dumps(content) + "\n")
 
 
 def _now() -> int:

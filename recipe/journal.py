@@ -1,0 +1,85 @@
+"""A journal: a file of JSON lines that is only ever appended to, each line whole.
+
+What a process that was killed, or a disk that was full, left of a line is no line: it is passed
+over by readers, and cut off before anything is appended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Trace = dict[str, dict[int, float]]
+"""Of every metric: its value after a global step."""
+
+
+class Journal:
+    """Appends to a file, which is made if it isn't there. A line that was written outlives the
+    process; with `sync`, the machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115  (until close)
+        self._size = _whole(self._file.seek(0, os.SEEK_END), self._file.fileno())
+        self._file.truncate(self._size)
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Raises OSError, such as of a full disk; then nothing of it is in the file."""
+        line = json.dumps(content).encode() + b"\n"
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(line)
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _whole(size: int, descriptor: int) -> int:
+    """Up to where a file of this size consists of whole lines."""
+    end = size
+    while end:
+        start = max(0, end - 4096)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines from byte `start` on, and the byte that the next read is to start at.
+
+    With `limit` no more than about so many bytes are read, but at least a line if there is one. No
+    file is an empty one. Raises ValueError for a line that isn't a JSON object.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            content = file.read() if limit < 0 else file.read(limit) + file.readline()
+    except FileNotFoundError:
+        return [], start
+    whole = content.rfind(b"\n") + 1
+    lines = [json.loads(line) for line in content[:whole].splitlines()]
+    if not all(isinstance(line, dict) for line in lines):
+        raise ValueError(f"{path}: holds lines that are no JSON objects")
+    return lines, start + whole
+
+
+def trace(run: Path) -> Trace:
+    """Every metric of a recorded run. Of two values at one step the later one counts: that of a
+    run which was taken up again."""
+    found: Trace = {}
+    for line in read(run / "metrics.jsonl")[0]:
+        for key, value in line["metrics"].items():
+            found.setdefault(key, {})[line["step"]] = value
+    return found

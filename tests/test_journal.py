@@ -1,0 +1,72 @@
+"""Journals: whole lines, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipe.journal import Journal, read, trace
+
+
+def test_what_is_written_is_read_and_reading_goes_on_where_it_ended(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write({"a": 1})
+    assert read(tmp_path / "journal.jsonl") == ([{"a": 1}], 9)
+    journal.write({"b": [2]})
+    assert read(tmp_path / "journal.jsonl", 9) == ([{"b": [2]}], 20)
+    assert read(tmp_path / "journal.jsonl", 20) == ([], 20)
+    assert read(tmp_path / "none.jsonl", 7) == ([], 7)
+
+
+def test_a_limited_read_gives_at_least_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"first": 1}\n{"second": 2}\n{"third": 3}\n')
+    assert read(path, limit=1) == ([{"first": 1}], 13)
+    assert read(path, 13, limit=15) == ([{"second": 2}, {"third": 3}], 40)
+
+
+@pytest.mark.parametrize("torn", ['{"step": 2, "met', "x" * 10_000])
+def test_half_a_line_is_passed_over_and_cut_off_before_the_next(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"step": 1}\n' + torn)
+    assert read(path) == ([{"step": 1}], 12)
+    Journal(path).write({"step": 2})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_nothing_of_a_line_that_does_not_fit_on_the_disk_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    program = f"""
+import resource
+from pathlib import Path
+from recipe.journal import Journal
+journal = Journal(Path({str(path)!r}))
+journal.write({{"step": 1}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    journal.write({{"step": 2, "text": "x" * 2000}})
+except OSError:
+    journal.write({{"step": 3}})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 3},
+    ]
+
+
+def test_lines_that_are_no_objects_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="no JSON objects"):
+        read(tmp_path / "journal.jsonl")
+
+
+def test_of_two_values_at_one_step_the_later_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    for step, loss in ((1, 3.0), (2, 2.0), (2, 1.5)):
+        journal.write({"step": step, "time": 0, "metrics": {"train/loss": loss}})
+    assert trace(tmp_path) == {"train/loss": {1: 3.0, 2: 1.5}}

@@ -16,7 +16,7 @@ from typing import Any, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from recipe import checkpoint, first_batch, layers, parts, rules, runs, streams
+from recipe import first_batch, layers, parts, rules, runs, streams
 from recipe import schedule as schedule_module
 from recipe.data import Data
 from recipe.errors import Problems
@@ -25,6 +25,10 @@ from recipe.grouping import Grouping
 from recipe.nonfinite import Guard
 from recipe.spec import RunSpec
 from recipe.train import Run
+from recipe.weights import load_weights, read_weights
+
+REMEMBERS = ("loss", "clip", "augment", "average")
+"""Parts that may remember something from step to step."""
 
 
 class Builder:
@@ -120,12 +124,14 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     if not {"data", "model", "augment", "loss", "precision"} & broken and not against:
         problems += first_batch.check_batch(planned)
     problems.raise_any()
+    remembers = {name: made[name] for name in REMEMBERS if hasattr(made[name], "state_dict")}
     return Run(
         seed=spec.seed,
         epochs=spec.epochs,
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
         nonfinite=Guard(spec.on_nonfinite, spec.nonfinite_limit),
+        remembers=remembers,
         **made,
     )
 
@@ -173,11 +179,11 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
         if not path.is_file():
             run = runs.find(spec.output_path, source, "model.weights")
             path, trained_for = run / "model.safetensors", runs.classes(run, "model.weights")
-        weights = checkpoint.read_weights(path)
+        weights = read_weights(path)
         head = set(layers.head(model, "auto", "model.weights"))
         if trained_for != classes:
             weights = {name: tensor for name, tensor in weights.items() if name not in head}
-        loaded = checkpoint.load_weights(model, weights, head)
+        loaded = load_weights(model, weights, head)
     text = f"{len(loaded.loaded)} of {len(model.state_dict())} tensors from {source}"
     return f"{text}; {', '.join(loaded.left)} start anew" if loaded.left else text
 

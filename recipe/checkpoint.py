@@ -1,118 +1,75 @@
-"""Weights on disk: written whole or not at all, read without running anything."""
+"""Checkpoints of a run, `<run>/checkpoints/step-<step>.ckpt`: all it takes to go on from there."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
-from recipe.wording import counted, listed
+from recipe import atomic
+from recipe.errors import RecipeError
+from recipe.state import State
+from recipe.train import Point, Run
 
-
-def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file; `path` is at any moment the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+FORMAT = 1
+"""Of what is in the file; another one is not read."""
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a state_dict saved by torch; no pickled code runs.
+class Checkpoints:
+    """The newest ones of a run are kept; a file that is there is whole."""
 
-    Raises ValueError for anything else.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; use another")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
-        raise ValueError(f"{path}: can't be read as weights: {reason}") from error
-    except Exception as error:  # the unpickler's many ways to refuse
-        if "GLOBAL " in str(error):
-            raise ValueError(f"{path}: holds more than weights and isn't loaded") from error
-        raise ValueError(
-            f"{path}: can't be read as weights: it is neither .safetensors nor a state_dict saved "
-            "by torch, or is damaged"
-        ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and _plain(value) for name, value in content.items()
-    ):
-        raise ValueError(f"{path}: is no state_dict (a dict of dense tensors by parameter name)")
-    return content
+    def __init__(self, run_folder: Path, settings: Mapping[str, Any]) -> None:
+        """`settings` are `every` (None: never), `per` and `keep` of the spec's `checkpoint`."""
+        self.folder = run_folder / "checkpoints"
+        self._every, self._per, self._keep = settings["every"], settings["per"], settings["keep"]
+        self.damaged: list[str] = []
+        """What `latest` could not read, each with the reason."""
 
+    def due(self, point: Point, run: Run) -> bool:
+        """Whether one is to be written after this Point; only where the run stands at it."""
+        if self._every is None or point.step != run.at.step:
+            return False
+        if self._per == "epoch":
+            return point.ends_epoch and point.epoch % self._every == 0
+        return not point.ends_epoch and point.step % self._every == 0
 
-def _plain(tensor: object) -> bool:
-    """Whether it is an ordinary tensor of real numbers, one that can be copied into a model."""
-    return (
-        isinstance(tensor, Tensor)
-        and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and not (tensor.is_quantized or tensor.is_complex())
-    )
+    def save(self, state: State) -> Path:
+        """Raises RecipeError if it can't be written; those before are as they were."""
+        path = self.folder / f"step-{state['run']['position']['step']:09}.ckpt"
+        buffer = io.BytesIO()  # torch can abort the process where a disk is full
+        torch.save({"format": FORMAT, **state}, buffer)
+        before = self.paths()
+        try:
+            self.folder.mkdir(exist_ok=True)
+            atomic.write(path, buffer.getbuffer())
+            for old in self.paths()[: -self._keep]:
+                old.unlink()
+        except OSError as error:
+            last = f"the last one is {before[-1].name}" if before else "there is none before it"
+            raise RecipeError(
+                f"checkpoint: {path} can't be written: {error.strerror}; {last}; make room, then "
+                f"python -m recipe resume {self.folder.parent.name}"
+            ) from error
+        return path
 
+    def paths(self) -> list[Path]:
+        """The oldest first."""
+        return sorted(self.folder.glob("step-*.ckpt"))
 
-@dataclass(frozen=True)
-class Loaded:
-    """What became of a file's weights, by name."""
-
-    loaded: list[str]
-    left: list[str]
-    """Of the model: kept their initial values."""
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]) -> Loaded:
-    """Puts weights into a model in place, by name and shape.
-
-    Only parameters in `head` (full names) may stay as they were initialised: they do where the
-    file lacks them or has them in another shape. Raises ValueError for anything else that is
-    missing, unexpected or of another shape, for tensors that aren't numbers of the model's kind,
-    and for values that are NaN, infinite or beyond the model's type.
-    """
-    state = model.state_dict()
-    fits = {name for name in state if name in weights and weights[name].shape == state[name].shape}
-    missing = [name for name in state if name not in fits and name not in head]
-    unexpected = [name for name in weights if name not in state]
-    if missing or unexpected:
-        parts = [_names("does not fit or is missing", missing), _names("unexpected", unexpected)]
-        raise ValueError("; ".join(filter(None, parts)) + "; is it a file of this model?")
-    _check_values({name: (weights[name], state[name].dtype) for name in state if name in fits})
-    with torch.no_grad():
-        for name in fits:
-            state[name].copy_(weights[name])
-    return Loaded(sorted(fits), [name for name in state if name not in fits])
-
-
-def _check_values(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
-    """Raises ValueError for tensors that would lose more than digits as the type they are to be."""
-    other = [
-        name
-        for name, (tensor, wanted) in given.items()
-        if tensor.is_complex() or tensor.is_floating_point() != wanted.is_floating_point
-    ]
-    if other:
-        tensor, wanted = given[other[0]]
-        kinds = f"{tensor.dtype} where the model has {wanted}".replace("torch.", "")
-        raise ValueError(f"{_names(kinds, other)}; convert them")
-    counts = {name: int((~t.to(dtype).isfinite()).sum()) for name, (t, dtype) in given.items()}
-    if broken := [name for name, count in counts.items() if count]:
-        what = f"{sum(counts.values()):,} NaN or infinite values in "
-        raise ValueError(
-            f"{_names(what + counted(len(broken), 'tensor'), broken)}; the training that they are"
-            " from diverged, use other weights"
-        )
-
-
-def _names(what: str, names: Sequence[str]) -> str:
-    return f"{what}: {listed(names)}" if names else ""
+    def latest(self) -> State | None:
+        """The newest one that can be read; None if there is none. Nothing pickled is run."""
+        for stray in self.folder.glob(".*.tmp"):  # its writer was killed
+            stray.unlink()
+        for path in reversed(self.paths()):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(state, dict) or state.get("format") != FORMAT:
+                    raise ValueError("it is no checkpoint of this version of recipe")
+                return state
+            except Exception as error:  # the unpickler's many ways to refuse
+                reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
+                self.damaged.append(f"{path.name} can't be read: {reason}")
+        return None

@@ -155,10 +155,10 @@ def _train(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
 
 def _follow(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
     from recipe.audit import Audit, BrokenPromise, Verdict
-    from recipe.checkpoint import save_weights
     from recipe.outcome import Outcome
     from recipe.progress import Follow
     from recipe.train import train
+    from recipe.weights import save_weights
 
     history: dict[str, list[tuple[int, float]]] = defaultdict(list)
     verdicts: list[Verdict] = []

@@ -39,7 +39,7 @@ def roots(overrides: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
 
 def plain_roots(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that choose no option file: of the whole run's settings and of Hydra's."""
-    return roots(overrides, (*ROOT, "hydra"))
+    return roots(overrides, {key.split(".")[0] for key in (*ROOT, "hydra")})
 
 
 def problems(composed: DictConfig, own: DictConfig, overrides: Iterable[str]) -> list[str]:

@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from recipe import checkpoint, compose, images, runs
+from recipe import compose, images, runs
 from recipe.arguments import key_values
 from recipe.device.auto import Auto
 from recipe.errors import Problems, SpecError
 from recipe.image_files import SUFFIXES, image_files
 from recipe.parts import part, static_problems
 from recipe.spec import RunSpec
+from recipe.weights import load_weights, read_weights
 from recipe.wording import printable
 
 BATCH = 64
@@ -68,7 +69,7 @@ class Recorded:
             reason = " ".join(str(error).split())
             raise ValueError(f"model: can't be made: {reason}; use another run") from error
         with Problems.headed("run"):
-            checkpoint.load_weights(model, checkpoint.read_weights(weights), head=set())
+            load_weights(model, read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
         self._check()
 

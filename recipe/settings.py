@@ -26,6 +26,9 @@ ROOT: dict[str, Any] = {
     "summary": bool,
     "on_nonfinite": Literal["stop", "skip"],
     "nonfinite_limit": PositiveInt,
+    "checkpoint.every": PositiveInt | None,
+    "checkpoint.per": Literal["epoch", "step"],
+    "checkpoint.keep": PositiveInt,
     "output_dir": str,
     "trust": list[str],
 }
@@ -78,6 +81,12 @@ def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 
 def root_problems(values: Mapping[str, Any]) -> list[str]:
+    values = {**values, **{f"checkpoint.{k}": value for k, value in values["checkpoint"].items()}}
+    nested = {key for key in values if key.startswith("checkpoint.")}
+    found = [f"{key}: no such key{nearest(key, ROOT)}" for key in sorted(nested - ROOT.keys())]
+    found += [f"{key}: missing from the spec" for key in sorted(ROOT.keys() - values.keys())]
+    if found:
+        return found
     found = [
         problem for key, kind in ROOT.items() for problem in type_problems(key, kind, values[key])
     ]

@@ -34,6 +34,8 @@ class RunSpec:
     summary: bool
     on_nonfinite: Literal["stop", "skip"]
     nonfinite_limit: int
+    checkpoint: Settings
+    """`every` (None: never), `per` and `keep`."""
     output_dir: str
     trust: tuple[str, ...]
     device: Settings
@@ -71,7 +73,8 @@ class RunSpec:
         missing = [f"{key}: missing from the spec" for key in sorted(known - content.keys())]
         if unknown or missing:
             raise SpecError(unknown + missing)
-        if wrong := [line for group in GROUPS for line in _no_settings(group, content[group])]:
+        keys = (*GROUPS, "checkpoint")
+        if wrong := [line for key in keys for line in _no_settings(key, content[key])]:
             raise SpecError(wrong)
         trust = content["trust"]
         if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
@@ -143,7 +146,7 @@ class RunSpec:
         """A hash of everything in the spec that can change a run's numbers, and of `facts`
         (data digest, versions); 64 hexadecimal digits. Names, paths and tracking don't count."""
         content = _plain(self)
-        for key in ("options", "name", "summary", "output_dir", "trust", "tracking"):
+        for key in ("options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint"):
             del content[key]
         content["data"].pop("path", None)
         return hashlib.sha256(json.dumps([content, facts], sort_keys=True).encode()).hexdigest()

@@ -10,9 +10,13 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+States = dict[str, Any]
+"""Where the global streams are: tensors and plain numbers, as a checkpoint can hold them."""
 
 
 def spawn(seed: int, name: str, epoch: int = 0) -> int:
@@ -32,6 +36,33 @@ def seed_global(seed: int, name: str, epoch: int = 0) -> None:
     torch.manual_seed(start)
     np.random.seed(start % 2**32)
     random.seed(start)
+
+
+def get_global() -> States:
+    """Where the global streams of torch (all devices), numpy and Python are."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
+    version, numbers, second = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "python": [version, list(numbers), second],
+    }
+
+
+def set_global(states: States) -> None:
+    """Puts them there again. GPUs that are no longer there are passed over."""
+    torch.set_rng_state(states["torch"])
+    for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, index)
+    if states["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+    name, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, gauss))
+    version, numbers, second = states["python"]
+    random.setstate((version, tuple(numbers), second))
 
 
 @contextmanager

@@ -8,9 +8,10 @@ optimizer stepped).
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -59,7 +60,10 @@ class Run:
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
     average: Average
     nonfinite: Guard
+    remembers: Mapping[str, Any]
+    """The parts, by the names above, that have a `state_dict`: more than a function of a step."""
     best: Best = field(default_factory=lambda: Best())
+    at: Position = field(default_factory=lambda: Position())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,6 +84,27 @@ class Best:
     """A copy on the CPU."""
 
 
+@dataclass
+class Position:
+    """How far a run is; with the rest of the Run, all it takes to go on from here."""
+
+    epoch: int = 0
+    """Epochs that are over."""
+    batch: int = 0
+    """Batches of the next epoch that are over."""
+    step: int = 0
+    bitten: float | Tensor = 0.0
+    """Steps in which the clip bit."""
+    left_out: set[int] = field(default_factory=set)
+    """Batches of this epoch, counted from 0, that weren't finite."""
+    augmentation: torch.Generator = field(default_factory=torch.Generator)
+    """Of the epoch that `batch` is in."""
+    began: float = 0.0
+    """When this epoch did, on the clock of time.perf_counter."""
+    drawn: streams.States | None = None
+    """Where the global streams go on; None: where they are."""
+
+
 @dataclass(frozen=True)
 class Point:
     """Numbers as they stand after a step."""
@@ -94,57 +119,74 @@ class Point:
 
 
 def train(run: Run) -> Iterator[Point]:
-    """Trains to the end; yields a Point after each step, and one after each epoch's evaluation.
+    """Trains from where the run is to the end; yields a Point after each step, and one after each
+    epoch's evaluation.
 
-    Between two Points the caller may look at anything in the run.
+    Between two Points the caller may look at anything in the run; it is as it stands after
+    `run.at.step` steps, which is ahead of a Point whose numbers were read together with later ones.
     """
-    block = _Block(1 if run.device.type == "cpu" else 50)
-    bitten = torch.zeros((), device=run.device)
-    step = 0
-    for epoch in range(run.epochs):
-        started = time.perf_counter()
+    for epoch in range(run.at.epoch, run.epochs):
         run.frozen.unfreeze(run.optimizer, run.groups, epoch)
         run.model.train()
-        streams.seed_global(run.seed, "dropout", epoch)
-        augmentation = streams.generator(run.seed, "augmentation", epoch)
-        left_out: set[int] = set()
-        for batch, (inputs, targets) in enumerate(run.data.train.batches(_order(run, epoch))):
-            rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
-            inputs = inputs.to(run.device, non_blocking=True)
-            targets = targets.to(run.device, non_blocking=True)
-            step += 1
-            try:
-                done = _step(run, inputs, targets, augmentation)
-            except NonFinite as found:
-                yield from block.flush()
-                samples = list(_order(run, epoch))[batch].tolist()
-                names = _names(run.data.train, samples)
-                raise found.in_training(step, epoch + 1, batch + 1, samples, names) from None
-            bitten += done.bit
-            if done.left_out:
-                left_out.add(batch)
-            if done.stepped:
-                run.average.after_step(step / run.steps)
-            numbers = torch.stack([done.loss, done.accuracy, done.norm])
-            yield from block.add(step, epoch + 1, numbers, rates)
-        yield from block.flush()
-        trained = time.perf_counter() - started
-        inputs_again = functools.partial(_inputs, run, epoch, left_out)
-        run.average.after_epoch((epoch + 1) / run.epochs, inputs_again)
-        metrics = {f"val/{key}": value for key, value in _validate(run, step, epoch + 1).items()}
-        run.schedule.after_epoch(metrics)
-        improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
-        metrics |= {
-            "best/val_accuracy": run.best.accuracy,
-            "best/epoch": run.best.epoch,
-            "clip/hit_rate": bitten.item() / step,
-            "time/epoch_s": time.perf_counter() - started,
-            "time/samples_per_s": len(run.data.train) / trained,
-            "memory/peak_mb": _memory(run.device),
-        }
-        if run.nonfinite.policy == "skip":
-            metrics["nonfinite/skipped"] = run.nonfinite.skipped
-        yield Point(step, epoch + 1, metrics, ends_epoch=True, improved=improved)
+        if run.at.batch == 0:
+            streams.seed_global(run.seed, "dropout", epoch)
+            run.at.augmentation = streams.generator(run.seed, "augmentation", epoch)
+            run.at.began = time.perf_counter()
+        elif run.at.drawn is not None:
+            streams.set_global(run.at.drawn)
+        run.at.drawn = None
+        yield from _train_epoch(run, epoch)
+        yield _end_epoch(run, epoch)
+
+
+def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
+    """The batches that are left of an epoch."""
+    at = run.at
+    block = _Block(1 if run.device.type == "cpu" else 50)
+    order = itertools.islice(_order(run, epoch), at.batch, None)
+    for inputs, targets in run.data.train.batches(order):
+        rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
+        inputs = inputs.to(run.device, non_blocking=True)
+        targets = targets.to(run.device, non_blocking=True)
+        try:
+            done = _step(run, inputs, targets, at.augmentation)
+        except NonFinite as found:
+            yield from block.flush()
+            samples = list(_order(run, epoch))[at.batch].tolist()
+            names = _names(run.data.train, samples)
+            raise found.in_training(at.step + 1, epoch + 1, at.batch + 1, samples, names) from None
+        if done.left_out:
+            at.left_out.add(at.batch)
+        at.step, at.batch = at.step + 1, at.batch + 1
+        at.bitten = done.bit + at.bitten
+        if done.stepped:
+            run.average.after_step(at.step / run.steps)
+        numbers = torch.stack([done.loss, done.accuracy, done.norm])
+        yield from block.add(at.step, epoch + 1, numbers, rates)
+    yield from block.flush()
+
+
+def _end_epoch(run: Run, epoch: int) -> Point:
+    """Averages and evaluates; the run is then at the start of the next epoch."""
+    at = run.at
+    trained = time.perf_counter() - at.began
+    left_out = at.left_out
+    run.average.after_epoch((epoch + 1) / run.epochs, lambda: _inputs(run, epoch, left_out))
+    metrics = {f"val/{key}": value for key, value in _validate(run, at.step, epoch + 1).items()}
+    run.schedule.after_epoch(metrics)
+    improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
+    metrics |= {
+        "best/val_accuracy": run.best.accuracy,
+        "best/epoch": run.best.epoch,
+        "clip/hit_rate": float(at.bitten) / at.step,
+        "time/epoch_s": time.perf_counter() - at.began,
+        "time/samples_per_s": len(run.data.train) / trained,
+        "memory/peak_mb": _memory(run.device),
+    }
+    if run.nonfinite.policy == "skip":
+        metrics["nonfinite/skipped"] = run.nonfinite.skipped
+    at.epoch, at.batch, at.left_out = epoch + 1, 0, set()
+    return Point(at.step, epoch + 1, metrics, ends_epoch=True, improved=improved)
 
 
 class _Done(NamedTuple):

@@ -24,7 +24,7 @@ import yaml
 from PIL import Image
 
 from recipe import compose
-from recipe.checkpoint import save_weights
+from recipe.weights import save_weights
 
 QUICK = (*commands.QUICK, "epochs=1", "tracking=none")
 

@@ -25,13 +25,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleL
 from torch.utils.data import DataLoader, TensorDataset
 
 from recipe import build, plan, streams
-from recipe.checkpoint import save_weights
 from recipe.errors import SpecError
 from recipe.loss.mse_one_hot import mse_one_hot
 from recipe.nonfinite import NonFinite
 from recipe.precision import Precision
 from recipe.spec import RunSpec
 from recipe.train import Point, Run, train
+from recipe.weights import save_weights
 
 FROZEN = {
     "convolution1_1.weight", "convolution1_1.bias", "convolution1_2.weight", "convolution1_2.bias",

@@ -162,7 +162,7 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
         "torch.os.system",
         "recipe.cli.main",
         "recipe.cli.run",
-        "recipe.checkpoint.read_weights",
+        "recipe.weights.read_weights",
         "recipe.clip.norm.torch.load",
         "recipe.clip.norm.clip_grads_with_norm_",
         "recipe.data.cifar10.pickle.loads",

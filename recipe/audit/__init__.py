@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from torch import nn
 
@@ -28,6 +29,10 @@ from recipe.wording import counted, percent
 
 EARLY = 2
 """The step after which promises are first looked at: momentum moves what the first one doesn't."""
+
+
+SEEN = ("epoch", "hit_rate", "first_rates", "rates_moved", "looked")
+"""What an Audit remembers from Point to Point."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,21 @@ class Audit:
         trace: TracebackType | None,
     ) -> None:
         self.watch.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, and what is to stay as it was: plain data, by name."""
+        return {
+            **{name: getattr(self, name) for name in SEEN},
+            "digests": self.weights.digests,
+            "watch": self.watch.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there; within the `with`."""
+        for name in SEEN:
+            setattr(self, name, state[name])
+        self.weights.digests = state["digests"]
+        self.watch.load_state_dict(state["watch"])
 
     def look(self, point: Point) -> list[Verdict]:
         """The verdicts so far, at the Points after which there are any; else none."""

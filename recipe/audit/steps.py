@@ -20,6 +20,9 @@ from recipe.train import Run, with_gradients
 Problems = dict[str, dict[str, None]]
 """By group; each problem once, in the order in which they came."""
 
+COUNTED = ("batches", "steps", "augmented", "half", "targets")
+"""What a Watch remembers from step to step."""
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -53,6 +56,20 @@ class Watch:
         self._plain = run.augment, run.loss, run.clip
         self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
         run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in COUNTED},
+            "hits": self.hits.item(),
+            "problems": {group: list(found) for group, found in self.problems.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in COUNTED:
+            setattr(self, name, state[name])
+        self.hits.fill_(state["hits"])
+        for group, found in state["problems"].items():
+            self.problems[group] = dict.fromkeys(found)
 
     def close(self) -> None:
         """Leaves the run as it was."""

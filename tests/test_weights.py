@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recipe.checkpoint import load_weights, read_weights, save_weights
+from recipe.weights import load_weights, read_weights, save_weights
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
 

@@ -1,0 +1,30 @@
+"""Files that are written whole or not at all, and are on the disk when the call returns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write(path: Path, content: bytes | memoryview) -> None:
+    """`path` is at any moment the old file or the new one, never a part, whatever dies meanwhile.
+
+    Raises OSError, such as of a full disk; then the old file is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # so that the name is kept, too
+    finally:
+        os.close(folder)

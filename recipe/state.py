@@ -82,6 +82,7 @@ def restore(run: Run, state: State) -> None:
         parameter.grad = gradient.to(parameter.device)
     load_optimizer(run, state["optimizer"])
     run.schedule.scheduler.load_state_dict(state["scheduler"])
+    run.optimizer._opt_called = at.step > 0  # type: ignore[attr-defined]  # else torch warns
     run.scaler.load_state_dict(state["scaler"])
     for name, part in run.remembers.items():
         part.load_state_dict(state["parts"][name])

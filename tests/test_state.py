@@ -1,0 +1,148 @@
+"""A run that was put back where it stood ends as one that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_nonfinite import marked, skipping
+
+from recipe.audit import Audit
+from recipe.build import build
+from recipe.errors import RecipeError
+from recipe.spec import RunSpec
+from recipe.state import State, capture, plain, restore
+from recipe.train import Point, Run, train
+
+CASES = {
+    "dropout and an average": ["model.dropout=0.5", "average=ema", "clip=norm"],
+    "thawing layers": [
+        "model.batchnorm=true", "epochs=3", "optimizer.momentum=0.9",
+        "freeze=gradual",
+        "freeze.stages=[{epoch: 1, names: ['convolution2_*','batchnorm2_*']},"
+        "{epoch: 2, names: ['convolution1_*','batchnorm1_*']}]",
+    ],
+    "frozen layers and their statistics": [
+        "model.batchnorm=true", "freeze=vgg_first2", "param_groups=head_faster", "optimizer=adamw",
+        "scheduler=one_cycle",
+    ],
+    "groups and a plateau": [
+        "epochs=4", "param_groups=vgg_conv1", "scheduler=plateau", "scheduler.patience=0",
+        "augment=mixup", "loss=cross_entropy", "loss.takes=[indices,probabilities]",
+    ],
+    "stochastic weight averaging": [
+        "epochs=4", "model.batchnorm=true", "average=swa", "average.start=0.5",
+        "augment=flip_crop", "scheduler=warmup_cosine", "scheduler.per=step", "optimizer=adam",
+    ],
+    "batches that are left out": [*skipping("nan", "average=swa"), "epochs=2"],
+}  # fmt: skip
+
+Compose = Callable[..., RunSpec]
+
+
+def numbers(points: list[Point]) -> list[tuple[int, dict[str, float]]]:
+    """What is reproducible of them: all but times and memory."""
+    return [
+        (p.step, {k: v for k, v in p.metrics.items() if not k.startswith(("time/", "memory/"))})
+        for p in points
+    ]
+
+
+def everything(run: Run, audit: Audit) -> State:
+    """All of a run's state that counts at its end, tensors as lists."""
+    state = {**capture(run), "audit": audit.state_dict()}
+    del state["position"]["seconds"], state["streams"]
+    return as_lists(state)
+
+
+def as_lists(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: as_lists(item) for key, item in value.items()}
+    return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def written_and_read(state: State) -> State:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    read: State = torch.load(buffer, weights_only=True)
+    return read
+
+
+def made(spec: RunSpec) -> Run:
+    run = build(spec)
+    return marked(run, 13) if "gate" in spec.model else run
+
+
+def stopped(spec: RunSpec, after: int) -> tuple[list[Point], State]:
+    """The first Points of a run, and its state after them as it is read from a file."""
+    run = made(spec)
+    with Audit(spec, run) as audit:
+        points = []
+        for point in itertools.islice(train(run), after):
+            audit.look(point)
+            points.append(point)
+        state = {"run": capture(run), "audit": plain(audit.state_dict(), "audit")}
+    return points, written_and_read(state)
+
+
+def ended(spec: RunSpec, state: State | None) -> tuple[list[Point], State]:
+    run = made(spec)
+    with Audit(spec, run) as audit:
+        if state is not None:
+            restore(run, state["run"])
+            audit.load_state_dict(state["audit"])
+        torch.rand(7)  # whatever was drawn meanwhile
+        points = []
+        for point in train(run):
+            verdicts = audit.look(point)
+            assert all(verdict.held for verdict in verdicts), verdicts
+            points.append(point)
+        return points, everything(run, audit)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_stopped_after_any_point_ends_as_one_that_was_not(small: Compose, name: str) -> None:
+    spec = small(*CASES[name])
+    points, state = ended(spec, None)
+    assert len(points) == 4 * spec.epochs  # 3 steps and an evaluation
+    for after in range(1, len(points) + 1):
+        first, saved = stopped(spec, after)
+        rest, end = ended(spec, saved)
+        assert numbers(first + rest) == numbers(points), after
+        assert end == state, after
+
+
+def test_a_thawed_layer_keeps_its_own_momentum(small: Compose) -> None:
+    """Two layers of one shape: by position, one would get what belongs to the other."""
+    spec = small(
+        "epochs=2", "model=mlp", "model.hidden=[8,8,8]", "optimizer.momentum=0.9",
+        "freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*1.*']}]",
+    )  # fmt: skip
+    _, saved = stopped(spec, 6)
+    run = build(spec)
+    restore(run, saved["run"])
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    for parameter, state in run.optimizer.state.items():
+        expected = saved["run"]["optimizer"]["state"][names[id(parameter)]]
+        assert torch.equal(state["momentum_buffer"], expected["momentum_buffer"])
+    assert len(run.optimizer.state) == len(names)
+
+
+def test_a_freeze_that_got_lost_is_refused(small: Compose) -> None:
+    _, saved = stopped(small("freeze=vgg_first2"), 2)
+    with pytest.raises(RecipeError, match="other parameters are trained now"):
+        restore(build(small()), saved["run"])
+
+
+def test_what_can_not_be_saved_as_plain_data_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"parts\.clip\.seen\[0\] is a set"):
+        plain({"clip": {"seen": [{1}]}}, "parts")
+    with pytest.raises(RecipeError, match=r"has the key \(1, 2\)"):
+        plain({(1, 2): 0}, "scheduler")

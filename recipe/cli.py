@@ -39,6 +39,7 @@ python -m recipe [key=value ...]         train one run and record it
 python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 python -m recipe plan [key=value ...]    what would run, without training
+python -m recipe resume <run id>         go on with a run that was stopped, bit for bit
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
 
@@ -214,6 +215,12 @@ def _hydra(arguments: list[str]) -> int:
     return 0
 
 
+def _resume(arguments: list[str]) -> int:
+    from recipe.resume import resume
+
+    return resume(arguments, _console())
+
+
 def _predict(arguments: list[str]) -> int:
     from recipe.predict import predict
 
@@ -250,6 +257,7 @@ def _ui(arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": lambda arguments: _verb(arguments)[0](_verb(arguments)[1]),
     "plan": _plan,
+    "resume": _resume,
     "predict": _predict,
     "ui": _ui,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,13 @@ from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
+from recipe.wording import relative
 
 if TYPE_CHECKING:
     from recipe.outcome import Outcome
     from recipe.plan import Plan
     from recipe.record import Recorder
+    from recipe.state import State
     from recipe.train import Run
 
 
@@ -52,26 +53,43 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
 
 
 def execute(
-    spec: RunSpec, run: Run, console: Console, *, name: str, command: str, sweep: Path | None = None
+    spec: RunSpec,
+    run: Run,
+    console: Console,
+    *,
+    name: str,
+    command: str,
+    sweep: Path | None = None,
+    taken_up: Path | None = None,
 ) -> tuple[Outcome, Recorder]:
-    """Trains and records. An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as
-    KILLED, and goes on to the caller."""
+    """Trains and records; with `taken_up` goes on with the run that was recorded in that folder.
+
+    An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, and goes on to the
+    caller.
+    """
     from recipe import plan as planning
     from recipe.data import worker
     from recipe.record import Recorder
+    from recipe.training import train_recorded
 
-    plan = planning.make(spec, run)
     tracking = part(spec, "tracking")(spec.output_path)
-    recorder = Recorder(spec.output_path, name, tracking, sweep=sweep)
+    if taken_up is None:
+        recorder = Recorder(spec.output_path, name, tracking, sweep=sweep)
+    else:
+        recorder = Recorder.reopen(taken_up, tracking, sweep=sweep)
     try:
+        plan = planning.make(spec, run)
+        saved = _saved(recorder, spec, console) if taken_up else None
         with worker.reported(spec.data.get("workers", 0)):
-            _record_start(recorder, spec, plan, sweep)
+            if not (recorder.folder / LAST_OF_START).is_file():
+                _record_start(recorder, spec, plan, sweep)
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
-            outcome = _train(recorder, plan, console)
+            outcome = train_recorded(recorder, plan, console, saved=saved)
             _record_end(recorder, outcome, command)
     except KeyboardInterrupt:
         recorder.close("KILLED")
+        console.print(f"Stopped. Go on with: python -m recipe resume {recorder.id}", soft_wrap=True)
         raise
     except BaseException:
         recorder.text("error.txt", traceback.format_exc())
@@ -79,6 +97,23 @@ def execute(
         raise
     recorder.close("FINISHED")
     return outcome, recorder
+
+
+LAST_OF_START = "data.json"
+"""The file that is written last when a run begins."""
+
+
+def _saved(recorder: Recorder, spec: RunSpec, console: Console) -> State | None:
+    """The newest checkpoint that can be read; says from where the run goes on."""
+    from recipe.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(recorder.folder, spec.checkpoint)
+    saved = checkpoints.latest()
+    for problem in checkpoints.damaged:
+        console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
+    step = saved["run"]["position"]["step"] if saved else 0
+    console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
+    return saved
 
 
 def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | None) -> None:
@@ -131,53 +166,6 @@ def _facts(run: Run) -> dict[str, object]:
     }
 
 
-def _train(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
-    """Raises NonFinite and BrokenPromise, recorded and shown in full."""
-    from recipe.audit import BrokenPromise
-    from recipe.nonfinite import NonFinite
-    from recipe.outcome import audit_table
-
-    try:
-        return _follow(recorder, plan, console)
-    except NonFinite as error:
-        if best := plan.run.best.epoch:
-            weights = _short(recorder.folder / "model.safetensors")
-            error.keep(f"the last good weights are {weights} (epoch {best})")
-            recorder.artifact("model.safetensors")
-        else:
-            error.keep("no weights are kept yet, as no epoch had been evaluated")
-        recorder.text("nonfinite.json", json.dumps(error.facts(), indent=2) + "\n")
-        raise
-    except BrokenPromise as error:
-        console.print(audit_table(error.verdicts))
-        raise
-
-
-def _follow(recorder: Recorder, plan: Plan, console: Console) -> Outcome:
-    from recipe.audit import Audit, BrokenPromise, Verdict
-    from recipe.outcome import Outcome
-    from recipe.progress import Follow
-    from recipe.train import train
-    from recipe.weights import save_weights
-
-    history: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    verdicts: list[Verdict] = []
-    with Audit(plan.spec, plan.run) as audit, Follow(plan.run, console) as follow:
-        for point in train(plan.run):
-            recorder.metrics(point.step, point.metrics)
-            for key, value in point.metrics.items():
-                history[key].append((point.step, value))
-            if point.improved:
-                save_weights(plan.run.best.weights, recorder.folder / "model.safetensors")
-            follow.show(point)
-            if found := audit.look(point):
-                verdicts = found
-                recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})
-                if not all(verdict.held for verdict in found):
-                    raise BrokenPromise(found)
-    return Outcome(plan, history, verdicts)
-
-
 def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
     from recipe import plots
     from recipe.outcome import note
@@ -213,7 +201,7 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
         console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
     lines = [
         f"Result  {outcome.sentence()}",
-        f"Record  {_short(recorder.folder)}"
+        f"Record  {relative(recorder.folder)}"
         + (f", in MLflow as {recorder.mlflow_run_id}" if recorder.mlflow_run_id else ""),
     ]
     if recorder.mlflow_run_id:
@@ -227,7 +215,3 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
             style="red",
             soft_wrap=True,
         )
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -21,6 +21,8 @@ class Follow:
         self.console = console
         self.live = console.is_terminal
         self.started = time.perf_counter()
+        self.first = run.at.step
+        """Steps that were over before, in a run that is taken up again."""
         self.latest: Metrics = {}
         self.epoch = 0
         self.losses: list[float] = []
@@ -61,7 +63,8 @@ class Follow:
                 numbers=self._numbers(point.step),
             )
         elif point.ends_epoch:
-            left = (time.perf_counter() - self.started) * (self.run.steps / point.step - 1)
+            spent = time.perf_counter() - self.started
+            left = spent * (self.run.steps - point.step) / max(1, point.step - self.first)
             width = len(str(self.run.epochs))
             self.console.print(
                 f"epoch {point.epoch:{width}}/{self.run.epochs}  {self._numbers(point.step)}  "
@@ -79,5 +82,5 @@ class Follow:
         elif "train/accuracy" in self.latest:
             parts.append(f"accuracy {self.latest['train/accuracy']:.0%}".replace("%", " %"))
         seconds = time.perf_counter() - self.started
-        samples = step / self.run.steps_per_epoch * len(self.run.data.train)
+        samples = (step - self.first) / self.run.steps_per_epoch * len(self.run.data.train)
         return "  ".join([*parts, f"{samples / seconds:,.0f} samples/s"])

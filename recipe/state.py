@@ -58,12 +58,7 @@ def capture(run: Run) -> State:
 
 def restore(run: Run, state: State) -> None:
     """Puts a run of the same spec, built anew, where the state was captured."""
-    at, position = run.at, state["position"]
-    at.epoch, at.batch, at.step = position["epoch"], position["batch"], position["step"]
-    at.bitten, at.left_out = position["bitten"], set(position["left_out"])
-    at.augmentation.set_state(position["augmentation"])
-    at.began = time.perf_counter() - position["seconds"]
-    at.drawn = state["streams"]
+    restore_position(run, state)
     unfreeze(run)
     if (
         trainable(run) != state["trainable"]
@@ -82,12 +77,22 @@ def restore(run: Run, state: State) -> None:
         parameter.grad = gradient.to(parameter.device)
     load_optimizer(run, state["optimizer"])
     run.schedule.scheduler.load_state_dict(state["scheduler"])
-    run.optimizer._opt_called = at.step > 0  # type: ignore[attr-defined]  # else torch warns
+    run.optimizer._opt_called = run.at.step > 0  # type: ignore[attr-defined]  # else torch warns
     run.scaler.load_state_dict(state["scaler"])
     for name, part in run.remembers.items():
         part.load_state_dict(state["parts"][name])
     run.best = Best(**state["best"])
     run.nonfinite.skipped = state["skipped"]
+
+
+def restore_position(run: Run, state: State) -> None:
+    """Where in which epoch the run is, and where its random streams go on."""
+    at, position = run.at, state["position"]
+    at.epoch, at.batch, at.step = position["epoch"], position["batch"], position["step"]
+    at.bitten, at.left_out = position["bitten"], set(position["left_out"])
+    at.augmentation.set_state(position["augmentation"])
+    at.began = time.perf_counter() - position["seconds"]
+    at.drawn = state["streams"]
 
 
 def unfreeze(run: Run) -> None:

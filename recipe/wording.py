@@ -33,6 +33,11 @@ def listed(names: Sequence[object], limit: int = 3) -> str:
     return f"{', '.join(map(str, names[:limit]))}{more}"
 
 
+def relative(path: Path) -> str:
+    """A path as seen from the working directory, if it lies below that."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def printable(path: Path | str) -> str:
     """A path without what a terminal would obey or can't show, such as line breaks: escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

@@ -44,27 +44,29 @@ CASES = {
 Compose = Callable[..., RunSpec]
 
 
-def numbers(points: list[Point]) -> list[tuple[int, dict[str, float]]]:
-    """What is reproducible of them: all but times and memory."""
-    return [
-        (p.step, {k: v for k, v in p.metrics.items() if not k.startswith(("time/", "memory/"))})
+def numbers(points: list[Point]) -> list[tuple[int, dict[str, str]]]:
+    """What is reproducible of them, to the last digit: all but times and memory."""
+    kept = [
+        {k: repr(v) for k, v in p.metrics.items() if not k.startswith(("time/", "memory/"))}
         for p in points
     ]
+    return [(point.step, metrics) for point, metrics in zip(points, kept, strict=True)]
 
 
 def everything(run: Run, audit: Audit) -> State:
     """All of a run's state that counts at its end, tensors as lists."""
     state = {**capture(run), "audit": audit.state_dict()}
     del state["position"]["seconds"], state["streams"]
-    return as_lists(state)
+    listed: State = as_lists(state)
+    return listed
 
 
 def as_lists(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return (str(value.dtype), value.tolist())
+        return (str(value.dtype), repr(value.tolist()))
     if isinstance(value, dict):
         return {key: as_lists(item) for key, item in value.items()}
-    return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+    return [as_lists(v) for v in value] if isinstance(value, list | tuple) else repr(value)
 
 
 def written_and_read(state: State) -> State:

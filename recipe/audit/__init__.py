@@ -85,7 +85,8 @@ class Audit:
         self.looked = False
 
     def __enter__(self) -> Audit:
-        closely = {1, 2, (self.run.steps + 1) // 2, self.run.steps}
+        first = self.run.at.step
+        closely = {first + 1, first + 2, (self.run.steps + 1) // 2, self.run.steps}
         self.watch = Watch(
             self.run,
             closely,
@@ -94,6 +95,10 @@ class Audit:
             promise=_promise(self.spec, self.run.model),
             before_step=self._before_step,
         )
+        self.epoch = self.run.at.epoch
+        self.watch.batches = first  # of a run that goes on from another's
+        self.watch.steps = first - self.run.nonfinite.skipped
+        self.watch.hits.fill_(float(self.run.at.bitten))
         return self
 
     def __exit__(

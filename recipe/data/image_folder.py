@@ -71,6 +71,7 @@ class Files(Dataset[Sample | str]):
                     num_workers=self.workers,
                     collate_fn=_stacked,
                     generator=torch.Generator(),  # or it would draw from torch's global stream
+                    worker_init_fn=worker.deaf,
                 )
             )
         while True:

@@ -6,6 +6,7 @@ happens to be, not only where it waits for a batch.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,13 @@ def died(workers: int, error: RuntimeError) -> DataError:
         f"data.workers: one of {workers} ended while it read images "
         f"({' '.join(str(error).split())}); there may be too little memory, use fewer"
     )
+
+
+def deaf(number: int) -> None:
+    """A worker's first act: Ctrl-C reaches every process of a terminal, and it is for the run to
+    say when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

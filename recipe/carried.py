@@ -1,0 +1,151 @@
+"""A run that goes on from another's checkpoint under a changed spec: what is carried over, by name.
+
+What the two specs agree on goes on as it was; what changed starts as the new spec says, at the
+point that the run has reached. Everything is matched by name and shape, never by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from recipe import state
+from recipe.errors import SpecError
+from recipe.menu import GROUPS
+from recipe.spec import RunSpec
+from recipe.state import State
+from recipe.train import Best, Run
+from recipe.wording import counted, listed
+
+SHOWN = 8
+"""Names of a kind that are listed."""
+
+
+@dataclass
+class Carried:
+    """Names, such as `weights convolution1_1.weight` or `scheduler`, each in one of these."""
+
+    over: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """Each kind and thing in a line, for people."""
+        for what, names in (
+            ("carried over", self.over), ("new", self.new), ("dropped", self.dropped),
+        ):  # fmt: skip
+            things: dict[str, list[str]] = {}
+            for name in names:
+                thing, _, rest = name.partition(" ")
+                things.setdefault(thing, []).append(rest)
+            for thing, rests in things.items():
+                full = list(filter(None, rests))
+                many = f" of {counted(len(full), 'parameter')}: {listed(full, SHOWN)}"
+                yield f"{what}: {thing}{many if full else ''}"
+
+
+def changed(old: RunSpec, new: RunSpec) -> set[str]:
+    """Groups and settings of the whole run in which two specs differ."""
+    keys = {*GROUPS, "seed", "epochs", "on_nonfinite", "nonfinite_limit"}
+    return {key for key in keys if getattr(old, key) != getattr(new, key)}
+
+
+def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data: bool) -> Carried:
+    """Puts a run that was built for `new` where a run of `old` stood.
+
+    `same_data`: whether the digests of their data agree. Raises SpecError if no epoch is left.
+    """
+    found, differs = Carried(), changed(old, new)
+    run.nonfinite.skipped = saved["skipped"]
+    _position(run, saved, found, in_order=same_data and not {"data", "seed"} & differs)
+    state.unfreeze(run)
+    _weights(run, saved, found)
+    _optimizer(run, saved, found, differs)
+    _schedule(run, saved, found, differs)
+    if "precision" not in differs:
+        run.scaler.load_state_dict(saved["scaler"])
+    for name, part in run.remembers.items():
+        fits = name in saved["parts"] and not differs & {name, "model"}
+        (found.over if fits else found.new).append(name)
+        if fits:
+            part.load_state_dict(saved["parts"][name])
+    found.dropped += [name for name in saved["parts"] if name not in run.remembers]
+    if saved["best"]["epoch"]:
+        fits = same_data and not differs & {"data", "model"}
+        (found.over if fits else found.dropped).append("best")
+        if fits:
+            run.best = Best(**saved["best"])
+    return found
+
+
+def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None:
+    at, position = run.at, saved["position"]
+    at.epoch = position["epoch"]
+    if at.epoch >= run.epochs:
+        raise SpecError(
+            f"epochs is {run.epochs}, but {at.epoch} are over already; give more of them"
+        )
+    whole = position["batch"] == 0
+    if in_order:
+        state.restore_position(run, saved)
+    else:
+        at.step = at.epoch * run.steps_per_epoch
+        share = position["bitten"] / max(1, position["step"])
+        at.bitten = share * at.step
+        at.drawn = None
+    if in_order or whole:
+        found.over.append("position")
+    else:
+        found.dropped.append("position")  # the epoch begins anew
+
+
+@torch.no_grad()
+def _weights(run: Run, saved: State, found: Carried) -> None:
+    current = {**run.model.state_dict(), **dict(run.model.named_buffers())}
+    given = {**saved["model"], **saved["buffers"]}
+    for name, value in current.items():
+        fits = name in given and given[name].shape == value.shape
+        (found.over if fits else found.new).append(f"weights {name}")
+        if fits:
+            value.copy_(given[name])
+    found.dropped += [
+        f"weights {name}"
+        for name, value in given.items()
+        if name not in current or current[name].shape != value.shape
+    ]
+
+
+def _optimizer(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
+    held = {
+        name: parameter
+        for name, parameter in run.model.named_parameters()
+        if any(parameter is p for group in run.optimizer.param_groups for p in group["params"])
+    }
+    same = saved["optimizer"]["class"] == type(run.optimizer).__name__
+    given = saved["optimizer"]["state"]
+    weights = {name.removeprefix("weights ") for name in found.over}
+    fits = {name for name in given if same and name in held and name in weights}
+    found.over += [f"optimizer {name}" for name in held if name in fits]
+    found.new += [f"optimizer {name}" for name in held if name not in fits and given]
+    found.dropped += [f"optimizer {name}" for name in given if name not in fits]
+    state.load_optimizer(
+        run,
+        {**saved["optimizer"], "state": {name: given[name] for name in fits}},
+        settings=not differs & {"optimizer", "param_groups", "scheduler", "epochs", "data"},
+    )
+
+
+def _schedule(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
+    """One that changed is moved to where the run is."""
+    if not differs & {"optimizer", "param_groups", "scheduler", "epochs", "data"}:
+        run.schedule.scheduler.load_state_dict(saved["scheduler"])
+        found.over.append("scheduler")
+    else:
+        run.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
+        if not run.schedule.waits:
+            stepped = run.at.step - run.nonfinite.skipped
+            for _ in range(stepped if run.schedule.per == "step" else run.at.epoch):
+                run.schedule.scheduler.step()
+        found.new.append("scheduler")

@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM while a run trains: the step that is under way is finished first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+SAID = b"\nrecipe: stopping after this step; again to stop at once\n"
+
+
+class Stopping:
+    """Within the `with`, the first signal only asks; a second one does what it always did.
+
+    In a thread other than the main one, where signals never arrive, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._usual: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                usual = signal.getsignal(signum)
+                if callable(usual):  # one that is ignored, as under nohup, stays so
+                    self._usual[signum] = usual
+                    signal.signal(signum, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for signum, usual in self._usual.items():
+            signal.signal(signum, usual)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            self._usual[signum](signum, frame)
+        self.asked = signum
+        os.write(2, SAID)  # printing could wait for the line that was interrupted
+
+    def obey(self) -> None:
+        """Raises what the signal that came raises otherwise."""
+        if self.asked is not None:
+            self._usual[self.asked](self.asked, None)

@@ -1,0 +1,115 @@
+"""A run while it trains: every Point recorded, shown and audited, checkpoints written."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from recipe import state, streams
+from recipe.audit import Audit, BrokenPromise, Verdict
+from recipe.checkpoint import Checkpoints
+from recipe.journal import trace
+from recipe.nonfinite import NonFinite
+from recipe.outcome import Outcome, audit_table
+from recipe.plan import Plan
+from recipe.progress import Follow
+from recipe.record import Recorder
+from recipe.stopping import Stopping
+from recipe.train import Point, train
+from recipe.weights import save_weights
+from recipe.wording import relative
+
+
+def train_recorded(
+    recorder: Recorder, plan: Plan, console: Console, *, saved: state.State | None = None
+) -> Outcome:
+    """Trains to the end, from `saved` on if it is given, which a checkpoint of this run holds.
+
+    Ctrl-C and SIGTERM wait for the end of a step, and leave a checkpoint. Raises NonFinite and
+    BrokenPromise, recorded and shown in full.
+    """
+    try:
+        return _Training(recorder, plan, console).follow(saved)
+    except NonFinite as error:
+        if best := plan.run.best.epoch:
+            weights = relative(recorder.folder / WEIGHTS)
+            error.keep(f"the last good weights are {weights} (epoch {best})")
+            recorder.artifact(WEIGHTS)
+        else:
+            error.keep("no weights are kept yet, as no epoch had been evaluated")
+        recorder.text("nonfinite.json", json.dumps(error.facts(), indent=2) + "\n")
+        raise
+    except BrokenPromise as error:
+        console.print(audit_table(error.verdicts))
+        raise
+
+
+WEIGHTS = "model.safetensors"
+
+
+class _Training:
+    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
+        self.recorder, self.plan, self.run, self.console = recorder, plan, plan.run, console
+        self.checkpoints = Checkpoints(recorder.folder, plan.spec.checkpoint)
+        self.audit = Audit(plan.spec, plan.run)
+        self.verdicts: list[Verdict] = []
+        self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+    def follow(self, saved: state.State | None) -> Outcome:
+        with self.audit, Stopping() as stopping:
+            if saved is not None:
+                self._go_on(saved)
+            with Follow(self.run, self.console) as follow:
+                for point in _obeying(stopping, train(self.run)):
+                    for key, value in point.metrics.items():
+                        self.history[key].append((point.step, value))
+                    self._keep(point)
+                    follow.show(point)
+                    if self.checkpoints.due(point, self.run):
+                        self._save()
+                    if stopping.asked is not None and point.step == self.run.at.step:
+                        self._save()
+                        stopping.obey()
+        return Outcome(self.plan, self.history, self.verdicts)
+
+    def _go_on(self, saved: state.State) -> None:
+        """Puts the run where it stood."""
+        state.restore(self.run, saved["run"])
+        self.audit.load_state_dict(saved["audit"])
+        if self.run.best.epoch:  # the file may be of an epoch that is trained again now
+            save_weights(self.run.best.weights, self.recorder.folder / WEIGHTS)
+        recorded = trace(self.recorder.folder)
+        for key, count in saved["recorded"].items():
+            self.history[key] = sorted(recorded.get(key, {}).items())[:count]
+
+    def _keep(self, point: Point) -> None:
+        self.recorder.metrics(point.step, point.metrics)
+        if point.improved:
+            save_weights(self.run.best.weights, self.recorder.folder / WEIGHTS)
+        if found := self.audit.look(point):
+            self.verdicts = found
+            self.recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})
+            if not all(verdict.held for verdict in found):
+                raise BrokenPromise(found)
+
+    def _save(self) -> None:
+        with streams.untouched():
+            content = {
+                "run": state.capture(self.run),
+                "audit": state.plain(self.audit.state_dict(), "audit"),
+                "recorded": {key: len(points) for key, points in self.history.items()},
+            }
+        self.recorder.sync()  # what it goes on from must not be ahead of the journal
+        self.checkpoints.save(content)
+
+
+def _obeying(stopping: Stopping, points: Iterator[Point]) -> Iterator[Point]:
+    """What fails after Ctrl-C, such as workers that got it, too, counts as stopped by it."""
+    try:
+        yield from points
+    except Exception:
+        stopping.obey()
+        raise

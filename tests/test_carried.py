@@ -1,0 +1,123 @@
+"""Going on from a checkpoint under a changed spec: what is carried over, new, dropped, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from test_state import ended, numbers, stopped
+
+from recipe.audit import Audit
+from recipe.build import build
+from recipe.carried import Carried, carry_over
+from recipe.errors import SpecError
+from recipe.spec import RunSpec
+from recipe.train import Point, Run, train
+
+Compose = Callable[..., RunSpec]
+
+
+def went_on(
+    old: RunSpec, new: RunSpec, after: int, *, same_data: bool = True
+) -> tuple[Run, Carried, list[Point]]:
+    """A run of `new` from where one of `old` stood after so many Points, to its end."""
+    _, saved = stopped(old, after)
+    run = build(new)
+    carried = carry_over(run, saved["run"], old, new, same_data=same_data)
+    points = []
+    with Audit(new, run) as audit:
+        for point in train(run):
+            verdicts = audit.look(point)
+            assert all(verdict.held for verdict in verdicts), verdicts
+            points.append(point)
+    return run, carried, points
+
+
+@pytest.mark.parametrize("after", [2, 4, 7])
+def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
+    small: Compose, after: int
+) -> None:
+    changes = ("optimizer.momentum=0.9", "average=ema", "model.dropout=0.5", "augment=flip_crop")
+    old, new = small("epochs=2", *changes), small("epochs=4", *changes)
+    whole, _ = ended(new, None)
+    _, carried, points = went_on(old, new, after)
+    assert numbers(points) == numbers(whole)[after:]
+    assert carried.new == ["scheduler"] and not carried.dropped
+
+
+def test_a_schedule_over_more_epochs_goes_on_where_the_longer_one_would_be(small: Compose) -> None:
+    old, new = (small(f"epochs={n}", "scheduler=cosine", "scheduler.per=step") for n in (2, 4))
+    whole, _ = ended(new, None)
+    _, _, points = went_on(old, new, 4)
+    rates = [[p.metrics.get("lr/all") for p in run] for run in (points, whole[4:])]
+    assert rates[0] == rates[1]
+
+
+def test_layers_that_are_frozen_now_lose_their_momentum_and_stay(small: Compose) -> None:
+    common = ("model.batchnorm=false", "optimizer.momentum=0.9")
+    old, new = small(*common), small(*common, "freeze=vgg_first2")
+    _, saved = stopped(old, 4)
+    run, carried, _ = went_on(old, new, 4)
+    frozen = [f"convolution1_{n}.{what}" for n in (1, 2) for what in ("weight", "bias")]
+    assert carried.dropped == [f"optimizer {name}" for name in frozen]
+    for name in frozen:
+        assert torch.equal(run.model.get_parameter(name), saved["run"]["model"][name])
+
+
+def test_layers_that_are_trained_now_start_without_momentum(small: Compose) -> None:
+    common = ("model.batchnorm=false", "optimizer.momentum=0.9")
+    old, new = small(*common, "freeze=vgg_first2"), small(*common)
+    _, carried, _ = went_on(old, new, 4)
+    assert carried.new[:4] == [
+        f"optimizer convolution1_{n}.{what}" for n in (1, 2) for what in ("weight", "bias")
+    ]
+    assert not carried.dropped
+
+
+def test_a_wider_head_is_new_and_the_rest_is_carried_over(small: Compose) -> None:
+    old, new = small("model.widths=[2,4]"), small("model.widths=[2,5]")
+    _, carried, _ = went_on(old, new, 4)
+    assert "weights convolution1_1.weight" in carried.over
+    assert "weights convolution2_1.weight" in carried.new
+    assert "weights convolution2_1.weight" in carried.dropped
+    assert "best" in carried.dropped
+
+
+def test_another_optimizer_starts_without_state(small: Compose) -> None:
+    old, new = small("optimizer.momentum=0.9"), small("optimizer=adam")
+    _, carried, _ = went_on(old, new, 4)
+    assert not any(name.startswith("optimizer") for name in carried.over)
+    assert "optimizer convolution1_1.weight" in carried.dropped
+    assert "optimizer convolution1_1.weight" in carried.new
+
+
+def test_an_average_that_is_added_begins_with_the_weights_carried_over(small: Compose) -> None:
+    old, new = small(), small("average=swa", "epochs=3")
+    run, carried, _ = went_on(old, new, 8)
+    assert "average" in carried.new
+    assert run.best.accuracy >= 0
+
+
+def test_other_batches_begin_the_epoch_anew(small: Compose) -> None:
+    old, new = small(), small("data.batch_size=5")
+    _, carried, points = went_on(old, new, 6)  # in the middle of the second epoch
+    assert "position" in carried.dropped
+    assert [p.step for p in points] == [5, 6, 7, 8, 8]  # 4 steps an epoch
+
+
+def test_no_epochs_left_is_told(small: Compose) -> None:
+    old, new = small("epochs=2"), small("epochs=2", "clip=norm")
+    with pytest.raises(SpecError, match=r"^epochs is 2, but 2 are over already; give more of them"):
+        went_on(old, new, 8)
+
+
+def test_what_became_of_it_is_told_in_a_line_for_each_kind(small: Compose) -> None:
+    common = ("model.batchnorm=false", "optimizer.momentum=0.9")
+    _, carried, _ = went_on(small(*common), small(*common, "freeze=vgg_first2"), 4)
+    lines = list(carried.lines())
+    assert lines[0].startswith("carried over: position")
+    assert (
+        "dropped: optimizer of 4 parameters: convolution1_1.weight, convolution1_1.bias, "
+        "convolution1_2.weight, convolution1_2.bias"
+    ) in lines

@@ -1,0 +1,193 @@
+"""SIGKILL at any instant: the same command takes the run up, and it ends bit for bit the same.
+
+The long form, `pytest -m long tests/test_kills.py`, kills 100 times.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recipe.checkpoint import Checkpoints
+from recipe.journal import trace
+
+BASE = (
+    *commands.HERE, "data.train_size=200", "data.batch_size=20", "data.eval_batch_size=50",
+    "model.widths=[8,16]", "model.dropout=0.2", "checkpoint.per=step", "checkpoint.every=3",
+    "epochs=4",
+)  # fmt: skip
+"""10 steps an epoch, and an evaluation that takes about as long as they do."""
+
+KINDS = {
+    "gradual": [
+        "freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*2_*']},{epoch: 2, names: ['*1_*']}]",
+        "average=ema", "scheduler=plateau", "scheduler.patience=0", "augment=flip_crop",
+    ],
+    "groups": [
+        "freeze=vgg_first2", "param_groups=head_faster", "clip=norm", "scheduler=one_cycle",
+        "scheduler.per=step", "optimizer=adamw", "average=swa",
+    ],
+}  # fmt: skip
+
+PHASES = ("start", "steps", "evaluation", "checkpoint")
+
+
+class Killer:
+    """Starts a command again and again, each time killing it in the phase that is asked for."""
+
+    def __init__(self, folder: Path, *arguments: str, seed: int) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.random = random.Random(seed)
+        self.phases: Counter[str] = Counter()
+
+    def kill(self, phase: str) -> bool:
+        """Whether it could be killed; not if it was done before."""
+        started = commands.start(self.folder, *self.arguments)
+        try:
+            self._wait_for(phase, started)
+            done = started.poll() is not None
+            started.send_signal(signal.SIGKILL)
+        finally:
+            started.communicate(timeout=60)
+        if not done:
+            self.phases[self._was_in()] += 1
+        return not done
+
+    def _wait_for(self, phase: str, started: subprocess.Popen[str]) -> None:
+        known = self._lines()
+        if phase == "start":
+            time.sleep(self.random.uniform(0, 4))
+            return
+        wait = self.random.randint(1, 8)
+        for _ in self._watched(started):
+            lines = self._lines()
+            if len(lines) < known_after(known, wait):
+                continue
+            if phase == "steps":
+                time.sleep(self.random.uniform(0, 0.02))
+                return
+            if phase == "evaluation" and self._evaluates(lines):
+                return
+            if phase == "checkpoint" and self._writes():
+                return
+
+    def _watched(self, started: subprocess.Popen[str]) -> Iterator[None]:
+        while started.poll() is None:
+            yield
+            time.sleep(0.0005)
+
+    @property
+    def run(self) -> Path | None:
+        found = commands.runs(self.folder)
+        return found[-1] if found else None
+
+    def _lines(self) -> list[str]:
+        path = self.run / "metrics.jsonl" if self.run else None
+        return path.read_text().splitlines() if path and path.is_file() else []
+
+    def _evaluates(self, lines: list[str]) -> bool:
+        steps = [line for line in lines if "train/loss" in line]
+        return len(steps) % 10 == 0 and "train/loss" in lines[-1]
+
+    def _writes(self) -> bool:
+        return self.run is not None and any((self.run / "checkpoints").glob(".*.tmp"))
+
+    def _was_in(self) -> str:
+        lines = self._lines()
+        if self._writes():
+            return "checkpoint"
+        if not any("train/loss" in line for line in lines):
+            return "start"
+        return "evaluation" if self._evaluates(lines) else "steps"
+
+
+def known_after(known: list[str], wait: int) -> int:
+    return len(known) + wait if known else wait
+
+
+def ended(folder: Path, *arguments: str) -> Path:
+    done = commands.process(folder, *arguments)
+    assert done.status == 0, done.err
+    (run,) = commands.runs(folder)
+    return run
+
+
+def alike(run: Path, other: Path) -> None:
+    """Every point but times and memory, the weights kept, and all of the last checkpoint."""
+    traces = [
+        {key: points for key, points in trace(r).items() if not key.startswith(("time/", "mem"))}
+        for r in (run, other)
+    ]
+    assert traces[0] == traces[1]
+    weights = [load_file(r / "model.safetensors") for r in (run, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    settings = {"every": 1, "per": "epoch", "keep": 1}
+    states = [Checkpoints(r, settings).latest() for r in (run, other)]
+    assert states[0] is not None and states[1] is not None
+    for state in states:
+        del state["run"]["position"]["seconds"]  # type: ignore[index]
+    assert_same(states[0], states[1], "state")
+
+
+def assert_same(one: object, other: object, where: str) -> None:
+    if isinstance(one, dict) and isinstance(other, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of every kind that nobody kills."""
+    return {
+        kind: ended(tmp_path_factory.mktemp(kind), *BASE, *more, "tracking=none")
+        for kind, more in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_in_every_phase_ends_as_one_that_was_not(
+    tmp_path: Path, undisturbed: dict[str, Path], kind: str
+) -> None:
+    killer = Killer(tmp_path, *BASE, *KINDS[kind], seed=0)
+    for phase in ("start", "steps", "evaluation", "checkpoint"):
+        assert killer.kill(phase), phase
+    alike(ended(tmp_path, *killer.arguments), undisturbed[kind])
+    assert len(killer.phases) > 2
+
+
+@pytest.mark.long
+def test_a_hundred_kills(tmp_path: Path, undisturbed: dict[str, Path]) -> None:
+    draw = random.Random(1)
+    phases: Counter[str] = Counter()
+    number = 0
+    while phases.total() < 100:
+        kind = draw.choice(sorted(KINDS))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        killer = Killer(folder, *BASE, *KINDS[kind], "tracking=none", seed=number)
+        for _ in range(draw.randint(2, 6)):
+            if not killer.kill(draw.choice(PHASES)):
+                break
+        alike(ended(folder, *killer.arguments), undisturbed[kind])
+        phases += killer.phases
+        shutil.rmtree(folder)
+        number += 1
+        print(number, "runs,", dict(phases), flush=True)
+    assert all(phases[phase] >= 10 for phase in PHASES), phases

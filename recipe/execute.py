@@ -74,8 +74,7 @@ def execute(
         recorder.close("KILLED")
         raise
     except BaseException:
-        recorder.text("error.txt", traceback.format_exc())
-        recorder.close("FAILED")
+        recorder.close("FAILED", traceback.format_exc())
         raise
     recorder.close("FINISHED")
     return outcome, recorder

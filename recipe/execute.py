@@ -92,8 +92,7 @@ def execute(
         console.print(f"Stopped. Go on with: python -m recipe resume {recorder.id}", soft_wrap=True)
         raise
     except BaseException:
-        recorder.text("error.txt", traceback.format_exc())
-        recorder.close("FAILED")
+        recorder.close("FAILED", traceback.format_exc())
         raise
     recorder.close("FINISHED")
     return outcome, recorder

@@ -22,20 +22,24 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab+", buffering=0)  # noqa: SIM115  (until close)
-        self._size = _whole(self._file.seek(0, os.SEEK_END), self._file.fileno())
-        self._file.truncate(self._size)
+        self._cut()
 
     def write(self, content: Mapping[str, Any]) -> None:
         """Raises OSError, such as of a full disk; then nothing of it is in the file."""
-        line = json.dumps(content).encode() + b"\n"
+        rest = memoryview(json.dumps(content).encode() + b"\n")
         try:
-            rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError:
-            self._file.truncate(self._size)
+        except BaseException:  # a signal too can come between two parts of a line
+            self._cut()
             raise
-        self._size += len(line)
+
+    def _cut(self) -> None:
+        """Takes away what isn't a whole line; whole ones stay, as they may have been read."""
+        size = self._file.seek(0, os.SEEK_END)
+        whole = _whole(size, self._file.fileno())
+        if whole < size:
+            self._file.truncate(whole)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -83,3 +87,25 @@ def trace(run: Path) -> Trace:
         for key, value in line["metrics"].items():
             found.setdefault(key, {})[line["step"]] = value
     return found
+
+
+def count(path: Path, start: int = 0) -> int:
+    """The number of whole lines from byte `start` on."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    except FileNotFoundError:
+        return 0
+
+
+def last(path: Path) -> dict[str, Any] | None:
+    """The last whole line; it alone is read. None if there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            end = _whole(file.seek(0, os.SEEK_END), file.fileno())
+            start = _whole(max(0, end - 1), file.fileno())
+            line = json.loads(os.pread(file.fileno(), end - start, start))
+            return line if isinstance(line, dict) else None
+    except (OSError, ValueError):
+        return None

@@ -1,172 +1,137 @@
-"""MLflow fed from a queue by one thread, in batches, so that nothing else ever waits for it."""
+"""MLflow fed from a run's journals by one thread, so that nothing else ever waits for it.
+
+A server that is down, frozen, failing or slow is tried again for as long as the run goes on.
+"""
 
 from __future__ import annotations
 
-import getpass
-import json
-import logging
-import os
-import queue
-import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock
+from filelock import Timeout
 
+from recipe import mlflow_server
+from recipe.mlflow_server import Gone
+from recipe.sending import Sending
 from recipe.tracking import Tracking
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+RESTS = 100
+"""The thread rests so many times as long as it has computed: what it computes, training waits for,
+as Python runs one thread at a time."""
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+SHORTEST_REST, LONGEST_REST = 1.0, 15.0
+"""Seconds between two batches."""
 
-BATCH = 1000
-"""Metrics MLflow takes in one call."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds after a failure; after each further one twice as long."""
 
-TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow's page show the columns of training runs, not those of language models."""
+START = 3.0
+"""Seconds that a run's start waits at most for the database on its own disk: opening it takes a
+second of computing, which would otherwise slow the first steps down."""
 
-LONGEST_PARAMETER = 6000
-"""Characters of a parameter's value that MLflow keeps."""
+PATIENCE = 10.0
+"""Seconds without progress after which the end of a run isn't waited for any longer."""
+
+LAST = 15.0
+"""The same while a call is under way."""
 
 
 class Feed:
     """One run in MLflow, made and filled in the background."""
 
-    def __init__(self, tracking: Tracking, outputs: Path, name: str, sweep: Path | None) -> None:
-        self.run_id: str | None = None
-        self._tracking, self._outputs, self._name, self._sweep = tracking, outputs, name, sweep
-        self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | None] = queue.SimpleQueue()
-        self._failure: str | None = None
-        self._started = int(time.time() * 1000)
+    def __init__(self, run: Path, tracking: Tracking) -> None:
+        self._sending = Sending(run, tracking)
+        self._problem: str | None = None
+        """Why the last call failed."""
+        self._over = threading.Event()
+        """The thread has nothing more to do."""
+        self._connected = threading.Event()
+        self._wake = threading.Event()
+        self._closing = self._given_up = self._gone = False
+        self._progress = time.monotonic()
+        self._attempts = 0
+        """Calls that failed since the run ended."""
+        mlflow_server.prepare()
         self._thread = threading.Thread(target=self._run, name="mlflow-feed", daemon=True)
         self._thread.start()
+        if str(tracking.uri).startswith("sqlite:"):
+            self._connected.wait(START)
 
-    def put(self, kind: str, content: dict[str, Any]) -> None:
-        self._queue.put((kind, content))
+    @property
+    def run_id(self) -> str | None:
+        return self._sending.sent.mlflow_run_id
 
     def finish(self) -> str | None:
-        """Waits until all is sent; why it isn't, if MLflow failed."""
-        self._queue.put(None)
-        self._thread.join()
-        return self._failure
+        """Waits until all is sent, or nothing moves any more; what MLflow lacks, if anything.
+
+        A signal may interrupt it; the thread then ends with its current call.
+        """
+        began = time.monotonic()
+        self._closing = True
+        self._wake.set()
+        try:
+            while not self._over.wait(0.05):
+                idle = time.monotonic() - self._progress
+                waited = time.monotonic() - max(began, self._progress)
+                if (idle > PATIENCE and self._attempts) or waited > LAST:
+                    break
+        finally:
+            self._given_up = True
+            self._wake.set()
+        return self._lacking()
+
+    def _lacking(self) -> str | None:
+        sent = self._sending.sent
+        said = list(sent.problems)
+        if left := sent.left(self._sending.run):
+            said.append(self._problem or "it takes too long")
+            said.append(left if self._gone else f"python -m recipe sync sends what is left, {left}")
+        return "; ".join(said) or None
 
     def _run(self) -> None:
         try:
-            client, experiment = connect(self._tracking, self._outputs)
-            tags = _origin()
-            if self._sweep is not None:
-                tags["mlflow.parentRunId"] = parent_run(client, experiment, self._sweep)
-            made = client.create_run(
-                experiment, start_time=self._started, run_name=self._name, tags=tags
-            )
-            self.run_id = made.info.run_id
-            self._send(client, self.run_id)
-        except Exception as error:  # whatever MLflow raises, training goes on
-            self._failure = _reason(error)
+            while not self._given_up:
+                try:
+                    with self._sending.sole():
+                        return self._send()
+                except Timeout:  # `sync` may be at it
+                    self._problem = "another process is sending it"
+                    self._rest(SHORTEST_PAUSE)
+        except Gone as error:
+            self._problem, self._gone = str(error), True
+        finally:
+            self._connected.set()
+            self._over.set()
 
-    def _send(self, client: MlflowClient, run_id: str) -> None:
-        from mlflow.entities import Metric
+    def _send(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._given_up:
+            computed = time.thread_time()
+            try:
+                self._sending.connect()
+                self._connected.set()
+                more = self._sending.piece()
+            except Gone:
+                raise
+            except Exception as error:  # whatever MLflow raises, training goes on
+                self._problem = mlflow_server.reason(error)
+                self._attempts += self._closing
+                self._connected.set()
+                mlflow_server.give_more_time(error)
+                self._rest(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            self._progress, self._problem, pause = time.monotonic(), None, SHORTEST_PAUSE
+            if self._closing and not more:
+                return
+            if not self._closing:
+                rest = RESTS * (time.thread_time() - computed)
+                self._rest(min(rest if more else max(rest, SHORTEST_REST), LONGEST_REST))
 
-        points: list[Metric] = []
-        while (item := self._queue.get()) is not None:
-            kind, content = item
-            if kind == "metrics":
-                points += [
-                    Metric(key, value, content["time"], content["step"])
-                    for key, value in content["metrics"].items()
-                ]
-            if points and (kind != "metrics" or len(points) >= BATCH or self._queue.empty()):
-                for start in range(0, len(points), BATCH):
-                    client.log_batch(run_id, metrics=points[start : start + BATCH])
-                points.clear()
-            if kind != "metrics":
-                _send_event(client, run_id, kind, content)
-
-
-def _send_event(client: MlflowClient, run_id: str, kind: str, content: dict[str, Any]) -> None:
-    from mlflow.entities import Param, RunTag
-
-    values = {k: v for k, v in content.items() if k not in ("folder", "time")}
-    if kind == "parameters":
-        params = [Param(key, value[:LONGEST_PARAMETER]) for key, value in values.items()]
-        for start in range(0, len(params), 100):
-            client.log_batch(run_id, params=params[start : start + 100])
-    elif kind == "tags":
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
-    elif kind == "artifact":
-        client.log_artifact(run_id, str(content["folder"] / content["path"]))
-    elif kind == "end":
-        client.set_terminated(run_id, status=content["status"], end_time=content["time"])
-
-
-def _origin() -> dict[str, str]:
-    """The tags by which MLflow's page says who ran what."""
-    try:
-        return {"mlflow.source.name": "recipe", "mlflow.user": getpass.getuser()}
-    except (KeyError, OSError):  # a container's user can be without a name
-        return {"mlflow.source.name": "recipe"}
-
-
-def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment.
-
-    A new sqlite database is made under a file lock: several processes that make one at the same
-    moment would break each other's migration.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    # with MLflow's own defaults a server that is gone is waited for for four minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow.tracking import MlflowClient
-
-    assert tracking.uri is not None
-    outputs.mkdir(parents=True, exist_ok=True)
-    with FileLock(outputs / ".mlflow.lock"):
-        client = MlflowClient(tracking.uri)
-        found = client.get_experiment_by_name(tracking.experiment)
-        if found is not None:
-            return client, str(found.experiment_id)
-        experiment = client.create_experiment(tracking.experiment, tracking.artifacts, TRAINING)
-        if tracking.uri.startswith("sqlite:///"):
-            with sqlite3.connect(tracking.uri.removeprefix("sqlite:///")) as database:
-                database.execute("PRAGMA journal_mode=WAL")
-            database.close()
-        return client, str(experiment)
-
-
-def parent_run(client: MlflowClient, experiment: str, sweep: Path) -> str:
-    """The MLflow run that holds a sweep's runs together; made by whichever job asks first."""
-    with FileLock(sweep / ".lock"):
-        path = sweep / "sweep.json"
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "mlflow_run_id" not in content:
-            tags = {"recipe.sweep": sweep.name, **_origin()}
-            run = client.create_run(experiment, run_name=content["name"], tags=tags)
-            content["mlflow_run_id"] = run.info.run_id
-            path.write_text(json.dumps(content), encoding="utf-8")
-        return str(content["mlflow_run_id"])
-
-
-def end_sweep(
-    tracking: Tracking, outputs: Path, sweep: Path, status: Status, note: str
-) -> str | None:
-    """Closes the parent run of a sweep, if one was made; why MLflow didn't take it, if so."""
-    content = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
-    if "mlflow_run_id" not in content:
-        return None
-    try:
-        client, _ = connect(tracking, outputs)
-        client.set_tag(content["mlflow_run_id"], "mlflow.note.content", note)
-        client.set_terminated(content["mlflow_run_id"], status=status)
-    except Exception as error:  # whatever MLflow raises, the sweep's own result stands
-        return _reason(error)
-    return None
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+    def _rest(self, seconds: float) -> None:
+        """Until then, or until the run ends; a run that has ended waits a second at most."""
+        if self._closing:
+            time.sleep(min(seconds, 1.0))
+        else:
+            self._wake.wait(seconds)

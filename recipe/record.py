@@ -1,89 +1,211 @@
-"""The record of a run: a journal on disk first, and MLflow fed from it by a thread of its own.
+"""The record of a run: journals on disk first, and MLflow fed from them by a thread of its own.
 
-`<outputs>/runs/<run id>/` holds the journal (`metrics.jsonl` for metrics, `events.jsonl` for
-parameters, tags, artifacts and the end; only ever appended to, a whole line at a time), `run.json`,
-and the artifacts as files. Training never waits for MLflow.
+`<outputs>/runs/<run id>/` holds the journals (`metrics.jsonl` for metrics, `events.jsonl` for
+parameters, tags, artifacts and the ends; only ever appended to, a whole line at a time),
+`run.json`, `sent.json` and the artifacts as files. Training never waits for MLflow.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from recipe import runs
+from recipe import journal, runs
+from recipe.errors import RecipeError
 from recipe.journal import Journal
-from recipe.mlflow_feed import Feed, Status
+from recipe.mlflow_feed import Feed
+from recipe.sent import Sent
 from recipe.tracking import Tracking
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+CLOCKED = ("time/", "memory/")
+"""How the keys of metrics begin that differ whenever they are computed again."""
+
+RESERVE = 16_384
+"""Bytes on disk that are given up for the end of the record, should the disk be full."""
 
 
 class Recorder:
-    """Records one run. Everything is on disk when a call returns; MLflow follows."""
+    """Records one run. Everything is on disk when a call returns; MLflow follows.
+
+    Raises RecipeError where the disk takes no more; from then on only `close` does anything.
+    """
 
     def __init__(
-        self, outputs: Path, name: str, tracking: Tracking, *, sweep: Path | None = None
+        self,
+        outputs: Path,
+        name: str,
+        tracking: Tracking,
+        *,
+        sweep: Path | None = None,
+        fingerprint: str | None = None,
     ) -> None:
-        self.id = runs.new_id()
-        self.name = name
-        self.folder = runs.folder(outputs) / self.id
-        self.folder.mkdir(parents=True)
-        self._metrics = Journal(self.folder / "metrics.jsonl")
-        self._events = Journal(self.folder / "events.jsonl")
-        self._feed = Feed(tracking, outputs, name, sweep) if tracking.uri else None
+        self.folder = runs.folder(outputs) / runs.new_id()
+        sweep_id = sweep.name if sweep else None
+        info = runs.Info(self.folder.name, name, "RUNNING", fingerprint=fingerprint, sweep=sweep_id)
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise RecipeError(_refusal(self.folder, error)) from error
+        self._open(info, tracking, "started")
+
+    @classmethod
+    def reopen(cls, folder: Path, tracking: Tracking, *, sweep: Path | None = None) -> Recorder:
+        """Takes a recorded run up again: the same run, here and in MLflow.
+
+        Points that it computes again aren't recorded again: see `differing`. Raises SpecError if
+        another process is running it.
+        """
+        self = cls.__new__(cls)
+        self.folder = folder
+        info = runs.read(folder, "run")
+        self._open(replace(info, sweep=sweep.name if sweep else info.sweep), tracking, "resumed")
+        return self
+
+    def _open(self, info: runs.Info, tracking: Tracking, kind: str) -> None:
+        self._lock = runs.take(self.folder, "run")
+        self._info = replace(info, status="RUNNING", process=os.getpid())
+        self._known = journal.trace(self.folder) if kind == "resumed" else {}
+        self.differing = 0
+        """Points that were computed again, and came out otherwise."""
         self.failure: str | None = None
         """Why MLflow lacks a part of the record, if it does."""
-        self._note(status="RUNNING")
+        self._feed: Feed | None = None
+        self._full = False
+        try:
+            self._metrics = Journal(self.folder / "metrics.jsonl")
+            self._events = Journal(self.folder / "events.jsonl")
+        except OSError as error:
+            self._lock.release()
+            raise RecipeError(_refusal(self.folder, error)) from error
+        try:
+            self._write(lambda: (self.folder / ".reserve").write_bytes(bytes(RESERVE)))
+            self._write(lambda: runs.write(self.folder, self._info))
+            about = {"process": os.getpid(), "sweep": self._info.sweep}
+            self._event(kind, {key: value for key, value in about.items() if value is not None})
+            if tracking.uri:
+                self._feed = Feed(self.folder, tracking)
+            else:
+                Sent(None).write(self.folder)
+        except BaseException as error:
+            self.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+
+    @property
+    def id(self) -> str:
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        return self._info.name
 
     @property
     def mlflow_run_id(self) -> str | None:
-        return self._feed.run_id if self._feed else None
+        return self._feed.run_id if self._feed else self._info.mlflow_run_id
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         self._event("parameters", {key: str(value) for key, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._event("tags", dict(values))
+        self._event("tags", values)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Points at one global step."""
-        line = {"step": step, "time": _now(), "metrics": dict(values)}
-        self._metrics.write(line)
-        if self._feed:
-            self._feed.put("metrics", line)
+        if self._known:
+            values = {key: v for key, v in values.items() if self._is_new(step, key, v)}
+        if values:
+            line = {"step": step, "time": _now(), "metrics": dict(values)}
+            self._write(lambda: self._metrics.write(line))
+
+    def _is_new(self, step: int, key: str, value: float) -> bool:
+        before = self._known.get(key, {}).get(step)
+        if before is None:
+            return True
+        if key.startswith(CLOCKED) or before == value or (before != before and value != value):
+            return False
+        self.differing += 1
+        return True
 
     def text(self, name: str, content: str) -> None:
         """Keeps a text as the artifact of that name."""
-        (self.folder / name).write_text(content, encoding="utf-8")
+        self._write(lambda: (self.folder / name).write_text(content, encoding="utf-8"))
         self.artifact(name)
 
     def artifact(self, name: str) -> None:
         """Keeps a file that lies in the run's folder already."""
         self._event("artifact", {"path": name})
 
-    def close(self, status: Status) -> None:
-        """Ends the run and waits until MLflow has all of it, or will not take it."""
-        self._event("end", {"status": status})
-        self._note(status=status)
-        if self._feed:
-            self.failure = self._feed.finish()
-            self._note(status=status)  # with MLflow's id, known by now
-        self._metrics.close()
-        self._events.close()
+    def sync(self) -> None:
+        """What is recorded so far outlives even the machine."""
+        self._write(self._metrics.sync)
+        self._write(self._events.sync)
 
-    def _event(self, kind: str, content: dict[str, Any]) -> None:
-        self._events.write({"kind": kind, "time": _now(), **content})
-        if self._feed:
-            self._feed.put(kind, {**content, "folder": self.folder, "time": _now()})
+    def close(self, status: Status, error: str = "") -> None:
+        """Ends the run and waits until MLflow has all of it, or nothing moves any more.
 
-    def _note(self, status: str) -> None:
-        content = {"id": self.id, "name": self.name, "status": status}
-        if self.mlflow_run_id:
-            content["mlflow_run_id"] = self.mlflow_run_id
-        temporary = self.folder / ".run.json.tmp"
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / "run.json")
+        `error` is kept as `error.txt`. Raises nothing of its own; Ctrl-C ends the waiting.
+        """
+        try:
+            if error:
+                self._last(lambda: (self.folder / "error.txt").write_text(error, encoding="utf-8"))
+                self._last(lambda: self._events.write(_line("artifact", path="error.txt")))
+            self._last(lambda: self._events.write(_line("end", status=status)))
+            self._info = replace(self._info, status=status, process=None)
+            self._note()
+            self._release_reserve()
+            if self._feed:
+                self.failure = self._feed.finish()
+                self._note()
+        finally:
+            self._metrics.close()
+            self._events.close()
+            self._lock.release()
+
+    def _note(self) -> None:
+        info = replace(self._info, mlflow_run_id=self.mlflow_run_id)
+        self._last(lambda: runs.write(self.folder, info))
+
+    def _event(self, kind: str, content: Mapping[str, Any]) -> None:
+        self._write(lambda: self._events.write(_line(kind, **content)))
+
+    def _write(self, write: Callable[[], object]) -> None:
+        if self._full:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._full = True
+            raise RecipeError(_refusal(self.folder, error)) from error
+
+    def _last(self, write: Callable[[], object]) -> None:
+        """Writes what belongs to the end; on a full disk in the place that was kept for it."""
+        try:
+            write()
+        except OSError:
+            self._release_reserve()
+            with contextlib.suppress(OSError):
+                write()
+
+    def _release_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / ".reserve").unlink(missing_ok=True)
+
+
+def _line(kind: str, /, **content: Any) -> dict[str, Any]:
+    return {"kind": kind, "time": _now(), **content}
+
+
+def _refusal(folder: Path, error: OSError) -> str:
+    return (
+        f"output_dir: {folder}: {error.strerror}; what was recorded before is whole; make room, "
+        f"then python -m recipe resume {folder.name}"
+    )
 
 
 def _now() -> int:

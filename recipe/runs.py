@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from recipe.errors import SpecError
@@ -41,7 +45,13 @@ class Info:
     id: str
     name: str
     status: str
+    """RUNNING, FINISHED, FAILED or KILLED."""
     mlflow_run_id: str | None = None
+    fingerprint: str | None = None
+    sweep: str | None = None
+    """The sweep's id."""
+    process: int | None = None
+    """The process that runs it."""
 
 
 T = TypeVar("T")
@@ -102,6 +112,57 @@ def facts(run: Path, key: str) -> Facts:
 def read(run: Path, key: str) -> Info:
     """What `run.json` says. Raises SpecError, headed by `key`, if that is none of a run's."""
     return _content(INFO, run / "run.json", key)
+
+
+def write(run: Path, info: Info) -> None:
+    """Writes `run.json`, whole or not at all. Raises OSError."""
+    content = {key: value for key, value in asdict(info).items() if value is not None}
+    temporary = run / ".run.json.tmp"
+    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    os.replace(temporary, run / "run.json")
+
+
+def lock(folder: Path) -> FileLock:
+    """The lock of a run's or a sweep's folder, held by whoever runs it.
+
+    The system releases it when the process ends, however it does; processes forked from it, such
+    as those that read data, don't hold it.
+    """
+    return FileLock(folder / ".lock", thread_local=False)
+
+
+@contextlib.contextmanager
+def held(folder: Path, key: str) -> Iterator[None]:
+    """Raises SpecError, headed by `key`, if another process holds the lock."""
+    mine = take(folder, key)
+    try:
+        yield
+    finally:
+        mine.release()
+
+
+def take(folder: Path, key: str) -> FileLock:
+    """The folder's lock, acquired. Raises SpecError, headed by `key`, if another process has it."""
+    mine = lock(folder)
+    try:
+        mine.acquire(timeout=1)  # `alive` holds it for a moment
+    except Timeout:
+        by = ""
+        with contextlib.suppress(SpecError):
+            by = f" by process {process}" if (process := read(folder, key).process) else ""
+        raise SpecError(f"{key}: {folder.name} is being run{by}; wait for its end") from None
+    return mine
+
+
+def alive(folder: Path) -> bool:
+    """Whether a process is running it now."""
+    mine = lock(folder)
+    try:
+        mine.acquire(timeout=0.1, poll_interval=0.01)  # another `alive` holds it for a moment
+    except Timeout:
+        return True
+    mine.release()
+    return False
 
 
 def _content(kind: TypeAdapter[T], path: Path, key: str) -> T:

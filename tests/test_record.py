@@ -193,7 +193,7 @@ def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) 
     listed = {file.path for file in one.client.list_artifacts(one.run.info.run_id)}
     assert listed == names
     assert {path.name for path in one.folder.iterdir()} == names | {
-        "run.json", "metrics.jsonl", "events.jsonl",
+        "run.json", "metrics.jsonl", "events.jsonl", "sent.json", ".lock", ".sending",
     }  # fmt: skip
     kept = Path(one.client.download_artifacts(one.run.info.run_id, ""))
     for name in names:
@@ -311,7 +311,8 @@ def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path)
     assert done.status == 0
     (last,) = done.out.splitlines()[-1:]
     assert last.startswith("MLflow did not take all of it (") and f"127.0.0.1:{port}" in last
-    assert last.endswith("); the whole record is on disk.")
+    assert "; python -m recipe sync sends what is left, lines: 14 of events.jsonl and 9 of " in last
+    assert last.endswith("9 of metrics.jsonl); the whole record is on disk.")
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     assert (run / "model.safetensors").is_file() and "Open " not in done.out

@@ -18,13 +18,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from recipe import compose, menu, mlflow_feed, runs
+from recipe import compose, menu, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.overrides import check
 from recipe.parts import part, static_problems
+from recipe.record import Status
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
+from recipe.sweep import parent
 from recipe.wording import counted
 
 SWEEP = "RECIPE_SWEEP"
@@ -70,7 +72,8 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
     os.environ[SWEEP] = sweep.name
     console.print(f"{content['name']}: {counted(len(jobs), 'run')}", soft_wrap=True)
-    status: mlflow_feed.Status = "KILLED"
+    status: Status = "KILLED"
+    lock = parent.begin(sweep)
     try:
         _launch(arguments)
         done = all(ended.status == "FINISHED" for ended in _read(sweep))
@@ -79,10 +82,15 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
         del os.environ[SWEEP]
         tracking = part(first, "tracking")(first.output_path)
         note = _markdown(_read(sweep))
-        failure = mlflow_feed.end_sweep(tracking, first.output_path, sweep, status, note)
+        parent.end(sweep, status, note)
+        failure = parent.tell(tracking, first.output_path, sweep)
+        lock.release()
         _report(console, sweep)
         if failure:
-            console.print(f"MLflow did not take the sweep's end ({failure})", style="red")
+            console.print(
+                f"MLflow did not take the sweep's end ({failure}); python -m recipe sync sends it",
+                style="red",
+            )
     return 0 if status == "FINISHED" else 1
 
 

@@ -1,0 +1,156 @@
+"""MLflow's side: a connection whose every call is bounded, the experiment, what an error means."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from recipe.errors import RecipeError
+from recipe.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's page show the columns of training runs, not those of language models."""
+
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
+SHORTEST, LONGEST = 10, 60
+"""Seconds that a server has for an answer: at first, and once it has shown that it is slow."""
+
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"})
+"""MLflow's codes for what it will not take, however often it is offered."""
+
+DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
+"""Codes that a database in trouble gives as well, or a proxy."""
+
+
+class Gone(Exception):
+    """The run isn't in MLflow any more, and nothing is to be sent."""
+
+
+def prepare() -> None:
+    """Sets what MLflow reads of the environment, and imports it, which takes a second or two.
+
+    What the user has set stays. Nothing is retried within a call: whoever calls does that, and one
+    call to a server that is gone would otherwise last for minutes.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault(TIMEOUT, str(SHORTEST))
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow.tracking  # noqa: F401
+
+
+def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
+    """A client and the id of the experiment, which is made if there is none.
+
+    A new sqlite database is made under a file lock: several processes that make one at the same
+    moment would break each other's migration.
+    """
+    assert tracking.uri is not None
+    prepare()
+    if not tracking.uri.startswith("sqlite:///"):
+        return _experiment(tracking)
+    outputs.mkdir(parents=True, exist_ok=True)
+    path = Path(tracking.uri.removeprefix("sqlite:///"))
+    with FileLock(outputs / ".mlflow.lock", thread_local=False):
+        if not path.exists():
+            _make_database(path)
+        return _experiment(tracking)
+
+
+def _make_database(path: Path) -> None:
+    """A process that is killed while it does so leaves none, as half of one couldn't be mended."""
+    from mlflow.tracking import MlflowClient
+
+    draft, copy = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.copy")
+    for left in (draft, copy):
+        left.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+    made, database = sqlite3.connect(draft), sqlite3.connect(copy)
+    with contextlib.closing(made), contextlib.closing(database):  # MLflow keeps the draft open
+        made.backup(database)
+        database.execute("PRAGMA journal_mode=WAL")
+    os.replace(copy, path)
+    draft.unlink()
+
+
+def _experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking.uri)
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        try:
+            made = client.create_experiment(tracking.experiment, tracking.artifacts, TRAINING)
+            return client, str(made)
+        except MlflowException as error:  # somebody else made it at the same moment
+            found = client.get_experiment_by_name(tracking.experiment)
+            if found is None:
+                raise error
+    if found.lifecycle_stage == "deleted":
+        raise RecipeError(
+            f"the experiment {tracking.experiment!r} is deleted in MLflow; restore it there, or "
+            "choose another: tracking.experiment=..."
+        )
+    return client, str(found.experiment_id)
+
+
+def running_again(client: MlflowClient, run_id: str) -> None:
+    """Sets a run that ended to RUNNING, with no end time (for MLflow an end time of 0 is none)."""
+    from mlflow.entities import RunStatus
+
+    # the public update_run keeps the end time
+    client._tracking_client.store.update_run_info(
+        run_id, run_status=RunStatus.from_string("RUNNING"), end_time=0, run_name=None
+    )
+
+
+def origin() -> dict[str, str]:
+    """The tags by which MLflow's page says who ran what."""
+    try:
+        return {"mlflow.source.name": "recipe", "mlflow.user": getpass.getuser()}
+    except (KeyError, OSError):  # a container's user can be without a name
+        return {"mlflow.source.name": "recipe"}
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow will never take what it was given."""
+    return getattr(error, "error_code", None) in REFUSALS
+
+
+def is_doubtful(error: Exception) -> bool:
+    """Whether MLflow may never take what it was given: after a few times it is a refusal."""
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload
+    return getattr(error, "error_code", None) in DOUBTFUL or status in (400, 413, 422)
+
+
+def is_unknown(error: Exception) -> bool:
+    """Whether MLflow knows nothing by that id."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def give_more_time(error: Exception) -> None:
+    """After a call that took too long, the next may take twice as long."""
+    slow = "Timeout" in type(error.__cause__ or error.__context__ or error).__name__
+    seconds = os.environ.get(TIMEOUT, "")
+    if slow and seconds.isdigit() and SHORTEST <= int(seconds) < LONGEST:
+        os.environ[TIMEOUT] = str(min(LONGEST, 2 * int(seconds)))
+
+
+def reason(error: Exception) -> str:
+    """What an error says, shortly and on one line."""
+    if isinstance(error, (RecipeError, Gone)):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"

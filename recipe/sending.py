@@ -1,0 +1,239 @@
+"""What MLflow still lacks of a run, sent from its journals piece by piece.
+
+How far MLflow has come is noted after it has taken a piece, so after a kill a piece may be sent
+again; that doubles nothing: of points with the same key, step, time and value MLflow keeps one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from recipe import journal, mlflow_server, runs
+from recipe.mlflow_server import Gone
+from recipe.sent import Sent
+from recipe.sweep.parent import parent_run
+from recipe.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+    from mlflow.tracking import MlflowClient
+
+BATCH = 1000
+"""Metrics MLflow takes in one call."""
+
+PIECE = 32_000
+"""Bytes of the journal of metrics that are sent together: about a batch."""
+
+LONGEST_PARAMETER = 6000
+"""Characters of a parameter's value that MLflow keeps."""
+
+DOUBTS = 3
+"""How often that is offered which MLflow may or may not take."""
+
+
+class Sending:
+    """Sends one run's record, to one server. Everything within `sole`."""
+
+    def __init__(self, run: Path, tracking: Tracking) -> None:
+        self.run = run
+        self.sent = Sent.to(tracking.uri, run)
+        self._tracking, self._outputs = tracking, run.parent.parent
+        self._server: tuple[MlflowClient, str] | None = None
+        self._refused: set[str] = set()
+        """What isn't worth offering again, such as `metric a b`."""
+        self._doubts = 0
+
+    @contextlib.contextmanager
+    def sole(self) -> Iterator[None]:
+        """Raises filelock's Timeout if another process is sending the run."""
+        with FileLock(self.run / ".sending", timeout=1, thread_local=False):
+            self.sent = Sent.to(self._tracking.uri, self.run)
+            yield
+
+    def connect(self) -> None:
+        """Finds the run in MLflow, or makes it. Raises what `piece` raises."""
+        if self._server is None:
+            self._server = mlflow_server.connect(self._tracking, self._outputs)
+        if self.sent.mlflow_run_id is None:
+            self._find(*self._server)
+
+    def piece(self) -> bool:
+        """Sends the next piece; False if nothing was left.
+
+        The end is sent when there is nothing else. Raises Gone if the run was deleted in MLflow,
+        and whatever MLflow raises if it can't be reached.
+        """
+        self.connect()
+        assert self._server is not None and self.sent.mlflow_run_id is not None
+        client, run_id = self._server[0], self.sent.mlflow_run_id
+        found, after = journal.read(self.run / "events.jsonl", self.sent.events, 1)
+        if found and found[0].get("kind") != "end":
+            self._event(client, run_id, found[0])
+            self.sent.events = after
+        elif not self._metrics(client, run_id):
+            if not found:
+                return False
+            self._end(client, run_id, found[0])
+            self.sent.events = after
+        self._doubts = 0
+        self.sent.write(self.run)
+        return True
+
+    def _find(self, client: MlflowClient, experiment: str) -> None:
+        found = self._all(client, experiment)
+        if not found:
+            tags = {"recipe.run": self.run.name, **mlflow_server.origin()}
+            info = runs.read(self.run, "run")
+            if parent := self._parent(client, experiment, info.sweep):
+                tags["mlflow.parentRunId"] = parent
+            events, _ = journal.read(self.run / "events.jsonl", 0, 1)
+            started = events[0].get("time") if events else None
+            self.sent.asked += 1
+            self.sent.write(self.run)
+            found = [
+                client.create_run(experiment, start_time=started, run_name=info.name, tags=tags)
+            ]
+        if found[0].info.lifecycle_stage == "deleted":
+            raise Gone("the run was deleted in MLflow")
+        self.sent.mlflow_run_id = str(found[0].info.run_id)
+        self.sent.write(self.run)
+
+    def _all(self, client: MlflowClient, experiment: str) -> list[Run]:
+        """What MLflow has of this run; those that are deleted last."""
+        from mlflow.entities import ViewType
+
+        condition = f"tags.`recipe.run` = '{self.run.name}'"
+        found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL)
+        return sorted(found, key=lambda run: bool(run.info.lifecycle_stage == "deleted"))
+
+    def _parent(self, client: MlflowClient, experiment: str, sweep: str | None) -> str | None:
+        folder = self._outputs / "sweeps" / Path(sweep or "").name
+        if not sweep or not (folder / "sweep.json").is_file():
+            return None
+        return parent_run(client, experiment, folder, str(self.sent.uri))
+
+    def _event(self, client: MlflowClient, run_id: str, event: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        values = {k: str(v) for k, v in event.items() if k not in ("kind", "time")}
+        if event.get("kind") == "parameters":
+            for few in _several(values.items(), 100):
+                params = {key: Param(key, value[:LONGEST_PARAMETER]) for key, value in few}
+                self._each(params, lambda some: client.log_batch(run_id, params=some), "parameter")
+        elif event.get("kind") == "tags":
+            tags = {key: RunTag(key, value) for key, value in values.items()}
+            self._each(tags, lambda some: client.log_batch(run_id, tags=some), "tag")
+        elif event.get("kind") == "artifact":
+            self._artifact(client, run_id, values.get("path", ""))
+        elif event.get("kind") == "resumed":
+            assert self._server is not None
+            mlflow_server.running_again(client, run_id)
+            if parent := self._parent(client, self._server[1], values.get("sweep")):
+                client.set_tag(run_id, "mlflow.parentRunId", parent)
+
+    def _artifact(self, client: MlflowClient, run_id: str, name: str) -> None:
+        path = self.run / name
+        # a journal may be a stranger's, and only what lies in the run's folder is a part of it
+        if path.resolve().is_relative_to(self.run.resolve()) and path.is_file():
+            self._offer(f"artifact {name}", lambda: client.log_artifact(run_id, str(path)))
+        else:
+            self.sent.refuse(f"artifact {name}: there is no such file in the run's folder")
+
+    def _metrics(self, client: MlflowClient, run_id: str) -> bool:
+        """Sends about a batch; False if there was none."""
+        lines, after = journal.read(self.run / "metrics.jsonl", self.sent.metrics, PIECE)
+        points = [point for line in lines for point in self._points(line)]
+        for batch in _several(points, BATCH):
+            by_key: dict[str, list[Metric]] = {}
+            for point in batch:
+                by_key.setdefault(point.key, []).append(point)
+            self._each(
+                by_key,
+                lambda some: client.log_batch(run_id, metrics=list(itertools.chain(*some))),
+                "metric",
+            )
+        self.sent.metrics = after
+        return bool(lines)
+
+    def _points(self, line: Mapping[str, Any]) -> list[Metric]:
+        from mlflow.entities import Metric
+
+        try:
+            return [
+                Metric(str(key), float(value), int(line["time"]), int(line["step"]))
+                for key, value in line["metrics"].items()
+                if f"metric {key}" not in self._refused
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.sent.refuse("a line of metrics.jsonl: is damaged")
+            return []
+
+    def _each(
+        self, items: Mapping[str, Any], send: Callable[[list[Any]], object], kind: str
+    ) -> None:
+        """Sends all at once, or if one of them is refused each by itself."""
+        try:
+            send(list(items.values()))
+        except Exception as error:
+            self._check(error)
+            for key, item in items.items():
+                what = f"{kind} {key}"
+                if not self._offer(what, functools.partial(send, [item])):
+                    self._refused.add(what)
+
+    def _offer(self, what: str, send: Callable[[], object]) -> bool:
+        """Whether MLflow took it; a refusal is noted, and passed over from then on."""
+        try:
+            send()
+        except Exception as error:
+            self._check(error)
+            self.sent.refuse(f"{what}: {mlflow_server.reason(error)[:300]}")
+            return False
+        return True
+
+    def _check(self, error: Exception) -> None:
+        """Returns if MLflow refused an item. Raises the error if it may yet take it, and Gone if
+        the run isn't there to take anything."""
+        doubtful = mlflow_server.is_doubtful(error)
+        self._doubts += doubtful
+        if not (
+            mlflow_server.is_refusal(error)
+            or mlflow_server.is_unknown(error)
+            or (doubtful and self._doubts >= DOUBTS)
+        ):
+            raise error
+        assert self._server is not None and self.sent.mlflow_run_id is not None
+        try:
+            found = self._server[0].get_run(self.sent.mlflow_run_id)
+        except Exception as gone:
+            if not mlflow_server.is_unknown(gone):
+                raise
+            raise Gone("the run isn't in MLflow any more") from error
+        if found.info.lifecycle_stage == "deleted":
+            raise Gone("the run was deleted in MLflow") from error
+
+    def _end(self, client: MlflowClient, run_id: str, event: Mapping[str, Any]) -> None:
+        try:
+            client.set_terminated(run_id, status=event.get("status"), end_time=event.get("time"))
+        except Exception as error:
+            self._check(error)
+            self.sent.refuse(f"the end: {mlflow_server.reason(error)[:300]}")
+        if self.sent.asked > 1:  # a server that was frozen may have answered what we gave up
+            assert self._server is not None
+            for run in self._all(*self._server):
+                if run.info.run_id != run_id and run.info.lifecycle_stage != "deleted":
+                    client.delete_run(run.info.run_id)
+
+
+def _several(items: Any, number: int) -> Iterator[list[Any]]:
+    """The items, so many at a time."""
+    left = iter(items)
+    while some := list(itertools.islice(left, number)):
+        yield some

@@ -1,0 +1,65 @@
+"""How far MLflow has been fed: `sent.json` in a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from recipe import journal
+
+MOST = 20
+"""Refusals that are remembered."""
+
+
+@dataclass
+class Sent:
+    """Bytes of the journals that MLflow has, and where it has them."""
+
+    uri: str | None
+    """MLflow's tracking URI; None: this run is sent nowhere."""
+    mlflow_run_id: str | None = None
+    metrics: int = 0
+    events: int = 0
+    asked: int = 0
+    """How often MLflow was asked to make the run; after more than once there may be two of it."""
+    problems: list[str] = field(default_factory=list)
+    """What MLflow refused."""
+
+    @classmethod
+    def read(cls, run: Path) -> Sent | None:
+        """None if there is none, or it is damaged."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found = cls(**json.loads((run / "sent.json").read_bytes()))
+            if min(found.metrics, found.events) >= 0:
+                return found
+        return None
+
+    @classmethod
+    def to(cls, uri: str | None, run: Path) -> Sent:
+        """What that server has: nothing, as far as is known, if another was fed before."""
+        found = cls.read(run)
+        return found if found is not None and found.uri == uri else cls(uri)
+
+    def write(self, run: Path) -> None:
+        """Raises nothing: what isn't noted is sent once more, which doubles nothing."""
+        temporary = run / ".sent.json.tmp"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+            os.replace(temporary, run / "sent.json")
+
+    def refuse(self, problem: str) -> None:
+        if problem not in self.problems and len(self.problems) < MOST:
+            self.problems.append(problem)
+
+    def left(self, run: Path) -> str:
+        """What of the journals isn't sent, in words; empty if all is."""
+        if self.uri is None:
+            return ""
+        found = []
+        for name, done in (("events.jsonl", self.events), ("metrics.jsonl", self.metrics)):
+            lines = journal.count(run / name, done)
+            found += [f"{lines:,} of {name}"] if lines else []
+        return f"lines: {' and '.join(found)}" if found else ""

@@ -1,0 +1,111 @@
+"""The MLflow run that holds a sweep's runs together, and the `sweep.json` that says how it stands.
+
+What MLflow is to be told at the end is kept there first, so that `sync` can do so later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from recipe import runs
+from recipe.mlflow_server import connect, origin, reason, running_again
+from recipe.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def begin(sweep: Path) -> FileLock:
+    """The sweep's lock, held from now on: `runs.alive(sweep)`. An end noted before is void.
+
+    Raises SpecError if another process runs it.
+    """
+    lock = runs.take(sweep, "sweep")
+    with _content(sweep) as content:
+        if content.pop("end", None) and content.pop("ended", False):
+            content["again"] = True
+    return lock
+
+
+def parent_run(client: MlflowClient, experiment: str, sweep: Path, uri: str) -> str:
+    """Its id in MLflow; made by whichever run asks first."""
+    with _content(sweep) as content:
+        if content.get("uri") != uri or "mlflow_run_id" not in content:
+            # a process may have been killed before it noted what it had made
+            found = [
+                run
+                for run in client.search_runs([experiment], f"tags.`recipe.sweep` = '{sweep.name}'")
+                if "mlflow.parentRunId" not in run.data.tags
+            ]
+            tags = {"recipe.sweep": sweep.name, **origin()}
+            run = (
+                found[0]
+                if found
+                else client.create_run(experiment, run_name=content["name"], tags=tags)
+            )
+            content["mlflow_run_id"], content["uri"] = run.info.run_id, uri
+            content.pop("ended", None)
+        elif content.pop("again", False):
+            running_again(client, content["mlflow_run_id"])
+        return str(content["mlflow_run_id"])
+
+
+def end(sweep: Path, status: str, note: str, at: int | None = None) -> None:
+    """Notes how the sweep ended; MLflow is told by `tell`. `at` is in milliseconds."""
+    with _content(sweep) as content:
+        content["end"] = {"status": status, "note": note, "time": at or int(time.time() * 1000)}
+        content["ended"] = False
+
+
+def is_untold(sweep: Path) -> bool:
+    """Whether MLflow has the sweep's parent run but doesn't know yet how it ended."""
+    content = read(sweep)
+    return "end" in content and "mlflow_run_id" in content and not content.get("ended")
+
+
+def tell(tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
+    """Tells MLflow how the sweep ended; why it didn't take it, if so."""
+    if not is_untold(sweep):
+        return None
+    try:
+        client, _ = connect(tracking, outputs)
+        with _content(sweep) as content:
+            run, ended = content["mlflow_run_id"], content["end"]
+            if ended["note"]:
+                client.set_tag(run, "mlflow.note.content", ended["note"])
+            client.set_terminated(run, status=ended["status"], end_time=ended["time"])
+            content["ended"] = True
+    except Exception as error:  # whatever MLflow raises, the sweep's own result stands
+        return reason(error)
+    return None
+
+
+def read(sweep: Path) -> dict[str, Any]:
+    """What sweep.json says; nothing, if it is damaged."""
+    try:
+        content = json.loads((sweep / "sweep.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def _content(sweep: Path) -> Iterator[dict[str, Any]]:
+    """The content of sweep.json, to be changed by one process at a time; what it was if the block
+    raises."""
+    with FileLock(sweep / ".json.lock", timeout=60, thread_local=False):
+        content = read(sweep)
+        before = dict(content)
+        yield content
+        if content != before:
+            temporary = sweep / ".sweep.json.tmp"
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+            os.replace(temporary, sweep / "sweep.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -138,15 +137,6 @@ class RunSpec:
                 group, {k: v for k, v in getattr(self, group).items() if k != "_target_"}
             )
         return flat
-
-    def fingerprint(self, *facts: str) -> str:
-        """A hash of everything in the spec that can change a run's numbers, and of `facts`
-        (data digest, versions); 64 hexadecimal digits. Names, paths and tracking don't count."""
-        content = _plain(self)
-        for key in ("options", "name", "summary", "output_dir", "trust", "tracking"):
-            del content[key]
-        content["data"].pop("path", None)
-        return hashlib.sha256(json.dumps([content, facts], sort_keys=True).encode()).hexdigest()
 
 
 def _no_settings(group: str, node: Any) -> list[str]:

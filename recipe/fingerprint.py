@@ -15,18 +15,9 @@ import torch
 
 from recipe import __version__, build, sources
 from recipe.menu import GROUPS
+from recipe.settings import ELSEWHERE, SPARED
 from recipe.spec import RunSpec
 from recipe.train import Run
-
-ELSEWHERE = ("options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint")
-"""Of a whole run: names, places and what is kept."""
-
-SPARED = {
-    "data": ("path", "workers"),
-    "model": ("weights",),
-    "device": ("order", "threads"),
-}
-"""Settings of groups that are places, or only say how fast; what they lead to counts instead."""
 
 
 def of(spec: RunSpec, run: Run) -> str:

@@ -133,7 +133,7 @@ class RunSpec:
         """What is recorded: options under the group's name, settings under their dotted key."""
         flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
         for group in GROUPS:
-            flat |= _flatten(
+            flat |= flatten(
                 group, {k: v for k, v in getattr(self, group).items() if k != "_target_"}
             )
         return flat
@@ -161,12 +161,13 @@ def _plain(spec: RunSpec) -> dict[str, Any]:
     return content
 
 
-def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+def flatten(prefix: str, value: Any) -> dict[str, Any]:
+    """Values by dotted key; a list that holds mappings is one value, as JSON."""
     if isinstance(value, Mapping):
         return {
             k: v
             for name, item in value.items()
-            for k, v in _flatten(f"{prefix}.{name}", item).items()
+            for k, v in flatten(f"{prefix}.{name}", item).items()
         }
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         return {prefix: json.dumps(value)}

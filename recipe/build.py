@@ -174,11 +174,7 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
     if source is None:
         return None
     with Problems.headed("model.weights"):
-        path = Path(source).expanduser()
-        trained_for: tuple[str, ...] = classes
-        if not path.is_file():
-            run = runs.find(spec.output_path, source, "model.weights")
-            path, trained_for = run / "model.safetensors", runs.classes(run, "model.weights")
+        path, trained_for = weights_file(spec, classes)
         weights = read_weights(path)
         head = set(layers.head(model, "auto", "model.weights"))
         if trained_for != classes:
@@ -186,6 +182,17 @@ def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> 
         loaded = load_weights(model, weights, head)
     text = f"{len(loaded.loaded)} of {len(model.state_dict())} tensors from {source}"
     return f"{text}; {', '.join(loaded.left)} start anew" if loaded.left else text
+
+
+def weights_file(spec: RunSpec, classes: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The file that `model.weights` names, itself or by its run, and the classes that it was
+    trained for; of a file those of the data, `classes`. Raises SpecError."""
+    source = spec.model["weights"]
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path, classes
+    run = runs.find(spec.output_path, source, "model.weights")
+    return run / "model.safetensors", runs.classes(run, "model.weights")
 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:

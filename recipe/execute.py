@@ -116,7 +116,7 @@ def _saved(recorder: Recorder, spec: RunSpec, console: Console) -> State | None:
 
 
 def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | None) -> None:
-    from recipe import environment, parameters
+    from recipe import environment, fingerprint, parameters
     from recipe import plan as planning
 
     run = plan.run
@@ -128,9 +128,8 @@ def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | N
         {
             "recipe.run": recorder.id,
             "recipe.variant": spec.label,
-            "recipe.fingerprint": spec.fingerprint(
-                run.data.digest, versions["recipe"], versions["torch"]
-            ),
+            "recipe.fingerprint": fingerprint.of(spec, run),
+            **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
             "recipe.device": hardware,
             **({"recipe.sweep": sweep.name} if sweep else {}),
             **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),

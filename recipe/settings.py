@@ -61,6 +61,15 @@ POSITIONAL = {
 PATHS = {"data": ("path",), "model": ("weights",)}
 """Settings that are paths to read from."""
 
+ELSEWHERE = ("options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint")
+"""What of a whole run can't change its numbers: names, places, and what is kept."""
+
+SPARED = {
+    "data": ("path", "workers"),
+    "model": ("weights",),
+    "device": ("order", "threads"),
+}
+"""Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""
 
 RUNTIME = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""

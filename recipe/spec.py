@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -137,19 +136,10 @@ class RunSpec:
         """What is recorded: options under the group's name, settings under their dotted key."""
         flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
         for group in GROUPS:
-            flat |= _flatten(
+            flat |= flatten(
                 group, {k: v for k, v in getattr(self, group).items() if k != "_target_"}
             )
         return flat
-
-    def fingerprint(self, *facts: str) -> str:
-        """A hash of everything in the spec that can change a run's numbers, and of `facts`
-        (data digest, versions); 64 hexadecimal digits. Names, paths and tracking don't count."""
-        content = _plain(self)
-        for key in ("options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint"):
-            del content[key]
-        content["data"].pop("path", None)
-        return hashlib.sha256(json.dumps([content, facts], sort_keys=True).encode()).hexdigest()
 
 
 def _no_settings(group: str, node: Any) -> list[str]:
@@ -174,12 +164,13 @@ def _plain(spec: RunSpec) -> dict[str, Any]:
     return content
 
 
-def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+def flatten(prefix: str, value: Any) -> dict[str, Any]:
+    """Values by dotted key; a list that holds mappings is one value, as JSON."""
     if isinstance(value, Mapping):
         return {
             k: v
             for name, item in value.items()
-            for k, v in _flatten(f"{prefix}.{name}", item).items()
+            for k, v in flatten(f"{prefix}.{name}", item).items()
         }
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         return {prefix: json.dumps(value)}

@@ -1,0 +1,147 @@
+"""What the files of a recorded run hold, read with care: any of them may be missing or damaged.
+
+A run's folder may come from anyone, so nothing is read that isn't an ordinary file of a sensible
+size, and texts are fit to be printed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from recipe import journal, plain, runs
+from recipe.errors import SpecError
+from recipe.menu import GROUPS
+from recipe.spec import flatten
+from recipe.wording import printable
+
+LARGEST = 2**28
+"""Bytes of a file."""
+
+LONGEST = 200
+"""Characters of a text that is shown."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    folder: Path
+    name: str
+    status: str
+    """RUNNING, FINISHED, FAILED or KILLED; `unknown` if run.json doesn't say."""
+    settings: Mapping[str, Any]
+    """What ran: options under the group's name, settings under their dotted key."""
+    tags: Mapping[str, str]
+    environment: Mapping[str, str]
+    """The lines of environment.txt; packages aren't among them, as the tags have them."""
+    facts: runs.Facts | None
+    digest: str | None
+    """Of the data."""
+    trace: journal.Trace
+    damaged: list[str] = field(default_factory=list)
+    """What is missing or can't be read: `name: reason`."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {k.partition(".")[2]: v for k, v in self.tags.items() if k.startswith("version.")}
+
+    @property
+    def code(self) -> dict[str, str]:
+        """What stands for the code of other packages: a version, or a hash of 64 digits."""
+        return {k.partition(".")[2]: v for k, v in self.tags.items() if k.startswith("code.")}
+
+
+def read(folder: Path) -> Record:
+    """Whatever of a run can be read; what can't is named in `damaged`."""
+    damaged: list[str] = []
+
+    def attempt(name: str, reader: Callable[[Path], T], instead: T) -> T:
+        try:
+            return reader(_file(folder / name))
+        except (SpecError, ValueError, OSError, LookupError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{folder / name}: ")
+            damaged.append(f"{name}: {shown(reason)}")
+        except (RecursionError, OverflowError):
+            damaged.append(f"{name}: holds what is nested too deeply, or too large a number")
+        return instead
+
+    info = attempt("run.json", lambda path: runs.read(path.parent, "run"), None)
+    data = attempt("data.json", lambda path: (runs.facts(path.parent, "data"), _digest(path)), None)
+    return Record(
+        folder=folder,
+        name=shown(info.name if info else folder.name),
+        status=shown(info.status if info else "unknown"),
+        settings=attempt("spec.yaml", _settings, {}),
+        tags=attempt("events.jsonl", _tags, {}),
+        environment=attempt("environment.txt", _environment, {}),
+        facts=data[0] if data else None,
+        digest=data[1] if data else None,
+        trace=attempt("metrics.jsonl", _trace, {}),
+        damaged=damaged,
+    )
+
+
+def shown(value: object) -> str:
+    """A value as it is shown: in a line, and no longer than fits one."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = printable(text[: LONGEST + 1])
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _file(path: Path) -> Path:
+    """Raises ValueError unless it is an ordinary file of a sensible size."""
+    if not path.is_file():
+        raise ValueError("is no file" if path.exists() else "is missing")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"is larger than {LARGEST:,} bytes")
+    return path
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(OmegaConf.create(plain.read_text(path)), resolve=False)
+    if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
+        raise ValueError("is no run's spec (it has no options)")
+    options = {str(group): shown(option) for group, option in content.pop("options").items()}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(str(key), value)
+    return {**{group: options[group] for group in GROUPS if group in options}, **flat}
+
+
+def _tags(path: Path) -> dict[str, str]:
+    """The later of two values of a tag counts."""
+    return {
+        shown(key): shown(value)
+        for line in journal.read(path)[0]
+        if line.get("kind") == "tags"
+        for key, value in line.items()
+        if key not in ("kind", "time")
+    }
+
+
+def _environment(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = [line.partition(": ") for line in lines[:100]]
+    return {shown(key): shown(value) for key, colon, value in pairs if colon}
+
+
+def _digest(path: Path) -> str:
+    return shown(json.loads(path.read_bytes())["digest"])
+
+
+def _trace(path: Path) -> journal.Trace:
+    found = journal.trace(path.parent)
+    for values in found.values():
+        for step, value in values.items():
+            if type(step) is not int or type(value) not in (int, float):
+                raise ValueError("holds points that are no numbers")
+    return {
+        shown(key): {step: float(value) for step, value in values.items()}
+        for key, values in found.items()
+    }

@@ -126,15 +126,21 @@ def _console() -> Console:
 def _train(arguments: list[str]) -> int:
     from recipe.execute import execute, prepare, report
 
-    problems = Problems()
+    problems, console = Problems(), _console()
     spec = _spec(arguments, problems)
     run = prepare(spec, problems)
+    from recipe import agreement, earlier
     from recipe import plan as planning
 
-    console = _console()
     console.print(planning.headline(spec, run), soft_wrap=True)
-    outcome, recorder = execute(spec, run, console, name=spec.label, command=" ".join(arguments))
+    before = earlier.of(spec, run)
+    outcome, recorder = execute(
+        spec, run, console, name=spec.label, command=" ".join(arguments), before=before
+    )
     report(console, outcome, recorder)
+    if before.finished:
+        agrees = agreement.compare(before.finished, recorder.folder).sentence
+        console.print(f"Again   as {before.finished.name}: {agrees}", soft_wrap=True)
     return 0
 
 

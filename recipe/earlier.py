@@ -7,25 +7,21 @@ became of the run is said by its own run.json.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recipe import runs
+from recipe import fingerprint, runs
 from recipe.errors import SpecError
 from recipe.runs import Info
-
-
-def remember(outputs: Path, fingerprint: str, run_id: str) -> None:
-    """Lets later runs find this one."""
-    folder = outputs / "fingerprints" / fingerprint
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / run_id).touch()
+from recipe.spec import RunSpec
+from recipe.train import Run
 
 
 @dataclass(frozen=True)
 class Earlier:
     """What became of the runs of one fingerprint; each a run's folder, or None."""
 
+    fingerprint: str
     finished: Path | None = None
     """The newest one that did."""
     stopped: Path | None = None
@@ -34,14 +30,27 @@ class Earlier:
     """The newest run of all, if it is going on in some process."""
 
 
-def look(outputs: Path, fingerprint: str) -> Earlier:
+def of(spec: RunSpec, run: Run) -> Earlier:
+    """What became of those of the run that was built; none is taken up if the spec says `again`."""
+    found = look(spec.output_path, fingerprint.of(spec, run))
+    return replace(found, stopped=None) if spec.again else found
+
+
+def remember(outputs: Path, wanted: str, run_id: str) -> None:
+    """Lets later runs of this fingerprint find this one."""
+    folder = outputs / "fingerprints" / wanted
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / run_id).touch()
+
+
+def look(outputs: Path, wanted: str) -> Earlier:
     """A run that failed counts for nothing, as one whose run.json is damaged or is another's."""
     known: list[tuple[Path, Info]] = []
-    for mark in sorted((outputs / "fingerprints" / fingerprint).glob("*")):
+    for mark in sorted((outputs / "fingerprints" / wanted).glob("*")):
         folder = runs.folder(outputs) / mark.name
         with contextlib.suppress(SpecError):
             info = runs.read(folder, "run")
-            if info.fingerprint == fingerprint:
+            if info.fingerprint == wanted:
                 known.append((folder, info))
     done = [folder for folder, info in known if info.status == "FINISHED"]
     newest = known[-1] if known else None
@@ -49,6 +58,7 @@ def look(outputs: Path, fingerprint: str) -> Earlier:
     if newest and state == "RUNNING" and not runs.alive(newest[0]):
         state = "KILLED"  # without a chance to say so
     return Earlier(
+        wanted,
         finished=done[-1] if done else None,
         stopped=newest[0] if newest and state == "KILLED" else None,
         running=newest[0] if newest and state == "RUNNING" else None,

@@ -18,6 +18,7 @@ from recipe.spec import RunSpec
 from recipe.wording import relative
 
 if TYPE_CHECKING:
+    from recipe.earlier import Earlier
     from recipe.outcome import Outcome
     from recipe.plan import Plan
     from recipe.record import Recorder
@@ -59,30 +60,34 @@ def execute(
     *,
     name: str,
     command: str,
+    before: Earlier,
     sweep: Path | None = None,
-    taken_up: Path | None = None,
 ) -> tuple[Outcome, Recorder]:
-    """Trains and records; with `taken_up` goes on with the run that was recorded in that folder.
+    """Trains and records; goes on with `before.stopped` if there is one.
 
     An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, and goes on to the
     caller.
     """
+    from recipe import earlier
     from recipe import plan as planning
     from recipe.data import worker
     from recipe.record import Recorder
     from recipe.training import train_recorded
 
     tracking = part(spec, "tracking")(spec.output_path)
-    if taken_up is None:
-        recorder = Recorder(spec.output_path, name, tracking, sweep=sweep)
+    if before.stopped:
+        recorder = Recorder.reopen(before.stopped, tracking, sweep=sweep)
     else:
-        recorder = Recorder.reopen(taken_up, tracking, sweep=sweep)
+        recorder = Recorder(
+            spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
+        )
+        earlier.remember(spec.output_path, before.fingerprint, recorder.id)
     try:
         plan = planning.make(spec, run)
-        saved = _saved(recorder, spec, console) if taken_up else None
+        saved = _saved(recorder, spec, console) if before.stopped else None
         with worker.reported(spec.data.get("workers", 0)):
             if not (recorder.folder / LAST_OF_START).is_file():
-                _record_start(recorder, spec, plan, sweep)
+                _record_start(recorder, plan, before.fingerprint, sweep)
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
             outcome = train_recorded(recorder, plan, console, saved=saved)
@@ -115,11 +120,11 @@ def _saved(recorder: Recorder, spec: RunSpec, console: Console) -> State | None:
     return saved
 
 
-def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | None) -> None:
+def _record_start(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -> None:
     from recipe import environment, fingerprint, parameters
     from recipe import plan as planning
 
-    run = plan.run
+    spec, run = plan.spec, plan.run
     hardware = device_part(spec).hardware(run.device)
     commit = environment.git_commit()
     versions = environment.versions()
@@ -128,7 +133,7 @@ def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | N
         {
             "recipe.run": recorder.id,
             "recipe.variant": spec.label,
-            "recipe.fingerprint": fingerprint.of(spec, run),
+            "recipe.fingerprint": identity,
             **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
             "recipe.device": hardware,
             **({"recipe.sweep": sweep.name} if sweep else {}),

@@ -29,6 +29,7 @@ ROOT: dict[str, Any] = {
     "checkpoint.every": PositiveInt | None,
     "checkpoint.per": Literal["epoch", "step"],
     "checkpoint.keep": PositiveInt,
+    "again": bool,
     "output_dir": str,
     "trust": list[str],
 }
@@ -61,7 +62,9 @@ POSITIONAL = {
 PATHS = {"data": ("path",), "model": ("weights",)}
 """Settings that are paths to read from."""
 
-ELSEWHERE = ("options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint")
+ELSEWHERE = (
+    "options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint", "again",
+)  # fmt: skip
 """What of a whole run can't change its numbers: names, places, and what is kept."""
 
 SPARED = {

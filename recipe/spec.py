@@ -35,6 +35,8 @@ class RunSpec:
     nonfinite_limit: int
     checkpoint: Settings
     """`every` (None: never), `per` and `keep`."""
+    again: bool
+    """Whether to run what was finished, or killed, before."""
     output_dir: str
     trust: tuple[str, ...]
     device: Settings

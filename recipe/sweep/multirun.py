@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from recipe import compose, menu, runs
+from recipe import compose, earlier, journal, menu, recorded, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.overrides import check
@@ -37,6 +38,8 @@ SWEEP = "RECIPE_SWEEP"
 class Ended:
     """A job that ended: a line of jobs.jsonl."""
 
+    number: int
+    """Of the job, from 0."""
     name: str
     status: str
     run: str | None = None
@@ -66,12 +69,23 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     first = specs[0]
     swept = sorted({o.get_key_element() for o in overrides if o.is_sweep_override()})
     name = " ".join(o.input_line for o in overrides if o.is_sweep_override()) or first.label
-    sweep = first.output_path / "sweeps" / runs.new_id()
-    sweep.mkdir(parents=True)
-    content = {"name": first.name or name, "swept": swept, "jobs": len(jobs)}
-    (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
+    digest = hashlib.sha256(repr(sorted(job.overrides for job in jobs)).encode()).hexdigest()
+    content = {
+        "name": first.name or name,
+        "swept": swept,
+        "jobs": len(jobs),
+        "digest": digest,
+    }
+    sweep = _unfinished(first.output_path / "sweeps", digest)
+    said = f"{content['name']}: {counted(len(jobs), 'run')}"
+    if sweep is None or first.again:
+        sweep = first.output_path / "sweeps" / runs.new_id()
+        sweep.mkdir(parents=True)
+        (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
+    else:
+        said += f", going on with {sweep.name}"
     os.environ[SWEEP] = sweep.name
-    console.print(f"{content['name']}: {counted(len(jobs), 'run')}", soft_wrap=True)
+    console.print(said, soft_wrap=True)
     status: Status = "KILLED"
     lock = parent.begin(sweep)
     try:
@@ -92,6 +106,16 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
                 style="red",
             )
     return 0 if status == "FINISHED" else 1
+
+
+def _unfinished(sweeps: Path, digest: str) -> Path | None:
+    """The newest sweep of the same command lines, if it didn't finish and nobody is running it."""
+    for folder in sorted(sweeps.glob("*"), reverse=True):
+        about = parent.read(folder)
+        if about.get("digest") == digest:
+            finished = about.get("end", {}).get("status") == "FINISHED"
+            return None if finished or runs.alive(folder) else folder
+    return None
 
 
 def _check(overrides: Sequence[Override]) -> tuple[list[RunSpec], list[compose.Job]]:
@@ -139,34 +163,56 @@ def job(config: DictConfig) -> None:
     about = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
     overrides = list(hydra_config.overrides.task)
     swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
-    name = " ".join(swept)
-    console.print(
-        f"\n[{hydra_config.job.num + 1}/{about['jobs']}] {name}", markup=False, style="bold"
-    )
+    name, number = " ".join(swept), hydra_config.job.num
+    console.print(f"\n[{number + 1}/{about['jobs']}] {name}", markup=False, style="bold")
     try:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
         name = name or spec.label
         run = prepare(spec, Problems())
+        before = earlier.of(spec, run)
+        if before.running and not spec.again:
+            problem = f"another process is running it, as {before.running.name}"
+            console.print(problem, soft_wrap=True)
+            return _end(sweep, Ended(number, name, "RUNNING", before.running.name, problem=problem))
+        if before.finished and not spec.again:
+            done = _finished(before.finished, number, name)
+            console.print(f"finished before, as {done.run}: {done.percent}", soft_wrap=True)
+            return _end(sweep, done)
         outcome, recorder = execute(
-            spec, run, console, name=name, command=" ".join(overrides), sweep=sweep
-        )
+            spec, run, console,
+            name=name, command=" ".join(overrides), sweep=sweep, before=before,
+        )  # fmt: skip
     except RecipeError as error:
         for problem in error.problems:
             console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
         status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
-        _end(sweep, Ended(name, status, problem=error.problems[0]))
+        _end(sweep, Ended(number, name, status, problem=error.problems[0]))
     except KeyboardInterrupt:
-        _end(sweep, Ended(name, "KILLED"))
+        _end(sweep, Ended(number, name, "KILLED"))
         raise
     except Exception as error:
         traceback.print_exc()
-        _end(sweep, Ended(name, "FAILED", problem=f"{type(error).__name__}: {error}"))
+        _end(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
     else:
         console.print(outcome.sentence(), soft_wrap=True)
         for caution in outcome.cautions():
             console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
-        ended = Ended(name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect)
+        ended = Ended(
+            number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
+        )
         _end(sweep, ended)
+
+
+def _finished(run: Path, number: int, name: str) -> Ended:
+    """The result of a run that is recorded already."""
+    record = recorded.read(run)
+    accuracies = record.trace.get("best/val_accuracy", {})
+    idle = record.tags.get("recipe.no_effect", "")
+    return Ended(
+        number, name, "FINISHED", run.name,
+        accuracies[max(accuracies)] if accuracies else None,
+        no_effect=idle.split(", ") if idle else [],
+    )  # fmt: skip
 
 
 def _end(sweep: Path, ended: Ended) -> None:
@@ -175,10 +221,10 @@ def _end(sweep: Path, ended: Ended) -> None:
 
 
 def _read(sweep: Path) -> list[Ended]:
+    """How the jobs ended; of one that was started again, how it did last."""
     path = sweep / "jobs.jsonl"
-    if not path.is_file():
-        return []
-    return [Ended(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    ended = [Ended(**line) for line in journal.read(path)[0]]
+    return [latest for _, latest in sorted({each.number: each for each in ended}.items())]
 
 
 def _report(console: Console, sweep: Path) -> None:

@@ -97,6 +97,7 @@ def _record_start(recorder: Recorder, spec: RunSpec, plan: Plan, sweep: Path | N
                 run.data.digest, versions["recipe"], versions["torch"]
             ),
             "recipe.device": hardware,
+            "recipe.steps": str(run.steps),
             **({"recipe.sweep": sweep.name} if sweep else {}),
             **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
             **{f"version.{package}": version for package, version in versions.items()},

@@ -41,6 +41,8 @@ python -m recipe -m key=a,b [...]        a sweep: every combination, each a run 
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe resume <run id>         go on with a run that was stopped, bit for bit
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
+python -m recipe status                  runs that aren't finished; closes those that died
+python -m recipe sync [tracking.uri=...] sends MLflow what it lacks of the record
 python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
 
 group=option chooses an option (* is the default), group.setting=value changes a setting of it:
@@ -233,6 +235,18 @@ def _predict(arguments: list[str]) -> int:
     return predict(arguments, _console())
 
 
+def _status(arguments: list[str]) -> int:
+    from recipe.status import status
+
+    return status(arguments, _console())
+
+
+def _sync(arguments: list[str]) -> int:
+    from recipe.sync import sync
+
+    return sync(arguments, _console())
+
+
 def _ui(arguments: list[str]) -> int:
     """Replaces this process by MLflow's server."""
     from recipe.arguments import key_values
@@ -265,5 +279,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "resume": _resume,
     "predict": _predict,
+    "status": _status,
+    "sync": _sync,
     "ui": _ui,
 }

@@ -136,6 +136,7 @@ def _record_start(recorder: Recorder, plan: Plan, identity: str, sweep: Path | N
             "recipe.fingerprint": identity,
             **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
             "recipe.device": hardware,
+            "recipe.steps": str(run.steps),
             **({"recipe.sweep": sweep.name} if sweep else {}),
             **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
             **{f"version.{package}": version for package, version in versions.items()},

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, Validation
 from recipe.errors import SpecError
 from recipe.menu import nearest
 from recipe.plain import one_line
+from recipe.sent import Sent
 from recipe.wording import printable
 
 Text = Annotated[str, AfterValidator(one_line)]
@@ -111,7 +112,9 @@ def facts(run: Path, key: str) -> Facts:
 
 def read(run: Path, key: str) -> Info:
     """What `run.json` says. Raises SpecError, headed by `key`, if that is none of a run's."""
-    return _content(INFO, run / "run.json", key)
+    info = _content(INFO, run / "run.json", key)
+    sent = None if info.mlflow_run_id else Sent.read(run)  # known there at once
+    return replace(info, mlflow_run_id=sent.mlflow_run_id) if sent else info
 
 
 def write(run: Path, info: Info) -> None:

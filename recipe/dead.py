@@ -1,0 +1,90 @@
+"""Runs and sweeps whose process is gone without having said so: their record is closed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from recipe import journal, runs
+from recipe.errors import SpecError
+from recipe.journal import Journal
+from recipe.sweep import parent
+
+
+def last_sign(run: Path) -> int:
+    """When a run last wrote anything, in milliseconds since 1970."""
+    found = [(run / "run.json").stat().st_mtime_ns // 1_000_000]
+    for name in ("metrics.jsonl", "events.jsonl"):
+        line = journal.last(run / name)
+        if line and isinstance(line.get("time"), int):
+            found.append(line["time"])
+    return max(found[1:] or found)
+
+
+def close(run: Path) -> bool:
+    """Whether the run was dead: it says that it is running, but no process holds its lock.
+
+    Its record then ends as KILLED at its last sign of life.
+    """
+    if runs.read(run, "run").status != "RUNNING":
+        return False
+    with _free(runs.lock(run)) as free:
+        info = runs.read(run, "run")
+        if not free or info.status != "RUNNING":
+            return False
+        last = journal.last(run / "events.jsonl") or {}
+        status = str(last.get("status", "KILLED"))
+        if last.get("kind") != "end":  # else it died between the two things that say how it ended
+            status, at = "KILLED", last_sign(run)
+            events = Journal(run / "events.jsonl")
+            events.write({"kind": "end", "time": at, "status": status})
+            events.close()
+        runs.write(run, replace(info, status=status, process=None))
+        return True
+
+
+def close_sweep(sweep: Path) -> bool:
+    """As `close`, of a sweep: its runs are closed one by one."""
+    # those without a lock were recorded before there was one
+    if not (sweep / ".lock").exists() or "end" in (parent.read(sweep) or {"end": ""}):
+        return False
+    with _free(runs.lock(sweep)) as free:
+        if not free or "end" in parent.read(sweep):
+            return False
+        said = [path for path in (sweep / "jobs.jsonl", sweep / "sweep.json") if path.exists()]
+        parent.end(sweep, "KILLED", "", said[0].stat().st_mtime_ns // 1_000_000)
+        return True
+
+
+def close_all(outputs: Path) -> list[Path]:
+    """Closes what is dead below `outputs`; the runs among it. Damaged ones are left as they are."""
+    for sweep in recorded(outputs / "sweeps", "sweep.json"):
+        close_sweep(sweep)
+    found = []
+    for run in recorded(runs.folder(outputs), "run.json"):
+        with contextlib.suppress(SpecError):
+            found += [run] if close(run) else []
+    return found
+
+
+def recorded(folder: Path, name: str) -> list[Path]:
+    """The folders in `folder` that hold a file of that name, in the order in which they began."""
+    return [path.parent for path in sorted(folder.glob(f"*/{name}"))]
+
+
+@contextlib.contextmanager
+def _free(lock: FileLock) -> Iterator[bool]:
+    """Whether nobody holds the lock; if so it is held within."""
+    try:
+        lock.acquire(timeout=0.1, poll_interval=0.01)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

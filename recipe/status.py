@@ -1,0 +1,106 @@
+"""`recipe status`: which runs aren't finished; those whose process is gone are closed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recipe import dead, journal, runs
+from recipe.arguments import key_values
+from recipe.errors import SpecError
+from recipe.wording import counted, duration, listed, printable
+
+HEAD = 100_000
+"""Bytes of a journal's beginning in which the tags of a run's start are."""
+
+Resume = Callable[[Path], None]
+"""Takes up the run in a folder; raises what a run raises."""
+
+
+def status(arguments: Sequence[str], console: Console, resume: Resume | None = None) -> int:
+    """Raises SpecError for wrong arguments."""
+    known = {"output_dir": "outputs", "tracking.uri": "", "trust": "", "resume": "false"}
+    values = key_values("status", arguments, known)
+    if values["resume"] not in ("true", "false"):
+        raise SpecError(f"resume must be true or false, got {values['resume']}")
+    outputs = Path(values["output_dir"]).expanduser().resolve()
+    there = dead.recorded(runs.folder(outputs), "run.json")
+    if not there:
+        raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")
+    closed = dead.close_all(outputs)
+    _show(there, console)
+    for run in closed:
+        console.print(
+            f"{run.name} was dead, and is closed as KILLED; python -m recipe resume {run.name} "
+            "takes it up",
+            soft_wrap=True,
+        )
+    if closed:
+        _tell(outputs, closed, values, console)
+    if values["resume"] == "true" and resume is not None:
+        take_up(closed, resume)
+    return 0
+
+
+def take_up(closed: Sequence[Path], resume: Resume) -> None:
+    """Takes up the runs that were found dead, one after the other."""
+    for run in closed:
+        resume(run)
+
+
+def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Console) -> None:
+    """Tells MLflow of the runs that were closed, and of their sweeps."""
+    from recipe.sync import Sync
+
+    sending = Sync(outputs, values["tracking.uri"], values["trust"])
+    for run in closed:
+        sending.run(run)
+    sending.sweeps()
+    if sending.unsent:
+        console.print(
+            f"MLflow wasn't told ({listed(list(sending.reasons.values()))}); python -m recipe "
+            "sync does that",
+            style="red",
+            soft_wrap=True,
+        )
+
+
+def _show(there: Sequence[Path], console: Console) -> None:
+    table = Table(title="Runs that aren't finished", title_justify="left", box=None, pad_edge=False)
+    for column in ("run", "name", "state", "step", "last sign of life"):
+        table.add_column(column)
+    states: Counter[str] = Counter()
+    for run in there:
+        try:
+            info = runs.read(run, "run")
+        except SpecError:
+            states["damaged"] += 1
+            continue
+        states[info.status] += 1
+        if info.status != "FINISHED":
+            ago = duration(max(0.0, time.time() - dead.last_sign(run) / 1000))
+            table.add_row(info.id, printable(info.name), info.status, _step(run), f"{ago} ago")
+    if table.row_count:
+        console.print(table)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"{counted(len(there), 'run')}: {counts}", soft_wrap=True)
+
+
+def _step(run: Path) -> str:
+    """`7 of 46`; as much of it as is known."""
+    line = journal.last(run / "metrics.jsonl") or {}
+    step = line.get("step", "-")
+    steps = next((e["recipe.steps"] for e in _beginning(run) if "recipe.steps" in e), None)
+    return f"{step} of {steps}" if steps else f"{step}"
+
+
+def _beginning(run: Path) -> list[dict[str, object]]:
+    try:
+        return journal.read(run / "events.jsonl", 0, HEAD)[0]
+    except ValueError:
+        return []

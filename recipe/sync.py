@@ -1,0 +1,167 @@
+"""`recipe sync`: sends what MLflow lacks of the recorded runs and sweeps, as often as one likes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import Timeout
+from rich.console import Console
+
+from recipe import compose, dead, mlflow_server, origin, runs
+from recipe.arguments import key_values
+from recipe.errors import RecipeError, SpecError
+from recipe.mlflow_server import Gone
+from recipe.parts import part, static_problems
+from recipe.sending import Sending
+from recipe.sent import Sent
+from recipe.spec import RunSpec
+from recipe.sweep import parent
+from recipe.tracking import Tracking
+from recipe.tracking.local import local
+from recipe.wording import printable
+
+TRIES = 3
+"""How often a call is tried, a second apart, before its server is given up."""
+
+
+def sync(arguments: Sequence[str], console: Console) -> int:
+    """Exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
+    known = {"output_dir": "outputs", "tracking.uri": "", "trust": ""}
+    values = key_values("sync", arguments, known)
+    outputs = Path(values["output_dir"]).expanduser().resolve()
+    there = dead.recorded(runs.folder(outputs), "run.json")
+    if not there:
+        raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")
+    dead.close_all(outputs)
+    sending = Sync(outputs, values["tracking.uri"], values["trust"])
+    for run in there:
+        if not runs.alive(run) and (said := sending.run(run)):
+            console.print(f"{printable(run.name)}  {said}", soft_wrap=True)
+    sending.sweeps()
+    if sending.uri and not sending.taken:
+        raise SpecError(
+            f"tracking.uri={sending.uri}: none of these runs goes to a server; leave it out"
+        )
+    for reason in dict.fromkeys(sending.reasons.values()):
+        console.print(f"recipe: {reason}", style="red", soft_wrap=True)
+    console.print(sending.summary(len(there)), soft_wrap=True)
+    return 1 if sending.unsent else 0
+
+
+class Sync:
+    """Sends runs and sweeps, each to the server that its own spec names."""
+
+    def __init__(self, outputs: Path, uri: str = "", trust: str = "") -> None:
+        self.uri = uri
+        self.taken = False
+        """Whether `uri` was any run's server."""
+        self.sent, self.unsent = 0, 0
+        """Runs and sweeps that had something left."""
+        self.reasons: dict[str, str] = {}
+        """Why a server, or a run, was given up."""
+        self._outputs = outputs
+        self._trusted, self._project = compose.trusted(trust), compose.project()
+
+    def run(self, run: Path) -> str | None:
+        """Sends a run; what became of it, in words, or None if nothing was left to send."""
+        sent = Sent.read(run)
+        if sent is not None and (sent.uri is None or not (self.uri or sent.left(run))):
+            return None
+        try:
+            tracking = self._tracking(run, sent)
+            sending = Sending(run, tracking)
+            if tracking.uri is None or not (left := sending.sent.left(run)):
+                return None
+            with sending.sole():
+                return self._send(sending, left)
+        except Timeout:
+            return "is being sent by another process"
+        except RecipeError as error:
+            self.reasons[run.name] = str(error)
+            self.unsent += 1
+            return "not sent"
+
+    def sweeps(self) -> None:
+        """Tells MLflow of the sweeps that ended."""
+        folder = self._outputs / "sweeps"
+        untold = {s.name: s for s in dead.recorded(folder, "sweep.json") if parent.is_untold(s)}
+        for run in dead.recorded(runs.folder(self._outputs), "run.json") if untold else []:
+            try:
+                if sweep := untold.pop(runs.read(run, "run").sweep or "", None):
+                    self._tell(sweep, self._tracking(run, Sent.read(run)))
+            except RecipeError as error:
+                self.reasons[run.name] = str(error)
+                self._count(False)
+
+    def _tell(self, sweep: Path, tracking: Tracking) -> None:
+        uri = str(tracking.uri)
+        failure = self.reasons.get(uri) or parent.tell(tracking, self._outputs, sweep)
+        if failure:
+            self.reasons[uri] = failure
+        self._count(not failure)
+
+    def summary(self, number: int) -> str:
+        done = f"{self.sent} of {number} sent" if self.sent else "nothing was sent"
+        if self.unsent:
+            return f"{done}, {self.unsent} left; python -m recipe sync goes on"
+        return done if self.sent else f"MLflow has all of {number} runs"
+
+    def _tracking(self, run: Path, sent: Sent | None) -> Tracking:
+        """Where a run's record goes. Raises SpecError where only the reader may say so."""
+        if not (run / "spec.yaml").is_file():  # it was killed before it wrote one
+            return self._early(sent)
+        spec = RunSpec.read(run / "spec.yaml", self._trusted)
+        if wrong := static_problems(spec, ("tracking",)):
+            raise SpecError(wrong["tracking"])
+        uri = self.uri if "uri" in spec.tracking else ""
+        self.taken |= bool(uri)
+        spec = origin.replayed(spec, str(self._outputs), uri, self._project)
+        tracking: Tracking = part(spec, "tracking")(self._outputs)
+        return tracking
+
+    def _early(self, sent: Sent | None) -> Tracking:
+        here = local(self._outputs, experiment=self._project.tracking.get("experiment", "recipe"))
+        if sent is None or sent.uri == here.uri:
+            return here
+        uri = self.uri or sent.uri
+        self.taken |= bool(self.uri)
+        if not self.uri and not origin.is_here(uri) and uri != origin.server(self._project):
+            raise SpecError(
+                f"tracking.uri: {uri!r} of this run is another machine's; if the record may go "
+                f"there, say tracking.uri={uri}"
+            )
+        return Tracking(uri=uri, experiment=here.experiment)
+
+    def _send(self, sending: Sending, left: str) -> str:
+        uri, before = str(sending.sent.uri), len(sending.sent.problems)
+        if uri in self.reasons:
+            return self._count(False, f"not sent: {left}")
+        try:
+            while _piece(sending):
+                pass
+        except Gone as error:
+            return f"not sent, and never will be: {error}"
+        except Exception as error:  # whatever MLflow raises
+            self.reasons[uri] = mlflow_server.reason(error)
+            return self._count(False, f"not sent: {sending.sent.left(sending.run)}")
+        refused = [f"MLflow refused {problem}" for problem in sending.sent.problems[before:]]
+        return self._count(True, "; ".join([f"sent {left}", *refused]))
+
+    def _count(self, sent: bool, said: str = "") -> str:
+        self.sent += sent
+        self.unsent += not sent
+        return said
+
+
+def _piece(sending: Sending) -> bool:
+    for _ in range(TRIES - 1):
+        try:
+            return sending.piece()
+        except Gone:
+            raise
+        except Exception as error:  # whatever MLflow raises
+            mlflow_server.give_more_time(error)
+            time.sleep(1)
+    return sending.piece()

@@ -37,6 +37,8 @@ HYDRA_FLAGS = (
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it
 python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
+python -m recipe replay <run id> [key=value ...]   a recorded run once more; do its numbers agree?
+python -m recipe diff <run id> <run id>  what differed between two recorded runs
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
@@ -220,6 +222,12 @@ def _predict(arguments: list[str]) -> int:
     return predict(arguments, _console())
 
 
+def _replay(arguments: list[str]) -> int:
+    from recipe.replay import replay
+
+    return replay(arguments, _console())
+
+
 def _ui(arguments: list[str]) -> int:
     """Replaces this process by MLflow's server."""
     from recipe.arguments import key_values
@@ -251,5 +259,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": lambda arguments: _verb(arguments)[0](_verb(arguments)[1]),
     "plan": _plan,
     "predict": _predict,
+    "replay": _replay,
     "ui": _ui,
 }

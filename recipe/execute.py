@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,14 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
 
 
 def execute(
-    spec: RunSpec, run: Run, console: Console, *, name: str, command: str, sweep: Path | None = None
+    spec: RunSpec,
+    run: Run,
+    console: Console,
+    *,
+    name: str,
+    command: str,
+    sweep: Path | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[Outcome, Recorder]:
     """Trains and records. An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as
     KILLED, and goes on to the caller."""
@@ -66,6 +74,7 @@ def execute(
     try:
         with worker.reported(spec.data.get("workers", 0)):
             _record_start(recorder, spec, plan, sweep)
+            recorder.tags(tags or {})
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
             outcome = _train(recorder, plan, console)

@@ -239,7 +239,9 @@ def _apart(one: float | None, other: float | None) -> tuple[str, str]:
 
 
 def _rounded(value: float | None, digits: int) -> str:
-    return "none" if value is None else f"{value:.{digits}g}"
+    if value is None:
+        return "none"
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
 def _power(number: float) -> str:

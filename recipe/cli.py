@@ -5,6 +5,8 @@ torch and mlflow are imported by the verb that needs them, after the device's en
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import signal
 import sys
@@ -37,6 +39,8 @@ HYDRA_FLAGS = (
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it
 python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
+python -m recipe replay <run id> [key=value ...]   a recorded run once more; do its numbers agree?
+python -m recipe diff <run id> <run id>  what differed between two recorded runs
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe resume <run id>         go on with a run that was stopped, bit for bit
@@ -223,28 +227,10 @@ def _hydra(arguments: list[str]) -> int:
     return 0
 
 
-def _resume(arguments: list[str]) -> int:
-    from recipe.resume import resume
-
-    return resume(arguments, _console())
-
-
-def _predict(arguments: list[str]) -> int:
-    from recipe.predict import predict
-
-    return predict(arguments, _console())
-
-
-def _status(arguments: list[str]) -> int:
-    from recipe.status import status
-
-    return status(arguments, _console())
-
-
-def _sync(arguments: list[str]) -> int:
-    from recipe.sync import sync
-
-    return sync(arguments, _console())
+def _own(verb: str, arguments: list[str]) -> int:
+    """`recipe.<verb>.<verb>`, imported when it is needed."""
+    done: int = getattr(importlib.import_module(f"recipe.{verb}"), verb)(arguments, _console())
+    return done
 
 
 def _ui(arguments: list[str]) -> int:
@@ -277,9 +263,9 @@ def _ui(arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": lambda arguments: _verb(arguments)[0](_verb(arguments)[1]),
     "plan": _plan,
-    "resume": _resume,
-    "predict": _predict,
-    "status": _status,
-    "sync": _sync,
+    **{
+        verb: functools.partial(_own, verb)
+        for verb in ("predict", "resume", "replay", "diff", "status", "sync")
+    },
     "ui": _ui,
 }

@@ -99,7 +99,7 @@ def project() -> DictConfig:
     with menu_folder():
         composed = config([])
         del composed["hydra"]
-        with _named([]):
+        with named([]):
             OmegaConf.resolve(composed)
     if not OmegaConf.is_list(composed.trust):
         raise SpecError(f"trust must be a list of packages, [mypackage], got {composed.trust!r}")
@@ -123,14 +123,15 @@ class Job:
         """Raises SpecError with what Hydra finds wrong, and with what only the user's own words
         may say. Call within `menu_folder()`."""
         composed = config(self.overrides)
-        with _named(self.overrides):
-            _check_origin(composed, self.overrides)
+        with named(self.overrides):
+            check_origin(composed, self.overrides)
             choices = composed.hydra.runtime.choices
             del composed["hydra"]
             return RunSpec.from_config(composed, choices)
 
 
-def _check_origin(composed: DictConfig, overrides: Sequence[str]) -> None:
+def check_origin(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Raises SpecError for what of a composed config only the user's own words may say."""
     own = origin.plain_roots(overrides)
     found = origin.problems(composed, _own(own), overrides)
     if not origin.is_here(origin.server(composed)):
@@ -147,7 +148,7 @@ def _own(overrides: tuple[str, ...]) -> DictConfig:
 
 
 @contextmanager
-def _named(overrides: Sequence[str]) -> Iterator[None]:
+def named(overrides: Sequence[str]) -> Iterator[None]:
     """Lets nothing but the user's own words read the environment; what fails is a SpecError."""
     try:
         with origin.environment(overrides):

@@ -1,8 +1,4 @@
-"""Earlier runs that had the same fingerprint, found at once however many runs are recorded.
-
-`<outputs>/fingerprints/<fingerprint>/<run id>` is an empty file that says where to look; what
-became of the run is said by its own run.json.
-"""
+"""Earlier runs that had the same fingerprint, and what became of them."""
 
 from __future__ import annotations
 
@@ -36,17 +32,10 @@ def of(spec: RunSpec, run: Run) -> Earlier:
     return replace(found, stopped=None) if spec.again else found
 
 
-def remember(outputs: Path, wanted: str, run_id: str) -> None:
-    """Lets later runs of this fingerprint find this one."""
-    folder = outputs / "fingerprints" / wanted
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / run_id).touch()
-
-
 def look(outputs: Path, wanted: str) -> Earlier:
     """A run that failed counts for nothing, as one whose run.json is damaged or is another's."""
     known: list[tuple[Path, Info]] = []
-    for mark in sorted((outputs / "fingerprints" / wanted).glob("*")):
+    for mark in sorted(runs.marks(outputs, wanted).glob("*")):
         folder = runs.folder(outputs) / mark.name
         with contextlib.suppress(SpecError):
             info = runs.read(folder, "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,13 +63,13 @@ def execute(
     command: str,
     before: Earlier,
     sweep: Path | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[Outcome, Recorder]:
     """Trains and records; goes on with `before.stopped` if there is one.
 
     An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, and goes on to the
     caller.
     """
-    from recipe import earlier
     from recipe import plan as planning
     from recipe.data import worker
     from recipe.record import Recorder
@@ -81,13 +82,14 @@ def execute(
         recorder = Recorder(
             spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
         )
-        earlier.remember(spec.output_path, before.fingerprint, recorder.id)
     try:
         plan = planning.make(spec, run)
         saved = _saved(recorder, spec, console) if before.stopped else None
         with worker.reported(spec.data.get("workers", 0)):
             if not (recorder.folder / LAST_OF_START).is_file():
                 _record_start(recorder, plan, before.fingerprint, sweep)
+            if tags:
+                recorder.tags(tags)
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
             outcome = train_recorded(recorder, plan, console, saved=saved)

@@ -7,7 +7,7 @@ checked against the menu and the composed config before anything runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,8 @@ CHOOSABLE = (*GROUPS, EXPERIMENT)
 LAUNCHING = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
 """What may be set of Hydra's own config: how a sweep is launched. The rest is recipe's to set."""
 
+Base = Callable[[Sequence[str]], DictConfig]
+
 
 @dataclass
 class Checked:
@@ -36,11 +38,14 @@ class Checked:
     problems: Problems
 
 
-def check(overrides: Sequence[Override]) -> Checked:
-    """Sorts out overrides of unknown groups, options and keys. Call within `menu_folder()`."""
+def check(overrides: Sequence[Override], base: Base = compose.config) -> Checked:
+    """Sorts out overrides of unknown groups, options and keys. Call within `menu_folder()`.
+
+    `base` gives the config that choices of options make, before any setting is changed.
+    """
     groups = _Groups(overrides)
     values = [o for o in overrides if o not in groups.chosen and o not in groups.wrong]
-    keys = _Keys(groups, values)
+    keys = _Keys(groups, values, base)
     return Checked([*groups.chosen, *keys.known], Problems([*groups.problems, *keys.problems]))
 
 
@@ -123,8 +128,9 @@ def _hydra_problems(override: Override) -> list[str]:
 class _Keys:
     """The overrides that give settings, checked against the configs that the options make."""
 
-    def __init__(self, groups: _Groups, values: Sequence[Override]) -> None:
+    def __init__(self, groups: _Groups, values: Sequence[Override], base: Base) -> None:
         self.groups = groups
+        self.compose = base
         self.problems = Problems()
         self.known: list[Override] = []
         for override in values:
@@ -164,7 +170,7 @@ class _Keys:
 
     @cached_property
     def base(self) -> DictConfig:
-        return compose.config(self.groups.first_choices())
+        return self.compose(self.groups.first_choices())
 
     def _configs(self, group: str) -> Iterator[tuple[str, DictConfig]]:
         """The config of every option that a group has in this command line."""
@@ -175,7 +181,7 @@ class _Keys:
             return
         for option in options:
             choice = f"{group}={option}"
-            yield choice, compose.config([*self.groups.first_choices(but=group), choice])
+            yield choice, self.compose([*self.groups.first_choices(but=group), choice])
 
     def _missing(self, text: str, key: str, choice: str, config: DictConfig) -> list[str]:
         node: Any = config

@@ -86,6 +86,8 @@ class Recorder:
             raise RecipeError(_refusal(self.folder, error)) from error
         try:
             self._write(lambda: (self.folder / ".reserve").write_bytes(bytes(RESERVE)))
+            if kind == "started" and info.fingerprint:
+                self._write(lambda: runs.mark(self.folder, str(info.fingerprint)))
             self._write(lambda: runs.write(self.folder, self._info))
             about = {"process": os.getpid(), "sweep": self._info.sweep}
             self._event(kind, {key: value for key, value in about.items() if value is not None})

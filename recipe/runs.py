@@ -71,6 +71,19 @@ def folder(outputs: Path) -> Path:
     return outputs / "runs"
 
 
+def marks(outputs: Path, fingerprint: str) -> Path:
+    """The folder with an empty file, named after its id, for every run of a fingerprint: it finds
+    them at once however many runs are recorded."""
+    return outputs / "fingerprints" / fingerprint
+
+
+def mark(run: Path, fingerprint: str) -> None:
+    """Lets later runs of this fingerprint find a run's folder."""
+    folder = marks(run.parent.parent, fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / run.name).touch()
+
+
 def find(outputs: Path, wanted: str, key: str) -> Path:
     """The folder of a recorded run.
 

@@ -1,0 +1,239 @@
+"""A recorded run once more: from its own spec, with what is overridden and nothing else changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+import yaml
+from commands import Done, here
+
+from recipe import device
+
+QUICK = (*commands.QUICK, "tracking=none")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with one run of dropout and a schedule, called `first`."""
+    folder = tmp_path_factory.mktemp("replay")
+    done = here(folder, *QUICK, "model.dropout=0.3", "scheduler=step", "scheduler.step_size=1",
+                "data.classes=10", "name=first", "seed=3")  # fmt: skip
+    assert done.status == 0, done.err
+    return folder
+
+
+def first(workplace: Path) -> Path:
+    return commands.runs(workplace)[0]
+
+
+def replayed(workplace: Path, *overrides: str, wanted: str = "") -> tuple[str, Path]:
+    """What a replay of the first run says of it at its end, and the new run's folder."""
+    before = commands.runs(workplace)
+    done = here(workplace, "replay", wanted or first(workplace).name, *overrides)
+    assert done.status == 0, done.err
+    (new,) = set(commands.runs(workplace)) - set(before)
+    return done.out.splitlines()[-1], new
+
+
+def spec(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((run / "spec.yaml").read_text())
+    return content
+
+
+def tags(run: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in commands.read_lines(run / "events.jsonl"):
+        found |= line if line["kind"] == "tags" else {}
+    return found
+
+
+def test_a_replay_is_bit_identical_and_says_of_what_it_is_one(workplace: Path) -> None:
+    run = first(workplace)
+    said, new = replayed(workplace, wanted=run.name[:-2])
+    assert said.startswith(f"Replay  of {run.name}: bit-identical: ")
+    assert said.endswith("metrics and the weights")
+    assert spec(new) == spec(run)
+    assert tags(new)["recipe.replay_of"] == run.name
+    assert tags(new)["recipe.fingerprint"] == tags(run)["recipe.fingerprint"]
+
+
+def test_settings_are_overridden_and_everything_else_is_as_recorded(workplace: Path) -> None:
+    said, new = replayed(workplace, "seed=4", "scheduler.gamma=0.5", "epochs=1", "name=other")
+    again = spec(new)
+    assert (again["seed"], again["epochs"], again["name"]) == (4, 1, "other")
+    assert again["scheduler"].pop("gamma") == 0.5
+    recorded = spec(first(workplace))
+    del recorded["scheduler"]["gamma"]
+    assert again == {**recorded, "seed": 4, "epochs": 1, "name": "other"}
+    assert f"Replay  of {first(workplace).name} with seed=4 scheduler.gamma=0.5 epochs=1" in said
+    assert ": differs from step " in said and "seed 3 -> 4" in said
+
+
+def test_a_chosen_option_is_the_menus_and_refers_to_what_was_recorded(workplace: Path) -> None:
+    said, new = replayed(workplace, "model=mlp", "model.hidden=[8]", "clip=norm", "epochs=1")
+    again = spec(new)
+    assert again["options"]["model"] == "mlp"
+    # config.yaml would give auto; the recorded run was told 10 by data.classes
+    assert (again["model"]["classes"], again["model"]["hidden"]) == (10, [8])
+    assert again["clip"]["max_norm"] > 0
+    recorded = spec(first(workplace))
+    assert again["scheduler"] == recorded["scheduler"] and again["data"] == recorded["data"]
+    assert "model vgg -> mlp, clip none -> norm" in said
+
+
+def test_the_number_of_threads_is_the_recorded_runs(tmp_path: Path) -> None:
+    settings = [s for s in QUICK if not s.startswith("device")]
+    assert here(tmp_path, *settings, "device=cpu", "epochs=1").status == 0
+    (run,) = commands.runs(tmp_path)
+    usual = device.thread_count("auto")
+    kept = (run / "environment.txt").read_text()
+    assert f"\nthreads: {usual}\n" in kept
+    other = kept.replace(f"\nthreads: {usual}\n", f"\nthreads: {usual + 1}\n")
+    (run / "environment.txt").write_text(other)
+    _, new = replayed(tmp_path, wanted=run.name)
+    assert f"\nthreads: {usual + 1}\n" in (new / "environment.txt").read_text()
+    _, new = replayed(tmp_path, f"device.threads={usual}", wanted=run.name)
+    assert f"\nthreads: {usual}\n" in (new / "environment.txt").read_text()
+    (run / "environment.txt").write_text(kept.replace(f"threads: {usual}", "threads: 999999999"))
+    _, new = replayed(tmp_path, wanted=run.name)
+    assert f"\nthreads: {usual}\n" in (new / "environment.txt").read_text()
+
+
+def test_output_dir_is_where_the_run_is_looked_for_and_where_the_new_one_goes(
+    workplace: Path, tmp_path: Path
+) -> None:
+    outputs = f"output_dir={workplace / 'outputs'}"
+    before = commands.runs(workplace)
+    done = here(tmp_path, "replay", first(workplace).name, outputs, "epochs=1")
+    assert done.status == 0, done.err
+    assert len(commands.runs(workplace)) == len(before) + 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def refused(folder: Path, *arguments: str) -> list[str]:
+    """What is told of a replay that leaves nothing behind."""
+    before = commands.runs(folder)
+    done: Done = here(folder, "replay", *arguments)
+    assert (done.status, done.out) == (2, ""), done.out
+    assert commands.runs(folder) == before
+    return [line.removeprefix("recipe: ") for line in done.problems]
+
+
+def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Path) -> None:
+    assert refused(
+        workplace, first(workplace).name, "optimizer.lrr=1", "sede=2", "clip=nrom", "epochs=0",
+        "seed=0,1",
+        "experiment=transfer", "hydra.job.name=x", "freeze.names=[a]", "~name",
+        "scheduler.gamma=high",
+    ) == [
+        "seed=0,1: one recorded run is run again, which takes one value; give one",
+        "experiment=transfer: a recorded run has no experiment; give options and settings "
+        "themselves",
+        "hydra.job.name=x: a recorded run has no hydra; give options and settings themselves",
+        "clip=nrom: no such option; did you mean norm?",
+        "optimizer.lrr=1: optimizer=sgd has no setting lrr; did you mean lr?",
+        "sede=2: no such key; did you mean seed or scheduler?",
+        "freeze.names=[a]: freeze=none takes no settings; it is a setting of freeze=by_name and "
+        "vgg_first2",
+        "~name: a setting can't be removed; give it another value",
+        "epochs must be greater than 0, got 0",
+        "scheduler.gamma must be a number, got 'high' (what is left of every learning rate "
+        "after a fall)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "replay: which run? Give its id: python -m recipe replay <run id>"),
+        (["frist"], "replay: no run 'frist' is recorded in "),
+        (["first", "clip=[a"], "clip=[a: can't be read as an override"),
+        (["first", "trust=mine"], "trust must be a list, got 'mine'"),
+        (["first", "output_dir=1"], "output_dir must be a text, got 1"),
+        (["first", "output_dir='~no-one/x'"], "output_dir: '~no-one/x' is no path of this machine"),
+        (["first", "tracking.uri=http://a"], "tracking.uri=http://a: tracking=none takes no"),
+    ],
+)
+def test_what_can_not_be_replayed_is_told(arguments: list[str], said: str, workplace: Path) -> None:
+    (problem,) = refused(workplace, *arguments)
+    assert problem.startswith(said)
+
+
+@pytest.fixture
+def copied(workplace: Path, tmp_path: Path) -> Path:
+    """A recorded run of its own, alone in its outputs."""
+    import shutil
+
+    run = tmp_path / "outputs" / "runs" / first(workplace).name
+    shutil.copytree(first(workplace), run)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("spec.yaml", "spec: "), ("metrics.jsonl", "replay: ")],
+)  # fmt: skip
+@pytest.mark.parametrize("content", ["[", None])
+def test_a_damaged_record_is_refused_before_anything_runs(
+    file: str, said: str, content: str | None, copied: Path
+) -> None:
+    (copied / file).unlink()
+    if content:
+        (copied / file).write_text(f"{content}\n")
+    (problem,) = refused(copied.parent.parent.parent, copied.name)
+    assert problem.startswith(said) and file in problem
+
+
+def test_a_strangers_spec_runs_no_code_and_sends_nothing_away(copied: Path) -> None:
+    folder = copied.parent.parent.parent
+    (folder / "evil.py").write_text("open('ran', 'w')\ndef payload(params): ...\n")
+    text = (copied / "spec.yaml").read_text()
+    (copied / "spec.yaml").write_text(
+        text.replace("recipe.clip.none.none", "evil.payload").replace("trust: []", "trust: [evil]")
+    )
+    assert "the package evil isn't trusted" in refused(folder, copied.name)[0]
+    assert not (folder / "ran").exists()
+    away = text.replace("tracking: none", "tracking: server").replace(
+        "  _target_: recipe.tracking.none.none",
+        "  _target_: recipe.tracking.server.server\n  uri: http://example.com\n  experiment: x",
+    )
+    (copied / "spec.yaml").write_text(away)
+    said = "tracking.uri: 'http://example.com' of this spec is another machine's"
+    assert refused(folder, copied.name)[0].startswith(said)
+    assert refused(folder, copied.name, "tracking.experiment=y")[0].startswith(said)
+    done = here(folder, "replay", copied.name, "tracking=none", "epochs=1")
+    assert done.status == 0, done.err
+
+
+def test_the_code_that_a_run_trusted_is_trusted_by_the_readers_word(tmp_path: Path) -> None:
+    commands.project(
+        tmp_path,
+        {
+            "conf/clip/mine.yaml": "_target_: mytricks.clip\nfactor: 0.5\n",
+            "mytricks.py": "import torch\n"
+            "def clip(params, *, factor: float):\n"
+            "    return torch.nn.utils.get_total_norm([p.grad for p in params])\n",
+        },
+    )
+    assert here(tmp_path, *QUICK, "clip=mine", "trust=[mytricks]").status == 0
+    (run,) = commands.runs(tmp_path)
+    assert "the package mytricks isn't trusted" in refused(tmp_path, run.name)[0]
+    said, new = replayed(tmp_path, "trust=[mytricks]", wanted=run.name)
+    assert "bit-identical" in said and spec(new)["trust"] == ["mytricks"]
+    changed = (
+        (tmp_path / "mytricks.py")
+        .read_text()
+        .replace("    return", "    [p.grad.mul_(factor) for p in params]\n    return")
+    )
+    (tmp_path / "mytricks.py").write_text(changed)
+    said, _ = replayed(tmp_path, "trust=[mytricks]", wanted=run.name)
+    assert "differs from step 1 on" in said and said.endswith("; code of mytricks changed")
+
+
+def test_a_replay_that_fails_ends_with_1(workplace: Path) -> None:
+    done = here(workplace, "replay", first(workplace).name, "optimizer.lr=1e15")
+    assert done.status == 1
+    assert "lower the learning rate or clip the gradients" in done.err

@@ -119,7 +119,7 @@ def known_after(known: list[str], wait: int) -> int:
 def ended(folder: Path, *arguments: str) -> Path:
     done = commands.process(folder, *arguments)
     assert done.status == 0, done.err
-    (run,) = commands.runs(folder)
+    (run,) = [run for run in commands.runs(folder) if (run / "run.json").exists()]
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,35 +26,47 @@ class Checkpoints:
         """`settings` are `every` (None: never), `per` and `keep` of the spec's `checkpoint`."""
         self.folder = run_folder / "checkpoints"
         self._every, self._per, self._keep = settings["every"], settings["per"], settings["keep"]
+        self._step = 0
+        """Of the newest one."""
         self.damaged: list[str] = []
         """What `latest` could not read, each with the reason."""
 
     def due(self, point: Point, run: Run) -> bool:
-        """Whether one is to be written after this Point; only where the run stands at it."""
+        """Whether one is to be written after this Point; only where the run stands at it, which on
+        a GPU is after every so many steps."""
         if self._every is None or point.step != run.at.step:
             return False
         if self._per == "epoch":
             return point.ends_epoch and point.epoch % self._every == 0
-        return not point.ends_epoch and point.step % self._every == 0
+        return not point.ends_epoch and point.step // self._every > self._step // self._every
 
     def save(self, state: State) -> Path:
         """Raises RecipeError if it can't be written; those before are as they were."""
-        path = self.folder / f"step-{state['run']['position']['step']:09}.ckpt"
+        step = state["run"]["position"]["step"]
+        path = self.folder / f"step-{step:09}.ckpt"
         buffer = io.BytesIO()  # torch can abort the process where a disk is full
         torch.save({"format": FORMAT, **state}, buffer)
         before = self.paths()
         try:
             self.folder.mkdir(exist_ok=True)
             atomic.write(path, buffer.getbuffer())
-            for old in self.paths()[: -self._keep]:
-                old.unlink()
+            self._tidy(path)
         except OSError as error:
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
             raise RecipeError(
                 f"checkpoint: {path} can't be written: {error.strerror}; {last}; make room, then "
                 f"python -m recipe resume {self.folder.parent.name}"
             ) from error
+        self._step = step
         return path
+
+    def _tidy(self, newest: Path) -> None:
+        """Removes those before the last ones, and what is beyond the newest: it can't be read, or
+        is of a way that was left."""
+        older = [path for path in self.paths() if path < newest]
+        beyond = [path for path in self.paths() if path > newest]
+        for path in [*older[: max(0, len(older) + 1 - self._keep)], *beyond]:
+            path.unlink()
 
     def paths(self) -> list[Path]:
         """The oldest first."""
@@ -65,11 +78,21 @@ class Checkpoints:
             stray.unlink()
         for path in reversed(self.paths()):
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if not isinstance(state, dict) or state.get("format") != FORMAT:
-                    raise ValueError("it is no checkpoint of this version of recipe")
+                state = _read(path)
+                self._step = state["run"]["position"]["step"]
                 return state
             except Exception as error:  # the unpickler's many ways to refuse
                 reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
                 self.damaged.append(f"{path.name} can't be read: {reason}")
         return None
+
+
+def _read(path: Path) -> State:
+    """Raises all kinds of errors for what isn't a whole checkpoint, bit for bit."""
+    with zipfile.ZipFile(path) as file:
+        if damaged := file.testzip():  # torch doesn't look at the checksums
+            raise ValueError(f"{damaged} is damaged")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError("it is no checkpoint of this version of recipe")
+    return state

@@ -77,7 +77,9 @@ def execute(
 
     tracking = part(spec, "tracking")(spec.output_path)
     if before.stopped:
-        recorder = Recorder.reopen(before.stopped, tracking, sweep=sweep)
+        recorder = Recorder.reopen(
+            before.stopped, tracking, sweep=sweep, fingerprint=before.fingerprint
+        )
     else:
         recorder = Recorder(
             spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
@@ -86,7 +88,7 @@ def execute(
         plan = planning.make(spec, run)
         saved = _saved(recorder, spec, console) if before.stopped else None
         with worker.reported(spec.data.get("workers", 0)):
-            if not (recorder.folder / LAST_OF_START).is_file():
+            if not recorder.began:
                 _record_start(recorder, plan, before.fingerprint, sweep)
             if tags:
                 recorder.tags(tags)
@@ -103,10 +105,6 @@ def execute(
         raise
     recorder.close("FINISHED")
     return outcome, recorder
-
-
-LAST_OF_START = "data.json"
-"""The file that is written last when a run begins."""
 
 
 def _saved(recorder: Recorder, spec: RunSpec, console: Console) -> State | None:
@@ -157,6 +155,7 @@ def _record_start(recorder: Recorder, plan: Plan, identity: str, sweep: Path | N
             "params/total": sum(row.numbers for row in plan.rows),
         },
     )
+    recorder.begin()
 
 
 def _facts(run: Run) -> dict[str, object]:
@@ -176,8 +175,8 @@ def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
     from recipe import plots
     from recipe.outcome import note
 
-    plots.learning_rates(outcome.history, recorder.folder / "lr.png")
-    plots.curves(outcome.history, recorder.folder / "curves.png")
+    recorder.file("lr.png", lambda path: plots.learning_rates(outcome.history, path))
+    recorder.file("curves.png", lambda path: plots.curves(outcome.history, path))
     for name in ("lr.png", "curves.png", "model.safetensors"):
         recorder.artifact(name)
     tags = {"mlflow.note.content": note(outcome, command, recorder.folder)}

@@ -26,7 +26,7 @@ def resume(arguments: Sequence[str], console: Console) -> int:
     outputs = Path(values["output_dir"] or "outputs").expanduser().resolve()
     folder = runs.find(outputs, wanted, "resume")
     spec = RunSpec.read(_spec_file(folder), compose.trusted(values["trust"]))
-    spec = origin.replayed(spec, values["output_dir"], values["tracking.uri"], compose.project())
+    spec = origin.replayed(spec, str(outputs), values["tracking.uri"], compose.project())
     take_up(folder, spec, console)
     return 0
 

@@ -73,6 +73,8 @@ class _Training:
                     if stopping.asked is not None and point.step == self.run.at.step:
                         self._save()
                         stopping.obey()
+            if not self.verdicts:  # it was stopped after its last step
+                self.verdicts = list(self.audit.verdicts(ended=True))
         return Outcome(self.plan, self.history, self.verdicts)
 
     def _go_on(self, saved: state.State) -> None:
@@ -80,7 +82,7 @@ class _Training:
         state.restore(self.run, saved["run"])
         self.audit.load_state_dict(saved["audit"])
         if self.run.best.epoch:  # the file may be of an epoch that is trained again now
-            save_weights(self.run.best.weights, self.recorder.folder / WEIGHTS)
+            self._save_weights()
         recorded = trace(self.recorder.folder)
         for key, count in saved["recorded"].items():
             self.history[key] = sorted(recorded.get(key, {}).items())[:count]
@@ -88,12 +90,15 @@ class _Training:
     def _keep(self, point: Point) -> None:
         self.recorder.metrics(point.step, point.metrics)
         if point.improved:
-            save_weights(self.run.best.weights, self.recorder.folder / WEIGHTS)
+            self._save_weights()
         if found := self.audit.look(point):
             self.verdicts = found
             self.recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})
             if not all(verdict.held for verdict in found):
                 raise BrokenPromise(found)
+
+    def _save_weights(self) -> None:
+        self.recorder.file(WEIGHTS, lambda path: save_weights(self.run.best.weights, path))
 
     def _save(self) -> None:
         with streams.untouched():

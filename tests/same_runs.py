@@ -46,8 +46,8 @@ def alike(run: Path, other: Path) -> None:
     numbers_alike(run, other)
     settings = {"every": 1, "per": "epoch", "keep": 1}
     states = [Checkpoints(r, settings).latest() for r in (run, other)]
-    assert states[0] is not None and states[1] is not None
     for state in states:
+        assert state is not None
         del state["run"]["position"]["seconds"]
     same(states[0], states[1], "state")
 

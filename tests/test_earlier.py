@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import time
 from pathlib import Path
 
 import commands
 import pytest
-from same_runs import alike
+from mlflow.tracking import MlflowClient
+from same_runs import alike, in_mlflow
 from stopped_runs import QUIET, SMALL, project, stopped
 from test_sweep import mlflow_runs, names_and_states, run_folder, sweep_folder
 
@@ -179,3 +183,68 @@ def test_a_sweep_whose_file_was_cut_off_goes_on(tmp_path: Path, name: str) -> No
     done = commands.here(tmp_path, *arguments)
     assert done.status == 0, done.err
     assert states(tmp_path) == ["FINISHED"] * 2
+
+
+def test_two_sweeps_at_the_same_moment_train_each_run_once(tmp_path: Path) -> None:
+    arguments = ("-m", *commands.QUICK, "seed=0,1,2,3", "epochs=1")
+    both = [commands.start(tmp_path, *arguments) for _ in range(2)]
+    outs = [process.communicate(timeout=300)[0] for process in both]
+    assert len(commands.runs(tmp_path)) == 4, outs
+    assert states(tmp_path) == ["FINISHED"] * 4
+    done = commands.here(tmp_path, *arguments)
+    assert done.status == 0 and len(commands.runs(tmp_path)) == 4
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.search_runs(["1"])
+    assert "RUNNING" not in {run.info.status for run in found}
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    assert sorted(str(run.info.run_name) for run in children) == [f"seed={n}" for n in range(4)]
+
+
+def test_a_sweep_that_is_killed_is_continued_by_the_same_command(
+    tmp_path: Path, whole: Path
+) -> None:
+    project(tmp_path)
+    (tmp_path / "signals").write_text("8 SIGKILL")  # in the third run
+    assert commands.process(tmp_path, *SWEEP).status == -signal.SIGKILL
+    assert states(tmp_path) == ["FINISHED", "FINISHED", "RUNNING"]
+    done = commands.process(tmp_path, *SWEEP)
+    assert done.status == 0, done.err
+    assert states(tmp_path) == ["FINISHED"] * 4
+    same_sweep(tmp_path, whole)
+
+
+@pytest.mark.long
+def test_a_sweep_of_twelve_that_is_killed_three_times(tmp_path: Path) -> None:
+    arguments = ("-m", *SMALL, "seed=range(6)", "average=none,ema")
+    for name in ("whole", "killed"):
+        project(tmp_path / name)
+    assert commands.process(tmp_path / "whole", *arguments).status == 0
+    folder, draw = tmp_path / "killed", random.Random(0)
+    points = lines(tmp_path / "whole") // 12
+    for kill in range(3):
+        started = commands.start(folder, *arguments)
+        # somewhere in the next four runs
+        enough = points * 4 * kill + draw.randrange(points, 4 * points)
+        while started.poll() is None and lines(folder) < enough:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 1))
+        assert started.poll() is None, started.communicate()
+        started.kill()
+        started.communicate()
+        print("killed with", states(folder), flush=True)
+    done = commands.process(folder, *arguments)
+    assert done.status == 0, done.err
+    assert states(folder) == ["FINISHED"] * 12
+    parent, children = mlflow_runs(folder)
+    assert [parent.info.status, *(child.info.status for child in children.values())] == [
+        "FINISHED"
+    ] * 13
+    assert results(folder) == results(tmp_path / "whole")
+    for name in children:
+        run = run_folder(folder, name)
+        alike(run, run_folder(tmp_path / "whole", name))
+        in_mlflow(run)
+
+
+def lines(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("metrics.jsonl"))

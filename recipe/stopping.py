@@ -11,7 +11,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-SAID = b"\nrecipe: stopping after this step; again to stop at once\n"
+SAID = b"recipe: stopping after this step; again to stop at once\n"
 
 
 class Stopping:
@@ -46,7 +46,8 @@ class Stopping:
         if self.asked is not None:
             self._usual[signum](signum, frame)
         self.asked = signum
-        os.write(2, SAID)  # printing could wait for the line that was interrupted
+        # printing could wait for the line that was interrupted, which may be the bar's
+        os.write(2, b"\n" * os.isatty(2) + SAID)
 
     def obey(self) -> None:
         """Raises what the signal that came raises otherwise."""

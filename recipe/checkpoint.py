@@ -60,16 +60,31 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.ckpt"))
 
     def latest(self) -> State | None:
-        """The newest one that can be read; None if there is none. Nothing pickled is run."""
+        """The newest one that can be read; None if there is none."""
+        path = self.newest()
+        return None if path is None else read(path)
+
+    def newest(self) -> Path | None:
+        """The file of the newest one that can be read; None if there is none."""
         for stray in self.folder.glob(".*.tmp"):  # its writer was killed
             stray.unlink()
         for path in reversed(self.paths()):
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if not isinstance(state, dict) or state.get("format") != FORMAT:
-                    raise ValueError("it is no checkpoint of this version of recipe")
-                return state
-            except Exception as error:  # the unpickler's many ways to refuse
-                reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
-                self.damaged.append(f"{path.name} can't be read: {reason}")
+                read(path)
+            except ValueError as error:
+                self.damaged.append(f"{path.name} can't be read: {error}")
+            else:
+                return path
         return None
+
+
+def read(path: Path) -> State:
+    """What a checkpoint holds; nothing pickled is run. Raises ValueError for any other file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler's many ways to refuse
+        reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
+        raise ValueError(reason) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError("it is no checkpoint of this version of recipe")
+    return state

@@ -228,6 +228,12 @@ def _replay(arguments: list[str]) -> int:
     return replay(arguments, _console())
 
 
+def _diff(arguments: list[str]) -> int:
+    from recipe.diff import diff
+
+    return diff(arguments, _console())
+
+
 def _ui(arguments: list[str]) -> int:
     """Replaces this process by MLflow's server."""
     from recipe.arguments import key_values
@@ -260,5 +266,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "predict": _predict,
     "replay": _replay,
+    "diff": _diff,
     "ui": _ui,
 }

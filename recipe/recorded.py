@@ -6,6 +6,8 @@ size, and texts are fit to be printed.
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +24,9 @@ from recipe.wording import printable
 
 LARGEST = 2**28
 """Bytes of a file."""
+
+MOST_PARAMETERS = 100_000
+"""Of a model, that are looked at."""
 
 LONGEST = 200
 """Characters of a text that is shown."""
@@ -43,6 +48,8 @@ class Record:
     facts: runs.Facts | None
     digest: str | None
     """Of the data."""
+    parameters: Mapping[str, Mapping[str, str]]
+    """The lines of parameters.csv by the parameter's name."""
     trace: journal.Trace
     damaged: list[str] = field(default_factory=list)
     """What is missing or can't be read: `name: reason`."""
@@ -82,6 +89,7 @@ def read(folder: Path) -> Record:
         environment=attempt("environment.txt", _environment, {}),
         facts=data[0] if data else None,
         digest=data[1] if data else None,
+        parameters=attempt("parameters.csv", _parameters, {}),
         trace=attempt("metrics.jsonl", _trace, {}),
         damaged=damaged,
     )
@@ -122,6 +130,20 @@ def _tags(path: Path) -> dict[str, str]:
         if line.get("kind") == "tags"
         for key, value in line.items()
         if key not in ("kind", "time")
+    }
+
+
+def _parameters(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            lines = list(itertools.islice(csv.DictReader(file), MOST_PARAMETERS))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    return {
+        shown(line.pop("name")): {
+            shown(key): shown(value) for key, value in line.items() if key and value is not None
+        }
+        for line in lines
     }
 
 

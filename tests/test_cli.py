@@ -156,7 +156,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         (
             "plna",
-            "plna: no such verb; did you mean plan?; "
+            "plna: no such verb; did you mean plan or replay?; "
             "without a verb, give settings as key=value",
         ),
         ("ui prot=80", "ui: prot=80: no such argument; did you mean port?"),

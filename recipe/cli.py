@@ -37,8 +37,8 @@ HYDRA_FLAGS = (
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it
 python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
-python -m recipe replay <run id> [key=value ...]   a recorded run once more; do its numbers agree?
-python -m recipe diff <run id> <run id>  what differed between two recorded runs
+python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
+python -m recipe diff <id> <id>          what differed between two recorded runs
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]

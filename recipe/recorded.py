@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from recipe import journal, plain, runs
 from recipe.errors import SpecError
@@ -30,6 +32,12 @@ MOST_PARAMETERS = 100_000
 
 LONGEST = 200
 """Characters of a text that is shown."""
+
+UNREADABLE = (
+    SpecError, ValueError, OSError, LookupError, TypeError, AttributeError, YAMLError,
+    OmegaConfBaseException,
+)  # fmt: skip
+"""What reading a damaged file raises."""
 
 T = TypeVar("T")
 
@@ -71,7 +79,7 @@ def read(folder: Path) -> Record:
     def attempt(name: str, reader: Callable[[Path], T], instead: T) -> T:
         try:
             return reader(_file(folder / name))
-        except (SpecError, ValueError, OSError, LookupError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             reason = " ".join(str(error).split()).removeprefix(f"{folder / name}: ")
             damaged.append(f"{name}: {shown(reason)}")
         except (RecursionError, OverflowError):

@@ -170,6 +170,20 @@ def test_a_damaged_file_is_named_and_the_rest_shown(
         assert "Damaged  A" not in done.out
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["options: {}\na: 1\na: 2", "options: {}\na: ${", "options: {}\na: ${b.c}\n", "text", "- a",
+     "options: 1", "options: &a {b: *a}", "a: !!python/object:os.system {}"],
+)  # fmt: skip
+def test_a_spec_that_is_none_is_named_or_shown_unresolved(content: str, tmp_path: Path) -> None:
+    for name in "ab":
+        recorded_runs.write(tmp_path / "outputs" / "runs" / name, {"train/loss": [1.0]})
+    (tmp_path / "outputs" / "runs" / "b" / "spec.yaml").write_text(content)
+    lines = told(tmp_path, "a", "b")
+    assert [line for line in lines if line.startswith("Damaged B: spec.yaml: ")] or "b.c" in content
+    assert "last train/loss 1 1" in lines
+
+
 def test_names_hold_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
     run = recorded_runs.write(tmp_path / "outputs" / "runs" / "a", {"train/loss": [1.0]})
     other = recorded_runs.write(tmp_path / "outputs" / "runs" / "b", {"train/loss": [1.0]})

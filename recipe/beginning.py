@@ -96,6 +96,7 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
             "recipe.variant": spec.label,
             "recipe.fingerprint": identity,
             **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
+            "recipe.steps": str(run.steps),
             "recipe.device": hardware,
             "recipe.steps": str(run.steps),
             **({"recipe.sweep": sweep.name} if sweep else {}),

@@ -16,11 +16,15 @@ from recipe.mlflow_server import Gone
 from recipe.sending import Sending
 from recipe.tracking import Tracking
 
-RESTS = 100
-"""The thread rests so many times as long as it has computed: what it computes, training waits for,
-as Python runs one thread at a time."""
+SHARE = 1 / 200
+"""Part of the time that the thread computes. As Python runs one thread at a time, a second of that
+costs the loop one to two seconds (benchmarks/record_cost.py); a shorter `sys.setswitchinterval`
+changes nothing about it. What MLflow can't be given so quickly it gets at the end."""
 
-SHORTEST_REST, LONGEST_REST = 1.0, 15.0
+BURST = 0.1
+"""Seconds of computing beyond that: what a run says of itself at its start."""
+
+SHORTEST_REST, LONGEST_REST = 1.0, 60.0
 """Seconds between two batches."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -105,11 +109,11 @@ class Feed:
             self._over.set()
 
     def _send(self) -> None:
-        pause = SHORTEST_PAUSE
+        pause, since = SHORTEST_PAUSE, None
         while not self._given_up:
-            computed = time.thread_time()
             try:
                 self._sending.connect()
+                since = since or (time.monotonic(), time.thread_time())
                 self._connected.set()
                 more = self._sending.piece()
             except Gone:
@@ -126,8 +130,9 @@ class Feed:
             if self._closing and not more:
                 return
             if not self._closing:
-                rest = RESTS * (time.thread_time() - computed)
-                self._rest(min(rest if more else max(rest, SHORTEST_REST), LONGEST_REST))
+                passed, computed = time.monotonic() - since[0], time.thread_time() - since[1]
+                owed = (computed - BURST) / SHARE - passed
+                self._rest(min(max(owed, 0 if more else SHORTEST_REST), LONGEST_REST))
 
     def _rest(self, seconds: float) -> None:
         """Until then, or until the run ends; a run that has ended waits a second at most."""

@@ -50,6 +50,9 @@ def prepare() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow.tracking  # noqa: F401
 
+    # whoever calls tells the reason, and without the traceback
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
 
 def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment, which is made if there is none.

@@ -98,7 +98,6 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
             **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
             "recipe.steps": str(run.steps),
             "recipe.device": hardware,
-            "recipe.steps": str(run.steps),
             **({"recipe.sweep": sweep.name} if sweep else {}),
             **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
             **{f"version.{package}": version for package, version in versions.items()},

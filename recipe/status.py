@@ -20,7 +20,7 @@ HEAD = 100_000
 
 
 def status(arguments: Sequence[str], console: Console) -> int:
-    """Exit status 1 if a run that was to be taken up failed. Raises SpecError for wrong arguments."""
+    """Exit status 1 if a run to be taken up failed. Raises SpecError for wrong arguments."""
     known = {"output_dir": "outputs", "tracking.uri": "", "trust": "", "resume": "false"}
     values = key_values("status", arguments, known)
     if values["resume"] not in ("true", "false"):

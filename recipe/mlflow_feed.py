@@ -27,7 +27,7 @@ BURST = 0.1
 SHORTEST_REST, LONGEST_REST = 1.0, 60.0
 """Seconds between two batches."""
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds after a failure; after each further one twice as long."""
 
 START = 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def test_what_mlflow_refuses_is_told_and_costs_nothing_else(tmp_path: Path) -> N
 
 def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> None:
     recorder = record(tmp_path)
+    while recorder.mlflow_run_id is None:
+        time.sleep(0.05)
     client(tmp_path).delete_run(str(recorder.mlflow_run_id))
     recorder.parameters({"seed": 0})
     recorder.close("FINISHED")

@@ -71,6 +71,12 @@ def folder(outputs: Path) -> Path:
     return outputs / "runs"
 
 
+def command(verb: str, outputs: Path) -> str:
+    """The command line that a person is to type."""
+    there = "" if outputs == Path("outputs").resolve() else f" output_dir={printable(outputs)}"
+    return f"python -m recipe {verb}{there}"
+
+
 def find(outputs: Path, wanted: str, key: str) -> Path:
     """The folder of a recorded run.
 

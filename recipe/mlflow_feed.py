@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from recipe import mlflow_server
+from recipe import mlflow_server, runs
 from recipe.mlflow_server import Gone
 from recipe.sending import Sending
 from recipe.tracking import Tracking
@@ -27,7 +27,7 @@ BURST = 0.1
 SHORTEST_REST, LONGEST_REST = 1.0, 60.0
 """Seconds between two batches."""
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds after a failure; after each further one twice as long."""
 
 START = 3.0
@@ -90,7 +90,8 @@ class Feed:
         said = list(sent.problems)
         if left := sent.left(self._sending.run):
             said.append(self._problem or "it takes too long")
-            said.append(left if self._gone else f"python -m recipe sync sends what is left, {left}")
+            sync = runs.command("sync", self._sending.run.parent.parent)
+            said.append(left if self._gone else f"{sync} sends what is left, {left}")
         return "; ".join(said) or None
 
     def _run(self) -> None:

@@ -26,7 +26,7 @@ TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SHORTEST, LONGEST = 10, 60
 """Seconds that a server has for an answer: at first, and once it has shown that it is slow."""
 
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"})
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
 """MLflow's codes for what it will not take, however often it is offered."""
 
 DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})

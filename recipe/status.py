@@ -32,9 +32,9 @@ def status(arguments: Sequence[str], console: Console) -> int:
     closed = dead.close_all(outputs)
     _show(there, console)
     for run in closed:
+        resumes = runs.command(f"resume {printable(run.name)}", outputs)
         console.print(
-            f"{run.name} was dead, and is closed as KILLED; python -m recipe resume {run.name} "
-            "takes it up",
+            f"{printable(run.name)} was dead, and is closed as KILLED; {resumes} takes it up",
             soft_wrap=True,
         )
     if closed:
@@ -68,8 +68,8 @@ def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Co
     sending.sweeps()
     if sending.unsent:
         console.print(
-            f"MLflow wasn't told ({listed(list(sending.reasons.values()))}); python -m recipe "
-            "sync does that",
+            f"MLflow wasn't told ({listed(list(sending.reasons.values()))}); "
+            f"{runs.command('sync', outputs)} does that",
             style="red",
             soft_wrap=True,
         )
@@ -86,10 +86,11 @@ def _show(there: Sequence[Path], console: Console) -> None:
         except SpecError:
             states["damaged"] += 1
             continue
-        states[info.status] += 1
+        states[printable(info.status)] += 1
         if info.status != "FINISHED":
             ago = duration(max(0.0, time.time() - dead.last_sign(run) / 1000))
-            table.add_row(info.id, printable(info.name), info.status, _step(run), f"{ago} ago")
+            cells = (run.name, info.name, info.status, _step(run), f"{ago} ago")
+            table.add_row(*map(printable, cells))
     if table.row_count:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

@@ -135,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(OSError):  # whoever asked may have given up
+            self.wfile.write(content)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 

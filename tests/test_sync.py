@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_the_rest_is_sent_once_and_twice_doubles_nothing(
     assert first.out.splitlines()[0].startswith(f"{run.name}  sent lines: 14 of events.jsonl and ")
     assert first.out.splitlines()[-1] == "1 of 1 sent"
     second = commands.here(unsent, "sync", to)
-    assert (second.status, second.out) == (0, "MLflow has all of 1 runs\n")
+    assert (second.status, second.out) == (0, "MLflow has all of 1 run that ended\n")
     (run / "sent.json").unlink()  # as if it had been killed before it could note anything
     third = commands.here(unsent, "sync", to)
     assert third.status == 0 and "1 of 1 sent" in third.out
@@ -89,11 +90,13 @@ def test_what_mlflow_refuses_is_told_and_costs_nothing_else(tmp_path: Path) -> N
     found = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert found.data.params == {"seed": "0", "epochs": "2"}
     assert found.data.metrics == {"loss": 0.05, "c": 2.0} and found.info.status == "FINISHED"
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 runs\n"
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> None:
     recorder = record(tmp_path)
+    while recorder.mlflow_run_id is None:
+        time.sleep(0.05)
     client(tmp_path).delete_run(str(recorder.mlflow_run_id))
     recorder.parameters({"seed": 0})
     recorder.close("FINISHED")
@@ -155,14 +158,14 @@ def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: P
     assert (above.info.status, above.data.tags["mlflow.note.content"]) == ("FAILED", "| a table |")
     below = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 runs\n"
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
 def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "outputs", "quiet", Tracking(None))
     recorder.metrics(1, {"loss": 1.0})
     recorder.close("FINISHED")
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 runs\n"
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from recipe import atomic
+from recipe import atomic, runs
 from recipe.errors import RecipeError
 from recipe.state import State
 from recipe.train import Point, Run
@@ -48,10 +48,11 @@ class Checkpoints:
             for old in self.paths()[: -self._keep]:
                 old.unlink()
         except OSError as error:
+            run = self.folder.parent
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
             raise RecipeError(
                 f"checkpoint: {path} can't be written: {error.strerror}; {last}; make room, then "
-                f"python -m recipe resume {self.folder.parent.name}"
+                + runs.command(f"resume {run.name}", run.parent.parent)
             ) from error
         return path
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from recipe import device, settings
+from recipe import device, runs, settings
 from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
@@ -90,7 +90,8 @@ def execute(
             _record_end(recorder, outcome, command)
     except KeyboardInterrupt:
         recorder.close("KILLED")
-        console.print(f"Stopped. Go on with: python -m recipe resume {recorder.id}", soft_wrap=True)
+        again = runs.command(f"resume {recorder.id}", spec.output_path)
+        console.print(f"Stopped. Go on with: {again}", soft_wrap=True)
         raise
     except BaseException:
         recorder.close("FAILED", traceback.format_exc())

@@ -190,7 +190,8 @@ def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) 
     listed = {file.path for file in one.client.list_artifacts(one.run.info.run_id)}
     assert listed == names
     assert {path.name for path in one.folder.iterdir()} == names | {
-        "run.json", "metrics.jsonl", "events.jsonl", "sent.json", ".lock", ".sending", "checkpoints",
+        "run.json", "metrics.jsonl", "events.jsonl", "sent.json", ".lock", ".sending",
+        "checkpoints",
     }  # fmt: skip
     kept = Path(one.client.download_artifacts(one.run.info.run_id, ""))
     for name in names:

@@ -88,7 +88,8 @@ def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data:
     if "precision" not in differs:
         run.scaler.load_state_dict(saved["scaler"])
     for name, part in run.remembers.items():
-        fits = name in saved["parts"] and not differs & {name, "model"}
+        # an average of layers that are frozen now would move on
+        fits = name in saved["parts"] and not differs & {name, "model", "freeze"}
         if part.state_dict():
             (found.over if fits else found.new).append(name)
         if fits:

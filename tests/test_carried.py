@@ -98,6 +98,14 @@ def test_an_average_that_is_added_begins_with_the_weights_carried_over(small: Co
     assert run.best.accuracy >= 0
 
 
+def test_an_average_of_layers_that_are_frozen_now_begins_anew(small: Compose) -> None:
+    old, new = small("average=ema"), small("average=ema", "freeze=vgg_first2")
+    run, carried, _ = went_on(old, new, 4)
+    assert "average" in carried.new
+    trained, averaged = (dict(model.named_parameters()) for model in (run.model, run.average.model))
+    assert torch.equal(trained["convolution1_1.weight"], averaged["convolution1_1.weight"])
+
+
 def test_other_batches_begin_the_epoch_anew(small: Compose) -> None:
     old, new = small(), small("data.batch_size=5")
     _, carried, points = went_on(old, new, 6)  # in the middle of the second epoch

@@ -28,6 +28,8 @@ def status(arguments: Sequence[str], console: Console, resume: Resume | None = N
     values = key_values("status", arguments, known)
     if values["resume"] not in ("true", "false"):
         raise SpecError(f"resume must be true or false, got {values['resume']}")
+    if values["resume"] == "true" and resume is None:
+        raise SpecError("resume=true: runs can't be taken up from here; leave it out")
     outputs = Path(values["output_dir"]).expanduser().resolve()
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
@@ -42,7 +44,7 @@ def status(arguments: Sequence[str], console: Console, resume: Resume | None = N
         )
     if closed:
         _tell(outputs, closed, values, console)
-    if values["resume"] == "true" and resume is not None:
+    if values["resume"] == "true" and resume:
         take_up(closed, resume)
     return 0
 

@@ -12,10 +12,12 @@ import commands
 import pytest
 import servers
 from mlflow.tracking import MlflowClient
+from rich.console import Console
 
 from recipe import dead, runs
 from recipe.errors import SpecError
 from recipe.record import Recorder
+from recipe.status import status
 from recipe.sweep import parent
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
@@ -32,6 +34,7 @@ def died(folder: Path, program: str, *, tracked: bool = False) -> Path:
 import os, signal, time
 from pathlib import Path
 from recipe.record import Recorder
+from recipe.status import status
 from recipe.tracking import Tracking
 recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recipe"))
 """
@@ -124,6 +127,7 @@ def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
 from recipe.record import Recorder
+from recipe.status import status
 from recipe.tracking import Tracking
 Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
 """
@@ -208,6 +212,17 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
     with parent.begin(sweep):  # taken up again
         Recorder(tmp_path / "outputs", "two", tracking, sweep=sweep).close("FINISHED")
         assert client(tmp_path).get_run(above).info.status == "RUNNING"
+
+
+def test_what_was_found_dead_is_taken_up_by_who_can(tmp_path: Path) -> None:
+    first, second = died(tmp_path, POINTS), died(tmp_path, POINTS)
+    Recorder(tmp_path / "outputs", "whole", Tracking(None)).close("FAILED")
+    taken: list[Path] = []
+    where = f"output_dir={tmp_path / 'outputs'}"
+    assert status([where, "resume=true"], Console(quiet=True), taken.append) == 0
+    assert taken == [first, second]
+    status([where, "resume=true"], Console(quiet=True), taken.append)
+    assert len(taken) == 2  # the others were ended by somebody
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:

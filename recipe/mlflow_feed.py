@@ -116,6 +116,7 @@ class Feed:
                 self._sending.connect()
                 since = since or (time.monotonic(), time.thread_time())
                 self._connected.set()
+                ended = self._closing  # asked first, as the end may be written at any moment
                 more = self._sending.piece()
             except Gone:
                 raise
@@ -128,7 +129,7 @@ class Feed:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             self._progress, self._problem, pause = time.monotonic(), None, SHORTEST_PAUSE
-            if self._closing and not more:
+            if ended and not more:
                 return
             if not self._closing:
                 passed, computed = time.monotonic() - since[0], time.thread_time() - since[1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipe import journal, runs
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, SpecError
 from recipe.journal import Journal
 from recipe.mlflow_feed import Feed
 from recipe.sent import Sent
@@ -54,6 +54,8 @@ class Recorder:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise RecipeError(_refusal(self.folder, error)) from error
+        self._lock = runs.take(self.folder, "run")
+        self._known: journal.Trace = {}
         self._open(info, tracking, "started")
 
     @classmethod
@@ -65,14 +67,18 @@ class Recorder:
         """
         self = cls.__new__(cls)
         self.folder = folder
-        info = runs.read(folder, "run")
+        self._lock = runs.take(folder, "run")
+        try:
+            info = runs.read(folder, "run")
+            self._known = journal.trace(folder)
+        except (SpecError, ValueError, KeyError) as error:
+            self._lock.release()
+            raise SpecError(f"run: {folder.name} is damaged: {error}; use another") from error
         self._open(replace(info, sweep=sweep.name if sweep else info.sweep), tracking, "resumed")
         return self
 
     def _open(self, info: runs.Info, tracking: Tracking, kind: str) -> None:
-        self._lock = runs.take(self.folder, "run")
         self._info = replace(info, status="RUNNING", process=os.getpid())
-        self._known = journal.trace(self.folder) if kind == "resumed" else {}
         self.differing = 0
         """Points that were computed again, and came out otherwise."""
         self.failure: str | None = None

@@ -210,6 +210,32 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
         assert client(tmp_path).get_run(above).info.status == "RUNNING"
 
 
+def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Path) -> None:
+    ended = died(tmp_path, POINTS)
+    commands.here(tmp_path, "status")
+    started = commands.start(tmp_path, *commands.QUICK, "epochs=60", "tracking=none")
+    while not any((folder / "checkpoints").exists() for folder in commands.runs(tmp_path)):
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.kill()
+    started.communicate()
+    done = commands.here(tmp_path, "status", "resume=true")
+    assert done.status == 0, done.err
+    run = commands.runs(tmp_path)[-1]
+    assert f"Goes on with {run.name} after step" in done.out
+    states = [runs.read(folder, "run").status for folder in (ended, run)]
+    assert states == ["KILLED", "FINISHED"]
+
+
+def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
+    tmp_path: Path,
+) -> None:
+    died(tmp_path, POINTS)
+    done = commands.here(tmp_path, "status", "resume=true")
+    assert done.status == 1
+    assert "was stopped before it began; start it again" in done.out
+
+
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     assert commands.here(tmp_path, "status").err.startswith("recipe: output_dir: there are no runs")
     done = commands.here(tmp_path, "status", "resume=yes")

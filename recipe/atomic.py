@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and are on the disk when the call returns."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, content: bytes | memoryview) -> None:
-    """`path` is at any moment the old file or the new one, never a part, whatever dies meanwhile.
+def write(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
+    """`path` is at any moment the old file or the new one, never a part, whatever dies meanwhile;
+    without `sync` only what the machine itself outlives.
 
     Raises OSError, such as of a full disk; then the old file is as it was.
     """
@@ -17,12 +18,15 @@ def write(path: Path, content: bytes | memoryview) -> None:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # so that the name is kept, too

@@ -35,7 +35,7 @@ def begin(
     if before.goes_on_from:
         place = {"run": before.goes_on_from.parent.parent.name, "file": before.goes_on_from.name}
         recorder.text(CAME_FROM, json.dumps(place) + "\n")
-    if not (recorder.folder / LAST).is_file():
+    if not recorder.began:
         _record(recorder, plan, before.fingerprint, sweep)
         if tags:
             recorder.tags(tags)
@@ -44,10 +44,6 @@ def begin(
     if saved is None and checkpoint is not None:
         _carry_over(recorder, plan, checkpoint, console)
     return saved
-
-
-LAST = "data.json"
-"""The file that is written last when a run begins."""
 
 
 def _saved(recorder: Recorder, plan: Plan, console: Console) -> State | None:
@@ -116,6 +112,7 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
             "params/total": sum(row.numbers for row in plan.rows),
         },
     )
+    recorder.begin()
 
 
 def _facts(run: Run) -> dict[str, object]:

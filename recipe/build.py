@@ -124,14 +124,14 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     if not {"data", "model", "augment", "loss", "precision"} & broken and not against:
         problems += first_batch.check_batch(planned)
     problems.raise_any()
-    remembers = {name: made[name] for name in REMEMBERS if hasattr(made[name], "state_dict")}
+    parts_of_a_step = {name: inspect.unwrap(made[name]) for name in REMEMBERS}
     return Run(
         seed=spec.seed,
         epochs=spec.epochs,
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
         nonfinite=Guard(spec.on_nonfinite, spec.nonfinite_limit),
-        remembers=remembers,
+        remembers={n: part for n, part in parts_of_a_step.items() if hasattr(part, "state_dict")},
         **made,
     )
 
@@ -218,8 +218,10 @@ def _clip(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], tup
     clip = parts.part(spec, "clip")
     if next(iter(inspect.signature(clip).parameters)) == "model":
         clip = clip(model)
+    called = getattr(clip, "func", clip)
+    called = called if inspect.isroutine(called) else type(called).__call__
     try:
-        returned = get_type_hints(getattr(clip, "func", clip)).get("return")
+        returned = get_type_hints(called).get("return")
     except (NameError, TypeError):  # an annotation that only a type checker can read
         returned = None
     if get_origin(returned) is tuple:
@@ -231,4 +233,4 @@ def _clip(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], tup
         norm = clip(params)
         return norm, nn.utils.get_total_norm(gradients) != before
 
-    return measured
+    return functools.update_wrapper(measured, clip, (), ())

@@ -57,12 +57,9 @@ def from_checkpoint(run: Run, spec: RunSpec, checkpoint: Path) -> Carried:
     return carry_over(run, saved, old, spec, same_data=same_data)
 
 
-def check(spec: RunSpec, checkpoint: Path) -> None:
-    """Raises SpecError if the file can't be read, or no epoch is left to train."""
-    try:
-        over = read(checkpoint)["run"]["position"]["epoch"]
-    except ValueError as error:
-        raise SpecError(f"resume: {checkpoint}: {error}; start a new run") from error
+def check(spec: RunSpec, saved: State) -> None:
+    """Raises SpecError if no epoch is left to train."""
+    over = saved["position"]["epoch"]
     if over >= spec.epochs:
         raise SpecError(f"epochs is {spec.epochs}, but {over} are over already; give more of them")
 

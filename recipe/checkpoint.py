@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,28 +26,31 @@ class Checkpoints:
         """`settings` are `every` (None: never), `per` and `keep` of the spec's `checkpoint`."""
         self.folder = run_folder / "checkpoints"
         self._every, self._per, self._keep = settings["every"], settings["per"], settings["keep"]
+        self.step = 0
+        """At which the newest one was written, or the run went on."""
         self.damaged: list[str] = []
         """What `latest` could not read, each with the reason."""
 
     def due(self, point: Point, run: Run) -> bool:
-        """Whether one is to be written after this Point; only where the run stands at it."""
+        """Whether one is to be written after this Point; only where the run stands at it, which on
+        a GPU is after every so many steps."""
         if self._every is None or point.step != run.at.step:
             return False
         if self._per == "epoch":
             return point.ends_epoch and point.epoch % self._every == 0
-        return not point.ends_epoch and point.step % self._every == 0
+        return not point.ends_epoch and point.step // self._every > self.step // self._every
 
     def save(self, state: State) -> Path:
         """Raises RecipeError if it can't be written; those before are as they were."""
-        path = self.folder / f"step-{state['run']['position']['step']:09}.ckpt"
+        step = state["run"]["position"]["step"]
+        path = self.folder / f"step-{step:09}.ckpt"
         buffer = io.BytesIO()  # torch can abort the process where a disk is full
         torch.save({"format": FORMAT, **state}, buffer)
         before = self.paths()
         try:
             self.folder.mkdir(exist_ok=True)
             atomic.write(path, buffer.getbuffer())
-            for old in self.paths()[: -self._keep]:
-                old.unlink()
+            self._tidy(path)
         except OSError as error:
             run = self.folder.parent
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
@@ -54,7 +58,16 @@ class Checkpoints:
                 f"checkpoint: {path} can't be written: {error.strerror}; {last}; make room, then "
                 + runs.command(f"resume {run.name}", run.parent.parent)
             ) from error
+        self.step = step
         return path
+
+    def _tidy(self, newest: Path) -> None:
+        """Removes those before the last ones, and what is beyond the newest: it can't be read, or
+        is of a way that was left."""
+        older = [path for path in self.paths() if path < newest]
+        beyond = [path for path in self.paths() if path > newest]
+        for path in [*older[: max(0, len(older) + 1 - self._keep)], *beyond]:
+            path.unlink()
 
     def paths(self) -> list[Path]:
         """The oldest first."""
@@ -62,26 +75,28 @@ class Checkpoints:
 
     def latest(self) -> State | None:
         """The newest one that can be read; None if there is none."""
-        path = self.newest()
-        return None if path is None else read(path)
+        found = self.newest()
+        return found[1] if found else None
 
-    def newest(self) -> Path | None:
-        """The file of the newest one that can be read; None if there is none."""
+    def newest(self) -> tuple[Path, State] | None:
+        """As `latest`, with its file."""
         for stray in self.folder.glob(".*.tmp"):  # its writer was killed
             stray.unlink()
         for path in reversed(self.paths()):
             try:
-                read(path)
+                return path, read(path)
             except ValueError as error:
                 self.damaged.append(f"{path.name} can't be read: {error}")
-            else:
-                return path
         return None
 
 
 def read(path: Path) -> State:
-    """What a checkpoint holds; nothing pickled is run. Raises ValueError for any other file."""
+    """What a checkpoint holds, whole to the bit; nothing pickled is run. Raises ValueError for any
+    other file."""
     try:
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():  # torch doesn't look at the checksums
+                raise ValueError(f"{damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's many ways to refuse
         reason = next(iter(str(error).splitlines()), "it is empty or was cut off")

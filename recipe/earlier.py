@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from filelock import Timeout
 
 from recipe import fingerprint, runs
 from recipe.errors import SpecError
@@ -32,6 +35,25 @@ def of(spec: RunSpec, run: Run) -> Earlier:
     """What became of those of the run that was built; none is taken up if the spec says `again`."""
     found = look(spec.output_path, fingerprint.of(spec, run))
     return replace(found, stopped=None) if spec.again else found
+
+
+@contextlib.contextmanager
+def claimed(spec: RunSpec, run: Run) -> Iterator[Earlier | None]:
+    """As `of`, and None if another process is within such a block for the same fingerprint: of
+    two that would start the same run at the same moment only one does."""
+    before = of(spec, run)
+    folder = runs.marks(spec.output_path, before.fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = runs.lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield before if spec.again else None
+        return
+    try:
+        yield of(spec, run)
+    finally:
+        lock.release()
 
 
 def look(outputs: Path, wanted: str) -> Earlier:

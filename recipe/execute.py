@@ -75,7 +75,9 @@ def execute(
 
     tracking = part(spec, "tracking")(spec.output_path)
     if before.stopped:
-        recorder = Recorder.reopen(before.stopped, tracking, sweep=sweep)
+        recorder = Recorder.reopen(
+            before.stopped, tracking, sweep=sweep, fingerprint=before.fingerprint
+        )
     else:
         recorder = Recorder(
             spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
@@ -104,8 +106,8 @@ def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
     from recipe import plots
     from recipe.outcome import note
 
-    plots.learning_rates(outcome.history, recorder.folder / "lr.png")
-    plots.curves(outcome.history, recorder.folder / "curves.png")
+    recorder.file("lr.png", lambda path: plots.learning_rates(outcome.history, path))
+    recorder.file("curves.png", lambda path: plots.curves(outcome.history, path))
     for name in ("lr.png", "curves.png", "model.safetensors"):
         recorder.artifact(name)
     tags = {"mlflow.note.content": note(outcome, command, recorder.folder)}

@@ -177,7 +177,7 @@ class _Keys:
         options = self.groups.options(group)
         if len(options) < 2:
             choice = self.base.hydra.runtime.choices.get(group)
-            yield f"{group}={choice}", self.base
+            yield f"{group}={choice}" if choice else group, self.base
             return
         for option in options:
             choice = f"{group}={option}"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from recipe import journal, runs
+from recipe import atomic, journal, runs
 from recipe.errors import RecipeError, SpecError
 from recipe.journal import Journal
 from recipe.mlflow_feed import Feed
@@ -56,25 +56,40 @@ class Recorder:
             raise RecipeError(_refusal(self.folder, error)) from error
         self._lock = runs.take(self.folder, "run")
         self._known: journal.Trace = {}
+        self.began = False
+        """Whether `begin` was called, in this process or before the run was taken up again."""
         self._open(info, tracking, "started")
 
     @classmethod
-    def reopen(cls, folder: Path, tracking: Tracking, *, sweep: Path | None = None) -> Recorder:
+    def reopen(
+        cls,
+        folder: Path,
+        tracking: Tracking,
+        *,
+        sweep: Path | None = None,
+        fingerprint: str | None = None,
+    ) -> Recorder:
         """Takes a recorded run up again: the same run, here and in MLflow.
 
-        Points that it computes again aren't recorded again: see `differing`. Raises SpecError if
-        another process is running it.
+        With another fingerprint it has none from then on, as its numbers are of no one spec. Points
+        that it computes again aren't recorded again: see `differing`. Raises SpecError if another
+        process is running it, has finished it meanwhile, or its journals are damaged.
         """
         self = cls.__new__(cls)
-        self.folder = folder
-        self._lock = runs.take(folder, "run")
+        self.folder, self._lock = folder, runs.take(folder, "run")
         try:
             info = runs.read(folder, "run")
-            self._known = journal.trace(folder)
-        except (SpecError, ValueError, KeyError) as error:
+            same = fingerprint == info.fingerprint
+            if same and info.status == "FINISHED":
+                raise SpecError(f"run: {folder.name} was finished by another process meanwhile")
+            self._known, self.began = _known(folder)
+        except SpecError:
             self._lock.release()
-            raise SpecError(f"run: {folder.name} is damaged: {error}; use another") from error
+            raise
+        info = replace(info, fingerprint=fingerprint if same else None)
         self._open(replace(info, sweep=sweep.name if sweep else info.sweep), tracking, "resumed")
+        if not same:
+            self.tags({"recipe.fingerprint": "mixed"})
         return self
 
     def _open(self, info: runs.Info, tracking: Tracking, kind: str) -> None:
@@ -118,6 +133,11 @@ class Recorder:
     def mlflow_run_id(self) -> str | None:
         return self._feed.run_id if self._feed else self._info.mlflow_run_id
 
+    def begin(self) -> None:
+        """All that belongs to the run's start is recorded."""
+        self._event("began", {})
+        self.began = True
+
     def parameters(self, values: Mapping[str, Any]) -> None:
         self._event("parameters", {key: str(value) for key, value in values.items()})
 
@@ -141,9 +161,13 @@ class Recorder:
         self.differing += 1
         return True
 
+    def file(self, name: str, write: Callable[[Path], object]) -> None:
+        """Has a file of the run's folder written."""
+        self._write(lambda: write(self.folder / name))
+
     def text(self, name: str, content: str) -> None:
         """Keeps a text as the artifact of that name."""
-        self._write(lambda: (self.folder / name).write_text(content, encoding="utf-8"))
+        self.file(name, lambda path: atomic.write(path, content.encode(), sync=False))
         self.artifact(name)
 
     def artifact(self, name: str) -> None:
@@ -204,6 +228,19 @@ class Recorder:
     def _release_reserve(self) -> None:
         with contextlib.suppress(OSError):
             (self.folder / ".reserve").unlink(missing_ok=True)
+
+
+def _known(folder: Path) -> tuple[journal.Trace, bool]:
+    """Every metric recorded so far, and whether the run began. Raises SpecError."""
+    try:
+        events = journal.read(folder / "events.jsonl")[0]
+        return journal.trace(folder), any(event.get("kind") == "began" for event in events)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SpecError(
+            f"run: the journals of {folder.name} are damaged ({reason}), so it can't go on; start "
+            "it anew with again=true"
+        ) from error
 
 
 def _line(kind: str, /, **content: Any) -> dict[str, Any]:

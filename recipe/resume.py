@@ -64,12 +64,13 @@ def take_up(folder: Path, spec: RunSpec, console: Console) -> None:
 
 def _branch(wanted: Asked, problems: Problems, line: str, console: Console) -> None:
     run = prepare(wanted.spec, problems)
-    checkpoint = Checkpoints(wanted.folder, wanted.spec.checkpoint).newest()
-    if checkpoint is None:
+    newest = Checkpoints(wanted.folder, wanted.spec.checkpoint).newest()
+    if newest is None:
         raise SpecError(
             f"resume: {wanted.folder.name} has no checkpoint to go on from; start a new run"
         )
-    carried.check(wanted.spec, checkpoint)
+    checkpoint, saved = newest
+    carried.check(wanted.spec, saved["run"])
     console.print(plan.headline(wanted.spec, run), soft_wrap=True)
     identity = f"{fingerprint.of(wanted.spec, run)} from {checkpoint}"
     outcome, recorder = execute(

@@ -147,7 +147,8 @@ class RunSpec:
 def _no_settings(group: str, node: Any) -> list[str]:
     """What keeps a value from being a group's settings."""
     if not isinstance(node, Mapping):
-        return [f"{group} must be a mapping of settings, got {node!r}; choose an option"]
+        way_out = "choose an option" if group in GROUPS else f"give {group}.<setting>=<value>"
+        return [f"{group} must be a mapping of settings, got {node!r}; {way_out}"]
     return [
         f"{group}.{key}: the name of a setting must be a text; leave it out"
         for key in node

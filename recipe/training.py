@@ -63,7 +63,8 @@ class _Training:
             if saved is not None:
                 self._go_on(saved)
             if self.run.best.epoch:  # its file may be another run's, or of an epoch to come
-                save_weights(self.run.best.weights, self.recorder.folder / WEIGHTS)
+                self._save_weights()
+            self.checkpoints.step = self.run.at.step
             with Follow(self.run, self.console) as follow:
                 for point in _obeying(stopping, train(self.run)):
                     for key, value in point.metrics.items():
@@ -75,6 +76,8 @@ class _Training:
                     if stopping.asked is not None and point.step == self.run.at.step:
                         self._save()
                         stopping.obey()
+            if not self.verdicts:  # it was stopped after its last step
+                self.verdicts = list(self.audit.verdicts(ended=True))
         return Outcome(self.plan, self.history, self.verdicts)
 
     def _go_on(self, saved: state.State) -> None:
@@ -88,12 +91,15 @@ class _Training:
     def _keep(self, point: Point) -> None:
         self.recorder.metrics(point.step, point.metrics)
         if point.improved:
-            save_weights(self.run.best.weights, self.recorder.folder / WEIGHTS)
+            self._save_weights()
         if found := self.audit.look(point):
             self.verdicts = found
             self.recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})
             if not all(verdict.held for verdict in found):
                 raise BrokenPromise(found)
+
+    def _save_weights(self) -> None:
+        self.recorder.file(WEIGHTS, lambda path: save_weights(self.run.best.weights, path))
 
     def _save(self) -> None:
         with streams.untouched():

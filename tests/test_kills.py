@@ -5,22 +5,19 @@ The long form, `pytest -m long tests/test_kills.py`, kills 100 times.
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import commands
 import pytest
-import torch
-from safetensors.torch import load_file
-
-from recipe.checkpoint import Checkpoints
-from recipe.journal import trace
+from same_runs import alike, finished, in_mlflow
 
 BASE = (
     *commands.HERE, "data.train_size=200", "data.batch_size=20", "data.eval_batch_size=50",
@@ -117,77 +114,55 @@ def known_after(known: list[str], wait: int) -> int:
 
 
 def ended(folder: Path, *arguments: str) -> Path:
-    done = commands.process(folder, *arguments)
+    """The run after the command, unless it was killed too late for that to go on with it."""
+    states = [commands.read_json(path)["status"] for path in folder.rglob("run.json")]
+    done = commands.process(folder, *(["sync"] if "FINISHED" in states else arguments))
     assert done.status == 0, done.err
-    (run,) = [run for run in commands.runs(folder) if (run / "run.json").exists()]
-    return run
-
-
-def alike(run: Path, other: Path) -> None:
-    """Every point but times and memory, the weights kept, and all of the last checkpoint."""
-    traces = [
-        {key: points for key, points in trace(r).items() if not key.startswith(("time/", "mem"))}
-        for r in (run, other)
-    ]
-    assert traces[0] == traces[1]
-    weights = [load_file(r / "model.safetensors") for r in (run, other)]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    settings = {"every": 1, "per": "epoch", "keep": 1}
-    states = [Checkpoints(r, settings).latest() for r in (run, other)]
-    assert states[0] is not None and states[1] is not None
-    for state in states:
-        del state["run"]["position"]["seconds"]  # type: ignore[index]
-    assert_same(states[0], states[1], "state")
-
-
-def assert_same(one: object, other: object, where: str) -> None:
-    if isinstance(one, dict) and isinstance(other, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
+    return finished(folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of every kind that nobody kills."""
-    return {
-        kind: ended(tmp_path_factory.mktemp(kind), *BASE, *more, "tracking=none")
-        for kind, more in KINDS.items()
-    }
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run of a kind that nobody kills."""
+
+    @functools.cache
+    def made(kind: str) -> Path:
+        return ended(tmp_path_factory.mktemp(kind), *BASE, *KINDS[kind], "tracking=none")
+
+    return made
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_killed_in_every_phase_ends_as_one_that_was_not(
-    tmp_path: Path, undisturbed: dict[str, Path], kind: str
+    tmp_path: Path, undisturbed: Callable[[str], Path]
 ) -> None:
-    killer = Killer(tmp_path, *BASE, *KINDS[kind], seed=0)
-    for phase in ("start", "steps", "evaluation", "checkpoint"):
+    killer = Killer(tmp_path, *BASE, *KINDS["gradual"], seed=0)
+    for phase in PHASES:
         assert killer.kill(phase), phase
-    alike(ended(tmp_path, *killer.arguments), undisturbed[kind])
+    run = ended(tmp_path, *killer.arguments)
+    alike(run, undisturbed("gradual"))
+    in_mlflow(run)
     assert len(killer.phases) > 2
 
 
 @pytest.mark.long
-def test_a_hundred_kills(tmp_path: Path, undisturbed: dict[str, Path]) -> None:
+def test_a_hundred_kills(tmp_path: Path, undisturbed: Callable[[str], Path]) -> None:
     draw = random.Random(1)
     phases: Counter[str] = Counter()
     number = 0
     while phases.total() < 100:
-        kind = draw.choice(sorted(KINDS))
+        kind, tracking = draw.choice(sorted(KINDS)), draw.choice(["none", "none", "local"])
         folder = tmp_path / str(number)
         folder.mkdir()
-        killer = Killer(folder, *BASE, *KINDS[kind], "tracking=none", seed=number)
+        killer = Killer(folder, *BASE, *KINDS[kind], f"tracking={tracking}", seed=number)
         for _ in range(draw.randint(2, 6)):
             if not killer.kill(draw.choice(PHASES)):
                 break
-        alike(ended(folder, *killer.arguments), undisturbed[kind])
+        run = ended(folder, *killer.arguments)
+        alike(run, undisturbed(kind))
+        if tracking == "local":
+            in_mlflow(run)
         phases += killer.phases
         shutil.rmtree(folder)
         number += 1
-        print(number, "runs,", dict(phases), flush=True)
+        print(f"{number} runs ({kind}, {tracking}), killed in {dict(phases)}", flush=True)
     assert all(phases[phase] >= 10 for phase in PHASES), phases

@@ -22,9 +22,12 @@ from rich.table import Table
 from recipe import compose, earlier, journal, menu, recorded, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
+from recipe.journal import Journal
+from recipe.mlflow_feed import Feed
 from recipe.overrides import check
 from recipe.parts import part, static_problems
 from recipe.record import Status
+from recipe.sent import Sent
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
 from recipe.sweep import parent
@@ -169,19 +172,22 @@ def job(config: DictConfig) -> None:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
         name = name or spec.label
         run = prepare(spec, Problems())
-        before = earlier.of(spec, run)
-        if before.running and not spec.again:
-            problem = f"another process is running it, as {before.running.name}"
-            console.print(problem, soft_wrap=True)
-            return _end(sweep, Ended(number, name, "RUNNING", before.running.name, problem=problem))
-        if before.finished and not spec.again:
-            done = _finished(before.finished, number, name)
-            console.print(f"finished before, as {done.run}: {done.percent}", soft_wrap=True)
-            return _end(sweep, done)
-        outcome, recorder = execute(
-            spec, run, console,
-            name=name, command=" ".join(overrides), sweep=sweep, before=before,
-        )  # fmt: skip
+        with earlier.claimed(spec, run) as before:
+            if (before is None or before.running) and not spec.again:
+                by = f", as {before.running.name}" if before and before.running else ""
+                problem = f"another process is running it{by}"
+                console.print(problem, soft_wrap=True)
+                return _end(sweep, Ended(number, name, "RUNNING", problem=problem))
+            assert before is not None
+            if before.finished and not spec.again:
+                done = _finished(before.finished, number, name)
+                console.print(f"finished before, as {done.run}: {done.percent}", soft_wrap=True)
+                _send_rest(before.finished, spec)
+                return _end(sweep, done)
+            outcome, recorder = execute(
+                spec, run, console,
+                name=name, command=" ".join(overrides), sweep=sweep, before=before,
+            )  # fmt: skip
     except RecipeError as error:
         for problem in error.problems:
             console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
@@ -219,9 +225,18 @@ def _finished(run: Path, number: int, name: str) -> Ended:
     )  # fmt: skip
 
 
+def _send_rest(run: Path, spec: RunSpec) -> None:
+    """Sends MLflow what it lacks of a run whose process was killed after it had finished."""
+    tracking = part(spec, "tracking")(spec.output_path)
+    sent = Sent.read(run)
+    if sent and tracking.uri == sent.uri and sent.left(run):
+        Feed(run, tracking).finish()
+
+
 def _end(sweep: Path, ended: Ended) -> None:
-    with open(sweep / "jobs.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(ended)) + "\n")
+    jobs = Journal(sweep / "jobs.jsonl")
+    jobs.write(asdict(ended))
+    jobs.close()
 
 
 def _read(sweep: Path) -> list[Ended]:

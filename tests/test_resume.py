@@ -1,0 +1,376 @@
+"""`recipe resume`: which run, from where, and what it refuses or cautions about."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+from same_runs import alike, finished, in_mlflow, numbers_alike
+from stopped_runs import PARTS, QUIET, SMALL, project, stopped
+
+
+def info(run: Path) -> dict[str, str]:
+    content: dict[str, str] = commands.read_json(run / "run.json")
+    return content
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def resumed(folder: Path, *arguments: str) -> commands.Done:
+    return commands.here(folder, "resume", *arguments, "trust=[parts]")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody stopped."""
+    folder = project(tmp_path_factory.mktemp("whole"))
+    assert commands.here(folder, *QUIET).status == 0
+    return finished(folder)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a run that was stopped after step 5 of 9."""
+    folder = tmp_path_factory.mktemp("killed")
+    stopped(folder, *QUIET, "name=mine")
+    return folder
+
+
+@pytest.fixture
+def again(killed: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(killed, tmp_path / "again")
+
+
+# by signals
+
+
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
+def test_a_signal_leaves_a_checkpoint_of_that_step_and_the_run_ends_as_if_never_stopped(
+    tmp_path: Path, whole: Path, by: str
+) -> None:
+    run = stopped(tmp_path, *SMALL, by=by)
+    assert info(run)["status"] == "KILLED"
+    assert checkpoints(run) == ["step-000000003.ckpt", "step-000000005.ckpt"]
+    assert in_database(tmp_path, run) == "KILLED"
+    done = resumed(tmp_path, run.name)
+    assert done.status == 0, done.err
+    assert f"Goes on with {run.name} after step 5" in done.out
+    alike(run, whole)
+    in_mlflow(run)
+    assert in_database(tmp_path, run) == "FINISHED"
+
+
+def in_database(folder: Path, run: Path) -> str:
+    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+    return str(client.get_run(info(run)["mlflow_run_id"]).info.status)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
+    run = stopped(tmp_path, *QUIET, by="SIGTERM SIGINT")
+    assert checkpoints(run) == ["step-000000003.ckpt"]
+    assert info(run)["status"] == "KILLED"
+    assert resumed(tmp_path, run.name).status == 0
+    alike(run, whole)
+
+
+@pytest.mark.parametrize("step", [3, 9])
+def test_a_run_stopped_before_an_evaluation_ends_as_if_never_stopped(
+    tmp_path: Path, whole: Path, step: int
+) -> None:
+    run = stopped(tmp_path, *QUIET, at=step)
+    assert resumed(tmp_path, run.name).status == 0
+    alike(run, whole)
+
+
+# which run
+
+
+@pytest.mark.parametrize("wanted", ["id", "its beginning", "name"])
+def test_a_run_is_found_by_id_or_name(again: Path, whole: Path, wanted: str) -> None:
+    (run,) = commands.runs(again)
+    done = resumed(again, {"id": run.name, "its beginning": run.name[:-2], "name": "mine"}[wanted])
+    assert done.status == 0, done.err
+    alike(finished(again), whole)
+
+
+def test_a_run_is_told_how_to_go_on_when_it_is_stopped(tmp_path: Path) -> None:
+    project(tmp_path)
+    (tmp_path / "signals").write_text("5 SIGINT")
+    done = commands.here(tmp_path, *QUIET)
+    (run,) = commands.runs(tmp_path)
+    assert f"Stopped. Go on with: python -m recipe resume {run.name}" in done.out.splitlines()
+    assert done.err == "recipe: interrupted\n"
+
+
+def test_a_finished_run_is_refused(again: Path) -> None:
+    assert resumed(again, "mine").status == 0
+    run, before = finished(again), listing(again)
+    done = resumed(again, "mine")
+    assert (done.status, done.problems) == (2, [
+        f"recipe: resume: {run.name} is finished; to go on beyond its end, give more "
+        "epochs=<number>"
+    ])  # fmt: skip
+    assert listing(again) == before
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_in_another_process_is_refused_and_goes_on(tmp_path: Path) -> None:
+    arguments = (*commands.HERE, "data.train_size=200", "data.batch_size=2", "model.widths=[4,8]",
+                 "epochs=1000", "tracking=none")  # fmt: skip
+    going = commands.start(tmp_path, *arguments)
+    try:
+        wait(lambda: lines(tmp_path) > 5, going)
+        (run,) = commands.runs(tmp_path)
+        done = commands.here(tmp_path, "resume", run.name)
+        assert (done.status, done.problems) == (2, [
+            f"recipe: run: {run.name} is being run by process {going.pid}; wait for its end"
+        ])  # fmt: skip
+        before = lines(tmp_path)
+        wait(lambda: lines(tmp_path) > before, going)
+    finally:
+        going.kill()
+        going.communicate()
+
+
+def lines(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("metrics.jsonl"))
+
+
+def wait(until: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not until():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def test_a_run_that_was_killed_before_it_began_is_refused(again: Path) -> None:
+    (run,) = commands.runs(again)
+    (run / "spec.yaml").unlink()
+    done = resumed(again, run.name)
+    assert done.status == 2
+    assert done.problems == [
+        f"recipe: resume: {run.name} was stopped before it began; start it again"
+    ]
+
+
+def test_a_damaged_spec_is_refused(again: Path) -> None:
+    (run,) = commands.runs(again)
+    (run / "spec.yaml").write_text((run / "spec.yaml").read_text()[:300])
+    before = listing(again)
+    done = resumed(again, run.name)
+    assert done.status == 2 and done.problems
+    assert all(str(run / "spec.yaml") in line for line in done.problems)
+    assert listing(again) == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_damaged_journals_are_refused(again: Path, name: str) -> None:
+    (run,) = commands.runs(again)
+    (run / name).write_text("{]\n" + (run / name).read_text())
+    for arguments in (("resume", run.name, "trust=[parts]"), (*QUIET, "name=mine")):
+        done = commands.here(again, *arguments)
+        (problem,) = done.problems
+        assert done.status == 2
+        assert problem.startswith(f"recipe: run: the journals of {run.name} are damaged (")
+        assert problem.endswith("), so it can't go on; start it anew with again=true")
+    assert commands.here(again, *QUIET, "name=mine", "again=true").status == 0
+
+
+# from where
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(again: Path, whole: Path) -> None:
+    (run,) = commands.runs(again)
+    newest = run / "checkpoints" / "step-000000005.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit of it, which torch doesn't notice
+    newest.write_bytes(content)
+    done = resumed(again, run.name)
+    assert done.status == 0
+    assert f"Goes on with {run.name} after step 3" in done.out
+    assert f"Caution {newest.name} can't be read: " in done.out
+    alike(finished(again), whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"x" * 1000])
+def test_with_every_checkpoint_damaged_a_run_starts_from_its_beginning(
+    again: Path, whole: Path, content: bytes
+) -> None:
+    (run,) = commands.runs(again)
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(content)
+    done = resumed(again, run.name)
+    assert f"Goes on with {run.name} after step 0" in done.out
+    assert done.out.count("Caution step-0000000") == 2
+    alike(finished(again), whole)
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(
+    tmp_path: Path, whole: Path
+) -> None:
+    run = stopped(tmp_path, *QUIET, "checkpoint.keep=1", "checkpoint.per=step", at=8)
+    assert checkpoints(run) == ["step-000000008.ckpt"]
+    (run / "checkpoints" / "step-000000008.ckpt").write_bytes(b"")
+    (tmp_path / "signals").write_text("2 SIGINT")
+    assert resumed(tmp_path, run.name).status == 130
+    assert checkpoints(run) == ["step-000000002.ckpt"]
+    done = resumed(tmp_path, run.name)
+    assert f"Goes on with {run.name} after step 2" in done.out
+    numbers_alike(finished(tmp_path), whole)
+
+
+def test_what_a_killed_writer_left_is_cleaned_up(again: Path, whole: Path) -> None:
+    (run,) = commands.runs(again)
+    stray = run / "checkpoints" / ".step-000000007.ckpt.tmp"
+    stray.write_bytes(b"half of it")
+    assert resumed(again, run.name).status == 0
+    assert not stray.exists()
+    alike(finished(again), whole)
+
+
+def test_a_run_can_be_stopped_and_resumed_as_often_as_one_likes(
+    tmp_path: Path, whole: Path
+) -> None:
+    run = stopped(tmp_path, *QUIET, at=1)
+    for at in (1, 2, 3, 1):  # counted anew in each
+        (tmp_path / "signals").write_text(f"{at} SIGINT")
+        assert resumed(tmp_path, run.name).status == 130
+    assert resumed(tmp_path, run.name).status == 0
+    alike(finished(tmp_path), whole)
+
+
+# which checkpoints there are
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ([], [6, 9]),
+        (["checkpoint.keep=1"], [9]),
+        (["checkpoint.keep=9"], [3, 6, 9]),
+        (["checkpoint.every=2"], [6]),
+        (["checkpoint.every=2", "checkpoint.per=step", "checkpoint.keep=3"], [4, 6, 8]),
+        (["checkpoint.every=4", "checkpoint.per=step", "checkpoint.keep=3"], [4, 8]),
+        (["checkpoint.every=null"], []),
+    ],
+)
+def test_checkpoints_are_written_as_often_as_asked_and_the_last_ones_kept(
+    tmp_path: Path, settings: list[str], steps: list[int]
+) -> None:
+    project(tmp_path)
+    assert commands.here(tmp_path, *QUIET, *settings).status == 0
+    found = finished(tmp_path).glob("checkpoints/*")
+    assert sorted(path.name for path in found) == [f"step-{step:09}.ckpt" for step in steps]
+
+
+def test_without_checkpoints_a_signal_still_leaves_one(tmp_path: Path, whole: Path) -> None:
+    run = stopped(tmp_path, *QUIET, "checkpoint.every=null")
+    assert checkpoints(run) == ["step-000000005.ckpt"]
+    assert resumed(tmp_path, run.name).status == 0
+    numbers_alike(finished(tmp_path), whole)
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("checkpoint.every=0", "checkpoint.every must be greater than 0, got 0"),
+        ("checkpoint.every=1.5", "checkpoint.every must be a whole number, got 1.5"),
+        ("checkpoint.per=minute", "checkpoint.per must be 'epoch' or 'step', got 'minute'"),
+        ("checkpoint.keep=0", "checkpoint.keep must be greater than 0, got 0"),
+        ("checkpoint.keep=null", "checkpoint.keep must be a whole number, got None"),
+        ("again=maybe", "again must be true or false, got 'maybe'"),
+        ("checkpoint.evry=2", "checkpoint.evry=2: checkpoint has no setting evry; did you mean "
+         "every?"),
+        ("checkpoint=none", "checkpoint must be a mapping of settings, got 'none'; give "
+         "checkpoint.<setting>=<value>"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused(tmp_path: Path, setting: str, problem: str) -> None:
+    assert commands.refused(tmp_path, *commands.QUICK, setting) == [problem]
+
+
+# what isn't as it was
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    project(tmp_path)
+    images, classes = np.arange(20 * 256, dtype=np.uint8).reshape(20, 16, 16), np.arange(20) % 2
+    np.savez(tmp_path / "data.npz", x=images, y=classes)
+    arguments = [a for a in QUIET if not a.startswith("data")]
+    data = ["data=arrays", "data.path=data.npz", "data.val=0.2", "data.batch_size=8"]
+    run = stopped(tmp_path, *arguments, *data, at=2)
+    images[0, 0, 0] = 99
+    np.savez(tmp_path / "data.npz", x=images, y=classes)
+    before = listing(tmp_path)
+    done = resumed(tmp_path, run.name)
+    assert (done.status, done.problems) == (2, [
+        f"recipe: resume: the data are not those that {run.name} was trained with; put them back, "
+        "or start a new run"
+    ])  # fmt: skip
+    assert listing(tmp_path) == before
+
+
+def test_other_code_is_cautioned_about_and_nobody_takes_the_result_for_the_spec_s(
+    again: Path,
+) -> None:
+    (run,) = commands.runs(again)
+    (again / "parts.py").write_text(PARTS + "\n# changed\n")
+    done = resumed(again, run.name)
+    assert done.status == 0
+    caution = f"Caution not as it was when {run.name} started (parts "
+    assert any(line.startswith(caution) for line in done.out.splitlines())
+    (again / "parts.py").write_text(PARTS)
+    swept = commands.here(again, "-m", *QUIET, "seed=0")
+    assert swept.status == 0
+    assert "finished before" not in swept.out
+
+
+def test_another_number_of_threads_is_cautioned_about(tmp_path: Path) -> None:
+    arguments = ("device=cpu", "device.threads=auto", *QUIET[2:])
+    project(tmp_path)
+    (tmp_path / "signals").write_text("5 SIGINT")
+    assert commands.process(tmp_path, *arguments).status == 130
+    (run,) = commands.runs(tmp_path)
+    done = commands.process(tmp_path, "resume", run.name, "trust=[parts]", OMP_NUM_THREADS="2")
+    assert done.status == 0
+    assert f"Caution not as it was when {run.name} started (device, threads" in done.out
+
+
+# other places
+
+
+def test_a_folder_of_outputs_that_was_moved_is_resumed_where_it_is(
+    tmp_path: Path, whole: Path
+) -> None:
+    run = stopped(tmp_path, *SMALL)
+    (tmp_path / "outputs").rename(tmp_path / "elsewhere")
+    done = resumed(tmp_path, run.name, "output_dir=elsewhere")
+    assert done.status == 0, done.err
+    moved = tmp_path / "elsewhere" / "runs" / run.name
+    alike(moved, whole)
+    in_mlflow(moved)
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+def test_a_run_below_another_folder_is_resumed_there(tmp_path: Path, whole: Path) -> None:
+    project(tmp_path)
+    (tmp_path / "signals").write_text("5 SIGINT")
+    assert commands.here(tmp_path, *SMALL, "output_dir=first").status == 130
+    (tmp_path / "first").rename(tmp_path / "outputs")
+    (run,) = commands.runs(tmp_path)
+    assert resumed(tmp_path, run.name).status == 0
+    alike(run, whole)
+    in_mlflow(run)
+    assert not (tmp_path / "first" / "mlflow.db").exists()

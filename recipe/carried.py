@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from recipe import state
+from recipe import recorded, state
+from recipe.checkpoint import read
 from recipe.errors import SpecError
 from recipe.menu import GROUPS
 from recipe.spec import RunSpec
@@ -42,8 +44,24 @@ class Carried:
                 things.setdefault(thing, []).append(rest)
             for thing, rests in things.items():
                 full = list(filter(None, rests))
-                many = f" of {counted(len(full), 'parameter')}: {listed(full, SHOWN)}"
+                many = f" of {counted(len(full), 'tensor')}: {listed(full, SHOWN)}"
                 yield f"{what}: {thing}{many if full else ''}"
+
+
+def from_checkpoint(run: Run, spec: RunSpec, checkpoint: Path) -> Carried:
+    """As `carry_over`, from the file of a checkpoint in the folder of the run that wrote it."""
+    folder = checkpoint.parent.parent
+    saved = read(checkpoint)["run"]
+    old = RunSpec.read(folder / "spec.yaml", spec.trust)
+    same_data = recorded.read(folder).digest == run.data.digest
+    return carry_over(run, saved, old, spec, same_data=same_data)
+
+
+def check(spec: RunSpec, saved: State) -> None:
+    """Raises SpecError if no epoch is left to train."""
+    over = saved["position"]["epoch"]
+    if over >= spec.epochs:
+        raise SpecError(f"epochs is {spec.epochs}, but {over} are over already; give more of them")
 
 
 def changed(old: RunSpec, new: RunSpec) -> set[str]:
@@ -55,7 +73,7 @@ def changed(old: RunSpec, new: RunSpec) -> set[str]:
 def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data: bool) -> Carried:
     """Puts a run that was built for `new` where a run of `old` stood.
 
-    `same_data`: whether the digests of their data agree. Raises SpecError if no epoch is left.
+    `same_data`: whether the digests of their data agree. An epoch must be left: see `check`.
     """
     found, differs = Carried(), changed(old, new)
     run.nonfinite.skipped = saved["skipped"]
@@ -67,8 +85,10 @@ def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data:
     if "precision" not in differs:
         run.scaler.load_state_dict(saved["scaler"])
     for name, part in run.remembers.items():
-        fits = name in saved["parts"] and not differs & {name, "model"}
-        (found.over if fits else found.new).append(name)
+        # an average of layers that are frozen now would move on
+        fits = name in saved["parts"] and not differs & {name, "model", "freeze"}
+        if part.state_dict():
+            (found.over if fits else found.new).append(name)
         if fits:
             part.load_state_dict(saved["parts"][name])
     found.dropped += [name for name in saved["parts"] if name not in run.remembers]
@@ -83,10 +103,6 @@ def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data:
 def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None:
     at, position = run.at, saved["position"]
     at.epoch = position["epoch"]
-    if at.epoch >= run.epochs:
-        raise SpecError(
-            f"epochs is {run.epochs}, but {at.epoch} are over already; give more of them"
-        )
     whole = position["batch"] == 0
     if in_order:
         state.restore_position(run, saved)

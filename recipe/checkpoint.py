@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recipe import atomic
+from recipe import atomic, runs
 from recipe.errors import RecipeError
 from recipe.state import State
 from recipe.train import Point, Run
@@ -26,8 +26,8 @@ class Checkpoints:
         """`settings` are `every` (None: never), `per` and `keep` of the spec's `checkpoint`."""
         self.folder = run_folder / "checkpoints"
         self._every, self._per, self._keep = settings["every"], settings["per"], settings["keep"]
-        self._step = 0
-        """Of the newest one."""
+        self.step = 0
+        """At which the newest one was written, or the run went on."""
         self.damaged: list[str] = []
         """What `latest` could not read, each with the reason."""
 
@@ -38,7 +38,7 @@ class Checkpoints:
             return False
         if self._per == "epoch":
             return point.ends_epoch and point.epoch % self._every == 0
-        return not point.ends_epoch and point.step // self._every > self._step // self._every
+        return not point.ends_epoch and point.step // self._every > self.step // self._every
 
     def save(self, state: State) -> Path:
         """Raises RecipeError if it can't be written; those before are as they were."""
@@ -52,12 +52,13 @@ class Checkpoints:
             atomic.write(path, buffer.getbuffer())
             self._tidy(path)
         except OSError as error:
+            run = self.folder.parent
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
             raise RecipeError(
                 f"checkpoint: {path} can't be written: {error.strerror}; {last}; make room, then "
-                f"python -m recipe resume {self.folder.parent.name}"
+                + runs.command(f"resume {run.name}", run.parent.parent)
             ) from error
-        self._step = step
+        self.step = step
         return path
 
     def _tidy(self, newest: Path) -> None:
@@ -73,26 +74,33 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.ckpt"))
 
     def latest(self) -> State | None:
-        """The newest one that can be read; None if there is none. Nothing pickled is run."""
+        """The newest one that can be read; None if there is none."""
+        found = self.newest()
+        return found[1] if found else None
+
+    def newest(self) -> tuple[Path, State] | None:
+        """As `latest`, with its file."""
         for stray in self.folder.glob(".*.tmp"):  # its writer was killed
             stray.unlink()
         for path in reversed(self.paths()):
             try:
-                state = _read(path)
-                self._step = state["run"]["position"]["step"]
-                return state
-            except Exception as error:  # the unpickler's many ways to refuse
-                reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
-                self.damaged.append(f"{path.name} can't be read: {reason}")
+                return path, read(path)
+            except ValueError as error:
+                self.damaged.append(f"{path.name} can't be read: {error}")
         return None
 
 
-def _read(path: Path) -> State:
-    """Raises all kinds of errors for what isn't a whole checkpoint, bit for bit."""
-    with zipfile.ZipFile(path) as file:
-        if damaged := file.testzip():  # torch doesn't look at the checksums
-            raise ValueError(f"{damaged} is damaged")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+def read(path: Path) -> State:
+    """What a checkpoint holds, whole to the bit; nothing pickled is run. Raises ValueError for any
+    other file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():  # torch doesn't look at the checksums
+                raise ValueError(f"{damaged} is damaged")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler's many ways to refuse
+        reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
+        raise ValueError(reason) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError("it is no checkpoint of this version of recipe")
     return state

@@ -37,17 +37,18 @@ HYDRA_FLAGS = (
 """Hydra's own flags, answered by Hydra itself."""
 
 USAGE = """\
-python -m recipe [key=value ...]         train one run and record it
-python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
-python -m recipe replay <run id> [key=value ...]   a recorded run once more; do its numbers agree?
-python -m recipe diff <run id> <run id>  what differed between two recorded runs
+python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 python -m recipe plan [key=value ...]    what would run, without training
-python -m recipe resume <run id>         go on with a run that was stopped, bit for bit
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
-python -m recipe status                  runs that aren't finished; closes those that died
-python -m recipe sync [tracking.uri=...] sends MLflow what it lacks of the record
 python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
+
+python -m recipe status                  runs that aren't finished; closes those that died
+python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
+python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
+python -m recipe diff <id> <id>          what differed between two recorded runs
+python -m recipe sync [tracking.uri=...] sends MLflow what it lacks of the record
+python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
 
 group=option chooses an option (* is the default), group.setting=value changes a setting of it:
 """

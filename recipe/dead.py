@@ -44,6 +44,7 @@ def close(run: Path) -> bool:
             events.write({"kind": "end", "time": at, "status": status})
             events.close()
         runs.write(run, replace(info, status=status, process=None))
+        (run / ".reserve").unlink(missing_ok=True)
         return True
 
 

@@ -27,6 +27,8 @@ class Earlier:
     """The newest run of all, if it was killed."""
     running: Path | None = None
     """The newest run of all, if it is going on in some process."""
+    goes_on_from: Path | None = None
+    """The checkpoint of another run, under another spec."""
 
 
 def of(spec: RunSpec, run: Run) -> Earlier:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from recipe import device, settings
+from recipe import device, runs, settings
 from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
@@ -21,9 +20,7 @@ from recipe.wording import relative
 if TYPE_CHECKING:
     from recipe.earlier import Earlier
     from recipe.outcome import Outcome
-    from recipe.plan import Plan
     from recipe.record import Recorder
-    from recipe.state import State
     from recipe.train import Run
 
 
@@ -71,6 +68,7 @@ def execute(
     caller.
     """
     from recipe import plan as planning
+    from recipe.beginning import begin
     from recipe.data import worker
     from recipe.record import Recorder
     from recipe.training import train_recorded
@@ -86,89 +84,22 @@ def execute(
         )
     try:
         plan = planning.make(spec, run)
-        saved = _saved(recorder, spec, console) if before.stopped else None
+        saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
         with worker.reported(spec.data.get("workers", 0)):
-            if not recorder.began:
-                _record_start(recorder, plan, before.fingerprint, sweep)
-            if tags:
-                recorder.tags(tags)
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
             outcome = train_recorded(recorder, plan, console, saved=saved)
             _record_end(recorder, outcome, command)
     except KeyboardInterrupt:
         recorder.close("KILLED")
-        console.print(f"Stopped. Go on with: python -m recipe resume {recorder.id}", soft_wrap=True)
+        again = runs.command(f"resume {recorder.id}", spec.output_path)
+        console.print(f"Stopped. Go on with: {again}", soft_wrap=True)
         raise
     except BaseException:
         recorder.close("FAILED", traceback.format_exc())
         raise
     recorder.close("FINISHED")
     return outcome, recorder
-
-
-def _saved(recorder: Recorder, spec: RunSpec, console: Console) -> State | None:
-    """The newest checkpoint that can be read; says from where the run goes on."""
-    from recipe.checkpoint import Checkpoints
-
-    checkpoints = Checkpoints(recorder.folder, spec.checkpoint)
-    saved = checkpoints.latest()
-    for problem in checkpoints.damaged:
-        console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
-    step = saved["run"]["position"]["step"] if saved else 0
-    console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
-    return saved
-
-
-def _record_start(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -> None:
-    from recipe import environment, fingerprint, parameters
-    from recipe import plan as planning
-
-    spec, run = plan.spec, plan.run
-    hardware = device_part(spec).hardware(run.device)
-    commit = environment.git_commit()
-    versions = environment.versions()
-    recorder.parameters(spec.parameters())
-    recorder.tags(
-        {
-            "recipe.run": recorder.id,
-            "recipe.variant": spec.label,
-            "recipe.fingerprint": identity,
-            **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
-            "recipe.device": hardware,
-            "recipe.steps": str(run.steps),
-            **({"recipe.sweep": sweep.name} if sweep else {}),
-            **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
-            **{f"version.{package}": version for package, version in versions.items()},
-        }
-    )
-    recorder.text("spec.yaml", spec.to_yaml())
-    recorder.text("plan.txt", planning.as_text(planning.describe(plan)))
-    recorder.text("parameters.csv", parameters.to_csv(plan.rows))
-    recorder.text("summary.txt", f"{plan.summary}\n")
-    recorder.text("environment.txt", environment.describe(hardware, commit))
-    recorder.text("data.json", json.dumps(_facts(run), indent=2) + "\n")
-    recorder.metrics(
-        0,
-        {
-            "params/trainable": sum(row.numbers for row in plan.rows if row.trainable),
-            "params/total": sum(row.numbers for row in plan.rows),
-        },
-    )
-    recorder.begin()
-
-
-def _facts(run: Run) -> dict[str, object]:
-    """What it takes to treat a new image as the training images were."""
-    data = run.data
-    return {
-        "classes": list(data.classes),
-        "channels": data.channels,
-        "size": list(data.size),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "digest": data.digest,
-    }
 
 
 def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:

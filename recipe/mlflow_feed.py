@@ -11,19 +11,23 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from recipe import mlflow_server
+from recipe import mlflow_server, runs
 from recipe.mlflow_server import Gone
 from recipe.sending import Sending
 from recipe.tracking import Tracking
 
-RESTS = 100
-"""The thread rests so many times as long as it has computed: what it computes, training waits for,
-as Python runs one thread at a time."""
+SHARE = 1 / 200
+"""Part of the time that the thread computes. As Python runs one thread at a time, a second of that
+costs the loop one to two seconds (benchmarks/record_cost.py); a shorter `sys.setswitchinterval`
+changes nothing about it. What MLflow can't be given so quickly it gets at the end."""
 
-SHORTEST_REST, LONGEST_REST = 1.0, 15.0
+BURST = 0.1
+"""Seconds of computing beyond that: what a run says of itself at its start."""
+
+SHORTEST_REST, LONGEST_REST = 1.0, 60.0
 """Seconds between two batches."""
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds after a failure; after each further one twice as long."""
 
 START = 3.0
@@ -86,7 +90,8 @@ class Feed:
         said = list(sent.problems)
         if left := sent.left(self._sending.run):
             said.append(self._problem or "it takes too long")
-            said.append(left if self._gone else f"python -m recipe sync sends what is left, {left}")
+            sync = runs.command("sync", self._sending.run.parent.parent)
+            said.append(left if self._gone else f"{sync} sends what is left, {left}")
         return "; ".join(said) or None
 
     def _run(self) -> None:
@@ -105,12 +110,13 @@ class Feed:
             self._over.set()
 
     def _send(self) -> None:
-        pause = SHORTEST_PAUSE
+        pause, since = SHORTEST_PAUSE, None
         while not self._given_up:
-            computed = time.thread_time()
             try:
                 self._sending.connect()
+                since = since or (time.monotonic(), time.thread_time())
                 self._connected.set()
+                ended = self._closing  # asked first, as the end may be written at any moment
                 more = self._sending.piece()
             except Gone:
                 raise
@@ -123,11 +129,12 @@ class Feed:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             self._progress, self._problem, pause = time.monotonic(), None, SHORTEST_PAUSE
-            if self._closing and not more:
+            if ended and not more:
                 return
             if not self._closing:
-                rest = RESTS * (time.thread_time() - computed)
-                self._rest(min(rest if more else max(rest, SHORTEST_REST), LONGEST_REST))
+                passed, computed = time.monotonic() - since[0], time.thread_time() - since[1]
+                owed = (computed - BURST) / SHARE - passed
+                self._rest(min(max(owed, 0 if more else SHORTEST_REST), LONGEST_REST))
 
     def _rest(self, seconds: float) -> None:
         """Until then, or until the run ends; a run that has ended waits a second at most."""

@@ -26,7 +26,7 @@ TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SHORTEST, LONGEST = 10, 60
 """Seconds that a server has for an answer: at first, and once it has shown that it is slow."""
 
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"})
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
 """MLflow's codes for what it will not take, however often it is offered."""
 
 DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
@@ -45,10 +45,14 @@ def prepare() -> None:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault(TIMEOUT, str(SHORTEST))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow.tracking  # noqa: F401
+
+    # whoever calls tells the reason, and without the traceback
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:

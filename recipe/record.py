@@ -21,6 +21,7 @@ from recipe.journal import Journal
 from recipe.mlflow_feed import Feed
 from recipe.sent import Sent
 from recipe.tracking import Tracking
+from recipe.wording import printable
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -114,7 +115,7 @@ class Recorder:
             self._event(kind, {key: value for key, value in about.items() if value is not None})
             if tracking.uri:
                 self._feed = Feed(self.folder, tracking)
-            else:
+            elif Sent.read(self.folder) is None:
                 Sent(None).write(self.folder)
         except BaseException as error:
             self.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -248,8 +249,8 @@ def _line(kind: str, /, **content: Any) -> dict[str, Any]:
 
 def _refusal(folder: Path, error: OSError) -> str:
     return (
-        f"output_dir: {folder}: {error.strerror}; what was recorded before is whole; make room, "
-        f"then python -m recipe resume {folder.name}"
+        f"output_dir: {printable(folder)}: {error.strerror}; what was recorded before is whole; "
+        f"make room, then {runs.command(f'resume {folder.name}', folder.parent.parent)}"
     )
 
 

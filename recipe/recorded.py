@@ -6,6 +6,8 @@ size, and texts are fit to be printed.
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from recipe import journal, plain, runs
 from recipe.errors import SpecError
@@ -23,8 +27,17 @@ from recipe.wording import printable
 LARGEST = 2**28
 """Bytes of a file."""
 
+MOST_PARAMETERS = 100_000
+"""Of a model, that are looked at."""
+
 LONGEST = 200
 """Characters of a text that is shown."""
+
+UNREADABLE = (
+    SpecError, ValueError, OSError, LookupError, TypeError, AttributeError, YAMLError,
+    OmegaConfBaseException,
+)  # fmt: skip
+"""What reading a damaged file raises."""
 
 T = TypeVar("T")
 
@@ -43,6 +56,8 @@ class Record:
     facts: runs.Facts | None
     digest: str | None
     """Of the data."""
+    parameters: Mapping[str, Mapping[str, str]]
+    """The lines of parameters.csv by the parameter's name."""
     trace: journal.Trace
     damaged: list[str] = field(default_factory=list)
     """What is missing or can't be read: `name: reason`."""
@@ -64,7 +79,7 @@ def read(folder: Path) -> Record:
     def attempt(name: str, reader: Callable[[Path], T], instead: T) -> T:
         try:
             return reader(_file(folder / name))
-        except (SpecError, ValueError, OSError, LookupError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             reason = " ".join(str(error).split()).removeprefix(f"{folder / name}: ")
             damaged.append(f"{name}: {shown(reason)}")
         except (RecursionError, OverflowError):
@@ -82,6 +97,7 @@ def read(folder: Path) -> Record:
         environment=attempt("environment.txt", _environment, {}),
         facts=data[0] if data else None,
         digest=data[1] if data else None,
+        parameters=attempt("parameters.csv", _parameters, {}),
         trace=attempt("metrics.jsonl", _trace, {}),
         damaged=damaged,
     )
@@ -122,6 +138,20 @@ def _tags(path: Path) -> dict[str, str]:
         if line.get("kind") == "tags"
         for key, value in line.items()
         if key not in ("kind", "time")
+    }
+
+
+def _parameters(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            lines = list(itertools.islice(csv.DictReader(file), MOST_PARAMETERS))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    return {
+        shown(line.pop("name")): {
+            shown(key): shown(value) for key, value in line.items() if key and value is not None
+        }
+        for line in lines
     }
 
 

@@ -1,14 +1,19 @@
-"""`resume`: a run that was stopped goes on, and ends as if it never had been."""
+"""`resume`: a run that was stopped goes on, and ends as if it never had been.
+
+With overrides that change what runs, a new run goes on from where the recorded one stands.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from recipe import compose, environment, fingerprint, origin, recorded, runs
-from recipe.arguments import key_values
+from recipe import carried, environment, fingerprint, plan, recorded, runs
+from recipe.again import Asked, asked
+from recipe.checkpoint import Checkpoints
 from recipe.earlier import Earlier
 from recipe.errors import Problems, SpecError
 from recipe.execute import execute, prepare, report
@@ -18,16 +23,14 @@ from recipe.wording import listed
 
 
 def resume(arguments: Sequence[str], console: Console) -> int:
-    """Takes the run up that the first argument names; exit status 0 when it is finished."""
-    if not arguments or "=" in arguments[0]:
-        raise SpecError("resume: which run? python -m recipe resume <run id>")
-    wanted, *rest = arguments
-    values = key_values("resume", rest, {"output_dir": "", "trust": "", "tracking.uri": ""})
-    outputs = Path(values["output_dir"] or "outputs").expanduser().resolve()
-    folder = runs.find(outputs, wanted, "resume")
-    spec = RunSpec.read(_spec_file(folder), compose.trusted(values["trust"]))
-    spec = origin.replayed(spec, str(outputs), values["tracking.uri"], compose.project())
-    take_up(folder, spec, console)
+    """Takes the run up that the first argument names; with overrides that change what runs, goes on
+    from where it stands as a new run. Exit status 0 when it is finished."""
+    problems = Problems()
+    wanted = asked("resume", arguments, problems)
+    if problems or carried.changed(wanted.recorded, wanted.spec):
+        _branch(wanted, problems, " ".join(arguments), console)
+    else:
+        take_up(wanted.folder, wanted.spec, console)
     return 0
 
 
@@ -51,6 +54,7 @@ def take_up(folder: Path, spec: RunSpec, console: Console) -> None:
             style="yellow",
             soft_wrap=True,
         )
+    console.print(plan.headline(spec, run), soft_wrap=True)
     outcome, recorder = execute(
         spec, run, console,
         name=info.name, command=f"resume {info.id}", before=Earlier(identity, stopped=folder),
@@ -58,11 +62,23 @@ def take_up(folder: Path, spec: RunSpec, console: Console) -> None:
     report(console, outcome, recorder)
 
 
-def _spec_file(folder: Path) -> Path:
-    path = folder / "spec.yaml"
-    if not path.is_file():
-        raise SpecError(f"resume: {folder.name} was stopped before it began; start it again")
-    return path
+def _branch(wanted: Asked, problems: Problems, line: str, console: Console) -> None:
+    run = prepare(wanted.spec, problems)
+    newest = Checkpoints(wanted.folder, wanted.spec.checkpoint).newest()
+    if newest is None:
+        raise SpecError(
+            f"resume: {wanted.folder.name} has no checkpoint to go on from; start a new run"
+        )
+    checkpoint, saved = newest
+    carried.check(wanted.spec, saved["run"])
+    console.print(plan.headline(wanted.spec, run), soft_wrap=True)
+    identity = f"{fingerprint.of(wanted.spec, run)} from {checkpoint}"
+    outcome, recorder = execute(
+        wanted.spec, run, console,
+        name=wanted.spec.label, command=f"resume {line}",
+        before=Earlier(hashlib.sha256(identity.encode()).hexdigest(), goes_on_from=checkpoint),
+    )  # fmt: skip
+    report(console, outcome, recorder)
 
 
 def _changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:

@@ -84,6 +84,12 @@ def mark(run: Path, fingerprint: str) -> None:
     (folder / run.name).touch()
 
 
+def command(verb: str, outputs: Path) -> str:
+    """The command line that a person is to type."""
+    there = "" if outputs == Path("outputs").resolve() else f" output_dir={printable(outputs)}"
+    return f"python -m recipe {verb}{there}"
+
+
 def find(outputs: Path, wanted: str, key: str) -> Path:
     """The folder of a recorded run.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from recipe import journal, mlflow_server, runs
 from recipe.mlflow_server import Gone
+from recipe.offers import Offers
 from recipe.sent import Sent
 from recipe.sweep.parent import parent_run
 from recipe.tracking import Tracking
@@ -34,9 +35,6 @@ PIECE = 32_000
 LONGEST_PARAMETER = 6000
 """Characters of a parameter's value that MLflow keeps."""
 
-DOUBTS = 3
-"""How often that is offered which MLflow may or may not take."""
-
 
 class Sending:
     """Sends one run's record, to one server. Everything within `sole`."""
@@ -46,23 +44,24 @@ class Sending:
         self.sent = Sent.to(tracking.uri, run)
         self._tracking, self._outputs = tracking, run.parent.parent
         self._server: tuple[MlflowClient, str] | None = None
-        self._refused: set[str] = set()
-        """What isn't worth offering again, such as `metric a b`."""
-        self._doubts = 0
+        self._offers: Offers | None = None
 
     @contextlib.contextmanager
     def sole(self) -> Iterator[None]:
         """Raises filelock's Timeout if another process is sending the run."""
         with FileLock(self.run / ".sending", timeout=1, thread_local=False):
-            self.sent = Sent.to(self._tracking.uri, self.run)
+            self.sent, self._offers = Sent.to(self._tracking.uri, self.run), None
             yield
 
-    def connect(self) -> None:
+    def connect(self) -> Offers:
         """Finds the run in MLflow, or makes it. Raises what `piece` raises."""
         if self._server is None:
             self._server = mlflow_server.connect(self._tracking, self._outputs)
         if self.sent.mlflow_run_id is None:
             self._find(*self._server)
+        if self._offers is None:
+            self._offers = Offers(self._server[0], str(self.sent.mlflow_run_id), self.sent)
+        return self._offers
 
     def piece(self) -> bool:
         """Sends the next piece; False if nothing was left.
@@ -70,19 +69,16 @@ class Sending:
         The end is sent when there is nothing else. Raises Gone if the run was deleted in MLflow,
         and whatever MLflow raises if it can't be reached.
         """
-        self.connect()
-        assert self._server is not None and self.sent.mlflow_run_id is not None
-        client, run_id = self._server[0], self.sent.mlflow_run_id
+        offers = self.connect()
         found, after = journal.read(self.run / "events.jsonl", self.sent.events, 1)
         if found and found[0].get("kind") != "end":
-            self._event(client, run_id, found[0])
+            self._event(offers, found[0])
             self.sent.events = after
-        elif not self._metrics(client, run_id):
+        elif not self._metrics(offers):
             if not found:
                 return False
-            self._end(client, run_id, found[0])
+            self._end(offers, found[0])
             self.sent.events = after
-        self._doubts = 0
         self.sent.write(self.run)
         return True
 
@@ -119,45 +115,50 @@ class Sending:
             return None
         return parent_run(client, experiment, folder, str(self.sent.uri))
 
-    def _event(self, client: MlflowClient, run_id: str, event: Mapping[str, Any]) -> None:
+    def _event(self, offers: Offers, event: Mapping[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
+        client, run_id = offers.client, offers.run_id
         values = {k: str(v) for k, v in event.items() if k not in ("kind", "time")}
         if event.get("kind") == "parameters":
             for few in _several(values.items(), 100):
                 params = {key: Param(key, value[:LONGEST_PARAMETER]) for key, value in few}
-                self._each(params, lambda some: client.log_batch(run_id, params=some), "parameter")
+                offers.each("parameter", params, lambda some: client.log_batch(run_id, params=some))
         elif event.get("kind") == "tags":
             tags = {key: RunTag(key, value) for key, value in values.items()}
-            self._each(tags, lambda some: client.log_batch(run_id, tags=some), "tag")
+            offers.each("tag", tags, lambda some: client.log_batch(run_id, tags=some))
         elif event.get("kind") == "artifact":
-            self._artifact(client, run_id, values.get("path", ""))
+            self._artifact(offers, values.get("path", ""))
         elif event.get("kind") == "resumed":
+            offers.one("taking it up", lambda: mlflow_server.running_again(client, run_id))
             assert self._server is not None
-            mlflow_server.running_again(client, run_id)
-            if parent := self._parent(client, self._server[1], values.get("sweep")):
+            if parent := self._parent(*self._server, values.get("sweep")):
                 client.set_tag(run_id, "mlflow.parentRunId", parent)
 
-    def _artifact(self, client: MlflowClient, run_id: str, name: str) -> None:
+    def _artifact(self, offers: Offers, name: str) -> None:
         path = self.run / name
         # a journal may be a stranger's, and only what lies in the run's folder is a part of it
         if path.resolve().is_relative_to(self.run.resolve()) and path.is_file():
-            self._offer(f"artifact {name}", lambda: client.log_artifact(run_id, str(path)))
+            send = functools.partial(offers.client.log_artifact, offers.run_id, str(path))
+            offers.one(f"artifact {name}", send)
         else:
             self.sent.refuse(f"artifact {name}: there is no such file in the run's folder")
 
-    def _metrics(self, client: MlflowClient, run_id: str) -> bool:
+    def _metrics(self, offers: Offers) -> bool:
         """Sends about a batch; False if there was none."""
         lines, after = journal.read(self.run / "metrics.jsonl", self.sent.metrics, PIECE)
         points = [point for line in lines for point in self._points(line)]
         for batch in _several(points, BATCH):
             by_key: dict[str, list[Metric]] = {}
             for point in batch:
-                by_key.setdefault(point.key, []).append(point)
-            self._each(
-                by_key,
-                lambda some: client.log_batch(run_id, metrics=list(itertools.chain(*some))),
+                if not offers.is_refused(f"metric {point.key}"):
+                    by_key.setdefault(point.key, []).append(point)
+            offers.each(
                 "metric",
+                by_key,
+                lambda some: offers.client.log_batch(
+                    offers.run_id, metrics=list(itertools.chain(*some))
+                ),
             )
         self.sent.metrics = after
         return bool(lines)
@@ -169,62 +170,15 @@ class Sending:
             return [
                 Metric(str(key), float(value), int(line["time"]), int(line["step"]))
                 for key, value in line["metrics"].items()
-                if f"metric {key}" not in self._refused
             ]
         except (KeyError, TypeError, ValueError, AttributeError):
             self.sent.refuse("a line of metrics.jsonl: is damaged")
             return []
 
-    def _each(
-        self, items: Mapping[str, Any], send: Callable[[list[Any]], object], kind: str
-    ) -> None:
-        """Sends all at once, or if one of them is refused each by itself."""
-        try:
-            send(list(items.values()))
-        except Exception as error:
-            self._check(error)
-            for key, item in items.items():
-                what = f"{kind} {key}"
-                if not self._offer(what, functools.partial(send, [item])):
-                    self._refused.add(what)
-
-    def _offer(self, what: str, send: Callable[[], object]) -> bool:
-        """Whether MLflow took it; a refusal is noted, and passed over from then on."""
-        try:
-            send()
-        except Exception as error:
-            self._check(error)
-            self.sent.refuse(f"{what}: {mlflow_server.reason(error)[:300]}")
-            return False
-        return True
-
-    def _check(self, error: Exception) -> None:
-        """Returns if MLflow refused an item. Raises the error if it may yet take it, and Gone if
-        the run isn't there to take anything."""
-        doubtful = mlflow_server.is_doubtful(error)
-        self._doubts += doubtful
-        if not (
-            mlflow_server.is_refusal(error)
-            or mlflow_server.is_unknown(error)
-            or (doubtful and self._doubts >= DOUBTS)
-        ):
-            raise error
-        assert self._server is not None and self.sent.mlflow_run_id is not None
-        try:
-            found = self._server[0].get_run(self.sent.mlflow_run_id)
-        except Exception as gone:
-            if not mlflow_server.is_unknown(gone):
-                raise
-            raise Gone("the run isn't in MLflow any more") from error
-        if found.info.lifecycle_stage == "deleted":
-            raise Gone("the run was deleted in MLflow") from error
-
-    def _end(self, client: MlflowClient, run_id: str, event: Mapping[str, Any]) -> None:
-        try:
-            client.set_terminated(run_id, status=event.get("status"), end_time=event.get("time"))
-        except Exception as error:
-            self._check(error)
-            self.sent.refuse(f"the end: {mlflow_server.reason(error)[:300]}")
+    def _end(self, offers: Offers, event: Mapping[str, Any]) -> None:
+        client, run_id = offers.client, offers.run_id
+        end = {"status": event.get("status"), "end_time": event.get("time")}
+        offers.one("the end", lambda: client.set_terminated(run_id, **end))
         if self.sent.asked > 1:  # a server that was frozen may have answered what we gave up
             assert self._server is not None
             for run in self._all(*self._server):

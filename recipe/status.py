@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,18 +12,15 @@ from rich.table import Table
 
 from recipe import dead, journal, runs
 from recipe.arguments import key_values
-from recipe.errors import SpecError
+from recipe.errors import RecipeError, SpecError
 from recipe.wording import counted, duration, listed, printable
 
 HEAD = 100_000
 """Bytes of a journal's beginning in which the tags of a run's start are."""
 
-Resume = Callable[[Path], None]
-"""Takes up the run in a folder; raises what a run raises."""
 
-
-def status(arguments: Sequence[str], console: Console, resume: Resume | None = None) -> int:
-    """Raises SpecError for wrong arguments."""
+def status(arguments: Sequence[str], console: Console) -> int:
+    """Exit status 1 if a run to be taken up failed. Raises SpecError for wrong arguments."""
     known = {"output_dir": "outputs", "tracking.uri": "", "trust": "", "resume": "false"}
     values = key_values("status", arguments, known)
     if values["resume"] not in ("true", "false"):
@@ -35,22 +32,30 @@ def status(arguments: Sequence[str], console: Console, resume: Resume | None = N
     closed = dead.close_all(outputs)
     _show(there, console)
     for run in closed:
+        resumes = runs.command(f"resume {printable(run.name)}", outputs)
         console.print(
-            f"{run.name} was dead, and is closed as KILLED; python -m recipe resume {run.name} "
-            "takes it up",
+            f"{printable(run.name)} was dead, and is closed as KILLED; {resumes} takes it up",
             soft_wrap=True,
         )
     if closed:
         _tell(outputs, closed, values, console)
-    if values["resume"] == "true" and resume is not None:
-        take_up(closed, resume)
-    return 0
+    return _take_up(closed, values, console) if values["resume"] == "true" else 0
 
 
-def take_up(closed: Sequence[Path], resume: Resume) -> None:
-    """Takes up the runs that were found dead, one after the other."""
+def _take_up(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:
+    """Takes up the runs that were found dead, one after the other; one that fails costs itself."""
+    from recipe.resume import resume
+
+    given = [f"{key}={values[key]}" for key in ("output_dir", "tracking.uri", "trust")]
+    failed = 0
     for run in closed:
-        resume(run)
+        try:
+            resume([run.name, *(text for text in given if not text.endswith("="))], console)
+        except RecipeError as error:
+            failed = 1
+            for problem in error.problems:
+                console.print(f"recipe: {problem}", style="red", soft_wrap=True)
+    return failed
 
 
 def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Console) -> None:
@@ -63,8 +68,8 @@ def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Co
     sending.sweeps()
     if sending.unsent:
         console.print(
-            f"MLflow wasn't told ({listed(list(sending.reasons.values()))}); python -m recipe "
-            "sync does that",
+            f"MLflow wasn't told ({listed(list(sending.reasons.values()))}); "
+            f"{runs.command('sync', outputs)} does that",
             style="red",
             soft_wrap=True,
         )
@@ -81,10 +86,11 @@ def _show(there: Sequence[Path], console: Console) -> None:
         except SpecError:
             states["damaged"] += 1
             continue
-        states[info.status] += 1
+        states[printable(info.status)] += 1
         if info.status != "FINISHED":
             ago = duration(max(0.0, time.time() - dead.last_sign(run) / 1000))
-            table.add_row(info.id, printable(info.name), info.status, _step(run), f"{ago} ago")
+            cells = (run.name, info.name, info.status, _step(run), f"{ago} ago")
+            table.add_row(*map(printable, cells))
     if table.row_count:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-SAID = b"\nrecipe: stopping after this step; again to stop at once\n"
+SAID = b"recipe: stopping after this step; again to stop at once\n"
 
 
 class Stopping:
@@ -33,12 +33,7 @@ class Stopping:
                     signal.signal(signum, self._ask)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         for signum, usual in self._usual.items():
             signal.signal(signum, usual)
 
@@ -46,7 +41,8 @@ class Stopping:
         if self.asked is not None:
             self._usual[signum](signum, frame)
         self.asked = signum
-        os.write(2, SAID)  # printing could wait for the line that was interrupted
+        # printing could wait for the line that was interrupted, which may be the bar's
+        os.write(2, b"\n" * os.isatty(2) + SAID)
 
     def obey(self) -> None:
         """Raises what the signal that came raises otherwise."""

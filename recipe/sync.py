@@ -20,7 +20,7 @@ from recipe.spec import RunSpec
 from recipe.sweep import parent
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
-from recipe.wording import printable
+from recipe.wording import counted, printable
 
 TRIES = 3
 """How often a call is tried, a second apart, before its server is given up."""
@@ -36,8 +36,9 @@ def sync(arguments: Sequence[str], console: Console) -> int:
         raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")
     dead.close_all(outputs)
     sending = Sync(outputs, values["tracking.uri"], values["trust"])
-    for run in there:
-        if not runs.alive(run) and (said := sending.run(run)):
+    ended = [run for run in there if not runs.alive(run)]
+    for run in ended:
+        if said := sending.run(run):
             console.print(f"{printable(run.name)}  {said}", soft_wrap=True)
     sending.sweeps()
     if sending.uri and not sending.taken:
@@ -46,7 +47,7 @@ def sync(arguments: Sequence[str], console: Console) -> int:
         )
     for reason in dict.fromkeys(sending.reasons.values()):
         console.print(f"recipe: {reason}", style="red", soft_wrap=True)
-    console.print(sending.summary(len(there)), soft_wrap=True)
+    console.print(sending.summary(len(ended)), soft_wrap=True)
     return 1 if sending.unsent else 0
 
 
@@ -77,11 +78,11 @@ class Sync:
             with sending.sole():
                 return self._send(sending, left)
         except Timeout:
-            return "is being sent by another process"
+            self.reasons[run.name] = f"{printable(run.name)}: another process is sending it"
+            return self._count(False, "not sent")
         except RecipeError as error:
             self.reasons[run.name] = str(error)
-            self.unsent += 1
-            return "not sent"
+            return self._count(False, "not sent")
 
     def sweeps(self) -> None:
         """Tells MLflow of the sweeps that ended."""
@@ -105,8 +106,8 @@ class Sync:
     def summary(self, number: int) -> str:
         done = f"{self.sent} of {number} sent" if self.sent else "nothing was sent"
         if self.unsent:
-            return f"{done}, {self.unsent} left; python -m recipe sync goes on"
-        return done if self.sent else f"MLflow has all of {number} runs"
+            return f"{done}, {self.unsent} left; {runs.command('sync', self._outputs)} goes on"
+        return done if self.sent else f"MLflow has all of {counted(number, 'run')} that ended"
 
     def _tracking(self, run: Path, sent: Sent | None) -> Tracking:
         """Where a run's record goes. Raises SpecError where only the reader may say so."""

@@ -62,6 +62,9 @@ class _Training:
         with self.audit, Stopping() as stopping:
             if saved is not None:
                 self._go_on(saved)
+            if self.run.best.epoch:  # its file may be another run's, or of an epoch to come
+                self._save_weights()
+            self.checkpoints.step = self.run.at.step
             with Follow(self.run, self.console) as follow:
                 for point in _obeying(stopping, train(self.run)):
                     for key, value in point.metrics.items():
@@ -81,8 +84,6 @@ class _Training:
         """Puts the run where it stood."""
         state.restore(self.run, saved["run"])
         self.audit.load_state_dict(saved["audit"])
-        if self.run.best.epoch:  # the file may be of an epoch that is trained again now
-            self._save_weights()
         recorded = trace(self.recorder.folder)
         for key, count in saved["recorded"].items():
             self.history[key] = sorted(recorded.get(key, {}).items())[:count]

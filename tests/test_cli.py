@@ -156,7 +156,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         (
             "plna",
-            "plna: no such verb; did you mean plan?; "
+            "plna: no such verb; did you mean plan or replay?; "
             "without a verb, give settings as key=value",
         ),
         ("ui prot=80", "ui: prot=80: no such argument; did you mean port?"),
@@ -336,7 +336,8 @@ def test_a_signal_ends_the_record_as_killed(
     wait_for_steps(tmp_path, started)
     started.send_signal(sent)
     _, err = started.communicate(timeout=120)
-    assert (started.returncode, err.splitlines()) == (status, [said])
+    first = "recipe: stopping after this step; again to stop at once"
+    assert (started.returncode, err.splitlines()) == (status, [first, said])
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
     assert mlflow_status(tmp_path, run) == "KILLED"

@@ -72,6 +72,7 @@ def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) ->
         "name": "freeze=vgg_first2 scheduler=step clip=norm",
         "status": "FINISHED",
         "mlflow_run_id": one.run.info.run_id,
+        "fingerprint": one.run.data.tags["recipe.fingerprint"],
     }
     assert one.run.info.run_name == "freeze=vgg_first2 scheduler=step clip=norm"
     record = f"Record  outputs/runs/{one.folder.name}, in MLflow as {one.run.info.run_id}"
@@ -190,6 +191,7 @@ def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) 
     assert listed == names
     assert {path.name for path in one.folder.iterdir()} == names | {
         "run.json", "metrics.jsonl", "events.jsonl", "sent.json", ".lock", ".sending",
+        "checkpoints",
     }  # fmt: skip
     kept = Path(one.client.download_artifacts(one.run.info.run_id, ""))
     for name in names:
@@ -305,5 +307,5 @@ def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
     (run,) = commands.runs(tmp_path)
     information: dict[str, Any] = commands.read_json(run / "run.json")
     assert (information["status"], "mlflow_run_id" in information) == ("FINISHED", False)
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["runs"]
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"runs", "fingerprints"}
     assert "MLflow" not in done.out and "recipe ui" not in done.out

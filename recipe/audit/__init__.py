@@ -12,7 +12,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -101,12 +100,7 @@ class Audit:
         self.watch.hits.fill_(float(self.run.at.bitten))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.watch.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -203,6 +203,10 @@ def job(config: DictConfig) -> None:
         console.print(outcome.sentence(), soft_wrap=True)
         for caution in outcome.cautions():
             console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
+        if recorder.failure:
+            console.print(
+                f"MLflow did not take all of it ({recorder.failure})", style="red", soft_wrap=True
+            )
         ended = Ended(
             number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
         )

@@ -1,0 +1,128 @@
+"""How a run begins: anew, where it was stopped, or where another one stands; and its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from recipe import carried, environment, fingerprint, parameters
+from recipe import plan as planning
+from recipe.checkpoint import Checkpoints
+from recipe.earlier import Earlier
+from recipe.parts import device_part
+from recipe.plan import Plan
+from recipe.record import Recorder
+from recipe.state import State
+from recipe.train import Run
+
+
+def begin(
+    recorder: Recorder,
+    plan: Plan,
+    before: Earlier,
+    console: Console,
+    *,
+    sweep: Path | None,
+    tags: Mapping[str, str],
+) -> State | None:
+    """Records what the run is, if that isn't recorded yet; what it is to go on from, if anything.
+
+    Where it goes on from another run, it is put there.
+    """
+    if before.goes_on_from:
+        place = {"run": before.goes_on_from.parent.parent.name, "file": before.goes_on_from.name}
+        recorder.text(CAME_FROM, json.dumps(place) + "\n")
+    if not recorder.began:
+        _record(recorder, plan, before.fingerprint, sweep)
+        if tags:
+            recorder.tags(tags)
+    saved = _saved(recorder, plan, console) if before.stopped else None
+    checkpoint = before.goes_on_from or _came_from(recorder)
+    if saved is None and checkpoint is not None:
+        _carry_over(recorder, plan, checkpoint, console)
+    return saved
+
+
+def _saved(recorder: Recorder, plan: Plan, console: Console) -> State | None:
+    """The newest checkpoint that can be read; says from where the run goes on."""
+    checkpoints = Checkpoints(recorder.folder, plan.spec.checkpoint)
+    saved = checkpoints.latest()
+    for problem in checkpoints.damaged:
+        console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
+    step = saved["run"]["position"]["step"] if saved else 0
+    console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
+    return saved
+
+
+def _carry_over(recorder: Recorder, plan: Plan, checkpoint: Path, console: Console) -> None:
+    """Starts a run where another one stood; what became of that one's state is told and kept."""
+    found = carried.from_checkpoint(plan.run, plan.spec, checkpoint)
+    lines = [f"Goes on from {checkpoint.parent.parent.name} after step {plan.run.at.step}"]
+    lines += [f"  {line}" for line in found.lines()]
+    recorder.text("carried.txt", "\n".join(lines) + "\n")
+    recorder.tags({"recipe.resumed_from": checkpoint.parent.parent.name})
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+CAME_FROM = "came_from.json"
+
+
+def _came_from(recorder: Recorder) -> Path | None:
+    """The checkpoint that the run started from, if it was stopped before it had one of its own."""
+    path = recorder.folder / CAME_FROM
+    if not path.is_file():
+        return None
+    place = json.loads(path.read_text(encoding="utf-8"))
+    return recorder.folder.parent / str(place["run"]) / "checkpoints" / str(place["file"])
+
+
+def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -> None:
+    spec, run = plan.spec, plan.run
+    hardware = device_part(spec).hardware(run.device)
+    commit = environment.git_commit()
+    versions = environment.versions()
+    recorder.parameters(spec.parameters())
+    recorder.tags(
+        {
+            "recipe.run": recorder.id,
+            "recipe.variant": spec.label,
+            "recipe.fingerprint": identity,
+            **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
+            "recipe.steps": str(run.steps),
+            "recipe.device": hardware,
+            **({"recipe.sweep": sweep.name} if sweep else {}),
+            **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
+            **{f"version.{package}": version for package, version in versions.items()},
+        }
+    )
+    recorder.text("spec.yaml", spec.to_yaml())
+    recorder.text("plan.txt", planning.as_text(planning.describe(plan)))
+    recorder.text("parameters.csv", parameters.to_csv(plan.rows))
+    recorder.text("summary.txt", f"{plan.summary}\n")
+    recorder.text("environment.txt", environment.describe(hardware, commit))
+    recorder.text("data.json", json.dumps(_facts(run), indent=2) + "\n")
+    recorder.metrics(
+        0,
+        {
+            "params/trainable": sum(row.numbers for row in plan.rows if row.trainable),
+            "params/total": sum(row.numbers for row in plan.rows),
+        },
+    )
+    recorder.begin()
+
+
+def _facts(run: Run) -> dict[str, object]:
+    """What it takes to treat a new image as the training images were."""
+    data = run.data
+    return {
+        "classes": list(data.classes),
+        "channels": data.channels,
+        "size": list(data.size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "digest": data.digest,
+    }

@@ -1,0 +1,76 @@
+"""Many runs at once, on a database that isn't there yet."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import commands
+import servers
+from mlflow.tracking import MlflowClient
+
+from recipe import runs
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from recipe.record import Recorder
+from recipe.tracking.local import local
+outputs, start = Path("outputs").resolve(), float(sys.argv[1])
+time.sleep(max(0, start - time.time()))
+recorder = Recorder(outputs, f"writer {sys.argv[2]}", local(outputs, experiment="recipe"))
+for step in range(100):
+    recorder.metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
+recorder.close("FINISHED")
+print(recorder.failure)
+"""
+
+
+def start_writers(folder: Path, number: int) -> list[subprocess.Popen[str]]:
+    """Processes that all begin to record in two seconds, at the same moment."""
+    begin = time.time() + 2
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(begin), str(index)], cwd=folder,
+            env=commands.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(number)
+    ]  # fmt: skip
+
+
+def test_eight_that_start_at_once_on_no_database_lose_nothing(tmp_path: Path) -> None:
+    for started in start_writers(tmp_path, 8):
+        out, err = started.communicate(timeout=240)
+        assert (started.returncode, err) == (0, ""), err
+        # whoever had to wait for too long leaves the rest to sync
+        assert out == "None\n" or "sync sends what is left" in out
+    done = commands.here(tmp_path, "sync")
+    assert done.status == 0
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])
+    assert sorted(str(run.info.run_name) for run in found) == [f"writer {i}" for i in range(8)]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    for run in commands.runs(tmp_path):
+        there = servers.points(client, str(runs.read(run, "run").mlflow_run_id))
+        assert there == servers.journal(run) and len(there) == 200
+
+
+def test_a_process_that_is_killed_while_it_makes_the_database_is_in_nobodys_way(
+    tmp_path: Path,
+) -> None:
+    (first,) = start_writers(tmp_path, 1)
+    while first.poll() is None and not (tmp_path / "outputs" / ".mlflow.db.draft").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+    (second,) = start_writers(tmp_path, 1)
+    assert second.communicate(timeout=240) == ("None\n", "")
+    assert "1 run: 1 FINISHED" not in commands.here(tmp_path, "status").out
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])
+    assert sorted(run.info.status for run in found) == ["FINISHED", "KILLED"]

@@ -1,0 +1,200 @@
+"""MLflow's server goes away, hangs, fails, is slow: training goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import commands
+import pytest
+import servers
+
+from recipe.record import Recorder
+from recipe.sent import Sent
+from recipe.tracking import Tracking
+
+QUICKLY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+"""Seconds that a server has for an answer."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    with servers.server(tmp_path_factory.mktemp("server")) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(server: servers.Server) -> Iterator[servers.Proxy]:
+    with servers.proxy(server.port) as made:
+        yield made
+
+
+def longest_pause(run: Path) -> float:
+    """Seconds between two steps of the loop, as the journal has them."""
+    lines = commands.read_lines(run / "metrics.jsonl")
+    times = [line["time"] for line in lines if line["step"]]  # what is noted at 0 comes before it
+    return float(max(b - a for a, b in itertools.pairwise(times))) / 1000
+
+
+def numbers(run: Path) -> set[tuple[str, int, float]]:
+    """The points, less what only the clock and the machine decide."""
+    return {
+        (key, step, value)
+        for key, step, _, value in servers.journal(run)
+        if not key.startswith(("time/", "memory/"))
+    }
+
+
+SLOW = {
+    "slow.py": """
+import os, time
+
+def slowly(inputs, targets, generator):
+    time.sleep(float(os.environ["EACH_STEP"]))
+    return inputs, targets
+""",
+    "conf/augment/slow.yaml": "_target_: slow.slowly\n",
+}
+"""Changes nothing but the time that a step takes."""
+
+
+def command(epochs: int, *tracking: str) -> tuple[str, ...]:
+    return (*commands.QUICK, f"epochs={epochs}", "augment=slow", "trust=[slow]", *tracking)
+
+
+def until_fed(started: subprocess.Popen[str], run: Path) -> None:
+    """Waits until MLflow has more of a run."""
+    sent = Sent.read(run)
+    before = sent.metrics if sent else 0
+    while (sent := Sent.read(run)) is None or sent.metrics <= before:
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.05)
+
+
+def disturb(folder: Path, server: servers.Server, epochs: int, rounds: int) -> Path:
+    """A run whose server isn't there at first, and then is started, frozen, thawed and killed so
+    many times, before it stays."""
+    to = ("tracking=server", f"tracking.uri={server.uri}")
+    started = commands.start(folder, *command(epochs, *to), **QUICKLY, EACH_STEP="0.1")
+    while started.poll() is None and not commands.runs(folder):
+        time.sleep(0.05)
+    (run,) = commands.runs(folder)
+    for _ in range(rounds):
+        server.start()
+        until_fed(started, run)
+        server.freeze()
+        time.sleep(2.5)  # longer than a call may take
+        server.thaw()
+        until_fed(started, run)
+        server.kill()
+        time.sleep(1)
+    server.start()
+    assert started.poll() is None  # all that happened while it went on
+    out, err = started.communicate(timeout=600)
+    assert (started.returncode, err) == (0, "") and "MLflow did not take" not in out
+    return run
+
+
+def check_disturbed(folder: Path, epochs: int, rounds: int) -> None:
+    """Same points as undisturbed, here and in MLflow; prints the longest pauses of the loop."""
+    with servers.server(folder / "server", started=False) as server:
+        run = disturb(commands.project(folder / "disturbed", SLOW), server, epochs, rounds)
+        run_id = commands.read_json(run / "run.json")["mlflow_run_id"]
+        assert servers.points(server.client, run_id) == servers.journal(run)
+        assert server.client.get_run(run_id).info.status == "FINISHED"
+    calmly = commands.project(folder / "calm", SLOW)
+    assert commands.process(calmly, *command(epochs, "tracking=none"), EACH_STEP="0").status == 0
+    (calm,) = commands.runs(calmly)
+    assert numbers(run) == numbers(calm)
+    print(
+        f"\nlongest pause of the loop: {longest_pause(run):.3f} s; "
+        f"undisturbed, without the 0.1 s of each step: {longest_pause(calm):.3f} s"
+    )
+
+
+def test_a_run_whose_server_comes_and_goes_has_all_its_points_there_in_the_end(
+    tmp_path: Path,
+) -> None:
+    check_disturbed(tmp_path, epochs=100, rounds=1)
+
+
+@pytest.mark.long
+def test_the_same_many_times(tmp_path: Path) -> None:
+    check_disturbed(tmp_path, epochs=1000, rounds=6)
+
+
+def record(folder: Path, uri: str, steps: int = 30, pause: float = 0.0) -> Recorder:
+    recorder = Recorder(folder / "outputs", "short", Tracking(uri, "recipe"))
+    recorder.parameters({"seed": 0})
+    for step in range(steps):
+        recorder.metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
+        time.sleep(pause)
+    recorder.text("note.txt", "what it was about")
+    return recorder
+
+
+def check_all_there(recorder: Recorder, server: servers.Server, status: str = "FINISHED") -> None:
+    """The run is in MLflow once, with all that is on disk."""
+    client = server.client
+    (experiment,) = client.search_experiments(filter_string="name = 'recipe'")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`recipe.run` = '{recorder.id}'")
+    assert run.info.run_id == recorder.mlflow_run_id
+    assert (run.info.status, run.data.params) == (status, {"seed": "0"})
+    assert servers.points(client, run.info.run_id) == servers.journal(recorder.folder)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["note.txt"]
+
+
+def test_a_server_that_fails_is_asked_again_until_it_answers(
+    tmp_path: Path, server: servers.Server, proxy: servers.Proxy
+) -> None:
+    proxy.broken = True
+    recorder = record(tmp_path, proxy.uri, pause=0.05)
+    assert proxy.calls > 0 and recorder.mlflow_run_id is None
+    proxy.broken = False
+    recorder.close("FINISHED")
+    assert recorder.failure is None
+    check_all_there(recorder, server)
+
+
+def test_a_slow_server_has_all_of_it_in_the_end(
+    tmp_path: Path, server: servers.Server, proxy: servers.Proxy
+) -> None:
+    proxy.delay = 0.7
+    recorder = record(tmp_path, proxy.uri)
+    assert recorder.mlflow_run_id is None  # nobody has waited for it
+    recorder.close("KILLED")
+    assert recorder.failure is None
+    check_all_there(recorder, server, "KILLED")
+
+
+@pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update", "note.txt"])
+def test_a_call_whose_answer_is_lost_is_made_again_and_doubles_nothing(
+    tmp_path: Path, server: servers.Server, proxy: servers.Proxy, call: str
+) -> None:
+    proxy.swallows = call
+    recorder = record(tmp_path, proxy.uri)
+    recorder.close("FINISHED")
+    assert recorder.failure is None and proxy.swallows == ""
+    check_all_there(recorder, server)
+
+
+def test_a_run_that_a_frozen_server_made_too_late_does_not_stay(
+    tmp_path: Path, server: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    server.client.get_experiment_by_name("Default")  # it answers
+    with servers.proxy(server.port) as proxy:
+        recorder = Recorder(tmp_path / "outputs", "short", Tracking(proxy.uri, "recipe"))
+        server.freeze()
+        for step in range(30):
+            recorder.metrics(step, {"loss": 1 / (step + 1)})
+            time.sleep(0.1)
+        server.thaw()
+        recorder.parameters({"seed": 0})
+        recorder.text("note.txt", "what it was about")
+        recorder.close("FINISHED")
+    assert recorder.failure is None
+    check_all_there(recorder, server)

@@ -1,0 +1,243 @@
+"""Runs that died: found by their lock, closed here and in MLflow, and taken up again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import commands
+import pytest
+import servers
+from mlflow.tracking import MlflowClient
+
+from recipe import dead, runs
+from recipe.errors import SpecError
+from recipe.record import Recorder
+from recipe.sweep import parent
+from recipe.tracking import Tracking
+from recipe.tracking.local import local
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+
+
+def died(folder: Path, program: str, *, tracked: bool = False) -> Path:
+    """The folder of a run whose process was killed after it had recorded what `program` says."""
+    uri = f"sqlite:///{folder}/outputs/mlflow.db" if tracked else None
+    begins = f"""
+import os, signal, time
+from pathlib import Path
+from recipe.record import Recorder
+from recipe.tracking import Tracking
+recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recipe"))
+"""
+    kills = "\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    done = commands.process(folder, "-c", begins + program + kills, program=(sys.executable,))
+    assert done.status == -signal.SIGKILL, done.err
+    return commands.runs(folder)[-1]
+
+
+POINTS = """
+recorder.tags({"recipe.steps": "40"})
+for step in range(1, 8):
+    recorder.metrics(step, {"loss": 1 / step, "time/step_s": step / 100})
+"""
+
+
+def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> None:
+    command = (*commands.QUICK, "epochs=500", "name=long one")
+    started = commands.start(tmp_path, *command)
+    while started.poll() is None and not list(tmp_path.glob("outputs/runs/*/model.safetensors")):
+        time.sleep(0.05)
+    (run,) = commands.runs(tmp_path)
+    while runs.read(run, "run").mlflow_run_id is None:  # MLflow heard of it
+        time.sleep(0.05)
+    alive = commands.here(tmp_path, "status")
+    assert " RUNNING  " in alive.out and "1 run: 1 RUNNING" in alive.out
+    assert "resume" not in alive.out and " of 1000  " in alive.out
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
+    last = commands.read_lines(run / "metrics.jsonl")[-1]
+    done = commands.here(tmp_path, "status")
+    assert done.status == 0 and f"{run.name}  long one  KILLED " in done.out
+    assert f" {last['step']} of 1000  " in done.out and "1 run: 1 KILLED" in done.out
+    assert f"{run.name} was dead, and is closed as KILLED; python -m recipe resume {run.name} " in (
+        done.out
+    )
+    assert commands.read_json(run / "run.json")["status"] == "KILLED"
+    end = commands.read_lines(run / "events.jsonl")[-1]
+    assert (end["kind"], end["status"], end["time"]) == ("end", "KILLED", last["time"])
+    run_id = str(runs.read(run, "run").mlflow_run_id)
+    found = client(tmp_path).get_run(run_id)
+    assert (found.info.status, found.info.end_time) == ("KILLED", last["time"])
+    assert servers.points(client(tmp_path), run_id) == servers.journal(run)
+    again = commands.here(tmp_path, "status")
+    assert "was dead" not in again.out and "1 run: 1 KILLED" in again.out
+
+
+def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
+    run = died(tmp_path, POINTS + "time.sleep(3)", tracked=True)
+    commands.here(tmp_path, "status")
+    before = servers.journal(run)
+    tracking = local(tmp_path / "outputs", experiment="recipe")
+    recorder = Recorder.reopen(run, tracking)
+    run_id = str(recorder.mlflow_run_id)
+    assert (recorder.id, recorder.name) == (run.name, "short")
+    assert runs.read(run, "run").status == "RUNNING"
+    for _ in range(100):
+        found = client(tmp_path).get_run(run_id).info
+        if found.status == "RUNNING":
+            break
+        time.sleep(0.1)
+    assert (found.status, bool(found.end_time)) == ("RUNNING", False)
+    for step in range(5, 10):  # 5 to 7 are computed again
+        recorder.metrics(step, {"loss": 1 / step, "time/step_s": 7.0})
+    recorder.close("FINISHED")
+    assert (recorder.failure, recorder.differing) == (None, 0)
+    added = {(key, step) for key, step, _, _ in servers.journal(run) - before}
+    assert added == {(key, step) for key in ("loss", "time/step_s") for step in (8, 9)}
+    assert before < servers.journal(run)
+    (found,) = client(tmp_path).search_runs(["1"])
+    assert (found.info.run_id, found.info.status) == (run_id, "FINISHED")
+    assert servers.points(client(tmp_path), run_id) == servers.journal(run)
+    kinds = [line["kind"] for line in commands.read_lines(run / "events.jsonl")]
+    assert kinds == ["started", "tags", "end", "resumed", "end"]
+
+
+def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> None:
+    run = died(tmp_path, 'recorder.metrics(1, {"loss": float("nan"), "lr": 0.5, "memory/mb": 3})')
+    recorder = Recorder.reopen(run, Tracking(None))
+    recorder.metrics(1, {"loss": float("nan"), "lr": 0.25, "memory/mb": 4, "new": 1.0})
+    recorder.close("FINISHED")
+    assert recorder.differing == 1
+    first, second = commands.read_lines(run / "metrics.jsonl")
+    assert first["metrics"]["lr"] == 0.5 and second["metrics"] == {"lr": 0.25, "new": 1.0}
+
+
+def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "outputs", "mine", Tracking(None))
+    assert runs.alive(recorder.folder)
+    program = f"""
+from pathlib import Path
+from recipe.record import Recorder
+from recipe.tracking import Tracking
+Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
+"""
+    other = commands.process(tmp_path, "-c", program, program=(sys.executable,))
+    process = commands.read_json(recorder.folder / "run.json")["process"]
+    assert other.err.splitlines()[-1] == (
+        f"recipe.errors.SpecError: run: {recorder.id} is being run by process {process}; wait for "
+        "its end"
+    )
+    recorder.close("FAILED")
+    assert not runs.alive(recorder.folder)
+    with pytest.raises(SpecError, match="no run"):
+        runs.find(tmp_path / "outputs", "other", "run")
+
+
+def test_a_process_that_reads_data_does_not_keep_a_dead_run_alive(tmp_path: Path) -> None:
+    forks = """
+import sys
+if os.fork() == 0:
+    os.close(1), os.close(2)
+    time.sleep(30)
+    os._exit(0)
+"""
+    run = died(tmp_path, forks)
+    assert not runs.alive(run)
+
+
+def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
+    run = died(tmp_path, POINTS)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "time": 99999999999999, "met')
+    at = commands.read_lines(run / "events.jsonl")[-1]["time"]
+    assert dead.last_sign(run) - at < 60_000
+    assert " 7 of 40  " in commands.here(tmp_path, "status").out
+    recorder = Recorder.reopen(run, Tracking(None))
+    recorder.metrics(8, {"loss": 0.1})
+    recorder.close("FINISHED")
+    assert [line["step"] for line in commands.read_lines(run / "metrics.jsonl")] == [*range(1, 9)]
+
+
+def test_a_run_that_died_as_it_ended_ends_as_it_said(tmp_path: Path) -> None:
+    run = died(tmp_path, POINTS)
+    with open(run / "events.jsonl", "a") as file:
+        file.write('{"kind": "end", "time": 1, "status": "FINISHED"}\n')
+    assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
+    assert commands.read_json(run / "run.json")["status"] == "FINISHED"
+    kinds = [line["kind"] for line in commands.read_lines(run / "events.jsonl")]
+    assert kinds == ["started", "tags", "end"]
+
+
+def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path) -> None:
+    with servers.proxy(1) as proxy:
+        proxy.delay = 60
+        command = (*commands.QUICK, "tracking=server", f"tracking.uri={proxy.uri}")
+        started = commands.start(tmp_path, *command)
+        while started.poll() is None and '"FINISHED"' not in "".join(
+            path.read_text() for path in tmp_path.glob("outputs/runs/*/run.json")
+        ):
+            time.sleep(0.02)
+        started.send_signal(signal.SIGTERM)
+        _, err = started.communicate(timeout=60)
+        assert (started.returncode, err) == (143, "recipe: terminated\n")
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FINISHED"
+    assert not runs.alive(run)
+    assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
+
+
+def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
+    sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
+    sweep.mkdir(parents=True)
+    (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 2}))
+    lock = parent.begin(sweep)
+    tracking = local(tmp_path / "outputs", experiment="recipe")
+    Recorder(tmp_path / "outputs", "one", tracking, sweep=sweep).close("FINISHED")
+    commands.here(tmp_path, "status")
+    above = parent.read(sweep)["mlflow_run_id"]
+    assert client(tmp_path).get_run(above).info.status == "RUNNING"
+    lock.release()
+    commands.here(tmp_path, "sync")
+    assert client(tmp_path).get_run(above).info.status == "KILLED"
+    with parent.begin(sweep):  # taken up again
+        Recorder(tmp_path / "outputs", "two", tracking, sweep=sweep).close("FINISHED")
+        assert client(tmp_path).get_run(above).info.status == "RUNNING"
+
+
+def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Path) -> None:
+    ended = died(tmp_path, POINTS)
+    commands.here(tmp_path, "status")
+    started = commands.start(tmp_path, *commands.QUICK, "epochs=60", "tracking=none")
+    while not any((folder / "checkpoints").exists() for folder in commands.runs(tmp_path)):
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.kill()
+    started.communicate()
+    done = commands.here(tmp_path, "status", "resume=true")
+    assert done.status == 0, done.err
+    run = commands.runs(tmp_path)[-1]
+    assert f"Goes on with {run.name} after step" in done.out
+    states = [runs.read(folder, "run").status for folder in (ended, run)]
+    assert states == ["KILLED", "FINISHED"]
+
+
+def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
+    tmp_path: Path,
+) -> None:
+    died(tmp_path, POINTS)
+    done = commands.here(tmp_path, "status", "resume=true")
+    assert done.status == 1
+    assert "was stopped before it began; start it again" in done.out
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+    assert commands.here(tmp_path, "status").err.startswith("recipe: output_dir: there are no runs")
+    done = commands.here(tmp_path, "status", "resume=yes")
+    assert (done.status, done.err) == (2, "recipe: resume must be true or false, got yes\n")
+    assert not list(tmp_path.iterdir())

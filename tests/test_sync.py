@@ -1,0 +1,191 @@
+"""`recipe sync`: what MLflow lacks is sent, once, to nobody else, and what it refuses is told."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import commands
+import pytest
+import servers
+from mlflow.tracking import MlflowClient
+
+from recipe import compose
+from recipe.record import Recorder
+from recipe.sweep import parent
+from recipe.tracking import Tracking
+from recipe.tracking.local import local
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    with servers.server(tmp_path_factory.mktemp("server")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> Path:
+    """A folder with a run whose server wasn't there; it is `server`'s now."""
+    folder = tmp_path_factory.mktemp("unsent")
+    down = f"tracking.uri=http://127.0.0.1:{servers.free_port()}"
+    done = commands.process(folder, *commands.QUICK, "tracking=server", down)
+    assert done.status == 0 and "python -m recipe sync sends what is left" in done.out
+    return folder
+
+
+def record(folder: Path, *, steps: int = 20, sweep: Path | None = None) -> Recorder:
+    tracking = local(folder / "outputs", experiment="recipe")
+    recorder = Recorder(folder / "outputs", "short", tracking, sweep=sweep)
+    for step in range(steps):
+        recorder.metrics(step, {"loss": 1 / (step + 1)})
+    return recorder
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+
+
+def test_the_rest_is_sent_once_and_twice_doubles_nothing(
+    unsent: Path, server: servers.Server
+) -> None:
+    (run,) = commands.runs(unsent)
+    down = commands.here(unsent, "sync")
+    assert down.status == 1 and down.out.splitlines()[0].startswith(f"{run.name}  not sent: lines:")
+    assert "Connection refused" in down.out
+    assert down.out.splitlines()[-1] == ("nothing was sent, 1 left; python -m recipe sync goes on")
+    to = f"tracking.uri={server.uri}"
+    first = commands.here(unsent, "sync", to)
+    assert (first.status, first.err) == (0, "")
+    assert first.out.splitlines()[0].startswith(f"{run.name}  sent lines: 14 of events.jsonl and ")
+    assert first.out.splitlines()[-1] == "1 of 1 sent"
+    second = commands.here(unsent, "sync", to)
+    assert (second.status, second.out) == (0, "MLflow has all of 1 run that ended\n")
+    (run / "sent.json").unlink()  # as if it had been killed before it could note anything
+    third = commands.here(unsent, "sync", to)
+    assert third.status == 0 and "1 of 1 sent" in third.out
+    (found,) = server.client.search_runs(
+        [server.client.get_experiment_by_name("recipe").experiment_id],
+        f"tags.`recipe.run` = '{run.name}'",
+    )
+    assert servers.points(server.client, found.info.run_id) == servers.journal(run)
+    assert (found.info.status, found.data.params["epochs"]) == ("FINISHED", "2")
+    assert "model.safetensors" in {
+        file.path for file in server.client.list_artifacts(found.info.run_id)
+    }
+    assert found.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
+
+
+def test_what_mlflow_refuses_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    recorder = record(tmp_path)
+    recorder.metrics(1, {"a[b]": 1.0, "c": 2.0})
+    recorder.parameters({"seed": 0})
+    recorder.parameters({"seed": 1, "epochs": 2})  # MLflow keeps a parameter as it was
+    recorder.close("FINISHED")
+    assert recorder.failure is not None
+    first, second = recorder.failure.split("; parameter seed: ")[0], recorder.failure
+    assert "metric a[b]: " in recorder.failure and "parameter seed: " in second and first
+    assert "sync" not in recorder.failure
+    found = client(tmp_path).get_run(str(recorder.mlflow_run_id))
+    assert found.data.params == {"seed": "0", "epochs": "2"}
+    assert found.data.metrics == {"loss": 0.05, "c": 2.0} and found.info.status == "FINISHED"
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> None:
+    recorder = record(tmp_path)
+    while recorder.mlflow_run_id is None:
+        time.sleep(0.05)
+    client(tmp_path).delete_run(str(recorder.mlflow_run_id))
+    recorder.parameters({"seed": 0})
+    recorder.close("FINISHED")
+    assert str(recorder.failure).startswith("the run was deleted in MLflow; lines: ")
+    done = commands.here(tmp_path, "sync")
+    assert done.status == 0
+    assert done.out.splitlines()[0] == (
+        f"{recorder.id}  not sent, and never will be: the run was deleted in MLflow"
+    )
+    client(tmp_path).restore_run(str(recorder.mlflow_run_id))
+    assert "1 of 1 sent" in commands.here(tmp_path, "sync").out
+    found = client(tmp_path).get_run(str(recorder.mlflow_run_id))
+    assert (found.info.status, found.data.params) == ("FINISHED", {"seed": "0"})
+
+
+def test_only_the_reader_says_that_a_record_goes_to_another_machine(unsent: Path) -> None:
+    (run,) = commands.runs(unsent)
+    spec, kept = run / "spec.yaml", (run / "spec.yaml").read_text()
+    sent = (run / "sent.json").read_text()
+    try:
+        (run / "sent.json").unlink()
+        uri = commands.read_json(run / "run.json") and kept.split("uri: ")[1].split()[0]
+        spec.write_text(kept.replace(uri, "http://192.0.2.1:5000"))
+        done = commands.here(unsent, "sync")
+        assert done.status == 1
+        assert "recipe: tracking.uri: 'http://192.0.2.1:5000' of this spec is another" in done.out
+    finally:
+        spec.write_text(kept)
+        (run / "sent.json").write_text(sent)
+
+
+def test_a_strangers_journal_sends_no_file_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    recorder = record(tmp_path)
+    (recorder.folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    for name in ("../../../secret.txt", str(tmp_path / "secret.txt"), "link.txt", "none.txt"):
+        recorder.artifact(name)
+    recorder.close("FINISHED")
+    assert client(tmp_path).list_artifacts(str(recorder.mlflow_run_id)) == []
+    assert str(recorder.failure).count("there is no such file in the run's folder") == 4
+
+
+def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: Path) -> None:
+    sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
+    sweep.mkdir(parents=True)
+    (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
+    lock = parent.begin(sweep)
+    recorder = record(tmp_path, sweep=sweep)
+    recorder.close("FINISHED")
+    parent.end(sweep, "FAILED", "| a table |")
+    lock.release()
+    nowhere = Tracking(f"http://127.0.0.1:{servers.free_port()}", "recipe")
+    assert "Connection refused" in str(parent.tell(nowhere, tmp_path / "outputs", sweep))
+    above = client(tmp_path).get_run(parent.read(sweep)["mlflow_run_id"])
+    assert above.info.status == "RUNNING"
+    done = commands.here(tmp_path, "sync")
+    assert (done.status, done.out) == (0, "1 of 1 sent\n")
+    above = client(tmp_path).get_run(parent.read(sweep)["mlflow_run_id"])
+    assert (above.info.status, above.data.tags["mlflow.note.content"]) == ("FAILED", "| a table |")
+    below = client(tmp_path).get_run(str(recorder.mlflow_run_id))
+    assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+
+
+def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "outputs", "quiet", Tracking(None))
+    recorder.metrics(1, {"loss": 1.0})
+    recorder.close("FINISHED")
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["outputs_dir=x"], "sync: outputs_dir=x: no such argument; did you mean output_dir?"),
+        (["output_dir=none"], "output_dir: there are no runs in "),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str], problem: str) -> None:
+    done = commands.here(tmp_path, "sync", *arguments)
+    assert done.status == 2 and done.err.startswith(f"recipe: {problem}")
+
+
+def test_an_address_that_no_run_goes_to_is_refused(tmp_path: Path) -> None:
+    record(tmp_path).close("FINISHED")
+    with compose.menu_folder():
+        spec = compose.Job((*commands.QUICK,), ()).spec()
+    (run,) = commands.runs(tmp_path)
+    (run / "spec.yaml").write_text(spec.to_yaml())
+    done = commands.here(tmp_path, "sync", "tracking.uri=http://127.0.0.1:1")
+    assert done.status == 2 and "none of these runs goes to a server; leave it out" in done.err

@@ -28,7 +28,7 @@ main(sys.argv[1:])
 
 
 def test_a_file_that_may_not_grow_ends_the_run_with_the_reason(tmp_path: Path) -> None:
-    command = (*commands.QUICK, "epochs=200", "tracking=none")
+    command = (*commands.QUICK, "epochs=200", "tracking=none", "checkpoint.every=null")
     done = commands.process(tmp_path, "-c", LIMITED, *command, program=(sys.executable,))
     (run,) = commands.runs(tmp_path)
     assert (done.status, done.err) == (
@@ -60,7 +60,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
     if not mounted(disk):
         pytest.skip("no file system can be mounted here")
     try:
-        started = commands.start(tmp_path, *commands.QUICK, "epochs=2000")
+        started = commands.start(tmp_path, *commands.QUICK, "epochs=2000", "checkpoint.every=null")
         while started.poll() is None and not list(disk.glob("runs/*/model.safetensors")):
             time.sleep(0.05)
         with open(disk / "filler", "wb", buffering=0) as file:

@@ -34,7 +34,8 @@ def asked(verb: str, arguments: Sequence[str], problems: Problems) -> Asked:
     overrides = compose.parse(given)
     own = {key: _own(overrides, key) for key in ("output_dir", "trust")}
     project = compose.project()
-    folder = _find(verb, own["output_dir"] or str(project.output_dir), wanted)
+    outputs = own["output_dir"] or str(project.output_dir)
+    folder = _find(verb, outputs, wanted)
     path = folder / "spec.yaml"
     if not path.is_file():
         raise SpecError(f"{verb}: {folder.name} was stopped before it began; start it again")
@@ -44,9 +45,8 @@ def asked(verb: str, arguments: Sequence[str], problems: Problems) -> Asked:
     uri = spec.tracking.get("uri")
     theirs = any(o.key_or_group in ("tracking", "tracking.uri") for o in overrides)
     with problems.collect(verb):
-        spec = origin.replayed(
-            spec, own["output_dir"] or "", str(uri) if theirs and uri else "", project
-        )
+        # the outputs may have been moved since, and belong where they are
+        spec = origin.replayed(spec, outputs, str(uri) if theirs and uri else "", project)
     return Asked(folder, recorded, spec)
 
 

@@ -58,7 +58,7 @@ def test_the_rest_is_sent_once_and_twice_doubles_nothing(
     to = f"tracking.uri={server.uri}"
     first = commands.here(unsent, "sync", to)
     assert (first.status, first.err) == (0, "")
-    assert first.out.splitlines()[0].startswith(f"{run.name}  sent lines: 14 of events.jsonl and ")
+    assert first.out.splitlines()[0].startswith(f"{run.name}  sent lines: 15 of events.jsonl and ")
     assert first.out.splitlines()[-1] == "1 of 1 sent"
     second = commands.here(unsent, "sync", to)
     assert (second.status, second.out) == (0, "MLflow has all of 1 run that ended\n")

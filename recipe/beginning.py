@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipe import carried, environment, fingerprint, parameters
+from recipe import branch, carried, environment, fingerprint, parameters
 from recipe import plan as planning
 from recipe.checkpoint import Checkpoints
 from recipe.earlier import Earlier
@@ -32,17 +32,21 @@ def begin(
 
     Where it goes on from another run, it is put there.
     """
-    if before.goes_on_from:
-        place = {"run": before.goes_on_from.parent.parent.name, "file": before.goes_on_from.name}
-        recorder.text(CAME_FROM, json.dumps(place) + "\n")
+    if before.goes_on_from and branch.source(recorder.folder) is None:
+        checkpoint = before.goes_on_from
+        recorder.file("came_from", lambda path: branch.keep(path.parent, checkpoint))
     if not recorder.began:
         _record(recorder, plan, before.fingerprint, sweep)
         if tags:
             recorder.tags(tags)
+    elif _text(recorder, "spec.yaml") != plan.spec.to_yaml():  # another place, or it was lost
+        recorder.text("spec.yaml", plan.spec.to_yaml())
     saved = _saved(recorder, plan, console) if before.stopped else None
-    checkpoint = before.goes_on_from or _came_from(recorder)
-    if saved is None and checkpoint is not None:
-        _carry_over(recorder, plan, checkpoint, console)
+    source = branch.source(recorder.folder)
+    if saved is None and source is not None:
+        _carry_over(recorder, plan, source, console)
+    elif saved is None and before.stopped:
+        console.print(f"Goes on with {recorder.id}, which starts anew", soft_wrap=True)
     return saved
 
 
@@ -52,32 +56,28 @@ def _saved(recorder: Recorder, plan: Plan, console: Console) -> State | None:
     saved = checkpoints.latest()
     for problem in checkpoints.damaged:
         console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
-    step = saved["run"]["position"]["step"] if saved else 0
-    console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
+    if saved:
+        step = saved["run"]["position"]["step"]
+        console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
     return saved
 
 
 def _carry_over(recorder: Recorder, plan: Plan, checkpoint: Path, console: Console) -> None:
     """Starts a run where another one stood; what became of that one's state is told and kept."""
     found = carried.from_checkpoint(plan.run, plan.spec, checkpoint)
-    lines = [f"Goes on from {checkpoint.parent.parent.name} after step {plan.run.at.step}"]
+    other = branch.other(checkpoint)
+    lines = [f"Goes on from {other} after step {plan.run.at.step}"]
     lines += [f"  {line}" for line in found.lines()]
     recorder.text("carried.txt", "\n".join(lines) + "\n")
-    recorder.tags({"recipe.resumed_from": checkpoint.parent.parent.name})
+    recorder.tags({"recipe.resumed_from": other})
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-CAME_FROM = "came_from.json"
-
-
-def _came_from(recorder: Recorder) -> Path | None:
-    """The checkpoint that the run started from, if it was stopped before it had one of its own."""
-    path = recorder.folder / CAME_FROM
-    if not path.is_file():
-        return None
-    place = json.loads(path.read_text(encoding="utf-8"))
-    return recorder.folder.parent / str(place["run"]) / "checkpoints" / str(place["file"])
+def _text(recorder: Recorder, name: str) -> str | None:
+    """What the artifact of that name says; None: it isn't there."""
+    path = recorder.folder / name
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from recipe import recorded, state
 from recipe.checkpoint import read
 from recipe.errors import SpecError
 from recipe.menu import GROUPS
+from recipe.settings import ELSEWHERE, SPARED
 from recipe.spec import RunSpec
 from recipe.state import State
 from recipe.train import Best, Run
@@ -65,9 +67,17 @@ def check(spec: RunSpec, saved: State) -> None:
 
 
 def changed(old: RunSpec, new: RunSpec) -> set[str]:
-    """Groups and settings of the whole run in which two specs differ."""
-    keys = {*GROUPS, "seed", "epochs", "on_nonfinite", "nonfinite_limit"}
-    return {key for key in keys if getattr(old, key) != getattr(new, key)}
+    """Groups and settings of the whole run in which two specs differ, as far as numbers go."""
+    keys = {*GROUPS, "seed", "epochs", "on_nonfinite", "nonfinite_limit"} - {*ELSEWHERE}
+    return {key for key in keys if _counting(old, key) != _counting(new, key)}
+
+
+def _counting(spec: RunSpec, key: str) -> Any:
+    """A setting of the whole run, or those of a group that can change numbers."""
+    value = getattr(spec, key)
+    if key not in GROUPS:
+        return value
+    return {name: item for name, item in value.items() if name not in SPARED.get(key, ())}
 
 
 def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data: bool) -> Carried:
@@ -84,19 +94,22 @@ def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data:
     _schedule(run, saved, found, differs)
     if "precision" not in differs:
         run.scaler.load_state_dict(saved["scaler"])
+    same_model = not any(name.startswith("weights ") for name in (*found.new, *found.dropped))
     for name, part in run.remembers.items():
         # an average of layers that are frozen now would move on
-        fits = name in saved["parts"] and not differs & {name, "model", "freeze"}
+        fits = name in saved["parts"] and same_model and not differs & {name, "freeze"}
         if part.state_dict():
             (found.over if fits else found.new).append(name)
         if fits:
             part.load_state_dict(saved["parts"][name])
     found.dropped += [name for name in saved["parts"] if name not in run.remembers]
     if saved["best"]["epoch"]:
-        fits = same_data and not differs & {"data", "model"}
+        fits = same_data and same_model and "data" not in differs
         (found.over if fits else found.dropped).append("best")
         if fits:
             run.best = Best(**saved["best"])
+    told = {name.partition(" ")[0] for name in (*found.over, *found.new)}
+    found.new += [f"{group}={new.options[group]}" for group in GROUPS if group in differs - told]
     return found
 
 
@@ -149,19 +162,30 @@ def _optimizer(run: Run, saved: State, found: Carried, differs: set[str]) -> Non
     state.load_optimizer(
         run,
         {**saved["optimizer"], "state": {name: given[name] for name in fits}},
-        settings=not differs & {"optimizer", "param_groups", "scheduler", "epochs", "data"},
+        settings=_goes_on(run, differs),
     )
+
+
+def _goes_on(run: Run, differs: set[str]) -> bool:
+    """Whether the schedule does, and the groups' settings with it; one that is as long as the run
+    depends on that as well."""
+    length = {"epochs", "data"} if run.schedule.spans else set()
+    return not differs & {"optimizer", "param_groups", "scheduler", *length}
 
 
 def _schedule(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
     """One that changed is moved to where the run is."""
-    if not differs & {"optimizer", "param_groups", "scheduler", "epochs", "data"}:
+    moves = run.at.epoch
+    if run.schedule.per == "step":
+        moves = run.at.step - run.nonfinite.skipped
+    if _goes_on(run, differs):
         run.schedule.scheduler.load_state_dict(saved["scheduler"])
         found.over.append("scheduler")
     else:
         run.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
-        if not run.schedule.waits:
-            stepped = run.at.step - run.nonfinite.skipped
-            for _ in range(stepped if run.schedule.per == "step" else run.at.epoch):
+        if run.schedule.waits:
+            run.schedule.scheduler.last_epoch = moves  # it begins to wait now
+        else:
+            for _ in range(moves):
                 run.schedule.scheduler.step()
         found.new.append("scheduler")

@@ -22,6 +22,9 @@ def between(one: Record, other: Record) -> Iterator[str]:
     ]
     if changed:
         yield listed(changed)
+    starts = [record.tags.get("recipe.resumed_from", "the start") for record in (one, other)]
+    if starts[0] != starts[1]:
+        yield f"went on from {' -> '.join(starts)}"
     if one.digest != other.digest and one.digest and other.digest:
         yield "data differ"
     yield from _moved(one.versions, other.versions)

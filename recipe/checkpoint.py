@@ -99,8 +99,7 @@ def read(path: Path) -> State:
                 raise ValueError(f"{damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's many ways to refuse
-        reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
-        raise ValueError(reason) from error
+        raise ValueError("it is damaged, or was cut off") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError("it is no checkpoint of this version of recipe")
     return state

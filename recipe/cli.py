@@ -131,23 +131,24 @@ def _console() -> Console:
 
 
 def _train(arguments: list[str]) -> int:
-    from recipe.execute import execute, prepare, report
+    from recipe.execute import execute, prepare, report, report_again
 
     problems, console = Problems(), _console()
     spec = _spec(arguments, problems)
     run = prepare(spec, problems)
-    from recipe import agreement, earlier
+    from recipe import earlier
     from recipe import plan as planning
 
     console.print(planning.headline(spec, run), soft_wrap=True)
     before = earlier.of(spec, run)
+    if before.running:
+        other = f"Caution another process is running this already, as {before.running.name}"
+        console.print(other, style="yellow", soft_wrap=True)
     outcome, recorder = execute(
         spec, run, console, name=spec.label, command=" ".join(arguments), before=before
     )
     report(console, outcome, recorder)
-    if before.finished:
-        agrees = agreement.compare(before.finished, recorder.folder).sentence
-        console.print(f"Again   as {before.finished.name}: {agrees}", soft_wrap=True)
+    report_again(console, before, recorder)
     return 0
 
 

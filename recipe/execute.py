@@ -151,3 +151,12 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
             style="red",
             soft_wrap=True,
         )
+
+
+def report_again(console: Console, before: Earlier, recorder: Recorder) -> None:
+    """Whether the numbers are those of an earlier run that had the same fingerprint."""
+    from recipe import agreement
+
+    if before.finished:
+        agrees = agreement.compare(before.finished, recorder.folder).sentence
+        console.print(f"Again   as {before.finished.name}: {agrees}", soft_wrap=True)

@@ -75,6 +75,8 @@ class Follow:
             parts.append(f"val/accuracy {self.latest['val/accuracy']:.2%}".replace("%", " %"))
         elif "train/accuracy" in self.latest:
             parts.append(f"accuracy {self.latest['train/accuracy']:.0%}".replace("%", " %"))
+        if step == self.first:
+            return "  ".join(parts)
         seconds = time.perf_counter() - self.started
         samples = (step - self.first) / self.run.steps_per_epoch * len(self.run.data.train)
         return "  ".join([*parts, f"{samples / seconds:,.0f} samples/s"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipe import agreement, device, fingerprint, recorded
+from recipe import agreement, branch, device, fingerprint, recorded
 from recipe.again import asked
 from recipe.earlier import Earlier
 from recipe.errors import Problems, SpecError
@@ -25,6 +25,12 @@ def replay(arguments: Sequence[str], console: Console) -> int:
     problems = Problems()
     wanted = asked("replay", arguments, problems)
     folder = wanted.folder
+    if source := branch.source(folder):
+        other = branch.other(source)
+        raise SpecError(
+            f"replay: {folder.name} went on from {other}, so its spec alone doesn't give its "
+            f"numbers; replay {other}, or resume that with the same overrides"
+        )
     damaged = [line for line in recorded.read(folder).damaged if line.startswith("metrics.jsonl")]
     if damaged:  # nothing to compare with
         raise SpecError(f"replay: {folder.name}: {damaged[0]}; use another run")

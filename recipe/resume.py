@@ -5,18 +5,18 @@ With overrides that change what runs, a new run goes on from where the recorded 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from recipe import carried, environment, fingerprint, plan, recorded, runs
+from recipe import branch, carried, earlier, environment, fingerprint, plan, recorded, runs
 from recipe.again import Asked, asked
 from recipe.checkpoint import Checkpoints
 from recipe.earlier import Earlier
 from recipe.errors import Problems, SpecError
-from recipe.execute import execute, prepare, report
+from recipe.execute import execute, prepare, report, report_again
 from recipe.spec import RunSpec
 from recipe.train import Run
 from recipe.wording import listed
@@ -30,11 +30,23 @@ def resume(arguments: Sequence[str], console: Console) -> int:
     if problems or carried.changed(wanted.recorded, wanted.spec):
         _branch(wanted, problems, " ".join(arguments), console)
     else:
-        take_up(wanted.folder, wanted.spec, console)
+        _check(wanted)
+        _take_up(wanted.folder, wanted.spec, console)
     return 0
 
 
-def take_up(folder: Path, spec: RunSpec, console: Console) -> None:
+def _check(wanted: Asked) -> None:
+    """Raises SpecError for what a run that goes on as itself can't obey."""
+    found = []
+    if wanted.spec.name != wanted.recorded.name:
+        found.append(f"name={wanted.spec.name}: a run that goes on keeps its name; leave it out")
+    if wanted.spec.again and not wanted.recorded.again:
+        found.append("again=true starts a run anew, and resume goes on with it; leave one of them")
+    if found:
+        raise SpecError(found)
+
+
+def _take_up(folder: Path, spec: RunSpec, console: Console) -> None:
     """Goes on with the run of that folder; `spec` is its own.
 
     Raises SpecError for a run that is finished, is being run, or whose data are gone.
@@ -45,7 +57,9 @@ def take_up(folder: Path, spec: RunSpec, console: Console) -> None:
             f"resume: {info.id} is finished; to go on beyond its end, give more epochs=<number>"
         )
     run = prepare(spec, Problems())
-    identity = fingerprint.of(spec, run)
+    identity, source = fingerprint.of(spec, run), branch.source(folder)
+    if source:
+        identity = branch.identity(identity, source)
     if identity != info.fingerprint:
         what = listed(_changes(folder, spec, run)) or "device, threads or given weights"
         console.print(
@@ -63,6 +77,8 @@ def take_up(folder: Path, spec: RunSpec, console: Console) -> None:
 
 
 def _branch(wanted: Asked, problems: Problems, line: str, console: Console) -> None:
+    if wanted.spec.name == wanted.recorded.name:  # it is another run
+        wanted = replace(wanted, spec=replace(wanted.spec, name=None))
     run = prepare(wanted.spec, problems)
     newest = Checkpoints(wanted.folder, wanted.spec.checkpoint).newest()
     if newest is None:
@@ -72,13 +88,17 @@ def _branch(wanted: Asked, problems: Problems, line: str, console: Console) -> N
     checkpoint, saved = newest
     carried.check(wanted.spec, saved["run"])
     console.print(plan.headline(wanted.spec, run), soft_wrap=True)
-    identity = f"{fingerprint.of(wanted.spec, run)} from {checkpoint}"
+    identity = branch.identity(fingerprint.of(wanted.spec, run), checkpoint)
+    before = earlier.look(wanted.spec.output_path, identity)
+    if wanted.spec.again:
+        before = replace(before, stopped=None)
     outcome, recorder = execute(
         wanted.spec, run, console,
         name=wanted.spec.label, command=f"resume {line}",
-        before=Earlier(hashlib.sha256(identity.encode()).hexdigest(), goes_on_from=checkpoint),
+        before=replace(before, goes_on_from=checkpoint),
     )  # fmt: skip
     report(console, outcome, recorder)
+    report_again(console, before, recorder)
 
 
 def _changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:

@@ -25,6 +25,8 @@ class Schedule:
     scheduler: LRScheduler
     per: str
     monitor: str | None
+    spans: bool = False
+    """It is as long as the run: with more epochs it is another one."""
 
     @property
     def waits(self) -> bool:
@@ -54,11 +56,13 @@ def make(spec: RunSpec, optimizer: torch.optim.Optimizer, steps_per_epoch: int) 
     total = moves(spec, steps_per_epoch)
     part = parts.part(spec, "scheduler")
     parameters = inspect.signature(part).parameters
-    if next(iter(parameters)) == "progress":
+    spans = next(iter(parameters)) == "progress"
+    if spans:
         scheduler: LRScheduler = LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))
     else:
         scheduler = part(optimizer, **({"total": total} if "total" in parameters else {}))
-    return Schedule(scheduler, spec.scheduler["per"], spec.scheduler.get("monitor"))
+    spans |= "total" in parameters
+    return Schedule(scheduler, spec.scheduler["per"], spec.scheduler.get("monitor"), spans)
 
 
 def rates(spec: RunSpec, base: Mapping[str, float], steps_per_epoch: int) -> Rates:

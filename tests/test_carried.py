@@ -122,3 +122,30 @@ def test_what_became_of_it_is_told_in_a_line_for_each_kind(small: Compose) -> No
         "dropped: optimizer of 4 tensors: convolution1_1.weight, convolution1_1.bias, "
         "convolution1_2.weight, convolution1_2.bias"
     ) in lines
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("optimizer=adamw", "optimizer.lr=0.01"), ("data.batch_size=5",), ("seed=3",), ("clip=norm",)],
+)
+def test_a_plateau_goes_on_waiting_over_more_epochs(
+    small: Compose, change: tuple[str, ...]
+) -> None:
+    waits = ("scheduler=plateau", "scheduler.patience=0")
+    run, carried, _ = went_on(small(*waits), small(*waits, "epochs=4", *change), 8)
+    assert run.schedule.scheduler.last_epoch == 4
+    assert ("scheduler" in carried.over) == (not change[0].startswith("optimizer"))
+
+
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_an_average_of_a_model_of_other_shapes_begins_anew(small: Compose, average: str) -> None:
+    old = small(f"average={average}")
+    new = small(f"average={average}", "data.classes=4", "epochs=3")
+    _, carried, _ = went_on(old, new, 8, same_data=False)
+    assert {"average", "weights classifier.weight"} <= {*carried.new}
+    assert "best" in carried.dropped
+
+
+def test_a_trick_that_changed_is_named(small: Compose) -> None:
+    _, carried, _ = went_on(small(), small("clip=norm", "augment=mixup"), 4)
+    assert {"clip=norm", "augment=mixup"} <= {*carried.new}

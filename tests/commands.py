@@ -94,11 +94,13 @@ def process(
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """As `process`, without waiting for its end."""
+def start(
+    folder: Path, *arguments: str, session: bool = False, **variables: str
+) -> subprocess.Popen[str]:
+    """As `process`, without waiting for its end; with `session`, at a terminal of its own."""
     return subprocess.Popen(
         [*PROGRAM, *arguments], cwd=folder, env=environment(**variables),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=session,
     )  # fmt: skip
 
 

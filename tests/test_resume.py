@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import commands
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 from same_runs import alike, finished, in_mlflow, numbers_alike
 from stopped_runs import PARTS, QUIET, SMALL, project, stopped
 
@@ -374,3 +377,65 @@ def test_a_run_below_another_folder_is_resumed_there(tmp_path: Path, whole: Path
     alike(run, whole)
     in_mlflow(run)
     assert not (tmp_path / "first" / "mlflow.db").exists()
+
+
+def test_a_run_goes_on_without_the_database_it_was_in(tmp_path: Path, whole: Path) -> None:
+    run = stopped(tmp_path, *SMALL)
+    for file in (tmp_path / "outputs").glob("mlflow.db*"):
+        file.unlink()
+    done = commands.process(tmp_path, "resume", run.name, "trust=[parts]")
+    assert done.status == 0, done.err
+    alike(run, whole)
+
+
+# processes that read data
+
+
+def pets(folder: Path) -> Path:
+    noise = np.random.default_rng(0)
+    for index in range(60):
+        path = folder / "pets" / ("cat" if index % 2 else "dog") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 255, (16, 16, 3), np.uint8)).save(path)
+    return folder
+
+
+WORKERS = (
+    *commands.HERE, "data=image_folder", "data.path=pets", "data.val=0.2", "data.size=16",
+    "data.batch_size=4", "data.workers=2", "model.widths=[4,8]", "model.dropout=0.2",
+    "augment=flip_crop", "epochs=3", "tracking=none",
+)  # fmt: skip
+"""12 steps an epoch."""
+
+
+def signalled(folder: Path, signum: signal.Signals) -> tuple[int, str]:
+    """The exit and the state of a run whose processes all got a signal in its second epoch."""
+    going = commands.start(folder, *WORKERS, session=True)
+    wait(lambda: lines(folder) > 15, going)
+    os.killpg(going.pid, signum)
+    going.communicate(timeout=60)
+    return going.returncode, info(commands.runs(folder)[-1])["status"]
+
+
+def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_order(
+    tmp_path: Path,
+) -> None:
+    folders = [pets(tmp_path / name) for name in ("killed", "interrupted", "whole")]
+    assert signalled(folders[0], signal.SIGKILL) == (-signal.SIGKILL, "RUNNING")
+    assert signalled(folders[1], signal.SIGINT) == (130, "KILLED")
+    assert commands.process(folders[2], *WORKERS).status == 0
+    for folder in folders[:2]:
+        done = commands.process(folder, *WORKERS)
+        assert done.status == 0 and "Goes on with" in done.out, done.err
+        alike(finished(folder), finished(folders[2]))
+
+
+def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Path) -> None:
+    pets(tmp_path)
+    going = commands.start(tmp_path, *WORKERS, session=True)
+    wait(lambda: lines(tmp_path) > 15, going)
+    going.kill()  # it alone
+    going.wait()
+    done = commands.process(tmp_path, *WORKERS)
+    assert done.status == 0 and "Goes on with" in done.out, done.err
+    assert info(finished(tmp_path))["status"] == "FINISHED"

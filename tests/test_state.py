@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 from test_nonfinite import marked, skipping
@@ -37,6 +40,9 @@ CASES = {
     "stochastic weight averaging": [
         "epochs=4", "model.batchnorm=true", "average=swa", "average.start=0.5",
         "augment=flip_crop", "scheduler=warmup_cosine", "scheduler.per=step", "optimizer=adam",
+    ],
+    "16 bits and mixed images": [
+        "precision=bf16", "augment=mixup", "loss=label_smoothing", "average=ema",
     ],
     "batches that are left out": [*skipping("nan", "average=swa"), "epochs=2"],
 }  # fmt: skip
@@ -119,6 +125,68 @@ def test_a_run_stopped_after_any_point_ends_as_one_that_was_not(small: Compose, 
         rest, end = ended(spec, saved)
         assert numbers(first + rest) == numbers(points), after
         assert end == state, after
+
+
+@pytest.mark.long
+def test_stochastic_depth_goes_on_where_it_was(small: Compose, torchvision: None) -> None:
+    spec = small(
+        "epochs=1", "data=random", "data.n_train=20", "data.n_val=10", "data.channels=3",
+        "data.size=32", "data.classes=3", "data.batch_size=8", "data.eval_batch_size=10",
+        "model=torchvision", "model.name=efficientnet_b0",
+    )  # fmt: skip
+    points, state = ended(spec, None)
+    first, saved = stopped(spec, 2)
+    rest, end = ended(spec, saved)
+    assert numbers(first + rest) == numbers(points)
+    assert end == state
+
+
+OWN_CLIP = """
+import torch
+from torch import Tensor
+
+
+class Auto:
+    \"\"\"Clips to the median norm so far.\"\"\"
+
+    def __init__(self, model, *, share: float):
+        self.share, self.norms = share, []
+
+    def __call__(self, params) -> RETURNS:
+        gradients = [p.grad for p in params]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.norms.append(float(norm))
+        limit = self.share * sorted(self.norms)[len(self.norms) // 2]
+        torch.nn.utils.clip_grads_with_norm_(params, limit, norm)
+        return RETURNED
+
+    def state_dict(self):
+        return {"norms": self.norms}
+
+    def load_state_dict(self, state):
+        self.norms = state["norms"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("returns", "returned"), [("Tensor", "norm"), ("tuple[Tensor, Tensor]", "(norm, norm > limit)")]
+)
+def test_a_user_s_own_clip_remembers_what_it_saw(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returns: str, returned: str
+) -> None:
+    code = OWN_CLIP.replace("RETURNS", returns).replace("RETURNED", returned)
+    option = "_target_: own_parts.Auto\nshare: 0.5\n"
+    commands.project(tmp_path, {"own_parts.py": code, "conf/clip/auto.yaml": option})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+    spec = small("trust=[own_parts]", "clip=auto")
+    points, state = ended(spec, None)
+    for after in (2, 5):
+        first, saved = stopped(spec, after)
+        rest, end = ended(spec, saved)
+        assert numbers(first + rest) == numbers(points)
+        assert end == state
 
 
 def test_a_thawed_layer_keeps_its_own_momentum(small: Compose) -> None:

@@ -27,9 +27,6 @@ def resume(arguments: Sequence[str], console: Console) -> int:
     from where it stands as a new run. Exit status 0 when it is finished."""
     problems = Problems()
     wanted = asked("resume", arguments, problems)
-    # where the run is found, wherever its spec says that it once was
-    spec = replace(wanted.spec, output_dir=str(wanted.folder.parent.parent))
-    wanted = replace(wanted, spec=spec)
     if problems or carried.changed(wanted.recorded, wanted.spec):
         _branch(wanted, problems, " ".join(arguments), console)
     else:

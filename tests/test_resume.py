@@ -215,7 +215,7 @@ def test_with_every_checkpoint_damaged_a_run_starts_from_its_beginning(
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(content)
     done = resumed(again, run.name)
-    assert f"Goes on with {run.name} after step 0" in done.out
+    assert f"Goes on with {run.name}, which starts anew" in done.out
     assert done.out.count("Caution step-0000000") == 2
     alike(finished(again), whole)
 

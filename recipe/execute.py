@@ -92,11 +92,13 @@ def execute(
             _record_end(recorder, outcome, command)
     except KeyboardInterrupt:
         recorder.close("KILLED")
+        _tell_lacking(console, recorder)
         again = runs.command(f"resume {recorder.id}", spec.output_path)
         console.print(f"Stopped. Go on with: {again}", soft_wrap=True)
         raise
     except BaseException:
         recorder.close("FAILED", traceback.format_exc())
+        _tell_lacking(console, recorder)
         raise
     recorder.close("FINISHED")
     return outcome, recorder
@@ -145,6 +147,10 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
     lines.append(f"Try it  python -m recipe predict run={recorder.id} input=<image or folder>")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+    _tell_lacking(console, recorder)
+
+
+def _tell_lacking(console: Console, recorder: Recorder) -> None:
     if recorder.failure:
         console.print(
             f"MLflow did not take all of it ({recorder.failure}); the whole record is on disk.",

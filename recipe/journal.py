@@ -6,14 +6,21 @@ over by readers, and cut off before anything is appended.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipe.wording import printable
+
 Trace = dict[str, dict[int, float]]
 """Of every metric: its value after a global step."""
+
+
+class Damaged(ValueError):
+    """A line of a journal isn't one that was ever written there."""
 
 
 class Journal:
@@ -64,7 +71,7 @@ def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, An
     """The whole lines from byte `start` on, and the byte that the next read is to start at.
 
     With `limit` no more than about so many bytes are read, but at least a line if there is one. No
-    file is an empty one. Raises ValueError for a line that isn't a JSON object.
+    file is an empty one. Raises Damaged for a line that isn't a JSON object.
     """
     try:
         with open(path, "rb") as file:
@@ -73,9 +80,16 @@ def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, An
     except FileNotFoundError:
         return [], start
     whole = content.rfind(b"\n") + 1
-    lines = [json.loads(line) for line in content[:whole].splitlines()]
-    if not all(isinstance(line, dict) for line in lines):
-        raise ValueError(f"{path}: holds lines that are no JSON objects")
+    lines = []
+    for number, line in enumerate(content[:whole].splitlines()):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            number += count(path) - count(path, start) + 1
+            raise Damaged(f"{printable(path)}: line {number} is damaged")
+        lines.append(found)
     return lines, start + whole
 
 
@@ -97,6 +111,21 @@ def count(path: Path, start: int = 0) -> int:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     except FileNotFoundError:
         return 0
+
+
+def mark(path: Path, end: int) -> str | None:
+    """What tells the line that ends before byte `end` from others; empty for the very beginning.
+    None if no line ends there."""
+    if not end:
+        return ""
+    try:
+        with open(path, "rb") as file:
+            if os.pread(file.fileno(), 1, end - 1) != b"\n":
+                return None
+            start = _whole(end - 1, file.fileno())
+            return hashlib.sha256(os.pread(file.fileno(), end - start, start)).hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def last(path: Path) -> dict[str, Any] | None:

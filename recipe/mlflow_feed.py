@@ -56,10 +56,14 @@ class Feed:
         self._progress = time.monotonic()
         self._attempts = 0
         """Calls that failed since the run ended."""
-        mlflow_server.prepare()
+        self._waits = str(tracking.uri).startswith("sqlite:")
         self._thread = threading.Thread(target=self._run, name="mlflow-feed", daemon=True)
+
+    def start(self) -> None:
+        """A signal may interrupt it; `finish` is to be called all the same."""
+        mlflow_server.prepare()
         self._thread.start()
-        if str(tracking.uri).startswith("sqlite:"):
+        if self._waits:
             self._connected.wait(START)
 
     @property
@@ -71,6 +75,9 @@ class Feed:
 
         A signal may interrupt it; the thread then ends with its current call.
         """
+        if self._thread.ident is None:
+            self._problem = "it was interrupted before it began"
+            return self._lacking()
         began = time.monotonic()
         self._closing = True
         self._wake.set()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from recipe.errors import RecipeError
+from recipe.journal import Damaged
 from recipe.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
 
 class Gone(Exception):
     """The run isn't in MLflow any more, and nothing is to be sent."""
+
+
+class Unknown(Exception):
+    """MLflow never heard of the run: its database is a new one, or another."""
 
 
 def prepare() -> None:
@@ -145,6 +150,17 @@ def is_unknown(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
+def knows(client: MlflowClient, run_id: str) -> bool:
+    """Raises whatever MLflow raises if it can't be asked."""
+    try:
+        client.get_run(run_id)
+    except Exception as error:
+        if not is_unknown(error):
+            raise
+        return False
+    return True
+
+
 def give_more_time(error: Exception) -> None:
     """After a call that took too long, the next may take twice as long."""
     slow = "Timeout" in type(error.__cause__ or error.__context__ or error).__name__
@@ -155,6 +171,6 @@ def give_more_time(error: Exception) -> None:
 
 def reason(error: Exception) -> str:
     """What an error says, shortly and on one line."""
-    if isinstance(error, (RecipeError, Gone)):
+    if isinstance(error, (RecipeError, Gone, Unknown, Damaged)):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recipe import mlflow_server
-from recipe.mlflow_server import Gone
+from recipe.mlflow_server import Gone, Unknown
 from recipe.sent import Sent
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ DOUBTS = 3
 class Offers:
     """A refusal is noted in `sent`, and costs nothing but what was refused.
 
-    Every method raises what MLflow raises if it may take it yet, and Gone if the run isn't there
-    any more to take anything.
+    Every method raises what MLflow raises if it may take it yet, Gone if the run was deleted, and
+    Unknown if there is no such run.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, sent: Sent) -> None:
@@ -68,6 +68,6 @@ class Offers:
         except Exception as unknown:
             if not mlflow_server.is_unknown(unknown):
                 raise
-            raise Gone("the run isn't in MLflow any more") from error
+            raise Unknown("MLflow doesn't know the run") from error
         if found.info.lifecycle_stage == "deleted":
             raise Gone("the run was deleted in MLflow") from error

@@ -115,6 +115,7 @@ class Recorder:
             self._event(kind, {key: value for key, value in about.items() if value is not None})
             if tracking.uri:
                 self._feed = Feed(self.folder, tracking)
+                self._feed.start()
             elif Sent.read(self.folder) is None:
                 Sent(None).write(self.folder)
         except BaseException as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from recipe import journal, mlflow_server, runs
-from recipe.mlflow_server import Gone
+from recipe.mlflow_server import Gone, Unknown
 from recipe.offers import Offers
 from recipe.sent import Sent
 from recipe.sweep.parent import parent_run
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Metrics MLflow takes in one call."""
+
+LOSSES = 3
+"""How often a run is made anew of which MLflow doesn't know any more."""
 
 PIECE = 32_000
 """Bytes of the journal of metrics that are sent together: about a batch."""
@@ -45,6 +48,7 @@ class Sending:
         self._tracking, self._outputs = tracking, run.parent.parent
         self._server: tuple[MlflowClient, str] | None = None
         self._offers: Offers | None = None
+        self._losses = 0
 
     @contextlib.contextmanager
     def sole(self) -> Iterator[None]:
@@ -66,9 +70,26 @@ class Sending:
     def piece(self) -> bool:
         """Sends the next piece; False if nothing was left.
 
-        The end is sent when there is nothing else. Raises Gone if the run was deleted in MLflow,
-        and whatever MLflow raises if it can't be reached.
+        The end is sent when there is nothing else. A run that MLflow doesn't know, as its database
+        is a new one, is made anew and sent from the beginning. Raises Gone if the run was deleted
+        in MLflow, journal.Damaged, and whatever MLflow raises if it can't be reached.
         """
+        try:
+            return self._piece()
+        except Unknown:
+            self._losses += 1
+            if self._losses > LOSSES:
+                raise
+            self.sent.forget()
+            self._offers = None
+            self.sent.write(self.run)
+            return True
+        except Gone:
+            self.sent.gone = True
+            self.sent.write(self.run)
+            raise
+
+    def _piece(self) -> bool:
         offers = self.connect()
         found, after = journal.read(self.run / "events.jsonl", self.sent.events, 1)
         if found and found[0].get("kind") != "end":
@@ -79,6 +100,7 @@ class Sending:
                 return False
             self._end(offers, found[0])
             self.sent.events = after
+        self.sent.gone = False
         self.sent.write(self.run)
         return True
 

@@ -27,6 +27,10 @@ class Sent:
     """How often MLflow was asked to make the run; after more than once there may be two of it."""
     problems: list[str] = field(default_factory=list)
     """What MLflow refused."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """By a journal's name what its last line was that MLflow has."""
+    gone: bool = False
+    """Whether the run was deleted in MLflow."""
 
     @classmethod
     def read(cls, run: Path) -> Sent | None:
@@ -34,8 +38,21 @@ class Sent:
         with contextlib.suppress(OSError, ValueError, TypeError):
             found = cls(**json.loads((run / "sent.json").read_bytes()))
             if min(found.metrics, found.events) >= 0:
+                found._check(run)
                 return found
         return None
+
+    def _check(self, run: Path) -> None:
+        """A journal that isn't the one that was sent, as it was cut or replaced, is sent anew."""
+        for name in ("metrics", "events"):
+            mark = journal.mark(run / f"{name}.jsonl", getattr(self, name))
+            if mark is None or self.marks.get(name, mark) != mark:
+                setattr(self, name, 0)
+
+    def forget(self) -> None:
+        """MLflow has nothing of it after all."""
+        self.mlflow_run_id, self.metrics, self.events, self.asked = None, 0, 0, 0
+        self.problems, self.gone = [], False
 
     @classmethod
     def to(cls, uri: str | None, run: Path) -> Sent:
@@ -45,6 +62,8 @@ class Sent:
 
     def write(self, run: Path) -> None:
         """Raises nothing: what isn't noted is sent once more, which doubles nothing."""
+        for name in ("metrics", "events"):
+            self.marks[name] = journal.mark(run / f"{name}.jsonl", getattr(self, name)) or ""
         temporary = run / ".sent.json.tmp"
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")

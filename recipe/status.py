@@ -13,6 +13,7 @@ from rich.table import Table
 from recipe import dead, journal, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
+from recipe.sent import Sent
 from recipe.wording import counted, duration, listed, printable
 
 HEAD = 100_000
@@ -39,6 +40,12 @@ def status(arguments: Sequence[str], console: Console) -> int:
         )
     if closed:
         _tell(outputs, closed, values, console)
+    if unsent := sum(map(_is_unsent, there)):
+        console.print(
+            f"{counted(unsent, 'run')} that ended not wholly in MLflow; "
+            f"{runs.command('sync', outputs)} sends what is left",
+            soft_wrap=True,
+        )
     return _take_up(closed, values, console) if values["resume"] == "true" else 0
 
 
@@ -67,12 +74,19 @@ def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Co
         sending.run(run)
     sending.sweeps()
     if sending.unsent:
-        console.print(
-            f"MLflow wasn't told ({listed(list(sending.reasons.values()))}); "
-            f"{runs.command('sync', outputs)} does that",
-            style="red",
-            soft_wrap=True,
-        )
+        reasons = listed(list(sending.reasons.values()))
+        console.print(f"MLflow wasn't told: {reasons}", style="red", soft_wrap=True)
+
+
+def _is_unsent(run: Path) -> bool:
+    """Whether a run ended of which `sync` would send something."""
+    try:
+        if runs.read(run, "run").status == "RUNNING":
+            return False
+    except SpecError:
+        return False
+    sent = Sent.read(run)
+    return sent is None or bool(sent.left(run) and not sent.gone)
 
 
 def _show(there: Sequence[Path], console: Console) -> None:

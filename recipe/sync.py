@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import Timeout
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from recipe import compose, dead, mlflow_server, origin, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
+from recipe.journal import Damaged
 from recipe.mlflow_server import Gone
 from recipe.parts import part, static_problems
 from recipe.sending import Sending
@@ -21,6 +23,9 @@ from recipe.sweep import parent
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
 from recipe.wording import counted, printable
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 TRIES = 3
 """How often a call is tried, a second apart, before its server is given up."""
@@ -60,16 +65,22 @@ class Sync:
         """Whether `uri` was any run's server."""
         self.sent, self.unsent = 0, 0
         """Runs and sweeps that had something left."""
+        self.gone = 0
+        """Runs that were deleted in MLflow."""
         self.reasons: dict[str, str] = {}
         """Why a server, or a run, was given up."""
         self._outputs = outputs
+        self._here: MlflowClient | None = None
         self._trusted, self._project = compose.trusted(trust), compose.project()
 
     def run(self, run: Path) -> str | None:
         """Sends a run; what became of it, in words, or None if nothing was left to send."""
         sent = Sent.read(run)
         if sent is not None and (sent.uri is None or not (self.uri or sent.left(run))):
-            return None
+            if not self._is_lost(run, sent):
+                return None
+            sent.forget()
+            sent.write(run)
         try:
             tracking = self._tracking(run, sent)
             sending = Sending(run, tracking)
@@ -80,9 +91,28 @@ class Sync:
         except Timeout:
             self.reasons[run.name] = f"{printable(run.name)}: another process is sending it"
             return self._count(False, "not sent")
-        except RecipeError as error:
+        except (RecipeError, Damaged) as error:
             self.reasons[run.name] = str(error)
             return self._count(False, "not sent")
+
+    def _is_lost(self, run: Path, sent: Sent) -> bool:
+        """Whether the database of these outputs, which had all of the run, is a new one or gone."""
+        tracking = self._local()
+        if sent.uri != tracking.uri or sent.mlflow_run_id is None:
+            return False
+        if not (self._outputs / "mlflow.db").is_file():
+            return True
+        try:
+            if self._here is None:
+                self._here, _ = mlflow_server.connect(tracking, self._outputs)
+            return not mlflow_server.knows(self._here, sent.mlflow_run_id)
+        except Exception as error:  # whatever MLflow raises
+            self.reasons[str(tracking.uri)] = mlflow_server.reason(error)
+            return False
+
+    def _local(self) -> Tracking:
+        experiment = self._project.tracking.get("experiment", "recipe")
+        return local(self._outputs, experiment=experiment)
 
     def sweeps(self) -> None:
         """Tells MLflow of the sweeps that ended."""
@@ -107,6 +137,8 @@ class Sync:
         done = f"{self.sent} of {number} sent" if self.sent else "nothing was sent"
         if self.unsent:
             return f"{done}, {self.unsent} left; {runs.command('sync', self._outputs)} goes on"
+        if self.gone:
+            return f"{done}, {counted(self.gone, 'run')} deleted in MLflow"
         return done if self.sent else f"MLflow has all of {counted(number, 'run')} that ended"
 
     def _tracking(self, run: Path, sent: Sent | None) -> Tracking:
@@ -123,7 +155,7 @@ class Sync:
         return tracking
 
     def _early(self, sent: Sent | None) -> Tracking:
-        here = local(self._outputs, experiment=self._project.tracking.get("experiment", "recipe"))
+        here = self._local()
         if sent is None or sent.uri == here.uri:
             return here
         uri = self.uri or sent.uri
@@ -142,7 +174,10 @@ class Sync:
         try:
             while _piece(sending):
                 pass
+        except (SpecError, Damaged):  # of this run alone
+            raise
         except Gone as error:
+            self.gone += 1
             return f"not sent, and never will be: {error}"
         except Exception as error:  # whatever MLflow raises
             self.reasons[uri] = mlflow_server.reason(error)
@@ -160,7 +195,7 @@ def _piece(sending: Sending) -> bool:
     for _ in range(TRIES - 1):
         try:
             return sending.piece()
-        except Gone:
+        except (Gone, SpecError, Damaged):
             raise
         except Exception as error:  # whatever MLflow raises
             mlflow_server.give_more_time(error)

@@ -7,6 +7,7 @@ from typing import Any
 
 import commands
 import pytest
+import stopped_runs
 import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -300,6 +301,16 @@ def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path)
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     assert (run / "model.safetensors").is_file() and "Open " not in done.out
+
+
+def test_a_run_that_fails_says_what_mlflow_lacks(tmp_path: Path) -> None:
+    stopped_runs.project(tmp_path)
+    (tmp_path / "signals").write_text("2 error")
+    to = ("tracking=server", "tracking.uri=http://127.0.0.1:9")
+    done = commands.here(tmp_path, *stopped_runs.SMALL, *to)
+    assert (done.status, done.err) == (1, "recipe: it is to fail\n")
+    assert done.out.splitlines()[-1].startswith("MLflow did not take all of it (")
+    assert "python -m recipe sync sends what is left" in done.out.splitlines()[-1]
 
 
 def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:

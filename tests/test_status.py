@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import commands
 import pytest
 import servers
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from recipe import dead, runs
 from recipe.errors import SpecError
 from recipe.record import Recorder
+from recipe.sent import Sent
 from recipe.sweep import parent
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
@@ -32,6 +36,7 @@ def died(folder: Path, program: str, *, tracked: bool = False) -> Path:
 import os, signal, time
 from pathlib import Path
 from recipe.record import Recorder
+from recipe.sent import Sent
 from recipe.tracking import Tracking
 recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recipe"))
 """
@@ -124,6 +129,7 @@ def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
 from recipe.record import Recorder
+from recipe.sent import Sent
 from recipe.tracking import Tracking
 Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
 """
@@ -142,6 +148,7 @@ Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
 def test_a_process_that_reads_data_does_not_keep_a_dead_run_alive(tmp_path: Path) -> None:
     forks = """
 import sys
+import threading
 if os.fork() == 0:
     os.close(1), os.close(2)
     time.sleep(30)
@@ -241,3 +248,34 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     done = commands.here(tmp_path, "status", "resume=yes")
     assert (done.status, done.err) == (2, "recipe: resume must be true or false, got yes\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) -> None:
+    uri = f"http://127.0.0.1:{servers.free_port()}"
+    run = died(tmp_path, POINTS)
+    Sent(uri).write(run)
+    died_too = commands.here(tmp_path, "status")
+    assert "is closed as KILLED" in died_too.out and "Connection refused" in died_too.out
+    for done in (died_too, commands.here(tmp_path, "status")):
+        assert done.out.splitlines()[-1] == (
+            "1 run that ended not wholly in MLflow; python -m recipe sync sends what is left"
+        )
+
+
+def test_an_interruption_while_a_run_is_taken_up_is_told_to_mlflow(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    tracking = local(outputs, experiment="recipe")
+    first = Recorder(outputs, "short", tracking)
+    first.close("KILLED")
+    busy = FileLock(outputs / ".mlflow.lock", thread_local=False)
+    busy.acquire()  # so that the start has to be waited for
+    interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    threads = [interrupt, threading.Timer(2, busy.release)]
+    for thread in threads:
+        thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        Recorder.reopen(first.folder, tracking)
+    assert runs.read(first.folder, "run").status == "KILLED"
+    sent = Sent.read(first.folder)
+    assert sent is not None and sent.left(first.folder) == ""
+    assert client(tmp_path).get_run(str(sent.mlflow_run_id)).info.status == "KILLED"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import compose
+from recipe import compose, runs
 from recipe.record import Recorder
 from recipe.sweep import parent
 from recipe.tracking import Tracking
@@ -189,3 +191,102 @@ def test_an_address_that_no_run_goes_to_is_refused(tmp_path: Path) -> None:
     (run / "spec.yaml").write_text(spec.to_yaml())
     done = commands.here(tmp_path, "sync", "tracking.uri=http://127.0.0.1:1")
     assert done.status == 2 and "none of these runs goes to a server; leave it out" in done.err
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("grows", [False, True])
+@pytest.mark.parametrize("at_a_line", [False, True])
+def test_a_journal_that_lost_its_end_is_sent_from_the_beginning(
+    tmp_path: Path, grows: bool, at_a_line: bool
+) -> None:
+    recorder = record(tmp_path)
+    recorder.close("KILLED")
+    journal = recorder.folder / "metrics.jsonl"
+    sizes = list(itertools.accumulate(len(line) + 1 for line in journal.read_bytes().splitlines()))
+    cut(journal, sizes[9] if at_a_line else sizes[9] + 5)  # as after a loss of power
+    again = Recorder.reopen(recorder.folder, local(tmp_path / "outputs", experiment="recipe"))
+    for step in range(10, 200 if grows else 12):
+        again.metrics(step, {"other": 1 / (step + 1)})
+    again.close("FINISHED")
+    assert again.failure is None
+    found = servers.points(client(tmp_path), str(again.mlflow_run_id))
+    assert servers.journal(again.folder) <= found
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+
+
+def test_a_journal_that_was_cut_and_grew_to_the_same_length_is_sent_again(tmp_path: Path) -> None:
+    recorder = record(tmp_path)
+    recorder.close("FINISHED")
+    journal = recorder.folder / "metrics.jsonl"
+    journal.write_text(journal.read_text().replace('"loss"', '"miss"'))
+    assert "1 of 1 sent" in commands.here(tmp_path, "sync").out
+    found = servers.points(client(tmp_path), str(recorder.mlflow_run_id))
+    assert servers.journal(recorder.folder) < found
+
+
+def with_a_database_that_is_removed(folder: Path, sweep: str | None = None) -> Path:
+    """A killed run, recorded by another process, as MLflow keeps connections to its files."""
+    program = f"""
+from pathlib import Path
+from recipe.record import Recorder
+from recipe.tracking.local import local
+outputs = Path("outputs").resolve()
+sweep = {sweep!r} and outputs / "sweeps" / {sweep!r}
+recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"), sweep=sweep)
+for step in range(20):
+    recorder.metrics(step, {{"loss": 1 / (step + 1)}})
+recorder.close("KILLED")
+"""
+    done = commands.process(folder, "-c", program, program=(sys.executable,))
+    assert (done.status, done.err) == (0, "")
+    for path in (folder / "outputs").glob("mlflow.db*"):
+        path.unlink()
+    return commands.runs(folder)[0]
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bool) -> None:
+    sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
+    sweep.mkdir(parents=True)
+    (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
+    parent.begin(sweep).release()
+    run = with_a_database_that_is_removed(tmp_path, sweep.name)
+    if another:
+        record(tmp_path).close("FINISHED")
+    done = commands.here(tmp_path, "sync")
+    assert done.status == 0 and f"{run.name}  sent lines: 2 of events" in done.out
+    (found,) = client(tmp_path).search_runs(["1"], f"tags.`recipe.run` = '{run.name}'")
+    assert found.info.status == "KILLED"
+    assert servers.points(client(tmp_path), found.info.run_id) == servers.journal(run)
+    above = client(tmp_path).get_run(found.data.tags["mlflow.parentRunId"])
+    assert above.data.tags["recipe.sweep"] == sweep.name
+
+
+def test_a_run_whose_database_was_removed_goes_on_as_a_new_one(tmp_path: Path) -> None:
+    run = with_a_database_that_is_removed(tmp_path)
+    before = runs.read(run, "run").mlflow_run_id
+    again = Recorder.reopen(run, local(tmp_path / "outputs", experiment="recipe"))
+    again.metrics(30, {"loss": 0.5})
+    again.close("FINISHED")
+    assert again.failure is None and again.mlflow_run_id != before
+    found = servers.points(client(tmp_path), str(again.mlflow_run_id))
+    assert found == servers.journal(again.folder) and len(found) == 21
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "metrics.jsonl"])
+def test_a_damaged_journal_costs_its_own_run_alone(tmp_path: Path, name: str) -> None:
+    damaged, whole = record(tmp_path), record(tmp_path)
+    for recorder in (damaged, whole):
+        recorder.close("FINISHED")
+        (recorder.folder / "sent.json").unlink()
+    path = damaged.folder / name
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\x00\xff garbage\n", *lines[1:]]))
+    done = commands.here(tmp_path, "sync")
+    assert done.status == 1
+    assert f"recipe: {path}: line 2 is damaged\n" in done.out
+    assert f"{whole.id}  sent lines: 2 of events.jsonl and 20 of metrics.jsonl" in done.out
+    assert "1 of 2 sent, 1 left" in done.out

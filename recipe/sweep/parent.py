@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from recipe import runs
-from recipe.mlflow_server import connect, origin, reason, running_again
+from recipe.mlflow_server import connect, knows, origin, reason, running_again
 from recipe.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def begin(sweep: Path) -> FileLock:
 def parent_run(client: MlflowClient, experiment: str, sweep: Path, uri: str) -> str:
     """Its id in MLflow; made by whichever run asks first."""
     with _content(sweep) as content:
-        if content.get("uri") != uri or "mlflow_run_id" not in content:
+        known = content.get("uri") == uri and content.get("mlflow_run_id")
+        if not known or not knows(client, known):
             # a process may have been killed before it noted what it had made
             found = [
                 run

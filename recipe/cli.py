@@ -236,12 +236,11 @@ def _own(verb: str, arguments: list[str]) -> int:
 
 def _ui(arguments: list[str]) -> int:
     """Replaces this process by MLflow's server."""
+    from recipe import compose
     from recipe.arguments import key_values
 
-    values = key_values(
-        "ui", arguments, {"port": "5000", "output_dir": "outputs", "host": "127.0.0.1"}
-    )
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    values = key_values("ui", arguments, {"port": "5000", "output_dir": "", "host": "127.0.0.1"})
+    outputs = compose.outputs(values["output_dir"])
     database = outputs / "mlflow.db"
     if not database.is_file():
         raise SpecError(f"output_dir: there is no {database}; record a run first: python -m recipe")

@@ -82,7 +82,7 @@ class Recorder:
             same = fingerprint == info.fingerprint
             if same and info.status == "FINISHED":
                 raise SpecError(f"run: {folder.name} was finished by another process meanwhile")
-            self._known, self.began = _known(folder)
+            self._known, self.began = known(folder)
         except SpecError:
             self._lock.release()
             raise
@@ -231,7 +231,7 @@ class Recorder:
             (self.folder / ".reserve").unlink(missing_ok=True)
 
 
-def _known(folder: Path) -> tuple[journal.Trace, bool]:
+def known(folder: Path) -> tuple[journal.Trace, bool]:
     """Every metric recorded so far, and whether the run began. Raises SpecError."""
     try:
         events = journal.read(folder / "events.jsonl")[0]
@@ -239,8 +239,8 @@ def _known(folder: Path) -> tuple[journal.Trace, bool]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SpecError(
-            f"run: the journals of {folder.name} are damaged ({reason}), so it can't go on; start "
-            "it anew with again=true"
+            f"run: the journals of {folder.name} are damaged ({reason}), so it can't go on; its "
+            "command starts a new run"
         ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe import dead, journal, runs
+from recipe import compose, dead, journal, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.sent import Sent
@@ -22,11 +22,11 @@ HEAD = 100_000
 
 def status(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if a run to be taken up failed. Raises SpecError for wrong arguments."""
-    known = {"output_dir": "outputs", "tracking.uri": "", "trust": "", "resume": "false"}
+    known = {"output_dir": "", "tracking.uri": "", "trust": "", "resume": "false"}
     values = key_values("status", arguments, known)
     if values["resume"] not in ("true", "false"):
         raise SpecError(f"resume must be true or false, got {values['resume']}")
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    outputs = compose.outputs(values["output_dir"])
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
         raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")

@@ -33,9 +33,9 @@ TRIES = 3
 
 def sync(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
-    known = {"output_dir": "outputs", "tracking.uri": "", "trust": ""}
+    known = {"output_dir": "", "tracking.uri": "", "trust": ""}
     values = key_values("sync", arguments, known)
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    outputs = compose.outputs(values["output_dir"])
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
         raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")

@@ -8,6 +8,7 @@ parameters, tags, artifacts and the ends; only ever appended to, a whole line at
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -249,10 +250,15 @@ def _line(kind: str, /, **content: Any) -> dict[str, Any]:
 
 
 def _refusal(folder: Path, error: OSError) -> str:
-    return (
-        f"output_dir: {printable(folder)}: {error.strerror}; what was recorded before is whole; "
-        f"make room, then {runs.command(f'resume {folder.name}', folder.parent.parent)}"
-    )
+    said = f"output_dir: {printable(folder)}: {error.strerror}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    first = "make room, then" if full else "see to that, then"
+    if not (folder / "run.json").is_file():
+        return f"{said}; {'make room, then start it again' if full else 'give another output_dir'}"
+    if not (folder / "spec.yaml").is_file():  # there is nothing to go on from yet
+        return f"{said}; {first} start it again"
+    again = runs.command(f"resume {folder.name}", folder.parent.parent)
+    return f"{said}; what was recorded before is whole; {first} {again}"
 
 
 def _now() -> int:

@@ -182,6 +182,8 @@ def take(folder: Path, key: str) -> FileLock:
         with contextlib.suppress(SpecError):
             by = f" by process {process}" if (process := read(folder, key).process) else ""
         raise SpecError(f"{key}: {folder.name} is being run{by}; wait for its end") from None
+    except OSError as error:
+        raise SpecError(f"{key}: {printable(folder)} can't be written: {error.strerror}") from error
     return mine
 
 
@@ -192,6 +194,8 @@ def alive(folder: Path) -> bool:
         mine.acquire(timeout=0.1, poll_interval=0.01)  # another `alive` holds it for a moment
     except Timeout:
         return True
+    except OSError:  # where nothing can be written nothing is run
+        return False
     mine.release()
     return False
 

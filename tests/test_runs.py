@@ -97,7 +97,8 @@ def test_verbs_look_where_the_project_says_that_its_runs_are(tmp_path: Path) -> 
         "ui": commands.here(tmp_path, "ui").err,
     }
     assert all(str(folder) in said for said in told.values()), told
-    assert "no runs" in commands.here(tmp_path, "status", "output_dir=outputs").out
+    done = commands.here(tmp_path, "status", "output_dir=outputs")
+    assert (done.status, done.out) == (0, f"There are no runs in {tmp_path}/outputs/runs\n")
 
 
 @pytest.mark.parametrize("name", ["my outs", "it's (1), $a=b", "plain"])

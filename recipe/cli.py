@@ -43,7 +43,8 @@ python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
 
-python -m recipe status                  runs that aren't finished; closes those that died
+python -m recipe status [resume=true]    runs that aren't finished; closes those that died, or goes
+                                         on with them
 python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
 python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
 python -m recipe diff <id> <id>          what differed between two recorded runs
@@ -237,12 +238,11 @@ def _own(verb: str, arguments: list[str]) -> int:
 
 def _ui(arguments: list[str]) -> int:
     """Replaces this process by MLflow's server."""
+    from recipe import compose
     from recipe.arguments import key_values
 
-    values = key_values(
-        "ui", arguments, {"port": "5000", "output_dir": "outputs", "host": "127.0.0.1"}
-    )
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    values = key_values("ui", arguments, {"port": "5000", "output_dir": "", "host": "127.0.0.1"})
+    outputs = compose.outputs(values["output_dir"])
     database = outputs / "mlflow.db"
     if not database.is_file():
         raise SpecError(f"output_dir: there is no {database}; record a run first: python -m recipe")

@@ -62,12 +62,14 @@ def close_sweep(sweep: Path) -> bool:
 
 
 def close_all(outputs: Path) -> list[Path]:
-    """Closes what is dead below `outputs`; the runs among it. Damaged ones are left as they are."""
+    """Closes what is dead below `outputs`; the runs among it. Those that are
+    damaged, or can't be written to, are left as they are."""
     for sweep in recorded(outputs / "sweeps", "sweep.json"):
-        close_sweep(sweep)
+        with contextlib.suppress(SpecError, OSError):
+            close_sweep(sweep)
     found = []
     for run in recorded(runs.folder(outputs), "run.json"):
-        with contextlib.suppress(SpecError):
+        with contextlib.suppress(SpecError, OSError):  # a disk may be full, or only be read
             found += [run] if close(run) else []
     return found
 

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from recipe import agreement, differences, recorded, runs
+from recipe import agreement, compose, differences, recorded, runs
 from recipe.arguments import key_values
 from recipe.differences import Rows
 from recipe.errors import SpecError
@@ -25,12 +25,7 @@ def diff(arguments: Sequence[str], console: Console) -> int:
     """The verb: two runs, each an id, its beginning, a name or MLflow's id."""
     if len(arguments) < 2:
         raise SpecError("diff: which two runs? Give their ids: python -m recipe diff <id> <id>")
-    values = key_values("diff", arguments[2:], {"output_dir": "outputs"})
-    try:
-        outputs = Path(values["output_dir"]).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        given = values["output_dir"][:200]
-        raise SpecError(f"output_dir: {given!r} is no path of this machine") from error
+    outputs = compose.outputs(key_values("diff", arguments[2:], {"output_dir": ""})["output_dir"])
     one, other = (recorded.read(_folder(outputs, wanted)) for wanted in arguments[:2])
     console.print(describe(one, other))
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from recipe import fingerprint, runs
+from recipe import fingerprint, record, runs
 from recipe.errors import SpecError
 from recipe.runs import Info
 from recipe.spec import RunSpec
@@ -27,6 +27,8 @@ class Earlier:
     """The newest run of all, if it was killed."""
     running: Path | None = None
     """The newest run of all, if it is going on in some process."""
+    damaged: str | None = None
+    """Why the newest run of all can't go on, though it was killed."""
     goes_on_from: Path | None = None
     """The checkpoint of another run, under another spec."""
 
@@ -34,7 +36,7 @@ class Earlier:
 def of(spec: RunSpec, run: Run) -> Earlier:
     """What became of those of the run that was built; none is taken up if the spec says `again`."""
     found = look(spec.output_path, fingerprint.of(spec, run))
-    return replace(found, stopped=None) if spec.again else found
+    return replace(found, stopped=None, damaged=None) if spec.again else found
 
 
 @contextlib.contextmanager
@@ -70,9 +72,16 @@ def look(outputs: Path, wanted: str) -> Earlier:
     state = newest[1].status if newest else None
     if newest and state == "RUNNING" and not runs.alive(newest[0]):
         state = "KILLED"  # without a chance to say so
+    stopped, damaged = newest[0] if newest and state == "KILLED" else None, None
+    if stopped:
+        try:
+            record.known(stopped)
+        except SpecError as error:
+            stopped, damaged = None, str(error).removeprefix("run: ")
     return Earlier(
         wanted,
         finished=done[-1] if done else None,
-        stopped=newest[0] if newest and state == "KILLED" else None,
+        stopped=stopped,
+        damaged=damaged,
         running=newest[0] if newest and state == "RUNNING" else None,
     )

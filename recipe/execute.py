@@ -79,6 +79,9 @@ def execute(
             before.stopped, tracking, sweep=sweep, fingerprint=before.fingerprint
         )
     else:
+        if before.damaged:
+            caution = f"Caution {before.damaged}"
+            console.print(caution, style="yellow", highlight=False, soft_wrap=True)
         recorder = Recorder(
             spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
         )
@@ -137,14 +140,16 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
     console.print()
     for caution in outcome.cautions():
         console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
+    outputs = recorder.folder.parent.parent
+    tries = f"predict run={recorder.id} input=<image or folder>"
     lines = [
         f"Result  {outcome.sentence()}",
         f"Record  {relative(recorder.folder)}"
         + (f", in MLflow as {recorder.mlflow_run_id}" if recorder.mlflow_run_id else ""),
     ]
     if recorder.mlflow_run_id:
-        lines.append("Open    python -m recipe ui")
-    lines.append(f"Try it  python -m recipe predict run={recorder.id} input=<image or folder>")
+        lines.append(f"Open    {runs.command('ui', outputs)}")
+    lines.append(f"Try it  {runs.command(tries, outputs)}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     _tell_lacking(console, recorder)

@@ -95,11 +95,15 @@ def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, An
 
 def trace(run: Path) -> Trace:
     """Every metric of a recorded run. Of two values at one step the later one counts: that of a
-    run which was taken up again."""
+    run which was taken up again. Raises Damaged."""
     found: Trace = {}
-    for line in read(run / "metrics.jsonl")[0]:
-        for key, value in line["metrics"].items():
-            found.setdefault(key, {})[line["step"]] = value
+    path = run / "metrics.jsonl"
+    for number, line in enumerate(read(path)[0], 1):
+        try:
+            for key, value in line["metrics"].items():
+                found.setdefault(key, {})[line["step"]] = value
+        except (LookupError, TypeError, AttributeError) as error:
+            raise Damaged(f"{printable(path)}: line {number} is damaged") from error
     return found
 
 

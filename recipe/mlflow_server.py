@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import logging
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ SHORTEST, LONGEST = 10, 60
 
 REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
 """MLflow's codes for what it will not take, however often it is offered."""
+
+UNREACHED = re.compile(r"HTTPS?ConnectionPool\(host='([^']*)', port=(\d+)\)")
+"""How the message begins that no server answered."""
 
 DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
 """Codes that a database in trouble gives as well, or a proxy."""
@@ -173,4 +177,9 @@ def reason(error: Exception) -> str:
     """What an error says, shortly and on one line."""
     if isinstance(error, (RecipeError, Gone, Unknown, Damaged)):
         return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+    text = " ".join(str(error).split())
+    if found := UNREACHED.search(text):  # the rest is how urllib3 came to say so
+        last = re.sub(r"\[Errno \d+\] ", "", text[found.end() :].rpartition(": ")[2])
+        last = re.sub(r"[\"']\)+$", "", last)
+        return f"{found[1]}:{found[2]}: {last}"
+    return f"{type(error).__name__}: {text[:600]}"

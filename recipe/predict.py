@@ -103,7 +103,7 @@ class Recorded:
 
 def predict(arguments: Sequence[str], console: Console) -> int:
     """The verb. Files that are no images are named on the error stream; exit status then is 1."""
-    known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "outputs", "trust": ""}
+    known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "", "trust": ""}
     values = key_values("predict", list(_plain(arguments)), known)
     problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
     if not re.fullmatch("[0-9]{1,9}", values["top"]) or int(values["top"]) < 1:
@@ -122,7 +122,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
         raise SpecError(problems)
     files = _files(values["input"])
     trust = compose.trusted(values["trust"])
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    outputs = compose.outputs(values["output_dir"])
     try:
         recorded = Recorded(runs.find(outputs, values["run"], "run"), trust)
     except ValueError as error:

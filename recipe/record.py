@@ -8,6 +8,7 @@ parameters, tags, artifacts and the ends; only ever appended to, a whole line at
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -82,7 +83,7 @@ class Recorder:
             same = fingerprint == info.fingerprint
             if same and info.status == "FINISHED":
                 raise SpecError(f"run: {folder.name} was finished by another process meanwhile")
-            self._known, self.began = _known(folder)
+            self._known, self.began = known(folder)
         except SpecError:
             self._lock.release()
             raise
@@ -231,7 +232,7 @@ class Recorder:
             (self.folder / ".reserve").unlink(missing_ok=True)
 
 
-def _known(folder: Path) -> tuple[journal.Trace, bool]:
+def known(folder: Path) -> tuple[journal.Trace, bool]:
     """Every metric recorded so far, and whether the run began. Raises SpecError."""
     try:
         events = journal.read(folder / "events.jsonl")[0]
@@ -239,8 +240,8 @@ def _known(folder: Path) -> tuple[journal.Trace, bool]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SpecError(
-            f"run: the journals of {folder.name} are damaged ({reason}), so it can't go on; start "
-            "it anew with again=true"
+            f"run: the journals of {folder.name} are damaged ({reason}), so it can't go on; its "
+            "command starts a new run"
         ) from error
 
 
@@ -249,10 +250,15 @@ def _line(kind: str, /, **content: Any) -> dict[str, Any]:
 
 
 def _refusal(folder: Path, error: OSError) -> str:
-    return (
-        f"output_dir: {printable(folder)}: {error.strerror}; what was recorded before is whole; "
-        f"make room, then {runs.command(f'resume {folder.name}', folder.parent.parent)}"
-    )
+    said = f"output_dir: {printable(folder)}: {error.strerror}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    first = "make room, then" if full else "see to that, then"
+    if not (folder / "run.json").is_file():
+        return f"{said}; {'make room, then start it again' if full else 'give another output_dir'}"
+    if not (folder / "spec.yaml").is_file():  # there is nothing to go on from yet
+        return f"{said}; {first} start it again"
+    again = runs.command(f"resume {folder.name}", folder.parent.parent)
+    return f"{said}; what was recorded before is whole; {first} {again}"
 
 
 def _now() -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -15,8 +17,8 @@ from typing import Annotated, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from recipe import menu
 from recipe.errors import SpecError
-from recipe.menu import nearest
 from recipe.plain import one_line
 from recipe.sent import Sent
 from recipe.wording import printable
@@ -85,9 +87,16 @@ def mark(run: Path, fingerprint: str) -> None:
 
 
 def command(verb: str, outputs: Path) -> str:
-    """The command line that a person is to type."""
-    there = "" if outputs == Path("outputs").resolve() else f" output_dir={printable(outputs)}"
-    return f"python -m recipe {verb}{there}"
+    """The command line that a person is to type or paste."""
+    own = menu.user_folder()
+    # a project's own output_dir would take the place of the default
+    fixed = own is not None and (own / "project").is_dir()
+    if outputs == Path("outputs").resolve() and not fixed:
+        return f"python -m recipe {verb}"
+    value = printable(outputs)
+    if verb.split()[0] in ("resume", "replay") and not re.fullmatch(r"[\w/.+@-]+", value):
+        value = "'" + value.replace("'", "\\'") + "'"  # Hydra reads it
+    return f"python -m recipe {verb} {shlex.quote(f'output_dir={value}')}"
 
 
 def find(outputs: Path, wanted: str, key: str) -> Path:
@@ -114,7 +123,7 @@ def find(outputs: Path, wanted: str, key: str) -> Path:
     names = [run.name for run in there] + [info.name for info in infos.values()]
     damaged = len(there) - len(infos)
     raise SpecError(
-        f"{key}: no run {wanted!r} is recorded in {folder(outputs)}{nearest(wanted, names)}"
+        f"{key}: no run {wanted!r} is recorded in {folder(outputs)}{menu.nearest(wanted, names)}"
         + (f" (in {damaged} of {len(there)} folders run.json is damaged)" if damaged else "")
     )
 
@@ -173,6 +182,8 @@ def take(folder: Path, key: str) -> FileLock:
         with contextlib.suppress(SpecError):
             by = f" by process {process}" if (process := read(folder, key).process) else ""
         raise SpecError(f"{key}: {folder.name} is being run{by}; wait for its end") from None
+    except OSError as error:
+        raise SpecError(f"{key}: {printable(folder)} can't be written: {error.strerror}") from error
     return mine
 
 
@@ -183,6 +194,8 @@ def alive(folder: Path) -> bool:
         mine.acquire(timeout=0.1, poll_interval=0.01)  # another `alive` holds it for a moment
     except Timeout:
         return True
+    except OSError:  # where nothing can be written nothing is run
+        return False
     mine.release()
     return False
 

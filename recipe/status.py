@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe import dead, journal, runs
+from recipe import compose, dead, journal, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.sent import Sent
@@ -20,24 +20,27 @@ HEAD = 100_000
 """Bytes of a journal's beginning in which the tags of a run's start are."""
 
 
+MOST = 5
+"""Runs that were found dead of which each is told by itself."""
+
+
 def status(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if a run to be taken up failed. Raises SpecError for wrong arguments."""
-    known = {"output_dir": "outputs", "tracking.uri": "", "trust": "", "resume": "false"}
+    known = {"output_dir": "", "tracking.uri": "", "trust": "", "resume": "false"}
     values = key_values("status", arguments, known)
     if values["resume"] not in ("true", "false"):
         raise SpecError(f"resume must be true or false, got {values['resume']}")
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    outputs = compose.outputs(values["output_dir"])
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
-        raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")
+        console.print(f"There are no runs in {printable(runs.folder(outputs))}", soft_wrap=True)
+        return 0
     closed = dead.close_all(outputs)
     _show(there, console)
-    for run in closed:
-        resumes = runs.command(f"resume {printable(run.name)}", outputs)
-        console.print(
-            f"{printable(run.name)} was dead, and is closed as KILLED; {resumes} takes it up",
-            soft_wrap=True,
-        )
+    for run in closed[:MOST]:
+        console.print(_advice(run, outputs), soft_wrap=True)
+    if len(closed) > MOST:
+        console.print(f"and {len(closed) - MOST} more that were dead, and are closed as KILLED")
     if closed:
         _tell(outputs, closed, values, console)
     if unsent := sum(map(_is_unsent, there)):
@@ -47,6 +50,14 @@ def status(arguments: Sequence[str], console: Console) -> int:
             soft_wrap=True,
         )
     return _take_up(closed, values, console) if values["resume"] == "true" else 0
+
+
+def _advice(run: Path, outputs: Path) -> str:
+    said = f"{printable(run.name)} was dead, and is closed as KILLED"
+    if not (run / "spec.yaml").is_file():
+        return f"{said}; it had not begun, start it again"
+    resumes = runs.command(f"resume {printable(run.name)}", outputs)
+    return f"{said}; {resumes} takes it up"
 
 
 def _take_up(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:

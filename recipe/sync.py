@@ -33,12 +33,13 @@ TRIES = 3
 
 def sync(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
-    known = {"output_dir": "outputs", "tracking.uri": "", "trust": ""}
+    known = {"output_dir": "", "tracking.uri": "", "trust": ""}
     values = key_values("sync", arguments, known)
-    outputs = Path(values["output_dir"]).expanduser().resolve()
+    outputs = compose.outputs(values["output_dir"])
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
-        raise SpecError(f"output_dir: there are no runs in {runs.folder(outputs)}; use another")
+        console.print(f"There are no runs in {printable(runs.folder(outputs))}", soft_wrap=True)
+        return 0
     dead.close_all(outputs)
     sending = Sync(outputs, values["tracking.uri"], values["trust"])
     ended = [run for run in there if not runs.alive(run)]
@@ -93,6 +94,9 @@ class Sync:
             return self._count(False, "not sent")
         except (RecipeError, Damaged) as error:
             self.reasons[run.name] = str(error)
+            return self._count(False, "not sent")
+        except OSError as error:
+            self.reasons[run.name] = f"{printable(run)} can't be written: {error.strerror}"
             return self._count(False, "not sent")
 
     def _is_lost(self, run: Path, sent: Sent) -> bool:

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import errno
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from recipe import build, compose, fingerprint
+from recipe.errors import RecipeError
 from recipe.menu import GROUPS
+from recipe.record import Recorder
 from recipe.spec import RunSpec
+from recipe.tracking import Tracking
 from recipe.train import train
 
 CHOSEN = (
@@ -320,3 +324,21 @@ def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
     assert (information["status"], "mlflow_run_id" in information) == ("FINISHED", False)
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"runs", "fingerprints"}
     assert "MLflow" not in done.out and "recipe ui" not in done.out
+
+
+def test_a_disk_that_refuses_is_told_with_a_way_that_leads_on(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder = Recorder(tmp_path / "outputs", "short", Tracking(None))
+    with pytest.raises(RecipeError, match=r"No space left on device; make room, then start it ag"):
+        recorder.file("spec.yaml", fail)
+    recorder.close("FAILED")
+    recorder = Recorder(tmp_path / "outputs", "short", Tracking(None))
+    recorder.text("spec.yaml", "")
+    with pytest.raises(RecipeError, match=rf"then python -m recipe resume {recorder.id} output_d"):
+        recorder.file("lr.png", fail)
+    recorder.close("FAILED")
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r": Not a directory; give another output_dir$"):
+        Recorder(tmp_path / "file", "short", Tracking(None))

@@ -179,16 +179,20 @@ def test_a_damaged_spec_is_refused(again: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
-def test_damaged_journals_are_refused(again: Path, name: str) -> None:
+def test_a_run_with_a_damaged_journal_does_not_go_on_and_its_command_starts_anew(
+    again: Path, name: str
+) -> None:
     (run,) = commands.runs(again)
     (run / name).write_text("{]\n" + (run / name).read_text())
-    for arguments in (("resume", run.name, "trust=[parts]"), (*QUIET, "name=mine")):
-        done = commands.here(again, *arguments)
-        (problem,) = done.problems
-        assert done.status == 2
-        assert problem.startswith(f"recipe: run: the journals of {run.name} are damaged (")
-        assert problem.endswith("), so it can't go on; start it anew with again=true")
-    assert commands.here(again, *QUIET, "name=mine", "again=true").status == 0
+    done = commands.here(again, "resume", run.name, "trust=[parts]")
+    told = (
+        f"the journals of {run.name} are damaged ({run / name}: line 1 is damaged), so it can't go "
+        "on; its command starts a new run"
+    )
+    assert (done.status, done.problems) == (2, [f"recipe: run: {told}"])
+    done = commands.here(again, *QUIET, "name=mine")
+    assert done.status == 0 and f"Caution {told}" in done.out.splitlines()
+    assert len(commands.runs(again)) == 2
 
 
 # from where

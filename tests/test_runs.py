@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import commands
 import pytest
+import stopped_runs
+from PIL import Image
 
 from recipe import runs
 from recipe.errors import SpecError
@@ -74,3 +77,45 @@ def test_damaged_facts_are_told_alike_by_fine_tuning_and_predict(tmp_path: Path)
             (problem,) = done.problems
             assert done.status == 2
             assert problem.startswith(f"recipe: {key}: {run}/data.json is damaged (")
+
+
+OWN = {"conf/project/default.yaml": "output_dir: kept here\n"}
+
+
+def test_verbs_look_where_the_project_says_that_its_runs_are(tmp_path: Path) -> None:
+    commands.project(tmp_path, OWN)
+    folder = tmp_path / "kept here"
+    run = recorded(folder, "20260101-000000-aaaaaa", "one")
+    (run / "sent.json").write_text('{"uri": null}')
+    assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
+    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+    picture = tmp_path / "image.png"
+    Image.new("L", (32, 32)).save(picture)
+    told = {
+        "diff": commands.here(tmp_path, "diff", "none", "none").err,
+        "predict": commands.here(tmp_path, "predict", "run=none", f"input={picture}").err,
+        "ui": commands.here(tmp_path, "ui").err,
+    }
+    assert all(str(folder) in said for said in told.values()), told
+    done = commands.here(tmp_path, "status", "output_dir=outputs")
+    assert (done.status, done.out) == (0, f"There are no runs in {tmp_path}/outputs/runs\n")
+
+
+@pytest.mark.parametrize("name", ["my outs", "it's (1), $a=b", "plain"])
+def test_a_command_that_was_printed_can_be_pasted(tmp_path: Path, name: str) -> None:
+    stopped_runs.project(tmp_path)
+    (tmp_path / "signals").write_text("5 SIGINT")
+    quoted = name.replace("'", "\\'")
+    done = commands.here(tmp_path, *stopped_runs.QUIET, f"output_dir='{quoted}'")
+    assert done.status == 130, done.err
+    (run,) = (tmp_path / name / "runs").iterdir()
+    line = done.out.splitlines()[-1].removeprefix("Stopped. Go on with: python -m recipe ")
+    done = commands.here(tmp_path, *shlex.split(line), "trust=[parts]")
+    assert done.status == 0 and f"Goes on with {run.name} after step 5" in done.out, done.err
+    for verb in ("status", "sync"):
+        line = runs.command(verb, tmp_path / name).removeprefix("python -m recipe ")
+        assert commands.here(tmp_path, *shlex.split(line)).status == 0
+    (tries,) = (line for line in done.out.splitlines() if line.startswith("Try it  "))
+    line = tries.removeprefix("Try it  python -m recipe ").replace("<image or folder>", "none.png")
+    done = commands.here(tmp_path, *shlex.split(line))
+    assert done.err.startswith("recipe: input: ") and "none.png" in done.err

@@ -244,7 +244,6 @@ def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    assert commands.here(tmp_path, "status").err.startswith("recipe: output_dir: there are no runs")
     done = commands.here(tmp_path, "status", "resume=yes")
     assert (done.status, done.err) == (2, "recipe: resume must be true or false, got yes\n")
     assert not list(tmp_path.iterdir())
@@ -279,3 +278,28 @@ def test_an_interruption_while_a_run_is_taken_up_is_told_to_mlflow(tmp_path: Pat
     sent = Sent.read(first.folder)
     assert sent is not None and sent.left(first.folder) == ""
     assert client(tmp_path).get_run(str(sent.mlflow_run_id)).info.status == "KILLED"
+
+
+def test_a_folder_without_runs_is_no_mistake(tmp_path: Path) -> None:
+    for verb in ("status", "sync"):
+        done = commands.here(tmp_path, verb)
+        assert (done.status, done.err) == (0, "")
+        assert done.out == f"There are no runs in {tmp_path}/outputs/runs\n"
+
+
+def test_of_many_dead_runs_a_few_are_told_one_by_one(tmp_path: Path) -> None:
+    for number in range(8):
+        run = runs.folder(tmp_path / "outputs") / f"20260101-000000-00000{number}"
+        run.mkdir(parents=True)
+        runs.write(run, runs.Info(run.name, "one", "RUNNING"))
+        Sent(None).write(run)
+        if number:
+            (run / "spec.yaml").touch()
+    lines = commands.here(tmp_path, "status").out.splitlines()
+    assert sum("was dead" in line for line in lines) == 5
+    assert (
+        "20260101-000000-000000 was dead, and is closed as KILLED; it had not begun, start it "
+        in (lines[-6])
+    )
+    assert lines[-5].endswith("; python -m recipe resume 20260101-000000-000001 takes it up")
+    assert lines[-1] == "and 3 more that were dead, and are closed as KILLED"

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from recipe import compose, runs
 from recipe.record import Recorder
+from recipe.sent import Sent
 from recipe.sweep import parent
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
@@ -175,7 +176,7 @@ def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (["outputs_dir=x"], "sync: outputs_dir=x: no such argument; did you mean output_dir?"),
-        (["output_dir=none"], "output_dir: there are no runs in "),
+        (["resume=true"], "sync: resume=true: no such argument; there are output_dir, "),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str], problem: str) -> None:
@@ -290,3 +291,26 @@ def test_a_damaged_journal_costs_its_own_run_alone(tmp_path: Path, name: str) ->
     assert f"recipe: {path}: line 2 is damaged\n" in done.out
     assert f"{whole.id}  sent lines: 2 of events.jsonl and 20 of metrics.jsonl" in done.out
     assert "1 of 2 sent, 1 left" in done.out
+
+
+def test_a_run_whose_folder_can_not_be_written_is_told_and_costs_no_other(tmp_path: Path) -> None:
+    stuck, whole = record(tmp_path), record(tmp_path)
+    for recorder in (stuck, whole):
+        recorder.close("FINISHED")
+        (recorder.folder / "sent.json").unlink()
+    for name in (".lock", ".sending"):
+        (stuck.folder / name).unlink(missing_ok=True)
+        (stuck.folder / name).mkdir()
+    done = commands.here(tmp_path, "sync")
+    assert (done.status, done.err) == (1, "")
+    assert f"recipe: {stuck.folder} can't be written: Is a directory\n" in done.out
+    assert "1 of 2 sent, 1 left" in done.out
+
+
+def test_a_server_that_is_down_is_told_in_few_words(tmp_path: Path) -> None:
+    port = servers.free_port()
+    recorder = record(tmp_path)
+    recorder.close("FINISHED")
+    Sent(f"http://127.0.0.1:{port}").write(recorder.folder)
+    done = commands.here(tmp_path, "sync")
+    assert f"recipe: 127.0.0.1:{port}: Connection refused" in done.out.splitlines()

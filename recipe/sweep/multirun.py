@@ -230,7 +230,9 @@ def _send_rest(run: Path, spec: RunSpec) -> None:
     tracking = part(spec, "tracking")(spec.output_path)
     sent = Sent.read(run)
     if sent and tracking.uri == sent.uri and sent.left(run):
-        Feed(run, tracking).finish()
+        feed = Feed(run, tracking)
+        feed.start()
+        feed.finish()
 
 
 def _end(sweep: Path, ended: Ended) -> None:
@@ -255,7 +257,8 @@ def _report(console: Console, sweep: Path) -> None:
         cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
     console.print(table)
-    console.print(f"\nRecord  {sweep.name}\nOpen    python -m recipe ui", soft_wrap=True)
+    ui = runs.command("ui", sweep.parent.parent)
+    console.print(f"\nRecord  {sweep.name}\nOpen    {ui}", soft_wrap=True)
 
 
 def _markdown(jobs: Sequence[Ended]) -> str:

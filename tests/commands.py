@@ -94,13 +94,12 @@ def process(
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def start(
-    folder: Path, *arguments: str, session: bool = False, **variables: str
-) -> subprocess.Popen[str]:
-    """As `process`, without waiting for its end; with `session`, at a terminal of its own."""
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """As `process`, without waiting for its end; in a process group of its own, as in a
+    terminal."""
     return subprocess.Popen(
         [*PROGRAM, *arguments], cwd=folder, env=environment(**variables),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=session,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
     )  # fmt: skip
 
 

@@ -414,7 +414,7 @@ WORKERS = (
 
 def signalled(folder: Path, signum: signal.Signals) -> tuple[int, str]:
     """The exit and the state of a run whose processes all got a signal in its second epoch."""
-    going = commands.start(folder, *WORKERS, session=True)
+    going = commands.start(folder, *WORKERS)
     wait(lambda: lines(folder) > 15, going)
     os.killpg(going.pid, signum)
     going.communicate(timeout=60)
@@ -436,7 +436,7 @@ def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_ord
 
 def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Path) -> None:
     pets(tmp_path)
-    going = commands.start(tmp_path, *WORKERS, session=True)
+    going = commands.start(tmp_path, *WORKERS)
     wait(lambda: lines(tmp_path) > 15, going)
     going.kill()  # it alone
     going.wait()

@@ -78,9 +78,7 @@ def disturb(folder: Path, server: servers.Server, epochs: int, rounds: int) -> P
     """A run whose server isn't there at first, and then is started, frozen, thawed and killed so
     many times, before it stays."""
     to = ("tracking=server", f"tracking.uri={server.uri}")
-    started = commands.start(
-        folder, *command(epochs, *to), session=False, **QUICKLY, EACH_STEP="0.1"
-    )
+    started = commands.start(folder, *command(epochs, *to), **QUICKLY, EACH_STEP="0.1")
     while started.poll() is None and not commands.runs(folder):
         time.sleep(0.05)
     (run,) = commands.runs(folder)

@@ -390,6 +390,7 @@ def test_a_run_goes_on_without_the_database_it_was_in(tmp_path: Path, whole: Pat
     done = commands.process(tmp_path, "resume", run.name, "trust=[parts]")
     assert done.status == 0, done.err
     alike(run, whole)
+    in_mlflow(run)
 
 
 # processes that read data

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it is for want of room, or of a quota, that something couldn't be written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:

@@ -52,10 +52,10 @@ class Checkpoints:
             atomic.write(path, buffer.getbuffer())
             self._tidy(path)
         except OSError as error:
-            run = self.folder.parent
+            run, first = self.folder.parent, "make room" if atomic.is_full(error) else "see to that"
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
             raise RecipeError(
-                f"checkpoint: {path} can't be written: {error.strerror}; {last}; make room, then "
+                f"checkpoint: {path} can't be written: {error.strerror}; {last}; {first}, then "
                 + runs.command(f"resume {run.name}", run.parent.parent)
             ) from error
         self.step = step

@@ -8,7 +8,6 @@ parameters, tags, artifacts and the ends; only ever appended to, a whole line at
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -251,7 +250,7 @@ def _line(kind: str, /, **content: Any) -> dict[str, Any]:
 
 def _refusal(folder: Path, error: OSError) -> str:
     said = f"output_dir: {printable(folder)}: {error.strerror}"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = atomic.is_full(error)
     first = "make room, then" if full else "see to that, then"
     if not (folder / "run.json").is_file():
         return f"{said}; {'make room, then start it again' if full else 'give another output_dir'}"

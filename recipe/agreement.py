@@ -12,7 +12,7 @@ from typing import Literal
 
 from recipe import causes, recorded
 from recipe.errors import SpecError
-from recipe.journal import Trace
+from recipe.journal import CLOCKED, Trace
 from recipe.recorded import Record
 from recipe.wording import counted, listed
 
@@ -21,9 +21,6 @@ TOLERANCE = 1e-6
 NEAR_ZERO = 1e-3
 """Share of a metric's largest value: smaller values are held against that share of it, since
 rounding moves them by what they were computed from."""
-
-NOT_NUMBERS = ("time/", "memory/")
-"""Metrics of how fast, which never agree."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ def compare_records(one: Record, other: Record) -> Agreement:
 
 
 def _numbers(trace: Trace) -> Trace:
-    return {key: values for key, values in trace.items() if not key.startswith(NOT_NUMBERS)}
+    return {key: values for key, values in trace.items() if not key.startswith(CLOCKED)}
 
 
 def _end(records: tuple[Record, Record], traces: tuple[Trace, Trace]) -> tuple[float, str | None]:

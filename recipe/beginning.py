@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -33,8 +34,7 @@ def begin(
     Where it goes on from another run, it is put there.
     """
     if before.goes_on_from and branch.source(recorder.folder) is None:
-        checkpoint = before.goes_on_from
-        recorder.file("came_from", lambda path: branch.keep(path.parent, checkpoint))
+        recorder.file("came_from", partial(branch.keep, checkpoint=before.goes_on_from))
     if not recorder.began:
         _record(recorder, plan, before.fingerprint, sweep)
         if tags:

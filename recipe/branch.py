@@ -23,10 +23,10 @@ def other(checkpoint: Path) -> str:
     return checkpoint.parent.parent.name
 
 
-def keep(run: Path, checkpoint: Path) -> None:
-    """Keeps in a run's folder what it goes on from; the checkpoint, which says that all is there,
-    last. Raises OSError."""
-    folder = run / "came_from" / other(checkpoint)
+def keep(folder: Path, checkpoint: Path) -> None:
+    """Keeps in a run's `came_from` what it goes on from; last the checkpoint, which says that all
+    is there. Raises OSError."""
+    folder /= other(checkpoint)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in ("spec.yaml", "data.json"):
         shutil.copyfile(checkpoint.parent.parent / name, folder / name)

@@ -137,11 +137,11 @@ def _train(arguments: list[str]) -> int:
     problems, console = Problems(), _console()
     spec = _spec(arguments, problems)
     run = prepare(spec, problems)
-    from recipe import earlier
+    from recipe import earlier, fingerprint
     from recipe import plan as planning
 
     console.print(planning.headline(spec, run), soft_wrap=True)
-    before = earlier.of(spec, run)
+    before = earlier.of(spec, fingerprint.of(spec, run))
     if before.running:
         other = f"Caution another process is running this already, as {before.running.name}"
         console.print(other, style="yellow", soft_wrap=True)

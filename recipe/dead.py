@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from recipe import journal, runs
 from recipe.errors import SpecError
@@ -32,7 +29,7 @@ def close(run: Path) -> bool:
     """
     if runs.read(run, "run").status != "RUNNING":
         return False
-    with _free(runs.lock(run)) as free:
+    with runs.unheld(run) as free:
         info = runs.read(run, "run")
         if not free or info.status != "RUNNING":
             return False
@@ -53,7 +50,7 @@ def close_sweep(sweep: Path) -> bool:
     # those without a lock were recorded before there was one
     if not (sweep / ".lock").exists() or "end" in (parent.read(sweep) or {"end": ""}):
         return False
-    with _free(runs.lock(sweep)) as free:
+    with runs.unheld(sweep) as free:
         if not free or "end" in parent.read(sweep):
             return False
         said = [path for path in (sweep / "jobs.jsonl", sweep / "sweep.json") if path.exists()]
@@ -77,17 +74,3 @@ def close_all(outputs: Path) -> list[Path]:
 def recorded(folder: Path, name: str) -> list[Path]:
     """The folders in `folder` that hold a file of that name, in the order in which they began."""
     return [path.parent for path in sorted(folder.glob(f"*/{name}"))]
-
-
-@contextlib.contextmanager
-def _free(lock: FileLock) -> Iterator[bool]:
-    """Whether nobody holds the lock; if so it is held within."""
-    try:
-        lock.acquire(timeout=0.1, poll_interval=0.01)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from recipe import fingerprint, record, runs
+from recipe import record, runs
 from recipe.errors import SpecError
 from recipe.runs import Info
 from recipe.spec import RunSpec
-from recipe.train import Run
 
 
 @dataclass(frozen=True)
@@ -33,27 +32,26 @@ class Earlier:
     """The checkpoint of another run, under another spec."""
 
 
-def of(spec: RunSpec, run: Run) -> Earlier:
-    """What became of those of the run that was built; none is taken up if the spec says `again`."""
-    found = look(spec.output_path, fingerprint.of(spec, run))
+def of(spec: RunSpec, identity: str) -> Earlier:
+    """What became of those of this fingerprint; none is taken up if the spec says `again`."""
+    found = look(spec.output_path, identity)
     return replace(found, stopped=None, damaged=None) if spec.again else found
 
 
 @contextlib.contextmanager
-def claimed(spec: RunSpec, run: Run) -> Iterator[Earlier | None]:
+def claimed(spec: RunSpec, identity: str) -> Iterator[Earlier | None]:
     """As `of`, and None if another process is within such a block for the same fingerprint: of
     two that would start the same run at the same moment only one does."""
-    before = of(spec, run)
-    folder = runs.marks(spec.output_path, before.fingerprint)
+    folder = runs.marks(spec.output_path, identity)
     folder.mkdir(parents=True, exist_ok=True)
     lock = runs.lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        yield before if spec.again else None
+        yield of(spec, identity) if spec.again else None
         return
     try:
-        yield of(spec, run)
+        yield of(spec, identity)
     finally:
         lock.release()
 

@@ -15,7 +15,7 @@ from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
-from recipe.wording import relative
+from recipe.wording import counted, relative
 
 if TYPE_CHECKING:
     from recipe.earlier import Earlier
@@ -140,6 +140,12 @@ def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
     console.print()
     for caution in outcome.cautions():
         console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
+    if recorder.differing:
+        console.print(
+            f"Caution {counted(recorder.differing, 'point')} that had been recorded before the run "
+            "was taken up came out otherwise; the later ones count",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
     outputs = recorder.folder.parent.parent
     tries = f"predict run={recorder.id} input=<image or folder>"
     lines = [

@@ -15,6 +15,9 @@ from typing import Any
 
 from recipe.wording import printable
 
+CLOCKED = ("time/", "memory/")
+"""How the keys of metrics begin that differ whenever they are computed again."""
+
 Trace = dict[str, dict[int, float]]
 """Of every metric: its value after a global step."""
 

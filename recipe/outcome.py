@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from scipy.special import betaincinv
 
-from recipe import menu
+from recipe import menu, runs
 from recipe.audit import Verdict
 from recipe.parameters import Row
 from recipe.plan import Plan
@@ -166,6 +166,7 @@ def exact_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, f
 def note(outcome: Outcome, command: str, folder: Path) -> str:
     """The run's page in MLflow, as Markdown."""
     spec = outcome.plan.spec
+    tries = f"predict run={folder.name} input=<file or folder>"
     lines = [
         f"## {outcome.sentence()}",
         "",
@@ -187,6 +188,6 @@ def note(outcome: Outcome, command: str, folder: Path) -> str:
         f"Seed {spec.seed}, {spec.epochs} epochs. The whole spec is `spec.yaml`, what each "
         "parameter got `parameters.csv`, the weights of the best epoch `model.safetensors`.",
         "",
-        f"Try it on an image: `python -m recipe predict run={folder.name} input=<file or folder>`",
+        f"Try it on an image: `{runs.command(tries, folder.parent.parent)}`",
     ]
     return "\n".join(lines) + "\n"

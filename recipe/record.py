@@ -25,9 +25,6 @@ from recipe.wording import printable
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-CLOCKED = ("time/", "memory/")
-"""How the keys of metrics begin that differ whenever they are computed again."""
-
 RESERVE = 16_384
 """Bytes on disk that are given up for the end of the record, should the disk be full."""
 
@@ -55,7 +52,8 @@ class Recorder:
         except OSError as error:
             raise RecipeError(_refusal(self.folder, error)) from error
         self._lock = runs.take(self.folder, "run")
-        self._known: journal.Trace = {}
+        self.known: journal.Trace = {}
+        """What was recorded before the run was taken up."""
         self.began = False
         """Whether `begin` was called, in this process or before the run was taken up again."""
         self._open(info, tracking, "started")
@@ -82,7 +80,7 @@ class Recorder:
             same = fingerprint == info.fingerprint
             if same and info.status == "FINISHED":
                 raise SpecError(f"run: {folder.name} was finished by another process meanwhile")
-            self._known, self.began = known(folder)
+            self.known, self.began = known(folder)
         except SpecError:
             self._lock.release()
             raise
@@ -147,17 +145,21 @@ class Recorder:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Points at one global step."""
-        if self._known:
+        if self.known:
             values = {key: v for key, v in values.items() if self._is_new(step, key, v)}
         if values:
             line = {"step": step, "time": _now(), "metrics": dict(values)}
             self._write(lambda: self._metrics.write(line))
 
     def _is_new(self, step: int, key: str, value: float) -> bool:
-        before = self._known.get(key, {}).get(step)
+        before = self.known.get(key, {}).get(step)
         if before is None:
             return True
-        if key.startswith(CLOCKED) or before == value or (before != before and value != value):
+        if (
+            key.startswith(journal.CLOCKED)
+            or before == value
+            or (before != before and value != value)
+        ):
             return False
         self.differing += 1
         return True

@@ -89,9 +89,7 @@ def _branch(wanted: Asked, problems: Problems, line: str, console: Console) -> N
     carried.check(wanted.spec, saved["run"])
     console.print(plan.headline(wanted.spec, run), soft_wrap=True)
     identity = branch.identity(fingerprint.of(wanted.spec, run), checkpoint)
-    before = earlier.look(wanted.spec.output_path, identity)
-    if wanted.spec.again:
-        before = replace(before, stopped=None)
+    before = earlier.of(wanted.spec, identity)
     outcome, recorder = execute(
         wanted.spec, run, console,
         name=wanted.spec.label, command=f"resume {line}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import secrets
 import shlex
@@ -17,7 +16,7 @@ from typing import Annotated, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from recipe import menu
+from recipe import atomic, menu
 from recipe.errors import SpecError
 from recipe.plain import one_line
 from recipe.sent import Sent
@@ -148,9 +147,7 @@ def read(run: Path, key: str) -> Info:
 def write(run: Path, info: Info) -> None:
     """Writes `run.json`, whole or not at all. Raises OSError."""
     content = {key: value for key, value in asdict(info).items() if value is not None}
-    temporary = run / ".run.json.tmp"
-    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(temporary, run / "run.json")
+    atomic.write(run / "run.json", json.dumps(content).encode() + b"\n", sync=False)
 
 
 def lock(folder: Path) -> FileLock:
@@ -163,11 +160,16 @@ def lock(folder: Path) -> FileLock:
 
 
 @contextlib.contextmanager
-def held(folder: Path, key: str) -> Iterator[None]:
-    """Raises SpecError, headed by `key`, if another process holds the lock."""
-    mine = take(folder, key)
+def unheld(folder: Path) -> Iterator[bool]:
+    """Whether nobody holds the folder's lock; if so it is held within. Raises OSError."""
+    mine = lock(folder)
     try:
-        yield
+        mine.acquire(timeout=0.1, poll_interval=0.01)  # another `unheld` holds it for a moment
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
         mine.release()
 
@@ -189,15 +191,11 @@ def take(folder: Path, key: str) -> FileLock:
 
 def alive(folder: Path) -> bool:
     """Whether a process is running it now."""
-    mine = lock(folder)
     try:
-        mine.acquire(timeout=0.1, poll_interval=0.01)  # another `alive` holds it for a moment
-    except Timeout:
-        return True
+        with unheld(folder) as free:
+            return not free
     except OSError:  # where nothing can be written nothing is run
         return False
-    mine.release()
-    return False
 
 
 def _content(kind: TypeAdapter[T], path: Path, key: str) -> T:

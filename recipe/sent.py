@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recipe import journal
+from recipe import atomic, journal
 
 MOST = 20
 """Refusals that are remembered."""
@@ -64,10 +63,9 @@ class Sent:
         """Raises nothing: what isn't noted is sent once more, which doubles nothing."""
         for name in ("metrics", "events"):
             self.marks[name] = journal.mark(run / f"{name}.jsonl", getattr(self, name)) or ""
-        temporary = run / ".sent.json.tmp"
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-            os.replace(temporary, run / "sent.json")
+            content = json.dumps(asdict(self)).encode() + b"\n"
+            atomic.write(run / "sent.json", content, sync=False)
 
     def refuse(self, problem: str) -> None:
         if problem not in self.problems and len(self.problems) < MOST:

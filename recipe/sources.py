@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -155,6 +156,7 @@ def _is_installed(spec: ModuleSpec) -> bool:
     )
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     """Of the distribution that a package came with; None if it came with none."""
     try:

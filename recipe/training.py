@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from recipe import state, streams
+from recipe import state
 from recipe.audit import Audit, BrokenPromise, Verdict
 from recipe.checkpoint import Checkpoints
-from recipe.journal import trace
 from recipe.nonfinite import NonFinite
 from recipe.outcome import Outcome, audit_table
 from recipe.plan import Plan
@@ -71,10 +70,10 @@ class _Training:
                         self.history[key].append((point.step, value))
                     self._keep(point)
                     follow.show(point)
-                    if self.checkpoints.due(point, self.run):
+                    asked = stopping.asked is not None and point.step == self.run.at.step
+                    if asked or self.checkpoints.due(point, self.run):
                         self._save()
-                    if stopping.asked is not None and point.step == self.run.at.step:
-                        self._save()
+                    if asked:
                         stopping.obey()
             if not self.verdicts:  # it was stopped after its last step
                 self.verdicts = list(self.audit.verdicts(ended=True))
@@ -84,9 +83,8 @@ class _Training:
         """Puts the run where it stood."""
         state.restore(self.run, saved["run"])
         self.audit.load_state_dict(saved["audit"])
-        recorded = trace(self.recorder.folder)
         for key, count in saved["recorded"].items():
-            self.history[key] = sorted(recorded.get(key, {}).items())[:count]
+            self.history[key] = sorted(self.recorder.known.get(key, {}).items())[:count]
 
     def _keep(self, point: Point) -> None:
         self.recorder.metrics(point.step, point.metrics)
@@ -102,12 +100,11 @@ class _Training:
         self.recorder.file(WEIGHTS, lambda path: save_weights(self.run.best.weights, path))
 
     def _save(self) -> None:
-        with streams.untouched():
-            content = {
-                "run": state.capture(self.run),
-                "audit": state.plain(self.audit.state_dict(), "audit"),
-                "recorded": {key: len(points) for key, points in self.history.items()},
-            }
+        content = {
+            "run": state.capture(self.run),
+            "audit": state.plain(self.audit.state_dict(), "audit"),
+            "recorded": {key: len(points) for key, points in self.history.items()},
+        }
         self.recorder.sync()  # what it goes on from must not be ahead of the journal
         self.checkpoints.save(content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -444,3 +445,21 @@ def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Pa
     done = commands.process(tmp_path, *WORKERS)
     assert done.status == 0 and "Goes on with" in done.out, done.err
     assert info(finished(tmp_path))["status"] == "FINISHED"
+
+
+def test_points_that_come_out_otherwise_when_computed_again_are_told(
+    tmp_path: Path, whole: Path
+) -> None:
+    run = stopped(tmp_path, *QUIET, "checkpoint.per=step", "checkpoint.every=2")
+    (run / "checkpoints" / "step-000000005.ckpt").unlink()  # so that step 5 is computed again
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (index,) = [i for i, line in enumerate(lines) if '"step": 5' in line and "train/loss" in line]
+    changed = json.loads(lines[index])
+    changed["metrics"]["train/loss"] += 1
+    lines[index] = json.dumps(changed)
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    done = resumed(tmp_path, run.name)
+    assert done.status == 0, done.err
+    assert "Goes on with " + run.name + " after step 4" in done.out
+    assert "Caution 1 point that had been recorded before the run was taken up came out" in done.out
+    numbers_alike(run, whole)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from recipe import compose, earlier, journal, menu, recorded, runs
+from recipe import compose, earlier, fingerprint, journal, menu, recorded, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.journal import Journal
@@ -104,10 +104,9 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
         lock.release()
         _report(console, sweep)
         if failure:
-            console.print(
-                f"MLflow did not take the sweep's end ({failure}); python -m recipe sync sends it",
-                style="red",
-            )
+            sync = runs.command("sync", first.output_path)
+            told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
+            console.print(told, style="red", soft_wrap=True)
     return 0 if status == "FINISHED" else 1
 
 
@@ -172,7 +171,7 @@ def job(config: DictConfig) -> None:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
         name = name or spec.label
         run = prepare(spec, Problems())
-        with earlier.claimed(spec, run) as before:
+        with earlier.claimed(spec, fingerprint.of(spec, run)) as before:
             if (before is None or before.running) and not spec.again:
                 by = f", as {before.running.name}" if before and before.running else ""
                 problem = f"another process is running it{by}"

@@ -6,7 +6,6 @@ What MLflow is to be told at the end is kept there first, so that `sync` can do 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from recipe import runs
+from recipe import atomic, runs
 from recipe.mlflow_server import connect, knows, origin, reason, running_again
 from recipe.tracking import Tracking
 
@@ -107,6 +106,4 @@ def _content(sweep: Path) -> Iterator[dict[str, Any]]:
         before = dict(content)
         yield content
         if content != before:
-            temporary = sweep / ".sweep.json.tmp"
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(temporary, sweep / "sweep.json")
+            atomic.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)

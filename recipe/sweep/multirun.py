@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
-from recipe import compose, earlier, fingerprint, journal, menu, recorded, runs
+from recipe import compose, earlier, fingerprint, menu, recorded, runs
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
-from recipe.journal import Journal
 from recipe.mlflow_feed import Feed
 from recipe.overrides import check
 from recipe.parts import part, static_problems
@@ -30,36 +28,12 @@ from recipe.record import Status
 from recipe.sent import Sent
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
-from recipe.sweep import parent
+from recipe.sweep import jobs, parent
+from recipe.sweep.jobs import Ended
 from recipe.wording import counted
 
 SWEEP = "RECIPE_SWEEP"
 """Environment variable with the sweep's id, for jobs in this process and in others."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that ended: a line of jobs.jsonl."""
-
-    number: int
-    """Of the job, from 0."""
-    name: str
-    status: str
-    run: str | None = None
-    accuracy: float | None = None
-    problem: str | None = None
-    no_effect: Sequence[str] = ()
-    """`group=option` of the tricks that did nothing."""
-
-    @property
-    def reason(self) -> str:
-        """Why it failed, shortly; all of it was printed when it did."""
-        return (self.problem or "").partition("; ")[0]
-
-    @property
-    def percent(self) -> str:
-        """The accuracy as it is shown; empty if there is none."""
-        return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
 
 
 def multirun(arguments: Sequence[str], console: Console) -> int:
@@ -68,19 +42,19 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     Raises SpecError before the first run if any job's overrides or settings are wrong.
     """
     overrides = compose.parse(arguments)
-    specs, jobs = _check(overrides)
+    specs, planned = _check(overrides)
     first = specs[0]
     swept = sorted({o.get_key_element() for o in overrides if o.is_sweep_override()})
     name = " ".join(o.input_line for o in overrides if o.is_sweep_override()) or first.label
-    digest = hashlib.sha256(repr(sorted(job.overrides for job in jobs)).encode()).hexdigest()
+    digest = hashlib.sha256(repr(sorted(job.overrides for job in planned)).encode()).hexdigest()
     content = {
         "name": first.name or name,
         "swept": swept,
-        "jobs": len(jobs),
+        "jobs": len(planned),
         "digest": digest,
     }
     sweep = _unfinished(first.output_path / "sweeps", digest)
-    said = f"{content['name']}: {counted(len(jobs), 'run')}"
+    said = f"{content['name']}: {counted(len(planned), 'run')}"
     if sweep is None or first.again:
         sweep = first.output_path / "sweeps" / runs.new_id()
         sweep.mkdir(parents=True)
@@ -93,16 +67,16 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     lock = parent.begin(sweep)
     try:
         _launch(arguments)
-        done = all(ended.status == "FINISHED" for ended in _read(sweep))
-        status = "FINISHED" if done and len(_read(sweep)) == len(jobs) else "FAILED"
+        done = [each for each in jobs.read(sweep) if each.status == "FINISHED"]
+        status = "FINISHED" if len(done) == len(planned) else "FAILED"
     finally:
         del os.environ[SWEEP]
         tracking = part(first, "tracking")(first.output_path)
-        note = _markdown(_read(sweep))
+        note = jobs.markdown(sweep)
         parent.end(sweep, status, note)
         failure = parent.tell(tracking, first.output_path, sweep)
         lock.release()
-        _report(console, sweep)
+        jobs.report(console, sweep)
         if failure:
             sync = runs.command("sync", first.output_path)
             told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
@@ -176,13 +150,13 @@ def job(config: DictConfig) -> None:
                 by = f", as {before.running.name}" if before and before.running else ""
                 problem = f"another process is running it{by}"
                 console.print(problem, soft_wrap=True)
-                return _end(sweep, Ended(number, name, "RUNNING", problem=problem))
+                return jobs.note(sweep, Ended(number, name, "RUNNING", problem=problem))
             assert before is not None
             if before.finished and not spec.again:
                 done = _finished(before.finished, number, name)
                 console.print(f"finished before, as {done.run}: {done.percent}", soft_wrap=True)
                 _send_rest(before.finished, spec)
-                return _end(sweep, done)
+                return jobs.note(sweep, done)
             outcome, recorder = execute(
                 spec, run, console,
                 name=name, command=" ".join(overrides), sweep=sweep, before=before,
@@ -191,13 +165,13 @@ def job(config: DictConfig) -> None:
         for problem in error.problems:
             console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
         status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
-        _end(sweep, Ended(number, name, status, problem=error.problems[0]))
+        jobs.note(sweep, Ended(number, name, status, problem=error.problems[0]))
     except KeyboardInterrupt:
-        _end(sweep, Ended(number, name, "KILLED"))
+        jobs.note(sweep, Ended(number, name, "KILLED"))
         raise
     except Exception as error:
         traceback.print_exc()
-        _end(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
+        jobs.note(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
     else:
         console.print(outcome.sentence(), soft_wrap=True)
         for caution in outcome.cautions():
@@ -209,7 +183,7 @@ def job(config: DictConfig) -> None:
         ended = Ended(
             number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
         )
-        _end(sweep, ended)
+        jobs.note(sweep, ended)
 
 
 def _finished(run: Path, number: int, name: str) -> Ended:
@@ -232,37 +206,3 @@ def _send_rest(run: Path, spec: RunSpec) -> None:
         feed = Feed(run, tracking)
         feed.start()
         feed.finish()
-
-
-def _end(sweep: Path, ended: Ended) -> None:
-    jobs = Journal(sweep / "jobs.jsonl")
-    jobs.write(asdict(ended))
-    jobs.close()
-
-
-def _read(sweep: Path) -> list[Ended]:
-    """How the jobs ended; of one that was started again, how it did last."""
-    path = sweep / "jobs.jsonl"
-    ended = [Ended(**line) for line in journal.read(path)[0]]
-    return [latest for _, latest in sorted({each.number: each for each in ended}.items())]
-
-
-def _report(console: Console, sweep: Path) -> None:
-    table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
-    idle = any(ended.no_effect for ended in _read(sweep))
-    for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
-        table.add_column(column, justify="right" if "accuracy" in column else "left")
-    for ended in _read(sweep):
-        cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
-        table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
-    console.print(table)
-    ui = runs.command("ui", sweep.parent.parent)
-    console.print(f"\nRecord  {sweep.name}\nOpen    {ui}", soft_wrap=True)
-
-
-def _markdown(jobs: Sequence[Ended]) -> str:
-    lines = ["| run | status | best val/accuracy | no effect |", "|---|---|---|---|"]
-    for ended in jobs:
-        idle = ", ".join(ended.no_effect)
-        lines.append(f"| {ended.name} | {ended.status} | {ended.percent} | {idle} |")
-    return "\n".join(lines) + "\n"

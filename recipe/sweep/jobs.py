@@ -1,0 +1,75 @@
+"""How the jobs of a sweep ended: `jobs.jsonl` in its folder, and the tables made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recipe import journal, runs
+from recipe.journal import Journal
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that ended: a line of jobs.jsonl."""
+
+    number: int
+    """Of the job, from 0."""
+    name: str
+    status: str
+    run: str | None = None
+    accuracy: float | None = None
+    problem: str | None = None
+    no_effect: Sequence[str] = ()
+    """`group=option` of the tricks that did nothing."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, shortly; all of it was printed when it did."""
+        return (self.problem or "").partition("; ")[0]
+
+    @property
+    def percent(self) -> str:
+        """The accuracy as it is shown; empty if there is none."""
+        return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+
+
+def note(sweep: Path, ended: Ended) -> None:
+    """Adds how a job ended."""
+    jobs = Journal(sweep / "jobs.jsonl")
+    jobs.write(asdict(ended))
+    jobs.close()
+
+
+def read(sweep: Path) -> list[Ended]:
+    """How the jobs ended; of one that was started again, how it did last."""
+    path = sweep / "jobs.jsonl"
+    ended = [Ended(**line) for line in journal.read(path)[0]]
+    return [latest for _, latest in sorted({each.number: each for each in ended}.items())]
+
+
+def report(console: Console, sweep: Path) -> None:
+    """What a person reads at the end of a sweep."""
+    table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
+    idle = any(ended.no_effect for ended in read(sweep))
+    for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
+        table.add_column(column, justify="right" if "accuracy" in column else "left")
+    for ended in read(sweep):
+        cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
+        table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
+    console.print(table)
+    ui = runs.command("ui", sweep.parent.parent)
+    console.print(f"\nRecord  {sweep.name}\nOpen    {ui}", soft_wrap=True)
+
+
+def markdown(sweep: Path) -> str:
+    """The jobs as a table for the sweep's page in MLflow."""
+    lines = ["| run | status | best val/accuracy | no effect |", "|---|---|---|---|"]
+    for ended in read(sweep):
+        idle = ", ".join(ended.no_effect)
+        lines.append(f"| {ended.name} | {ended.status} | {ended.percent} | {idle} |")
+    return "\n".join(lines) + "\n"

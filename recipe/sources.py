@@ -14,7 +14,7 @@ import stat
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -156,11 +156,16 @@ def _is_installed(spec: ModuleSpec) -> bool:
     )
 
 
-@functools.cache
 def _version(package: str) -> str | None:
     """Of the distribution that a package came with; None if it came with none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(package)
+        names = _distributions().get(package)
         return importlib.metadata.version(names[0]) if names else None
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Every package's distributions; asked once, as it reads the files of all that is installed."""
+    return importlib.metadata.packages_distributions()

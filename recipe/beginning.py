@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipe import branch, carried, environment, fingerprint, parameters
+from recipe import branch, carried, environment, fingerprint, parameters, starts
 from recipe import plan as planning
 from recipe.checkpoint import Checkpoints
 from recipe.earlier import Earlier
@@ -92,6 +92,7 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
             "recipe.variant": spec.label,
             "recipe.fingerprint": identity,
             **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
+            **{f"start.{name}": what for name, what in starts.hashes(run).items()},
             "recipe.steps": str(run.steps),
             "recipe.device": hardware,
             **({"recipe.sweep": sweep.name} if sweep else {}),
@@ -110,6 +111,7 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
         {
             "params/trainable": sum(row.numbers for row in plan.rows if row.trainable),
             "params/total": sum(row.numbers for row in plan.rows),
+            "params/multiply_adds": plan.summary.total_mult_adds,
         },
     )
     recorder.begin()

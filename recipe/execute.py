@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from recipe import device, runs, settings
+from recipe import device, results, runs, settings
 from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
@@ -104,6 +105,8 @@ def execute(
         _tell_lacking(console, recorder)
         raise
     recorder.close("FINISHED")
+    with contextlib.suppress(OSError):  # it can be made of the journals again
+        results.keep(recorder.folder)
     return outcome, recorder
 
 

@@ -143,8 +143,8 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
     """The batches that are left of an epoch."""
     at = run.at
     block = _Block(1 if run.device.type == "cpu" else 50)
-    order = itertools.islice(_order(run, epoch), at.batch, None)
-    for inputs, targets in run.data.train.batches(order):
+    left = itertools.islice(order(run, epoch), at.batch, None)
+    for inputs, targets in run.data.train.batches(left):
         rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
         inputs = inputs.to(run.device, non_blocking=True)
         targets = targets.to(run.device, non_blocking=True)
@@ -152,7 +152,7 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
             done = _step(run, inputs, targets, at.augmentation)
         except NonFinite as found:
             yield from block.flush()
-            samples = list(_order(run, epoch))[at.batch].tolist()
+            samples = list(order(run, epoch))[at.batch].tolist()
             names = _names(run.data.train, samples)
             raise found.in_training(at.step + 1, epoch + 1, at.batch + 1, samples, names) from None
         if done.left_out:
@@ -235,7 +235,7 @@ def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def _order(run: Run, epoch: int) -> Iterator[Tensor]:
+def order(run: Run, epoch: int) -> Iterator[Tensor]:
     """The epoch's batches of indices: a pure function of the seed and the epoch."""
     stream = streams.generator(run.seed, "order", epoch)
     yield from torch.randperm(len(run.data.train), generator=stream).split(run.batch_size)
@@ -243,8 +243,8 @@ def _order(run: Run, epoch: int) -> Iterator[Tensor]:
 
 def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
     """The epoch's batches once more, without those of these numbers."""
-    order = (batch for n, batch in enumerate(_order(run, epoch)) if n not in left_out)
-    for inputs, _ in run.data.train.batches(order):
+    used = (batch for n, batch in enumerate(order(run, epoch)) if n not in left_out)
+    for inputs, _ in run.data.train.batches(used):
         yield inputs.to(run.device)
 
 

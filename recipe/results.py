@@ -1,0 +1,173 @@
+"""What came of recorded runs, read in bulk: of each the little that comparing runs takes.
+
+A run that finished keeps it as `result.json` beside its journals; of any other run, and where the
+journals have grown since, it is made of the journals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from recipe import atomic, journal, runs
+from recipe.errors import SpecError
+from recipe.wording import printable
+
+FORMAT = 1
+"""Of result.json; a file of another format is passed over."""
+
+JOURNALS = ("events.jsonl", "metrics.jsonl")
+
+LARGEST = 2**28
+"""Bytes of a journal."""
+
+Points = list[tuple[int, float]]
+"""Global steps and values."""
+
+
+@dataclass(frozen=True)
+class Result:
+    run: str
+    """Its id."""
+    name: str
+    status: str
+    """RUNNING, FINISHED, FAILED or KILLED."""
+    sweep: str | None = None
+    seed: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Options under the group's name, settings under their dotted key; all but the seed."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    """From its start to its end, what lies between being stopped and going on left out."""
+    last: Mapping[str, float] = field(default_factory=dict)
+    """Of every metric its last value."""
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    """Of the metrics that are taken after an epoch."""
+    epoch_s: float | None = None
+    """Seconds of an epoch: the median."""
+    peak_mb: float | None = None
+    """The most memory, in megabytes."""
+    mlflow_run_id: str | None = None
+
+    @property
+    def no_effect(self) -> list[str]:
+        """`group=option` of the tricks that did nothing."""
+        return list(filter(None, self.tags.get("recipe.no_effect", "").split(", ")))
+
+    @property
+    def start(self) -> dict[str, str]:
+        """What it started from, by name, each as a hash (recipe.starts)."""
+        return {k[6:]: v for k, v in self.tags.items() if k.startswith("start.")}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What result.json holds."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
+
+    format: int
+    sizes: Sequence[int]
+    """Bytes of the journals that it was made of."""
+    result: Result
+
+
+KEPT = TypeAdapter(_Kept)
+
+
+def read_all(outputs: Path, ids: Iterable[str] | None = None) -> list[Result]:
+    """Those of all recorded runs, or of these; in the order in which they began. Runs whose files
+    are missing or damaged are left out."""
+    folder = runs.folder(outputs)
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if ids is None else sorted(set(ids))
+    except OSError:
+        return []
+    return [found for name in names if (found := read(folder / name))]
+
+
+def read(run: Path) -> Result | None:
+    """None if there is none, or its files are damaged."""
+    with contextlib.suppress(OSError, ValidationError):
+        kept = KEPT.validate_json((run / "result.json").read_bytes())
+        if kept.format == FORMAT and kept.sizes == _sizes(run):
+            return kept.result
+    return _from_journals(run)
+
+
+def keep(run: Path) -> None:
+    """Writes the `result.json` of a run that has ended. Raises OSError."""
+    result = _from_journals(run)
+    if result:
+        kept = _Kept(FORMAT, _sizes(run), result)
+        atomic.write(run / "result.json", KEPT.dump_json(kept), sync=False)
+
+
+def _sizes(run: Path) -> list[int]:
+    return [(run / name).stat().st_size for name in JOURNALS]
+
+
+def _from_journals(run: Path) -> Result | None:
+    try:
+        info = runs.read(run, "run")
+        if not all(size <= LARGEST for size in _sizes(run)):
+            return None
+        events = journal.read(run / "events.jsonl")[0]
+        points = {
+            key: sorted((int(step), float(value)) for step, value in values.items())
+            for key, values in journal.trace(run).items()
+        }
+        said = {kind: _merged(events, kind) for kind in ("parameters", "tags")}
+    except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
+        return None
+    settings = said["parameters"]
+    seed = settings.pop("seed", "")
+    return Result(
+        run=run.name,
+        name=info.name,
+        status=info.status,
+        sweep=info.sweep,
+        seed=seed,
+        settings=settings,
+        tags={k: v for k, v in said["tags"].items() if not k.startswith("mlflow.note")},
+        seconds=_seconds(events),
+        last={key: values[-1][1] for key, values in points.items()},
+        curves={key: values for key, values in points.items() if key.startswith("val/")},
+        epoch_s=_of(statistics.median, points.get("time/epoch_s")),
+        peak_mb=_of(max, points.get("memory/peak_mb")),
+        mlflow_run_id=info.mlflow_run_id,
+    )
+
+
+def _merged(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:
+    """The later of two values counts."""
+    return {
+        printable(key): printable(str(value))
+        for event in events
+        if event.get("kind") == kind
+        for key, value in event.items()
+        if key not in ("kind", "time")
+    }
+
+
+def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
+    """While some process ran it; None if it hasn't ended."""
+    total, began = 0.0, None
+    for event in events:
+        if event.get("kind") in ("started", "resumed"):
+            began = event["time"]
+        elif event.get("kind") == "end" and began is not None:
+            total, began = total + (event["time"] - began) / 1000, None
+    return total if total and began is None else None
+
+
+def _of(summary: Any, points: Points | None) -> float | None:
+    values = [value for _, value in points or () if math.isfinite(value)]
+    return float(summary(values)) if values else None

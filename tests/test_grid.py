@@ -95,7 +95,8 @@ def test_a_sweep_that_was_killed_is_shown_and_its_command_finishes_it(tmp_path: 
 def sweep_folder(outputs: Path, id_: str = SWEEP, **about: Any) -> Path:
     sweep = outputs / "sweeps" / id_
     sweep.mkdir(parents=True)
-    (sweep / "sweep.json").write_text(json.dumps(about))
+    jobs = len(about.get("planned", ()))
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs} | about))
     return sweep
 
 

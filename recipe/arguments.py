@@ -8,15 +8,40 @@ from recipe import menu
 from recipe.errors import SpecError
 
 
-def key_values(verb: str, arguments: Sequence[str], known: dict[str, str]) -> dict[str, str]:
-    """A verb's own arguments over their defaults; raises SpecError for any that isn't known."""
+def key_values(
+    verb: str, arguments: Sequence[str], known: dict[str, str], positional: str = ""
+) -> dict[str, str]:
+    """A verb's own arguments over their defaults: key=value, --key=value or --key value.
+
+    What is none of these is the value of `positional`, one of the keys, if the verb has one. Raises
+    SpecError for any that isn't known.
+    """
     values, problems = dict(known), []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in known:
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if positional and _is_bare(argument, known):
+            if values[positional]:
+                given = f"{positional}={values[positional]} is given already"
+                problems.append(f"{verb}: {argument}: {given}; give one of them")
+            values[positional] = argument
+            continue
+        flag = argument.startswith("--") and not equals
+        if flag:
+            value = next(rest, "")
+        if key not in known or not (equals or flag):
             hint = menu.nearest(key, known) or f"; there are {', '.join(known)}"
             problems.append(f"{verb}: {argument}: no such argument{hint}")
+        elif flag and (not value or value.startswith("--")):
+            problems.append(f"{verb}: {argument}: has no value; write {key}=<value>")
         values[key] = value
     if problems:
         raise SpecError(problems)
     return values
+
+
+def _is_bare(argument: str, known: dict[str, str]) -> bool:
+    """Whether it is no pair of one of these keys, not even one with a slip; its = are its own."""
+    key, equals, _ = argument.partition("=")
+    slip = equals and menu.nearest(key, known)
+    return bool(argument) and not (argument.startswith("--") or key in known or slip)

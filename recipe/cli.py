@@ -45,6 +45,7 @@ python -m recipe ui [port=5000]          the MLflow page of the recorded runs, a
 
 python -m recipe status [resume=true]    runs that aren't finished; closes those that died, or goes
                                          on with them
+python -m recipe status <sweep>          its variants by seeds, what is left, and for how long
 python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
 python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
 python -m recipe diff <id> <id>          what differed between two recorded runs

@@ -104,7 +104,7 @@ class Recorded:
 def predict(arguments: Sequence[str], console: Console) -> int:
     """The verb. Files that are no images are named on the error stream; exit status then is 1."""
     known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "", "trust": ""}
-    values = key_values("predict", list(_plain(arguments)), known)
+    values = key_values("predict", arguments, known)
     problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
     if not re.fullmatch("[0-9]{1,9}", values["top"]) or int(values["top"]) < 1:
         problems.append(f"predict: top must be a whole number above 0, got {values['top']}")
@@ -138,16 +138,6 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     if bad:
         print(f"recipe: {bad} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if bad else 0
-
-
-def _plain(arguments: Sequence[str]) -> Iterator[str]:
-    """`--output csv` and `--output=csv` as output=csv."""
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "--output":
-            yield f"output={next(rest, '')}"
-        else:
-            yield argument.removeprefix("--") if argument.startswith("--output=") else argument
 
 
 def _files(given: str) -> list[Path]:

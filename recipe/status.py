@@ -1,4 +1,4 @@
-"""`recipe status`: which runs aren't finished; those whose process is gone are closed."""
+"""`recipe status`: which runs and sweeps aren't finished; dead runs are closed; a sweep's grid."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe import compose, dead, journal, runs
+from recipe import compose, dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
+from recipe.reached import reached
 from recipe.sent import Sent
+from recipe.sweep import grid, standing
 from recipe.wording import counted, duration, listed, printable
-
-HEAD = 100_000
-"""Bytes of a journal's beginning in which the tags of a run's start are."""
-
 
 MOST = 5
 """Runs that were found dead of which each is told by itself."""
@@ -26,17 +24,24 @@ MOST = 5
 
 def status(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if a run to be taken up failed. Raises SpecError for wrong arguments."""
-    known = {"output_dir": "", "tracking.uri": "", "trust": "", "resume": "false"}
-    values = key_values("status", arguments, known)
+    known = {"sweep": "", "output_dir": "", "tracking.uri": "", "trust": "", "resume": "false"}
+    values = key_values("status", arguments, known, positional="sweep")
     if values["resume"] not in ("true", "false"):
         raise SpecError(f"resume must be true or false, got {values['resume']}")
     outputs = compose.outputs(values["output_dir"])
+    if values["sweep"]:
+        ignored = [key for key in ("tracking.uri", "trust", "resume") if values[key] != known[key]]
+        if ignored:
+            raise SpecError(f"{key}: is for runs that died, not for a sweep" for key in ignored)
+        grid.show(standing.read(standing.find(outputs, values["sweep"])), console)
+        return 0
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
         console.print(f"There are no runs in {printable(runs.folder(outputs))}", soft_wrap=True)
         return 0
     closed = dead.close_all(outputs)
     _show(there, console)
+    grid.show_unfinished(outputs, console)
     for run in closed[:MOST]:
         console.print(_advice(run, outputs), soft_wrap=True)
     if len(closed) > MOST:
@@ -114,24 +119,9 @@ def _show(there: Sequence[Path], console: Console) -> None:
         states[printable(info.status)] += 1
         if info.status != "FINISHED":
             ago = duration(max(0.0, time.time() - dead.last_sign(run) / 1000))
-            cells = (run.name, info.name, info.status, _step(run), f"{ago} ago")
+            cells = (run.name, info.name, info.status, str(reached(run)), f"{ago} ago")
             table.add_row(*map(printable, cells))
     if table.row_count:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"{counted(len(there), 'run')}: {counts}", soft_wrap=True)
-
-
-def _step(run: Path) -> str:
-    """`7 of 46`; as much of it as is known."""
-    line = journal.last(run / "metrics.jsonl") or {}
-    step = line.get("step", "-")
-    steps = next((e["recipe.steps"] for e in _beginning(run) if "recipe.steps" in e), None)
-    return f"{step} of {steps}" if steps else f"{step}"
-
-
-def _beginning(run: Path) -> list[dict[str, object]]:
-    try:
-        return journal.read(run / "events.jsonl", 0, HEAD)[0]
-    except ValueError:
-        return []

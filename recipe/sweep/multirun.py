@@ -49,8 +49,10 @@ def multirun(arguments: Sequence[str], console: Console) -> int:
     digest = hashlib.sha256(repr(sorted(job.overrides for job in planned)).encode()).hexdigest()
     content = {
         "name": first.name or name,
+        "command": ["-m", *arguments],
         "swept": swept,
         "jobs": len(planned),
+        "planned": [list(job.swept) for job in planned],
         "digest": digest,
     }
     sweep = _unfinished(first.output_path / "sweeps", digest)

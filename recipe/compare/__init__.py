@@ -1,0 +1,1 @@
+"""Which trick helped, how sure is that, and what did it cost?"""

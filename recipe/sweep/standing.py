@@ -1,0 +1,151 @@
+"""How a sweep stands: what was planned, and what has become of it.
+
+`jobs.jsonl` says how jobs ended. What is going on, or was killed without a chance to say so, is
+found among the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from recipe import menu, runs
+from recipe.errors import SpecError
+from recipe.reached import Reached, best, reached
+from recipe.runs import Info
+from recipe.sweep import jobs, members, parent
+from recipe.sweep.jobs import Ended
+from recipe.sweep.members import Job
+from recipe.wording import counted, listed, printable
+
+STATES = ("done", "running", "elsewhere", "failed", "killed", "refused", "missing")
+"""Of a job; `elsewhere`: another process was running it as a run of its own."""
+
+ENDED = {"FINISHED": "done", "RUNNING": "elsewhere", "FAILED": "failed", "KILLED": "killed",
+         "REFUSED": "refused"}  # fmt: skip
+"""The state that a job's status stands for, in jobs.jsonl or in run.json."""
+
+LINE = TypeAdapter(Ended)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one job stands."""
+
+    variant: str
+    """What differs from job to job but the seed."""
+    seed: str
+    """Empty if the sweep says nothing of it."""
+    state: str
+    run: str | None = None
+    """Its id, as far as there is one."""
+    accuracy: float | None = None
+    reached: Reached | None = None
+    """Of one that is running or was killed."""
+    reason: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    folder: Path
+    name: str
+    jobs: Sequence[Standing]
+    """Those that are known."""
+    total: int
+    """Of all that were planned."""
+    alive: bool
+    """Whether a process is running it."""
+    command: Sequence[str]
+    """The arguments that it was started with; none if that isn't known."""
+    cautions: Sequence[str] = ()
+
+    @property
+    def done(self) -> int:
+        return sum(job.state == "done" for job in self.jobs)
+
+
+def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
+    """The folder of a sweep: by its id, the beginning of one, or its name (then the latest so
+    named). Raises SpecError, headed by `key`, if there is none."""
+    there = folders(outputs)
+    by_id = [sweep for sweep in there if sweep.name.startswith(wanted)]
+    if len(by_id) == 1:
+        return by_id[0]
+    if by_id:
+        raise SpecError(f"{key}: {wanted} begins {len(by_id)} sweep ids; give more of it")
+    names = {sweep: str(parent.read(sweep).get("name", "")) for sweep in there}
+    if named := [sweep for sweep, name in names.items() if name == wanted]:
+        return named[-1]
+    near = menu.nearest(wanted, [*names.values(), *(sweep.name for sweep in there)])
+    raise SpecError(f"{key}: no sweep {wanted!r} is recorded in {outputs / 'sweeps'}{near}")
+
+
+def folders(outputs: Path) -> list[Path]:
+    """The sweeps' folders, in the order in which they began."""
+    return [path.parent for path in sorted((outputs / "sweeps").glob("*/sweep.json"))]
+
+
+def read(sweep: Path) -> Sweep:
+    """What is damaged is told as a caution, and the rest is shown."""
+    about = parent.read(sweep)
+    cautions = [] if about else [f"{printable(sweep / 'sweep.json')} is damaged"]
+    ended: dict[int, Ended] = {}
+    try:
+        ended = {each.number: LINE.validate_python(asdict(each)) for each in jobs.read(sweep)}
+    except (OSError, ValueError, TypeError) as error:
+        reason = printable(str(error).splitlines()[0])
+        cautions.append(f"jobs.jsonl can't be read ({reason}); what the runs say is shown")
+    planned = members.planned(about, ended)
+    count = about.get("jobs")
+    total = max(len(planned), count if isinstance(count, int) else 0)
+    done = [number for number in planned if number in ended and ended[number].status == "FINISHED"]
+    found: dict[int, tuple[Path, Info]] = {}
+    if len(done) < total or not planned:
+        there = list(members.recorded(sweep))
+        if not isinstance(about.get("planned"), list):
+            members.add_unplanned(planned, [info.name for _, info in there])
+        found, unknown = members.by_job(there, planned)
+        if unknown:
+            which = counted(len(unknown), "run")
+            cautions.append(f"{which} of it can't be told to be one of its jobs: {listed(unknown)}")
+    return Sweep(
+        folder=sweep,
+        name=str(about.get("name") or sweep.name),
+        jobs=[_standing(job, ended.get(n), found.get(n)) for n, job in planned.items()],
+        total=max(len(planned), total),
+        alive=runs.alive(sweep),
+        command=members.texts_in(about.get("command")),
+        cautions=cautions,
+    )
+
+
+def is_finished(sweep: Path) -> bool:
+    """Whether it said so; nothing but sweep.json is read."""
+    end = parent.read(sweep).get("end")
+    return isinstance(end, dict) and end.get("status") == "FINISHED"
+
+
+def _standing(job: Job, ended: Ended | None, found: tuple[Path, Info] | None) -> Standing:
+    state = ENDED.get(ended.status, "missing") if ended else "missing"
+    run = ended.run if ended else None
+    accuracy = ended.accuracy if ended else None
+    if found and state != "done":
+        folder, info = found
+        run = folder.name
+        if info.status == "RUNNING":
+            state = "running" if members.is_running(found) else "killed"
+        elif ended is None or info.status == "FINISHED":  # taken up by itself since
+            state, accuracy = ENDED.get(info.status, "missing"), best(folder)
+    return Standing(
+        variant=job.variant,
+        seed=job.seed,
+        state=state,
+        run=run,
+        accuracy=accuracy if isinstance(accuracy, int | float) else None,
+        reached=reached(found[0]) if found and state in ("running", "killed") else None,
+        reason=ended.reason if ended and state in ("failed", "refused") else "",
+    )

@@ -7,20 +7,18 @@ from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.types import Override
 
-from recipe import compose
+from recipe import compose, menu
 from recipe.compose import Job
-from recipe.errors import Problems
-from recipe.overrides import check
+from recipe.errors import Problems, SpecError
+from recipe.overrides import EXPERIMENT, check
+from recipe.settings import ROOT
 from recipe.spec import RunSpec
 from recipe.sweep import tricks, variants
 from recipe.sweep.planned import Planned, seed_problems, spec_problems
-from recipe.sweep.tricks import Asked
+from recipe.sweep.tricks import OWN, Asked
 from recipe.sweep.variants import PLANS, Variant
 
 SWEEPER = "hydra/sweeper=ablation"
-
-OWN = ("plan", "yes")
-"""The arguments of `ablate` itself; to Hydra they are the sweeper's."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,24 @@ class Ablation:
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """The arguments of `ablate` as those of a sweep."""
-    own = {f"{key}=": f"hydra.sweeper.{key}=" for key in OWN}
+    """The arguments of `ablate` as those of a sweep. Raises SpecError for another sweeper."""
+    if others := [a for a in given if a.startswith("hydra/sweeper=") and a != SWEEPER]:
+        raise SpecError(f"{text}: ablate is {SWEEPER}; leave it out, or use -m" for text in others)
+    known = (*menu.GROUPS, EXPERIMENT, *(key.split(".")[0] for key in ROOT))
     found = [SWEEPER]
     for argument in given:
-        key = argument.partition("=")[0] + "="
-        found.append(argument.replace(key, own[key], 1) if key in own else argument)
+        key = argument.partition("=")[0]
+        is_own = key in OWN or (key not in known and menu.nearest(key, OWN) != "")
+        found.append(f"hydra.sweeper.{argument}" if is_own else argument)
     return found
 
 
 def is_asked(overrides: Sequence[Override]) -> bool:
     """Whether the sweep is an ablation."""
-    hydras = [o.input_line for o in overrides if _is_hydras(o.key_or_group)]
+    sweepers = [o.input_line for o in overrides if o.key_or_group == "hydra/sweeper"]
     with compose.menu_folder():
-        composed = compose.config(hydras)
-        return bool(composed.hydra.runtime.choices["hydra/sweeper"] == "ablation")
+        choices = compose.config(sweepers).hydra.runtime.choices
+        return bool(choices["hydra/sweeper"] == "ablation")
 
 
 def plan(overrides: Sequence[Override]) -> Ablation:
@@ -80,13 +81,14 @@ def plan(overrides: Sequence[Override]) -> Ablation:
     """
     problems = Problems()
     with compose.menu_folder():
-        checked = check(overrides)
-        problems += checked.problems
+        unknown = tricks.unknown(overrides)
+        checked = check([o for o in overrides if o.input_line not in unknown])
+        problems += [*unknown.values(), *checked.problems]
         asked = tricks.read(checked.overrides, problems)
         if not asked.tricks and not problems:
-            problems.append(tricks.none_problem(asked))
-        problems.raise_any()
-        first = PLANS[asked.plan](asked.tricks)
+            problems.append(tricks.none_problem())
+        # what is wrong beside the plan is told with it
+        first = PLANS["add_one" if problems else asked.plan](asked.tricks)
         specs = {}
         found: dict[str, list[Variant]] = {}
         for variant in dict.fromkeys([*first, *_as_typed(asked)]):
@@ -97,13 +99,13 @@ def plan(overrides: Sequence[Override]) -> Ablation:
             for line in lines:
                 found.setdefault(line, []).append(variant)
     problems += _told(found, asked, first)
-    problems.raise_any()
-    jobs = [_job(asked, first[0], seed) for seed in asked.seeds]
-    problems += seed_problems(specs[first[0]], jobs)
+    if specs:
+        seeds = [_job(asked, (), seed) for seed in asked.seeds]
+        problems += seed_problems(next(iter(specs.values())), seeds)
     problems.raise_any()
     once, left_out = _once({variant: specs[variant] for variant in first})
     if len(once) == 1:
-        problems += left_out
+        problems += [f"{line}; there is nothing to compare" for line in left_out]
     problems.raise_any()
     return Ablation(asked, once, left_out)
 
@@ -114,11 +116,10 @@ def _job(asked: Asked, variant: Variant, seed: str = "") -> Job:
 
 
 def _as_typed(asked: Asked) -> list[Variant]:
-    """The sets with a trick of every group on, in which each trick is found."""
+    """The sets with a trick of every group on, in which each trick is found; without any, none."""
     firsts = {trick.group: trick for trick in reversed(asked.tricks)}
-    return [
-        variants.ordered(list({**firsts, trick.group: trick}.values())) for trick in asked.tricks
-    ]
+    sets = [{**firsts, trick.group: trick} for trick in asked.tricks]
+    return [variants.ordered(list(on.values())) for on in sets] or [()]
 
 
 def _told(

@@ -12,7 +12,7 @@ from rich.table import Table
 from recipe.spec import RunSpec
 from recipe.sweep import variants
 from recipe.sweep.ablate import Ablation
-from recipe.sweep.recorded import Result, read_all
+from recipe.sweep.recorded import read_all
 from recipe.sweep.variants import Variant
 from recipe.wording import counted, duration, listed, printable
 

@@ -32,19 +32,20 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     """
     overrides = compose.parse(arguments)
     if not ablate.is_asked(overrides):
-        return _run(grid(overrides), arguments, console, command)
+        return _run(grid(overrides), arguments, console, command)[0]
     wanted = ablate.plan(overrides)
     forecast.show(forecast.make(wanted), console)
     if not wanted.asked.yes and not forecast.goes_on():
         return 0
-    done = _run(wanted.planned, arguments, console, command)
-    # recipe.compare.compare(["--sweep", sweep.name], console) belongs here
-    return done
+    status, sweep = _run(wanted.planned, arguments, console, command)
+    # COMPARE goes here: recipe.compare.compare(["--sweep", sweep.name], console)
+    return status
 
 
 def _run(
     planned: Planned, arguments: Sequence[str], console: Console, command: Sequence[str]
-) -> int:
+) -> tuple[int, Path]:
+    """The exit status, and the sweep's folder."""
     first, content = planned.first, planned.content(command)
     sweep = _unfinished(first.output_path / "sweeps", planned.digest)
     said = f"{content['name']}: {counted(len(planned.jobs), 'run')}"
@@ -66,7 +67,7 @@ def _run(
         del os.environ[SWEEP]
         _end(sweep, status, first, console)
         lock.release()
-    return 0 if status == "FINISHED" else 1
+    return 0 if status == "FINISHED" else 1, sweep
 
 
 def _end(sweep: Path, status: Status, spec: RunSpec, console: Console) -> None:

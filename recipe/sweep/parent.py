@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-def begin(sweep: Path, planned: Mapping[str, Any]) -> FileLock:
+def begin(sweep: Path, planned: Mapping[str, Any] | None = None) -> FileLock:
     """The sweep's lock, held from now on: `runs.alive(sweep)`. An end noted before is void, and so
     is what was planned in the course of it.
 
@@ -32,7 +32,7 @@ def begin(sweep: Path, planned: Mapping[str, Any]) -> FileLock:
     with _content(sweep) as content:
         for key in ("path", "stopped"):
             content.pop(key, None)
-        content.update(planned)
+        content.update(planned or {})
         if content.pop("end", None) and content.pop("ended", False):
             content["again"] = True
     return lock

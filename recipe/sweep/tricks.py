@@ -18,6 +18,9 @@ from recipe.wording import counted
 
 TRICKS = tuple(group for group in GROUPS if group in OFF)
 
+OWN = ("plan", "yes")
+"""The arguments of `ablate` itself; to Hydra they are the sweeper's."""
+
 EXAMPLE = "python -m recipe ablate clip=norm scheduler=step 'seed=range(5)'"
 
 
@@ -49,21 +52,38 @@ def read(overrides: Sequence[Override], problems: Problems) -> Asked:
     return asked
 
 
+def unknown(overrides: Sequence[Override]) -> dict[str, str]:
+    """What was typed of what the sweeper has no setting for, and what to say of it."""
+    found = {}
+    for override in overrides:
+        word = override.key_or_group.removeprefix("hydra.sweeper.")
+        if word not in (override.key_or_group, *OWN):
+            hint = nearest(word, OWN) or f"; there are {' and '.join(OWN)}"
+            value = override.input_line.partition("=")[2]
+            found[override.input_line] = f"{word}={value}: ablate has no such argument{hint}"
+    return found
+
+
 def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with what is given several values, or several times."""
-    keys = [o.key_or_group for o in overrides]
+    keys = [o.key_or_group for o in overrides if o.key_or_group in (*TRICKS, "seed")]
     twice = {key: [o.input_line for o in overrides if o.key_or_group == key] for key in keys}
     found = [
         f"{', '.join(lines)}: {key} is given {len(lines)} times; give it once"
-        + (f", {key}=<option>,<option> for several" if key in TRICKS else "")
+        + f", several as {key}=<one>,<other>"
         for key, lines in twice.items()
         if len(lines) > 1
     ]
     for override in overrides:
-        if override.is_sweep_override() and override.key_or_group not in (*TRICKS, "seed"):
+        key, text = override.key_or_group, override.input_line
+        if not override.is_sweep_override() or key in (*TRICKS, "seed"):
+            continue
+        if key.startswith("hydra"):
+            found.append(f"{text.removeprefix('hydra.sweeper.')}: give one value")
+        else:
             found.append(
-                f"{override.input_line}: an ablation varies tricks, on and off, and the seed; give "
-                "one value, or sweep over several with python -m recipe -m"
+                f"{text}: an ablation varies tricks, on and off, and the seed; give one value, or "
+                "sweep over several with python -m recipe -m"
             )
     return found
 
@@ -131,20 +151,21 @@ def _plan_problems(asked: Asked, sweeper: Any) -> list[str]:
             several = [trick.option for trick in asked.tricks if trick.group == group]
             if len(several) > 1:
                 found.append(
-                    f"{group}={','.join(several)}: plan={plan} has runs with every trick on, and of "
-                    f"{group} only one option can be; choose one, or use plan=add_one or "
+                    f"{group}={','.join(several)}: plan={plan} may have every trick on at once, "
+                    f"and of {group} only one option can be; choose one, or use plan=add_one or "
                     "plan=factorial"
                 )
     if (variants := size(plan, asked.tricks)) > LARGEST:
         runs = counted(variants * len(asked.seeds), "run")
         found.append(
             f"plan={plan}: {len(asked.tricks)} tricks make {variants:,} variants, {runs} in all, "
-            f"and at most {LARGEST} variants are planned; choose fewer tricks, or use plan=both"
+            f"and at most {LARGEST} variants are planned; choose fewer tricks, or use plan=add_one "
+            f"({size('add_one', asked.tricks)} variants)"
         )
     return found
 
 
-def none_problem(asked: Asked) -> str:
+def none_problem() -> str:
     """What to say where nothing is on that could be off."""
     return (
         f"ablate: every group is off ({', '.join(f'{g}={OFF[g]}' for g in TRICKS)}), so there is "

@@ -37,8 +37,8 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     forecast.show(forecast.make(wanted), console)
     if not wanted.asked.yes and not forecast.goes_on():
         return 0
-    status, sweep = _run(wanted.planned, arguments, console, command)
-    # COMPARE goes here: recipe.compare.compare(["--sweep", sweep.name], console)
+    status, _sweep = _run(wanted.planned, arguments, console, command)
+    # COMPARE goes here: recipe.compare.compare(["--sweep", _sweep.name], console)
     return status
 
 

@@ -54,7 +54,7 @@ def factorial(tricks: Sequence[Trick]) -> list[Variant]:
     """Every set of tricks, small ones first; of a group with several options at most one is on."""
     levels = [[None, *among] for among in _by_group(tricks)]
     made = [tuple(filter(None, chosen)) for chosen in itertools.product(*levels)]
-    return sorted(made, key=len)
+    return sorted(made, key=lambda variant: (len(variant), [tricks.index(t) for t in variant]))
 
 
 PLANS: dict[str, Plan] = {

@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import commands
 import pytest
 import stopped_runs
+from hydra.core.singleton import Singleton
 from mlflow.tracking import MlflowClient
+
+from recipe import cli, compose
+from recipe.sweep import ablation
 
 TINY = (
     *commands.HERE,
@@ -39,8 +44,6 @@ def asked(
     patch.setattr(sys, "stdin", Terminal(answer))
     shown = Terminal()
     with contextlib.chdir(folder), contextlib.redirect_stdout(shown):
-        from recipe import cli
-
         status = cli.run(["ablate", *arguments])
     assert status == 0, shown.getvalue()
     return [" ".join(line.split()) for line in shown.getvalue().splitlines()]
@@ -270,6 +273,13 @@ def test_what_cannot_be_is_refused_before_the_first_run(
     done = commands.here(tmp_path, "ablate", *QUIET, *arguments.split(" "))
     assert [line.removeprefix("recipe: ") for line in done.problems] == problems
     assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
+
+
+def test_what_a_launcher_hands_to_other_processes_can_be_handed_on() -> None:
+    compose.register_user_options()
+    ablation.register()
+    state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
+    assert "oc.env" in state["omegaconf_resolvers"]
 
 
 def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:

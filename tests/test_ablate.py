@@ -152,7 +152,7 @@ defaults:
   - override /clip: norm
   - override /scheduler: step
 clip: {max_norm: 0.5}
-scheduler: {step_size: 3}
+scheduler: {step_size: 3, per: step}
 """
 
 
@@ -170,7 +170,13 @@ def test_the_tricks_of_a_file_count_too_and_their_settings_go_with_them(tmp_path
     assert done.status == 0, done.err
     assert about(tmp_path)["planned"] == [
         ["scheduler=step", "clip=norm", "seed=0"],
-        ["scheduler=constant", "~scheduler.step_size", "clip=norm", "seed=0"],
+        [
+            "scheduler=constant",
+            "scheduler.per=epoch",
+            "~scheduler.step_size",
+            "clip=norm",
+            "seed=0",
+        ],
         ["scheduler=step", "clip=none", "~clip.max_norm", "seed=0"],
     ]
     assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"] * 3

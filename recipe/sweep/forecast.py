@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -121,11 +121,11 @@ def _settings(spec: RunSpec) -> dict[str, str]:
     )
 
 
-def _less(settings: dict[str, str]) -> dict[str, str]:
+def _less(settings: Mapping[str, str]) -> dict[str, str]:
     return {key: v for key, v in settings.items() if key.split(".")[0] != ELSEWHERE}
 
 
-def _basis(settings: dict[str, str]) -> dict[str, str]:
+def _basis(settings: Mapping[str, str]) -> dict[str, str]:
     """What most decides how long a run takes."""
     deciding = ("model", "data", "epochs")
     return {key: value for key, value in settings.items() if key.split(".")[0] in deciding}

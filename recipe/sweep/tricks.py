@@ -125,11 +125,10 @@ def _tricks(
 
 def _left_over(group: str, without: DictConfig) -> list[str]:
     """What takes away the settings that a file gives for a trick, where the trick is off."""
-    node = without[group]
-    known = {"_target_", *menu.options(group)[OFF[group]].keys}
-    return (
-        [f"~{group}.{key}" for key in node if key not in known] if OmegaConf.is_dict(node) else []
-    )
+    node, own = without[group], OmegaConf.load(menu.options(group)[OFF[group]].path)
+    names = list(node) if OmegaConf.is_dict(node) else []
+    changed = [key for key in names if node._get_node(key) != own._get_node(key)]
+    return [f"{group}.{key}={own[key]}" if key in own else f"~{group}.{key}" for key in changed]
 
 
 def _seeds(override: Override | None, composed: DictConfig) -> tuple[str, ...]:

@@ -39,6 +39,9 @@ HYDRA_FLAGS = (
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
+python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
+                                         own arguments: [plan=both|add_one|leave_one_out|factorial|
+                                         greedy] [yes=true]
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
@@ -105,7 +108,7 @@ def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
         return _hydra, arguments
     if any(argument in ("-m", "--multirun") for argument in arguments):
-        return _multirun, [a for a in arguments if a not in ("-m", "--multirun")]
+        return _multirun, arguments
     return _train, arguments
 
 
@@ -203,7 +206,15 @@ def _recorded_spec(arguments: list[str]) -> RunSpec:
 def _multirun(arguments: list[str]) -> int:
     from recipe.sweep.multirun import multirun
 
-    return multirun(arguments, _console())
+    given = [a for a in arguments if a not in ("-m", "--multirun")]
+    return multirun(given, _console(), arguments)
+
+
+def _ablate(arguments: list[str]) -> int:
+    from recipe.sweep import ablate
+    from recipe.sweep.multirun import multirun
+
+    return multirun(ablate.arguments(arguments), _console(), ["ablate", *arguments])
 
 
 def _hydra(arguments: list[str]) -> int:
@@ -240,6 +251,7 @@ def _own(verb: str, arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": lambda arguments: _verb(arguments)[0](_verb(arguments)[1]),
     "plan": _plan,
+    "ablate": _ablate,
     **{
         verb: functools.partial(_own, verb)
         for verb in ("predict", "resume", "replay", "diff", "status", "sync", "ui")

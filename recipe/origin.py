@@ -201,16 +201,19 @@ def environment(overrides: Iterable[str]) -> Iterator[None]:
 
 def guard_environment() -> None:
     """Puts what `environment` decides in front of OmegaConf's own `oc.env`."""
+    OmegaConf.register_new_resolver("oc.env", guarded_variable, replace=True)
+
+
+def guarded_variable(name: str, *default: Any) -> str | None:
+    """A variable of the environment. A function of this module's, so that a launcher can hand it on
+    to other processes. Raises ValueError for one that the user's own words don't name."""
     from omegaconf.resolvers import oc
 
-    def guarded(name: str, *default: Any) -> str | None:
-        named = NAMED.get()
-        if named is not None and name not in named:
-            raise ValueError(
-                f"an option or experiment file reads {name} from the environment, and only {OWN} "
-                "may; give the value there"
-            )
-        value: str | None = oc.env(name, *default)
-        return value
-
-    OmegaConf.register_new_resolver("oc.env", guarded, replace=True)
+    named = NAMED.get()
+    if named is not None and name not in named:
+        raise ValueError(
+            f"an option or experiment file reads {name} from the environment, and only {OWN} "
+            "may; give the value there"
+        )
+    value: str | None = oc.env(name, *default)
+    return value

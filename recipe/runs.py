@@ -64,8 +64,10 @@ INFO = TypeAdapter(Info)
 
 
 def new_id() -> str:
-    """A new run's id: when it started, to the second, and six random digits. Sorts by time."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    """A new run's id: when it started, the part of the second as four hexadecimal digits, and four
+    random ones. Sorts by time."""
+    now = datetime.now()
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond * 0x10000 // 1_000_000:04x}{secrets.token_hex(2)}"
 
 
 def folder(outputs: Path) -> Path:

@@ -1,5 +1,8 @@
 """Many runs from one command line, gathered under one parent run.
 
-A sweep has a folder, `<outputs>/sweeps/<sweep id>/`: `sweep.json` says what it is called and
-which overrides differ from job to job, `jobs.jsonl` gets a line for each job that ended.
+A sweep has a folder, `<outputs>/sweeps/<sweep id>/`: `sweep.json` says what it is called, what was
+typed (`command`) and the overrides that differ from job to job (`planned`, in the order of the
+jobs); `jobs.jsonl` gets a line for each job that ended. An ablation's sweep.json has its `plan`,
+`tricks` and `seeds`, the name of each job's variant (`variants`) and the overrides that all jobs
+share (`fixed`); a greedy one's the `path` and why it ended (`stopped`).
 """

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from recipe import journal, runs
 from recipe.journal import Journal
+from recipe.sweep import parent
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,13 @@ def note(sweep: Path, ended: Ended) -> None:
 
 
 def read(sweep: Path) -> list[Ended]:
-    """How the jobs ended; of one that was started again, how it did last."""
+    """How the jobs ended; of one that was started again, how it did last. Those that aren't
+    planned any more don't count."""
     path = sweep / "jobs.jsonl"
     ended = [Ended(**line) for line in journal.read(path)[0]]
-    return [latest for _, latest in sorted({each.number: each for each in ended}.items())]
+    planned = parent.read(sweep).get("jobs", len(ended))
+    latest = {each.number: each for each in ended if each.number < planned}
+    return [latest[number] for number in sorted(latest)]
 
 
 def report(console: Console, sweep: Path) -> None:

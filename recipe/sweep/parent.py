@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-def begin(sweep: Path) -> FileLock:
-    """The sweep's lock, held from now on: `runs.alive(sweep)`. An end noted before is void.
+def begin(sweep: Path, planned: Mapping[str, Any] | None = None) -> FileLock:
+    """The sweep's lock, held from now on: `runs.alive(sweep)`. An end noted before is void, and so
+    is what was planned in the course of it.
 
     Raises SpecError if another process runs it.
     """
     lock = runs.take(sweep, "sweep")
     with _content(sweep) as content:
+        for key in ("path", "stopped"):
+            content.pop(key, None)
+        content.update(planned or {})
         if content.pop("end", None) and content.pop("ended", False):
             content["again"] = True
     return lock
@@ -63,6 +67,12 @@ def end(sweep: Path, status: str, note: str, at: int | None = None) -> None:
     with _content(sweep) as content:
         content["end"] = {"status": status, "note": note, "time": at or int(time.time() * 1000)}
         content["ended"] = False
+
+
+def note(sweep: Path, **values: Any) -> None:
+    """Adds to what sweep.json says, or changes it."""
+    with _content(sweep) as content:
+        content.update(values)
 
 
 def is_untold(sweep: Path) -> bool:

@@ -1,0 +1,136 @@
+"""What an ablation is going to run, shown before it does, and whether to go on with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from recipe.spec import RunSpec
+from recipe.sweep import variants
+from recipe.sweep.ablate import Ablation
+from recipe.sweep.recorded import read_all
+from recipe.sweep.variants import Variant
+from recipe.wording import counted, duration, listed, printable
+
+ELSEWHERE = "tracking"
+"""The group whose settings only say where the record goes."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What recorded runs tell of an ablation."""
+
+    ablation: Ablation
+    recorded: dict[Variant, int]
+    """For how many of the seeds a variant's run is recorded already."""
+    seconds: float | None
+    """What is left takes, one run after another; None: nothing recorded tells."""
+    source: str
+    """The runs that this was taken from."""
+
+    @property
+    def jobs(self) -> int:
+        return len(self.ablation.specs) * len(self.ablation.asked.seeds)
+
+    @property
+    def left(self) -> int:
+        return self.jobs - sum(self.recorded.values())
+
+
+def make(ablation: Ablation) -> Forecast:
+    """Reads the recorded runs of the folder that the ablation's runs will go to."""
+    specs = ablation.specs
+    first = next(iter(specs.values()))
+    done = [each for each in read_all(first.output_path) if each.status == "FINISHED"]
+    seeds = {seed.removeprefix("seed=") for seed in ablation.asked.seeds}
+    recorded, exact, seconds = {}, 0, 0.0
+    alike = [each.seconds for each in done if _basis(each.settings) == _basis(_settings(first))]
+    usual = _mean(alike)
+    for variant, spec in specs.items():
+        wanted = _settings(spec)
+        same = [each for each in done if _less(each.settings) == wanted]
+        there = set() if spec.again else seeds & {str(each.seed) for each in same}
+        recorded[variant] = len(there)
+        took = [each.seconds for each in same]
+        exact += len([each for each in took if each is not None])
+        seconds += (_mean(took) or usual or 0.0) * (len(seeds) - len(there))
+    if usual is None:
+        return Forecast(ablation, recorded, None, "")
+    known = len([each for each in alike if each is not None])
+    source = f"{counted(known, 'recorded run')} of this model, data and epochs"
+    return Forecast(ablation, recorded, seconds, f"{source}, {exact} of them of these variants")
+
+
+def show(forecast: Forecast, console: Console) -> None:
+    asked = forecast.ablation.asked
+    seeds = [seed.removeprefix("seed=") for seed in asked.seeds]
+    title = f"Plan {asked.plan}: {counted(len(forecast.recorded), 'variant')}"
+    if asked.plan == "greedy":
+        title += " in the first round"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("variant", "overrides", "recorded"):
+        table.add_column(column, overflow="fold")
+    for variant, number in forecast.recorded.items():
+        texts = " ".join(variants.overrides(variant, asked.tricks))
+        table.add_row(variants.name(variant), texts, f"{number} of {counted(len(seeds), 'seed')}")
+    console.print(table)
+    for line in forecast.ablation.left_out:
+        console.print(f"Left out  {line}", soft_wrap=True)
+    told = f"{counted(forecast.jobs, 'run')}, seed by seed (seed {listed(seeds, 10)})"
+    if asked.plan == "greedy":
+        rest = len(asked.tricks) * (len(asked.tricks) - 1) // 2 * len(seeds)
+        told += f"; later rounds add at most {counted(rest, 'run')}"
+    console.print(f"Jobs      {told}", soft_wrap=True)
+    console.print(f"Recorded  {forecast.jobs - forecast.left}", soft_wrap=True)
+    console.print(f"Time      {_time(forecast)}", soft_wrap=True)
+
+
+def goes_on() -> bool:
+    """Asks, where a person is there to answer."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    while True:
+        try:
+            answer = input("Go on? [Y/n] ").strip().lower()
+        except EOFError:
+            print()
+            return False
+        if answer in ("", "y", "yes"):
+            return True
+        if answer in ("n", "no"):
+            return False
+
+
+def _time(forecast: Forecast) -> str:
+    if not forecast.left:
+        return "none, all of it is recorded"
+    if forecast.seconds is None:
+        return "not known: no finished run of this model, data and epochs is recorded"
+    took = duration(forecast.seconds)
+    return f"about {took} for {counted(forecast.left, 'run')} one after another ({forecast.source})"
+
+
+def _settings(spec: RunSpec) -> dict[str, str]:
+    """What a run of this spec records, less its seed and where it is recorded."""
+    return _less(
+        {key: printable(str(value)) for key, value in spec.parameters().items() if key != "seed"}
+    )
+
+
+def _less(settings: Mapping[str, str]) -> dict[str, str]:
+    return {key: v for key, v in settings.items() if key.split(".")[0] != ELSEWHERE}
+
+
+def _basis(settings: Mapping[str, str]) -> dict[str, str]:
+    """What most decides how long a run takes."""
+    deciding = ("model", "data", "epochs")
+    return {key: value for key, value in settings.items() if key.split(".")[0] in deciding}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,109 @@
+"""One job of a sweep, in the process that the launcher chose."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from recipe import earlier, fingerprint, recorded
+from recipe.errors import Problems, RecipeError, SpecError
+from recipe.execute import execute, prepare
+from recipe.mlflow_feed import Feed
+from recipe.parts import part
+from recipe.sent import Sent
+from recipe.spec import RunSpec
+from recipe.sweep import jobs, parent
+from recipe.sweep.jobs import Ended
+
+
+def job(config: DictConfig) -> None:
+    """One run of the sweep. A failure costs this run only."""
+    hydra_config = HydraConfig.get()
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
+    sweep = Path(hydra_config.sweep.dir).resolve()
+    about = parent.read(sweep)
+    overrides = list(hydra_config.overrides.task)
+    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
+    number = hydra_config.job.num
+    variant = about["variants"][number] if "variants" in about else None
+    name = _name(variant, swept)
+    console.print(f"\n[{number + 1}/{about['jobs']}] {name}", markup=False, style="bold")
+    try:
+        spec = RunSpec.from_config(config, hydra_config.runtime.choices)
+        name = name or spec.label
+        run = prepare(spec, Problems())
+        with earlier.claimed(spec, fingerprint.of(spec, run)) as before:
+            if (before is None or before.running) and not spec.again:
+                by = f", as {before.running.name}" if before and before.running else ""
+                problem = f"another process is running it{by}"
+                console.print(problem, soft_wrap=True)
+                return jobs.note(sweep, Ended(number, name, "RUNNING", problem=problem))
+            assert before is not None
+            if before.finished and not spec.again:
+                done = _finished(before.finished, number, name)
+                console.print(f"finished before, as {done.run}: {done.percent}", soft_wrap=True)
+                _send_rest(before.finished, spec)
+                return jobs.note(sweep, done)
+            outcome, recorder = execute(
+                spec, run, console,
+                name=name, command=" ".join(overrides), sweep=sweep, before=before,
+                tags={"recipe.variant": variant} if variant else None,
+            )  # fmt: skip
+    except RecipeError as error:
+        for problem in error.problems:
+            console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
+        status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
+        jobs.note(sweep, Ended(number, name, status, problem=error.problems[0]))
+    except KeyboardInterrupt:
+        jobs.note(sweep, Ended(number, name, "KILLED"))
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        jobs.note(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
+    else:
+        console.print(outcome.sentence(), soft_wrap=True)
+        for caution in outcome.cautions():
+            console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
+        if recorder.failure:
+            console.print(
+                f"MLflow did not take all of it ({recorder.failure})", style="red", soft_wrap=True
+            )
+        ended = Ended(
+            number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
+        )
+        jobs.note(sweep, ended)
+
+
+def _name(variant: str | None, swept: Sequence[str]) -> str:
+    """What differs from job to job; of an ablation's job what is on, and its seed."""
+    if variant is None:
+        return " ".join(swept)
+    return " ".join([variant, *(text for text in swept if text.startswith("seed="))])
+
+
+def _finished(run: Path, number: int, name: str) -> Ended:
+    """The result of a run that is recorded already."""
+    record = recorded.read(run)
+    accuracies = record.trace.get("best/val_accuracy", {})
+    idle = record.tags.get("recipe.no_effect", "")
+    return Ended(
+        number, name, "FINISHED", run.name,
+        accuracies[max(accuracies)] if accuracies else None,
+        no_effect=idle.split(", ") if idle else [],
+    )  # fmt: skip
+
+
+def _send_rest(run: Path, spec: RunSpec) -> None:
+    """Sends MLflow what it lacks of a run whose process was killed after it had finished."""
+    tracking = part(spec, "tracking")(spec.output_path)
+    sent = Sent.read(run)
+    if sent and tracking.uri == sent.uri and sent.left(run):
+        feed = Feed(run, tracking)
+        feed.start()
+        feed.finish()

@@ -1,0 +1,86 @@
+"""A sweep before its first run: its jobs, checked as far as can be without making anything."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from recipe import compose
+from recipe.compose import Job
+from recipe.errors import Problems
+from recipe.overrides import check
+from recipe.parts import static_problems
+from recipe.settings import root_problems
+from recipe.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The jobs of a sweep in the order in which they are run."""
+
+    name: str
+    first: RunSpec
+    jobs: Sequence[Job]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What an ablation's sweep.json says besides."""
+
+    @property
+    def digest(self) -> str:
+        """Of the command lines: what makes it the same sweep."""
+        jobs = sorted(job.overrides for job in self.jobs)
+        what = (self.about["plan"], jobs) if self.about else jobs
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def content(self, command: Sequence[str]) -> dict[str, Any]:
+        """What sweep.json says when the sweep begins."""
+        return {
+            "name": self.first.name or self.name,
+            "command": list(command),
+            "swept": sorted({text.split("=")[0] for job in self.jobs for text in job.swept}),
+            "jobs": len(self.jobs),
+            "planned": [list(job.swept) for job in self.jobs],
+            "digest": self.digest,
+            **self.about,
+        }
+
+
+def grid(overrides: Sequence[Override]) -> Planned:
+    """Every combination of the values given. Raises SpecError with all that is wrong."""
+    problems = Problems()
+    specs: list[RunSpec] = []
+    with compose.menu_folder():
+        checked = check(overrides)
+        problems += checked.problems
+        jobs = compose.jobs(checked.overrides)
+        seen = set()
+        for job in jobs:
+            # seeds are many and all alike
+            alike = tuple(text for text in job.overrides if not text.startswith("seed="))
+            if alike not in seen:
+                seen.add(alike)
+                with problems.collect("sweep"):
+                    specs.append(job.spec())
+    for spec in specs:
+        problems += spec_problems(spec)
+    if specs:
+        problems += seed_problems(specs[0], jobs)
+    problems.raise_any()
+    name = " ".join(o.input_line for o in overrides if o.is_sweep_override())
+    return Planned(name or specs[0].label, specs[0], jobs)
+
+
+def spec_problems(spec: RunSpec) -> list[str]:
+    """What is wrong with a spec, told without making anything."""
+    found = root_problems(vars(spec))
+    return [*found, *(line for lines in static_problems(spec).values() for line in lines)]
+
+
+def seed_problems(spec: RunSpec, jobs: Sequence[Job]) -> list[str]:
+    """What is wrong with the seeds given, each looked at once."""
+    texts = {text for job in jobs for text in job.swept if text.startswith("seed=")}
+    seeds: list[Any] = [override.value() for override in compose.parse(sorted(texts))]
+    return [line for seed in seeds for line in root_problems(vars(replace(spec, seed=seed)))]

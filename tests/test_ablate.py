@@ -1,0 +1,337 @@
+import contextlib
+import io
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import commands
+import pytest
+import stopped_runs
+from hydra.core.singleton import Singleton
+from mlflow.tracking import MlflowClient
+
+from recipe import cli, compose
+from recipe.sweep import ablation
+
+TINY = (
+    *commands.HERE,
+    "data.train_size=50",
+    "data.batch_size=25",
+    "epochs=1",
+    "model.widths=[4,8]",
+)
+
+QUIET = (*TINY, "tracking=none")
+
+BITES = ("clip=norm", "clip.max_norm=0.1")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def asked(
+    folder: Path, *arguments: str, answer: str = "n\n", patch: pytest.MonkeyPatch
+) -> list[str]:
+    """What is shown on a terminal, where the answer is given; line by line, blanks made one."""
+    patch.setenv("COLUMNS", "200")
+    patch.setattr(sys, "stdin", Terminal(answer))
+    shown = Terminal()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(shown):
+        status = cli.run(["ablate", *arguments])
+    assert status == 0, shown.getvalue()
+    return [" ".join(line.split()) for line in shown.getvalue().splitlines()]
+
+
+def about(folder: Path) -> dict[str, Any]:
+    (sweep,) = (folder / "outputs" / "sweeps").glob("*")
+    found: dict[str, Any] = commands.read_json(sweep / "sweep.json")
+    return found
+
+
+def ended(folder: Path) -> list[dict[str, Any]]:
+    (sweep,) = (folder / "outputs" / "sweeps").glob("*")
+    return commands.read_lines(sweep / "jobs.jsonl")
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ablated")
+    done = commands.here(folder, "ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)")
+    assert done.status == 0, done.err
+    assert "Go on?" not in done.out
+    return folder
+
+
+NAMES = ["baseline", "freeze=vgg_first2", "clip=norm", "freeze=vgg_first2 clip=norm"]
+
+
+def test_each_trick_alone_and_left_out_is_run_seed_by_seed(ablated: Path) -> None:
+    told = about(ablated)
+    names = [f"{name} seed={seed}" for seed in (0, 1) for name in NAMES]
+    assert [(each["name"], each["status"]) for each in ended(ablated)] == [
+        (name, "FINISHED") for name in names
+    ]
+    assert told["variants"] == NAMES * 2 and told["plan"] == "both" and told["jobs"] == 8
+    on, off = ["clip=norm", "clip.max_norm=0.1"], ["clip=none"]
+    block = [["freeze=none", *off], ["freeze=vgg_first2", *off],
+             ["freeze=none", *on], ["freeze=vgg_first2", *on]]  # fmt: skip
+    assert told["planned"] == [[*texts, f"seed={seed}"] for seed in (0, 1) for texts in block]
+    typed = ["ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)"]
+    assert told["command"] == typed
+    tricks = [(t["group"], t["option"], t["overrides"]) for t in told["tricks"]]
+    assert tricks == [
+        ("freeze", "vgg_first2", ["freeze=vgg_first2"]), ("clip", "norm", on),
+    ]  # fmt: skip
+
+
+def test_each_run_has_what_its_variant_says_and_its_tag(ablated: Path) -> None:
+    client = MlflowClient(f"sqlite:///{ablated}/outputs/mlflow.db")
+    found = client.search_runs(["1"])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.run_name == "ablate freeze=vgg_first2 clip=norm seed=0,1"
+    runs = {run.info.run_name: run.data for run in found if run is not parent}
+    assert set(runs) == {f"{name} seed={seed}" for seed in (0, 1) for name in NAMES}
+    for name, data in runs.items():
+        variant, _, seed = str(name).rpartition(" seed=")
+        assert (data.tags["recipe.variant"], data.params["seed"]) == (variant, seed)
+        chosen = {"freeze": "none", "clip": "none"} | dict(
+            text.split("=") for text in variant.split() if text != "baseline"
+        )
+        assert {group: data.params[group] for group in chosen} == chosen
+        assert data.params.get("clip.max_norm") == ("0.1" if "clip" in variant else None)
+
+
+def test_what_is_recorded_is_not_run_again_whatever_the_plan(
+    ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")
+    shutil.copytree(ablated / "outputs" / "fingerprints", tmp_path / "outputs" / "fingerprints")
+    before = commands.runs(tmp_path)
+    lines = asked(
+        tmp_path, *QUIET, *BITES, "freeze=vgg_first2", "seed=0,1", "plan=leave_one_out",
+        "yes=true", answer="", patch=monkeypatch,
+    )  # fmt: skip
+    assert commands.runs(tmp_path) == before
+    assert len([line for line in lines if line.startswith("finished before, as ")]) == 6
+    assert "Time none, all of it is recorded" in lines
+
+
+def test_the_plan_tells_what_is_recorded_and_how_long_the_rest_takes(
+    ablated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = sorted(ablated.rglob("*"))
+    lines = asked(
+        ablated, *TINY, *BITES, "scheduler=step", "scheduler.step_size=1", "seed=0,1,2",
+        "plan=add_one", patch=monkeypatch,
+    )  # fmt: skip
+    assert "baseline scheduler=constant clip=none 2 of 3 seeds" in lines
+    assert "scheduler=step scheduler=step scheduler.step_size=1 clip=none 0 of 3 seeds" in lines
+    assert "clip=norm scheduler=constant clip=norm clip.max_norm=0.1 2 of 3 seeds" in lines
+    assert "Jobs 9 runs, seed by seed (seed 0, 1, 2)" in lines and "Recorded 4" in lines
+    (time,) = [line for line in lines if line.startswith("Time ")]
+    assert "for 5 runs one after another" in time
+    assert "8 recorded runs of this model, data and epochs, 4 of them of these variants" in time
+    assert sorted(ablated.rglob("*")) == there  # "n": nothing was written
+
+    lines = asked(ablated, *TINY, *BITES, "epochs=2", patch=monkeypatch)
+    assert "baseline clip=none 0 of 1 seed" in lines
+    assert any(line.startswith("Time not known: no finished run of this") for line in lines)
+
+
+EXPERIMENT = """\
+# @package _global_
+# Two tricks with settings of their own.
+defaults:
+  - override /clip: norm
+  - override /scheduler: step
+clip: {max_norm: 0.5}
+scheduler: {step_size: 3, per: step}
+"""
+
+
+def test_the_tricks_of_a_file_count_too_and_their_settings_go_with_them(tmp_path: Path) -> None:
+    # a file of the user's that would take the sweeper's place is not looked at
+    files = {
+        "conf/experiment/mine.yaml": EXPERIMENT,
+        "conf/hydra/sweeper/ablation.yaml": "_target_: os.abort\n",
+    }
+    commands.project(tmp_path, files)
+    done = commands.here(
+        tmp_path, "-m", "hydra/sweeper=ablation", *QUIET, "experiment=mine",
+        "hydra.sweeper.plan=leave_one_out",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert about(tmp_path)["planned"] == [
+        ["scheduler=step", "clip=norm", "seed=0"],
+        [
+            "scheduler=constant",
+            "scheduler.per=epoch",
+            "~scheduler.step_size",
+            "clip=norm",
+            "seed=0",
+        ],
+        ["scheduler=step", "clip=none", "~clip.max_norm", "seed=0"],
+    ]
+    assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"] * 3
+
+
+def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = "# None under another name.\n_target_: recipe.clip.none.none\n"
+    commands.project(tmp_path, {"conf/clip/idle.yaml": same})
+    lines = asked(
+        tmp_path, *QUIET, "clip=norm,idle", "seed=range(3)", "plan=add_one", patch=monkeypatch
+    )
+    assert "Left out clip=idle: resolves to the same spec as baseline, which is run once" in lines
+    assert "Jobs 6 runs, seed by seed (seed 0, 1, 2)" in lines
+    done = commands.here(tmp_path, "ablate", *QUIET, "clip=idle")
+    assert (done.status, done.problems) == (2, [
+        "recipe: clip=idle: resolves to the same spec as baseline, which is run once; there is "
+        "nothing to compare"
+    ])  # fmt: skip
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        (
+            "clip=none",
+            [
+                "ablate: every group is off (freeze=none, param_groups=all, scheduler=constant, "
+                "clip=none, precision=fp32, augment=none, average=none), so there is nothing to "
+                "compare; choose tricks, such as: python -m recipe ablate clip=norm "
+                "scheduler=step 'seed=range(5)'"
+            ],
+        ),
+        (
+            "clip=nrom plan=bth yes=3 optimizer.lr=fast seed=0,-1",
+            [
+                "clip=nrom: no such option; did you mean norm?",
+                "yes must be true or false, got 3 (whether to start unasked)",
+                "plan=bth: no such plan; did you mean both?",
+                "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",
+                "seed must be greater than or equal to 0, got -1",
+            ],
+        ),
+        (
+            "clip=norm optimizer.lr=0.1,0.01 paln=both",
+            [
+                "paln=both: ablate has no such argument; did you mean plan?",
+                "optimizer.lr=0.1,0.01: an ablation varies tricks, on and off, and the seed; give "
+                "one value, or sweep over several with python -m recipe -m",
+            ],
+        ),
+        (
+            "clip=norm clip=agc seed=0 seed=1 plan=both,greedy",
+            [
+                "clip=norm, clip=agc: clip is given 2 times; give it once, several as "
+                "clip=<one>,<other>",
+                "seed=0, seed=1: seed is given 2 times; give it once, several as "
+                "seed=<one>,<other>",
+                "plan=both,greedy: give one value",
+            ],
+        ),
+        (
+            "clip=norm,agc plan=greedy",
+            [
+                "clip=norm,agc: plan=greedy may have every trick on at once, and of clip only one "
+                "option can be; choose one, or use plan=add_one or plan=factorial"
+            ],
+        ),
+        (
+            "clip=norm,agc,value scheduler=glob(*) augment=glob(*) average=ema,swa plan=factorial "
+            "seed=0,1",
+            [
+                "plan=factorial: 15 tricks make 384 variants, 768 runs in all, and at most 256 "
+                "variants are planned; choose fewer tricks, or use plan=add_one (16 variants)"
+            ],
+        ),
+        ("clip=norm clip.max_norm=-1", [
+            "clip.max_norm must be greater than or equal to 0.000001, got -1 (largest total norm; "
+            "smaller clips more steps; the trick's source has 20 with norm_type 2)"
+        ]),
+        (
+            "clip=norm scheduler=step optimizer.lr=${clip.max_norm}",
+            [
+                "optimizer.lr: Interpolation key 'clip.max_norm' not found (with clip=none only: "
+                "with every trick on it holds; give what holds with the trick off too, or leave "
+                "the trick out of the ablation)"
+            ],
+        ),
+        (
+            "clip=norm hydra/sweeper=basic",
+            ["hydra/sweeper=basic: ablate is hydra/sweeper=ablation; leave it out, or use -m"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_before_the_first_run(
+    tmp_path: Path, arguments: str, problems: list[str]
+) -> None:
+    done = commands.here(tmp_path, "ablate", *QUIET, *arguments.split(" "))
+    assert [line.removeprefix("recipe: ") for line in done.problems] == problems
+    assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
+
+
+def test_what_a_launcher_hands_to_other_processes_can_be_handed_on() -> None:
+    compose.register_user_options()
+    ablation.register()
+    state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
+    assert "oc.env" in state["omegaconf_resolvers"]
+
+
+def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:
+    """The exit status of a command on a real terminal, and what it showed."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*commands.PROGRAM, "ablate", *arguments], cwd=folder, env=commands.environment(),
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed: the process has ended
+            while part := os.read(ours, 4096):
+                shown += part
+                if shown.endswith(b"Go on? [Y/n] "):
+                    os.write(ours, answer.encode())
+        os.close(ours)
+        return process.wait(), shown.decode()
+
+
+def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
+    status, shown = on_a_terminal(tmp_path, "n\n", *QUIET, *BITES)
+    assert status == 0 and shown.count("Go on? [Y/n]") == 1 and "[1/2]" not in shown
+    assert list(tmp_path.iterdir()) == []
+    status, shown = on_a_terminal(tmp_path, "\n", *QUIET, *BITES)
+    assert status == 0 and shown.count("Go on? [Y/n]") == 1
+    assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"] * 2
+
+
+def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    stopped_runs.project(tmp_path)
+    (tmp_path / "signals").write_text("5 SIGINT")
+    given = [*stopped_runs.QUIET, "seed=0,1", "plan=add_one"]
+    done = commands.here(tmp_path, "ablate", *given)
+    assert done.status == 130
+    assert [(each["name"], each["status"]) for each in ended(tmp_path)] == [
+        ("baseline seed=0", "FINISHED"), ("clip=mine seed=0", "KILLED"),
+    ]  # fmt: skip
+    done = commands.here(tmp_path, "ablate", *given, "yes=true")
+    assert done.status == 0
+    assert f", going on with {next((tmp_path / 'outputs' / 'sweeps').iterdir()).name}" in done.out
+    assert "baseline seed=0\nfinished before" in done.out and "Goes on with " in done.out
+    states = {each["name"]: each["status"] for each in ended(tmp_path)}
+    names = [f"{name} seed={seed}" for name in NAMES_MINE for seed in (0, 1)]
+    assert states == dict.fromkeys(names, "FINISHED")
+    assert len(commands.runs(tmp_path)) == len(names)
+
+
+NAMES_MINE = ("baseline", "clip=mine", "average=ema")

@@ -1,0 +1,113 @@
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipe.menu import OFF
+from recipe.sweep import variants
+from recipe.sweep.tricks import TRICKS
+from recipe.sweep.variants import PLANS, Trick, Variant
+
+CLIP, STEP, FREEZE = (
+    Trick(group, option, (f"{group}={option}",), (f"{group}={OFF[group]}",))
+    for group, option in (("clip", "norm"), ("scheduler", "step"), ("freeze", "vgg_first2"))
+)
+
+ALL = [FREEZE, STEP, CLIP]
+
+
+def trick(group: str, option: str) -> Trick:
+    return Trick(group, option, (f"{group}={option}",), (f"{group}={OFF[group]}",))
+
+
+one_each = st.lists(st.sampled_from(TRICKS), min_size=1, max_size=6, unique=True).map(
+    lambda groups: [trick(group, "on") for group in TRICKS if group in groups]
+)
+several = st.dictionaries(st.sampled_from(TRICKS), st.integers(1, 3), min_size=1, max_size=3).map(
+    lambda counts: [trick(group, f"o{i}") for group in TRICKS for i in range(counts.get(group, 0))]
+)
+seeds = st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True).map(
+    lambda values: [f"seed={value}" for value in values]
+)
+
+
+def test_each_plan_of_three_tricks_is_the_one_written_out() -> None:
+    alone: list[Variant] = [(FREEZE,), (STEP,), (CLIP,)]
+    less = [(STEP, CLIP), (FREEZE, CLIP), (FREEZE, STEP)]
+    full = (FREEZE, STEP, CLIP)
+    assert PLANS["add_one"](ALL) == [(), *alone] == PLANS["greedy"](ALL)
+    assert PLANS["leave_one_out"](ALL) == [full, *less]
+    assert PLANS["both"](ALL) == [(), *alone, full, *less]
+    assert PLANS["factorial"](ALL) == [(), *alone, *reversed(less), full]
+
+
+def test_what_two_plans_share_is_run_once() -> None:
+    # without the one it is the other alone
+    assert PLANS["both"]([STEP, CLIP]) == [(), (STEP,), (CLIP,), (STEP, CLIP)]
+
+
+def test_a_single_trick_makes_every_plan_the_pair() -> None:
+    for plan, made in PLANS.items():
+        assert sorted(made([CLIP]), key=len) == [(), (CLIP,)], plan
+
+
+def test_several_options_of_a_group_are_never_on_together() -> None:
+    agc = trick("clip", "agc")
+    assert PLANS["add_one"]([STEP, CLIP, agc]) == [(), (STEP,), (CLIP,), (agc,)]
+    assert sorted(map(variants.name, PLANS["factorial"]([STEP, CLIP, agc]))) == [
+        "baseline", "clip=agc", "clip=norm",
+        "scheduler=step", "scheduler=step clip=agc", "scheduler=step clip=norm",
+    ]  # fmt: skip
+
+
+@given(one_each)
+def test_no_plan_has_a_variant_twice_and_each_has_what_it_is_compared_with(
+    tricks: list[Trick],
+) -> None:
+    full = tuple(tricks)
+    for plan, made in PLANS.items():
+        found = made(tricks)
+        assert len(found) == len(set(found)) == variants.size(plan, tricks)
+        assert (full if plan == "leave_one_out" else ()) in found
+        for each in tricks:  # some pair of variants differs in it alone
+            pairs = combinations(map(set, found), 2)
+            assert any(one ^ other == {each} for one, other in pairs), (plan, each)
+
+
+@given(several)
+def test_a_factorial_plan_has_every_set_with_at_most_one_option_of_a_group(
+    tricks: list[Trick],
+) -> None:
+    every = [
+        chosen
+        for number in range(len(tricks) + 1)
+        for chosen in combinations(tricks, number)
+        if len({each.group for each in chosen}) == number
+    ]
+    found = PLANS["factorial"](tricks)
+    assert set(found) == set(every) and len(found) == len(every)
+    assert len(found) == variants.size("factorial", tricks)
+
+
+@given(several, seeds)
+def test_all_variants_of_a_seed_come_before_those_of_the_next(
+    tricks: list[Trick], given: list[str]
+) -> None:
+    made = PLANS["factorial"](tricks)
+    pairs = variants.seed_major(made, tricks, given)
+    names = [variants.name(variant) for variant in made]
+    blocks = [pairs[i : i + len(made)] for i in range(0, len(pairs), len(made))]
+    assert [[name for name, _ in block] for block in blocks] == [names] * len(given)
+    assert [{swept[-1] for _, swept in block} for block in blocks] == [{s} for s in given]
+
+
+@given(several)
+def test_every_variant_says_of_every_group_whether_it_is_on(tricks: list[Trick]) -> None:
+    groups = {each.group for each in tricks}
+    for variant in PLANS["factorial"](tricks):
+        on = {each.group: each.overrides for each in variant}
+        texts = variants.overrides(variant, tricks)
+        assert {text.split("=")[0] for text in texts} == groups and len(texts) == len(groups)
+        for text in texts:
+            group = text.split("=")[0]
+            assert text == (on[group][0] if group in on else f"{group}={OFF[group]}")

@@ -1,0 +1,1 @@
+"""Which trick helped: what was recorded, compared; as a report."""

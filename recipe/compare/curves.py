@@ -25,6 +25,8 @@ from recipe.compare.drawing import (
     without_frame,
 )
 
+FEW = 20
+"""Epochs up to which each has a mark."""
 DASHES = ("-", "--", "-.", ":")
 
 
@@ -47,7 +49,7 @@ def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
     axes = figure.subplots()
     head(figure, title)
     axes.set(xlabel="epoch", ylabel=shown(label, 60))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     without_frame(axes)
     grey = [np.column_stack((band.x, _numbers(band.mean))) for band in rest]
     axes.add_collection(LineCollection(grey, colors=FAINT, linewidths=0.8, zorder=1))
@@ -71,7 +73,8 @@ def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
             color=colour,
             linestyle=DASHES[place % len(DASHES)],
             linewidth=1.8,
-            marker="o" if len(band.x) == 1 else None,
+            marker="o" if len(band.x) <= FEW else None,
+            markersize=3.5,
             zorder=3,
         )
         handles.append(line)
@@ -80,13 +83,14 @@ def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
     if not along:
         say(axes, "nothing to draw")
         return figure
-    axes.set(xlim=span(across, 0.02), ylim=span(along))
+    first, last = span(across, 0.02)
+    axes.set(xlim=(first, last) if last - first > 1 else (first - 1, last + 1), ylim=span(along))
     names = [shown(band.label, 36) for band in named]
     if rest:
         handles.append(Line2D([], [], color=FAINT, linewidth=0.8))
         names.append(f"{len(rest)} more")
     legend = figure.legend(
-        handles, ["x"] * len(names), loc="outside right upper", frameon=False, fontsize="small"
+        handles, ["x"] * len(names), loc="outside right center", frameon=False, fontsize="small"
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)  # not as a label, which must not begin with an underscore

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -31,12 +32,19 @@ STYLE: list[str | dict[str, bool]] = ["default", {"axes.unicode_minus": False}]
 Drawn = ParamSpec("Drawn")
 
 
+@contextmanager
+def _house_style() -> Iterator[None]:
+    with matplotlib.style.context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as boxes
+        yield
+
+
 def in_house_style(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
     """Draws alike whatever the user's matplotlibrc says."""
 
     @wraps(draw)
     def drawn(*arguments: Drawn.args, **settings: Drawn.kwargs) -> Figure:
-        with matplotlib.style.context(STYLE):
+        with _house_style():
             return draw(*arguments, **settings)
 
     return drawn
@@ -49,8 +57,7 @@ def save(figure: Figure, path: Path) -> Path:
     """
     content = io.BytesIO()
     FigureCanvasAgg(figure)
-    with matplotlib.style.context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as boxes
+    with _house_style():
         figure.savefig(content, dpi=DPI, metadata={"Software": None})
     atomic.write(path, content.getvalue())
     return path

@@ -49,7 +49,7 @@ def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
     axes = figure.subplots()
     head(figure, title)
     axes.set(xlabel="epoch", ylabel=shown(label, 60))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     without_frame(axes)
     grey = [np.column_stack((band.x, _numbers(band.mean))) for band in rest]
     axes.add_collection(LineCollection(grey, colors=FAINT, linewidths=0.8, zorder=1))

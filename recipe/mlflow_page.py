@@ -23,6 +23,9 @@ TRAINING = "workflowType=machine_learning"
 
 METRICS = ("best/val_accuracy", "val/accuracy", "val/loss", "time/epoch_s")
 
+CURVES = "^(train|val)/"
+"""The metrics whose curves are shown first; the others come when this filter is cleared."""
+
 WIDTH = {"params": 100, "metrics": 150}
 """Of a column, in pixels."""
 
@@ -73,6 +76,7 @@ def view(name: str, search: str, swept: Sequence[str]) -> str | None:
         "orderByAsc": True,
         "selectedColumns": ids,
         "columnOrder": ids,
+        "chartsSearchFilter": CURVES,
         "columnWidths": {f"{kind}.`{key}`": WIDTH[kind] for kind, key in columns},
     }
     if tricks and len(tricks) < len(swept):

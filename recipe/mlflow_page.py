@@ -60,6 +60,11 @@ def runs_of(sweep_id: str, parent: str) -> str:
     return f"tags.`recipe.sweep` = '{sweep_id}' AND attributes.run_id != '{parent}'"
 
 
+def runs_among(ids: Sequence[str]) -> str:
+    """MLflow's search for the runs of these ids."""
+    return f"attributes.run_id IN ({', '.join(map(repr, ids))})"
+
+
 def view(name: str, search: str, swept: Sequence[str]) -> str | None:
     """What the tag of a view holds: a column for each parameter that was swept, the seed and the
     results; where seeds were swept, the runs that differ in nothing else under their mean.

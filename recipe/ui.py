@@ -15,7 +15,7 @@ from recipe import compose, mlflow_page, runs
 from recipe.arguments import key_values
 from recipe.errors import SpecError
 from recipe.mlflow_page import Page
-from recipe.sweep import find, parent
+from recipe.sweep import find, jobs, parent
 from recipe.ui_server import Server
 
 KNOWN = {"port": "5000", "output_dir": "", "host": "127.0.0.1", "open": ""}
@@ -99,13 +99,25 @@ def _pages(server: Server, outputs: Path, sweep: Path | None) -> dict[str, str]:
     page = Page(server.address, experiment)
     if sweep is None:
         return {"Runs": page.runs}
+    name, swept = str(about.get("name", sweep.name)), [str(key) for key in about.get("swept", [])]
     search = mlflow_page.runs_of(sweep.name, str(run))
-    swept = [str(key) for key in about.get("swept", [])]
-    view = mlflow_page.view(str(about.get("name", sweep.name)), search, swept)
+    taken_over = _runs_if_taken_over(sweep)
+    view = taken_over and mlflow_page.view(name, mlflow_page.runs_among(taken_over), swept)
+    view = view or mlflow_page.view(name, search, swept)
     if view is None or not server.tag(experiment, f"{mlflow_page.VIEW}{sweep.name}", view):
         return {"Sweep": page.run(str(run)), "Runs": page.filtered(search)}
     curves = page.view(sweep.name, curves=True)
     return {"Sweep": page.run(str(run)), "Runs": page.view(sweep.name), "Curves": curves}
+
+
+def _runs_if_taken_over(sweep: Path) -> list[str]:
+    """The ids in MLflow of a sweep's runs, if some were recorded before it; else none."""
+    with contextlib.suppress(SpecError, OSError, ValueError, TypeError):
+        folder = runs.folder(sweep.parent.parent)
+        found = [runs.read(folder / job.run, "run") for job in jobs.read(sweep) if job.run]
+        if any(info.sweep != sweep.name for info in found):
+            return [info.mlflow_run_id for info in found if info.mlflow_run_id]
+    return []
 
 
 def _newest_run(outputs: Path) -> str | None:

@@ -45,7 +45,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pages(swept: Path) -> Iterator[dict[str, str]]:
     """The addresses that `recipe ui` shows, while it runs."""
-    with shown(swept) as found:
+    with shown(swept, "clip=none,norm seed=0,1") as found:
         yield found
 
 
@@ -133,6 +133,18 @@ def test_runs_that_differ_in_the_seed_alone_stand_under_their_mean(
         assert said == "(average)"
         wanted = statistics.mean(last[name] for name in RUNS[first : first + 2])
         assert float(mean) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_table_has_the_runs_that_a_sweep_took_over_from_another(
+    swept: Path, chromium: Browser
+) -> None:
+    assert commands.here(swept, "-m", *MLP, "clip=none,norm", "seed=1,2").status == 0
+    with shown(swept, "clip=none,norm seed=1,2") as found:
+        chromium.open(found["Runs"])
+        grid = chromium.grid(rows=6)
+    names = [row["attributes.`Run Name`"] for row in grid]
+    seen = ["clip=none seed=1", "clip=none seed=2", "clip=norm seed=1", "clip=norm seed=2"]
+    assert [name for name in names if name.startswith("clip=")] == seen
 
 
 def test_the_curves_are_those_of_training_and_validation(

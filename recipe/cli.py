@@ -44,7 +44,8 @@ python -m recipe ablate key=value [...]  which trick helps: the chosen ones on a
                                          greedy] [yes=true]
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
-python -m recipe ui [port=5000]          the MLflow page of the recorded runs, at 127.0.0.1
+python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest one by default, and of
+                                         all recorded runs, at 127.0.0.1; open=true opens a browser
 
 python -m recipe status [resume=true]    runs that aren't finished; closes those that died, or goes
                                          on with them

@@ -255,6 +255,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "ablate": _ablate,
     **{
         verb: functools.partial(_own, verb)
-        for verb in ("predict", "resume", "replay", "diff", "status", "sync", "ui")
+        for verb in ("compare", "predict", "resume", "replay", "diff", "status", "sync", "ui")
     },
 }

@@ -1,1 +1,45 @@
 """Which trick helped, how sure is that, and what did it cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from recipe import compose, runs
+from recipe.arguments import key_values
+from recipe.compare import document, report, selection, variants
+from recipe.compare.comparison import Comparison
+from recipe.compare.mlflow_verdict import tell
+from recipe.errors import SpecError
+from recipe.wording import relative
+
+METRIC = "val/accuracy"
+
+
+def compare(arguments: Sequence[str], console: Console) -> int:
+    """The verb: prints the comparison, keeps it under `<outputs>/reports/`, and tells MLflow.
+
+    Raises SpecError for wrong arguments, and where there is nothing to compare.
+    """
+    known = {"sweep": "", "baseline": "", "metric": METRIC, "output_dir": "", "tracking.uri": ""}
+    values = key_values("compare", arguments, known, positional="sweep")
+    outputs = compose.outputs(values["output_dir"])
+    if not runs.folder(outputs).is_dir():
+        raise SpecError(
+            f"output_dir: no runs are recorded in {outputs}; python -m recipe makes one"
+        )
+    chosen = selection.select(outputs, values["sweep"], values["metric"])
+    found = Comparison.of(chosen, variants.of(chosen.runs, values["baseline"]), values["metric"])
+    name = chosen.sweep.name if chosen.sweep else selection.ALL
+    slug = "" if values["metric"] == METRIC else "-" + values["metric"].replace("/", "-")
+    folder = outputs / "reports" / f"{name}{slug}"
+    made = report.document(found, folder)
+    document.write(made, folder)
+    document.show(made, console)
+    console.print(f"\nReport  {relative(folder / 'report.html')}", soft_wrap=True)
+    if chosen.sweep:
+        failure = tell(found, made, folder, outputs, values["tracking.uri"])
+        if failure:
+            console.print(f"MLflow wasn't told: {failure}", style="red", soft_wrap=True)
+    return 0

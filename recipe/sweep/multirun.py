@@ -12,6 +12,7 @@ import hydra
 from rich.console import Console
 
 from recipe import compose, menu, runs
+from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.spec import RunSpec
@@ -37,9 +38,20 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     forecast.show(forecast.make(wanted), console)
     if not wanted.asked.yes and not forecast.goes_on():
         return 0
-    status, _sweep = _run(wanted.planned, arguments, console, command)
-    # COMPARE goes here: recipe.compare.compare(["--sweep", _sweep.name], console)
+    status, sweep = _run(wanted.planned, arguments, console, command)
+    _compare(sweep, console)
     return status
+
+
+def _compare(sweep: Path, console: Console) -> None:
+    """What an ablation is run for; its runs stand, whatever there is to say of them."""
+    from recipe.compare import compare
+
+    try:
+        compare([sweep.name, f"output_dir={sweep.parent.parent}"], console)
+    except SpecError as error:
+        for problem in error.problems:
+            console.print(problem, soft_wrap=True)
 
 
 def _run(

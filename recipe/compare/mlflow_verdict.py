@@ -1,0 +1,119 @@
+"""The verdict in MLflow: the report on the sweep's parent run, each variant's mean on its runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipe import compose, origin, results, runs
+from recipe.compare.comparison import Comparison
+from recipe.compare.content import Document, Section, Table
+from recipe.compare.markdown import markdown
+from recipe.compare.summary import Summary
+from recipe.errors import RecipeError
+from recipe.mlflow_server import connect, reason
+from recipe.sent import Sent
+from recipe.sweep import parent
+from recipe.tracking import Tracking
+from recipe.wording import counted
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+FOLDER = "report"
+"""Of the parent run's artifacts."""
+
+LONGEST = 7500
+"""Characters of a page in MLflow, which takes 8,000 of a tag."""
+
+MOST_RUNS = 1000
+"""Runs that are told their variant's mean; each takes MLflow some milliseconds."""
+
+
+def tell(
+    found: Comparison, made: Document, folder: Path, outputs: Path, uri: str = ""
+) -> str | None:
+    """Why MLflow wasn't told, if so. A sweep that was recorded without MLflow isn't told of.
+
+    `uri` names the server if it is another machine's: only the reader may say that.
+    """
+    sweep = found.selection.sweep
+    assert sweep is not None
+    try:
+        tracking = _tracking(found, sweep, outputs, uri)
+        if tracking is None:
+            return None
+        client, experiment = connect(tracking, outputs)
+        parent_id = parent.parent_run(client, experiment, sweep, str(tracking.uri))
+        parent.tell(tracking, outputs, sweep)
+        for path in sorted(folder.iterdir()):
+            client.log_artifact(parent_id, str(path), FOLDER)
+        jobs = str(parent.read(sweep).get("end", {}).get("note", ""))
+        client.set_tag(parent_id, "mlflow.note.content", _page(found, made, jobs))
+        return _tell_runs(client, found)
+    except Exception as error:  # whatever MLflow raises, the report itself is written
+        return reason(error)
+
+
+def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracking | None:
+    """Where the sweep is recorded. Raises RecipeError where only the reader may say so."""
+    first = found.selection.runs[0]
+    sent = Sent.read(runs.folder(outputs) / first.run)
+    known = parent.read(sweep).get("uri") or (sent.uri if sent else None)
+    if known is None:
+        return None
+    here = f"sqlite:///{outputs / 'mlflow.db'}"
+    allowed = known in (here, uri) or origin.is_here(str(known))
+    if not allowed and known != origin.server(compose.project()):
+        raise RecipeError(
+            f"the record of this sweep is on another machine, {known!r}; if it may be told, say "
+            f"tracking.uri={known}"
+        )
+    artifacts = (outputs / "mlartifacts").as_uri() if known == here else None
+    return Tracking(str(known), first.settings.get("tracking.experiment", "recipe"), artifacts)
+
+
+def _page(found: Comparison, made: Document, jobs: str) -> str:
+    """What MLflow shows as the sweep's description: what was found, the variants, the jobs."""
+    told = next(section for section in made.sections if section.title == "What was found")
+    variants = next(section for section in made.sections if section.title == "The variants")
+    tables = [one for one in variants.content if isinstance(one, Table)]
+    report = f"The whole report is `{FOLDER}/report.html` among the artifacts."
+    pages = [
+        markdown(Document(made.title, [*sections, Section("The report", [report])]))
+        for sections in ([told, Section("The variants", tables)], [told], [])
+    ]
+    page = next((page for page in pages if len(page) <= LONGEST), pages[-1])
+    return page + (f"\n{jobs}" if len(page) + len(jobs) < LONGEST else "")
+
+
+def _tell_runs(client: MlflowClient, found: Comparison) -> str | None:
+    """Gives each run the mean of its variant, with the interval."""
+    told = 0
+    for each in found.summaries:
+        for run in each.variant.runs.values():
+            if told == MOST_RUNS:
+                return f"only {MOST_RUNS:,} runs have the mean of their variant"
+            told += _tell_run(client, found, each, run)
+    missing = sum(len(each.variant.runs) for each in found.summaries) - told
+    return f"it doesn't have {counted(missing, 'run')}" if missing else None
+
+
+def _tell_run(
+    client: MlflowClient, found: Comparison, summary: Summary, run: results.Result
+) -> bool:
+    from mlflow.entities import Metric
+
+    if run.mlflow_run_id is None:
+        return False
+    interval, now = summary.interval, int(time.time() * 1000)
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    metrics = [
+        Metric(f"{found.unit.metric}/{name}", value, now, interval.n)
+        for name, value in {**values, "seeds": float(interval.n)}.items()
+        if math.isfinite(value)
+    ]
+    client.log_batch(run.mlflow_run_id, metrics)
+    return True

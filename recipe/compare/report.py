@@ -1,0 +1,194 @@
+"""The report of a comparison: its tables, sentences and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recipe.compare import pictures, sentences, summary
+from recipe.compare.comparison import Comparison, cautions
+from recipe.compare.content import Content, Document, Picture, Section, Style, Table
+from recipe.compare.findings import LEVEL, Finding, Question
+from recipe.compare.forest import Verdict as Mark
+from recipe.compare.markup import code
+from recipe.compare.pictures import Band, Effect, Spot
+from recipe.compare.statistics import Interval
+from recipe.wording import counted
+
+MOST_SENTENCES = 24
+"""Findings that are told in words; the table has all."""
+
+MOST_CURVES = 6
+"""Variants whose curves are drawn."""
+
+MARKS: dict[str, Mark] = {"helps": "helps", "hurts": "hurts", "no effect": "no effect"}
+"""In the forest plot; the rest is open."""
+
+STYLES: dict[str, Style] = {"helps": "green", "hurts": "red", "no effect": "yellow"}
+
+QUESTIONS: dict[Question, str] = {
+    "alone": "Each trick alone, against the baseline",
+    "on top of the others": "Each trick on top of all the others",
+    "on average": "Each trick on average over the others (main effects)",
+    "together": "Two tricks together (interactions)",
+}
+
+
+def document(found: Comparison, folder: Path) -> Document:
+    """The report; its pictures are written into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [Section("What was found", [*_told(found), *_forest(found, folder)])]
+    asked = dict.fromkeys(each.question for each in found.findings)
+    sections += [Section(QUESTIONS[question], [_table(found, question)]) for question in asked]
+    variants = [*_variants(found), *_pareto(found, folder), *_curves(found, folder)]
+    sections.append(Section("The variants", variants))
+    sections.append(Section("How to read this", list(_method(found))))
+    return Document(f"{found.selection.title}: {found.unit.metric}", sections)
+
+
+def _told(found: Comparison) -> Iterator[str]:
+    told = found.sentences
+    yield from told[:MOST_SENTENCES]
+    if len(told) > MOST_SENTENCES:
+        yield f"The tables below have {len(told) - MOST_SENTENCES} more."
+    yield from (f"**Caution:** {caution}." for caution in cautions(found))
+
+
+def _table(found: Comparison, question: Question) -> Table:
+    unit, rows, styles, data = found.unit, [], [], []
+    for each in (one for one in found.findings if one.question == question):
+        interval = each.interval
+        said = sentences.verdict(each, unit)
+        more = [f"{each.idle}/{each.runs}" if each.idle else "-"]
+        if question != "together":
+            more.append("-" if each.slower is None else f"{100 * (each.slower - 1):+.0f} %")
+            more.append("-" if each.bites is None else f"{100 * each.bites:.0f} %")
+        span = "-"
+        if interval and not math.isnan(interval.low):
+            span = f"{unit.change(interval.low)} to {unit.change(interval.high)}"
+        change = unit.change(interval.mean) if interval else "-"
+        n = f"{len(each.seeds)}"
+        rows.append([each.trick, said, change, span, n, sentences.p_value(each), *more])
+        styles.append(STYLES.get(each.verdict))
+        data.append(_raw(each, said))
+    own = [] if question == "together" else ["time", "bit on"]
+    change = f"change{unit.points and f' ({unit.points.strip()})'}"
+    columns = ["trick", "verdict", change, "95 % interval", "pairs", "p", "no effect", *own]
+    name = question.replace(" ", "-")
+    return Table(columns, rows, left=2, styles=styles, name=name, data=data)
+
+
+def _raw(each: Finding, said: str) -> dict[str, Any]:
+    interval = each.interval
+    numbers = ("mean", "low", "high", "sd")
+    return {
+        "trick": each.trick, "question": each.question, "verdict": said,
+        **{name: getattr(interval, name) if interval else None for name in numbers},
+        "pairs": len(each.seeds), "p": each.p, "tests": each.tests, "seeds_needed": each.least,
+        "no_effect_runs": each.idle, "runs": each.runs, "time_ratio": each.slower,
+        "hit_rate": each.bites, "seeds": " ".join(each.seeds),
+    }  # fmt: skip
+
+
+def _forest(found: Comparison, folder: Path) -> Iterator[Picture]:
+    unit, effects = found.unit, []
+    for each in found.findings:
+        if each.interval:
+            mean, low, high = map(unit.scaled, _bounds(each.interval))
+            mark = MARKS.get(each.verdict, "open")
+            note = counted(len(each.seeds), "pair")
+            effects.append(Effect(each.trick, mean, low, high, mark, note, each.question))
+    if effects:
+        title = f"What each trick changed: {found.selection.title}"
+        pictures.forest(folder / "forest.png", effects, unit=unit.difference, title=title)
+        alt = f"The change of {unit.metric} by each trick, with its interval"
+        yield Picture("forest.png", alt)
+
+
+def _bounds(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
+
+
+def _variants(found: Comparison) -> Iterator[Content]:
+    unit = found.unit
+    base = ", ".join(found.variants.baseline) or "all runs are alike"
+    yield f"The baseline is {code(base)}."
+    rows, data = [], []
+    for one in found.summaries:
+        interval = one.interval
+        rows.append([
+            one.variant.name, f"{interval.n}", unit.shown(interval.mean),
+            unit.span(interval.low, interval.high), unit.shown(one.best),
+            _number(one.epoch_s, ".3g"), _number(one.peak_mb, ",.0f"),
+            _number(one.trainable, ",.0f"),
+            _number(one.multiply_adds / 1e6, ",.1f"), "yes" if one.efficient else "",
+        ])  # fmt: skip
+        data.append({
+            "variant": one.variant.name, "seeds": interval.n, "mean": interval.mean,
+            "low": interval.low, "high": interval.high, "sd": interval.sd, "best": one.best,
+            "epoch_s": one.epoch_s, "peak_mb": one.peak_mb, "trainable": one.trainable,
+            "multiply_adds": one.multiply_adds, "efficient": one.efficient,
+            "runs": " ".join(run.run for run in one.variant.runs.values()),
+        })  # fmt: skip
+    columns = [
+        "variant", "seeds", unit.metric, "95 % interval", "best", "s/epoch", "peak MB", "trainable",
+        "M mult-adds", "efficient",
+    ]  # fmt: skip
+    yield Table(columns, rows, name="variants", data=data)
+    yield (
+        "`efficient`: no other variant takes as little time an epoch and is as good, and better in "
+        "one of them."
+    )
+
+
+def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
+    unit, spots = found.unit, []
+    for one in found.summaries:
+        mean, low, high = map(unit.scaled, _bounds(one.interval))
+        spots.append(Spot(one.variant.name, one.epoch_s, mean, low, high, one.efficient))
+    if len(spots) > 1:
+        title = f"What it costs: {found.selection.title}"
+        pictures.pareto(
+            folder / "pareto.png", spots, cost="seconds an epoch", value=unit.axis, title=title
+        )
+        yield Picture("pareto.png", f"{unit.metric} of each variant against its seconds an epoch")
+
+
+def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
+    """Of the baseline and of the best."""
+    unit = found.unit
+    bands = []
+    for curve in summary.curves(found.summaries[:MOST_CURVES], unit.metric):
+        means, lows, highs = (
+            [unit.scaled(getattr(each, name)) for each in curve.intervals]
+            for name in ("mean", "low", "high")
+        )
+        epochs = list(range(1, len(means) + 1))
+        bands.append(Band(curve.variant.name, epochs, means, lows, highs))
+    if bands:
+        title = f"Mean over seeds with its 95 % interval: {found.selection.title}"
+        pictures.curves(folder / "curves.png", bands, label=unit.axis, title=title)
+        which = "" if len(found.summaries) <= MOST_CURVES else ", of the baseline and the best"
+        yield Picture("curves.png", f"{unit.metric} after each epoch{which}")
+
+
+def _method(found: Comparison) -> Iterator[str]:
+    yield (
+        "Runs of one seed share initial weights, split, order, augmentation and dropout streams, "
+        "which hashes recorded with each run show; only such runs are paired, and a change is the "
+        "mean of the paired differences. Its interval is Student's. p is of the exact two-sided "
+        "sign-flip test, corrected by Holm over the tricks of a table. A trick is shown to help "
+        f"or hurt if p is at most {LEVEL:g}; where the seeds are too few for that, no verdict is "
+        "given. A trick that the audit saw doing nothing in any run counts as not tried."
+    )
+    yield (
+        "The numbers are those after the last epoch; the best of many epochs, "
+        "`--metric best/val_accuracy`, is a little too good in every variant. Intervals of "
+        "variants are wider than those of paired differences: they hold the spread between seeds."
+    )
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)

@@ -1,0 +1,60 @@
+"""A metric as people read it: accuracies in percentage points, which way is better."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LOWER = ("loss", "time/", "memory/", "_s", "_mb")
+"""What the name of a metric holds of which less is better."""
+
+TO_SEE = 0.5
+"""Points of accuracy that are worth seeing."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    metric: str
+
+    @property
+    def is_share(self) -> bool:
+        return self.metric.endswith("accuracy")
+
+    @property
+    def higher_is_better(self) -> bool:
+        return not any(part in self.metric for part in LOWER)
+
+    @property
+    def axis(self) -> str:
+        return f"{self.metric} (%)" if self.is_share else self.metric
+
+    @property
+    def difference(self) -> str:
+        """The unit of differences, for an axis."""
+        return f"change of {self.metric} ({'points' if self.is_share else 'in its own unit'})"
+
+    def scaled(self, value: float) -> float:
+        return 100 * value if self.is_share else value
+
+    def shown(self, value: float) -> str:
+        """`96.12 %`, or four significant digits."""
+        if math.isnan(value):
+            return "-"
+        return f"{100 * value:.2f} %" if self.is_share else f"{value:.4g}"
+
+    def span(self, low: float, high: float) -> str:
+        return "-" if math.isnan(low) else f"{self.shown(low)} to {self.shown(high)}"
+
+    def change(self, value: float) -> str:
+        """With its sign: `+0.41`."""
+        return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4g}"
+
+    @property
+    def points(self) -> str:
+        return " points" if self.is_share else ""
+
+    def worth_seeing(self, baseline: float) -> tuple[float, str]:
+        """A difference that is worth seeing: half a point, or 1 % of the baseline's mean."""
+        if self.is_share:
+            return TO_SEE / 100, f"{TO_SEE:g} points"
+        return abs(baseline) / 100, f"{abs(baseline) / 100:.3g} (1 % of the baseline's)"

@@ -1,0 +1,191 @@
+"""Recorded runs taken apart: what differs between them, and the variants that they are runs of.
+
+A factor is a group, or a setting of the whole run, that isn't alike in all of them; each of its
+levels is an option or a setting. One level of each is the baseline's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recipe import menu
+from recipe.errors import SpecError
+from recipe.results import Result
+from recipe.wording import listed
+
+SPARED = ("device", "tracking")
+"""Groups that aren't compared; other devices are cautioned about."""
+
+PLACES = ("data.path", "data.workers")
+"""Settings that are places, or only say how fast."""
+
+Levels = tuple[str, ...]
+"""Of a variant: one of each factor, in their order."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    name: str
+    """A group, or a setting of the whole run."""
+    levels: Sequence[str]
+    """`group=option`, with those settings that aren't alike in all runs of the option; the
+    baseline's first."""
+
+    @property
+    def tricks(self) -> Sequence[str]:
+        """What a run can have beyond the baseline."""
+        return self.levels[1:]
+
+
+@dataclass(frozen=True)
+class Variant:
+    levels: Levels
+    name: str
+    """What it has beyond the baseline."""
+    runs: Mapping[str, Result]
+    """The finished runs by seed; of several of a seed the latest."""
+
+
+@dataclass(frozen=True)
+class Variants:
+    factors: Sequence[Factor]
+    by_levels: Mapping[Levels, Variant]
+    repeated: int = 0
+    """Runs left out because a later one is of the same variant and seed."""
+
+    @property
+    def baseline(self) -> Levels:
+        return tuple(factor.levels[0] for factor in self.factors)
+
+    def replaced(self, levels: Levels, factor: int, level: str) -> Variant | None:
+        """The variant that has that level instead, if any run is of it."""
+        return self.by_levels.get((*levels[:factor], level, *levels[factor + 1 :]))
+
+
+@dataclass
+class _Group:
+    """The settings that aren't alike, of one group or of the whole run."""
+
+    keys: list[str] = field(default_factory=list)
+    option: bool = False
+    """Whether the option itself is among them."""
+
+
+def of(results: Sequence[Result], baseline: str = "") -> Variants:
+    """The variants of these runs. `baseline` names levels, `clip=none,scheduler=constant`; of the
+    other factors it is what is off, else the default, else what was run first.
+
+    Raises SpecError for a level that no run has.
+    """
+    groups = _differing(results)
+    texts = [_levels(result, groups) for result in results]
+    asked = _asked(baseline)
+    factors = []
+    for index, name in enumerate(groups):
+        levels = list(dict.fromkeys(text[index] for text in texts))
+        first = _asked_level(name, levels, asked) or _baseline(name, levels)
+        factors.append(Factor(name, [first, *(level for level in levels if level != first)]))
+    if unknown := sorted(set(asked) - set(groups)):
+        raise SpecError(
+            f"baseline: {key}={asked[key][0].partition('=')[2]}: all runs have the same {key}; "
+            "leave it out"
+            for key in unknown
+        )
+    found: dict[Levels, dict[str, Result]] = defaultdict(dict)
+    for levels_of, result in zip(texts, results, strict=True):
+        found[levels_of][result.seed] = result  # they come in the order in which they began
+    first_levels = tuple(factor.levels[0] for factor in factors)
+    by_levels = {
+        levels: Variant(levels, _name(levels, first_levels), runs) for levels, runs in found.items()
+    }
+    count = sum(len(variant.runs) for variant in by_levels.values())
+    return Variants(factors, by_levels, len(results) - count)
+
+
+def _differing(results: Sequence[Result]) -> dict[str, _Group]:
+    values: dict[str, set[tuple[str | None, str | None]]] = defaultdict(set)
+    keys = dict.fromkeys(key for result in results for key in result.settings)
+    compared = [key for key in keys if key.partition(".")[0] not in SPARED and key not in PLACES]
+    for result in results:
+        settings = result.settings
+        for key in compared:
+            values[key].add((settings.get(key.partition(".")[0]), settings.get(key)))
+    groups: dict[str, _Group] = {}
+    order = {group: index for index, group in enumerate(menu.GROUPS)}
+    for key in sorted(compared, key=lambda key: order.get(key.partition(".")[0], -1)):
+        group, dot, _ = key.partition(".")
+        seen = values[key]
+        if not dot and len(seen) > 1:
+            groups.setdefault(group, _Group()).option = True
+        elif dot and len({option for option, _ in seen}) < len(seen):
+            groups.setdefault(group, _Group()).keys.append(key)
+    return groups
+
+
+def _levels(result: Result, groups: Mapping[str, _Group]) -> Levels:
+    settings, found = result.settings, []
+    for name, group in groups.items():
+        texts = [f"{name}={settings.get(name)}"] if group.option else []
+        texts += [f"{key}={settings[key]}" for key in group.keys if key in settings]
+        found.append(" ".join(texts) or f"{name}: as given")
+    return tuple(found)
+
+
+def _name(levels: Levels, baseline: Levels) -> str:
+    on = [level for level, off in zip(levels, baseline, strict=True) if level != off]
+    return " ".join(on) or "baseline"
+
+
+def _asked(baseline: str) -> dict[str, list[str]]:
+    """The texts given, by factor."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for text in filter(None, (part.strip() for part in baseline.split(","))):
+        if "=" not in text:
+            raise SpecError(f"baseline: {text}: write group=option, group=option")
+        found[text.partition("=")[0].partition(".")[0]].append(text)
+    return found
+
+
+def _asked_level(name: str, levels: Sequence[str], asked: Mapping[str, list[str]]) -> str | None:
+    if name not in asked:
+        return None
+    fitting = [level for level in levels if set(asked[name]) <= set(level.split(" "))]
+    if not fitting:
+        given = " ".join(asked[name])
+        raise SpecError(f"baseline: {given}: no run has it; there are {listed(levels, 8)}")
+    return fitting[0]
+
+
+def _baseline(name: str, levels: Sequence[str]) -> str:
+    """What is off, else what is the default, else what was run first."""
+    for wanted in (menu.OFF.get(name), menu.defaults().get(name)):
+        fitting = [level for level in levels if level.split(" ")[0] == f"{name}={wanted}"]
+        if fitting:
+            return next((level for level in fitting if _is_default(level)), fitting[0])
+    return next((level for level in levels if _is_default(level)), levels[0])
+
+
+def _is_default(level: str) -> bool:
+    """Whether its settings are those of the option's file."""
+    pairs = dict(text.partition("=")[::2] for text in level.split(" ") if "=" in text)
+    settings = {key: value for key, value in pairs.items() if key not in menu.GROUPS}
+    return bool(settings) and all(_default(key, pairs) == v for key, v in settings.items())
+
+
+def _default(key: str, pairs: Mapping[str, str]) -> str | None:
+    group, _, setting = key.partition(".")
+    with contextlib.suppress(OSError, OmegaConfBaseException, ValueError):
+        if not setting:
+            return str(menu.root(key))
+        option = pairs.get(group) or menu.defaults().get(group, "")
+        path = menu.options(group)[option].path if option in menu.options(group) else None
+        value: Any = OmegaConf.select(OmegaConf.load(path), setting) if path else None
+        return None if value is None else str(value)
+    return None

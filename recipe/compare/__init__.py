@@ -26,9 +26,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     values = key_values("compare", arguments, known, positional="sweep")
     outputs = compose.outputs(values["output_dir"])
     if not runs.folder(outputs).is_dir():
-        raise SpecError(
-            f"output_dir: no runs are recorded in {outputs}; python -m recipe makes one"
-        )
+        raise SpecError(f"output_dir: no run is recorded in {outputs}; record some first")
     chosen = selection.select(outputs, values["sweep"], values["metric"])
     found = Comparison.of(chosen, variants.of(chosen.runs, values["baseline"]), values["metric"])
     name = chosen.sweep.name if chosen.sweep else selection.ALL

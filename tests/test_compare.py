@@ -1,0 +1,365 @@
+import csv
+import itertools
+import json
+import re
+from pathlib import Path
+
+import commands
+import compared_runs
+import pytest
+from mlflow.tracking import MlflowClient
+
+
+def compared(folder: Path, *arguments: str) -> str:
+    done = commands.here(folder, "compare", *arguments)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def rows(folder: Path, table: str) -> dict[str, dict[str, str]]:
+    """A table of the report by its first column."""
+    (path,) = (folder / "outputs" / "reports").glob(f"*/{table}.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    return {next(iter(line.values())): line for line in lines}
+
+
+def sentences(out: str, trick: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith(trick)]
+
+
+DIFFERENCES = [0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02]
+
+
+def test_a_trick_is_told_with_change_interval_test_deed_and_cost(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES))
+    out = compared(tmp_path)
+    # mean 0.02, sd 0.00756, t(7) = 2.3646: +- 0.632 points; all of one sign: p = 2 / 2**8
+    assert sentences(out, "clip=norm changed") == [
+        "clip=norm changed val/accuracy by +2.00 points (95 % interval +1.37 to +2.63, 8 paired "
+        "seeds, p = 0.008): shown to help; it bit on 25 % of steps and cost 25 % more time."
+    ]
+    row = rows(tmp_path, "alone")["clip=norm"]
+    assert (row["pairs"], row["tests"], row["seeds_needed"]) == ("8", "1", "6")
+    assert float(row["p"]) == 2 / 2**8
+    assert float(row["mean"]) == pytest.approx(0.02)
+    assert float(row["time_ratio"]) == pytest.approx(1.25)
+
+
+def test_a_trick_that_hurts_is_said_to(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    worse = [-difference for difference in DIFFERENCES]
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, worse))
+    out = compared(tmp_path)
+    assert "changed val/accuracy by -2.00 points (95 % interval -2.63 to -1.37" in out
+    assert "): shown to hurt; it bit" in out
+
+
+def test_of_a_loss_less_is_better(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = []
+    for seed in range(6):
+        ids.append(compared_runs.run(outputs, 2 * seed, [0.5], seed=seed, metrics={"val/loss": 1}))
+        clip = {"clip": "norm"}
+        metrics = {"val/loss": 0.5}
+        ids.append(
+            compared_runs.run(outputs, 2 * seed + 1, [0.5], clip, seed=seed, metrics=metrics)
+        )
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path, "--metric", "val/loss")
+    said = "clip=norm changed val/loss by -0.5 (the same in every pair, 6 paired seeds, p = 0.031)"
+    assert f"{said}: shown to help." in out
+
+
+@pytest.mark.parametrize(("seeds", "needed"), [(5, "6"), (2, "6")])
+def test_too_few_seeds_give_no_verdict_but_the_number_it_takes(
+    tmp_path: Path, seeds: int, needed: str
+) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES[:seeds]))
+    (told,) = sentences(compared(tmp_path), "clip=norm changed")
+    assert f"{seeds} paired seeds): no verdict, which takes {needed} seeds; it bit" in told
+    assert "p =" not in told
+
+
+def test_holm_over_two_tricks_takes_seven_seeds(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, trick) in enumerate(
+        itertools.product(range(6), [{}, {"clip": "norm"}, {"scheduler": "step"}])
+    ):
+        value = 0.5 + 0.01 * (seed + 1) * len(trick)
+        ids.append(compared_runs.run(outputs, number, [value], trick, seed=seed))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    assert out.count("no verdict, which takes 7 seeds") == 4  # in words and in the table
+    assert float(rows(tmp_path, "alone")["scheduler=step"]["p"]) == 2 * 2 / 2**6
+
+
+def test_what_the_audit_saw_doing_nothing_is_marked_and_not_counted(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = compared_runs.pairs(outputs, [0.0] * 6, tags={"recipe.no_effect": "clip=norm"})
+    for seed in range(6):
+        settings = {"scheduler": "step"}
+        ids.append(compared_runs.run(outputs, 100 + seed, [0.6], settings, seed=seed))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    assert (
+        "clip=norm did nothing in any of its 6 runs, as the audit saw: val/accuracy changed by "
+        "exactly 0; this says nothing about its use."
+    ) in out.splitlines()
+    # the other is corrected for itself alone: 6 seeds are enough
+    assert "scheduler=step changed val/accuracy by +10.00 points (the same in every pair" in out
+    assert rows(tmp_path, "alone")["scheduler=step"]["verdict"] == "shown to help"
+    assert rows(tmp_path, "alone")["clip=norm"]["no_effect_runs"] == "6"
+
+
+def test_runs_that_started_otherwise_are_not_paired(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = compared_runs.pairs(outputs, DIFFERENCES[:2], start={"weights": "others"})
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    assert (
+        "clip=norm could not be compared: they started from other weights (seed 0, 1)."
+        in out.splitlines()
+    )
+
+
+def test_seeds_of_one_side_only_are_named(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = compared_runs.pairs(outputs, DIFFERENCES[:2])
+    ids.append(compared_runs.run(outputs, 99, [0.5], seed=7))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    assert "Not paired: only one of the two was run (seed 7)." in out
+    assert "not every variant has 3 seeds: clip=norm has fewer" in out
+
+
+def full_factorial(outputs: Path, seeds: int) -> None:
+    """a adds 0.02, b 0.01, both together 0.04 more: a's effect is 0.02 or 0.06."""
+    ids = []
+    for number, (seed, a, b) in enumerate(itertools.product(range(seeds), (0, 1), (0, 1))):
+        settings = {"clip": "norm"} if a else {}
+        settings |= {"scheduler": "step"} if b else {}
+        value = 0.5 + 0.01 * seed + 0.02 * a + 0.01 * b + 0.04 * a * b
+        ids.append(compared_runs.run(outputs, number, [value], settings, seed=seed))
+    compared_runs.sweep(outputs, ids)
+
+
+def test_a_factorial_plan_gives_main_effects_and_interactions(tmp_path: Path) -> None:
+    full_factorial(tmp_path / "outputs", 8)
+    out = compared(tmp_path)
+    alone, on_top = rows(tmp_path, "alone"), rows(tmp_path, "on-top-of-the-others")
+    average, together = rows(tmp_path, "on-average"), rows(tmp_path, "together")
+    found = [
+        float(table[name]["mean"])
+        for table in (alone, on_top, average)
+        for name in ("clip=norm", "scheduler=step")
+    ]
+    assert found == pytest.approx([0.02, 0.01, 0.06, 0.05, 0.04, 0.03])
+    (both,) = together.values()
+    assert float(both["mean"]) == pytest.approx(0.04)
+    assert "larger together" in out
+    assert "On top of all the others, clip=norm changed val/accuracy by +6.00 points" in out
+
+
+def test_the_report_is_kept_in_every_form(tmp_path: Path) -> None:
+    full_factorial(tmp_path / "outputs", 3)
+    compared(tmp_path)
+    (folder,) = (tmp_path / "outputs" / "reports").iterdir()
+    assert folder.name == compared_runs.SWEEP
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "report.md", "report.html", "forest.png", "pareto.png", "curves.png", "variants.csv",
+        "alone.csv", "on-top-of-the-others.csv", "on-average.csv", "together.csv",
+    }  # fmt: skip
+    assert "clip=norm" in (folder / "report.md").read_text()
+    assert (folder / "report.html").read_text().count("data:image/png;base64,") == 3
+
+
+def test_each_variant_has_mean_interval_best_and_cost(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, [0.1, 0.2, 0.3]))
+    compared(tmp_path)
+    row = rows(tmp_path, "variants")["clip=norm"]
+    # 0.7 +- 4.3027 * 0.1 / sqrt(3)
+    numbers = [float(row[key]) for key in ("mean", "low", "high", "best", "epoch_s")]
+    assert numbers == pytest.approx([0.7, 0.7 - 0.24841, 0.7 + 0.24841, 0.8, 2.5], abs=1e-5)
+    assert row["efficient"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "trick"),
+    [("", "clip=norm"), ("clip=norm", "clip=none"), ("clip=norm,scheduler=constant", "refused")],
+)
+def test_the_baseline_is_what_is_off_or_what_is_asked_for(
+    tmp_path: Path, baseline: str, trick: str
+) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES))
+    done = commands.here(tmp_path, "compare", *(["--baseline", baseline] if baseline else []))
+    if trick == "refused":
+        said = "baseline: scheduler=constant: all runs have the same scheduler; leave it out"
+        assert done.problems == [f"recipe: {said}"]
+    else:
+        assert list(rows(tmp_path, "alone")) == [trick]
+
+
+def test_a_setting_of_an_option_is_a_level_of_its_own(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, norm in enumerate(["", "1.0", "2.0"]):
+        settings = {"clip": "norm", "clip.max_norm": norm} if norm else {}
+        ids.append(compared_runs.run(outputs, number, [0.5 + number / 10], settings))
+    compared_runs.sweep(outputs, ids)
+    compared(tmp_path)
+    assert list(rows(tmp_path, "alone")) == [
+        "clip=norm clip.max_norm=1.0", "clip=norm clip.max_norm=2.0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("single", "this is a single run, so nothing can be compared"),
+        ("one variant", "all runs are of one variant, so there is nothing to compare it with"),
+        ("constant", "val/accuracy is 50.00 % in every run"),
+        ("failed", "1 run left out: failed"),
+        ("branch", "1 run left out: went on from another run's checkpoint"),
+        ("missing", "3 jobs of 5 not ended yet"),
+        ("nan", "1 finished run left out: without a finite val/accuracy"),
+        ("device", "the runs are of different devices or numbers of threads: one, two"),
+    ],
+)
+def test_what_cannot_be_told_is_said(tmp_path: Path, case: str, said: str) -> None:
+    outputs, clip = tmp_path / "outputs", {"clip": "norm"}
+    ids = [compared_runs.run(outputs, 0, [0.5], tags={"recipe.device": "one"})]
+    if case == "one variant":
+        ids.append(compared_runs.run(outputs, 1, [0.6], seed=1))
+    elif case in ("constant", "missing"):
+        ids.append(compared_runs.run(outputs, 1, [0.5], clip))
+    elif case == "failed":
+        ids.append(compared_runs.run(outputs, 1, [0.6], clip, status="FAILED"))
+    elif case == "branch":
+        tags = {"recipe.resumed_from": "another"}
+        ids.append(compared_runs.run(outputs, 1, [0.6], clip, tags=tags))
+    elif case == "nan":
+        ids.append(compared_runs.run(outputs, 1, [float("nan")], clip))
+    elif case == "device":
+        ids.append(compared_runs.run(outputs, 1, [0.6], clip, tags={"recipe.device": "two"}))
+    compared_runs.sweep(outputs, ids, jobs=5 if case == "missing" else 0)
+    assert f"Caution: {said}" in compared(tmp_path)
+
+
+def test_without_a_sweep_all_runs_are_compared(tmp_path: Path) -> None:
+    compared_runs.pairs(tmp_path / "outputs", DIFFERENCES)
+    out = compared(tmp_path)
+    assert "shown to help" in out and "Report  outputs/reports/all/report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--sweep", "nothing"], "sweep: no sweep 'nothing' is recorded in"),
+        (["metric=val/acuracy"], "compare: no finished run of .* has val/acuracy; metric may be "),
+        (["--baseline", "clip=agc"], "baseline: clip=agc: no run has it; there are clip=none, "),
+        (["--baseline", "none"], "baseline: none: write group=option, group=option"),
+        (["--basline", "clip=none"], "compare: --basline: no such argument; did you mean baseline"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(
+    tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES))
+    done = commands.here(tmp_path, "compare", *arguments)
+    assert done.status == 2
+    assert re.match(f"recipe: {problem}", done.err)
+    assert not (outputs / "reports").exists()
+
+
+def test_nothing_recorded_is_refused(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, "compare")
+    assert done.status == 2 and "no run is recorded in" in done.err
+
+
+def test_names_from_anyone_reach_no_terminal_and_no_page(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    evil = {"clip": "norm\x1b[31m<script>alert(1)</script>|x`"}
+    ids = [compared_runs.run(outputs, 0, [0.5]), compared_runs.run(outputs, 1, [0.6], evil)]
+    compared_runs.sweep(outputs, ids, name="<b>bold</b>\x1b[2J")
+    out = compared(tmp_path)
+    assert "\x1b" not in out
+    page = (outputs / "reports" / compared_runs.SWEEP / "report.html").read_text()
+    assert "<script" not in page and "<b>bold" not in page and "\x1b" not in page
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ablation of a clip that never bites, of which the result is compared at its end."""
+    folder = tmp_path_factory.mktemp("idle")
+    tricks = ("clip=norm", "clip.max_norm=1e9", "seed=range(6)")
+    done = commands.here(folder, "ablate", *commands.QUICK, *tricks)
+    assert done.status == 0, done.err
+    (folder / "said.txt").write_text(done.out)
+    return folder
+
+
+def test_a_trick_that_does_nothing_changes_exactly_nothing(idle: Path) -> None:
+    row = rows(idle, "alone")["clip=norm"]
+    assert [float(row[key]) for key in ("mean", "low", "high", "sd")] == [0, 0, 0, 0]
+    assert (row["pairs"], row["verdict"]) == ("6", "did nothing")
+    assert "clip=norm did nothing in any of its 6 runs" in (idle / "said.txt").read_text()
+
+
+def test_runs_of_one_seed_record_that_they_started_alike(idle: Path) -> None:
+    starts: dict[str, set[tuple[tuple[str, str], ...]]] = {}
+    for run in commands.runs(idle):
+        events = commands.read_lines(run / "events.jsonl")
+        (seed,) = (event["seed"] for event in events if event["kind"] == "parameters")
+        tags = {k: v for event in events for k, v in event.items() if k.startswith("start.")}
+        assert len(tags) == 5
+        starts.setdefault(seed, set()).add(tuple(sorted(tags.items())))
+    assert {len(alike) for alike in starts.values()} == {1}
+    assert len({one for alike in starts.values() for one in alike}) == 6
+
+
+def test_mlflow_has_the_report_and_every_variants_mean(idle: Path) -> None:
+    client = MlflowClient(f"sqlite:///{idle}/outputs/mlflow.db")
+    found = client.search_runs(["1"])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    note = parent.data.tags["mlflow.note.content"]
+    assert "`clip=norm` did nothing in any of its 6 runs" in note
+    assert "| clip=norm seed=5 | FINISHED |" in note
+    kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/report.html", "report/report.md", "report/forest.png"} <= kept
+    variant = rows(idle, "variants")["clip=norm"]
+    children = [run for run in found if run.data.params.get("clip") == "norm"]
+    assert len(children) == 6
+    for run in children:
+        said = {k: run.data.metrics[f"val/accuracy/{k}"] for k in ("mean", "low", "high", "seeds")}
+        assert said == {
+            "mean": float(variant["mean"]), "low": float(variant["low"]),
+            "high": float(variant["high"]), "seeds": 6,
+        }  # fmt: skip
+
+
+def test_a_result_is_what_the_journals_say(idle: Path) -> None:
+    before = (idle / "said.txt").read_text().partition("What was found")[2]
+    for run in commands.runs(idle):
+        (run / "result.json").unlink()
+    out = compared(idle)
+    assert out.partition("What was found")[2] == before
+
+
+def test_a_result_that_is_damaged_or_old_is_made_anew(idle: Path) -> None:
+    first, second = commands.runs(idle)[:2]
+    before = compared(idle)
+    (first / "result.json").write_text("{}")
+    content = {
+        "format": 1,
+        "sizes": [1, 1],
+        "result": {"run": "x", "name": "x", "status": "FAILED"},
+    }
+    (second / "result.json").write_text(json.dumps(content))
+    assert compared(idle) == before

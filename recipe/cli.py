@@ -42,6 +42,8 @@ python -m recipe -m key=a,b [...]        a sweep: every combination, each a run 
 python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
                                          own arguments: [plan=both|add_one|leave_one_out|factorial|
                                          greedy] [yes=true]
+python -m recipe compare [SWEEP] [--baseline clip=none] [--metric val/accuracy]
+                                         which trick helped, how sure is that, what did it cost?
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest one by default, and of

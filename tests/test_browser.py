@@ -179,3 +179,39 @@ def test_two_runs_of_one_seed_are_compared_and_differ_in_the_trick_alone(
     best = [f"{last[f'clip={option} seed=0']:.3f}" for option in ("none", "norm")]
     assert chromium.script(SAME_HEIGHT, "best/val_accuracy") == ["best/val_accuracy", *best]
     chromium.keep("compare_differences")
+
+
+def test_the_report_of_compare_is_read_on_the_sweeps_page(
+    swept: Path, pages: dict[str, str], chromium: Browser
+) -> None:
+    assert commands.here(swept, "compare", "clip=none,norm seed=0,1").status == 0
+    chromium.open(pages["Sweep"])
+    chromium.shows("What was found", "2 paired seeds): no verdict, which takes 6 seeds")
+    chromium.keep("sweep-compared")
+    chromium.open(pages["Sweep"].replace("?", "/artifacts/report/report.html?"))
+    with chromium.frame("//iframe[@id='html']"):
+        chromium.shows("What was found", "Each trick alone, against the baseline", "2 paired seeds")
+        drawn = chromium.script(
+            "return [...document.images].map(i => [i.alt, i.complete && i.naturalWidth])"
+        )
+        chromium.keep("report")
+    assert isinstance(drawn, list)
+    assert [alt for alt, width in drawn if width] == [
+        "The change of val/accuracy by each trick, with its interval",
+        "val/accuracy of each variant against its seconds an epoch",
+        "val/accuracy after each epoch",
+    ]
+
+
+def test_the_table_has_the_mean_of_each_runs_variant(
+    swept: Path, pages: dict[str, str], chromium: Browser
+) -> None:
+    (run,) = [
+        run
+        for run in commands.runs(swept)
+        if commands.read_json(run / "run.json")["name"] == "clip=norm seed=1"
+    ]
+    found = commands.read_json(run / "run.json")["mlflow_run_id"]
+    chromium.open(re.sub(r"/runs/\w+", f"/runs/{found}", pages["Sweep"]))
+    chromium.shows("val/accuracy/mean", "val/accuracy/seeds")
+    chromium.keep("run-compared")

@@ -82,7 +82,8 @@ def _page(found: Comparison, made: Document, jobs: str) -> str:
     tables = [one for one in variants.content if isinstance(one, Table)]
     report = f"The whole report is `{FOLDER}/report.html` among the artifacts."
     pages = [
-        markdown(Document(made.title, [*sections, Section("The report", [report])]))
+        # the run's name stands above it already
+        markdown(Document("", [*sections, Section("The report", [report])])).partition("\n\n")[2]
         for sections in ([told, Section("The variants", tables)], [told], [])
     ]
     page = next((page for page in pages if len(page) <= LONGEST), pages[-1])

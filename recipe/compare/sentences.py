@@ -101,9 +101,11 @@ def _said_of_it(finding: Finding) -> Iterator[str]:
     if finding.bites is not None:
         said.append(f"bit on {100 * finding.bites:.0f} % of steps")
     if finding.slower is not None and finding.question != "together":
-        percent = 100 * (finding.slower - 1)
-        cost = f"{abs(percent):.0f} % {'more' if percent >= 0 else 'less'} time"
-        said.append(f"{'cost' if percent >= 0 else 'took'} {cost}")
+        percent = round(100 * (finding.slower - 1))
+        said.append(
+            f"cost {percent} % more time" if percent > 0
+            else f"took {-percent} % less time" if percent else "cost no more time"
+        )  # fmt: skip
     if said:
         yield f"it {' and '.join(said)}"
 

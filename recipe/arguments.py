@@ -41,7 +41,9 @@ def key_values(
 
 
 def _is_bare(argument: str, known: dict[str, str]) -> bool:
-    """Whether it is no pair of one of these keys, not even one with a slip; its = are its own."""
-    key, equals, _ = argument.partition("=")
-    slip = equals and menu.nearest(key, known)
+    """Whether it is no pair of one of these keys, not even one with a slip; its = are its own, such
+    as those of what a sweep swept."""
+    key, equals, value = argument.partition("=")
+    swept = "," in value or " " in value
+    slip = equals and not swept and menu.nearest(key, known)
     return bool(argument) and not (argument.startswith("--") or key in known or slip)

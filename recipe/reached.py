@@ -1,4 +1,5 @@
-"""How far a recorded run has come, how well and how long: read from its journals, with care."""
+"""How far a recorded run has come, and with which settings: read from its journals, with care, and
+of those of a long run not more than that takes."""
 
 from __future__ import annotations
 
@@ -37,33 +38,10 @@ def reached(run: Path) -> Reached:
     return Reached(_whole(line.get("step")), _whole(steps))
 
 
-def best(run: Path) -> float | None:
-    """The best val/accuracy."""
-    try:
-        values = journal.trace(run).get("best/val_accuracy", {})
-        return values[max(values)] if values else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def parameters(run: Path) -> dict[str, str]:
     """The options and settings that were recorded, as text."""
     found = (event for event in _events(run) if event.get("kind") == "parameters")
     return {key: str(value) for event in found for key, value in event.items()}
-
-
-def seconds(run: Path) -> float | None:
-    """While some process ran it, from its start to its end; None if it hasn't ended."""
-    total, began = 0.0, None
-    for event in _events(run):
-        time = event.get("time")
-        if not isinstance(time, int):
-            return None
-        if event.get("kind") in ("started", "resumed"):
-            began = time
-        elif event.get("kind") == "end" and began is not None:
-            total, began = total + (time - began) / 1000, None
-    return total if total > 0 and began is None else None
 
 
 def _events(run: Path, limit: int = -1) -> list[dict[str, Any]]:

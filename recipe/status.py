@@ -15,7 +15,7 @@ from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.reached import reached
 from recipe.sent import Sent
-from recipe.sweep import grid, standing
+from recipe.sweep import find, grid, standing
 from recipe.wording import counted, duration, listed, printable
 
 MOST = 5
@@ -33,7 +33,7 @@ def status(arguments: Sequence[str], console: Console) -> int:
         ignored = [key for key in ("tracking.uri", "trust", "resume") if values[key] != known[key]]
         if ignored:
             raise SpecError(f"{key}: is for runs that died, not for a sweep" for key in ignored)
-        grid.show(standing.read(standing.find(outputs, values["sweep"])), console)
+        grid.show(standing.read(find.find(outputs, values["sweep"])), console)
         return 0
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:

@@ -18,7 +18,7 @@ from recipe.mlflow_page import Page
 from recipe.sweep import find, jobs, parent
 from recipe.ui_server import Server
 
-KNOWN = {"port": "5000", "output_dir": "", "host": "127.0.0.1", "open": ""}
+KNOWN = {"sweep": "", "port": "5000", "output_dir": "", "host": "127.0.0.1", "open": ""}
 
 
 def ui(arguments: Sequence[str], console: Console) -> int:
@@ -26,14 +26,13 @@ def ui(arguments: Sequence[str], console: Console) -> int:
 
     Raises SpecError where nothing is recorded, there is no such sweep, or the port is taken.
     """
-    wanted, given = _sweep_argument(arguments)
-    values = key_values("ui", given, KNOWN)
+    values = key_values("ui", arguments, KNOWN, positional="sweep")
     port, opens = _port(values["port"]), _opens(values["open"])
     outputs = compose.outputs(values["output_dir"])
     database = outputs / "mlflow.db"
     if not database.is_file():
         raise SpecError(f"output_dir: there is no {database}; record a run first: python -m recipe")
-    sweep = _sweep(outputs, wanted)
+    sweep = _sweep(outputs, values["sweep"])
     server = Server(values["host"], port)
     with server.running(outputs):
         if server.answers():
@@ -48,18 +47,6 @@ def ui(arguments: Sequence[str], console: Console) -> int:
             if opens and not webbrowser.open(first):
                 console.print("open: there is no browser here; open the page yourself")
         return server.wait()
-
-
-def _sweep_argument(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The sweep that is asked for, and the other arguments. A sweep's name may hold a `=`, and then
-    a comma or a space too."""
-    given = list(arguments)
-    for argument in given:
-        key = argument.partition("=")[0]
-        if "=" not in argument or (key not in KNOWN and ("," in argument or " " in argument)):
-            given.remove(argument)
-            return argument, given
-    return None, given
 
 
 def _port(given: str) -> int:
@@ -78,9 +65,9 @@ def _opens(given: str) -> bool:
     return given == "true" or (not given and display and sys.stdout.isatty())
 
 
-def _sweep(outputs: Path, wanted: str | None) -> Path | None:
+def _sweep(outputs: Path, wanted: str) -> Path | None:
     """The sweep to show: the one asked for, or the newest that MLflow knows."""
-    if wanted is None:
+    if not wanted:
         newest = reversed(find.folders(outputs))
         return next((sweep for sweep in newest if "mlflow_run_id" in parent.read(sweep)), None)
     sweep = find.find(outputs, wanted)

@@ -207,7 +207,7 @@ def test_a_sweep_that_is_killed_is_continued_by_the_same_command(
     (tmp_path / "signals").write_text("8 SIGKILL")  # in the third run
     assert commands.process(tmp_path, *SWEEP).status == -signal.SIGKILL
     assert states(tmp_path) == ["FINISHED", "FINISHED", "RUNNING"]
-    done = commands.process(tmp_path, *SWEEP)
+    done = commands.here(tmp_path, *SWEEP)
     assert done.status == 0, done.err
     assert states(tmp_path) == ["FINISHED"] * 4
     same_sweep(tmp_path, whole)

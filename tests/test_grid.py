@@ -122,6 +122,7 @@ def run_that_took(outputs: Path, run: str, *seconds: float) -> str:
         lines.append({"kind": "end", "time": time, "status": "FINISHED"})
         time += 3_600_000
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").touch()
     return run
 
 
@@ -278,14 +279,16 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
 
 def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path) -> None:
     for id_, name in [("20260101-000000-aaaaaa", "a=1,2"), ("20260102-000000-bbbbbb", "same"),
-                      ("20260102-000000-cccccc", "same")]:  # fmt: skip
+                      ("20260102-000000-cccccc", "same"),
+                      ("20260103-000000-dddddd", "seed=0,1")]:  # fmt: skip
         sweep_folder(tmp_path / "outputs", id_, name=name, planned=[["a=1"]])
     for wanted, found in [("20260101", "aaaaaa"), ("a=1,2", "aaaaaa"), ("sweep=a=1,2", "aaaaaa"),
-                          ("same", "cccccc"), ("20260102-000000-bbbbbb", "bbbbbb")]:  # fmt: skip
+                          ("same", "cccccc"), ("20260102-000000-bbbbbb", "bbbbbb"),
+                          ("seed=0,1", "dddddd")]:  # fmt: skip
         assert status(tmp_path, wanted)[0].endswith(f"-{found})")
     where = tmp_path / "outputs" / "sweeps"
     for wanted, problem in [
-        ("20260102", "sweep: 20260102 begins 2 sweep ids; give more of it"),
+        ("20260102", "sweep: '20260102' begins 2 sweep ids; give more of it"),
         ("sume", f"sweep: no sweep 'sume' is recorded in {where}; did you mean same?"),
         ("x=1", f"sweep: no sweep 'x=1' is recorded in {where}"),
     ]:

@@ -116,7 +116,7 @@ def known_after(known: list[str], wait: int) -> int:
 def ended(folder: Path, *arguments: str) -> Path:
     """The run after the command, unless it was killed too late for that to go on with it."""
     states = [commands.read_json(path)["status"] for path in folder.rglob("run.json")]
-    done = commands.process(folder, *(["sync"] if "FINISHED" in states else arguments))
+    done = commands.here(folder, *(["sync"] if "FINISHED" in states else arguments))
     assert done.status == 0, done.err
     return finished(folder)
 

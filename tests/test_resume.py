@@ -429,9 +429,9 @@ def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_ord
     folders = [pets(tmp_path / name) for name in ("killed", "interrupted", "whole")]
     assert signalled(folders[0], signal.SIGKILL) == (-signal.SIGKILL, "RUNNING")
     assert signalled(folders[1], signal.SIGINT) == (130, "KILLED")
-    assert commands.process(folders[2], *WORKERS).status == 0
+    assert commands.here(folders[2], *WORKERS).status == 0
     for folder in folders[:2]:
-        done = commands.process(folder, *WORKERS)
+        done = commands.here(folder, *WORKERS)
         assert done.status == 0 and "Goes on with" in done.out, done.err
         alike(finished(folder), finished(folders[2]))
 

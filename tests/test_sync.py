@@ -14,7 +14,7 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import compose, runs
+from recipe import compose, mlflow_feed, runs
 from recipe.record import Recorder
 from recipe.sent import Sent
 from recipe.sweep import parent
@@ -33,7 +33,9 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
     """A folder with a run whose server wasn't there; it is `server`'s now."""
     folder = tmp_path_factory.mktemp("unsent")
     down = f"tracking.uri=http://127.0.0.1:{servers.free_port()}"
-    done = commands.process(folder, *commands.QUICK, "tracking=server", down)
+    with pytest.MonkeyPatch.context() as impatient:
+        impatient.setattr(mlflow_feed, "PATIENCE", 0.0)
+        done = commands.here(folder, *commands.QUICK, "tracking=server", down)
     assert done.status == 0 and "python -m recipe sync sends what is left" in done.out
     return folder
 

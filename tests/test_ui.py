@@ -71,11 +71,12 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
         ("port=65536", "port must be a number from 1 to 65535, got 65536"),
         ("port=http", "port must be a number from 1 to 65535, got http"),
         ("open=yes", "open must be true or false, got yes"),
+        ("--port 0", "port must be a number from 1 to 65535, got 0"),
         ("prt=5000", "ui: prt=5000: no such argument; did you mean port?"),
     ],
 )
 def test_arguments_are_checked(recorded: Path, argument: str, problem: str) -> None:
-    done = commands.here(recorded, "ui", argument)
+    done = commands.here(recorded, "ui", *argument.split())
     assert (done.status, done.problems) == (2, [f"recipe: {problem}"])
 
 

@@ -26,7 +26,7 @@ def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
         return by_id[0]
     if len(by_id) > 1:
         raise SpecError(f"{key}: {wanted!r} begins {len(by_id)} sweep ids; give more of it")
-    names = {sweep: str(parent.read(sweep).get("name")) for sweep in there}
+    names = {sweep: str(parent.read(sweep).get("name", "")) for sweep in there}
     same = [sweep for sweep, name in names.items() if name == wanted]
     if same:
         return same[-1]

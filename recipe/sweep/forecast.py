@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from recipe.results import read_all
 from recipe.spec import RunSpec
 from recipe.sweep import variants
 from recipe.sweep.ablate import Ablation
-from recipe.sweep.recorded import read_all
 from recipe.sweep.variants import Variant
 from recipe.wording import counted, duration, listed, printable
 
@@ -53,7 +53,7 @@ def make(ablation: Ablation) -> Forecast:
     for variant, spec in specs.items():
         wanted = _settings(spec)
         same = [each for each in done if _less(each.settings) == wanted]
-        there = set() if spec.again else seeds & {str(each.seed) for each in same}
+        there = set() if spec.again else seeds & {each.seed for each in same}
         recorded[variant] = len(there)
         took = [each.seconds for each in same]
         exact += len([each for each in took if each is not None])

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe import reached, runs
-from recipe.sweep import standing
+from recipe import results, runs
+from recipe.sweep import find, standing
 from recipe.sweep.standing import STATES, Standing, Sweep
 from recipe.wording import counted, duration, printable
 
@@ -47,7 +47,7 @@ def show(sweep: Sweep, console: Console) -> None:
 
 def show_unfinished(outputs: Path, console: Console) -> None:
     """A line for each of the latest sweeps that aren't finished, if there are any."""
-    unfinished = [each for each in standing.folders(outputs) if not standing.is_finished(each)]
+    unfinished = [each for each in find.folders(outputs) if not standing.is_finished(each)]
     if not unfinished:
         return
     title = "Sweeps that aren't finished"
@@ -136,8 +136,8 @@ def _left(sweep: Sweep) -> str:
     """How long the rest takes, and from what that is known; empty if it isn't."""
     done = [job.run for job in sweep.jobs if job.state == "done" and job.run]
     folder = runs.folder(sweep.folder.parent.parent)
-    known = [reached.seconds(folder / Path(run).name) for run in sorted(done)[-LATEST:]]
-    took = [seconds for seconds in known if seconds is not None]
+    known = [results.read(folder / Path(run).name) for run in sorted(done)[-LATEST:]]
+    took = [each.seconds for each in known if each and each.seconds is not None]
     # those that failed are tried again when it goes on, not by the process that is running it
     states = ("missing", "running") if sweep.alive else set(STATES) - {"done"}
     rest = [job for job in sweep.jobs if job.state in states]

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from recipe import menu, runs
-from recipe.errors import SpecError
-from recipe.reached import Reached, best, reached
+from recipe import results, runs
+from recipe.reached import Reached, reached
 from recipe.runs import Info
 from recipe.sweep import jobs, members, parent
 from recipe.sweep.jobs import Ended
@@ -68,27 +67,6 @@ class Sweep:
         return sum(job.state == "done" for job in self.jobs)
 
 
-def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
-    """The folder of a sweep: by its id, the beginning of one, or its name (then the latest so
-    named). Raises SpecError, headed by `key`, if there is none."""
-    there = folders(outputs)
-    by_id = [sweep for sweep in there if sweep.name.startswith(wanted)]
-    if len(by_id) == 1:
-        return by_id[0]
-    if by_id:
-        raise SpecError(f"{key}: {wanted} begins {len(by_id)} sweep ids; give more of it")
-    names = {sweep: str(parent.read(sweep).get("name", "")) for sweep in there}
-    if named := [sweep for sweep, name in names.items() if name == wanted]:
-        return named[-1]
-    near = menu.nearest(wanted, [*names.values(), *(sweep.name for sweep in there)])
-    raise SpecError(f"{key}: no sweep {wanted!r} is recorded in {outputs / 'sweeps'}{near}")
-
-
-def folders(outputs: Path) -> list[Path]:
-    """The sweeps' folders, in the order in which they began."""
-    return [path.parent for path in sorted((outputs / "sweeps").glob("*/sweep.json"))]
-
-
 def read(sweep: Path) -> Sweep:
     """What is damaged is told as a caution, and the rest is shown."""
     about = parent.read(sweep)
@@ -139,7 +117,9 @@ def _standing(job: Job, ended: Ended | None, found: tuple[Path, Info] | None) ->
         if info.status == "RUNNING":
             state = "running" if members.is_running(found) else "killed"
         elif ended is None or info.status == "FINISHED":  # taken up by itself since
-            state, accuracy = ENDED.get(info.status, "missing"), best(folder)
+            result = results.read(folder)
+            state = ENDED.get(info.status, "missing")
+            accuracy = result.last.get("best/val_accuracy") if result else None
     return Standing(
         variant=job.variant,
         seed=job.seed,

@@ -40,8 +40,8 @@ class Finding:
     """Runs in which the audit saw no effect of the trick."""
     runs: int = 0
     """Runs with the trick."""
-    slower: float | None = None
-    """Seconds of an epoch with it over those without, the geometric mean of the pairs."""
+    slower: Interval | None = None
+    """Seconds of an epoch with it over those without: the geometric mean of the pairs."""
     bites: float | None = None
     """The share of steps on which a clip bit."""
     interval: Interval | None = None
@@ -150,13 +150,17 @@ def _about(trick: str, runs: Sequence[Result]) -> Finding:
     return Finding(trick, "alone", idle=idle, runs=len(runs), bites=share)
 
 
-def _slower(pairs: Sequence[tuple[Result, Result]]) -> float | None:
-    ratios = [
+def _slower(pairs: Sequence[tuple[Result, Result]]) -> Interval | None:
+    logs = [
         math.log(one.epoch_s / other.epoch_s)
         for one, other in pairs
         if one.epoch_s and other.epoch_s
     ]
-    return math.exp(math.fsum(ratios) / len(ratios)) if ratios else None
+    if not logs:
+        return None
+    found = statistics.interval(logs)
+    mean, low, high = (math.exp(value) for value in (found.mean, found.low, found.high))
+    return replace(found, mean=mean, low=low, high=high)
 
 
 def _factorial(variants: Variants, value: Callable[[Result], float]) -> Iterator[Finding]:

@@ -63,7 +63,7 @@ def _table(found: Comparison, question: Question) -> Table:
         said = sentences.verdict(each, unit)
         more = [f"{each.idle}/{each.runs}" if each.idle else "-"]
         if question != "together":
-            more.append("-" if each.slower is None else f"{100 * (each.slower - 1):+.0f} %")
+            more.append(f"{100 * (each.slower.mean - 1):+.0f} %" if each.slower else "-")
             more.append("-" if each.bites is None else f"{100 * each.bites:.0f} %")
         span = "-"
         if interval and not math.isnan(interval.low):
@@ -87,7 +87,8 @@ def _raw(each: Finding, said: str) -> dict[str, Any]:
         "trick": each.trick, "question": each.question, "verdict": said,
         **{name: getattr(interval, name) if interval else None for name in numbers},
         "pairs": len(each.seeds), "p": each.p, "tests": each.tests, "seeds_needed": each.least,
-        "no_effect_runs": each.idle, "runs": each.runs, "time_ratio": each.slower,
+        "no_effect_runs": each.idle, "runs": each.runs,
+        "time_ratio": each.slower.mean if each.slower else None,
         "hit_rate": each.bites, "seeds": " ".join(each.seeds),
     }  # fmt: skip
 

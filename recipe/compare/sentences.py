@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from recipe.compare import statistics
 from recipe.compare.findings import LEVEL, Finding
 from recipe.compare.markup import code
+from recipe.compare.statistics import Interval
 from recipe.compare.units import Unit
 from recipe.wording import counted, listed
 
@@ -28,6 +29,9 @@ def sentence(finding: Finding, unit: Unit, baseline: float) -> str:
         )
     extra = "; ".join([verdict(finding, unit), *_said_of_it(finding)])
     parts = [f"{_subject(finding)} {_changed(finding, unit)}: {extra}."]
+    interval = finding.interval
+    if finding.verdict in ("helps", "hurts") and interval.low <= 0 <= interval.high:
+        parts.append("The interval holds 0 all the same, as a few large changes widen it.")
     if more := _more(finding, unit, baseline):
         parts.append(more)
     if finding.idle:
@@ -101,13 +105,19 @@ def _said_of_it(finding: Finding) -> Iterator[str]:
     if finding.bites is not None:
         said.append(f"bit on {100 * finding.bites:.0f} % of steps")
     if finding.slower is not None and finding.question != "together":
-        percent = round(100 * (finding.slower - 1))
-        said.append(
-            f"cost {percent} % more time" if percent > 0
-            else f"took {-percent} % less time" if percent else "cost no more time"
-        )  # fmt: skip
+        said.append(_cost(finding.slower))
     if said:
-        yield f"it {' and '.join(said)}"
+        yield f"it {' and '.join(said)}".replace("it its", "its")
+
+
+def _cost(slower: Interval) -> str:
+    """Machines are noisy: a difference is told as one only where its interval leaves out 0."""
+    mean, low, high = (100 * (value - 1) for value in (slower.mean, slower.low, slower.high))
+    if low <= 0 <= high:
+        return f"its cost in time is lost in noise ({low:+.0f} to {high:+.0f} %)"
+    told = f"cost {mean:.0f} % more time" if mean > 0 else f"took {-mean:.0f} % less time"
+    spread = "" if math.isnan(low) or low == high else f" ({low:+.0f} to {high:+.0f} %)"
+    return told + spread
 
 
 def _more(finding: Finding, unit: Unit, baseline: float) -> str:

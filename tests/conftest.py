@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-from recipe import build, compose, mlflow_server
+from recipe import build, compose
 from recipe.spec import RunSpec
 from recipe.train import Run
 
@@ -36,25 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def streams_of_their_own() -> Iterator[None]:
     """What a test draws from torch's global stream, the next test doesn't notice."""
     with torch.random.fork_rng(devices=[]):
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def databases_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow takes seconds for the tables of a new database; in this process the first one that
-    recipe makes is copied from then on. Commands in processes of their own make theirs."""
-    template = tmp_path_factory.mktemp("database") / "mlflow.db"
-    makes = mlflow_server._make_database
-
-    def make(path: Path) -> None:
-        if not template.exists():
-            makes(path)
-            shutil.copy(path, template)
-        else:
-            shutil.copy(template, path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_server, "_make_database", make)
         yield
 
 

@@ -48,6 +48,12 @@ for (const row of document.querySelectorAll('[row-index]')) {
 return Object.values(rows);
 """
 
+HEADERS = """
+return [...document.querySelectorAll('[role=columnheader][col-id]')]
+    .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
+    .map(header => header.getAttribute('col-id'));
+"""
+
 Grid = list[dict[str, str]]
 """A row's cells by their column's id; a grid draws only what is in sight, so it may lack some."""
 

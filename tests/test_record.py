@@ -117,7 +117,7 @@ def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
             "augment", "average",
         )
     }  # fmt: skip
-    once = {"params/trainable", "params/total"}
+    once = {"params/trainable", "params/total", "params/multiply_adds"}
     assert set(one.run.data.metrics) == every_step | every_epoch | verdicts | once
     for key in every_step:
         assert [step for step, _ in one.points(key)] == [1, 2, 3, 4], key
@@ -130,6 +130,9 @@ def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
 def test_metrics_hold_what_happened(one: Recorded) -> None:
     assert one.points("params/total") == [(0, NUMBERS)]
     assert one.points("params/trainable") == [(0, NUMBERS - 40 - 148)]
+    # weights and biases of two convolutions at 32 x 32 and two at 16 x 16, the head, batch norms
+    adds = (40 + 148) * 32**2 + (296 + 584) * 16**2 + 90 + 2 * (4 + 4 + 8 + 8)
+    assert one.points("params/multiply_adds") == [(0, adds)]
     assert one.points("lr/all") == [
         (1, 0.05), (2, 0.05), (3, pytest.approx(0.005)), (4, pytest.approx(0.005)),
     ]  # fmt: skip
@@ -150,7 +153,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
         for key in one.run.data.metrics
         for point in one.client.get_metric_history(one.run.info.run_id, key)
     }
-    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 9 + 2
+    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 9 + 3
     assert journal == mlflow
 
 
@@ -196,7 +199,7 @@ def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) 
     assert listed == names
     assert {path.name for path in one.folder.iterdir()} == names | {
         "run.json", "metrics.jsonl", "events.jsonl", "sent.json", ".lock", ".sending",
-        "checkpoints",
+        "checkpoints", "result.json",
     }  # fmt: skip
     kept = Path(one.client.download_artifacts(one.run.info.run_id, ""))
     for name in names:

@@ -54,7 +54,6 @@ class Result:
     """Seconds of an epoch: the median, the first left out."""
     peak_mb: float | None = None
     """The most memory, in megabytes."""
-    mlflow_run_id: str | None = None
 
     @property
     def no_effect(self) -> list[str]:
@@ -142,7 +141,6 @@ def _from_journals(run: Path) -> Result | None:
         curves={key: values for key, values in points.items() if key.startswith("val/")},
         epoch_s=_of(statistics.median, _warm(points.get("time/epoch_s"))),
         peak_mb=_of(max, points.get("memory/peak_mb")),
-        mlflow_run_id=info.mlflow_run_id,
     )
 
 

@@ -217,6 +217,19 @@ def test_a_setting_of_an_option_is_a_level_of_its_own(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_setting_under_which_the_option_did_nothing_is_marked(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    idle = {"recipe.no_effect": "clip=norm"}
+    for number, (norm, tags) in enumerate([("9.0", idle), ("1.0", {})]):
+        settings = {"clip": "norm", "clip.max_norm": norm}
+        metrics = {"clip/hit_rate": 0.5 if norm == "1.0" else 0.0}
+        ids.append(compared_runs.run(outputs, number, [0.5], settings, tags=tags, metrics=metrics))
+    compared_runs.sweep(outputs, ids)
+    compared(tmp_path)
+    row = rows(tmp_path, "alone")["clip.max_norm=9.0"]
+    assert (row["verdict"], row["hit_rate"]) == ("did nothing", "0.0")
+
+
 @pytest.mark.parametrize(
     ("case", "said"),
     [

@@ -142,11 +142,11 @@ def _finding(
 
 def _about(trick: str, runs: Sequence[Result]) -> Finding:
     """What the runs with a trick say of it by themselves."""
-    option = trick.split(" ")[0]
-    idle = sum(option in run.no_effect for run in runs)
-    bites = [run.last["clip/hit_rate"] for run in runs if "clip/hit_rate" in run.last]
-    measured = option.startswith("clip=") and option != "clip=none" and bites
-    share = math.fsum(bites) / len(bites) if measured else None
+    group = trick.partition("=")[0].partition(".")[0]
+    idle = sum(any(said.partition("=")[0] == group for said in run.no_effect) for run in runs)
+    clips = [run for run in runs if group == "clip" and run.settings.get("clip") != "none"]
+    bites = [run.last["clip/hit_rate"] for run in clips if "clip/hit_rate" in run.last]
+    share = math.fsum(bites) / len(bites) if bites else None
     return Finding(trick, "alone", idle=idle, runs=len(runs), bites=share)
 
 

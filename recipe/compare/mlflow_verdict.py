@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe import compose, origin, results, runs
+from recipe import compose, origin, runs
 from recipe.compare.comparison import Comparison
 from recipe.compare.content import Document, Section, Table
 from recipe.compare.markdown import markdown
@@ -52,7 +52,7 @@ def tell(
             client.log_artifact(parent_id, str(path), FOLDER)
         jobs = str(parent.read(sweep).get("end", {}).get("note", ""))
         client.set_tag(parent_id, "mlflow.note.content", _page(found, made, jobs))
-        return _tell_runs(client, found)
+        return _tell_runs(client, str(tracking.uri), found, runs.folder(outputs))
     except Exception as error:  # whatever MLflow raises, the report itself is written
         return reason(error)
 
@@ -90,31 +90,29 @@ def _page(found: Comparison, made: Document, jobs: str) -> str:
     return page + (f"\n{jobs}" if len(page) + len(jobs) < LONGEST else "")
 
 
-def _tell_runs(client: MlflowClient, found: Comparison) -> str | None:
+def _tell_runs(client: MlflowClient, uri: str, found: Comparison, recorded: Path) -> str | None:
     """Gives each run the mean of its variant, with the interval."""
     told = 0
     for each in found.summaries:
         for run in each.variant.runs.values():
             if told == MOST_RUNS:
                 return f"only {MOST_RUNS:,} runs have the mean of their variant"
-            told += _tell_run(client, found, each, run)
+            sent = Sent.read(recorded / run.run)
+            if sent and sent.mlflow_run_id and sent.uri == uri:
+                _tell_run(client, sent.mlflow_run_id, each, found.unit.metric)
+                told += 1
     missing = sum(len(each.variant.runs) for each in found.summaries) - told
     return f"it doesn't have {counted(missing, 'run')}" if missing else None
 
 
-def _tell_run(
-    client: MlflowClient, found: Comparison, summary: Summary, run: results.Result
-) -> bool:
+def _tell_run(client: MlflowClient, run_id: str, summary: Summary, metric: str) -> None:
     from mlflow.entities import Metric
 
-    if run.mlflow_run_id is None:
-        return False
     interval, now = summary.interval, int(time.time() * 1000)
     values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     metrics = [
-        Metric(f"{found.unit.metric}/{name}", value, now, interval.n)
+        Metric(f"{metric}/{name}", value, now, interval.n)
         for name, value in {**values, "seeds": float(interval.n)}.items()
         if math.isfinite(value)
     ]
-    client.log_batch(run.mlflow_run_id, metrics)
-    return True
+    client.log_batch(run_id, metrics)

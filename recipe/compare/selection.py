@@ -59,7 +59,7 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
         known = sorted(
             {key for run in kept for key in run.last if key.startswith(("val/", "best"))}
         )
-        hint = f"metric may be {listed(known, 6)}" if known else "record some first"
+        hint = f"metric may be {listed(known, 6)}" if known else "give another --sweep, or all"
         raise SpecError(f"compare: no finished run of {where} has {metric}; {hint}")
     return Selection(title, sweep, having, [*cautions, *_unlike(having)])
 

@@ -90,7 +90,7 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
     factors = []
     for index, name in enumerate(groups):
         levels = list(dict.fromkeys(text[index] for text in texts))
-        first = _asked_level(name, levels, asked) or _baseline(name, levels)
+        first = _asked_level(name, levels, asked) or _baseline(name, levels, results[0].settings)
         factors.append(Factor(name, [first, *(level for level in levels if level != first)]))
     if unknown := sorted(set(asked) - set(groups)):
         raise SpecError(
@@ -163,20 +163,23 @@ def _asked_level(name: str, levels: Sequence[str], asked: Mapping[str, list[str]
     return fitting[0]
 
 
-def _baseline(name: str, levels: Sequence[str]) -> str:
-    """What is off, else what is the default, else what was run first."""
+def _baseline(name: str, levels: Sequence[str], first: Mapping[str, str]) -> str:
+    """What is off, else what is the default, else what was run first; `first` are the settings of
+    that run."""
     for wanted in (menu.OFF.get(name), menu.defaults().get(name)):
         fitting = [level for level in levels if level.split(" ")[0] == f"{name}={wanted}"]
         if fitting:
-            return next((level for level in fitting if _is_default(level)), fitting[0])
-    return next((level for level in levels if _is_default(level)), levels[0])
+            return next((level for level in fitting if _is_default(level, first)), fitting[0])
+    return next((level for level in levels if _is_default(level, first)), levels[0])
 
 
-def _is_default(level: str) -> bool:
+def _is_default(level: str, first: Mapping[str, str]) -> bool:
     """Whether its settings are those of the option's file."""
     pairs = dict(text.partition("=")[::2] for text in level.split(" ") if "=" in text)
     settings = {key: value for key, value in pairs.items() if key not in menu.GROUPS}
-    return bool(settings) and all(_default(key, pairs) == v for key, v in settings.items())
+    return bool(settings) and all(
+        _default(key, {**first, **pairs}) == value for key, value in settings.items()
+    )
 
 
 def _default(key: str, pairs: Mapping[str, str]) -> str | None:
@@ -184,7 +187,7 @@ def _default(key: str, pairs: Mapping[str, str]) -> str | None:
     with contextlib.suppress(OSError, OmegaConfBaseException, ValueError):
         if not setting:
             return str(menu.root(key))
-        option = pairs.get(group) or menu.defaults().get(group, "")
+        option = pairs.get(group, "")
         path = menu.options(group)[option].path if option in menu.options(group) else None
         value: Any = OmegaConf.select(OmegaConf.load(path), setting) if path else None
         return None if value is None else str(value)

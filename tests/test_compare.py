@@ -230,6 +230,15 @@ def test_a_setting_under_which_the_option_did_nothing_is_marked(tmp_path: Path) 
     assert (row["verdict"], row["hit_rate"]) == ("did nothing", "0.0")
 
 
+def test_lists_are_levels_too(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, widths in enumerate(["[4, 8]", "[8, 16]"]):
+        ids.append(compared_runs.run(outputs, number, [0.5], {"model.widths": widths}))
+    compared_runs.sweep(outputs, ids)
+    compared(tmp_path, "--baseline", "model.widths=[8,16]")
+    assert list(rows(tmp_path, "alone")) == ["model.widths=[4,8]"]
+
+
 @pytest.mark.parametrize(
     ("case", "said"),
     [

@@ -7,6 +7,7 @@ levels is an option or a setting. One level of each is the baseline's.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ SPARED = ("device", "tracking")
 
 PLACES = ("data.path", "data.workers")
 """Settings that are places, or only say how fast."""
+
+BETWEEN = re.compile(r",(?![^\[]*\])")
+"""What separates settings, not what lies within a list."""
 
 Levels = tuple[str, ...]
 """Of a variant: one of each factor, in their order."""
@@ -133,9 +137,14 @@ def _levels(result: Result, groups: Mapping[str, _Group]) -> Levels:
     settings, found = result.settings, []
     for name, group in groups.items():
         texts = [f"{name}={settings.get(name)}"] if group.option else []
-        texts += [f"{key}={settings[key]}" for key in group.keys if key in settings]
+        texts += [f"{key}={_compact(settings[key])}" for key in group.keys if key in settings]
         found.append(" ".join(texts) or f"{name}: as given")
     return tuple(found)
+
+
+def _compact(value: str) -> str:
+    """A list without spaces, which separate settings."""
+    return value.replace(", ", ",")
 
 
 def _name(levels: Levels, baseline: Levels) -> str:
@@ -146,7 +155,7 @@ def _name(levels: Levels, baseline: Levels) -> str:
 def _asked(baseline: str) -> dict[str, list[str]]:
     """The texts given, by factor."""
     found: dict[str, list[str]] = defaultdict(list)
-    for text in filter(None, (part.strip() for part in baseline.split(","))):
+    for text in filter(None, (part.strip() for part in BETWEEN.split(_compact(baseline)))):
         if "=" not in text:
             raise SpecError(f"baseline: {text}: write group=option, group=option")
         found[text.partition("=")[0].partition(".")[0]].append(text)
@@ -190,5 +199,5 @@ def _default(key: str, pairs: Mapping[str, str]) -> str | None:
         option = pairs.get(group, "")
         path = menu.options(group)[option].path if option in menu.options(group) else None
         value: Any = OmegaConf.select(OmegaConf.load(path), setting) if path else None
-        return None if value is None else str(value)
+        return None if value is None else _compact(str(value))
     return None

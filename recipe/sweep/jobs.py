@@ -67,7 +67,8 @@ def report(console: Console, sweep: Path) -> None:
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
     console.print(table)
     ui = runs.command("ui", sweep.parent.parent)
-    console.print(f"\nRecord  {sweep.name}\nOpen    {ui}", soft_wrap=True)
+    compare = runs.command(f"compare {sweep.name}", sweep.parent.parent)
+    console.print(f"\nRecord  {sweep.name}\nCompare {compare}\nOpen    {ui}", soft_wrap=True)
 
 
 def markdown(sweep: Path) -> str:

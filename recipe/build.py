@@ -16,8 +16,9 @@ from typing import Any, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from recipe import first_batch, layers, parts, rules, runs, streams
+from recipe import first_batch, layers, layout, parts, rules, runs, streams
 from recipe import schedule as schedule_module
+from recipe.compiled import compile_model
 from recipe.data import Data
 from recipe.errors import Problems
 from recipe.frozen import Frozen
@@ -61,7 +62,7 @@ class Builder:
         data = made("data", lambda: _data(spec))
         facts = _facts(data) if data is not None else None
         home = device if device is not None else torch.device("cpu")  # so that the rest is checked
-        model = made("model", lambda: _model(spec, facts).to(home), ("data",))
+        model = made("model", lambda: _model(spec, facts, home), ("data",))
         start = made("model", lambda: _load_weights(spec, model, data.classes), ("model",))
         frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
         sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
@@ -123,6 +124,9 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     problems += against
     if not {"data", "model", "augment", "loss", "precision"} & broken and not against:
         problems += first_batch.check_batch(planned)
+    if spec.compile and not problems:
+        with problems.collect("compile"):
+            compile_model(made["model"], made["device"])
     problems.raise_any()
     parts_of_a_step = {name: inspect.unwrap(made[name]) for name in REMEMBERS}
     return Run(
@@ -154,10 +158,10 @@ def _facts(data: Data) -> dict[str, Any]:
     return {"channels": data.channels, "classes": len(data.classes), "size": data.size[0]}
 
 
-def _model(spec: RunSpec, facts: Mapping[str, Any] | None) -> nn.Module:
+def _model(spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device) -> nn.Module:
     with streams.seeded(spec.seed, "weights"):
         model: nn.Module = parts.part(spec, "model", facts)()
-    return model
+    return layout.arrange(model, device, spec.channels_last)
 
 
 def _loss(spec: RunSpec, facts: Mapping[str, Any] | None) -> Callable[[Tensor, Tensor], Tensor]:

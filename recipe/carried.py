@@ -17,7 +17,7 @@ from recipe import recorded, state
 from recipe.checkpoint import read
 from recipe.errors import SpecError
 from recipe.menu import GROUPS
-from recipe.settings import ELSEWHERE, SPARED
+from recipe.settings import ELSEWHERE, ROOT, SPARED
 from recipe.spec import RunSpec
 from recipe.state import State
 from recipe.train import Best, Run
@@ -68,7 +68,7 @@ def check(spec: RunSpec, saved: State) -> None:
 
 def changed(old: RunSpec, new: RunSpec) -> set[str]:
     """Groups and settings of the whole run in which two specs differ, as far as numbers go."""
-    keys = {*GROUPS, "seed", "epochs", "on_nonfinite", "nonfinite_limit"} - {*ELSEWHERE}
+    keys = {*GROUPS, *(key.split(".")[0] for key in ROOT)} - {*ELSEWHERE}
     return {key for key in keys if _counting(old, key) != _counting(new, key)}
 
 

@@ -143,6 +143,10 @@ def _train(arguments: list[str]) -> int:
 
     problems, console = Problems(), _console()
     spec = _spec(arguments, problems)
+    if spec.options["tracking"] != "none":
+        from recipe import mlflow_process
+
+        mlflow_process.started()  # MLflow is imported there while torch is here
     run = prepare(spec, problems)
     from recipe import earlier, fingerprint
     from recipe import plan as planning
@@ -181,6 +185,7 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     rest of them composed, so that later checks can add theirs."""
     from recipe import compose
     from recipe.overrides import check
+    from recipe.settings import root_problems
 
     if any(argument.startswith("spec=") for argument in arguments):
         return _recorded_spec(arguments)
@@ -192,7 +197,19 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
         checked = check(overrides)
         problems += checked.problems
         (job,) = compose.jobs(checked.overrides)
-        return job.spec()
+        spec = job.spec()
+    if not any(_is_setting(override.key_or_group) for override in checked.overrides):
+        # what is wrong is told before torch is imported: no other word needs it to be judged
+        if problems:
+            problems += root_problems(vars(spec))
+        problems.raise_any()
+    return spec
+
+
+def _is_setting(key: str) -> bool:
+    """Of a part, which alone knows what it may be."""
+    group, _, setting = key.partition(".")
+    return group in menu.GROUPS and bool(setting)
 
 
 def _recorded_spec(arguments: list[str]) -> RunSpec:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from recipe import device, results, runs, settings
+from recipe import device, settings
 from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
@@ -69,6 +69,7 @@ def execute(
     caller.
     """
     from recipe import plan as planning
+    from recipe import results, runs
     from recipe.beginning import begin
     from recipe.data import worker
     from recipe.record import Recorder
@@ -126,7 +127,7 @@ def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
 
 def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
     """What a person reads at the end of a run."""
-    from recipe import parameters
+    from recipe import parameters, runs
     from recipe.outcome import audit_table
 
     console.print()

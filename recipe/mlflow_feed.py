@@ -1,4 +1,4 @@
-"""MLflow fed from a run's journals by one thread, so that nothing else ever waits for it.
+"""MLflow fed from a run's journals by one thread, in the process of recipe.feeder.
 
 A server that is down, frozen, failing or slow is tried again for as long as the run goes on.
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import Timeout
 
-from recipe import mlflow_server, runs
+from recipe import mlflow_server
 from recipe.mlflow_server import Gone
 from recipe.sending import Sending
 from recipe.tracking import Tracking
 
-SHARE = 1 / 200
-"""Part of the time that the thread computes. As Python runs one thread at a time, a second of that
-costs the loop one to two seconds (benchmarks/record_cost.py); a shorter `sys.setswitchinterval`
-changes nothing about it. What MLflow can't be given so quickly it gets at the end."""
+SHARE = 1 / 20
+"""Part of the time that the thread computes: where all cores train, that is taken from them.
+What MLflow can't be given so quickly it gets at the end."""
 
-BURST = 0.1
+BURST = 0.5
 """Seconds of computing beyond that: what a run says of itself at its start."""
 
 SHORTEST_REST, LONGEST_REST = 1.0, 60.0
@@ -30,15 +30,23 @@ SHORTEST_REST, LONGEST_REST = 1.0, 60.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds after a failure; after each further one twice as long."""
 
-START = 3.0
-"""Seconds that a run's start waits at most for the database on its own disk: opening it takes a
-second of computing, which would otherwise slow the first steps down."""
-
-PATIENCE = 10.0
-"""Seconds without progress after which the end of a run isn't waited for any longer."""
-
 LAST = 15.0
-"""The same while a call is under way."""
+"""Seconds without progress after which the end of a run isn't waited for any longer, while a call
+is under way."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How far it came."""
+
+    refused: list[str]
+    """What MLflow would not take."""
+    left: str
+    """What it lacks besides; empty: nothing."""
+    reason: str
+    """Why it lacks that."""
+    gone: bool
+    """It was deleted in MLflow, and nothing will be sent any more."""
 
 
 class Feed:
@@ -50,56 +58,35 @@ class Feed:
         """Why the last call failed."""
         self._over = threading.Event()
         """The thread has nothing more to do."""
-        self._connected = threading.Event()
         self._wake = threading.Event()
         self._closing = self._given_up = self._gone = False
         self._progress = time.monotonic()
         self._attempts = 0
         """Calls that failed since the run ended."""
-        self._waits = str(tracking.uri).startswith("sqlite:")
         self._thread = threading.Thread(target=self._run, name="mlflow-feed", daemon=True)
 
     def start(self) -> None:
-        """A signal may interrupt it; `finish` is to be called all the same."""
-        mlflow_server.prepare()
         self._thread.start()
-        if self._waits:
-            self._connected.wait(START)
 
-    @property
-    def run_id(self) -> str | None:
-        return self._sending.sent.mlflow_run_id
-
-    def finish(self) -> str | None:
-        """Waits until all is sent, or nothing moves any more; what MLflow lacks, if anything.
-
-        A signal may interrupt it; the thread then ends with its current call.
-        """
-        if self._thread.ident is None:
-            self._problem = "it was interrupted before it began"
-            return self._lacking()
+    def finish(self, patience: float) -> Ended:
+        """Waits until all is sent, or for so many seconds without progress."""
         began = time.monotonic()
         self._closing = True
         self._wake.set()
-        try:
-            while not self._over.wait(0.05):
-                idle = time.monotonic() - self._progress
-                waited = time.monotonic() - max(began, self._progress)
-                if (idle > PATIENCE and self._attempts) or waited > LAST:
-                    break
-        finally:
-            self._given_up = True
-            self._wake.set()
-        return self._lacking()
-
-    def _lacking(self) -> str | None:
+        while not self._over.wait(0.05):
+            idle = time.monotonic() - self._progress
+            waited = time.monotonic() - max(began, self._progress)
+            if (idle > patience and self._attempts) or waited > LAST:
+                break
+        self.leave()
         sent = self._sending.sent
-        said = list(sent.problems)
-        if left := sent.left(self._sending.run):
-            said.append(self._problem or "it takes too long")
-            sync = runs.command("sync", self._sending.run.parent.parent)
-            said.append(left if self._gone else f"{sync} sends what is left, {left}")
-        return "; ".join(said) or None
+        left = sent.left(self._sending.run)
+        return Ended(list(sent.problems), left, self._problem or "it takes too long", self._gone)
+
+    def leave(self) -> None:
+        """Whatever is left is left; the thread ends with its current call."""
+        self._given_up = True
+        self._wake.set()
 
     def _run(self) -> None:
         try:
@@ -113,7 +100,6 @@ class Feed:
         except Gone as error:
             self._problem, self._gone = str(error), True
         finally:
-            self._connected.set()
             self._over.set()
 
     def _send(self) -> None:
@@ -122,7 +108,6 @@ class Feed:
             try:
                 self._sending.connect()
                 since = since or (time.monotonic(), time.thread_time())
-                self._connected.set()
                 ended = self._closing  # asked first, as the end may be written at any moment
                 more = self._sending.piece()
             except Gone:
@@ -130,7 +115,6 @@ class Feed:
             except Exception as error:  # whatever MLflow raises, training goes on
                 self._problem = mlflow_server.reason(error)
                 self._attempts += self._closing
-                self._connected.set()
                 mlflow_server.give_more_time(error)
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from recipe import atomic, journal, runs
 from recipe.errors import RecipeError, SpecError
 from recipe.journal import Journal
-from recipe.mlflow_feed import Feed
+from recipe.mlflow_process import Feed
 from recipe.sent import Sent
 from recipe.tracking import Tracking
 from recipe.wording import printable

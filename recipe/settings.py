@@ -26,6 +26,8 @@ ROOT: dict[str, Any] = {
     "summary": bool,
     "on_nonfinite": Literal["stop", "skip"],
     "nonfinite_limit": PositiveInt,
+    "channels_last": bool | Literal["auto"],
+    "compile": bool,
     "checkpoint.every": PositiveInt | None,
     "checkpoint.per": Literal["epoch", "step"],
     "checkpoint.keep": PositiveInt,

@@ -33,6 +33,8 @@ class RunSpec:
     summary: bool
     on_nonfinite: Literal["stop", "skip"]
     nonfinite_limit: int
+    channels_last: bool | Literal["auto"]
+    compile: bool
     checkpoint: Settings
     """`every` (None: never), `per` and `keep`."""
     again: bool

@@ -22,7 +22,7 @@ import small
 from command_lines import Line
 from matplotlib.figure import Figure
 
-from recipe import menu, mlflow_feed, settings
+from recipe import menu, mlflow_process, settings
 from recipe.overrides import EXPERIMENT
 
 CHOICES = [*(f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)), ""]
@@ -64,7 +64,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that isn't there is asked once, and once more at the end."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(mlflow_feed, "PATIENCE", 0.0)
+    monkeypatch.setattr(mlflow_process, "PATIENCE", 0.0)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import commands
 from mlflow.tracking import MlflowClient
@@ -110,7 +111,7 @@ class Proxy(ThreadingHTTPServer):
         """The end of a path: such a call reaches the server once, and is never answered."""
         self.calls = 0
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing where one of the two sides is gone: that is what it is there to show, and
         its thread may come to know of it while another test reads what was printed."""
         if not isinstance(sys.exception(), OSError | http.client.HTTPException):

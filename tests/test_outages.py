@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import commands
+import psutil
 import pytest
 import servers
+from mlflow.tracking import MlflowClient
 
+from recipe import runs
 from recipe.record import Recorder
 from recipe.sent import Sent
 from recipe.tracking import Tracking
+from recipe.tracking.local import local
 
 QUICKLY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
 """Seconds that a server has for an answer."""
@@ -200,3 +204,46 @@ def test_a_run_that_a_frozen_server_made_too_late_does_not_stay(
         recorder.close("FINISHED")
     assert recorder.failure is None
     check_all_there(recorder, server)
+
+
+def feeders() -> list[psutil.Process]:
+    """The processes of ours that feed MLflow."""
+    mine = psutil.Process().children(recursive=True)
+    return [each for each in mine if "recipe.feeder" in each.cmdline()]
+
+
+def test_when_what_feeds_mlflow_is_killed_the_run_ends_and_the_next_is_fed_again(
+    tmp_path: Path,
+) -> None:
+    outputs = tmp_path / "outputs"
+    tracking = local(outputs, experiment="recipe")
+    for number in range(2):
+        recorder = Recorder(outputs, f"run {number}", tracking)
+        recorder.metrics(1, {"loss": 0.5})
+        if number == 0:
+            for feeder in feeders():
+                feeder.kill()
+        recorder.metrics(2, {"loss": 0.25})
+        recorder.close("FINISHED")
+        if number == 0:
+            said = "the process that sends it ended with status -9; python -m recipe sync "
+            assert str(recorder.failure).startswith(said)
+        else:
+            assert recorder.failure is None
+    assert commands.here(tmp_path, "sync").status == 0
+    client = MlflowClient(tracking.uri)
+    for run in commands.runs(tmp_path):
+        there = servers.points(client, str(runs.read(run, "run").mlflow_run_id))
+        assert there == servers.journal(run) and len(there) == 2
+
+
+def test_what_feeds_mlflow_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    started = commands.start(tmp_path, *commands.QUICK, "epochs=100000")
+    while not commands.runs(tmp_path):
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.05)
+    found = [each for each in feeders() if each.ppid() == started.pid]
+    started.kill()
+    started.communicate()
+    gone, alive = psutil.wait_procs(found, timeout=60)
+    assert len(gone) == 1 and not alive

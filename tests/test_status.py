@@ -261,23 +261,23 @@ def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) 
         )
 
 
-def test_an_interruption_while_a_run_is_taken_up_is_told_to_mlflow(tmp_path: Path) -> None:
+def test_a_run_is_taken_up_and_ends_without_waiting_for_a_busy_database(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     tracking = local(outputs, experiment="recipe")
     first = Recorder(outputs, "short", tracking)
     first.close("KILLED")
     busy = FileLock(outputs / ".mlflow.lock", thread_local=False)
-    busy.acquire()  # so that the start has to be waited for
-    interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
-    threads = [interrupt, threading.Timer(2, busy.release)]
-    for thread in threads:
-        thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        Recorder.reopen(first.folder, tracking)
-    assert runs.read(first.folder, "run").status == "KILLED"
+    with busy:  # a start that waited for it would wait for ever
+        again = Recorder.reopen(first.folder, tracking)
+        again.metrics(1, {"loss": 0.5})
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):  # the end is waited for, until one has had enough
+            again.close("FINISHED")
+    assert runs.read(first.folder, "run").status == "FINISHED"
     sent = Sent.read(first.folder)
-    assert sent is not None and sent.left(first.folder) == ""
-    assert client(tmp_path).get_run(str(sent.mlflow_run_id)).info.status == "KILLED"
+    assert sent is not None and "1 of metrics.jsonl" in sent.left(first.folder)
+    assert commands.here(tmp_path, "sync").status == 0
+    assert client(tmp_path).get_run(str(sent.mlflow_run_id)).info.status == "FINISHED"
 
 
 def test_a_folder_without_runs_is_no_mistake(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import compose, mlflow_feed, runs
+from recipe import compose, mlflow_process, runs
 from recipe.record import Recorder
 from recipe.sent import Sent
 from recipe.sweep import parent
@@ -34,7 +34,7 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
     folder = tmp_path_factory.mktemp("unsent")
     down = f"tracking.uri=http://127.0.0.1:{servers.free_port()}"
     with pytest.MonkeyPatch.context() as impatient:
-        impatient.setattr(mlflow_feed, "PATIENCE", 0.0)
+        impatient.setattr(mlflow_process, "PATIENCE", 0.0)
         done = commands.here(folder, *commands.QUICK, "tracking=server", down)
     assert done.status == 0 and "python -m recipe sync sends what is left" in done.out
     return folder

@@ -14,7 +14,7 @@ from rich.console import Console
 from recipe import earlier, fingerprint, recorded
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
-from recipe.mlflow_feed import Feed
+from recipe.mlflow_process import Feed
 from recipe.parts import part
 from recipe.sent import Sent
 from recipe.spec import RunSpec

@@ -1,0 +1,56 @@
+"""The process that feeds MLflow: `python -m recipe.feeder`, started by recipe.mlflow_process.
+
+Reads lines of JSON: `{"start": run folder, "tracking": {...}}`, `{"finish": run folder,
+"patience": seconds}` and `{"leave": run folder}`; answers each `finish` with the run's folder and
+how far it came. When nothing more can come, as whoever asks has ended, it ends too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from recipe import mlflow_server
+from recipe.mlflow_feed import Feed
+from recipe.tracking import Tracking
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever asks decides when it ends
+        signal.signal(number, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever MLflow prints is no answer
+    threading.Thread(target=mlflow_server.prepare, daemon=True).start()
+    _serve(sys.stdin, answers)
+    os._exit(0)  # a call to a server that hangs isn't waited for
+
+
+def _serve(asked: IO[str], answers: IO[str]) -> None:
+    feeds: dict[str, Feed] = {}
+    writing = threading.Lock()
+
+    def finish(run: str, patience: float) -> None:
+        answer = {"run": run, **asdict(feeds[run].finish(patience))}
+        with writing:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+    for line in asked:
+        what: dict[str, Any] = json.loads(line)
+        if run := what.get("start"):
+            feeds[run] = Feed(Path(run), Tracking(**what["tracking"]))
+            feeds[run].start()
+        elif run := what.get("finish"):
+            threading.Thread(target=finish, args=(run, what["patience"]), daemon=True).start()
+        elif run := what.get("leave"):
+            feeds[run].leave()
+
+
+if __name__ == "__main__":
+    main()

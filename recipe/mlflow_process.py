@@ -1,0 +1,142 @@
+"""MLflow is fed by a process of its own, so that training never waits for it, not even for its
+import, which takes a second or two.
+
+One such process serves all runs of this one. It ends with it, however that ends, as it reads what
+to do from a pipe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recipe import runs
+from recipe.sent import Sent
+from recipe.tracking import Tracking
+
+PATIENCE = 10.0
+"""Seconds without progress after which the end of a run isn't waited for any longer."""
+
+
+class Feed:
+    """One run in MLflow, made and filled in the background."""
+
+    def __init__(self, run: Path, tracking: Tracking) -> None:
+        self._run, self._tracking = run, tracking
+        self._process: _Process | None = None
+
+    def start(self) -> None:
+        """Returns at once; `finish` is to be called all the same."""
+        self._process = started()
+        self._process.ask({"start": str(self._run), "tracking": asdict(self._tracking)})
+
+    @property
+    def run_id(self) -> str | None:
+        sent = Sent.read(self._run)
+        return sent.mlflow_run_id if sent and sent.uri == self._tracking.uri else None
+
+    def finish(self) -> str | None:
+        """Waits until all is sent, or nothing moves any more; what MLflow lacks, if anything.
+
+        A signal may interrupt it.
+        """
+        if self._process is None:
+            return "it was interrupted before it began"
+        answer = self._process.finish(self._run)
+        said = list(answer["refused"])
+        if left := answer["left"]:
+            sync = runs.command("sync", self._run.parent.parent)
+            said += [
+                answer["reason"],
+                left if answer["gone"] else f"{sync} sends what is left, {left}",
+            ]
+        return "; ".join(said) or None
+
+
+def started() -> _Process:
+    """The process, which is started if there is none; it imports MLflow before it is asked to do
+    anything."""
+    variables = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("MLFLOW_")))
+    process = _for(os.getpid(), variables)
+    if not process.alive:
+        _for.cache_clear()
+        process = _for(os.getpid(), variables)
+    return process
+
+
+@functools.lru_cache(maxsize=1)
+def _for(owner: int, variables: tuple[tuple[str, str], ...]) -> _Process:
+    """Of this process, under the variables that MLflow reads."""
+    return _Process()
+
+
+class _Process:
+    """Asked in lines of JSON; answers, when a run is finished, how far MLflow has come."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "recipe.feeder"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._asking = threading.Lock()
+        self._answers: dict[str, queue.SimpleQueue[dict[str, Any]]] = defaultdict(queue.SimpleQueue)
+        self._waiting: set[str] = set()
+        self._ended = False
+        threading.Thread(target=self._listen, name="mlflow-answers", daemon=True).start()
+        atexit.register(self._close)
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended and self._process.poll() is None
+
+    def ask(self, what: dict[str, Any]) -> None:
+        """Does nothing if the process is gone: `finish` tells."""
+        assert self._process.stdin is not None
+        with self._asking, contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(json.dumps(what).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def finish(self, run: Path) -> dict[str, Any]:
+        key = str(run)
+        self._waiting.add(key)
+        try:
+            if self._ended:
+                return self._gone()
+            self.ask({"finish": key, "patience": PATIENCE})
+            return self._answers[key].get()
+        except BaseException:
+            self.ask({"leave": key})
+            raise
+        finally:
+            self._waiting.discard(key)
+            self._answers.pop(key, None)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            self._answers[answer["run"]].put(answer)
+        self._ended = True
+        for key in list(self._waiting):
+            self._answers[key].put(self._gone())
+
+    def _gone(self) -> dict[str, Any]:
+        reason = f"the process that sends it ended with status {self._process.wait()}"
+        return {"refused": [], "left": "lines unknown", "reason": reason, "gone": False}
+
+    def _close(self) -> None:
+        """It ends when nothing more can come."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()

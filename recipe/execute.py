@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,7 @@ def execute(
             spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
         )
     try:
+        threading.Thread(target=_import_for_the_end, name="imports").start()
         plan = planning.make(spec, run)
         saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
         with worker.reported(spec.data.get("workers", 0)):
@@ -109,6 +111,12 @@ def execute(
     with contextlib.suppress(OSError):  # it can be made of the journals again
         results.keep(recorder.folder)
     return outcome, recorder
+
+
+def _import_for_the_end() -> None:
+    """While the run trains, as torch computes without holding Python up."""
+
+    import recipe.plots  # noqa: F401
 
 
 def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:

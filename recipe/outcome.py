@@ -7,16 +7,18 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
-from scipy.special import betaincinv
 
 from recipe import menu, runs
 from recipe.audit import Verdict
 from recipe.parameters import Row
 from recipe.plan import Plan
-from recipe.plots import History
 from recipe.wording import counted, percent
+
+if TYPE_CHECKING:
+    from recipe.plots import History
 
 ON = {
     "param_groups": "one group is left",
@@ -157,6 +159,8 @@ def exact_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, f
     Source: Clopper and Pearson 1934, Biometrika 26(4). Covers at least `level`, whatever the
     share is.
     """
+    from scipy.special import betaincinv
+
     tail = (1 - level) / 2
     low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0

@@ -1,0 +1,104 @@
+"""Channels last and torch.compile: other bits, the same results within a stated tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from recipe.errors import SpecError
+from recipe.train import Run, order, train
+
+Build = Callable[..., Run]
+
+TOLERANCE = 1e-4
+"""Of the losses of two epochs, in which sums were formed in another order."""
+
+
+def losses(run: Run) -> list[float]:
+    return [p.metrics["train/loss"] for p in train(run) if not p.ends_epoch]
+
+
+def convolutions(model: nn.Module) -> list[torch.Tensor]:
+    return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+def lies_channels_last(weight: torch.Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_on_a_cpu_convolutions_lie_channels_last_unless_told_otherwise(built: Build) -> None:
+    wide = [w for w in convolutions(built("channels_last=auto").model) if w.shape[1] > 1]
+    assert wide and all(map(lies_channels_last, wide))
+    plain = [w for w in convolutions(built("channels_last=false").model) if w.shape[1] > 1]
+    assert plain and not any(map(lies_channels_last, plain))
+
+
+def test_the_layout_changes_nothing_but_last_bits(built: Build) -> None:
+    last, plain = built("channels_last=true"), built("channels_last=false")
+    assert losses(last) == pytest.approx(losses(plain), abs=TOLERANCE)
+    for one, other in zip(last.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=TOLERANCE)
+
+
+def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -> None:
+    ours, byhand = built("channels_last=false"), built("channels_last=false")
+    by_hand = []
+    for epoch in range(byhand.epochs):
+        byhand.model.train()
+        for inputs, targets in byhand.data.train.batches(order(byhand, epoch)):
+            byhand.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(byhand.model(inputs), targets)
+            loss.backward()
+            byhand.optimizer.step()
+            by_hand.append(loss.item())
+    assert losses(ours) == by_hand
+    for one, other in zip(ours.model.parameters(), byhand.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_are_recorded_and_taken_up_in_either_layout(tmp_path: Path) -> None:
+    assert commands.here(tmp_path, *commands.QUICK, "tracking=none").status == 0
+    (first,) = commands.runs(tmp_path)
+    file = first / "model.safetensors"
+    assert all(tensor.is_contiguous() for tensor in load_file(file).values())
+    for layout in ("true", "false"):
+        done = commands.here(
+            tmp_path, *commands.QUICK, "tracking=none", f"model.weights={file}",
+            f"channels_last={layout}",
+        )  # fmt: skip
+        assert done.status == 0, done.err
+
+
+def test_the_layout_is_part_of_what_makes_a_run_the_same(tmp_path: Path) -> None:
+    for layout in ("true", "false"):
+        command = (*commands.QUICK, "tracking=none", f"channels_last={layout}")
+        assert commands.here(tmp_path, *command).status == 0
+    assert len(list((tmp_path / "outputs" / "fingerprints").iterdir())) == 2
+
+
+def test_a_compiled_model_learns_as_the_plain_one(built: Build) -> None:
+    small = ("model=mlp", "model.hidden=[8]", "epochs=1")
+    compiled, plain = built(*small, "compile=true"), built(*small, "compile=false")
+    assert losses(compiled) == pytest.approx(losses(plain), abs=TOLERANCE)
+    assert [n for n, _ in compiled.model.named_parameters()] == [
+        n for n, _ in plain.model.named_parameters()
+    ]
+
+
+def test_without_a_compiler_compiling_is_refused(
+    built: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(SpecError) as refused:
+        built("compile=true")
+    assert list(refused.value.problems) == [
+        "compile: needs a C++ compiler on the CPU, and this machine has none; install g++, or use "
+        "compile=false"
+    ]

@@ -51,10 +51,12 @@ class Plan:
     run: Run
     summary: torchinfo.ModelStatistics
     rows: list[parameters.Row]
+    prefix: str | None
+    """What will be done with the part that is frozen; None: nothing is."""
 
 
 def make(spec: RunSpec, run: Run) -> Plan:
-    return Plan(spec, run, summarise(run), parameters.rows(run))
+    return Plan(spec, run, summarise(run), parameters.rows(run), run.prefix.foresee(run))
 
 
 def plot(values: list[float], width: int) -> str:
@@ -118,6 +120,8 @@ def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:
     yield learning_rates_plot(plan)
     yield Text()
     yield Text(counts(plan))
+    if plan.prefix is not None:
+        yield Text(f"Frozen: {plan.prefix}")
     if seconds is not None:
         yield Text(f"Time: roughly {duration(seconds * run.epochs)} ({duration(seconds)} an epoch)")
 

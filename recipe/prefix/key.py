@@ -85,8 +85,8 @@ def _setting(value: Any) -> str:
         return _name(value)
     if isinstance(value, types.MethodType):
         return _name(value.__func__)
-    if isinstance(value, set | frozenset) and not value:
-        return "set"
+    if isinstance(value, set | frozenset):
+        return f"set {sorted(map(_setting, value))}"
     return uuid.uuid4().hex  # what it means isn't known, so no other run may take this one's
 
 
@@ -97,9 +97,10 @@ def _tensors(split: Split) -> Iterator[tuple[str, Tensor]]:
             for name, value in (*module.named_parameters(), *module.named_buffers()):
                 yield f"{node.target}.{name}", value
         elif node.op == "get_attr":
-            value = functools.reduce(getattr, str(node.target).split("."), split.whole)
-            if isinstance(value, Tensor):
-                yield str(node.target), value
+            held: Any = split.whole
+            for name in str(node.target).split("."):
+                held = getattr(held, name)
+            yield str(node.target), held
 
 
 def _content(tensor: Tensor) -> str:

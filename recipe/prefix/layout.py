@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,28 +18,43 @@ PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.mem
 
 @dataclass(frozen=True)
 class Layout:
-    """Of a tensor whose first dimension goes by samples, `fold` entries for each."""
+    """Of a tensor one of whose dimensions goes by samples, `fold` entries for each."""
 
+    dim: int
+    """That dimension."""
+    fold: int
     shape: tuple[int, ...]
     """Of the other dimensions."""
-    fold: int
+    order: tuple[int, ...]
+    """All dimensions as they lie in memory, the outermost first."""
     strides: tuple[int, ...]
-    """Of all dimensions, in numbers: what follows sees the memory format it always saw."""
+    """Of all dimensions, in numbers, if `dim` is the outermost; else none are given, as they go
+    by the batch's size. What follows sees the memory format that it always saw."""
     dtype: torch.dtype
 
     @classmethod
     def of(cls, few: Tensor, more: Tensor) -> Layout | None:
         """From a value's tensors in batches of COUNTS samples; None: it can't be kept so."""
+        if few.layout != torch.strided or not few.numel() or few.ndim != more.ndim:
+            return None
+        dims = [dim for dim in range(few.ndim) if few.shape[dim] != more.shape[dim]]
         small, large = COUNTS
-        if few.ndim == 0 or few.layout != torch.strided or not few.numel():
+        if len(dims) != 1 or few.shape[dims[0]] % small:
             return None
-        fold, rest = divmod(len(few), small)
-        if rest or len(more) != fold * large or few.shape[1:] != more.shape[1:]:
+        (dim,) = dims
+        fold = few.shape[dim] // small
+        if more.shape[dim] != fold * large:
             return None
-        shape = tuple(few.shape[1:])
-        dense = _dense(shape, few.stride()[1:])
-        strides = few.stride() if _fit((len(few), *shape), few.stride(), dense) else dense
-        return cls(shape, fold, tuple(strides), few.dtype)
+        strided = few.stride()
+        order = sorted(range(few.ndim), key=lambda d: (-strided[d], d != dim))
+        shape = tuple(size for d, size in enumerate(few.shape) if d != dim)
+        strides: tuple[int, ...] = ()
+        if order[0] == dim:
+            dense = _dense(few.shape, order)
+            fit = all(s == d for n, s, d in zip(few.shape, few.stride(), dense, strict=True)
+                      if n > 1)  # fmt: skip
+            strides = few.stride() if fit else dense
+        return cls(dim, fold, shape, tuple(order), strides, few.dtype)
 
     @property
     def numbers(self) -> int:
@@ -49,29 +65,34 @@ class Layout:
     def bytes(self) -> int:
         return self.numbers * self.dtype.itemsize
 
+    def full(self, samples: int) -> tuple[int, ...]:
+        """The shape of the tensor for so many samples."""
+        return (*self.shape[: self.dim], samples * self.fold, *self.shape[self.dim :])
+
     def rows(self, value: Tensor) -> Tensor:
         """Shape (samples, numbers), contiguous: each sample's in the order of its memory."""
-        order = sorted(range(1, value.ndim), key=lambda dim: -self.strides[dim])
-        ordered = value.detach().permute(0, *order).contiguous()
-        return ordered.view(len(value) // self.fold, self.numbers)
+        others = [dim for dim in self.order if dim != self.dim]
+        ordered = value.detach().permute(self.dim, *others).contiguous()
+        return ordered.view(-1, self.numbers)
 
     def value(self, rows: Tensor) -> Tensor:
-        """The tensor again, of contiguous rows (samples, numbers); shares their memory."""
-        return rows.as_strided((len(rows) * self.fold, *self.shape), self.strides)
+        """The tensor again, of contiguous rows (samples, numbers); may share their memory."""
+        full = self.full(len(rows))
+        if self.strides:
+            return rows.as_strided(full, self.strides)
+        others = [dim for dim in self.order if dim != self.dim]
+        apart = rows.view(full[self.dim], *(full[dim] for dim in others))
+        lying = apart.permute(*([self.dim, *others].index(dim) for dim in self.order)).contiguous()
+        return lying.permute(*(self.order.index(dim) for dim in range(len(full))))
 
 
-def _dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides without gaps, the dimensions in the same order, the first one outermost."""
+def _dense(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """Strides without gaps."""
     found, step = [0] * len(shape), 1
-    for dim in sorted(range(len(shape)), key=lambda dim: -strides[dim])[::-1]:
+    for dim in reversed(order):
         found[dim] = step
         step *= shape[dim]
-    return (step, *found)
-
-
-def _fit(shape: tuple[int, ...], strides: tuple[int, ...], dense: tuple[int, ...]) -> bool:
-    """Whether strides are those without gaps, wherever they say anything."""
-    return all(s == d for size, s, d in zip(shape, strides, dense, strict=True) if size > 1)
+    return tuple(found)
 
 
 class Sized(NamedTuple):
@@ -99,11 +120,9 @@ def plain(few: Any, more: Any) -> Any:
         return tuple(plain(one, other) for one, other in zip(few, more, strict=True))
     if isinstance(few, slice) and few == more:
         return few
-    if not isinstance(few, PLAIN) or type(few) is not type(more):
-        raise Unkept
-    if few == more:
+    if isinstance(few, PLAIN) and type(few) is type(more) and few == more:
         return few
-    if type(few) is not int:
+    if type(few) is not int or type(more) is not int:
         raise Unkept
     small, large = COUNTS
     per = (more - few) // (large - small)

@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipe import streams
-from recipe.prefix.refused import Refused
 from recipe.prefix.traced import Whole
 
 Versions = list[tuple[Tensor, int]]
@@ -24,33 +23,36 @@ class Observed:
     """Nodes that drew from a global random stream."""
     changers: dict[fx.Node, fx.Node] = field(default_factory=dict)
     """Of a value that is changed in place after it was made: by which node."""
+    stale: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+    """Values that are read after they were changed in place, and by which node."""
 
 
 class _Watched(fx.Interpreter):
     def __init__(self, whole: Whole, graph: fx.Graph) -> None:
         super().__init__(whole, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False
         self.seen = Observed()
         self.made: dict[fx.Node, Versions] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         for given in n.all_input_nodes:
             if _moved(self.made[given]):
-                raise Refused(f"{given.name} is changed in place and read again by {n.name}")
+                self.seen.stale.append((given, n))
         before = streams.standing()
         value = super().run_node(n)
         if streams.standing() != before:
             self.seen.random.add(n)
         for given in n.all_input_nodes:
             if _moved(self.made[given]):
-                self.seen.changers[given] = n
+                self.seen.changers.setdefault(given, n)
         self.made[n] = [(tensor, tensor._version) for tensor in flat(value)]
         self.seen.values[n] = value
         return value
 
 
 def observe(whole: Whole, graph: fx.Graph, inputs: Tensor) -> Observed:
-    """Runs the graph; views share what tells that a tensor was changed in place, so a graph that
-    doesn't say what depends on what is noticed, and refused."""
+    """Runs the graph. Views share what tells that a tensor was changed in place, so a change that
+    the graph doesn't show is noticed."""
     watched = _Watched(whole, graph)
     with torch.no_grad():
         watched.run(inputs)

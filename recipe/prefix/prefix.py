@@ -6,11 +6,11 @@ can't be traced to a disk that is full, is a reason to compute everything each t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,16 @@ class Prefix:
         later = "; the cut moves as layers thaw" if run.frozen.later else ""
         return _once(found) + later
 
+    def ahead(self, run: Run, inputs: Tensor) -> tuple[Callable[[], Any], Callable[[], Tensor]]:
+        """What will be done once, and what each time, with a batch of training inputs on the
+        device: to be timed, with the model in training mode."""
+        try:
+            found = self._split(run, _training(run), 0)
+        except Refused:
+            return lambda: None, lambda: run.model(inputs)
+        kept = found.prefix(inputs)
+        return lambda: found.prefix(inputs), lambda: found.tail(len(inputs), *kept)
+
     def said(self) -> str | None:
         """What was done with the prefix, in words; None: nothing was frozen."""
         train, val = self._said["train"], self._said["val"]
@@ -159,7 +169,7 @@ class Prefix:
 
     def _again(self, run: Run, kept: _Kept, epoch: int, batches: Iterable[Tensor]) -> _Kept:
         """As `kept`, of which tensors were written to; if they became others, kept anew."""
-        with _quietly(run, kept.part):
+        with _quietly(run, kept.part, buffers=False):
             key = self._key(run, kept.part, kept.split)
         if key != kept.key:
             return self._made(run, kept.part, epoch, batches)
@@ -168,6 +178,8 @@ class Prefix:
 
     def _split(self, run: Run, part: _Part, epoch: int) -> splitting.Split:
         """The model in two, tried with a few samples. Raises Refused."""
+        if not run.frozen.names:
+            raise Refused("nothing is frozen")
         if part.name in self.why_not:
             raise Refused(self.why_not[part.name])
         if _uses(run, epoch, run.frozen.names) < 2:
@@ -245,11 +257,11 @@ def _uses(run: Run, epoch: int, reads: Iterable[str]) -> int:
 
 
 @contextmanager
-def _quietly(run: Run, part: _Part) -> Iterator[None]:
-    """With the part's model in its mode; leaves no trace. What goes wrong within is Refused, but
-    for data that can't be read, which no other way could either."""
+def _quietly(run: Run, part: _Part, *, buffers: bool = True) -> Iterator[None]:
+    """With the part's model in its mode; leaves no trace, if `buffers` not even in them. What goes
+    wrong within is Refused, but for data that can't be read, which no other way could either."""
     try:
-        with preserved(run.model, buffers=True), preserved(part.model, buffers=True):
+        with preserved(run.model, buffers=buffers), preserved(part.model, buffers=buffers):
             part.model.train(part.training)
             yield
     except (Refused, RecipeError):

@@ -29,7 +29,7 @@ def check(needed: int) -> None:
         raise Refused(f"{bytes_(needed)} would have to be kept; {limit} {bytes_(min(ONE, free))}")
 
 
-def make(folder: Path, needed: int) -> None:
+def make(folder: Path, needed: int, limit: int = ALL) -> None:
     """Room for a file: those used least recently go, but none that a process has open.
 
     Raises Refused if that isn't enough, OSError.
@@ -43,10 +43,10 @@ def make(folder: Path, needed: int) -> None:
             there.append((about.st_atime_ns, path, about.st_size))
     total = sum(size for _, _, size in there)
     for _, path, size in sorted(there):
-        if total + needed <= ALL and _fits(folder, needed):
+        if total + needed <= limit and _fits(folder, needed):
             return
         total -= size * _remove(path)
-    if total + needed > ALL or not _fits(folder, needed):
+    if total + needed > limit or not _fits(folder, needed):
         raise Refused(f"{bytes_(needed)} would have to be kept, and {folder} has no room for it")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from recipe.prefix.observed import Observed, flat, multiply_adds, observe
 from recipe.prefix.refused import Refused
 from recipe.prefix.traced import Whole, check_unchanged, has_hooks, remembered, tensors, trace
 
-WORTH = 8
-"""Multiply-adds a kept byte must save; a byte is read in about the time of two."""
+WORTH = 2
+"""Multiply-adds that a kept byte must save at least."""
 
 SHAPES = {
     "getattr": ("shape", "ndim", "dtype", "device", "is_cuda", "itemsize"),
@@ -62,7 +62,7 @@ class Split:
         kept, sizes = self.compiled(inputs)
         count = len(inputs)
         fit = all(
-            value.shape == (layout.fold * count, *layout.shape) and value.dtype == layout.dtype
+            value.shape == layout.full(count) and value.dtype == layout.dtype
             for value, layout in zip(kept, self.layouts, strict=True)
         )
         if not fit or tuple(sizes) != sized(self.sizes, count):
@@ -116,15 +116,21 @@ def _late(
     graph: fx.Graph, whole: Whole, seen: list[Observed], trained: set[str], moving: set[str]
 ) -> Reasons:
     late: Reasons = {}
+    shapes = _of_shapes(graph)
     for node in graph.nodes:
-        reason = _own_reason(node, whole, seen, trained, moving)
+        reason = _own_reason(node, whole, seen, trained, moving, shapes)
         if reason or any(given in late for given in node.all_input_nodes):
             late[node] = reason or ""
     return late
 
 
 def _own_reason(
-    node: fx.Node, whole: Whole, seen: list[Observed], trained: set[str], moving: set[str]
+    node: fx.Node,
+    whole: Whole,
+    seen: list[Observed],
+    trained: set[str],
+    moving: set[str],
+    shapes: set[fx.Node],
 ) -> str | None:
     """Why a node gives something else each time, whatever it is given; None: it doesn't."""
     if node.op == "output":
@@ -138,6 +144,8 @@ def _own_reason(
     for name in _reads(node, whole):
         if name in trained | moving:
             return f"{name}, which {'is trained' if name in trained else 'moves'}"
+    if node.op != "placeholder" and node not in shapes and _is_number(seen[0].values[node]):
+        return f"{_called(node)}, a number taken out of a tensor"
     if any(_mixes(*values) for values in _values(node, seen)):
         return f"{_called(node)}, where the samples of a batch act on each other"
     return None
@@ -153,9 +161,13 @@ def _mixes(few: Tensor, more: Tensor) -> bool:
     layout = Layout.of(few, more)
     if layout is None or not few.is_floating_point():
         return False
-    mine = more[: len(few)].float()
+    mine = more.narrow(layout.dim, 0, few.shape[layout.dim]).float()
     scale = mine.abs().amax().clamp(min=1e-30)
     return bool((few.float() - mine).abs().amax() > 0.01 * scale)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | complex)
 
 
 def _reads(node: fx.Node, whole: Whole) -> Iterator[str]:
@@ -206,6 +218,10 @@ def _crossing(
             if node.op == "placeholder":
                 raise Refused("the inputs have no dimension for the samples")
             late[node] = ""
+    for each in seen:
+        for node, reader in each.stale:
+            if node not in late:
+                raise Refused(f"{node.name} is changed in place and read again by {reader.name}")
     for node in kept:
         changer = next((each.changers[node] for each in seen if node in each.changers), None)
         if changer is not None and changer not in late:

@@ -13,10 +13,12 @@ import json
 import mmap
 import os
 import tempfile
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -44,8 +46,6 @@ _checked: dict[Path, tuple[int, ...]] = {}
 class Store:
     tensors: Rows
     """Of all samples; on the CPU a mapping of the file, which processes share."""
-    file: IO[bytes] | None
-    """Open for as long as it is in use."""
 
     def of(self, samples: Tensor) -> Iterator[Tensor]:
         """Copies of the rows of these samples, shape (n,) int64 on the same device."""
@@ -55,35 +55,45 @@ class Store:
     def to(self, device: torch.device) -> Store:
         if device.type == "cpu":
             return self
-        return Store(tuple(tensor.to(device) for tensor in self.tensors), None)
+        return Store(tuple(tensor.to(device) for tensor in self.tensors))
 
 
 def find(folder: Path, key: str, layouts: tuple[Layout, ...], samples: int) -> Store | None:
     """What was kept under the key; None if nothing whole was."""
     path = folder / f"{key}{room.SUFFIX}"
     try:
-        file = path.open("rb")
+        handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        plan = _Plan(key, layouts, samples)
-        mapped = _mapped(file, plan.size)
-        about = path.stat()  # gone if it has just made way for another
-        stamp = (about.st_ino, about.st_size, about.st_mtime_ns)
-        if mapped is None or (_checked.get(path) != stamp and not plan.whole(mapped)):
-            file.close()
-            path.unlink(missing_ok=True)
-            return None
-        _checked[path] = stamp
-        with contextlib.suppress(OSError):  # not mine, but good to read
-            os.utime(path, ns=(_now(), about.st_mtime_ns))
-        return Store(tuple(plan.tensors(mapped)), file)
-    except BaseException as error:
-        file.close()
-        if isinstance(error, FileNotFoundError):
-            return None
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        found = _opened(path, handle, _Plan(key, layouts, samples))
+    except BaseException:
+        os.close(handle)
         raise
+    if found is None:
+        os.close(handle)
+    else:
+        weakref.finalize(found, os.close, handle)  # it is in use for as long as its lock is held
+    return found
+
+
+def _opened(path: Path, handle: int, plan: _Plan) -> Store | None:
+    """What the file holds; one that is damaged is removed."""
+    about = os.fstat(handle)
+    if not about.st_nlink:  # it has just made way for another
+        return None
+    stamp = (about.st_ino, about.st_size, about.st_mtime_ns)
+    mapped = None
+    if about.st_size == plan.size:  # private, so that nothing can write into the file through it
+        mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
+    if mapped is None or (_checked.get(path) != stamp and not plan.whole(mapped)):
+        path.unlink(missing_ok=True)
+        return None
+    _checked[path] = stamp
+    with contextlib.suppress(OSError):  # another's, but good to read
+        os.utime(path, ns=(time.time_ns(), about.st_mtime_ns))
+    return Store(tuple(plan.tensors(mapped)))
 
 
 def make(
@@ -141,13 +151,6 @@ class _Plan:
         return view[: len(self.header)] == self.header and view[self.end :] == self.hash(found)
 
 
-def _mapped(file: IO[bytes], size: int) -> mmap.mmap | None:
-    """Private, so that nothing can write into the file through it; None: not of that size."""
-    if os.fstat(file.fileno()).st_size != size:
-        return None
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-
-
 def _write(path: Path, plan: _Plan, batches: Iterable[tuple[int, Rows]]) -> None:
     handle, name = tempfile.mkstemp(".tmp", f"{path.stem}.", path.parent)
     temporary = Path(name)
@@ -169,7 +172,9 @@ def _write(path: Path, plan: _Plan, batches: Iterable[tuple[int, Rows]]) -> None
             assert done == plan.samples
             _put(handle, memoryview(plan.header), 0)
             _put(handle, memoryview(plan.hash(hashes)), plan.end)
+            about = os.fstat(handle)
             os.replace(temporary, path)
+        _checked[path] = (about.st_ino, about.st_size, about.st_mtime_ns)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -196,9 +201,3 @@ def _put(handle: int, content: memoryview, at: int) -> None:
     while content:
         written = os.pwrite(handle, content, at)
         content, at = content[written:], at + written
-
-
-def _now() -> int:
-    import time
-
-    return time.time_ns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,8 +31,36 @@ class Whole(nn.Module):
         return self.model(inputs)
 
 
+IN_PLACE = (
+    "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior",
+    "ixor", "ilshift", "irshift",
+)  # fmt: skip
+
+
+class _Proxy(fx.Proxy):
+    """Also records what is done in place, for which torch's own would record a new value."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _records(name: str) -> None:
+    def recorded(self: fx.Proxy, other: Any) -> fx.Proxy:
+        called = getattr(operator, name)
+        return self.tracer.create_proxy("call_function", called, (self, other), {})
+
+    setattr(_Proxy, f"__{name}__", recorded)
+
+
+for _name in IN_PLACE:
+    _records(_name)
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # else what is done to a buffer would be done while tracing
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A module with hooks is called as it is, so they go on seeing what they saw."""

@@ -56,19 +56,22 @@ def check(
 
 def _passed(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> _Pass:
     with preserved(model, buffers=True):
-        if not model.training:
-            with torch.inference_mode(), autocast():
-                output, gradients = way(), ()
-        else:
-            output, gradients = _learnt(model, way, autocast)
+        output, gradients = (_learnt if model.training else _evaluated)(model, way, autocast)
         state = {name: value.detach().clone() for name, value in tensors(model).items()
                  if not isinstance(value, nn.Parameter)}  # fmt: skip
         return _Pass(output.detach(), gradients, state, streams.standing())
 
 
-def _learnt(
-    model: nn.Module, way: Callable[[], Tensor], autocast: Autocast
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+Came = tuple[Tensor, tuple[Tensor | None, ...]]
+"""Output and gradients."""
+
+
+def _evaluated(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> Came:
+    with torch.inference_mode(), autocast():
+        return way(), ()
+
+
+def _learnt(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> Came:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
         with autocast():

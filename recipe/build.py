@@ -24,6 +24,7 @@ from recipe.errors import Problems
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
 from recipe.nonfinite import Guard
+from recipe.prefix.prefix import Prefix
 from recipe.spec import RunSpec
 from recipe.train import Run
 from recipe.weights import load_weights, read_weights
@@ -135,6 +136,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
         nonfinite=Guard(spec.on_nonfinite, spec.nonfinite_limit),
+        prefix=_prefix(spec),
         remembers={n: part for n, part in parts_of_a_step.items() if hasattr(part, "state_dict")},
         **made,
     )
@@ -209,6 +211,15 @@ def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
             "(freeze=all_but_head)"
         )
     return Frozen(model, timetable, spec.freeze.get("batchnorm", "eval"))
+
+
+def _prefix(spec: RunSpec) -> Prefix:
+    why_not: dict[str, str] = {}
+    if spec.augment["_target_"] != "recipe.augment.none.none":
+        why_not["train"] = f"augment={spec.options['augment']} changes the inputs"
+    if spec.freeze.get("cache") == "off":
+        why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
+    return Prefix(spec.output_path / "cache", why_not)
 
 
 def _groups(spec: RunSpec, model: nn.Module) -> list[dict[str, Any]]:

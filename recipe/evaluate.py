@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recipe import streams
 from recipe.data import Split
+from recipe.data.placing import placed
 
 Metrics = dict[str, float]
 
@@ -54,7 +55,7 @@ def evaluate(
         for inputs, targets in split.batches(torch.arange(len(split)).split(batch_size)):
             targets = targets.to(device, non_blocking=True)
             with autocast():
-                output = model(inputs.to(device, non_blocking=True))
+                output = model(placed(inputs, device))
                 value = loss(output, targets)
             total += value.float() * len(targets)
             correct += (output.argmax(1) == targets).sum()

@@ -96,6 +96,8 @@ class Outcome:
         for epoch in sorted({row.frozen_epochs for row in later if row.frozen_epochs is not None}):
             thawed = sum(row.frozen_epochs == epoch for row in later)
             parts.append(f"{thawed} unfrozen after {counted(epoch, 'epoch')}")
+        if done := self.plan.run.prefix.said():
+            parts.append(done)
         return "; ".join(parts) or "nothing was frozen"
 
     def _param_groups(self) -> str | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe import menu, parameters
+from recipe.data.placing import placed
 from recipe.evaluate import preserved
 from recipe.schedule import Rates
 from recipe.spec import RunSpec
@@ -51,10 +51,12 @@ class Plan:
     run: Run
     summary: torchinfo.ModelStatistics
     rows: list[parameters.Row]
+    prefix: str | None
+    """What will be done with the part that is frozen; None: nothing is."""
 
 
 def make(spec: RunSpec, run: Run) -> Plan:
-    return Plan(spec, run, summarise(run), parameters.rows(run))
+    return Plan(spec, run, summarise(run), parameters.rows(run), run.prefix.foresee(run))
 
 
 def plot(values: list[float], width: int) -> str:
@@ -70,23 +72,42 @@ def plot(values: list[float], width: int) -> str:
 
 
 def seconds_per_epoch(run: Run) -> float:
-    """Roughly, from a few steps on a copy of the model; the run itself isn't moved."""
+    """Roughly, from a few steps; the run isn't moved."""
     inputs, targets = next(
         iter(run.data.train.batches([torch.arange(len(run.data.train))[: run.batch_size]]))
     )
-    inputs, targets = inputs.to(run.device), targets.to(run.device)
-    with preserved(run.model):
-        model = copy.deepcopy(run.model).train()
-        took = []
-        for _ in range(3):
-            started = time.perf_counter()
+    inputs, targets = placed(inputs, run.device), targets.to(run.device)
+    trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    with preserved(run.model, buffers=True):
+        run.model.train()
+        with run.autocast():
+            once, forward = run.prefix.ahead(run, inputs)
+
+        def step() -> None:
             with run.autocast():
-                loss = run.loss(model(inputs), targets)
-            loss.backward()
+                loss = run.loss(forward(), targets)
+            torch.autograd.grad(loss, trained, allow_unused=True)
             loss.item()
-            took.append(time.perf_counter() - started)
-    evaluation = len(run.data.val) / len(run.data.train) / 3  # a forward pass is a third of a step
-    return min(took) * run.steps_per_epoch * (1 + evaluation)
+
+        def first() -> None:
+            with run.autocast():
+                once()
+
+        took, more = _fastest(step), _fastest(first)
+    evaluation = len(run.data.val) / len(run.data.train)
+    # a forward pass is a third of a step
+    return run.steps_per_epoch * (
+        took * (1 + evaluation / 3) + more * (1 + evaluation) / run.epochs
+    )
+
+
+def _fastest(work: Callable[[], None]) -> float:
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - started)
+    return min(took)
 
 
 def describe(plan: Plan, *, seconds: float | None = None) -> RenderableType:
@@ -118,6 +139,8 @@ def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:
     yield learning_rates_plot(plan)
     yield Text()
     yield Text(counts(plan))
+    if plan.prefix is not None:
+        yield Text(f"Frozen: {plan.prefix}")
     if seconds is not None:
         yield Text(f"Time: roughly {duration(seconds * run.epochs)} ({duration(seconds)} an epoch)")
 

@@ -45,7 +45,10 @@ ENGINE: dict[str, dict[str, Any]] = {
     },
     "model": {"weights": str | None},
     "loss": {"takes": list[Literal["indices", "probabilities"]]},
-    "freeze": {"batchnorm": Literal["eval", "train", "affine_only"]},
+    "freeze": {
+        "batchnorm": Literal["eval", "train", "affine_only"],
+        "cache": Literal["auto", "off"],
+    },
     "scheduler": {"per": Literal["epoch", "step"], "monitor": Literal["val/loss", "val/accuracy"]},
     "augment": {"gives": Literal["indices", "probabilities"]},
 }
@@ -72,6 +75,7 @@ ELSEWHERE = (
 SPARED = {
     "data": ("path", "workers"),
     "model": ("weights",),
+    "freeze": ("cache",),
     "device": ("order", "threads"),
 }
 """Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""

@@ -65,6 +65,15 @@ def set_global(states: States) -> None:
     random.setstate((version, tuple(numbers), second))
 
 
+def standing() -> object:
+    """Something to compare, which is equal where no global stream was drawn from in between."""
+    _, keys, *rest = np.random.get_state()
+    assert isinstance(keys, np.ndarray)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    on_devices = [bytes(state.numpy()) for state in (torch.get_rng_state(), *cuda)]
+    return on_devices, keys.tobytes(), rest, random.getstate()
+
+
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
     """In the block the global streams are at the start of a stream, afterwards as before."""

@@ -23,9 +23,12 @@ from torch import Tensor, nn
 from recipe import streams
 from recipe.average import Average
 from recipe.data import Batch, Data, Split
+from recipe.data.placing import placed
 from recipe.evaluate import Metrics, evaluate
 from recipe.frozen import Frozen
 from recipe.nonfinite import Guard, NonFinite
+from recipe.prefix.feed import Feed
+from recipe.prefix.prefix import Prefix
 from recipe.schedule import Rates, Schedule, learning_rates
 from recipe.trace import Step, trace_evaluation, trace_step, unsound
 from recipe.wording import printable
@@ -60,6 +63,8 @@ class Run:
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
     average: Average
     nonfinite: Guard
+    prefix: Prefix
+    """What is frozen is computed once, where it can be."""
     remembers: Mapping[str, Any]
     """The parts, by the names above, that have a `state_dict`: more than a function of a step."""
     best: Best = field(default_factory=lambda: Best())
@@ -144,12 +149,13 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
     at = run.at
     block = _Block(1 if run.device.type == "cpu" else 50)
     left = itertools.islice(order(run, epoch), at.batch, None)
-    for inputs, targets in run.data.train.batches(left):
+    feed = run.prefix.training(run, epoch, order(run, epoch))
+    for inputs, targets in feed.split.batches(left):
         rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
-        inputs = inputs.to(run.device, non_blocking=True)
+        inputs = placed(inputs, run.device)
         targets = targets.to(run.device, non_blocking=True)
         try:
-            done = _step(run, inputs, targets, at.augmentation)
+            done = _step(run, feed, inputs, targets, at.augmentation)
         except NonFinite as found:
             yield from block.flush()
             samples = list(order(run, epoch))[at.batch].tolist()
@@ -202,19 +208,21 @@ class _Done(NamedTuple):
     left_out: bool
 
 
-def _step(run: Run, inputs: Tensor, targets: Tensor, augmentation: torch.Generator) -> _Done:
+def _step(
+    run: Run, feed: Feed, inputs: Tensor, targets: Tensor, augmentation: torch.Generator
+) -> _Done:
     """One optimizer step. Raises NonFinite before it, if the run is to stop at that."""
     raw, left_out, stepped = inputs, False, False
     run.nonfinite.before_step(run.model, run.device)
     inputs, goal = run.augment(inputs, targets, augmentation)
     with run.autocast():
-        output = run.model(inputs)
+        output = feed.model(inputs)
         loss = run.loss(output, goal)
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
     norm, bit = run.clip(with_gradients(run.optimizer))
     if run.nonfinite.refuses(loss, norm, run.scaler):
-        step = Step(run.model, run.loss, run.autocast, raw, inputs, goal)
+        step = Step(run.model, run.loss, run.autocast, feed.raw(raw), feed.raw(inputs), goal)
         trace = functools.partial(trace_step, step)
         run.nonfinite.leave_out(loss.detach(), norm, run.scaler, trace)
         left_out = True
@@ -245,14 +253,14 @@ def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
     """The epoch's batches once more, without those of these numbers."""
     used = (batch for n, batch in enumerate(order(run, epoch)) if n not in left_out)
     for inputs, _ in run.data.train.batches(used):
-        yield inputs.to(run.device)
+        yield placed(inputs, run.device)
 
 
 def _validate(run: Run, step: int, epoch: int) -> Metrics:
     """Raises NonFinite if the loss isn't finite, or the weights that it is of."""
-    model = run.average.model
+    model, feed = run.average.model, run.prefix.evaluation(run, epoch - 1)
     metrics = evaluate(
-        model, run.data.val, run.loss,
+        feed.model, feed.split, run.loss,
         batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
     )  # fmt: skip
     what = f"val/loss is {metrics['loss']:g}"
@@ -277,7 +285,7 @@ def _val_order(run: Run) -> Iterator[Tensor]:
 
 def _val_batches(run: Run) -> Iterator[Batch]:
     for inputs, targets in run.data.val.batches(_val_order(run)):
-        yield inputs.to(run.device), targets.to(run.device)
+        yield placed(inputs, run.device), targets.to(run.device)
 
 
 def _names(split: Split, samples: list[int]) -> list[str]:

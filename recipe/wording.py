@@ -41,3 +41,13 @@ def relative(path: Path) -> str:
 def printable(path: Path | str) -> str:
     """A path without what a terminal would obey or can't show, such as line breaks: escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+def bytes_(number: int) -> str:
+    """`512 B`, `16.0 KiB`, `3.2 MiB`, `1.5 GiB`."""
+    size, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.1f} {unit}" if unit != "B" else f"{number} B"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,15 +50,16 @@ def composed() -> Compose:
 
 
 @pytest.fixture
-def small(composed: Compose) -> Compose:
-    """`small(*overrides)`: the spec of those overrides on top of SMALL."""
+def small(composed: Compose, tmp_path: Path) -> Compose:
+    """`small(*overrides)`: the spec of those overrides on top of SMALL, for a folder of the test's
+    own."""
 
     def spec(*overrides: str) -> RunSpec:
         given = {override.split("=")[0] for override in overrides}
         keys = {override: override.split("=")[0] for override in SMALL}
         # another option of a group has other settings
         base = [o for o, key in keys.items() if not {key, key.split(".")[0]} & given]
-        return composed(*base, *overrides)
+        return composed(*base, f"output_dir={tmp_path / 'outputs'}", *overrides)
 
     return spec
 

@@ -6,15 +6,14 @@ The watch stands around the parts of a Run and uses torch's own hooks; the loop 
 from __future__ import annotations
 
 import contextlib
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recipe import streams
 from recipe.train import Run, with_gradients
 
 Problems = dict[str, dict[str, None]]
@@ -106,12 +105,12 @@ class Watch:
     def _augment_closely(
         self, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        kept, streams = (inputs.clone(), targets.clone()), _global_streams()
+        kept, before = (inputs.clone(), targets.clone()), streams.standing()
         made = self._plain[0](inputs, targets, generator)
         if not (torch.equal(kept[0], inputs) and torch.equal(kept[1], targets)):
             self.augmented = True
             self.broken("augment", "it changes its inputs in place")
-        if _global_streams() != streams:
+        if streams.standing() != before:
             self.broken("augment", "it draws from a global random stream, not from its own")
         form = "probabilities" if made[1].is_floating_point() else "indices"
         if form != self.gives:
@@ -226,10 +225,3 @@ def _misfits(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
         yield f"targets are {form}, but the loss takes {' or '.join(takes)}"
     if not fits:
         yield f"targets have shape {tuple(target.shape)} for outputs {tuple(output.shape)}"
-
-
-def _global_streams() -> tuple[bytes, tuple[Any, ...], object]:
-    """The states of torch's, numpy's and Python's global streams, to compare."""
-    _, keys, *rest = np.random.get_state()
-    assert isinstance(keys, np.ndarray)
-    return bytes(torch.get_rng_state().numpy()), (keys.tobytes(), *rest), random.getstate()

@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     # the console script, unlike python -m, does not look for modules in the working directory
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         verb, rest = _verb(arguments)
         return verb(rest)
@@ -94,7 +94,8 @@ def run(arguments: list[str]) -> int:
         return 1
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
+def terminate(signum: int, frame: FrameType | None) -> None:
+    """The handler of SIGTERM."""
     raise Terminated
 
 

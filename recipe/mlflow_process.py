@@ -19,7 +19,7 @@ import threading
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from recipe import runs
 from recipe.sent import Sent
@@ -34,7 +34,7 @@ class Feed:
 
     def __init__(self, run: Path, tracking: Tracking) -> None:
         self._run, self._tracking = run, tracking
-        self._process: _Process | None = None
+        self._process: Process | None = None
 
     def start(self) -> None:
         """Returns at once; `finish` is to be called all the same."""
@@ -53,20 +53,40 @@ class Feed:
         """
         if self._process is None:
             return "it was interrupted before it began"
-        answer = self._process.finish(self._run)
-        said = list(answer["refused"])
-        if left := answer["left"]:
-            sync = runs.command("sync", self._run.parent.parent)
-            said += [
-                answer["reason"],
-                left if answer["gone"] else f"{sync} sends what is left, {left}",
-            ]
-        return "; ".join(said) or None
+        return lacking(self._run, self._process.finish(self._run))
 
 
-def started() -> _Process:
+def lacking(run: Path, answer: dict[str, Any]) -> str | None:
+    """What MLflow lacks of a run, of how far the process came with it."""
+    said = list(answer["refused"])
+    if left := answer["left"]:
+        sync = runs.command("sync", run.parent.parent)
+        said += [
+            answer["reason"],
+            left if answer["gone"] else f"{sync} sends what is left, {left}",
+        ]
+    return "; ".join(said) or None
+
+
+class Process(Protocol):
+    def ask(self, what: dict[str, Any]) -> None: ...
+
+    def finish(self, run: Path) -> dict[str, Any]: ...
+
+
+INSTEAD: list[Process] = []
+"""What a worker of a sweep asks: its sweep, which has the only process that feeds MLflow."""
+
+
+def ask_instead(process: Process) -> None:
+    INSTEAD[:] = [process]
+
+
+def started() -> Process:
     """The process, which is started if there is none; it imports MLflow before it is asked to do
     anything."""
+    if INSTEAD:
+        return INSTEAD[0]
     variables = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("MLFLOW_")))
     process = _for(os.getpid(), variables)
     if not process.alive:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -29,10 +30,9 @@ def job(config: DictConfig) -> None:
     sweep = Path(hydra_config.sweep.dir).resolve()
     about = parent.read(sweep)
     overrides = list(hydra_config.overrides.task)
-    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
     number = hydra_config.job.num
     variant = about["variants"][number] if "variants" in about else None
-    name = _name(variant, swept)
+    name = name_of(about, number, overrides)
     console.print(f"\n[{number + 1}/{about['jobs']}] {name}", markup=False, style="bold")
     try:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
@@ -80,11 +80,13 @@ def job(config: DictConfig) -> None:
         jobs.note(sweep, ended)
 
 
-def _name(variant: str | None, swept: Sequence[str]) -> str:
-    """What differs from job to job; of an ablation's job what is on, and its seed."""
-    if variant is None:
+def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
+    """What differs from job to job of a sweep; of an ablation's job what is on, and its seed."""
+    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
+    if "variants" not in about:
         return " ".join(swept)
-    return " ".join([variant, *(text for text in swept if text.startswith("seed="))])
+    seeds = (text for text in swept if text.startswith("seed="))
+    return " ".join([about["variants"][number], *seeds])
 
 
 def _finished(run: Path, number: int, name: str) -> Ended:

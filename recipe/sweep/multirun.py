@@ -16,7 +16,7 @@ from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.spec import RunSpec
-from recipe.sweep import ablate, ablation, forecast, jobs, parent
+from recipe.sweep import ablate, ablation, forecast, jobs, launcher, parent
 from recipe.sweep.job import job
 from recipe.sweep.planned import Planned, grid
 from recipe.wording import counted
@@ -77,6 +77,7 @@ def _run(
         status = "FINISHED" if len(done) == parent.read(sweep)["jobs"] else "FAILED"
     finally:
         del os.environ[SWEEP]
+        launcher.dismiss(console)
         _end(sweep, status, first, console)
         lock.release()
     return 0 if status == "FINISHED" else 1, sweep
@@ -106,6 +107,7 @@ def _unfinished(sweeps: Path, digest: str) -> Path | None:
 def _launch(arguments: Sequence[str]) -> None:
     compose.register_user_options()
     ablation.register()
+    launcher.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]
     main = hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")
     main(job)()

@@ -1,0 +1,164 @@
+"""The worker processes of a sweep: jobs handed out one at a time, and what becomes of each."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from recipe import mlflow_process
+from recipe.cli import Terminated
+from recipe.sweep import worker
+from recipe.sweep.worker import Task
+
+Died = Callable[[int, str], None]
+"""Told of the number of a job whose process ended, and of how."""
+
+SPAWN = multiprocessing.get_context("spawn")
+"""A forked process would have torch's threads in name only."""
+
+
+@dataclass
+class _Worker:
+    process: Any
+    tasks: Any
+    """The connection."""
+    task: Task | None = None
+
+    def give(self, task: Task) -> None:
+        self.task = task
+        self.tasks.send(task)
+
+
+class Crew:
+    """So many processes, each computing with so many threads; one that dies is replaced."""
+
+    def __init__(self, size: int, threads: int) -> None:
+        self._size, self._threads = size, threads
+        self._workers: list[_Worker] = []
+        self._folder = Path(tempfile.mkdtemp(prefix="recipe-"))
+        self._finishing: list[threading.Thread] = []
+        self._lacking: list[str] = []
+
+    def run(self, jobs: Iterator[tuple[int, Any]], died: Died) -> None:
+        """Runs jobs, of which each is a number and a config; what one prints is printed as a
+        whole when it ends.
+
+        Ctrl-C and SIGTERM are handed on to the jobs, which are waited for.
+        """
+        waiting: deque[tuple[int, Any]] = deque()
+        stopped: KeyboardInterrupt | None = None
+        while True:
+            try:
+                if stopped is None:
+                    self._hand_out(jobs, waiting)
+                if not self._busy():
+                    break
+                self._listen(died)
+            except KeyboardInterrupt as error:
+                stopped = stopped or error
+                self._signal(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        if stopped is not None:
+            raise stopped
+
+    def dismiss(self) -> Sequence[str]:
+        """Ends the processes; what MLflow lacks of their runs, of each that it lacks any of."""
+        for each in self._workers:
+            each.tasks.close()
+        for each in self._workers:
+            each.process.join()
+        for thread in self._finishing:
+            thread.join()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+        return self._lacking
+
+    def _busy(self) -> list[_Worker]:
+        return [each for each in self._workers if each.task is not None]
+
+    def _hand_out(self, jobs: Iterator[tuple[int, Any]], waiting: deque[tuple[int, Any]]) -> None:
+        """A job to each that has none, the next ones first; a process is started when there is a
+        job for it."""
+        while len(self._busy()) < self._size:
+            free = next((each for each in self._workers if each.task is None), None)
+            if free is None:
+                free = self._start()
+            found = waiting.popleft() if waiting else next(jobs, None)
+            if found is None:
+                return
+            number, config = found
+            out, err = (self._folder / f"{number}.{kind}" for kind in ("out", "err"))
+            for path in (out, err):
+                path.touch()
+            free.give(Task(number, config, out, err))
+
+    def _start(self) -> _Worker:
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=worker.main, args=(theirs, self._threads))
+        process.start()
+        theirs.close()
+        made = _Worker(process, ours)
+        self._workers.append(made)
+        return made
+
+    def _listen(self, died: Died) -> None:
+        """Waits until a worker says something, or ends."""
+        busy = self._busy()
+        ready = connection.wait([each.tasks for each in busy])
+        for each in busy:
+            if each.tasks in ready:
+                try:
+                    self._hear(each, each.tasks.recv())
+                except (EOFError, OSError):
+                    self._bury(each, died)
+
+    def _hear(self, speaker: _Worker, said: dict[str, Any]) -> None:
+        if "done" in said:
+            self._show(speaker)
+        elif "ask" in said:
+            mlflow_process.started().ask(said["ask"])
+        elif "finish" in said:
+            thread = threading.Thread(target=self._finish, args=(Path(said["finish"]),))
+            thread.daemon = True
+            thread.start()
+            self._finishing.append(thread)
+
+    def _finish(self, run: Path) -> None:
+        answer = mlflow_process.started().finish(run)
+        if lacking := mlflow_process.lacking(run, answer):
+            self._lacking.append(f"{run.name}: {lacking}")
+
+    def _bury(self, dead: _Worker, died: Died) -> None:
+        dead.process.join()
+        self._workers.remove(dead)
+        task = dead.task
+        self._show(dead)
+        assert task is not None
+        status = dead.process.exitcode
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        if status:
+            died(task.number, how)
+
+    def _show(self, done: _Worker) -> None:
+        """What a job has printed."""
+        assert done.task is not None
+        for path, stream in ((done.task.out, sys.stdout), (done.task.err, sys.stderr)):
+            stream.write(path.read_text(encoding="utf-8", errors="replace"))
+            stream.flush()
+            path.unlink()
+        done.task = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        for each in self._busy():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.process.pid, number)

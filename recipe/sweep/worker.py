@@ -1,0 +1,92 @@
+"""A process that runs jobs of a sweep one after the other, handed to it by recipe.sweep.crew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
+from omegaconf import DictConfig, open_dict
+
+from recipe import cli, mlflow_process, origin
+from recipe.device import thread_environment
+
+
+class Task(NamedTuple):
+    """A job, and where what it prints goes."""
+
+    number: int
+    config: DictConfig
+    """As Hydra composed it, with Hydra's own node."""
+    out: Path
+    err: Path
+
+
+def main(tasks: Connection, threads: int) -> None:
+    """Runs what comes until nothing more can, or a signal ends a job."""
+    os.setsid()  # the sweep hands on what the terminal sends
+    signal.signal(signal.SIGTERM, cli.terminate)
+    os.environ.update(thread_environment(threads))
+    origin.guard_environment()
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    mlflow_process.ask_instead(_Sweep(tasks))
+    while True:
+        try:
+            task: Task = tasks.recv()
+        except EOFError:
+            return
+        try:
+            _run(task)
+        except KeyboardInterrupt:
+            return
+        tasks.send({"done": task.number})
+
+
+def _run(task: Task) -> None:
+    from recipe.sweep.job import job
+
+    for path, stream in ((task.out, sys.stdout), (task.err, sys.stderr)):
+        stream.flush()
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, stream.fileno())
+        os.close(file)
+    HydraConfig.instance().set_config(task.config)
+    variables = {str(k): str(v) for k, v in task.config.hydra.job.env_set.items()}
+    with env_override(variables):
+        with open_dict(task.config):
+            del task.config["hydra"]
+        try:
+            job(task.config)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _end_with_the_sweep() -> None:
+    """Without it nobody would hand the job's end on; the run is left as SIGTERM leaves one."""
+    sweep = parent_process()
+    assert sweep is not None
+    connection.wait([sweep.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Sweep:
+    """Has the sweep's process ask the one that feeds MLflow, which is the only one of the sweep."""
+
+    def __init__(self, tasks: Connection) -> None:
+        self._tasks = tasks
+
+    def ask(self, what: dict[str, Any]) -> None:
+        self._tasks.send({"ask": what})
+
+    def finish(self, run: Path) -> dict[str, Any]:
+        """Nothing is waited for: the sweep does that at its end, and tells what is lacking."""
+        self._tasks.send({"finish": str(run)})
+        return {"refused": [], "left": "", "reason": "", "gone": False}

@@ -1,0 +1,146 @@
+"""Several jobs of a sweep at a time: what each leaves behind is what it would have left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import commands
+import psutil
+import pytest
+import servers
+from mlflow.tracking import MlflowClient
+
+from recipe import runs
+
+PARTS = {
+    "parts.py": """
+import os, pathlib, signal, time
+from torch.nn.utils import get_total_norm
+
+def kill_once(params):
+    if pathlib.Path("kill").exists():
+        pathlib.Path("kill").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return get_total_norm([p.grad for p in params])
+
+def wait(params):
+    while pathlib.Path("wait").exists():
+        pathlib.Path(f"waiting-{os.getpid()}").touch()
+        time.sleep(0.05)
+    return get_total_norm([p.grad for p in params])
+""",
+    "conf/clip/killing.yaml": "_target_: parts.kill_once\n",
+    "conf/clip/waiting.yaml": "_target_: parts.wait\n",
+}
+
+SWEEP = ("-m", *commands.QUICK, "trust=[parts]", "hydra/launcher=workers")
+TWO = (*SWEEP, "hydra.launcher.workers=2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return commands.project(tmp_path, PARTS)
+
+
+def statuses(folder: Path) -> list[str]:
+    return [runs.read(run, "run").status for run in commands.runs(folder)]
+
+
+def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
+    """Until so many processes wait in a step."""
+    while len(list(folder.glob("waiting-*"))) < number:
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.05)
+
+
+def test_jobs_of_workers_are_those_of_one_process(folder: Path) -> None:
+    grid = ("clip=none,norm", "seed=0,1", "tracking=none")
+    done = commands.process(folder, *TWO, *grid)
+    assert (done.status, done.err) == (0, "")
+    assert "2 at a time, 1 thread each" in done.out
+    assert [f"[{n}/4]" in done.out for n in range(1, 5)] == [True] * 4
+    alone = commands.here(folder, "-m", *commands.QUICK, "trust=[parts]", *grid)
+    assert alone.status == 0 and alone.out.count("finished before, as ") == 4
+    assert len(commands.runs(folder)) == 4
+
+
+def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(
+    folder: Path,
+) -> None:
+    command = (*TWO, "clip=killing", "seed=0,1,2,3", "tracking=none")
+    (folder / "kill").touch()
+    done = commands.process(folder, *command)
+    assert done.status == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("its process was ended")]
+    assert "by SIGKILL; alone: python -m recipe device=cpu" in line and "seed=" in line
+    assert sorted(statuses(folder)) == ["FINISHED"] * 3 + ["KILLED"]
+    again = commands.process(folder, *command)
+    assert again.status == 0, again.err
+    assert "going on with" in again.out and again.out.count("finished before, as ") == 3
+    assert statuses(folder) == ["FINISHED"] * 4
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
+    folder: Path, number: signal.Signals, status: int
+) -> None:
+    command = (*TWO, "clip=waiting", "seed=0,1,2", "tracking=none")
+    (folder / "wait").touch()
+    started = commands.start(folder, *command)
+    waits(started, folder, 2)
+    started.send_signal(number)
+    time.sleep(0.5)
+    (folder / "wait").unlink()
+    started.communicate(timeout=120)
+    assert started.returncode == status
+    assert statuses(folder) == ["KILLED", "KILLED"]
+    assert all(list((run / "checkpoints").glob("step-*")) for run in commands.runs(folder))
+    again = commands.process(folder, *command)
+    assert again.status == 0, again.err
+    assert statuses(folder) == ["FINISHED"] * 3
+
+
+def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(folder: Path) -> None:
+    (folder / "wait").touch()
+    command = (*TWO, "clip=waiting", "seed=0,1,2", "tracking=none")
+    started = commands.start(folder, *command)
+    waits(started, folder, 2)
+    workers = psutil.Process(started.pid).children(recursive=True)
+    started.kill()
+    (folder / "wait").unlink()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    assert gone and not alive
+    assert statuses(folder) == ["KILLED", "KILLED"]
+    started.communicate()
+
+
+def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
+    (folder / "wait").touch()
+    started = commands.start(folder, *TWO, "clip=waiting", "seed=0,1,2")
+    waits(started, folder, 2)
+    children = psutil.Process(started.pid).children(recursive=True)
+    feeders = [each for each in children if "recipe.feeder" in each.cmdline()]
+    # it starts others for a moment, which are called as it is at first
+    assert [each.ppid() for each in feeders if each.parent() not in feeders] == [started.pid]
+    (folder / "wait").unlink()
+    _, err = started.communicate(timeout=120)
+    assert (started.returncode, err) == (0, "")
+    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+    assert len(commands.runs(folder)) == 3
+    for run in commands.runs(folder):
+        there = str(runs.read(run, "run").mlflow_run_id)
+        assert client.get_run(there).info.status == "FINISHED"
+        assert servers.points(client, there) == servers.journal(run)
+
+
+def test_a_greedy_ablation_keeps_its_processes_from_round_to_round(folder: Path) -> None:
+    done = commands.process(
+        folder, "ablate", *commands.QUICK, "hydra/launcher=workers", "plan=greedy", "seed=0,1",
+        "scheduler=cosine", "average=ema", "tracking=none", "yes=true",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert done.out.count("2 at a time, 1 thread each") == 1
+    assert len(commands.runs(folder)) >= 6

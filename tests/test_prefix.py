@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import cached_models
+import commands
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from same_runs import alike as alike_recorded
+from same_runs import finished
+from stopped_runs import QUIET, project, stopped
 from torch import Tensor
 
-from recipe.train import Run, train
+from recipe import streams
+from recipe.data import InMemory
+from recipe.nonfinite import NonFinite
+from recipe.train import Run, order, train
 
 Build = Callable[..., Run]
 Points = list[dict[str, float]]
@@ -167,7 +175,7 @@ def drawn(draw: st.DrawFn) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn())
 def test_any_model_with_any_layers_frozen_gives_the_same_bits(
     built: Build, overrides: tuple[str, ...]
@@ -200,3 +208,114 @@ def test_a_model_that_can_t_be_cut_is_computed_each_time_and_says_why(
 ) -> None:
     said = alike(built, *kind(name, *frozen))
     assert said.startswith(f"computed each time: {reason}")
+
+
+# What goes on around it
+
+
+def test_hooks_go_on_seeing_every_pass(built: Build) -> None:
+    """On a layer within what is frozen, which is then behind the cut, and on the head."""
+    seen: list[list[str]] = []
+    for cache in ("auto", "off"):
+        run = built(*kind("plain", "first", "second"), f"freeze.cache={cache}")
+        calls: list[str] = []
+        for name in ("second", "head"):
+            layer = run.model.get_submodule(name)
+            layer.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
+        for epoch, point in enumerate(p for p in train(run) if p.ends_epoch):
+            assert point.epoch == epoch + 1
+            if epoch:  # in the first one the way was tried out
+                seen.append(calls.copy())
+            calls.clear()
+    # in each of two epochs, 3 batches of training and 3 of evaluation
+    assert seen == [["second", "head"] * 6] * 4
+
+
+def failing(built: Build, cache: str, *overrides: str, part: str) -> str:
+    """How a run ends of which a sample isn't finite."""
+    run = built("freeze=first_layers", "freeze.count=2", f"freeze.cache={cache}", *overrides)
+    split = getattr(run.data, part)
+    assert isinstance(split, InMemory)
+    split.inputs[7, 0, 3, 3] = torch.nan
+    with pytest.raises(NonFinite) as caught:
+        followed(run)
+    assert run.prefix.said() is not None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_what_is_not_finite_is_told_with_batch_and_samples(built: Build, part: str) -> None:
+    told = failing(built, "auto", part=part)
+    assert told == failing(built, "off", part=part)
+    assert "the inputs themselves are not finite, in 1 of " in told
+    assert f"({'training' if part == 'train' else 'validation'} sample 7)" in told
+
+
+def test_a_layer_that_overflows_behind_the_cut_is_named(built: Build) -> None:
+    messages = []
+    for cache in ("auto", "off"):
+        run = built("freeze=first_layers", "freeze.count=2", f"freeze.cache={cache}", "epochs=3")
+        points = train(run)
+        next(points)
+        run.model.get_submodule("classifier").weight.data.fill_(3e38)  # type: ignore[operator]
+        with pytest.raises(NonFinite) as caught:
+            list(points)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert "first in the output of classifier (Linear)" in messages[0]
+
+
+def test_skipped_batches_are_the_same(built: Build) -> None:
+    def skipping(cache: str) -> Points:
+        run = built("freeze=first_layers", "freeze.count=2", f"freeze.cache={cache}",
+                    "on_nonfinite=skip", "epochs=3")  # fmt: skip
+        assert isinstance(run.data.train, InMemory)
+        run.data.train.inputs[7, 0, 3, 3] = torch.nan
+        points = followed(run)
+        assert run.nonfinite.skipped == 3
+        return points
+
+    assert str(skipping("auto")) == str(skipping("off"))  # a NaN is not equal to itself
+
+
+def test_looking_for_the_cut_and_keeping_leave_no_trace(built: Build) -> None:
+    run = built("freeze=first_layers", "freeze.count=2", "model.dropout=0.5", "epochs=3")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    modes = [module.training for module in run.model.modules()]
+    drawn = streams.standing()
+    assert str(run.prefix.foresee(run)).startswith("computed once up to batchnorm1_2")
+    feed = run.prefix.training(run, 0, order(run, 0))
+    assert feed.model is not run.model
+    run.prefix.evaluation(run, 0)
+    assert streams.standing() == drawn
+    assert [module.training for module in run.model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+
+
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_end(tmp_path: Path, at: int) -> None:
+    frozen = (*QUIET, "freeze=first_layers", "freeze.count=2")
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    project(whole)
+    assert commands.here(whole, *frozen, "freeze.cache=off").status == 0
+    stopped(halves, *frozen, at=at)
+    done = commands.here(halves, "resume", commands.runs(halves)[0].name, "trust=[parts]")
+    assert done.status == 0, done.err
+    assert "computed once up to batchnorm1_2" in " ".join(done.out.split())
+    alike_recorded(finished(halves), finished(whole))
+
+
+def test_plan_and_record_say_it(tmp_path: Path) -> None:
+    frozen = (*commands.QUICK, "tracking=none", "freeze=first_layers", "freeze.count=2")
+    said = "computed once up to batchnorm1_2 ("
+    shown = commands.here(tmp_path, "plan", *frozen)
+    assert f"Frozen: {said}" in " ".join(shown.out.split())
+    assert not (tmp_path / "outputs").exists()
+    done = commands.here(tmp_path, *frozen)
+    assert done.status == 0, done.err
+    (run,) = commands.runs(tmp_path)
+    assert f"Frozen: {said}" in " ".join((run / "plan.txt").read_text().split())
+    tags = {k: v for e in commands.read_lines(run / "events.jsonl") if e["kind"] == "tags"
+            for k, v in e.items()}  # fmt: skip
+    assert said in tags["mlflow.note.content"]

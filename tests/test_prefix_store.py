@@ -51,7 +51,7 @@ class Convolutions(TorchDispatchMode):
     """Counts the images that convolutions are given."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.images = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,6 +5,7 @@ Each takes images (n, channels, size, size) and gives logits (n, classes).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, classes: int, size: int) -> None:
         super().__init__()
-        self.down1 = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.down1 = nn.Sequential(nn.Conv2d(channels, 4, 7, padding=3), nn.ReLU(inplace=True))
         self.down2 = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(inplace=True))
         self.middle = nn.Conv2d(8, 8, 3, padding=1)
         self.up2 = nn.Conv2d(16, 4, 3, padding=1)
@@ -81,7 +82,7 @@ class Plain(nn.Module):
 
     def __init__(self, channels: int, classes: int, size: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, 4, 3, padding=1)
+        self.first = nn.Conv2d(channels, 4, 7, padding=3)
         self.second = nn.Conv2d(4, 4, 3, padding=1)
         self.head = nn.Linear(4, classes)
 
@@ -241,6 +242,39 @@ class ChannelsLast(Plain):
         return self.end(self.second(functional.pad(features[:, :, 1:], (0, 0, 1, 0))))
 
 
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "convolution": lambda: nn.Conv2d(4, 4, 5, padding=2),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "batchnorm": lambda: nn.BatchNorm2d(4),
+    "groupnorm": lambda: nn.GroupNorm(2, 4),
+    "dropout": lambda: nn.Dropout(0.3),
+    "gelu": lambda: nn.Sequential(nn.GELU(), nn.Conv2d(4, 4, 1)),
+    "relu": lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, padding=1)),
+}
+"""Each keeps 4 channels and the size."""
+
+
+class Drawn(nn.Module):
+    """Layers one after another, some with a shortcut around them."""
+
+    def __init__(self, channels: int, classes: int, layers: list[str], skips: list[bool]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(LAYERS[name]() for name in layers)
+        self.skips = skips
+        self.channels = channels
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images.repeat(1, 4 // self.channels, 1, 1)
+        for layer, skip in zip(self.layers, self.skips, strict=True):
+            before = features.clone()  # the layer may work in place
+            features = layer(features)
+            if skip:
+                features += before
+        output: Tensor = self.head(features.mean(dim=(2, 3)))
+        return output
+
+
 KINDS: dict[str, type[nn.Module]] = {
     "unet": UNet, "vit": ViT, "plain": Plain, "twice": Twice, "tied": Tied, "branch": Branch,
     "noisy": Noisy, "chance": Chance, "counts": Counts, "follows": Follows, "mixes": Mixes,
@@ -250,4 +284,6 @@ KINDS: dict[str, type[nn.Module]] = {
 
 
 def model(*, kind: str, channels: int, classes: int, size: int, **others: Any) -> nn.Module:
+    if kind == "drawn":
+        return Drawn(channels, classes, others["layers"], others["skips"])
     return KINDS[kind](channels, classes, size)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from recipe import device, sources
-from recipe.data import digest
+from recipe.data import Data, digest
+from recipe.data import Split as Samples
 from recipe.errors import SpecError
 from recipe.prefix.refused import Refused
 from recipe.prefix.split import Split
@@ -30,12 +31,13 @@ VARIABLES = ("ATEN_", "CUBLAS_", "DNNL_", "KMP_", "MKL_", "NVIDIA_TF32", "ONEDNN
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 
 
-def key(split: Split, inputs: Tensor, **given: Any) -> str:
-    """64 hexadecimal digits, for `inputs` as some of those that are kept, within autocast; `given`
-    is what else counts, as plain values. Raises Refused."""
+def key(split: Split, data: Data, part: str, inputs: Tensor, size: int) -> str:
+    """64 hexadecimal digits, for a part of the data in batches of `size`, of which `inputs` are
+    some as the model takes them. Within autocast. Raises Refused."""
+    samples: Samples = getattr(data, part)
     content = {
-        "given": given,
-        "inputs": [str(inputs.dtype), list(inputs.shape[1:]), _order(inputs)],
+        "data": [data.digest, part, size, digest(samples.targets)],
+        "inputs": [_content(inputs), str(inputs.dtype)],
         "graph": list(_nodes(split.graph)),
         "modules": {
             str(node.target): list(_settings(split.whole.get_submodule(str(node.target))))
@@ -44,7 +46,7 @@ def key(split: Split, inputs: Tensor, **given: Any) -> str:
         },
         "tensors": {name: _content(tensor) for name, tensor in _tensors(split)},
         "kept": [str(layout) for layout in split.layouts],
-        "code": {"this": _own_code(), **_packages(split)},
+        "code": {"recipe": _own_code(), **_packages(split, samples)},
         "numerics": _numerics(inputs.device),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -112,8 +114,15 @@ def _order(tensor: Tensor) -> str:
     return str(tensor[:1].stride()[1:] if tensor.ndim else ())
 
 
-def _packages(split: Split) -> dict[str, str]:
+def _packages(split: Split, samples: Samples) -> dict[str, str]:
+    """What stands for the code of the other packages whose functions the numbers go through."""
     used = {_name(node.target) for node in split.graph.nodes if node.op == "call_function"}
+    transform = getattr(samples, "transform", None)
+    while isinstance(transform, functools.partial):
+        transform = transform.func
+    used |= {_name(type(samples)), _name(transform)}
+    if hasattr(samples, "files"):  # images are decoded anew each time
+        used.add("PIL")
     for node in split.graph.nodes:
         if node.op == "call_module":
             module = split.whole.get_submodule(str(node.target))
@@ -126,7 +135,10 @@ def _packages(split: Split) -> dict[str, str]:
 
 @functools.cache
 def _own_code() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    """Of what reads inputs and keeps outputs."""
+    folder = Path(__file__).parent.parent
+    places = [folder / "data", folder / "prefix", folder]
+    files = [file for place in places for file in sorted(place.glob("*.py"))]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 

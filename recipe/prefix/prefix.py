@@ -219,10 +219,7 @@ class Prefix:
     def _key(self, run: Run, part: _Part, split: splitting.Split) -> str:
         inputs = self._samples(run, part)
         with run.autocast():
-            return keys.key(
-                split, inputs, data=run.data.digest, part=part.name, size=part.size,
-                samples=len(part.data),
-            )  # fmt: skip
+            return keys.key(split, run.data, part.name, inputs, part.size)
 
     def _stored(self, run: Run, part: _Part, split: splitting.Split, key: str) -> Store:
         count = len(part.data)

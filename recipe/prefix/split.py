@@ -19,8 +19,9 @@ from recipe.prefix.observed import Observed, flat, multiply_adds, observe
 from recipe.prefix.refused import Refused
 from recipe.prefix.traced import Whole, check_unchanged, has_hooks, remembered, tensors, trace
 
-WORTH = 2
-"""Multiply-adds that a kept byte must save at least."""
+WORTH = 8
+"""Multiply-adds that a kept byte must save. On a CPU an epoch took 1.03 of the time with 2 to 7 of
+them a byte (a first layer of 3 x 3 alone), and 0.8 with 170 (two layers and a pooling)."""
 
 SHAPES = {
     "getattr": ("shape", "ndim", "dtype", "device", "is_cuda", "itemsize"),

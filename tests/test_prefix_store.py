@@ -1,0 +1,232 @@
+"""Kept outputs: shared by their content, whole or not there at all, and bounded."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+import torch
+from kept_rows import LAYOUTS, SAMPLES, batches
+from same_runs import numbers_alike
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recipe.prefix import room, store
+from recipe.prefix.refused import Refused
+from recipe.prefix.store import Rows
+from recipe.train import Run, train
+
+Build = Callable[..., Run]
+
+FROZEN = ("freeze=first_layers", "freeze.count=2", "epochs=3")
+
+
+def made(folder: Path, key: str = "a") -> store.Store:
+    return store.make(folder, key, LAYOUTS, SAMPLES, batches)
+
+
+def check(found: store.Store) -> None:
+    chosen = torch.tensor([19, 0, 7, 7])
+    assert [part.tolist() for part in found.of(chosen)] == [
+        [[19.0] * 8, [0.0] * 8, [7.0] * 8, [7.0] * 8],
+        [[19.0] * 2, [0.0] * 2, [7.0] * 2, [7.0] * 2],
+    ]
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.kept"))
+
+
+# Shared
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts the images that convolutions are given."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.images = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default):
+            self.images += len(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_second_run_computes_none_of_it_again(built: Build, tmp_path: Path) -> None:
+    def work() -> tuple[int, float]:
+        run = built(*FROZEN)
+        with Convolutions() as counted:
+            points = list(train(run))
+        return counted.images, points[-1].metrics["val/loss"]
+
+    first, loss = work()
+    files = {path: path.stat().st_mtime_ns for path in kept(tmp_path)}
+    second, again = work()
+    assert loss == again
+    assert {path: path.stat().st_mtime_ns for path in kept(tmp_path)} == files and len(files) == 2
+    # 24 training images in full batches and 10 of validation, in two convolutions
+    assert first - second == 2 * (24 + 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "files"),
+    [
+        ("optimizer.lr=0.1", 0),
+        ("model.dropout=0.5", 0),
+        ("average=ema", 0),
+        ("seed=1", 2),
+        ("data.batch_size=10", 1),
+        ("data.eval_batch_size=5", 1),
+        ("data.n_val=9", 2),
+        ("precision=bf16", 2),
+        ("freeze.count=3", 2),
+        ("device.threads=2", 2),
+    ],
+)
+def test_it_is_found_by_all_that_could_change_a_bit_of_it(
+    built: Build, tmp_path: Path, change: str, files: int
+) -> None:
+    threads = torch.get_num_threads()
+    for overrides in (FROZEN, (*FROZEN, change)):
+        given = {override.split("=")[0]: override for override in overrides}
+        list(train(built(*given.values())))
+    torch.set_num_threads(threads)
+    assert len(kept(tmp_path)) == 2 + files
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from kept_rows import LAYOUTS, SAMPLES, batches
+from recipe.prefix import store
+
+def told():
+    print("builds", flush=True)
+    sys.stdin.readline()
+    yield from batches()
+
+found = store.make(Path(sys.argv[1]), "a", LAYOUTS, SAMPLES, told)
+print(int(found.tensors[0].sum()), flush=True)
+"""
+
+
+def together(folder: Path) -> subprocess.Popen[str]:
+    path = f"{commands.CHECKOUT}{os.pathsep}{commands.CHECKOUT / 'tests'}"
+    return subprocess.Popen(
+        [sys.executable, "-c", TOGETHER, str(folder)], env=commands.environment(PYTHONPATH=path),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_of_several_processes_one_builds_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    started = [together(tmp_path) for _ in range(3)]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [process.communicate(timeout=100)[0].split() for process in started]
+    total = str(8 * sum(range(20)))
+    assert sorted(told) == [[total], [total], ["builds", total]]
+    assert len(kept(tmp_path)) == 1 and not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_goes(tmp_path: Path) -> None:
+    process = together(tmp_path)
+    assert process.stdout is not None and process.stdout.readline() == "builds\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=100)
+    assert len(list(tmp_path.glob("*.tmp"))) == 1
+    assert store.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
+    check(made(tmp_path))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+# Whole
+
+
+@pytest.mark.parametrize("damage", ["first", "middle", "last", "cut", "empty"])
+def test_a_damaged_file_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
+    check(made(tmp_path))
+    (path,) = kept(tmp_path)
+    good = path.read_bytes()
+    content = bytearray(good)
+    if damage in ("cut", "empty"):
+        content = content[: len(content) // 2 if damage == "cut" else 0]
+    else:
+        content[{"first": 2, "middle": len(content) // 2, "last": -1}[damage]] ^= 1
+    path.write_bytes(content)
+    assert store.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
+    check(made(tmp_path))
+    assert kept(tmp_path) == [path] and path.read_bytes() == good
+
+
+def test_nothing_is_kept_where_a_samples_place_changes_its_bits(tmp_path: Path) -> None:
+    def shifted() -> Iterator[tuple[int, Rows]]:
+        for first, given in batches():
+            yield first, tuple(each + first / 4 for each in given)
+
+    with pytest.raises(Refused, match="a sample's place in its batch changes the last bits"):
+        store.make(tmp_path, "a", LAYOUTS, SAMPLES, shifted)
+    assert not kept(tmp_path) and not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_in_use_can_not_be_written_to_through_it(tmp_path: Path) -> None:
+    found = made(tmp_path)
+    before = kept(tmp_path)[0].read_bytes()
+    for part in found.of(torch.arange(SAMPLES)):
+        part.zero_()
+    for tensor in found.tensors:
+        tensor.zero_()
+    assert kept(tmp_path)[0].read_bytes() == before
+
+
+def test_a_full_disk_means_the_plain_way(tmp_path: Path) -> None:
+    command = (*commands.QUICK, "tracking=none", *FROZEN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        done = commands.here(tmp_path, *command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.status == 0, done.err
+    # of 100 samples 4 channels of 16 x 16 floats each
+    assert "computed each time: nothing can be kept (File too large)" in " ".join(done.out.split())
+    assert not kept(tmp_path) and not list(tmp_path.rglob("*.tmp"))
+    assert commands.here(tmp_path, *command, "freeze.cache=off", "again=true").status == 0
+    numbers_alike(*commands.runs(tmp_path))
+
+
+# Bounded
+
+
+def test_the_least_recently_used_makes_way_but_nothing_in_use(tmp_path: Path) -> None:
+    in_use = made(tmp_path, "a")
+    for key in "bcd":
+        made(tmp_path, key)
+    size = kept(tmp_path)[0].stat().st_size
+    assert store.find(tmp_path, "b", LAYOUTS, SAMPLES) is not None  # which is now the newest
+    room.make(tmp_path, size, limit=4 * size)
+    assert [path.stem for path in kept(tmp_path)] == ["a", "b", "d"]
+    room.make(tmp_path, 2 * size, limit=4 * size)
+    assert [path.stem for path in kept(tmp_path)] == ["a", "b"]
+    with pytest.raises(Refused, match="has no room for it"):
+        room.make(tmp_path, 4 * size, limit=4 * size)
+    assert [path.stem for path in kept(tmp_path)] == ["a"]
+    check(in_use)
+    del in_use
+    room.make(tmp_path, 4 * size, limit=4 * size)
+    assert not kept(tmp_path)
+
+
+def test_more_than_the_limit_is_not_kept() -> None:
+    with pytest.raises(Refused, match=r"^8\.0 GiB would have to be kept; (the limit|half of the) "):
+        room.check(2**33)
+    room.check(2**20)

@@ -20,7 +20,7 @@ from recipe import atomic, journal, runs
 from recipe.errors import SpecError
 from recipe.wording import printable
 
-FORMAT = 1
+FORMAT = 2
 """Of result.json; a file of another format is passed over."""
 
 JOURNALS = ("events.jsonl", "metrics.jsonl")
@@ -51,7 +51,8 @@ class Result:
     curves: Mapping[str, Points] = field(default_factory=dict)
     """Of the metrics that are taken after an epoch."""
     epoch_s: float | None = None
-    """Seconds of an epoch: the median, the first left out."""
+    """Seconds of an epoch: the median, the first left out, in which much is made that is kept. None
+    if there is no other."""
     peak_mb: float | None = None
     """The most memory, in megabytes."""
 
@@ -139,7 +140,7 @@ def _from_journals(run: Path) -> Result | None:
         seconds=_seconds(events),
         last={key: values[-1][1] for key, values in points.items()},
         curves={key: values for key, values in points.items() if key.startswith("val/")},
-        epoch_s=_of(statistics.median, _warm(points.get("time/epoch_s"))),
+        epoch_s=_of(statistics.median, points.get("time/epoch_s", [])[1:]),
         peak_mb=_of(max, points.get("memory/peak_mb")),
     )
 
@@ -164,11 +165,6 @@ def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
         elif event.get("kind") == "end" and began is not None:
             total, began = total + (event["time"] - began) / 1000, None
     return total if total and began is None else None
-
-
-def _warm(points: Points | None) -> Points | None:
-    """Less the first epoch, in which much is made that is kept; if there are others."""
-    return points[1:] or points if points else None
 
 
 def _of(summary: Any, points: Points | None) -> float | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recipe import results
 from recipe.errors import SpecError
@@ -16,6 +17,9 @@ from recipe.wording import counted, listed, printable
 
 ALL = "all"
 """Given as the sweep: every recorded run."""
+
+EARLIER = "bare means over the seeds of each run's best val/accuracy"
+"""What greedy plans rested on that don't say."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,28 @@ class Selection:
     """Finished, with the metric, in the order in which they began."""
     cautions: Sequence[str]
     """What was left out, and why."""
+    greedy: Climb | None = None
+    """If it is of a greedy plan."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What a greedy plan did, as its sweep.json says."""
+
+    variants: Sequence[str]
+    """Those that were kept, the first with nothing on."""
+    stopped: str
+    by: str
+    """What the choices rest on."""
+
+
+def _climb(about: Mapping[str, Any]) -> Climb | None:
+    path = about.get("path")
+    if about.get("plan") != "greedy" or not isinstance(path, list):
+        return None
+    kept = [printable(str(at.get("variant", ""))) for at in path if isinstance(at, dict)]
+    stopped, by = str(about.get("stopped", "before its end")), str(about.get("by", EARLIER))
+    return Climb(kept, printable(stopped), printable(by)) if kept else None
 
 
 def select(outputs: Path, wanted: str, metric: str) -> Selection:
@@ -61,7 +87,8 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
         )
         hint = f"metric may be {listed(known, 6)}" if known else "give another --sweep, or all"
         raise SpecError(f"compare: no finished run of {where} has {metric}; {hint}")
-    return Selection(title, sweep, having, [*cautions, *_unlike(having)])
+    climb = _climb(parent.read(sweep)) if sweep else None
+    return Selection(title, sweep, having, [*cautions, *_unlike(having)], climb)
 
 
 def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:

@@ -68,6 +68,22 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - reach, mean + reach, n, sd)
 
 
+def intervals(rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """The ends of `interval` of every row, NaNs in it left out; NaN where fewer than two are left.
+
+    Shape (rows, values) becomes two of (rows,).
+    """
+    there = np.isfinite(rows)
+    n = there.sum(axis=1)
+    enough = np.maximum(n, 2)
+    mean = np.where(there, rows, 0).sum(axis=1) / enough
+    apart = np.where(there, rows - mean[:, None], 0)
+    sd = np.sqrt((apart**2).sum(axis=1) / (enough - 1))
+    reach = stdtrit(enough - 1, (1 + level) / 2) * sd / np.sqrt(enough)
+    known = np.where(n >= 2, 0.0, np.nan)
+    return mean - reach + known, mean + reach + known
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """The two-sided p of paired differences by the exact sign-flip test (Fisher 1935; Pitman 1937).
 

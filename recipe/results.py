@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import lt
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,11 @@ def read_all(outputs: Path, ids: Iterable[str] | None = None) -> list[Result]:
 def read(run: Path) -> Result | None:
     """None if there is none, or its files are damaged."""
     with contextlib.suppress(OSError, ValidationError):
-        kept = KEPT.validate_json((run / "result.json").read_bytes())
-        if kept.format == FORMAT and kept.sizes == _sizes(run):
+        kept, sizes = KEPT.validate_json((run / "result.json").read_bytes()), _sizes(run)
+        if kept.format == FORMAT and kept.sizes == sizes:
             return kept.result
+        if kept.format == FORMAT and any(map(lt, sizes, kept.sizes)):
+            return None  # something was cut off
     return _from_journals(run)
 
 
@@ -128,6 +131,9 @@ def _from_journals(run: Path) -> Result | None:
     except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     settings = said["parameters"]
+    ends = [event.get("status") for event in events if event.get("kind") == "end"]
+    if info.status == "FINISHED" and ends[-1:] != ["FINISHED"]:
+        return None  # what says that it has ended comes last
     seed = settings.pop("seed", "")
     return Result(
         run=run.name,

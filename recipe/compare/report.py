@@ -38,6 +38,9 @@ QUESTIONS: dict[Question, str] = {
     "together": "Two tricks together (interactions)",
 }
 
+TABLES = ("variants", *(question.replace(" ", "-") for question in QUESTIONS))
+"""The names of all tables that there can be."""
+
 
 def document(found: Comparison, folder: Path) -> Document:
     """The report; its pictures are written into the folder."""

@@ -46,7 +46,8 @@ def _did_nothing(finding: Finding, unit: Unit) -> str:
     assert finding.interval is not None
     change = finding.interval.mean
     moved = "exactly 0" if change == 0 else f"{unit.change(change)}{unit.points}"
-    idle = f"did nothing in any of its {counted(finding.runs, 'run')}, as the audit saw"
+    of = f"any of its {finding.runs} runs" if finding.runs > 1 else "its only run"
+    idle = f"did nothing in {of}, as the audit saw"
     if finding.question == "together":
         return f"{_subject(finding)} was {moved}: {code(finding.whose)} {idle}."
     if finding.whose:

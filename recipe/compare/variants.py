@@ -142,9 +142,11 @@ def _taken_apart(results: Sequence[Result]) -> tuple[dict[str, _Group], list[Lev
     groups = _differing(results, (*SPARED, *PLACES))
     texts = [_levels(result, groups) for result in results]
     places: dict[tuple[Levels, str], set[tuple[str, ...]]] = defaultdict(set)
+    keys = dict.fromkeys(key for result in results for key in result.settings)
+    spared = [key for key in keys if _is_any(key, (DEVICE, *PLACES))]
     for levels, result in zip(texts, results, strict=True):
-        spared = (f"{k}={v}" for k, v in result.settings.items() if _is_any(k, (DEVICE, *PLACES)))
-        places[levels, result.seed].add(tuple(sorted(spared)))
+        settings = tuple(result.settings.get(key, "") for key in spared)
+        places[levels, result.seed].add(settings)
     if any(len(different) > 1 for different in places.values()):
         groups = _differing(results, [name for name in SPARED if name != DEVICE])
         texts = [_levels(result, groups) for result in results]

@@ -44,6 +44,8 @@ python -m recipe ablate key=value [...]  which trick helps: the chosen ones on a
                                          greedy] [yes=true]
 python -m recipe compare [SWEEP] [--baseline clip=none] [--metric val/accuracy]
                                          which trick helped, how sure is that, what did it cost?
+                                         SWEEP, or --sweep SWEEP: an id, its beginning, a name or
+                                         all, every recorded run; else the newest sweep
 python -m recipe plan [key=value ...]    what would run, without training
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest one by default, and of

@@ -193,8 +193,24 @@ def config(overrides: Sequence[str]) -> DictConfig:
                 "config", list(overrides), return_hydra_config=True
             )
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise SpecError(" ".join(str(error).split())) from error
+        told = " ".join(str(error).split())
+        raise SpecError(_no_launcher(told) or told) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
     return composed
+
+
+def _no_launcher(told: str) -> str:
+    """What to say where Hydra can't find a launcher; empty if it is something else."""
+    found = re.search(r"Could not find 'hydra/launcher/(\w+)'", told)
+    if not found:
+        return ""
+    name = found[1]
+    package = f"hydra-{name.partition('_')[0]}-launcher"
+    there = re.search(r"Available options in 'hydra/launcher': ([\w ]+?) Config search path", told)
+    known = f"; there are: {', '.join(there[1].split())}" if there else ""
+    return (
+        f"hydra/launcher={name}: no such launcher is installed{known}; Hydra's others are packages "
+        f"of their own (pip install {package})"
+    )

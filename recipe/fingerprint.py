@@ -57,8 +57,9 @@ def _settings(spec: RunSpec, run: Run) -> dict[str, Any]:
         "classes": len(run.data.classes),
         "size": run.data.size[0],
     }
+    written = spec.as_written
     content = {
-        field.name: getattr(spec, field.name)
+        field.name: getattr(written, field.name)
         for field in dataclasses.fields(spec)
         if field.name not in ELSEWHERE
     }

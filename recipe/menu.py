@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 GROUPS = (
     "device", "data", "model", "loss", "freeze", "param_groups", "optimizer", "scheduler",
@@ -88,6 +90,33 @@ def _defaults() -> dict[str, str]:
 def root(key: str) -> Any:
     """What config.yaml gives to a setting of the whole run."""
     return OmegaConf.select(OmegaConf.load(own_folder() / "config.yaml"), key)
+
+
+def as_written(group: str, option: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an option; a whole number is a float where the option's file has one, so that
+    1 and 1.0 are one spec."""
+    whole = [key for key, value in settings.items() if type(value) is int]
+    floats = _floats(group, option, user_folder()) if whole else frozenset()
+    exact = [key for key in whole if key in floats and abs(settings[key]) < 2**53]
+    return {key: float(v) if key in exact else v for key, v in settings.items()}
+
+
+@functools.cache
+def _floats(group: str, option: str, _: Path | None) -> frozenset[str]:
+    """The settings that are floats in the option's file, or in one that it builds on."""
+    files = options(group)
+    if option not in files:
+        return frozenset()
+    try:
+        own: Any = OmegaConf.to_container(OmegaConf.load(files[option].path), resolve=False)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return frozenset()  # whoever composes it has told already
+    if not isinstance(own, dict):
+        return frozenset()
+    found = {str(key) for key, value in own.items() if isinstance(value, float)}
+    for parent in _parents(files[option].path):
+        found |= _floats(group, parent, _) - own.keys()
+    return frozenset(found)
 
 
 def comments(group: str, option: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import lt
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from recipe import atomic, journal, runs
 from recipe.errors import SpecError
 from recipe.wording import printable
 
-FORMAT = 1
+FORMAT = 2
 """Of result.json; a file of another format is passed over."""
 
 JOURNALS = ("events.jsonl", "metrics.jsonl")
@@ -51,7 +52,8 @@ class Result:
     curves: Mapping[str, Points] = field(default_factory=dict)
     """Of the metrics that are taken after an epoch."""
     epoch_s: float | None = None
-    """Seconds of an epoch: the median, the first left out."""
+    """Seconds of an epoch: the median, the first left out, in which much is made that is kept. None
+    if there is no other."""
     peak_mb: float | None = None
     """The most memory, in megabytes."""
 
@@ -95,9 +97,11 @@ def read_all(outputs: Path, ids: Iterable[str] | None = None) -> list[Result]:
 def read(run: Path) -> Result | None:
     """None if there is none, or its files are damaged."""
     with contextlib.suppress(OSError, ValidationError):
-        kept = KEPT.validate_json((run / "result.json").read_bytes())
-        if kept.format == FORMAT and kept.sizes == _sizes(run):
+        kept, sizes = KEPT.validate_json((run / "result.json").read_bytes()), _sizes(run)
+        if kept.format == FORMAT and kept.sizes == sizes:
             return kept.result
+        if kept.format == FORMAT and any(map(lt, sizes, kept.sizes)):
+            return None  # something was cut off
     return _from_journals(run)
 
 
@@ -127,6 +131,9 @@ def _from_journals(run: Path) -> Result | None:
     except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     settings = said["parameters"]
+    ends = [event.get("status") for event in events if event.get("kind") == "end"]
+    if info.status == "FINISHED" and ends[-1:] != ["FINISHED"]:
+        return None  # what says that it has ended comes last
     seed = settings.pop("seed", "")
     return Result(
         run=run.name,
@@ -139,7 +146,7 @@ def _from_journals(run: Path) -> Result | None:
         seconds=_seconds(events),
         last={key: values[-1][1] for key, values in points.items()},
         curves={key: values for key, values in points.items() if key.startswith("val/")},
-        epoch_s=_of(statistics.median, _warm(points.get("time/epoch_s"))),
+        epoch_s=_of(statistics.median, points.get("time/epoch_s", [])[1:]),
         peak_mb=_of(max, points.get("memory/peak_mb")),
     )
 
@@ -164,11 +171,6 @@ def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
         elif event.get("kind") == "end" and began is not None:
             total, began = total + (event["time"] - began) / 1000, None
     return total if total and began is None else None
-
-
-def _warm(points: Points | None) -> Points | None:
-    """Less the first epoch, in which much is made that is kept; if there are others."""
-    return points[1:] or points if points else None
 
 
 def _of(summary: Any, points: Points | None) -> float | None:

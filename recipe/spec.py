@@ -133,15 +133,25 @@ class RunSpec:
         ]
         return self.name or " ".join(on) or "baseline"
 
+    @property
+    def as_written(self) -> RunSpec:
+        """With numbers of the kinds that the options' files have, so that 1 and 1.0 are alike."""
+        settings: dict[str, Any] = {
+            group: menu.as_written(group, self.options.get(group, ""), getattr(self, group))
+            for group in GROUPS
+        }
+        return dataclasses.replace(self, **settings)
+
     def to_yaml(self) -> str:
         return str(OmegaConf.to_yaml(_plain(self)))
 
     def parameters(self) -> dict[str, Any]:
         """What is recorded: options under the group's name, settings under their dotted key."""
+        written = self.as_written
         flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
         for group in GROUPS:
             flat |= flatten(
-                group, {k: v for k, v in getattr(self, group).items() if k != "_target_"}
+                group, {k: v for k, v in getattr(written, group).items() if k != "_target_"}
             )
         return flat
 

@@ -65,12 +65,12 @@ def pairs(outputs: Path, differences: Sequence[float], **with_it: Any) -> list[s
     """For every difference a run of 0.5 and one with clip=norm that differs from it by that."""
     ids = []
     for seed, difference in enumerate(differences):
-        ids.append(run(outputs, 2 * seed, [0.5], seed=seed, metrics={"time/epoch_s": 2.0}))
+        ids.append(run(outputs, 2 * seed, [0.5] * 2, seed=seed, metrics={"time/epoch_s": 2.0}))
         settings = {"clip": "norm", "clip.max_norm": "1.0"}
         metrics = {"time/epoch_s": 2.5, "clip/hit_rate": 0.25}
         ids.append(
             run(
-                outputs, 2 * seed + 1, [0.5 + difference], settings, seed=seed, metrics=metrics,
+                outputs, 2 * seed + 1, [0.5 + difference] * 2, settings, seed=seed, metrics=metrics,
                 **with_it,
             )
         )  # fmt: skip

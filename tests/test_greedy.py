@@ -52,9 +52,15 @@ def sweep(folder: Path) -> tuple[dict[str, Any], dict[str, jobs.Ended]]:
     return commands.read_json(found / "sweep.json"), {e.name: e for e in jobs.read(found)}
 
 
-def mean(ended: dict[str, jobs.Ended], variant: str) -> float:
-    values = [ended[f"{variant} seed={seed}"].accuracy for seed in (0, 1)]
-    return sum(value for value in values if value is not None) / 2
+def mean(folder: Path, variant: str) -> float:
+    """Over the two seeds, of val/accuracy after the last epoch."""
+    ended, values = sweep(folder)[1], list[float]()
+    for seed in (0, 1):
+        run = folder / "outputs" / "runs" / str(ended[f"{variant} seed={seed}"].run)
+        lines = commands.read_lines(run / "metrics.jsonl")
+        points = [line["metrics"] for line in lines if "val/accuracy" in line["metrics"]]
+        values.append(points[-1]["val/accuracy"])
+    return sum(values) / 2
 
 
 def test_the_trick_that_helps_is_kept_and_what_adds_nothing_ends_it(tmp_path: Path) -> None:
@@ -65,18 +71,30 @@ def test_the_trick_that_helps_is_kept_and_what_adds_nothing_ends_it(tmp_path: Pa
     alone = ["baseline", "scheduler=slow", "clip=boost"]
     assert told["variants"] == [*alone, *alone, *["scheduler=slow clip=boost"] * 2]
     assert len(told["planned"]) == told["jobs"] == len(ended) == 8
-    planted = mean(ended, "clip=boost") - mean(ended, "baseline")
-    assert planted > 0.3 > abs(mean(ended, "scheduler=slow") - mean(ended, "baseline"))
+    planted = mean(tmp_path, "clip=boost") - mean(tmp_path, "baseline")
+    assert planted > 0.3 > abs(mean(tmp_path, "scheduler=slow") - mean(tmp_path, "baseline"))
     assert told["path"] == [
-        {"variant": "baseline", "added": None, "mean": mean(ended, "baseline")},
-        {"variant": "clip=boost", "added": "clip=boost", "mean": mean(ended, "clip=boost")},
+        {"variant": "baseline", "added": None, "mean": mean(tmp_path, "baseline")},
+        {"variant": "clip=boost", "added": "clip=boost", "mean": mean(tmp_path, "clip=boost")},
     ]
     assert told["stopped"] == "nothing more helps"
     path = (
-        f"Path  baseline {100 * mean(ended, 'baseline'):.2f} % -> "
-        f"+clip=boost {100 * mean(ended, 'clip=boost'):.2f} %; nothing more helps"
+        f"Path  baseline {100 * mean(tmp_path, 'baseline'):.2f} % -> "
+        f"+clip=boost {100 * mean(tmp_path, 'clip=boost'):.2f} %; nothing more helps"
     )
     assert path in done.out.splitlines()
+    by = "bare means over the seeds of val/accuracy after the last epoch"
+    assert f"That goes by {by}: compare says how sure each step is" in done.out
+    # the second round stands in the report
+    assert (
+        f"The greedy plan kept clip=boost and stopped: nothing more helps. It went by {by}, and by "
+        "no test; how sure each step is, the changes below say."
+    ) in done.out.splitlines()
+    (line,) = [x for x in done.out.splitlines() if x.startswith("On top of clip=boost, ")]
+    both = mean(tmp_path, "scheduler=slow clip=boost") - mean(tmp_path, "clip=boost")
+    # its factor is constant, which the audit takes for no effect
+    assert "scheduler=slow did nothing in any of its 2 runs, as the audit saw: " in line
+    assert f"val/accuracy changed by {100 * both:+.2f} points" in line
 
     runs = commands.runs(tmp_path)
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()

@@ -49,7 +49,8 @@ def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path
     done = accuracies(tmp_path)
     lines = status(tmp_path, "optimizer.lr=0.1,0.2 seed=0,1")
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    assert lines[0] == f"optimizer.lr=0.1,0.2 seed=0,1 ({sweep.name})"
+    best = "val/accuracy of each run's best epoch (compare takes the last)"
+    assert lines[0] == f"optimizer.lr=0.1,0.2 seed=0,1 ({sweep.name}): {best}"
     assert [line.split() for line in lines[1:4]] == [
         ["variant", "seed", "0", "seed", "1"],
         ["optimizer.lr=0.1", *done["optimizer.lr=0.1 seed=0"].split(), "failed"],
@@ -142,7 +143,7 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
     try:
         # 100 s each: 75 s and 25 s of those that run and 100 s of the missing one, two at a time
         assert status(tmp_path, "mine") == [
-            f"mine ({SWEEP})",
+            f"mine ({SWEEP}): val/accuracy of each run's best epoch (compare takes the last)",
             "variant           seed 0         seed 1",
             "clip=none        50.00 %  step 30 of 40",
             "clip=norm  step 10 of 40        missing",

@@ -244,7 +244,8 @@ def test_spots_stand_at_cost_and_value_and_the_efficient_ones_are_joined_by_step
     assert left < 1 and right > 2 and low < 94 and high > 98
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("seconds per epoch", "val/accuracy")
     assert legend(figure) == [
-        "no other is better at no more cost", "another is better at no more cost",
+        "no other is better without costing more",
+        "another is better, and not shown to cost more",
     ]  # fmt: skip
 
 

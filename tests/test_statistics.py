@@ -247,8 +247,8 @@ def test_effects_and_interactions_by_hand() -> None:
     first = block({"": 70, "a": 74, "b": 71, "ab": 69})
     second = block({"": 60, "a": 63, "b": 62, "ab": 67})
     # a: (74 + 69) / 2 - (70 + 71) / 2 = 1; with b on -2, off 4
-    assert main_effects([first, second], ["a", "b"]) == {"a": [1.0, 4.0], "b": [-2.0, 3.0]}
-    assert interactions([first, second], ["a", "b"]) == {("a", "b"): [-6.0, 2.0]}
+    assert main_effects([first, second], [["a"], ["b"]]) == {"a": [1.0, 4.0], "b": [-2.0, 3.0]}
+    assert interactions([first, second], [["a"], ["b"]]) == {("a", "b"): [-6.0, 2.0]}
 
 
 def test_effects_are_those_that_the_results_were_made_of() -> None:
@@ -261,14 +261,23 @@ def test_effects_are_those_that_the_results_were_made_of() -> None:
         for size in range(4)
         for on in itertools.combinations(tricks, size)
     }
-    assert {t: values[0] for t, values in main_effects([made], tricks).items()} == effects
-    assert {t: values[0] for t, values in interactions([made], tricks).items()} == planted
+    groups = [[trick] for trick in tricks]
+    assert {t: values[0] for t, values in main_effects([made], groups).items()} == effects
+    assert {t: values[0] for t, values in interactions([made], groups).items()} == planted
 
 
 def test_a_single_trick_is_its_paired_difference() -> None:
-    found = main_effects([block({"": 0.5, "a": 0.75})], ["a"])
+    found = main_effects([block({"": 0.5, "a": 0.75})], [["a"]])
     assert found == {"a": [0.25]}
-    assert interactions([block({"": 0.5, "a": 0.75})], ["a"]) == {}
+    assert interactions([block({"": 0.5, "a": 0.75})], [["a"]]) == {}
+
+
+def test_options_of_one_group_are_each_compared_with_none_of_it() -> None:
+    found = block({"": 70, "a": 74, "b": 71, "c": 73, "ac": 80, "bc": 72})
+    # a: (4 + 7) / 2; b: (1 - 1) / 2; c: (3 + 6 + 1) / 3; a is 3 larger with c on, b 2 smaller
+    groups = [["a", "b"], ["c"]]
+    assert main_effects([found], groups) == {"a": [5.5], "b": [0.0], "c": [pytest.approx(10 / 3)]}
+    assert interactions([found], groups) == {("a", "c"): [3.0], ("b", "c"): [-2.0]}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +292,7 @@ def test_an_incomplete_block_is_refused(values: dict[str, float], said: str) -> 
     blocks = [block({"": 1, "a": 2, "b": 3, "ab": 4}), block(values)]
     for function in (main_effects, interactions):
         with pytest.raises(ValueError, match=said.replace("+", r"\+")):
-            function(blocks, ["a", "b"])
+            function(blocks, [["a"], ["b"]])
 
 
 # trade-offs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -15,6 +17,9 @@ from recipe.errors import SpecError
 from recipe.wording import relative
 
 METRIC = "val/accuracy"
+
+LONGEST = 120
+"""Characters that say in a folder's name what is special about its report."""
 
 
 def compare(arguments: Sequence[str], console: Console) -> int:
@@ -30,14 +35,26 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     chosen = selection.select(outputs, values["sweep"], values["metric"])
     found = Comparison.of(chosen, variants.of(chosen.runs, values["baseline"]), values["metric"])
     name = chosen.sweep.name if chosen.sweep else selection.ALL
-    slug = "" if values["metric"] == METRIC else "-" + values["metric"].replace("/", "-")
-    folder = outputs / "reports" / f"{name}{slug}"
+    which = _special(values["metric"], values["baseline"])
+    folder = outputs / "reports" / f"{name}{which}"
     made = report.document(found, folder)
-    document.write(made, folder)
+    files = document.write(made, folder, report.TABLES)
     document.show(made, console)
     console.print(f"\nReport  {relative(folder / 'report.html')}", soft_wrap=True)
     if chosen.sweep:
-        failure = tell(found, made, folder, outputs, values["tracking.uri"])
+        failure = tell(found, made, files, outputs, which, values["tracking.uri"])
         if failure:
             console.print(f"MLflow wasn't told: {failure}", style="red", soft_wrap=True)
     return 0
+
+
+def _special(metric: str, baseline: str) -> str:
+    """What a report's name says where it isn't the usual one; a name of any length and of any
+    characters becomes one of a file."""
+    said = [metric] if metric != METRIC else []
+    said += [f"against {baseline}"] if baseline else []
+    slugs = [re.sub(r"[^\w.=,]+", "-", text).strip("-.") for text in said]
+    short = "".join(f"-{slug}" for slug in slugs)
+    if len(short) <= LONGEST:
+        return short
+    return f"{short[:LONGEST]}-{hashlib.sha256(short.encode()).hexdigest()[:8]}"

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recipe.compare import findings, sentences, summary
-from recipe.compare.findings import Finding
+from recipe.compare.finding import Finding
+from recipe.compare.pairs import scales
 from recipe.compare.selection import Selection
 from recipe.compare.summary import Summary
 from recipe.compare.units import Unit
 from recipe.compare.variants import Variants
-from recipe.results import Result
 from recipe.wording import counted, listed
 
 
@@ -27,19 +27,20 @@ class Comparison:
     @classmethod
     def of(cls, selection: Selection, variants: Variants, metric: str) -> Comparison:
         unit = Unit(metric)
-
-        def value(run: Result) -> float:
-            return run.last[metric]
-
-        summaries = summary.all_of(variants, value, unit)
-        found = findings.all_of(variants, value, unit.higher_is_better)
-        return cls(selection, variants, unit, summaries, found)
+        path = selection.greedy.variants if selection.greedy else []
+        found = findings.all_of(variants, unit, path)
+        return cls(selection, variants, unit, summary.all_of(variants, unit), found)
 
     @property
     def baseline(self) -> float:
         """Its mean; NaN if no run is of it."""
         base = self.variants.by_levels.get(self.variants.baseline)
         return next((one.interval.mean for one in self.summaries if one.variant is base), math.nan)
+
+    @property
+    def is_one_scale(self) -> bool:
+        """Whether the metric of every variant is measured alike."""
+        return len(scales(self.selection.runs, self.unit)) < 2
 
     @property
     def sentences(self) -> list[str]:
@@ -66,6 +67,12 @@ def cautions(found: Comparison) -> Iterator[str]:
         yield (
             f"not every variant has {counted(max(seeds), 'seed')}: {listed(few)} "
             f"{'has' if len(few) == 1 else 'have'} fewer; pairs are made of those that both have"
+        )
+    if not found.is_one_scale:
+        losses = scales(found.selection.runs, found.unit)
+        yield (
+            f"{found.unit.metric} is of different losses ({listed(losses)}), so it is on different "
+            "scales; --metric val/accuracy compares all variants"
         )
     values = {
         run.last[found.unit.metric] for o in found.summaries for run in o.variant.runs.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from recipe import atomic
@@ -26,15 +27,27 @@ __all__ = [
 ]
 
 
-def write(document: Document, folder: Path) -> None:
-    """report.md, report.html and a CSV file for every table that has a name, beside the pictures.
+NAMES = ("report.md", "report.html", "forest.png", "pareto.png", "curves.png")
+"""Of files that a report has, beside those of its tables."""
 
-    Raises OSError if a file can't be written, or a picture can't be read.
+
+def write(document: Document, folder: Path, tables: Sequence[str] = ()) -> list[Path]:
+    """report.md, report.html and a CSV file for every table that has a name, beside the pictures;
+    the report's files.
+
+    An earlier report's files that this one doesn't have are removed: `tables` are the names that
+    its tables may have. Raises OSError if a file can't be written, or a picture can't be read.
     """
     files = {"report.md": markdown(document), "report.html": html(document, folder)}
-    for one in (one for section in document.sections for one in section.content):
+    contents = [one for section in document.sections for one in section.content]
+    pictures = [one.file for one in contents if isinstance(one, Picture)]
+    for one in contents:
         if isinstance(one, Table) and one.name:
             files[f"{one.name}.csv"] = csv(one)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         atomic.write(folder / name, text.encode())
+    names = [*pictures, *files]
+    for name in {*NAMES, *(f"{table}.csv" for table in tables)}.difference(names):
+        (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in sorted(names)]

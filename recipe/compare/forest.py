@@ -25,11 +25,12 @@ from recipe.compare.drawing import (
     span,
 )
 
-Verdict = Literal["helps", "hurts", "open", "no effect"]
+Verdict = Literal["helps", "hurts", "shown", "open", "no effect"]
 LOOKS: dict[Verdict, tuple[str, str, str, str]] = {
     # marker, edge, face, words
     "helps": ("^", GREEN, GREEN, "shown to help"),
     "hurts": ("v", ORANGE, ORANGE, "shown to hurt"),
+    "shown": ("D", BLUE, BLUE, "shown to change"),
     "open": ("o", BLUE, "white", "not shown either way"),
     "no effect": ("X", GREY, GREY, "did nothing"),
 }

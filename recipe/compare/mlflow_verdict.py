@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipe import compose, origin, runs
 from recipe.compare.comparison import Comparison
-from recipe.compare.content import Document, Section, Table
+from recipe.compare.content import Document, Picture, Section, Table
 from recipe.compare.markdown import markdown
+from recipe.compare.markup import code
 from recipe.compare.summary import Summary
 from recipe.errors import RecipeError
 from recipe.mlflow_server import connect, reason
@@ -33,11 +34,12 @@ MOST_RUNS = 1000
 
 
 def tell(
-    found: Comparison, made: Document, folder: Path, outputs: Path, uri: str = ""
+    found: Comparison, made: Document, files: Sequence[Path], outputs: Path, which: str, uri: str
 ) -> str | None:
     """Why MLflow wasn't told, if so. A sweep that was recorded without MLflow isn't told of.
 
-    `uri` names the server if it is another machine's: only the reader may say that.
+    `files` are those of the report, `which` says in a name what is special about it, and `uri`
+    names the server if it is another machine's: only the reader may say that.
     """
     sweep = found.selection.sweep
     assert sweep is not None
@@ -48,10 +50,12 @@ def tell(
         client, experiment = connect(tracking, outputs)
         parent_id = parent.parent_run(client, experiment, sweep, str(tracking.uri))
         parent.tell(tracking, outputs, sweep)
-        for path in sorted(folder.iterdir()):
-            client.log_artifact(parent_id, str(path), FOLDER)
+        for path in files:
+            client.log_artifact(parent_id, str(path), f"{FOLDER}{which}")
         jobs = str(parent.read(sweep).get("end", {}).get("note", ""))
-        client.set_tag(parent_id, "mlflow.note.content", _page(found, made, jobs))
+        client.set_tag(
+            parent_id, "mlflow.note.content", _page(found, made, jobs, f"{FOLDER}{which}")
+        )
         return _tell_runs(client, str(tracking.uri), found, runs.folder(outputs))
     except Exception as error:  # whatever MLflow raises, the report itself is written
         return reason(error)
@@ -67,6 +71,9 @@ def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracki
     here = f"sqlite:///{outputs / 'mlflow.db'}"
     allowed = known in (here, uri) or origin.is_here(str(known))
     if not allowed and known != origin.server(compose.project()):
+        moved = _moved(str(known), sweep)
+        if moved:
+            raise RecipeError(moved)
         raise RecipeError(
             f"the record of this sweep is on another machine, {known!r}; if it may be told, say "
             f"tracking.uri={known}"
@@ -75,12 +82,29 @@ def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracki
     return Tracking(str(known), first.settings.get("tracking.experiment", "recipe"), artifacts)
 
 
-def _page(found: Comparison, made: Document, jobs: str) -> str:
+def _moved(known: str, sweep: Path) -> str:
+    """What to say where the sweep was recorded into a file of this machine, or of any other."""
+    path = known.removeprefix("sqlite:///")
+    if path == known:
+        return ""
+    return (
+        f"{sweep.parent.parent} was copied or moved since, and the record of this sweep is in "
+        f"{path}; if that is to be told, say tracking.uri={known}"
+    )
+
+
+def _page(found: Comparison, made: Document, jobs: str, kept: str) -> str:
     """What MLflow shows as the sweep's description: what was found, the variants, the jobs."""
     told = next(section for section in made.sections if section.title == "What was found")
     variants = next(section for section in made.sections if section.title == "The variants")
     tables = [one for one in variants.content if isinstance(one, Table)]
-    report = f"The whole report is `{FOLDER}/report.html` among the artifacts."
+    # pictures lie among the artifacts, where this page can't show them
+    told = Section(told.title, [one for one in told.content if not isinstance(one, Picture)])
+    base = " ".join(found.variants.baseline)
+    report = (
+        f"By {code(found.unit.metric)} against {code(base)}, which {code(f'{kept}/report.html')} "
+        "among the artifacts tells whole."
+    )
     pages = [
         # the run's name stands above it already
         markdown(Document("", [*sections, Section("The report", [report])])).partition("\n\n")[2]
@@ -92,27 +116,30 @@ def _page(found: Comparison, made: Document, jobs: str) -> str:
 
 def _tell_runs(client: MlflowClient, uri: str, found: Comparison, recorded: Path) -> str | None:
     """Gives each run the mean of its variant, with the interval."""
-    told = 0
+    told, sweep = 0, found.selection.sweep
+    assert sweep is not None
     for each in found.summaries:
         for run in each.variant.runs.values():
             if told == MOST_RUNS:
                 return f"only {MOST_RUNS:,} runs have the mean of their variant"
             sent = Sent.read(recorded / run.run)
             if sent and sent.mlflow_run_id and sent.uri == uri:
-                _tell_run(client, sent.mlflow_run_id, each, found.unit.metric)
+                _tell_run(client, sent.mlflow_run_id, each, found.unit.metric, sweep.name)
                 told += 1
     missing = sum(len(each.variant.runs) for each in found.summaries) - told
     return f"it doesn't have {counted(missing, 'run')}" if missing else None
 
 
-def _tell_run(client: MlflowClient, run_id: str, summary: Summary, metric: str) -> None:
-    from mlflow.entities import Metric
+def _tell_run(client: MlflowClient, run_id: str, summary: Summary, metric: str, sweep: str) -> None:
+    """`sweep` is that whose runs the mean is of; a run may be one of several."""
+    from mlflow.entities import Metric, RunTag
 
     interval, now = summary.interval, int(time.time() * 1000)
     values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    # all at one step, so that MLflow shows the latest; an interval that isn't known takes the place
+    # of one that was
     metrics = [
-        Metric(f"{metric}/{name}", value, now, interval.n)
+        Metric(f"{metric}/{name}", value, now, 0)
         for name, value in {**values, "seeds": float(interval.n)}.items()
-        if math.isfinite(value)
     ]
-    client.log_batch(run_id, metrics)
+    client.log_batch(run_id, metrics, tags=[RunTag("recipe.mean_of", sweep)])

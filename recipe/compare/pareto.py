@@ -43,7 +43,7 @@ class Spot:
     """The value's interval; NaN or infinite where there is none."""
     high: float
     efficient: bool
-    """No other is better at no more cost."""
+    """No other is better without costing more, as far as can be told."""
 
 
 @in_house_style
@@ -85,8 +85,8 @@ def _draw(axes: Axes, spots: Sequence[Spot]) -> None:
     many = len(spots) > MANY
     best, others = [s for s in spots if s.efficient], [s for s in spots if not s.efficient]
     looks = (
-        (best, ORANGE, "D", 40, "no other is better at no more cost"),
-        (others, BLUE, "o", 8 if many else 28, "another is better at no more cost"),
+        (best, ORANGE, "D", 40, "no other is better without costing more"),
+        (others, BLUE, "o", 8 if many else 28, "another is better, and not shown to cost more"),
     )
     for some, colour, marker, size, words in looks:
         if not some:

@@ -10,11 +10,11 @@ from typing import Any
 from recipe.compare import pictures, sentences, summary
 from recipe.compare.comparison import Comparison, cautions
 from recipe.compare.content import Content, Document, Picture, Section, Style, Table
-from recipe.compare.findings import LEVEL, Finding, Question
+from recipe.compare.finding import LEVEL, Finding, Question
 from recipe.compare.forest import Verdict as Mark
 from recipe.compare.markup import code
 from recipe.compare.pictures import Band, Effect, Spot
-from recipe.compare.statistics import Interval
+from recipe.compare.statistics import EXACT, FLIPS, Interval
 from recipe.wording import counted
 
 MOST_SENTENCES = 24
@@ -23,7 +23,9 @@ MOST_SENTENCES = 24
 MOST_CURVES = 6
 """Variants whose curves are drawn."""
 
-MARKS: dict[str, Mark] = {"helps": "helps", "hurts": "hurts", "no effect": "no effect"}
+MARKS: dict[str, Mark] = {
+    "helps": "helps", "hurts": "hurts", "up": "shown", "down": "shown", "no effect": "no effect",
+}  # fmt: skip
 """In the forest plot; the rest is open."""
 
 STYLES: dict[str, Style] = {"helps": "green", "hurts": "red", "no effect": "yellow"}
@@ -31,9 +33,13 @@ STYLES: dict[str, Style] = {"helps": "green", "hurts": "red", "no effect": "yell
 QUESTIONS: dict[Question, str] = {
     "alone": "Each trick alone, against the baseline",
     "on top of the others": "Each trick on top of all the others",
+    "on top of what was kept": "Each trick on top of what was kept (later rounds)",
     "on average": "Each trick on average over the others (main effects)",
     "together": "Two tricks together (interactions)",
 }
+
+TABLES = ("variants", *(question.replace(" ", "-") for question in QUESTIONS))
+"""The names of all tables that there can be."""
 
 
 def document(found: Comparison, folder: Path) -> Document:
@@ -49,6 +55,13 @@ def document(found: Comparison, folder: Path) -> Document:
 
 
 def _told(found: Comparison) -> Iterator[str]:
+    climb = found.selection.greedy
+    if climb:
+        kept = climb.variants[-1] if len(climb.variants) > 1 else "nothing"
+        yield (
+            f"The greedy plan kept {code(kept)} and stopped: {climb.stopped}. It went by "
+            f"{climb.by}, and by no test; how sure each step is, the changes below say."
+        )
     told = found.sentences
     yield from told[:MOST_SENTENCES]
     if len(told) > MOST_SENTENCES:
@@ -58,24 +71,37 @@ def _told(found: Comparison) -> Iterator[str]:
 
 def _table(found: Comparison, question: Question) -> Table:
     unit, rows, styles, data = found.unit, [], [], []
+    to_be_seen = unit.worth_seeing(found.baseline)[0]
     for each in (one for one in found.findings if one.question == question):
         interval = each.interval
         said = sentences.verdict(each, unit)
         more = [f"{each.idle}/{each.runs}" if each.idle else "-"]
         if question != "together":
-            more.append(f"{100 * (each.slower.mean - 1):+.0f} %" if each.slower else "-")
+            known = each.slower and each.slower.n > 1
+            more.append(f"{100 * (each.slower.mean - 1):+.0f} %" if each.slower and known else "-")
             more.append("-" if each.bites is None else f"{100 * each.bites:.0f} %")
         span = "-"
         if interval and not math.isnan(interval.low):
             span = f"{unit.change(interval.low)} to {unit.change(interval.high)}"
         change = unit.change(interval.mean) if interval else "-"
-        n = f"{len(each.seeds)}"
-        rows.append([each.trick, said, change, span, n, sentences.p_value(each), *more])
+        ps = [sentences.shown_p(each.raw_p), sentences.shown_p(each.p)]
+        rows.append([each.label, said, change, span, f"{len(each.seeds)}", *ps, *more])
         styles.append(STYLES.get(each.verdict))
-        data.append(_raw(each, said))
+        to_see = sentences.seeds_to_see(each, unit, found.baseline)
+        data.append({**_raw(each, said), "seeds_to_see": to_see, "to_see": to_see and to_be_seen})
     own = [] if question == "together" else ["time", "bit on"]
     change = f"change{unit.points and f' ({unit.points.strip()})'}"
-    columns = ["trick", "verdict", change, "95 % interval", "pairs", "p", "no effect", *own]
+    columns = [
+        "trick",
+        "verdict",
+        change,
+        "95 % interval",
+        "pairs",
+        "p",
+        "p (Holm)",
+        "no effect",
+        *own,
+    ]
     name = question.replace(" ", "-")
     return Table(columns, rows, left=2, styles=styles, name=name, data=data)
 
@@ -84,12 +110,16 @@ def _raw(each: Finding, said: str) -> dict[str, Any]:
     interval = each.interval
     numbers = ("mean", "low", "high", "sd")
     return {
-        "trick": each.trick, "question": each.question, "verdict": said,
+        "trick": each.label, "question": each.question, "verdict": said,
         **{name: getattr(interval, name) if interval else None for name in numbers},
-        "pairs": len(each.seeds), "p": each.p, "tests": each.tests, "seeds_needed": each.least,
+        "pairs": len(each.seeds), "raw_p": each.raw_p, "p": each.p, "tests": each.tests,
+        "seeds_needed": each.least,
         "no_effect_runs": each.idle, "runs": each.runs,
         "time_ratio": each.slower.mean if each.slower else None,
+        "time_ratio_low": each.slower.low if each.slower else None,
+        "time_ratio_high": each.slower.high if each.slower else None,
         "hit_rate": each.bites, "seeds": " ".join(each.seeds),
+        "differences": " ".join(f"{difference:.6g}" for difference in each.differences),
     }  # fmt: skip
 
 
@@ -100,7 +130,7 @@ def _forest(found: Comparison, folder: Path) -> Iterator[Picture]:
             mean, low, high = map(unit.scaled, _bounds(each.interval))
             mark = MARKS.get(each.verdict, "open")
             note = counted(len(each.seeds), "pair")
-            effects.append(Effect(each.trick, mean, low, high, mark, note, each.question))
+            effects.append(Effect(each.label, mean, low, high, mark, note, each.question))
     if effects:
         title = f"What each trick changed: {found.selection.title}"
         pictures.forest(folder / "forest.png", effects, unit=unit.difference, title=title)
@@ -119,12 +149,12 @@ def _variants(found: Comparison) -> Iterator[Content]:
     rows, data = [], []
     for one in found.summaries:
         interval = one.interval
+        better = [unit.shown(one.best), "yes" if one.efficient else ""] if unit.sign else []
         rows.append([
             one.variant.name, f"{interval.n}", unit.shown(interval.mean),
-            unit.span(interval.low, interval.high), unit.shown(one.best),
+            unit.span(interval.low, interval.high), *better,
             _number(one.epoch_s, ".3g"), _number(one.peak_mb, ",.0f"),
-            _number(one.trainable, ",.0f"),
-            _number(one.multiply_adds / 1e6, ",.1f"), "yes" if one.efficient else "",
+            _number(one.trainable, ",.0f"), _number(one.multiply_adds / 1e6, ",.1f"),
         ])  # fmt: skip
         data.append({
             "variant": one.variant.name, "seeds": interval.n, "mean": interval.mean,
@@ -134,14 +164,17 @@ def _variants(found: Comparison) -> Iterator[Content]:
             "runs": " ".join(run.run for run in one.variant.runs.values()),
         })  # fmt: skip
     columns = [
-        "variant", "seeds", unit.metric, "95 % interval", "best", "s/epoch", "peak MB", "trainable",
-        "M mult-adds", "efficient",
+        "variant", "seeds", f"mean {unit.metric}", "95 % interval",
+        *(["best seed", "efficient"] if unit.sign else []),
+        "s/epoch", "peak MB", "trainable", "M mult-adds",
     ]  # fmt: skip
     yield Table(columns, rows, name="variants", data=data)
-    yield (
-        "`efficient`: no other variant takes as little time an epoch and is as good, and better in "
-        "one of them."
-    )
+    if unit.sign:
+        yield (
+            "`best seed`: the same number, of the run in which it is best. `efficient`: no other "
+            "variant is better without taking longer an epoch, or as good and quicker; times count "
+            "as different where the 95 % interval of their ratio, seed by seed, leaves out 1."
+        )
 
 
 def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
@@ -149,7 +182,7 @@ def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
     for one in found.summaries:
         mean, low, high = map(unit.scaled, _bounds(one.interval))
         spots.append(Spot(one.variant.name, one.epoch_s, mean, low, high, one.efficient))
-    if len(spots) > 1:
+    if len(spots) > 1 and unit.sign and found.is_one_scale:
         title = f"What it costs: {found.selection.title}"
         pictures.pareto(
             folder / "pareto.png", spots, cost="seconds an epoch", value=unit.axis, title=title
@@ -161,7 +194,7 @@ def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
     """Of the baseline and of the best."""
     unit = found.unit
     bands = []
-    for curve in summary.curves(found.summaries[:MOST_CURVES], unit.metric):
+    for curve in summary.curves(found.summaries[:MOST_CURVES], unit):
         means, lows, highs = (
             [unit.scaled(getattr(each, name)) for each in curve.intervals]
             for name in ("mean", "low", "high")
@@ -176,18 +209,33 @@ def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
 
 
 def _method(found: Comparison) -> Iterator[str]:
+    most = max((sum(d != 0 for d in each.differences) for each in found.findings), default=0)
+    test = "p is of the exact two-sided sign-flip test"
+    if most > EXACT:
+        test += f" (of more than {EXACT} differences, of {FLIPS:,} random ones of its signs)"
     yield (
         "Runs of one seed share initial weights, split, order, augmentation and dropout streams, "
         "which hashes recorded with each run show; only such runs are paired, and a change is the "
-        "mean of the paired differences. Its interval is Student's. p is of the exact two-sided "
-        "sign-flip test, corrected by Holm over the tricks of a table. A trick is shown to help "
-        f"or hurt if p is at most {LEVEL:g}; where the seeds are too few for that, no verdict is "
-        "given. A trick that the audit saw doing nothing in any run counts as not tried."
+        f"mean of the paired differences. Its interval is Student's, by itself. {test}, and then "
+        "corrected by Holm over the tricks of a table. A trick is shown to help or hurt if "
+        f"that is at most {LEVEL:g}; where the seeds are too few for it, no verdict is given. A "
+        "trick that the audit saw doing nothing in any run counts as not tried."
     )
+    asked = len({each.question for each in found.findings})
+    if asked > 1:
+        yield (
+            "Each table asks a question of its own: where no trick does anything, at most one "
+            f"table in 20 has a verdict that is wrong, so of reports with {asked} tables more than "
+            f"one in 20 has one: up to {100 * LEVEL * asked:.0f} %."
+        )
+    if found.unit.metric.startswith("best/"):
+        return
     yield (
-        "The numbers are those after the last epoch; the best of many epochs, "
-        "`--metric best/val_accuracy`, is a little too good in every variant. Intervals of "
-        "variants are wider than those of paired differences: they hold the spread between seeds."
+        f"The numbers are {found.unit.metric} after the last epoch, as they are wherever `compare` "
+        "says nothing else; the table at a sweep's end and `status` show each run's best epoch. "
+        "The best of many epochs, `--metric best/val_accuracy`, is a little too good in every "
+        "variant. Intervals of variants are wider than those of paired differences: they hold the "
+        "spread between seeds. Intervals of an accuracy end at what there can be."
     )
 
 

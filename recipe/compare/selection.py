@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from recipe import results
+from recipe import results, runs
 from recipe.errors import SpecError
 from recipe.results import Result
-from recipe.sweep import find, jobs, parent
+from recipe.sweep import find, jobs, parent, standing
+from recipe.sweep.jobs import Ended
 from recipe.wording import counted, listed, printable
 
 ALL = "all"
 """Given as the sweep: every recorded run."""
+
+EARLIER = "bare means over the seeds of each run's best val/accuracy"
+"""What greedy plans rested on that don't say."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,32 @@ class Selection:
     """Finished, with the metric, in the order in which they began."""
     cautions: Sequence[str]
     """What was left out, and why."""
+    greedy: Climb | None = None
+    """If it is of a greedy plan."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What a greedy plan did, as its sweep.json says."""
+
+    variants: Sequence[str]
+    """Those that were kept, the first with nothing on."""
+    stopped: str
+    by: str
+    """What the choices rest on."""
+
+
+def _why(cautions: Sequence[str]) -> str:
+    return f" ({listed(cautions)}); give another --sweep, or all" if cautions else "; record some"
+
+
+def _climb(about: Mapping[str, Any]) -> Climb | None:
+    path = about.get("path")
+    if about.get("plan") != "greedy" or not isinstance(path, list):
+        return None
+    kept = [printable(str(at.get("variant", ""))) for at in path if isinstance(at, dict)]
+    stopped, by = str(about.get("stopped", "before its end")), str(about.get("by", EARLIER))
+    return Climb(kept, printable(stopped), printable(by)) if kept else None
 
 
 def select(outputs: Path, wanted: str, metric: str) -> Selection:
@@ -41,8 +72,9 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
     elif not wanted and there:
         sweep = there[-1]
     if sweep is None:
-        found, title = results.read_all(outputs), f"All runs in {printable(outputs)}"
-        cautions: list[str] = []
+        ids = _recorded(outputs)
+        found, title = _read(outputs, ids), f"All runs in {printable(outputs)}"
+        cautions = _lost(ids, found)
     else:
         found, cautions = _of_sweep(outputs, sweep)
         title = printable(str(parent.read(sweep).get("name") or sweep.name))
@@ -50,6 +82,9 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
     kept = [run for run in found if run.status == "FINISHED"]
     cautions += _set_apart(kept)
     kept = [run for run in kept if not _apart(run)]
+    if not kept:
+        where = f"sweep {sweep.name}" if sweep else printable(outputs)
+        raise SpecError(f"compare: no finished run is recorded of {where}{_why(cautions)}")
     having = [run for run in kept if math.isfinite(run.last.get(metric, math.nan))]
     if len(having) < len(kept):
         number = counted(len(kept) - len(having), "finished run")
@@ -59,22 +94,23 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
         known = sorted(
             {key for run in kept for key in run.last if key.startswith(("val/", "best"))}
         )
-        hint = f"metric may be {listed(known, 6)}" if known else "give another --sweep, or all"
+        hint = f"metric may be {listed(known, 6)}" if known else "record some, or give --sweep"
         raise SpecError(f"compare: no finished run of {where} has {metric}; {hint}")
-    return Selection(title, sweep, having, [*cautions, *_unlike(having)])
+    climb = _climb(parent.read(sweep)) if sweep else None
+    return Selection(title, sweep, having, [*cautions, *_unlike(having)], climb)
 
 
 def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
     """Its runs, those among them that were recorded before; and what is missing."""
+    cautions = []
     try:
         ended = jobs.read(sweep)
     except (OSError, ValueError, TypeError) as error:
-        raise SpecError(f"sweep: {printable(sweep)} is damaged ({error}); use another") from error
+        cautions.append(f"{_damage(error)}; what the sweep's runs say is taken")
+        ended = _by_standing(sweep)
     ids = [each.run for each in ended if each.run]
-    found = results.read_all(outputs, ids)
-    cautions = []
-    if lost := len(set(ids)) - len(found):
-        cautions.append(f"{counted(lost, 'run')} of the sweep can't be read any more")
+    found = _read(outputs, ids)
+    cautions += _lost(ids, found)
     total = parent.read(sweep).get("jobs")
     failed = Counter(each.status for each in ended if each.status != "FINISHED")
     for status, number in sorted(failed.items()):
@@ -82,6 +118,39 @@ def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
     if isinstance(total, int) and len(ended) < total:
         cautions.append(f"{counted(total - len(ended), 'job')} of {total} not ended yet")
     return found, cautions
+
+
+def _recorded(outputs: Path) -> list[str]:
+    """The ids of all runs."""
+    return [path.parent.name for path in runs.folder(outputs).glob("*/run.json")]
+
+
+def _read(outputs: Path, ids: Sequence[str]) -> list[Result]:
+    """The runs of which it is known what they are runs of."""
+    return [run for run in results.read_all(outputs, ids) if run.settings]
+
+
+def _lost(ids: Iterable[str], found: Iterable[Result]) -> list[str]:
+    """Which runs' files are missing or damaged."""
+    lost = sorted(set(ids) - {run.run for run in found})
+    number = counted(len(lost), "run")
+    which = listed([printable(run) for run in lost])
+    return [f"{number} left out: missing or damaged ({which})"] if lost else []
+
+
+def _damage(error: Exception) -> str:
+    return f"jobs.jsonl can't be read ({printable(str(error).splitlines()[0])})"
+
+
+def _by_standing(sweep: Path) -> list[Ended]:
+    """How the jobs ended, as far as their runs tell."""
+    states = {state: status for status, state in standing.ENDED.items()}
+    told = enumerate(standing.read(sweep).jobs)
+    return [
+        Ended(number, job.variant, states[job.state], job.run)
+        for number, job in told
+        if job.state in states
+    ]
 
 
 def _unfinished(found: Iterable[Result]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from recipe.compare import statistics
-from recipe.compare.findings import LEVEL, Finding
+from recipe.compare.finding import LEVEL, Finding
 from recipe.compare.markup import code
 from recipe.compare.statistics import Interval
 from recipe.compare.units import Unit
@@ -15,56 +15,93 @@ from recipe.wording import counted, listed
 MOST_SEEDS = 1000
 """More of them than that aren't advised."""
 
+FEWEST = 3
+"""Pairs that tell anything of how much differences vary."""
+
+WIDEST = 10
+"""Of an interval of ratios of time: one that reaches so far says nothing."""
+
 
 def sentence(finding: Finding, unit: Unit, baseline: float) -> str:
     """The change, how sure it is, what that means, and what the trick did and cost."""
     if finding.interval is None:
         return f"{_subject(finding)} could not be compared: {_why_unpaired(finding)}."
     if finding.verdict == "no effect":
-        change = finding.interval.mean
-        moved = "exactly 0" if change == 0 else f"{unit.change(change)}{unit.points}"
-        return (
-            f"{_subject(finding)} did nothing in any of its {counted(finding.runs, 'run')}, as the "
-            f"audit saw: {unit.metric} changed by {moved}; this says nothing about its use."
-        )
+        return _did_nothing(finding, unit)
     extra = "; ".join([verdict(finding, unit), *_said_of_it(finding)])
     parts = [f"{_subject(finding)} {_changed(finding, unit)}: {extra}."]
-    interval = finding.interval
-    if finding.verdict in ("helps", "hurts") and interval.low <= 0 <= interval.high:
-        parts.append("The interval holds 0 all the same, as a few large changes widen it.")
+    parts += _at_odds(finding)
     if more := _more(finding, unit, baseline):
         parts.append(more)
     if finding.idle:
         of = counted(finding.runs, "run")
-        parts.append(f"It had no effect in {finding.idle} of its {of}, as the audit saw.")
+        it = code(finding.whose) if finding.whose else "It"
+        parts.append(f"{it} had no effect in {finding.idle} of its {of}, as the audit saw.")
     if finding.unpaired:
         parts.append(f"Not paired: {_why_unpaired(finding)}.")
     return " ".join(parts)
 
 
+def _did_nothing(finding: Finding, unit: Unit) -> str:
+    assert finding.interval is not None
+    change = finding.interval.mean
+    moved = "exactly 0" if change == 0 else f"{unit.change(change)}{unit.points}"
+    of = f"any of its {finding.runs} runs" if finding.runs > 1 else "its only run"
+    idle = f"did nothing in {of}, as the audit saw"
+    if finding.question == "together":
+        return f"{_subject(finding)} was {moved}: {code(finding.whose)} {idle}."
+    if finding.whose:
+        idle = f"stands against {code(finding.whose)}, which {idle}"
+    changed = f"{unit.metric} changed by {moved}"
+    return f"{_subject(finding)} {idle}: {changed}; this says nothing about its use."
+
+
+def _at_odds(finding: Finding) -> Iterator[str]:
+    """Where interval and test seem to say different things."""
+    interval = finding.interval
+    assert interval is not None
+    leaves_out = interval.low > 0 or interval.high < 0
+    if finding.verdict in ("helps", "hurts", "up", "down") and not leaves_out:
+        yield "The interval holds 0 all the same, as a few large changes widen it."
+    elif finding.verdict == "open" and leaves_out and interval.sd > 0:
+        if finding.raw_p is not None and finding.raw_p <= LEVEL:
+            yield (
+                "The interval leaves out 0 all the same, as it is of this one alone, of which p "
+                f"is {shown_p(finding.raw_p)} before Holm."
+            )
+        else:
+            yield (
+                "The interval leaves out 0 all the same, as it takes the changes for normal, which "
+                "the test doesn't."
+            )
+
+
 def verdict(finding: Finding, unit: Unit) -> str:
     """In words; the tables have it, too."""
-    if finding.verdict == "helps":
-        return "larger together" if finding.question == "together" else "shown to help"
-    if finding.verdict == "hurts":
-        return "smaller together" if finding.question == "together" else "shown to hurt"
-    if finding.verdict == "no effect":
-        return "did nothing"
-    if finding.verdict == "unpaired":
-        return "not comparable"
-    if finding.verdict == "too few":
-        return f"no verdict, which takes {finding.least} seeds"
-    if finding.question == "together":
+    together = finding.question == "together"
+    words = {
+        "helps": "shown to help",
+        "hurts": "shown to hurt",
+        "up": "larger together" if together else "shown to raise it",
+        "down": "smaller together" if together else "shown to lower it",
+        "no effect": "did nothing",
+        "unpaired": "not comparable",
+        "too few": f"no verdict, which takes {finding.least} seeds",
+    }
+    if finding.verdict != "open":
+        return words[finding.verdict]
+    if together:
         return "not shown to depend on each other"
+    if not unit.sign:
+        return "not shown to change it"
     assert finding.interval is not None
-    good = (finding.interval.mean >= 0) == unit.higher_is_better
-    return f"not shown to {'help' if good or finding.interval.mean == 0 else 'hurt'}"
+    return f"not shown to {'help' if finding.interval.mean * unit.sign >= 0 else 'hurt'}"
 
 
-def p_value(finding: Finding) -> str:
-    if finding.p is None:
+def shown_p(p: float | None) -> str:
+    if p is None:
         return "-"
-    return f"{finding.p:.3f}" if finding.p >= 0.001 else f"{finding.p:.1g}"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"
 
 
 def _subject(finding: Finding) -> str:
@@ -75,6 +112,7 @@ def _subject(finding: Finding) -> str:
     return {
         "alone": trick,
         "on top of the others": f"On top of all the others, {trick}",
+        "on top of what was kept": f"On top of {code(finding.kept)}, {trick}",
         "on average": f"On average over the other tricks, {trick}",
     }[finding.question]
 
@@ -97,7 +135,7 @@ def _p(finding: Finding) -> str:
     if finding.p is None or finding.verdict == "too few":
         return ""
     over = f" after Holm over {finding.tests}" if finding.tests > 1 else ""
-    return f", p = {p_value(finding)}{over}"
+    return f", p = {shown_p(finding.p)}{over}"
 
 
 def _said_of_it(finding: Finding) -> Iterator[str]:
@@ -113,28 +151,45 @@ def _said_of_it(finding: Finding) -> Iterator[str]:
 def _cost(slower: Interval) -> str:
     """Machines are noisy: a difference is told as one only where its interval leaves out 0."""
     mean, low, high = (100 * (value - 1) for value in (slower.mean, slower.low, slower.high))
+    if slower.n == 1 or slower.low < 1 / WIDEST or slower.high > WIDEST:
+        return f"its cost in time can't be told from {counted(slower.n, 'pair')}"
+    spread = f" ({low:+.0f} to {high:+.0f} %)"
+    if all(abs(value) < 0.5 for value in (mean, low, high)):
+        return "took as much time"
     if low <= 0 <= high:
-        return f"its cost in time is lost in noise ({low:+.0f} to {high:+.0f} %)"
+        return f"its cost in time is lost in noise{spread}"
     told = f"cost {mean:.0f} % more time" if mean > 0 else f"took {-mean:.0f} % less time"
-    spread = "" if math.isnan(low) or low == high else f" ({low:+.0f} to {high:+.0f} %)"
-    return told + spread
+    return told + ("" if low == high else spread)
 
 
 def _more(finding: Finding, unit: Unit, baseline: float) -> str:
     """How many more seeds it would take to see a difference that is worth seeing."""
-    interval = finding.interval
-    if interval is None or finding.verdict not in ("open", "too few"):
+    if finding.interval is None or finding.verdict not in ("open", "too few"):
         return ""
-    size, words = unit.worth_seeing(baseline)
-    if math.isnan(interval.sd) or not math.isfinite(size) or size == 0:
+    n, needed = finding.interval.n, seeds_to_see(finding, unit, baseline)
+    if needed is None:
         return ""
-    needed = statistics.seeds_to_see(interval.sd, size, max(1, finding.tests), LEVEL)
-    if needed is None or needed - interval.n > MOST_SEEDS:
+    words = unit.worth_seeing(baseline)[1]
+    if needed - n > MOST_SEEDS:
         return f"To see {words} would take more than {MOST_SEEDS:,} seeds."
-    if needed <= interval.n:
+    if needed <= n:
         return f"A difference of {words} would have been seen four times in five."
-    more = counted(needed - interval.n, "more seed")
+    more = counted(int(needed) - n, "more seed")
     return f"About {more} would show a difference of {words} four times in five."
+
+
+def seeds_to_see(finding: Finding, unit: Unit, baseline: float) -> float | None:
+    """The pairs it takes in all to see a difference that is worth seeing, infinite if they are too
+    many to count; None if that isn't known.
+
+    Two pairs tell next to nothing of how much differences vary, and neither do equal ones.
+    """
+    interval, (size, _) = finding.interval, unit.worth_seeing(baseline)
+    known = interval is not None and interval.n >= FEWEST and interval.sd > 0
+    if interval is None or not known or finding.p is None or not 0 < size < math.inf:
+        return None
+    needed = statistics.seeds_to_see(interval.sd, size, max(1, finding.tests), LEVEL)
+    return math.inf if needed is None else needed
 
 
 def _why_unpaired(finding: Finding) -> str:

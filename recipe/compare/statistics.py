@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,22 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - reach, mean + reach, n, sd)
 
 
+def intervals(rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """The ends of `interval` of every row, NaNs in it left out; NaN where fewer than two are left.
+
+    Shape (rows, values) becomes two of (rows,).
+    """
+    there = np.isfinite(rows)
+    n = there.sum(axis=1)
+    enough = np.maximum(n, 2)
+    mean = np.where(there, rows, 0).sum(axis=1) / enough
+    apart = np.where(there, rows - mean[:, None], 0)
+    sd = np.sqrt((apart**2).sum(axis=1) / (enough - 1))
+    reach = stdtrit(enough - 1, (1 + level) / 2) * sd / np.sqrt(enough)
+    known = np.where(n >= 2, 0.0, np.nan)
+    return mean - reach + known, mean + reach + known
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """The two-sided p of paired differences by the exact sign-flip test (Fisher 1935; Pitman 1937).
 
@@ -116,15 +132,17 @@ def _sums(sizes: Floats) -> Floats:
 
 
 def _random_reaching(sizes: Floats, reached: float) -> int:
-    """How many of `FLIPS` random assignments of signs have a |sum| of `reached` or more."""
+    """How many of `FLIPS` random assignments of signs have a |sum| of `reached` or more.
+
+    Eight signs are a random byte, which looks up their sum among all 256 that there are.
+    """
     generator = np.random.default_rng(0)
-    at_once = max(1, 4_000_000 // len(sizes))
-    found = 0
-    for start in range(0, FLIPS, at_once):
-        rows = min(at_once, FLIPS - start)
-        signs = generator.integers(0, 2, (rows, len(sizes)), dtype=np.int8) * 2 - 1
-        found += int(np.count_nonzero(np.abs(signs @ sizes) >= reached))
-    return found
+    sums = np.zeros(FLIPS)
+    for start in range(0, len(sizes), 8):
+        of_eight = _sums(sizes[start : start + 8])
+        drawn = generator.integers(0, 256, FLIPS, dtype=np.uint8)
+        sums += of_eight[drawn & (len(of_eight) - 1)]
+    return int(np.count_nonzero(np.abs(sums) >= reached))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -197,46 +215,62 @@ def _power(n: int, effect: float, level: float) -> float:
     return float(1 - missed + wrong_side)
 
 
-def main_effects(blocks: Sequence[Block], tricks: Sequence[str]) -> dict[str, list[float]]:
+def main_effects(
+    blocks: Sequence[Block], groups: Sequence[Sequence[str]]
+) -> dict[str, list[float]]:
     """Of each trick in a factorial plan, seed by seed: the mean with it less the mean without it.
 
-    Yates (1937): each run counts for every trick. Raises ValueError for a block that isn't
-    complete.
+    `groups` are the tricks of which at most one can be on at a time. Yates (1937): each run with
+    the trick counts, against the run that lacks nothing but it; so do those without any trick of
+    its group, while those with another one of the group tell nothing. Raises ValueError for a block
+    that isn't complete.
     """
-    _check_blocks(blocks, tricks)
-    return {trick: _contrasts(blocks, {trick}) for trick in tricks}
-
-
-def interactions(
-    blocks: Sequence[Block], tricks: Sequence[str]
-) -> dict[tuple[str, str], list[float]]:
-    """Of each two tricks a and b in a factorial plan, seed by seed: the effect of a with b on less
-    its effect with b off, each averaged over the other tricks.
-
-    0 if they add up; a and b may change places. (Some books halve it.) Raises ValueError for a
-    block that isn't complete.
-    """
-    _check_blocks(blocks, tricks)
-    return {  # a contrast is half of the difference between the two effects
-        (a, b): [2 * half for half in _contrasts(blocks, {a, b})]
-        for a, b in itertools.combinations(tricks, 2)
+    _check_blocks(blocks, groups)
+    tricks = list(itertools.chain(*groups))
+    return {
+        trick: [
+            _mean(value - block[on - {trick}] for on, value in block.items() if trick in on)
+            for block in blocks
+        ]
+        for trick in tricks
     }
 
 
-def _contrasts(blocks: Sequence[Block], tricks: Set[str]) -> list[float]:
-    """Of each block: the mean where an even number of `tricks` is off, less that of the rest."""
-    return [
-        math.fsum(-value if len(tricks - on) % 2 else value for on, value in block.items())
-        * 2 / len(block)
-        for block in blocks
-    ]  # fmt: skip
+def interactions(
+    blocks: Sequence[Block], groups: Sequence[Sequence[str]]
+) -> dict[tuple[str, str], list[float]]:
+    """Of each two tricks a and b in a factorial plan that can be on together, seed by seed: the
+    effect of a with b on less its effect with b off, each averaged over the other tricks.
+
+    0 if they add up; a and b may change places. (Some books halve it.) `groups` as of
+    `main_effects`. Raises ValueError for a block that isn't complete.
+    """
+    _check_blocks(blocks, groups)
+    pairs = [pair for two in itertools.combinations(groups, 2) for pair in itertools.product(*two)]
+    return {
+        (a, b): [
+            _mean(
+                (value - block[on - {a}]) - (block[on - {b}] - block[on - {a, b}])
+                for on, value in block.items()
+                if a in on and b in on
+            )
+            for block in blocks
+        ]
+        for a, b in pairs
+    }
 
 
-def _check_blocks(blocks: Sequence[Block], tricks: Sequence[str]) -> None:
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found)
+
+
+def _check_blocks(blocks: Sequence[Block], groups: Sequence[Sequence[str]]) -> None:
+    tricks = list(itertools.chain(*groups))
     if not tricks or len(set(tricks)) < len(tricks):
-        raise ValueError(f"tricks must be one or more, each named once, got {list(tricks)}")
-    sizes = range(len(tricks) + 1)
-    wanted = {frozenset(on) for size in sizes for on in itertools.combinations(tricks, size)}
+        raise ValueError(f"tricks must be one or more, each named once, got {tricks}")
+    of_each = [[(), *((trick,) for trick in group)] for group in groups]
+    wanted = {frozenset(itertools.chain(*on)) for on in itertools.product(*of_each)}
     for number, block in enumerate(blocks):
         if wrong := wanted ^ set(block):
             first = min(map(sorted, wrong), key=lambda names: (len(names), names))

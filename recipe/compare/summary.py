@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from recipe.compare import statistics
+from recipe.compare.pairs import scales
 from recipe.compare.statistics import Interval
 from recipe.compare.units import Unit
 from recipe.compare.variants import Variant, Variants
-from recipe.results import Result
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Summary:
     interval: Interval
     """Of the metric, over the seeds."""
     best: float
-    """Of a single run."""
+    """Of a single run; NaN where none is better by itself."""
     epoch_s: float
     """Seconds of an epoch; NaN: not known. As the next three, a mean over the runs."""
     peak_mb: float
@@ -28,28 +30,51 @@ class Summary:
     multiply_adds: float
     """Of one image, forward."""
     efficient: bool
-    """No other variant is as quick and as good, and better in one of them."""
+    """No other variant is better and not shown to take longer, or as good and shown to be
+    quicker."""
 
 
-def all_of(variants: Variants, value: Callable[[Result], float], unit: Unit) -> list[Summary]:
+def all_of(variants: Variants, unit: Unit) -> list[Summary]:
     """The baseline first, then the best first."""
     base = variants.by_levels.get(variants.baseline)
-    found = [_summary(variant, value, unit) for variant in variants.by_levels.values()]
-    sign = 1 if unit.higher_is_better else -1
+    found = [_summary(variant, unit) for variant in variants.by_levels.values()]
+    sign = unit.sign or 1
     found.sort(key=lambda one: (one.variant is not base, -sign * one.interval.mean))
-    known = [one for one in found if not math.isnan(one.epoch_s)]
-    front = statistics.pareto([(one.epoch_s, sign * one.interval.mean) for one in known])
-    efficient = {id(one) for one, is_on in zip(known, front, strict=True) if is_on}
-    return [Summary(**{**vars(one), "efficient": id(one) in efficient}) for one in found]
+    runs = [run for one in found for run in one.variant.runs.values()]
+    if not unit.sign or len(scales(runs, unit)) > 1:
+        return found
+    front = _efficient(found, sign)
+    return [replace(one, efficient=is_on) for one, is_on in zip(found, front, strict=True)]
 
 
-def _summary(variant: Variant, value: Callable[[Result], float], unit: Unit) -> Summary:
+def _efficient(found: Sequence[Summary], sign: int) -> list[bool]:
+    """Costs count as equal where the interval of the pairs' ratio holds 1: machines are noisy."""
+    seeds = list(dict.fromkeys(seed for one in found for seed in one.variant.runs))
+    times = np.full((len(found), len(seeds)), np.nan)
+    for row, one in enumerate(found):
+        runs = one.variant.runs
+        times[row] = [
+            math.log(runs[seed].epoch_s or math.nan) if seed in runs else math.nan
+            for seed in seeds
+        ]  # fmt: skip
+    known = np.isfinite(times).any(axis=1)
+    means = np.array([sign * one.interval.mean for one in found])
+    front = []
+    for row, mean in enumerate(means):
+        low, high = statistics.intervals(times - times[row])  # of the others' cost over this one's
+        beaten = known & ((means > mean) & ~(low > 0) | (means == mean) & (high < 0))
+        front.append(bool(known[row] and not beaten.any()))
+    return front
+
+
+def _summary(variant: Variant, unit: Unit) -> Summary:
     runs = list(variant.runs.values())
-    values = [value(run) for run in runs]
+    values = [unit.of(run) for run in runs]
+    best = {1: max(values), -1: min(values), 0: math.nan}
     return Summary(
         variant=variant,
-        interval=statistics.interval(values),
-        best=max(values) if unit.higher_is_better else min(values),
+        interval=unit.possible(statistics.interval(values)),
+        best=best[unit.sign],
         epoch_s=_mean(run.epoch_s for run in runs),
         peak_mb=_mean(run.peak_mb for run in runs),
         trainable=_mean(run.last.get("params/trainable") for run in runs),
@@ -71,14 +96,14 @@ class Curve:
     intervals: Sequence[Interval]
 
 
-def curves(summaries: Sequence[Summary], metric: str) -> list[Curve]:
+def curves(summaries: Sequence[Summary], unit: Unit) -> list[Curve]:
     """Those of the variants whose runs recorded the metric after each epoch."""
     found = []
     for summary in summaries:
-        points = [run.curves.get(metric, []) for run in summary.variant.runs.values()]
+        points = [run.curves.get(unit.metric, []) for run in summary.variant.runs.values()]
         epochs = zip(*([value for _, value in curve] for curve in points), strict=False)
         finite = [[v for v in values if math.isfinite(v)] for values in epochs]
         if finite and all(finite):
-            intervals = [statistics.interval(values) for values in finite]
+            intervals = [unit.possible(statistics.interval(values)) for values in finite]
             found.append(Curve(summary.variant, intervals))
     return found

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-LOWER = ("loss", "time/", "memory/", "_s", "_mb")
-"""What the name of a metric holds of which less is better."""
+from recipe.compare.statistics import Interval
+from recipe.results import Result
+
+QUALITY = ("val/", "train/", "best/val_accuracy")
+"""How the names of those metrics begin of which one direction is better. Of others, such as seconds
+or learning rates, which one is depends on what is wanted."""
 
 TO_SEE = 0.5
 """Points of accuracy that are worth seeing."""
@@ -21,8 +25,23 @@ class Unit:
         return self.metric.endswith("accuracy")
 
     @property
-    def higher_is_better(self) -> bool:
-        return not any(part in self.metric for part in LOWER)
+    def is_loss(self) -> bool:
+        return self.metric.endswith("loss")
+
+    @property
+    def sign(self) -> int:
+        """1: more is better, -1: less is; 0: neither is by itself."""
+        return 0 if not self.metric.startswith(QUALITY) else -1 if self.is_loss else 1
+
+    def of(self, run: Result) -> float:
+        return run.last[self.metric]
+
+    def possible(self, interval: Interval, least: float = 0.0) -> Interval:
+        """Cut at what there can be: a share is from `least` to 1."""
+        if not self.is_share:
+            return interval
+        low, high = max(interval.low, least), min(interval.high, 1.0)  # in this order NaN stays
+        return replace(interval, low=low, high=high)
 
     @property
     def axis(self) -> str:

@@ -7,10 +7,11 @@ levels is an option or a setting. One level of each is the baseline's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -18,10 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipe import menu
 from recipe.errors import SpecError
+from recipe.menu import nearest
 from recipe.results import Result
 from recipe.wording import listed
 
-SPARED = ("device", "tracking")
+DEVICE = "device"
+
+SPARED = (DEVICE, "tracking")
 """Groups that aren't compared; other devices are cautioned about."""
 
 PLACES = ("data.path", "data.workers")
@@ -29,6 +33,9 @@ PLACES = ("data.path", "data.workers")
 
 BETWEEN = re.compile(r",(?![^\[]*\])")
 """What separates settings, not what lies within a list."""
+
+NUMBER = re.compile(r"(?<![^\[\s,:{])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![^\]\s,}])")
+"""A number by itself or in a list, not a part of a name nor within quotes."""
 
 Levels = tuple[str, ...]
 """Of a variant: one of each factor, in their order."""
@@ -88,8 +95,8 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
 
     Raises SpecError for a level that no run has.
     """
-    groups = _differing(results)
-    texts = [_levels(result, groups) for result in results]
+    results = _written_alike(results)
+    groups, texts = _taken_apart(results)
     asked = _asked(baseline)
     factors = []
     for index, name in enumerate(groups):
@@ -97,11 +104,7 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
         first = _asked_level(name, levels, asked) or _baseline(name, levels, results[0].settings)
         factors.append(Factor(name, [first, *(level for level in levels if level != first)]))
     if unknown := sorted(set(asked) - set(groups)):
-        raise SpecError(
-            f"baseline: {key}={asked[key][0].partition('=')[2]}: all runs have the same {key}; "
-            "leave it out"
-            for key in unknown
-        )
+        raise SpecError(_unknown(key, asked[key][0], results) for key in unknown)
     found: dict[Levels, dict[str, Result]] = defaultdict(dict)
     for levels_of, result in zip(texts, results, strict=True):
         found[levels_of][result.seed] = result  # they come in the order in which they began
@@ -113,24 +116,71 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
     return Variants(factors, by_levels, len(results) - count)
 
 
-def _differing(results: Sequence[Result]) -> dict[str, _Group]:
+def _written_alike(results: Sequence[Result]) -> list[Result]:
+    """The runs with every number of a setting as it was written first: 1 is 1.0 and 1e0."""
+    first: dict[tuple[str, str], str] = {}
+    return [
+        replace(
+            result,
+            settings={
+                key: first.setdefault((key, _as_numbers(value)), value)
+                for key, value in result.settings.items()
+            },
+        )
+        for result in results
+    ]
+
+
+@functools.cache
+def _as_numbers(value: str) -> str:
+    return NUMBER.sub(lambda found: repr(float(found[0])), _compact(value))
+
+
+def _taken_apart(results: Sequence[Result]) -> tuple[dict[str, _Group], list[Levels]]:
+    """What differs, and the levels of each run. Devices and speeds count only where runs that are
+    alike else differ in them, so that one would take the other's place."""
+    groups = _differing(results, (*SPARED, *PLACES))
+    texts = [_levels(result, groups) for result in results]
+    places: dict[tuple[Levels, str], set[tuple[str, ...]]] = defaultdict(set)
+    keys = dict.fromkeys(key for result in results for key in result.settings)
+    spared = [key for key in keys if _is_any(key, (DEVICE, *PLACES))]
+    for levels, result in zip(texts, results, strict=True):
+        settings = tuple(result.settings.get(key, "") for key in spared)
+        places[levels, result.seed].add(settings)
+    if any(len(different) > 1 for different in places.values()):
+        groups = _differing(results, [name for name in SPARED if name != DEVICE])
+        texts = [_levels(result, groups) for result in results]
+    return groups, texts
+
+
+def _is_any(key: str, names: Sequence[str]) -> bool:
+    return key in names or key.partition(".")[0] in names
+
+
+def _differing(results: Sequence[Result], spared: Sequence[str]) -> dict[str, _Group]:
     values: dict[str, set[tuple[str | None, str | None]]] = defaultdict(set)
     keys = dict.fromkeys(key for result in results for key in result.settings)
-    compared = [key for key in keys if key.partition(".")[0] not in SPARED and key not in PLACES]
+    compared = [key for key in keys if not _is_any(key, spared)]
     for result in results:
         settings = result.settings
         for key in compared:
             values[key].add((settings.get(key.partition(".")[0]), settings.get(key)))
+    differing = [key for key in compared if len(values[key]) > 1]
     groups: dict[str, _Group] = {}
     order = {group: index for index, group in enumerate(menu.GROUPS)}
-    for key in sorted(compared, key=lambda key: order.get(key.partition(".")[0], -1)):
+    for key in sorted(differing, key=lambda key: order.get(key.partition(".")[0], -1)):
         group, dot, _ = key.partition(".")
         seen = values[key]
-        if not dot and len(seen) > 1:
+        if not dot:
             groups.setdefault(group, _Group()).option = True
-        elif dot and len({option for option, _ in seen}) < len(seen):
+        elif len({option for option, _ in seen}) < len(seen) and not _is_seed(key, results):
             groups.setdefault(group, _Group()).keys.append(key)
     return groups
+
+
+def _is_seed(key: str, results: Sequence[Result]) -> bool:
+    """Whether a setting is the run's seed, whatever that is."""
+    return all(result.settings.get(key, result.seed) == result.seed for result in results)
 
 
 def _levels(result: Result, groups: Mapping[str, _Group]) -> Levels:
@@ -162,14 +212,31 @@ def _asked(baseline: str) -> dict[str, list[str]]:
     return found
 
 
+def _unknown(key: str, text: str, results: Sequence[Result]) -> str:
+    """What is wrong with a level of what doesn't vary."""
+    known = {setting.partition(".")[0] for run in results for setting in run.settings}
+    if key not in known:
+        there = sorted(known - {*SPARED})
+        hint = nearest(key, known) or f"; there are {listed(there, 8)}"
+        return f"baseline: {text}: runs have no {key}{hint}"
+    return f"baseline: {text}: all runs have the same {key}; leave it out"
+
+
 def _asked_level(name: str, levels: Sequence[str], asked: Mapping[str, list[str]]) -> str | None:
     if name not in asked:
         return None
-    fitting = [level for level in levels if set(asked[name]) <= set(level.split(" "))]
+    wanted = {_setting(text) for text in asked[name]}
+    fitting = [level for level in levels if wanted <= set(map(_setting, level.split(" ")))]
     if not fitting:
         given = " ".join(asked[name])
         raise SpecError(f"baseline: {given}: no run has it; there are {listed(levels, 8)}")
     return fitting[0]
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """Of a level or of `--baseline`: key and value, however its numbers are written."""
+    key, _, value = text.partition("=")
+    return key, _as_numbers(value)
 
 
 def _baseline(name: str, levels: Sequence[str], first: Mapping[str, str]) -> str:
@@ -187,7 +254,8 @@ def _is_default(level: str, first: Mapping[str, str]) -> bool:
     pairs = dict(text.partition("=")[::2] for text in level.split(" ") if "=" in text)
     settings = {key: value for key, value in pairs.items() if key not in menu.GROUPS}
     return bool(settings) and all(
-        _default(key, {**first, **pairs}) == value for key, value in settings.items()
+        _as_numbers(_default(key, {**first, **pairs}) or "") == _as_numbers(value)
+        for key, value in settings.items()
     )
 
 

@@ -14,7 +14,7 @@ from recipe.overrides import EXPERIMENT, check
 from recipe.settings import ROOT
 from recipe.spec import RunSpec
 from recipe.sweep import tricks, variants
-from recipe.sweep.planned import Planned, seed_problems, spec_problems
+from recipe.sweep.planned import Planned, seed_problems, spec_problems, value_problems
 from recipe.sweep.tricks import OWN, Asked
 from recipe.sweep.variants import PLANS, Variant
 
@@ -81,6 +81,10 @@ def plan(overrides: Sequence[Override]) -> Ablation:
     """
     problems = Problems()
     with compose.menu_folder():
+        # what is given twice is told below, as not every sweep is one here
+        empty = {t: line for t, line in value_problems(overrides).items() if "no value" in line}
+        problems += empty.values()
+        overrides = [o for o in overrides if o.input_line not in empty]
         unknown = tricks.unknown(overrides)
         checked = check([o for o in overrides if o.input_line not in unknown])
         problems += [*unknown.values(), *checked.problems]
@@ -148,7 +152,7 @@ def _once(specs: Mapping[Variant, RunSpec]) -> tuple[dict[Variant, RunSpec], lis
     first: dict[str, Variant] = {}
     left_out = []
     for variant, spec in specs.items():
-        same = first.setdefault(replace(spec, name=None, options={}).to_yaml(), variant)
+        same = first.setdefault(replace(spec.as_written, name=None, options={}).to_yaml(), variant)
         if same != variant:
             left_out.append(
                 f"{variants.name(variant)}: resolves to the same spec as {variants.name(same)}, "

@@ -1,20 +1,27 @@
 """The greedy plan: the trick that helps most is kept, round by round, until none helps.
 
-What counts is the mean over the seeds of each run's best val/accuracy. A variant that lacks a run
-can't be chosen.
+What counts is the mean over the seeds of each run's val/accuracy after the last epoch, as in the
+report, and no test. A variant that lacks a run can't be chosen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from recipe import results, runs
 from recipe.sweep import jobs, parent, variants
 from recipe.sweep.variants import Trick, Variant
 from recipe.wording import counted
+
+METRIC = "val/accuracy"
+
+BY = f"bare means over the seeds of {METRIC} after the last epoch"
+"""What a step rests on."""
 
 Launch = Callable[[Sequence[Sequence[str]], int], None]
 """Runs jobs of which the first has that number."""
@@ -75,6 +82,7 @@ def _run(
     """Runs a round; its jobs stand in sweep.json before they are launched."""
     about = parent.read(sweep)
     pairs = variants.seed_major(among, tricks, about["seeds"])
+    recorded = runs.folder(sweep.parent.parent)
     planned = about["planned"][:first] + [list(swept) for _, swept in pairs]
     names = about["variants"][:first] + [name for name, _ in pairs]
     parent.note(sweep, planned=planned, variants=names, jobs=len(planned))
@@ -82,20 +90,24 @@ def _run(
     ended = {each.number: each for each in jobs.read(sweep)}
     numbers = range(first, len(planned))
     return {
-        variant: _mean([ended.get(n) for n in numbers if names[n] == variants.name(variant)])
+        variant: _mean(
+            [ended.get(n) for n in numbers if names[n] == variants.name(variant)], recorded
+        )
         for variant in among
     }
 
 
-def _mean(ended: Sequence[jobs.Ended | None]) -> float | str:
-    """The mean over a complete set of seeds, or what it lacks."""
+def _mean(ended: Sequence[jobs.Ended | None], recorded: Path) -> float | str:
+    """The mean over a complete set of seeds, or what it lacks; their runs lie in `recorded`."""
     values = []
     for each in ended:
         if each is None or each.status != "FINISHED":
             return "a run is missing" if each is None else f"{each.name} {each.status}"
-        if each.accuracy is None:
-            return f"{each.name} has no val/accuracy"
-        values.append(each.accuracy)
+        result = results.read(recorded / Path(each.run or "").name)
+        value = result.last.get(METRIC, math.nan) if result else math.nan
+        if not math.isfinite(value):
+            return f"{each.name} has no {METRIC}"
+        values.append(value)
     return sum(values) / len(values)
 
 
@@ -108,8 +120,9 @@ def _stage(variant: Variant, added: Trick | None, mean: float) -> dict[str, Any]
 
 
 def _stop(sweep: Path, console: Console, why: str, path: Sequence[Mapping[str, Any]] = ()) -> None:
-    parent.note(sweep, path=list(path), stopped=why)
-    console.print(f"\n{said(path)}; {why}" if path else f"\nStopped: {why}", soft_wrap=True)
+    parent.note(sweep, path=list(path), stopped=why, by=BY)
+    told = f"{said(path)}; {why}\nThat goes by {BY}: compare says how sure each step is"
+    console.print(f"\n{told}" if path else f"\nStopped: {why}", soft_wrap=True)
 
 
 def _trick(told: Mapping[str, Any]) -> Trick:

@@ -24,7 +24,10 @@ MOST = 5
 
 def show(sweep: Sweep, console: Console) -> None:
     """The grid, what it sums up to, and how to go on where nobody does."""
-    console.print(f"{printable(sweep.name)} ({printable(sweep.folder.name)})", soft_wrap=True)
+    has_any = any(job.state == "done" and job.accuracy is not None for job in sweep.jobs)
+    shown = ": val/accuracy of each run's best epoch (compare takes the last)" if has_any else ""
+    title = f"{printable(sweep.name)} ({printable(sweep.folder.name)}){shown}"
+    console.print(title, soft_wrap=True)
     for table in _tables(sweep.jobs, console.width):
         console.print(table)
     failed = [job for job in sweep.jobs if job.reason]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 
 from recipe import compose
 from recipe.compose import Job
@@ -53,7 +53,9 @@ def grid(overrides: Sequence[Override]) -> Planned:
     problems = Problems()
     specs: list[RunSpec] = []
     with compose.menu_folder():
-        checked = check(overrides)
+        wrong = value_problems(overrides)
+        problems += wrong.values()
+        checked = check([o for o in overrides if o.input_line not in wrong])
         problems += checked.problems
         jobs = compose.jobs(checked.overrides)
         seen = set()
@@ -71,6 +73,23 @@ def grid(overrides: Sequence[Override]) -> Planned:
     problems.raise_any()
     name = " ".join(o.input_line for o in overrides if o.is_sweep_override())
     return Planned(name or specs[0].label, specs[0], jobs)
+
+
+def value_problems(overrides: Sequence[Override]) -> dict[str, str]:
+    """What is wrong with how often and with how many values something is given, by what was typed:
+    Hydra takes the last of several, and none for no sweep at all."""
+    found = {}
+    for override in overrides:
+        text, key = override.input_line, override.key_or_group
+        if not override.is_sweep_override() or isinstance(override.value(), Glob):
+            continue
+        others = [o.input_line for o in overrides if o.key_or_group == key and o is not override]
+        if next(iter(override.sweep_string_iterator()), None) is None:
+            found[text] = f"{text}: there is no value in it; give one at least"
+        elif others and not any(line in found for line in others):
+            lines = ", ".join([text, *others])
+            found[text] = f"{lines}: {key} is given {len(others) + 1} times; give it once"
+    return found
 
 
 def spec_problems(spec: RunSpec) -> list[str]:

@@ -90,6 +90,12 @@ def read(sweep: Path) -> Sweep:
         if unknown:
             which = counted(len(unknown), "run")
             cautions.append(f"{which} of it can't be told to be one of its jobs: {listed(unknown)}")
+    ids = [Path(ended[number].run or "").name for number in done]
+    recorded = runs.folder(sweep.parent.parent)
+    gone = [name for name in ids if name and not (recorded / name / "run.json").is_file()]
+    if gone:
+        which = counted(len(gone), "run")
+        cautions.append(f"{which} of those done can't be found any more: {listed(gone)}")
     return Sweep(
         folder=sweep,
         name=str(about.get("name") or sweep.name),

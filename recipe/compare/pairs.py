@@ -1,0 +1,116 @@
+"""Two variants side by side: which of their runs are pairs, and what the pairs say."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from recipe import menu
+from recipe.compare import statistics
+from recipe.compare.finding import Finding, Question
+from recipe.compare.statistics import Interval
+from recipe.compare.units import Unit
+from recipe.compare.variants import Variant
+from recipe.results import Result
+
+Runs = Mapping[str, Result]
+"""By seed."""
+
+
+def finding(
+    trick: str, question: Question, with_it: Variant, without: Variant, unit: Unit, kept: str = ""
+) -> Finding:
+    """What the pairs of the two say, not judged yet."""
+    seeds, refused = pair(with_it.runs, without.runs, unit)
+    pairs = [(with_it.runs[seed], without.runs[seed]) for seed in seeds]
+    return replace(
+        about(trick, list(with_it.runs.values()), list(without.runs.values())),
+        question=question,
+        kept=kept,
+        seeds=seeds,
+        differences=[unit.of(one) - unit.of(other) for one, other in pairs],
+        unpaired=refused,
+        slower=slower([[each] for each in pairs]),
+    )
+
+
+def pair(one: Runs, other: Runs, unit: Unit) -> tuple[list[str], dict[str, list[str]]]:
+    """The seeds of which both have a run, started alike and measured alike; and why others could
+    not be paired."""
+    seeds, refused = [], defaultdict(list)
+    for seed in in_order({*one, *other}):
+        if seed not in one or seed not in other:
+            refused["only one of the two was run"].append(seed)
+        elif reason := _unlike(one[seed], other[seed], unit):
+            refused[reason].append(seed)
+        else:
+            seeds.append(seed)
+    return seeds, dict(refused)
+
+
+def _unlike(one: Result, other: Result, unit: Unit) -> str:
+    """Why two runs of one seed can't be compared; empty if they can."""
+    if not one.start or not other.start:
+        return "recorded without hashes of what it started from"
+    names = [name for name in one.start if one.start[name] != other.start.get(name)]
+    if names:
+        return f"they started from other {' and '.join(names)}"
+    if unit.is_loss and loss(one) != loss(other):
+        accuracy = f"{unit.metric.removesuffix('loss')}accuracy"
+        return f"{unit.metric} is of another loss there; take --metric {accuracy}"
+    return ""
+
+
+def loss(run: Result) -> str:
+    """What decides on which scale a loss is."""
+    settings = sorted(run.settings.items())
+    given = [f"{key}={value}" for key, value in settings if key.startswith("loss.")]
+    said = [text for text in given if not text.startswith("loss.takes=")]
+    return " ".join([run.settings.get("loss", ""), *said])
+
+
+def scales(runs: Iterable[Result], unit: Unit) -> list[str]:
+    """The losses that the metric is of; none of another metric."""
+    return sorted({loss(run) for run in runs}) if unit.is_loss else []
+
+
+def in_order(seeds: Iterable[str]) -> list[str]:
+    """As numbers, where they are."""
+
+    def order(seed: str) -> tuple[int, str]:
+        return (int(seed), "") if seed.isdecimal() and len(seed) < 19 else (10**19, seed)
+
+    return sorted(seeds, key=order)
+
+
+def about(trick: str, runs: Sequence[Result], without: Sequence[Result] = ()) -> Finding:
+    """What the runs with a trick say of it by themselves; where it stands for "off", what those
+    without it say of what they have in its place."""
+    group = trick.partition("=")[0].partition(".")[0]
+    off = menu.OFF.get(group)
+    others = {str(run.settings.get(group)) for run in without}
+    whose = ""
+    if off and len(others) == 1 and all(run.settings.get(group) == off for run in runs):
+        whose, runs = f"{group}={others.pop()}", without
+    idle = sum(any(said.partition("=")[0] == group for said in run.no_effect) for run in runs)
+    clips = [run for run in runs if group == "clip" and run.settings.get("clip") != "none"]
+    bites = [run.last["clip/hit_rate"] for run in clips if "clip/hit_rate" in run.last]
+    share = math.fsum(bites) / len(bites) if bites and not whose else None
+    return Finding(trick, "alone", idle=idle, runs=len(runs), whose=whose, bites=share)
+
+
+def slower(pairs: Sequence[Sequence[tuple[Result, Result]]]) -> Interval | None:
+    """The ratio of the seconds of an epoch, of each seed's pairs first."""
+    of_each = [
+        [math.log(one.epoch_s / other.epoch_s) for one, other in some
+         if one.epoch_s and other.epoch_s]
+        for some in pairs
+    ]  # fmt: skip
+    logs = [math.fsum(some) / len(some) for some in of_each if some]
+    if not logs:
+        return None
+    found = statistics.interval(logs)
+    mean, low, high = (math.exp(min(value, 700)) for value in (found.mean, found.low, found.high))
+    return replace(found, mean=mean, low=low, high=high)

@@ -1,0 +1,273 @@
+"""What `compare` may say of a trick, and what it must not."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import commands
+import compared_runs
+import pytest
+
+RISING = [0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02]
+
+CLIP, STEP = {"clip": "norm"}, {"scheduler": "step"}
+
+IDLE = {"recipe.no_effect": "clip=norm"}
+
+
+def compared(folder: Path, *arguments: str) -> str:
+    done = commands.here(folder, "compare", *arguments)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def rows(folder: Path, table: str) -> dict[str, dict[str, str]]:
+    (path,) = (folder / "outputs" / "reports").glob(f"*/{table}.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        return {next(iter(line.values())): line for line in csv.DictReader(file)}
+
+
+def lines(out: str, *parts: str) -> list[str]:
+    return [line for line in out.splitlines() if all(part in line for part in parts)]
+
+
+def factorial(
+    folder: Path,
+    levels: Sequence[Sequence[Mapping[str, str]]],
+    value: Mapping[str, float],
+    seeds: int = 8,
+) -> None:
+    """Every combination; each option adds its `value`, those of `one with other` too, and luck adds
+    a little. `clip=norm` does nothing."""
+    ids = []
+    combinations = itertools.product(range(seeds), itertools.product(*levels))
+    for number, (seed, chosen) in enumerate(combinations):
+        settings = {key: option for part in chosen for key, option in part.items()}
+        on = {f"{key}={option}" for key, option in settings.items()}
+        added = [v for name, v in value.items() if set(name.split(" with ")) <= on]
+        luck = 0.001 * (seed + 1) * (1 + len(on - {"clip=norm"}))
+        tags = IDLE if "clip=norm" in on else {}
+        accuracy = 0.3 + sum(added) + luck
+        ids.append(
+            compared_runs.run(
+                folder / "outputs", number, [accuracy], settings, seed=seed, tags=tags
+            )
+        )
+    compared_runs.sweep(folder / "outputs", ids)
+
+
+@pytest.mark.parametrize(
+    "other", [{"loss": "mse_one_hot"}, {"loss.smoothing": "0.2", "loss": "label_smoothing"}]
+)
+def test_losses_on_different_scales_get_no_verdict(tmp_path: Path, other: dict[str, str]) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    first = {"loss": "label_smoothing", "loss.smoothing": "0.1"}
+    for number, (seed, loss) in enumerate(itertools.product(range(6), [first, other])):
+        metrics = {"val/loss": 2.0 if loss is first else 0.1, "time/epoch_s": 1.0}
+        ids.append(compared_runs.run(outputs, number, [0.5], loss, seed=seed, metrics=metrics))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path, "--metric", "val/loss")
+    (said,) = lines(out, "could not be compared")
+    assert "val/loss is of another loss there; take --metric val/accuracy" in said
+    assert lines(out, "Caution: val/loss is of different losses (")
+    assert "shown to" not in out.partition("How to read")[0]
+    assert not list((outputs / "reports").glob("*/pareto.png"))
+    assert {row["efficient"] for row in rows(tmp_path, "variants").values()} == {"False"}
+
+
+def test_what_did_nothing_is_not_counted_among_the_interactions(tmp_path: Path) -> None:
+    value = {"scheduler=step": 0.1, "average=ema": 0.1, "scheduler=step with average=ema": -0.05}
+    factorial(tmp_path, [[{}, CLIP], [{}, STEP], [{}, {"average": "ema"}]], value)
+    out = compared(tmp_path)
+    together = rows(tmp_path, "together")
+    assert len(together) == 3
+    for name, row in together.items():
+        assert (row["tests"], row["verdict"]) == (
+            "1", "did nothing" if "clip" in name else "smaller together",
+        )  # fmt: skip
+    idle = "was exactly 0: clip=norm did nothing in any of its 32 runs, as the audit saw."
+    assert len(lines(out, idle)) == 2
+
+
+def test_a_baseline_that_did_nothing_is_marked_and_not_counted(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids, clip = compared_runs.pairs(outputs, [0.0] * 6, tags=IDLE), {**CLIP, "clip.max_norm": "1.0"}
+    for seed in range(6):
+        ids.append(compared_runs.run(outputs, 50 + seed, [0.6], {**clip, **STEP}, seed=seed))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path, "--baseline", "clip=norm")
+    alone = rows(tmp_path, "alone")
+    assert {row["tests"] for row in alone.values()} == {"1"}
+    assert alone["scheduler=step"]["verdict"] == "shown to help"
+    (none,) = [row for name, row in alone.items() if name.startswith("clip=none")]
+    assert none["verdict"] == "did nothing"
+    assert lines(out, "clip=none stands against clip=norm, which did nothing in any of its 6 runs")
+
+
+def test_one_pair_tells_nothing_of_time(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, [0.02]))
+    out = compared(tmp_path)
+    assert lines(out, "its cost in time can't be told from 1 pair")
+    assert "more time" not in out and "+25 %" not in out
+
+
+def test_a_first_epoch_alone_is_no_time_of_an_epoch(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, clip) in enumerate(itertools.product(range(2), [{}, CLIP])):
+        metrics = {"time/epoch_s": 9.0 if not number else 1.0}
+        ids.append(compared_runs.run(outputs, number, [0.5], clip, seed=seed, metrics=metrics))
+    compared_runs.sweep(outputs, ids)
+    assert "time" not in compared(tmp_path).partition("Each trick")[0]
+    assert rows(tmp_path, "variants")["baseline"]["epoch_s"] == "nan"
+
+
+def test_times_are_averaged_over_a_seeds_pairs_first(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    levels = itertools.product(range(2), [{}, STEP], [{}, CLIP])
+    for number, (seed, step, clip) in enumerate(levels):
+        seconds = 1.0 if not clip else 1.2 if seed else 1.1
+        ids.append(
+            compared_runs.run(
+                outputs, number, [0.5, 0.5], {**step, **clip}, seed=seed,
+                metrics={"time/epoch_s": seconds},
+            )
+        )  # fmt: skip
+    compared_runs.sweep(outputs, ids)
+    compared(tmp_path)
+    row = rows(tmp_path, "on-average")["clip=norm"]
+    # of two seeds, 1.1 and 1.2: t(1) = 12.7 makes it 0.66 to 1.99; of four pairs 1.06 to 1.24
+    assert float(row["time_ratio"]) == pytest.approx((1.1 * 1.2) ** 0.5)
+    assert float(row["time_ratio_low"]) < 0.7 < 1.9 < float(row["time_ratio_high"])
+
+
+@pytest.mark.parametrize("differences", [[0.02, 0.01], [0.02, 0.02, 0.02]])
+def test_two_pairs_or_equal_ones_promise_no_number_of_seeds(
+    tmp_path: Path, differences: list[float]
+) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, differences))
+    out = compared(tmp_path)
+    assert lines(out, "no verdict, which takes 6 seeds") and "0.5 points" not in out
+    assert rows(tmp_path, "alone")["clip=norm"]["seeds_to_see"] == ""
+
+
+def test_each_option_of_a_group_has_its_main_effect_and_interactions(tmp_path: Path) -> None:
+    value = {"clip=agc": 0.03, "scheduler=step": 0.02, "clip=agc with scheduler=step": 0.04}
+    factorial(tmp_path, [[{}, CLIP, {"clip": "agc"}], [{}, STEP]], value)
+    compared(tmp_path)
+    average, together = rows(tmp_path, "on-average"), rows(tmp_path, "together")
+    assert average.keys() == {"clip=norm", "clip=agc", "scheduler=step"}
+    # 0.03 and 0.07, and of luck 0.0045 each; 0.02 twice and 0.06 once, and luck
+    assert float(average["clip=agc"]["mean"]) == pytest.approx(0.05 + 0.0045)
+    assert float(average["scheduler=step"]["mean"]) == pytest.approx(0.1 / 3 + 0.0045)
+    assert together.keys() == {"scheduler=step with clip=norm", "scheduler=step with clip=agc"}
+    assert float(together["scheduler=step with clip=agc"]["mean"]) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("metric", ["time/samples_per_s", "lr/all", "best/epoch"])
+def test_what_is_neither_better_nor_worse_only_rises_or_falls(tmp_path: Path, metric: str) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, clip) in enumerate(itertools.product(range(6), [{}, CLIP])):
+        metrics = {metric: 5.0 + seed + len(clip), "time/epoch_s": 1.0 + len(clip)}
+        ids.append(compared_runs.run(outputs, number, [0.5] * 2, clip, seed=seed, metrics=metrics))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path, "--metric", metric)
+    assert lines(out, f"clip=norm changed {metric} by +1", "shown to raise it")
+    assert (
+        "help or" not in out.partition("How to read")[0]
+        and "shown to h" not in (out.partition("How to read")[0])
+    )
+    assert "efficient" not in out and not list((outputs / "reports").glob("*/pareto.png"))
+
+
+def test_an_interaction_is_neither_good_nor_bad_in_the_page(tmp_path: Path) -> None:
+    value = {"scheduler=step": 0.02, "average=ema": 0.02, "scheduler=step with average=ema": -0.1}
+    factorial(tmp_path, [[{}, STEP], [{}, {"average": "ema"}]], value)
+    out = compared(tmp_path)
+    (said,) = lines(out, "The effect of")
+    assert said.endswith("smaller together.")
+    page = next((tmp_path / "outputs" / "reports").glob("*/report.html")).read_text()
+    (row,) = re.findall(r"<tr[^>]*>(?:(?!<tr)[^\0])*?smaller together", page)
+    assert 'class="red"' not in row and 'class="green"' not in row
+
+
+def test_an_interval_clear_of_0_without_a_verdict_is_explained(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = compared_runs.pairs(outputs, [*RISING[:7], -0.002])
+    for seed in range(8):
+        ids.append(compared_runs.run(outputs, 50 + seed, [0.5 + seed % 2 / 100], STEP, seed=seed))
+        ids.append(
+            compared_runs.run(
+                outputs, 70 + seed, [0.5 - seed % 3 / 100], {"average": "ema"}, seed=seed
+            )
+        )
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    # one of 8 has the other sign, and is the smallest: 4 of 2**8 assignments, times 3
+    (said,) = lines(out, "clip=norm changed", "p = 0.047 after Holm over 3")
+    assert "leaves out 0" not in said
+    row = rows(tmp_path, "alone")["clip=norm"]
+    assert (float(row["raw_p"]), float(row["p"])) == (4 / 2**8, 12 / 2**8)
+    assert [float(d) for d in row["differences"].split()] == pytest.approx([*RISING[:7], -0.002])
+    assert int(row["seeds_to_see"]) > 8 and float(row["to_see"]) == 0.005
+    first = tmp_path / "less"
+    outputs = first / "outputs"
+    ids = compared_runs.pairs(outputs, [*RISING[:6], -0.002])
+    for seed in range(7):
+        ids.append(compared_runs.run(outputs, 50 + seed, [0.5 + seed % 2 / 100], STEP, seed=seed))
+    compared_runs.sweep(outputs, ids)
+    (said,) = lines(compared(first), "clip=norm changed", "p = 0.062 after Holm over 2")
+    assert "leaves out 0 all the same, as it is of this one alone, of which p is 0.031" in said
+
+
+def test_a_report_of_several_tables_says_how_often_it_errs(tmp_path: Path) -> None:
+    factorial(tmp_path, [[{}, STEP], [{}, {"average": "ema"}]], {}, seeds=2)
+    (said,) = lines(compared(tmp_path), "Each table asks a question of its own")
+    assert "with 4 tables" in said and said.endswith("up to 20 %.")
+
+
+def test_above_forty_differences_the_test_is_not_called_exact_alone(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, RISING * 6))
+    assert lines(compared(tmp_path), "of more than 40 differences, of 99,999 random ones")
+
+
+def test_an_interval_of_an_accuracy_ends_at_what_there_can_be(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, clip) in enumerate(itertools.product(range(2), [{}, CLIP])):
+        value = 0.9 + seed * 0.1 if clip else 0.3 - seed * 0.29
+        ids.append(compared_runs.run(outputs, number, [value], clip, seed=seed))
+    compared_runs.sweep(outputs, ids)
+    compared(tmp_path)
+    variants, alone = rows(tmp_path, "variants"), rows(tmp_path, "alone")
+    assert (variants["baseline"]["low"], variants["clip=norm"]["high"]) == ("0.0", "1.0")
+    assert (alone["clip=norm"]["low"], alone["clip=norm"]["high"]) == ("-1.0", "1.0")
+
+
+def test_a_time_lost_in_noise_makes_nothing_efficient(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, clip) in enumerate(itertools.product(range(4), [{}, CLIP])):
+        metrics = {"time/epoch_s": 2.0 if clip else (1.0, 1.1, 2.5, 3.0)[seed]}
+        accuracy = 0.6 if clip else 0.5
+        ids.append(
+            compared_runs.run(outputs, number, [accuracy] * 2, clip, seed=seed, metrics=metrics)
+        )
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    assert lines(out, "its cost in time is lost in noise")
+    efficient = {name: row["efficient"] for name, row in rows(tmp_path, "variants").items()}
+    assert efficient == {"baseline": "False", "clip=norm": "True"}
+
+
+def test_equal_times_are_no_difference(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, clip) in enumerate(itertools.product(range(3), [{}, CLIP])):
+        metrics = {"time/epoch_s": 2.0 + 1e-6 * number}
+        ids.append(compared_runs.run(outputs, number, [0.5] * 2, clip, seed=seed, metrics=metrics))
+    compared_runs.sweep(outputs, ids)
+    assert lines(compared(tmp_path), "it took as much time")

@@ -7,7 +7,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from recipe.errors import SpecError
+
 Wanted = bool | Literal["auto"]
+
+
+BLOCK = 16
+"""Channels that oneDNN's convolutions take at a time: 8 with AVX2, 16 with AVX-512."""
 
 
 def arrange(model: nn.Module, device: torch.device, wanted: Wanted) -> nn.Module:
@@ -17,9 +23,33 @@ def arrange(model: nn.Module, device: torch.device, wanted: Wanted) -> nn.Module
     default model takes 0.75 of the time, and its evaluation 0.7. Inputs need not be arranged: the
     first convolution hands its outputs on as its weights lie. Sums are formed in another order, so
     the last bits of results differ from those of the ordinary layout.
+
+    A model for which that isn't safe stays as it is under `auto`; raises SpecError under True.
     """
     model = model.to(device)
+    unsafe = _unsafe(model) if device.type == "cpu" else None
     if wanted == "auto":
-        wanted = device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in model.modules())
+        convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        wanted = device.type == "cpu" and convolves and unsafe is None
+    if wanted and unsafe is not None:
+        raise SpecError(
+            f"channels_last: {unsafe} is a strided 1x1 convolution of fewer than {BLOCK} channels: "
+            "with the channels last its gradient is computed wrongly on some CPUs, and memory "
+            "overwritten; use channels_last=auto or false"
+        )
     # a module's own `to` has no type for this argument alone
     return model.to(memory_format=torch.channels_last) if wanted else model  # type: ignore[call-overload]
+
+
+def _unsafe(model: nn.Module) -> str | None:
+    """The name of a convolution whose gradient oneDNN spoils in this layout: wrong numbers, a
+    broken heap or a hang (https://github.com/uxlfoundation/oneDNN/issues/6035)."""
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and all(size == 1 for size in module.kernel_size)
+            and any(stride > 1 for stride in module.stride)
+            and module.in_channels // module.groups < BLOCK
+        ):
+            return name
+    return None

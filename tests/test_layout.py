@@ -46,6 +46,23 @@ def test_the_layout_changes_nothing_but_last_bits(built: Build) -> None:
         assert torch.allclose(one, other, atol=TOLERANCE)
 
 
+def test_a_model_whose_gradients_torch_spoils_channels_last_is_left_as_it_is(built: Build) -> None:
+    """oneDNN #6035: on some processors heap corruption, wrong gradients or a hang."""
+    few, enough = ("model=resnet", "model.widths=[2,4]"), ("model=resnet", "model.widths=[16,4]")
+    with pytest.raises(SpecError) as refused:
+        built(*few, "channels_last=true")
+    assert list(refused.value.problems) == [
+        "channels_last: stage2_1.shortcut.0 is a strided 1x1 convolution of fewer than 16 "
+        "channels: "
+        "with the channels last its gradient is computed wrongly on some CPUs, and memory "
+        "overwritten; use channels_last=auto or false"
+    ]
+    left = built(*few, "channels_last=auto")
+    assert losses(left) == losses(built(*few, "channels_last=false"))
+    wide = [w for w in convolutions(built(*enough, "channels_last=auto").model) if w.shape[1] > 1]
+    assert all(map(lies_channels_last, wide))
+
+
 def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -> None:
     ours, byhand = built("channels_last=false"), built("channels_last=false")
     by_hand = []

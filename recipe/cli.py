@@ -47,6 +47,8 @@ python -m recipe compare [SWEEP] [--baseline clip=none] [--metric val/accuracy]
                                          SWEEP, or --sweep SWEEP: an id, its beginning, a name or
                                          all, every recorded run; else the newest sweep
 python -m recipe plan [key=value ...]    what would run, without training
+python -m recipe tricks [clip|clip=agc]  every option with one line; the card of one: what it does,
+                                         its settings, what it costs, what your own runs say of it
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
 python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest one by default, and of
                                          all recorded runs, at 127.0.0.1; open=true opens a browser
@@ -277,6 +279,16 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "ablate": _ablate,
     **{
         verb: functools.partial(_own, verb)
-        for verb in ("compare", "predict", "resume", "replay", "diff", "status", "sync", "ui")
+        for verb in (
+            "compare",
+            "diff",
+            "predict",
+            "replay",
+            "resume",
+            "status",
+            "sync",
+            "tricks",
+            "ui",
+        )
     },
 }

@@ -51,5 +51,5 @@ def _unsafe(model: nn.Module) -> str | None:
             and any(stride > 1 for stride in module.stride)
             and module.in_channels // module.groups < BLOCK
         ):
-            return name
+            return str(name)
     return None

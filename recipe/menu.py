@@ -114,7 +114,7 @@ def _floats(group: str, option: str, _: Path | None) -> frozenset[str]:
     if not isinstance(own, dict):
         return frozenset()
     found = {str(key) for key, value in own.items() if isinstance(value, float)}
-    for parent in _parents(files[option].path):
+    for parent in parents(files[option].path):
         found |= _floats(group, parent, _) - own.keys()
     return frozenset(found)
 
@@ -125,14 +125,23 @@ def comments(group: str, option: str) -> dict[str, str]:
     notes: dict[str, str] = {}
     if option in files:
         text = files[option].path.read_text(encoding="utf-8")
-        for parent in _parents(files[option].path):
+        for parent in parents(files[option].path):
             notes |= comments(group, parent)
         for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", text, re.MULTILINE):
             notes[key] = note.strip()
     return notes
 
 
-def _parents(path: Path) -> list[str]:
+def own_settings(option: Option) -> dict[str, Any]:
+    """What an option's file gives itself, by dotted key; texts with ${...} as they are written."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(option.path), resolve=False)
+    content.pop("defaults", None)
+    whole_run = "@package _global_" in option.path.read_text(encoding="utf-8")
+    groups = content if whole_run else {option.group: content}
+    return {f"{group}.{key}": v for group, given in groups.items() for key, v in given.items()}
+
+
+def parents(path: Path) -> list[str]:
     """The options that an option file builds on, from its defaults list."""
     entries = OmegaConf.select(OmegaConf.load(path), "defaults") or []
     return [str(entry).partition("@")[0] for entry in entries if str(entry) not in ("_self_",)]

@@ -1,5 +1,10 @@
 """CutMix: paste a rectangle of another image, and share the target by area.
 
+Helps: Many classes, larger images and long runs, against overfitting.
+Not with: Losses that take indices (refused); short runs, which it slows down; freeze caches, as
+inputs change.
+Costs: A copy of the batch in a step; more epochs to the same training loss.
+
 Source: Yun et al. 2019, https://arxiv.org/abs/1905.04899. As in the authors' code, all pairs of
 a batch get the same rectangle; it may be cut off by the border, and the target is shared by the
 pixels really pasted.

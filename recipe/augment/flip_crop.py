@@ -1,5 +1,9 @@
 """Random horizontal flips and random crops of the padded image, that is, shifts.
 
+Helps: Photographs, nearly always.
+Not with: Images in which left and right matter, such as digits and text: set flip to 0.
+Costs: A copy of the batch in a step; frozen layers are computed each time.
+
 Source: He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2, who pad with zeros. Here
 the border is reflected, as in https://github.com/KellerJordan/cifar10-airbench: inputs are
 normalised already, and a frame of zeros would be one of the mean colour.

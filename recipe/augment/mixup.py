@@ -1,5 +1,10 @@
 """Mixup: train on blends of two images and their targets.
 
+Helps: Many classes and long runs, against overfitting and for calibrated probabilities.
+Not with: Losses that take indices (refused); label smoothing, which does the same work; freeze
+caches.
+Costs: A copy of the batch in a step; more epochs to the same training loss.
+
 Source: Zhang et al. 2018, https://arxiv.org/abs/1710.09412. As in the authors' code, all pairs
 of a batch are blended in the same proportion.
 """

@@ -1,5 +1,9 @@
 """Exponential moving average of weights and buffers.
 
+Helps: Noisy training at a high or constant rate; it stands in for some of a decay.
+Not with: Runs of a few steps, whose average still holds early weights; warmup helps.
+Costs: A copy of the model in memory, and a pass over the weights in a step.
+
 Source: Polyak & Juditsky 1992; torch.optim.swa_utils, whose averaging function is used. Buffers
 are averaged too, so BatchNorm's statistics belong to the weights. torch's AveragedModel waits
 for the device at every step, and rounds an average of counters (num_batches_tracked) down,

@@ -1,5 +1,10 @@
 """Stochastic weight averaging.
 
+Helps: Constant or cyclic rates, whose last weights circle around a better point.
+Not with: Schedules that end near 0: the weights averaged are then all alike.
+Costs: A copy of the model in memory, and a pass over the training inputs where there is
+BatchNorm.
+
 Source: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407; torch.optim.swa_utils. The paper
 goes with a constant or cyclic learning rate; here that is the scheduler's business. torch's
 update_bn also resets BatchNorm layers that are frozen, and lets dropout draw; here frozen

@@ -1,5 +1,9 @@
 """Adaptive gradient clipping: bound each gradient by the size of the weights it moves.
 
+Helps: Models without normalisation and large batches, where single layers blow up.
+Not with: Layers that start at 0 with a tiny eps, which then can't move.
+Costs: Two passes over weights and gradients in a step.
+
 Source: Brock et al. 2021, https://arxiv.org/abs/2102.06171. As in the authors' code and in
 timm's, a parameter of one dimension (a bias, a scale) counts as one unit with one norm.
 The paper leaves the classifier head unclipped: so does the option, by way of `agc_but_head`;

@@ -1,5 +1,11 @@
 """Clipping by the total norm: the gradient keeps its direction, its length is bounded.
 
+Helps: Recurrent models, transformers and high learning rates, against single bad batches; look
+at clip/grad_norm of a run with clip=none to choose the limit.
+Not with: A limit far below the usual norm: it bites in each step and only scales the learning
+rate.
+Costs: Two passes over the gradients in a step, of which clip=none makes one, too.
+
 Source: Pascanu et al. 2013, https://arxiv.org/abs/1211.5063; torch.nn.utils.clip_grad_norm_.
 torch multiplies by max_norm / (norm + 1e-6), which also shrinks a gradient exactly at the
 limit a little; here a gradient up to the limit is left as it is, to the bit.

@@ -1,5 +1,9 @@
 """Clipping by value: every entry of every gradient on its own, so the direction changes too.
 
+Helps: A few huge entries in otherwise small gradients.
+Not with: Optimizers that scale each entry themselves, such as adam, which undo most of it.
+Costs: Two passes over the gradients in a step.
+
 Source: torch.nn.utils.clip_grad_value_.
 """
 

@@ -81,7 +81,7 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
     cautions += _unfinished(found)
     kept = [run for run in found if run.status == "FINISHED"]
     cautions += _set_apart(kept)
-    kept = [run for run in kept if not _apart(run)]
+    kept = [run for run in kept if not apart(run)]
     if not kept:
         where = f"sweep {sweep.name}" if sweep else printable(outputs)
         raise SpecError(f"compare: no finished run is recorded of {where}{_why(cautions)}")
@@ -161,7 +161,7 @@ def _unfinished(found: Iterable[Result]) -> list[str]:
     ]
 
 
-def _apart(run: Result) -> str:
+def apart(run: Result) -> str:
     """Why a run's numbers are of no one spec; empty if they are."""
     if "recipe.resumed_from" in run.tags:
         return "went on from another run's checkpoint"
@@ -171,7 +171,7 @@ def _apart(run: Result) -> str:
 
 
 def _set_apart(found: Iterable[Result]) -> list[str]:
-    reasons = Counter(filter(None, map(_apart, found)))
+    reasons = Counter(filter(None, map(apart, found)))
     return [f"{counted(number, 'run')} left out: {why}" for why, number in sorted(reasons.items())]
 
 

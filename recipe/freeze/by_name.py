@@ -1,4 +1,10 @@
-"""Freeze parameters by their names."""
+"""Freeze parameters by their names.
+
+Helps: Where you know which layers carry over to the new data.
+Not with: Augmentation, if the frozen beginning is to be computed once only.
+Costs: Less than nothing: frozen layers have no gradient, and at the beginning of the model are
+computed once.
+"""
 
 from __future__ import annotations
 

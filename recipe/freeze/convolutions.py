@@ -1,4 +1,10 @@
-"""Keep what the convolutions have learnt; normalisation and classifier adapt to new data."""
+"""Keep what the convolutions have learnt; normalisation and classifier adapt to new data.
+
+Helps: Few images that differ in contrast and statistics from those of the weights:
+normalisation adapts, filters stay.
+Not with: Models without normalisation layers, of which the classifier alone is left to train.
+Costs: Less than nothing: convolutions need no gradient of their weights.
+"""
 
 from __future__ import annotations
 

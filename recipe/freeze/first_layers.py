@@ -1,4 +1,9 @@
-"""Freeze a model from its input on."""
+"""Freeze a model from its input on.
+
+Helps: Fine-tuning on data that look like those of the weights: edges and colours are the same.
+Not with: Training from random weights, where the first layers have nothing to keep.
+Costs: Less than nothing: what is frozen has no gradient and is computed once.
+"""
 
 from __future__ import annotations
 

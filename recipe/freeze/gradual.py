@@ -1,5 +1,10 @@
 """Unfreeze a model stage by stage, usually from the head down.
 
+Helps: Fine-tuning with few images, where training everything at once spoils what the weights
+know.
+Not with: Scheduler=one_cycle, whose top would be over before the last stage thaws (refused).
+Costs: Less than nothing in the epochs before everything is trained.
+
 Source: gradual unfreezing of Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3;
 there one layer an epoch, here any stages at any epochs.
 """

@@ -1,5 +1,11 @@
 """Cross-entropy with label smoothing.
 
+Helps: Many classes or noisy labels, and where probabilities are to be less sure of themselves;
+on small clean data it seldom moves the accuracy.
+Not with: Loss values of runs without it, which are on another scale; mixup and cutmix smooth
+the targets already.
+Costs: Nothing that can be measured.
+
 Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; torch.nn.functional.cross_entropy.
 """
 

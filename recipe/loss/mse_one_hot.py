@@ -1,5 +1,10 @@
 """Mean squared error to one-hot targets.
 
+Helps: As a robust stand-in for cross-entropy with few classes (Hui and Belkin 2020,
+https://arxiv.org/abs/2006.07322); with many it learns slowly.
+Not with: Learning rates found for cross-entropy: its gradients are smaller.
+Costs: Nothing that can be measured.
+
 Source: torch.nn.functional.mse_loss, which broadcasts class indices against the outputs to a
 wrong loss with only a warning; here they are turned into one-hot rows first.
 """

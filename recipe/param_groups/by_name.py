@@ -1,4 +1,9 @@
-"""Optimizer settings by the names of parameters."""
+"""Optimizer settings by the names of parameters.
+
+Helps: Where layers are to differ in learning rate, weight decay or any option of the optimizer.
+Not with: Schedules with one absolute maximum or minimum for all groups (refused).
+Costs: Nothing that can be measured.
+"""
 
 from __future__ import annotations
 

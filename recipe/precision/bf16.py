@@ -1,6 +1,12 @@
-"""Mixed precision in bfloat16. Source: torch.autocast.
+"""Mixed precision in bfloat16.
 
 bfloat16 has the exponent of float32, so gradients need no scaling.
+
+Helps: GPUs and CPUs that compute with it: half the memory traffic, and speed.
+Not with: Results that are to agree to the last digits: it has 8 bits of mantissa.
+Costs: Accuracy within noise on most models; on hardware without it, time.
+
+Source: torch.autocast.
 """
 
 from __future__ import annotations

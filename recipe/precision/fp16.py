@@ -1,5 +1,9 @@
 """Mixed precision in float16 with loss scaling.
 
+Helps: GPUs without bfloat16, such as the V100 and T4.
+Not with: CPUs (refused), and clip thresholds on scaled gradients (the engine unscales first).
+Costs: A few skipped steps while the scale is found.
+
 Source: Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740; torch.autocast, GradScaler.
 """
 

@@ -1,4 +1,11 @@
-"""Multi-step decay. Source: torch.optim.lr_scheduler.MultiStepLR."""
+"""Multi-step decay.
+
+Helps: Recipes from papers that name their milestones.
+Not with: Runs of another length than the paper's: milestones don't scale along.
+Costs: Nothing that can be measured.
+
+Source: torch.optim.lr_scheduler.MultiStepLR.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """One cycle.
 
+Helps: Short runs that are to get far: the high rate in the middle regularises.
+Not with: Freeze=gradual, if stages thaw after the top (refused).
+Costs: Nothing that can be measured.
+
 Source: Smith & Topin 2018, https://arxiv.org/abs/1708.07120; torch.optim.lr_scheduler.OneCycleLR.
 There `max_lr` is one number for all groups, which destroys the ratio between them; here the top
 of each group is its own learning rate. There the momentum is cycled too, in place of the

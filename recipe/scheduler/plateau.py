@@ -1,5 +1,10 @@
 """Fall on a plateau.
 
+Helps: When the length of the run is generous and the right moment isn't known.
+Not with: Noisy metrics of few validation samples, which trigger it by chance; raise the
+patience.
+Costs: Nothing that can be measured.
+
 Source: torch.optim.lr_scheduler.ReduceLROnPlateau. Left out are its `min_lr`, one absolute
 floor for all groups, and its `eps` (1e-8), below which a group alone would stop falling:
 both destroy the ratio between groups.

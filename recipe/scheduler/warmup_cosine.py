@@ -1,5 +1,9 @@
 """Linear warm-up, then cosine decay.
 
+Helps: Adaptive optimizers, transformers and large batches, whose first steps are the riskiest.
+Not with: Runs of a few steps, of which the warm-up would take all (refused).
+Costs: Nothing that can be measured.
+
 Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677 (warm-up) and Loshchilov & Hutter
 2017, https://arxiv.org/abs/1608.03983 (cosine).
 """

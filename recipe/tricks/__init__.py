@@ -1,0 +1,91 @@
+"""What tricks there are: every option of every group, and the card of each.
+
+Everything on a card is written in one place: the option's YAML file (its first line, its settings
+and what each does) and the docstrings of the module and the function that `_target_` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from recipe import compose, menu, runs
+from recipe.arguments import key_values
+from recipe.errors import SpecError
+from recipe.tricks.card import Card, cards
+from recipe.tricks.evidence import Evidence, of_options
+
+
+def tricks(arguments: Sequence[str], console: Console) -> int:
+    """The verb: lists all options, those of a group (`clip`), or shows the card of one
+    (`clip=agc`) with what the runs recorded here say of it.
+
+    Raises SpecError for a group or an option that there isn't.
+    """
+    asked = [argument for argument in arguments if _is_asked(argument)]
+    rest = [argument for argument in arguments if argument not in asked]
+    outputs = compose.outputs(key_values("tricks", rest, {"output_dir": ""})["output_dir"])
+    chosen = [card for one in asked for card in _chosen(one)] if asked else cards()
+    said = of_options(outputs) if runs.folder(outputs).is_dir() else {}
+    if asked and all("=" in one for one in asked):
+        for card in chosen:
+            _show(card, said.get(card.label), console)
+    else:
+        _list(chosen, said, console)
+    return 0
+
+
+def _is_asked(argument: str) -> bool:
+    group, equals, _ = argument.partition("=")
+    return not argument.startswith("-") and (not equals or group in menu.GROUPS)
+
+
+def _chosen(asked: str) -> list[Card]:
+    group, equals, name = asked.partition("=")
+    if group not in menu.GROUPS:
+        hint = menu.nearest(group, menu.GROUPS) or f"; there are {', '.join(menu.GROUPS)}"
+        raise SpecError(f"tricks: {group}: no such group{hint}")
+    found = [card for card in cards() if card.group == group]
+    if equals and name not in [card.name for card in found]:
+        known = [card.name for card in found]
+        hint = menu.nearest(name, known) or f"; there are {', '.join(known)}"
+        raise SpecError(f"tricks: {asked}: no such option{hint}")
+    return [card for card in found if not equals or card.name == name]
+
+
+def _list(chosen: Sequence[Card], said: dict[str, Evidence], console: Console) -> None:
+    defaults = menu.defaults()
+    for group in dict.fromkeys(card.group for card in chosen):
+        table = Table(
+            title=group, title_justify="left", box=None, show_header=False, pad_edge=False
+        )
+        for card in (card for card in chosen if card.group == group):
+            mark = "*" if card.name == defaults[group] else " "
+            line = card.line
+            if found := said.get(card.label):
+                line = f"{line} [{found.short}]"
+            table.add_row(Text(f"{mark} {card.name}"), Text(line))
+        console.print(table)
+        console.print()
+    console.print("* is the default. The card of one: python -m recipe tricks clip=agc")
+
+
+def _show(card: Card, said: Evidence | None, console: Console) -> None:
+    console.print(Text(card.label, style="bold"))
+    for text in (card.line, *card.about):
+        console.print(Text(text))
+    for name, text in card.fields.items():
+        console.print(Text.assemble((f"\n{name}  ", "bold"), text))
+    if card.settings:
+        console.print(Text("\nSettings", style="bold"))
+    for setting in card.settings:
+        console.print(Text(f"  {setting.key}={setting.value}"), soft_wrap=True)
+        console.print(Padding(Text(setting.note), (0, 0, 0, 6)))
+    if card.has_evidence:
+        sentence = said.sentence if said else card.no_evidence
+        console.print(Text.assemble(("\nYour own runs  ", "bold"), sentence))
+    console.print()

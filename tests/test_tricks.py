@@ -1,0 +1,122 @@
+"""The list of options, their cards, and what one's own runs say of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import commands
+import compared_runs
+import pytest
+
+from recipe import menu
+from recipe.tricks.card import Card, cards
+from recipe.tricks.evidence import of_options
+from recipe.tricks.page import markdown
+
+PAGE = Path(__file__).parents[1] / "docs" / "tricks.md"
+
+TRICKS = [card for card in cards() if card.has_evidence or card.group in ("loss", "optimizer")]
+
+
+def label(card: Card) -> str:
+    return card.label
+
+
+def test_the_page_of_all_tricks_is_what_the_files_say(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--refresh-golden"):
+        PAGE.write_text(markdown(), encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == markdown()
+
+
+@pytest.mark.parametrize("card", TRICKS, ids=label)
+def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card: Card) -> None:
+    if card.label == "loss=cross_entropy":  # the default is no trick
+        return
+    expected = {"Helps", "Not with", "Costs"}
+    assert expected <= set(card.fields), f"{card.label} lacks {expected - set(card.fields)}"
+    assert all(text.endswith(".") for text in card.fields.values())
+    assert all(setting.note for setting in card.settings if setting.key.count(".") == 1)
+
+
+def test_every_option_is_listed_with_its_line(tmp_path: Path) -> None:
+    shown = " ".join(commands.here(tmp_path, "tricks").out.split())
+    for group in menu.GROUPS:
+        for name, option in menu.options(group).items():
+            assert f"{name} {option.help}" in shown
+
+
+def test_a_card_shows_settings_with_their_values_and_what_they_do(tmp_path: Path) -> None:
+    shown = " ".join(commands.here(tmp_path, "tricks", "freeze=vgg_first2").out.split())
+    assert "freeze=vgg_first2 Freeze the first two convolutions of a VGG" in shown
+    # names is given by its own file, batchnorm by the one that it builds on
+    assert "freeze.names=['*convolution1_1.*', '*convolution1_2.*']" in shown
+    assert "freeze.batchnorm=eval frozen BatchNorm layers: eval (all of it stays)" in shown
+    assert "ablate freeze=vgg_first2 'seed=range(6)'" in shown
+
+
+def test_what_there_is_not_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    for asked, told in {
+        "clp": "tricks: clp: no such group; did you mean clip?",
+        "clip=nrm": "tricks: clip=nrm: no such option; did you mean norm?",
+        "--outputdir=x": "tricks: --outputdir=x: no such argument; did you mean output_dir?",
+    }.items():
+        done = commands.here(tmp_path, "tricks", asked)
+        assert (done.status, done.problems) == (2, [f"recipe: {told}"])
+
+
+def test_a_trick_of_ones_own_has_a_card_like_ours(tmp_path: Path) -> None:
+    folder = commands.project(
+        tmp_path,
+        {
+            "conf/clip/halve.yaml": "# Halve every gradient.\n_target_: mine.halve\n"
+            "factor: 0.5  # what is left\n# Costs: A pass over the gradients.\n",
+            "mine.py": '"""Summary.\n\nHelps: Nobody,\nas far as is known.\nSource: none.\n"""\n\n'
+            'def halve(params, *, factor):\n    """Returns the norm. Raises nothing."""\n'
+            "raise SystemExit  # a card is read, not run\n",
+        },
+    )
+    shown = [
+        line.strip() for line in commands.here(folder, "tricks", "clip=halve").out.splitlines()
+    ]
+    assert shown[:3] == ["clip=halve", "Halve every gradient.", "Returns the norm."]
+    for line in (
+        "Helps  Nobody, as far as is known.",
+        "Costs  A pass over the gradients.",
+        "Source  none.",
+        "clip.factor=0.5",
+        "what is left",
+    ):
+        assert line in shown
+
+
+def test_evidence_is_of_pairs_that_differ_in_the_trick_alone(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.pairs(outputs, [0.01, 0.03])
+    # another schedule, without its counterpart; and one that started elsewhere
+    compared_runs.run(outputs, 90, [0.9], {"clip": "norm", "scheduler": "step"}, seed=0)
+    compared_runs.run(outputs, 91, [0.5], seed=7)
+    compared_runs.run(outputs, 92, [0.9], {"clip": "norm"}, seed=7, start={"weights": "other"})
+    # not finished
+    compared_runs.run(outputs, 93, [0.5], seed=8)
+    compared_runs.run(outputs, 94, [0.9], {"clip": "norm"}, seed=8, status="FAILED")
+    found = of_options(outputs)
+    assert list(found) == ["clip=norm"]
+    assert found["clip=norm"].differences == pytest.approx([0.01, 0.03])
+    # mean 2 points, standard deviation 1.414, t(0.975, 1) = 12.706: 2 +- 12.706
+    assert found["clip=norm"].short == "2 paired runs: +2.00 points, -10.71 to +14.71"
+    shown = " ".join(commands.here(tmp_path, "tricks", "clip=norm").out.split())
+    assert "of val/accuracy; bit on 25 % of steps. No verdict" in shown
+
+
+def test_two_specs_are_pooled_and_said_to_be(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    for number, (schedule, clip, accuracy) in enumerate(
+        [("constant", "none", 0.5), ("constant", "norm", 0.6), ("step", "none", 0.7),
+         ("step", "norm", 0.6)]
+    ):  # fmt: skip
+        settings = {"scheduler": schedule, "clip": clip}
+        tags = {"recipe.no_effect": "clip=norm"} if number == 3 else {}
+        compared_runs.run(outputs, number, [accuracy], settings, tags=tags)
+    found = of_options(outputs)["clip=norm"]
+    assert found.differences == pytest.approx([0.1, -0.1])
+    assert "pooled over 2 different specs; it had no effect in 1 of them" in found.sentence

@@ -40,6 +40,15 @@ def key_values(
     return values
 
 
+def number(verb: str, key: str, value: str, *, whole: bool = False) -> float:
+    """A verb's argument as a number. Raises SpecError for any that is none."""
+    try:
+        return int(value) if whole else float(value)
+    except ValueError:
+        kind = "a whole number" if whole else "a number"
+        raise SpecError(f"{verb}: {key} must be {kind}, got {value!r}") from None
+
+
 def _is_bare(argument: str, known: dict[str, str]) -> bool:
     """Whether it is no pair of one of these keys, not even one with a slip; its = are its own, such
     as those of what a sweep swept."""

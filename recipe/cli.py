@@ -47,6 +47,8 @@ python -m recipe compare [SWEEP] [--baseline clip=none] [--metric val/accuracy]
                                          SWEEP, or --sweep SWEEP: an id, its beginning, a name or
                                          all, every recorded run; else the newest sweep
 python -m recipe plan [key=value ...]    what would run, without training
+python -m recipe find-lr [key=value ...] [from=1e-6] [to=10] [steps=100]
+                                         a learning rate for it, by a short test of rising ones
 python -m recipe tricks [clip|clip=agc]  every option with one line; the card of one: what it does,
                                          its settings, what it costs, what your own runs say of it
 python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
@@ -185,6 +187,28 @@ def _plan(arguments: list[str]) -> int:
     return 0
 
 
+def _find_lr(arguments: list[str]) -> int:
+    from recipe.arguments import key_values, number
+    from recipe.execute import prepare
+
+    known = {"from": "1e-6", "to": "10", "steps": "100"}
+    own = [text for text in arguments if text.removeprefix("--").partition("=")[0] in known]
+    given, problems = key_values("find-lr", own, known), Problems()
+    with problems.collect("find-lr"):
+        lowest, highest = (number("find-lr", key, given[key]) for key in ("from", "to"))
+        steps = int(number("find-lr", "steps", given["steps"], whole=True))
+    problems.raise_any()
+    rest = [text for text in arguments if text not in own]
+    spec = _spec(rest, problems)
+    run = prepare(spec, problems)
+    from recipe.find_lr import find_lr
+
+    with problems.collect("find-lr"):
+        find_lr(spec, run, _console(), lowest=lowest, highest=highest, steps=steps, command=rest)
+    problems.raise_any()
+    return 0
+
+
 def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     """The spec of a single run; what is wrong with the overrides is added to `problems`, and the
     rest of them composed, so that later checks can add theirs."""
@@ -277,6 +301,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": lambda arguments: _verb(arguments)[0](_verb(arguments)[1]),
     "plan": _plan,
     "ablate": _ablate,
+    "find-lr": _find_lr,
     **{
         verb: functools.partial(_own, verb)
         for verb in (

@@ -22,7 +22,7 @@ def learning_rates(history: History, path: Path) -> None:
             axes.step(*_columns(history, key), where="post", label=key.removeprefix("lr/"))
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     axes.legend(loc="best", fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves(history: History, path: Path) -> None:
@@ -47,14 +47,14 @@ def curves(history: History, path: Path) -> None:
                 )
         axes.set(title=title, xlabel="step")
         axes.legend(loc="best", fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _columns(history: History, key: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in history[key]], [value for _, value in history[key]]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a group's name, in boxes

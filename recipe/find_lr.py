@@ -1,0 +1,65 @@
+"""`find-lr`: the range test of a spec, told and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from recipe import range_test, runs
+from recipe.range_test import RangeTest
+from recipe.spec import RunSpec
+from recipe.train import Run
+from recipe.wording import relative
+
+
+def find_lr(
+    spec: RunSpec,
+    run: Run,
+    console: Console,
+    *,
+    lowest: float,
+    highest: float,
+    steps: int,
+    command: Sequence[str],
+) -> None:
+    """Runs the test, keeps its picture below `<outputs>/reports/`, and says what it suggests.
+
+    `command` are the overrides that the spec was given by.
+    """
+    own = float(spec.optimizer["lr"])
+    found = range_test.range_test(run, own, lowest=lowest, highest=highest, steps=steps)
+    folder = spec.output_path / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"find-lr-{runs.new_id()}.png"
+    range_test.picture(found, path)
+    console.print(_course(found), soft_wrap=True)
+    for line in _suggestion(found, run, own, command):
+        console.print(line, soft_wrap=True)
+    console.print(f"Picture  {relative(path)}", soft_wrap=True)
+
+
+def _course(found: RangeTest) -> str:
+    lowest = found.lowest
+    end = "the loss grew out of bounds" if found.diverged else "the end"
+    return (
+        f"{len(found.rates)} steps, optimizer.lr from {found.rates[0]:.2g} to "
+        f"{found.rates[-1]:.2g}, where {end} was reached; smoothed loss {found.smoothed[0]:.4g} at "
+        f"first, lowest {found.smoothed[lowest]:.4g} at {found.rates[lowest]:.2g}"
+    ).replace("the loss grew out of bounds was reached", "the loss grew out of bounds")
+
+
+def _suggestion(found: RangeTest, run: Run, own: float, command: Sequence[str]) -> Sequence[str]:
+    if found.steepest is None:
+        return [
+            "Suggests nothing: the loss never fell; look at the picture, and use other from, to"
+        ]
+    rate = found.rates[found.steepest]
+    lines = [f"Suggests optimizer.lr={rate:.2g}, where the loss falls fastest; now it is {own:g}"]
+    if any(lr != own for lr in run.base_lr.values()):
+        groups = ", ".join(f"{name} {lr * rate / own:.2g}" for name, lr in run.base_lr.items())
+        lines.append(f"  with the same factor on every group: {groups}")
+    rest = [word for word in command if not word.startswith("optimizer.lr=")]
+    lines.append(f"Try it   python -m recipe {' '.join([*rest, f'optimizer.lr={rate:.2g}'])}")
+    lines.append("One batch a rate is a hint, not a comparison: a sweep over optimizer.lr is one")
+    return lines

@@ -127,7 +127,8 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         "from=x": "find-lr: from must be a number, got 'x'",
         "steps=1.5": "find-lr: steps must be a whole number, got '1.5'",
         "steps=5": "find-lr: steps must be at least 10, got 5",
-        "optimizer.lr=0": "find-lr: optimizer.lr is 0, so no rate is a multiple of it; give another",
+        "optimizer.lr=0": "find-lr: optimizer.lr is 0, so no rate is a multiple of it; give "
+        "another",
         "from=10": "find-lr: from must be above 0 and below to, got from=10 to=10",
     }.items():
         done = commands.here(tmp_path, "find-lr", *commands.QUICK, given)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,9 @@ from recipe.train import Run
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SMALL = (
     "device=cpu", "device.threads=1", "tracking=none", "epochs=2",

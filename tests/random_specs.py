@@ -141,7 +141,7 @@ def try_some(folder: Path, choice: str, ends: Counter[str]) -> None:
 
     @hypothesis.seed(choice)
     @hypothesis.settings(
-        max_examples=-(-TOTAL // len(CHOICES)), deadline=None, database=None,
+        max_examples=-(-TOTAL // len(CHOICES)), database=None,
         phases=[hypothesis.Phase.generate],  # a line is short, and making it shorter takes minutes
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from recipe import build as building
 from recipe import frozen, grouping, streams, train
 from recipe.audit import Audit, Verdict
+from recipe.prefix.feed import Feed
 from recipe.schedule import Schedule
 from recipe.spec import RunSpec
 from recipe.train import Point, Run
@@ -148,9 +149,11 @@ def the_schedule_never_moves(patch: pytest.MonkeyPatch) -> None:
 def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., train._Done]:
     """The engine's step, in which what comes after backward is done in another order."""
 
-    def step(run: Run, inputs: Tensor, targets: Tensor, stream: torch.Generator) -> train._Done:
+    def step(
+        run: Run, feed: Feed, inputs: Tensor, targets: Tensor, stream: torch.Generator
+    ) -> train._Done:
         inputs, goal = run.augment(inputs, targets, stream)
-        loss = run.loss(run.model(inputs), goal)
+        loss = run.loss(feed.model(inputs), goal)
         run.scaler.scale(loss).backward()
         norm, bit = order(run)
         run.scaler.update()

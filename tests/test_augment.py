@@ -115,7 +115,7 @@ def test_a_padding_as_large_as_the_image_is_refused() -> None:
 # mixup and cutmix
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), alpha=st.floats(0.1, 4.0), batch=st.integers(1, 6))
 def test_mixup_blends_pixels_and_targets_in_the_same_proportion(
     seed: int, alpha: float, batch: int
@@ -135,7 +135,7 @@ def test_mixup_really_blends() -> None:
     assert not torch.allclose(out, out.round(), atol=1e-3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 10**6),
     alpha=st.floats(0.1, 4.0),

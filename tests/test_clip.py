@@ -91,7 +91,7 @@ def test_norm_of_infinite_gradients_is_reported_as_infinite() -> None:
     assert before.item() == math.inf
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     grads=st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=4), min_size=1),
     max_norm=st.floats(1e-3, 1e3),
@@ -174,7 +174,7 @@ def test_agc_takes_a_scalar_parameter() -> None:
 # all
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3))
 def test_whether_it_bit_is_whether_a_gradient_changed(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)

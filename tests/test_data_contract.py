@@ -17,7 +17,7 @@ def stream(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     counts=st.lists(st.integers(4, 30), min_size=1, max_size=5),
     fraction=st.floats(0.2, 0.8),
@@ -60,7 +60,7 @@ def test_a_class_that_would_be_missing_on_one_side_is_named(fraction: float, pro
         stratified(targets, fraction, ["a", "b"], stream(0))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(targets=labels.map(torch.tensor), seed=seeds, data=st.data())
 def test_a_balanced_choice_takes_as_even_as_the_classes_allow(
     targets: Tensor, seed: int, data: st.DataObject
@@ -81,7 +81,7 @@ def test_one_sample_too_many_goes_to_a_class_by_chance() -> None:
     assert spare == {1, 2}  # one or two of class 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), max_size=5))
 def test_batches_hold_exactly_the_samples_asked_for_in_order(batches: list[list[int]]) -> None:
     inputs, targets = torch.arange(20.0).reshape(10, 1, 1, 2), torch.arange(10) * 10

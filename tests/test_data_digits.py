@@ -91,7 +91,7 @@ def test_low_and_high_digits_share_no_image() -> None:
     assert not low_images & high_images
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(size=st.integers(10, 1438), seed=st.integers(0, 2**32))
 def test_few_training_images_are_balanced_and_leave_validation_alone(size: int, seed: int) -> None:
     few, all_of_them = made(seed, train_size=size, size=8), made(seed, size=8)

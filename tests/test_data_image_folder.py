@@ -16,9 +16,7 @@ from recipe.data.image_folder import image_folder
 from recipe.errors import DataError, SpecError
 from recipe.images import fit, normalise, read_image
 
-in_tmp_path = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+in_tmp_path = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def add(root: Path, *names: str) -> Path:

@@ -47,7 +47,7 @@ names = st.one_of(
     st.text(alphabet=st.sampled_from("ab1 |\\`*_~#<>&$[]()!-+=.:'\"\n\x1b\u202e\udc80ü\u4e2d")),
     st.text(),
 )
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def of(*content: str | Table | Picture, title: str = "Tricks") -> Document:

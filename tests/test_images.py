@@ -13,9 +13,7 @@ from PIL import Image
 from recipe.image_files import check_image, image_files
 from recipe.images import fit, normalise, normalise_bytes, read_image
 
-in_tmp_path = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+in_tmp_path = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def saved(image: Image.Image, folder: Path, name: str = "image.png", **options: Any) -> Path:
@@ -240,7 +238,7 @@ def test_the_centre_is_cut_out_with_the_shape_of_the_result() -> None:
     assert fit(row, (1, 4)).shape == (1, 1, 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 40)] * 2),
     size=st.tuples(*[st.integers(1, 20)] * 2),

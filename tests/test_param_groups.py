@@ -188,7 +188,7 @@ def names_of(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), batchnorm=st.booleans())
 def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
     data: st.DataObject, batchnorm: bool

@@ -39,7 +39,7 @@ SPOTS = (
 )
 
 numbers = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1.0, 1e308, 5e-324]))
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 
 
 def effects_figure(*effects: Effect) -> Figure:

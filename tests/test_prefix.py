@@ -175,7 +175,7 @@ def drawn(draw: st.DrawFn) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(drawn())
 def test_any_model_with_any_layers_frozen_gives_the_same_bits(
     built: Build, overrides: tuple[str, ...]

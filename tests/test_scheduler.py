@@ -129,7 +129,7 @@ def test_one_cycle_goes_up_to_the_groups_own_rate_and_down(
 
 
 @given(total=st.integers(1, 50), pct_start=st.floats(0.01, 0.99))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_one_cycle_begins_and_ends_as_told_however_short_the_run(
     total: int, pct_start: float
 ) -> None:
@@ -216,7 +216,7 @@ def scheduler_of(name: str, optimizer: Optimizer, moves: int) -> LRScheduler:
 
 
 @pytest.mark.parametrize("name", options("scheduler"))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     kind=st.sampled_from([SGD, Adam]),
     rate=st.floats(1e-6, 1.0),

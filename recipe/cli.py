@@ -229,8 +229,7 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
         spec = job.spec()
     if not any(_is_setting(override.key_or_group) for override in checked.overrides):
         # what is wrong is told before torch is imported: no other word needs it to be judged
-        if problems:
-            problems += root_problems(vars(spec))
+        problems += root_problems(vars(spec))
         problems.raise_any()
     return spec
 

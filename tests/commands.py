@@ -55,6 +55,11 @@ def here(folder: Path, *arguments: str) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
+def in_turn(folder: Path, *arguments: str) -> Done:
+    """As `here`; the jobs of a sweep are run in this process too, one after the other."""
+    return here(folder, *arguments, "hydra/launcher=basic")
+
+
 def refused(folder: Path, *arguments: str) -> list[str]:
     """What is told of settings that are refused: alike by plan and by training, which leave nothing
     behind."""

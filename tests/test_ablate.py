@@ -63,7 +63,7 @@ def ended(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablated")
-    done = commands.here(folder, "ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)")
+    done = commands.in_turn(folder, "ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)")
     assert done.status == 0, done.err
     assert "Go on?" not in done.out
     return folder
@@ -84,7 +84,7 @@ def test_each_trick_alone_and_left_out_is_run_seed_by_seed(ablated: Path) -> Non
              ["freeze=none", *on], ["freeze=vgg_first2", *on]]  # fmt: skip
     assert told["planned"] == [[*texts, f"seed={seed}"] for seed in (0, 1) for texts in block]
     typed = ["ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)"]
-    assert told["command"] == typed
+    assert told["command"] == [*typed, "hydra/launcher=basic"]
     tricks = [(t["group"], t["option"], t["overrides"]) for t in told["tricks"]]
     assert tricks == [
         ("freeze", "vgg_first2", ["freeze=vgg_first2"]), ("clip", "norm", on),
@@ -163,7 +163,7 @@ def test_the_tricks_of_a_file_count_too_and_their_settings_go_with_them(tmp_path
         "conf/hydra/sweeper/ablation.yaml": "_target_: os.abort\n",
     }
     commands.project(tmp_path, files)
-    done = commands.here(
+    done = commands.in_turn(
         tmp_path, "-m", "hydra/sweeper=ablation", *QUIET, "experiment=mine",
         "hydra.sweeper.plan=leave_one_out",
     )  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
     )
     assert "Left out clip=idle: resolves to the same spec as baseline, which is run once" in lines
     assert "Jobs 6 runs, seed by seed (seed 0, 1, 2)" in lines
-    done = commands.here(tmp_path, "ablate", *QUIET, "clip=idle")
+    done = commands.in_turn(tmp_path, "ablate", *QUIET, "clip=idle")
     assert (done.status, done.problems) == (2, [
         "recipe: clip=idle: resolves to the same spec as baseline, which is run once; there is "
         "nothing to compare"
@@ -319,12 +319,12 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: 
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
     given = [*stopped_runs.QUIET, "seed=0,1", "plan=add_one"]
-    done = commands.here(tmp_path, "ablate", *given)
+    done = commands.in_turn(tmp_path, "ablate", *given)
     assert done.status == 130
     assert [(each["name"], each["status"]) for each in ended(tmp_path)] == [
         ("baseline seed=0", "FINISHED"), ("clip=mine seed=0", "KILLED"),
     ]  # fmt: skip
-    done = commands.here(tmp_path, "ablate", *given, "yes=true")
+    done = commands.in_turn(tmp_path, "ablate", *given, "yes=true")
     assert done.status == 0
     assert f", going on with {next((tmp_path / 'outputs' / 'sweeps').iterdir()).name}" in done.out
     assert "baseline seed=0\nfinished before" in done.out and "Goes on with " in done.out

@@ -270,7 +270,7 @@ def test_a_worker_that_is_killed_ends_the_run_as_failed_in_one_line(
 
 def test_in_a_sweep_each_run_on_broken_data_is_refused(tmp_path: Path, pets: Path) -> None:
     halve(pets / "cat" / "1.jpg")
-    done = commands.here(tmp_path, "-m", *photos(pets), "seed=0,1")
+    done = commands.in_turn(tmp_path, "-m", *photos(pets), "seed=0,1")
     assert done.status == 1
     assert done.out.count("recipe: data.path: 1 of 20 images in") == 2
     assert "Traceback" not in done.out + done.err

@@ -141,7 +141,7 @@ def test_runs_that_differ_in_the_seed_alone_stand_under_their_mean(
 def test_the_table_has_the_runs_that_a_sweep_took_over_from_another(
     swept: Path, chromium: Browser
 ) -> None:
-    assert commands.here(swept, "-m", *MLP, "clip=none,norm", "seed=1,2").status == 0
+    assert commands.in_turn(swept, "-m", *MLP, "clip=none,norm", "seed=1,2").status == 0
     with shown(swept, "clip=none,norm seed=1,2") as found:
         chromium.open(found["Runs"])
         grid = chromium.grid(rows=6)

@@ -320,7 +320,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ablation of a clip that never bites, of which the result is compared at its end."""
     folder = tmp_path_factory.mktemp("idle")
     tricks = ("clip=norm", "clip.max_norm=1e9", "seed=range(6)")
-    done = commands.here(folder, "ablate", *commands.QUICK, *tricks)
+    done = commands.in_turn(folder, "ablate", *commands.QUICK, *tricks)
     assert done.status == 0, done.err
     (folder / "said.txt").write_text(done.out)
     return folder

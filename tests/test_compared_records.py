@@ -106,9 +106,9 @@ def test_a_setting_that_is_the_seed_is_no_trick(tmp_path: Path) -> None:
 
 def test_what_is_written_1_or_1_0_is_trained_once(tmp_path: Path) -> None:
     tiny = (*TINY, "tracking=none")
-    done = commands.here(tmp_path, "-m", *tiny, "clip=norm", "clip.max_norm=1,1.0,1e0")
+    done = commands.in_turn(tmp_path, "-m", *tiny, "clip=norm", "clip.max_norm=1,1.0,1e0")
     assert done.status == 0 and len(commands.runs(tmp_path)) == 1, done.out
-    planned = commands.here(
+    planned = commands.in_turn(
         tmp_path, "ablate", *tiny, "clip=norm", "clip.max_norm=1", "scheduler=step",
         "plan=leave_one_out",
     )  # fmt: skip
@@ -205,9 +205,9 @@ def test_every_baseline_has_its_report_and_nothing_of_an_earlier_one_is_left(
 
 
 def test_mlflow_has_the_latest_mean_of_a_run_however_few_runs_it_is_of(tmp_path: Path) -> None:
-    assert commands.here(tmp_path, "-m", *TINY, "clip=none,norm", "seed=0,1").status == 0
+    assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm", "seed=0,1").status == 0
     compared(tmp_path)
-    fewer = commands.here(tmp_path, "-m", *TINY, "clip=none,norm", "seed=1")
+    fewer = commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm", "seed=1")
     assert fewer.status == 0 and len(commands.runs(tmp_path)) == 4
     (_, newest) = sorted((tmp_path / "outputs" / "sweeps").iterdir())
     assert compared(tmp_path, "--baseline", "clip=norm")
@@ -232,7 +232,7 @@ def test_mlflow_has_the_latest_mean_of_a_run_however_few_runs_it_is_of(tmp_path:
 
 
 def test_an_outputs_folder_that_was_copied_is_said_to_be(tmp_path: Path) -> None:
-    assert commands.here(tmp_path, "-m", *TINY, "clip=none,norm").status == 0
+    assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm").status == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "copy" / "outputs")
     out = compared(tmp_path / "copy")
     (said,) = lines(out, "MLflow wasn't told")

@@ -163,3 +163,12 @@ def test_auto_threads_are(given: str | None) -> None:
 def test_an_apple_gpu_that_is_not_there_is_refused(built: Callable[..., Run]) -> None:
     with pytest.raises(SpecError, match=r"^device=mps: this machine has no Apple GPU; .*auto$"):
         built("device=mps")
+
+
+def test_a_containers_share_of_the_cores_is_rounded_down_to_whole_ones(tmp_path: Path) -> None:
+    """As Linux writes it: microseconds of computing, per so many that pass."""
+    cases = {"250000 100000": 2, "50000 100000": 1, "max 100000": None}
+    for content, cores in cases.items():
+        (tmp_path / "cpu.max").write_text(content + "\n")
+        assert device.quota(tmp_path / "cpu.max") == cores
+    assert device.quota(tmp_path / "missing") is None

@@ -87,7 +87,7 @@ def results(folder: Path, sweep: Path | None = None) -> list[tuple[str, str, flo
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that nobody stopped."""
     folder = project(tmp_path_factory.mktemp("whole"))
-    assert commands.here(folder, *SWEEP).status == 0
+    assert commands.in_turn(folder, *SWEEP).status == 0
     return folder
 
 
@@ -107,12 +107,12 @@ def test_a_sweep_that_is_interrupted_is_continued_by_the_same_command(
 ) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")  # the second run's second step
-    done = commands.here(tmp_path, *SWEEP)
+    done = commands.in_turn(tmp_path, *SWEEP)
     assert done.status == 130
     assert names_and_states(tmp_path) == [("seed=0", "FINISHED"), ("seed=1", "KILLED")]
     assert mlflow_runs(tmp_path)[0].info.status == "KILLED"
     first, second = commands.runs(tmp_path)
-    done = commands.here(tmp_path, *SWEEP)
+    done = commands.in_turn(tmp_path, *SWEEP)
     assert done.status == 0
     lines = done.out.splitlines()
     assert f"seed=0,1,2,3: 4 runs, going on with {sweep_folder(tmp_path).name}" in lines
@@ -129,9 +129,9 @@ def test_a_run_of_a_sweep_that_failed_is_run_again_and_only_that(
 ) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("5 error")
-    assert commands.here(tmp_path, *SWEEP).status == 1
+    assert commands.in_turn(tmp_path, *SWEEP).status == 1
     assert sorted(states(tmp_path)) == ["FAILED", *["FINISHED"] * 3]
-    done = commands.here(tmp_path, *SWEEP)
+    done = commands.in_turn(tmp_path, *SWEEP)
     assert done.status == 0 and done.out.count("finished before") == 3
     assert sorted(states(tmp_path)) == ["FAILED", *["FINISHED"] * 4]
     assert results(tmp_path) == results(whole)
@@ -142,7 +142,7 @@ def test_a_sweep_that_finished_trains_nothing_again_and_has_the_same_results(
 ) -> None:
     before = commands.runs(whole)
     (first,) = (whole / "outputs" / "sweeps").iterdir()
-    done = commands.here(whole, *SWEEP)
+    done = commands.in_turn(whole, *SWEEP)
     assert done.status == 0 and done.out.count("finished before") == 4
     assert commands.runs(whole) == before
     (second,) = set((whole / "outputs" / "sweeps").iterdir()) - {first}
@@ -157,7 +157,7 @@ def test_a_trick_without_effect_is_told_of_a_run_that_is_skipped_as_well(tmp_pat
     arguments = ("-m", *commands.QUICK, *never)
     told: list[list[str]] = []
     for _ in range(2):
-        done = commands.here(tmp_path, *arguments)
+        done = commands.in_turn(tmp_path, *arguments)
         assert done.status == 0
         rows = [line for line in done.out.splitlines() if line.startswith("seed=")]
         told.append(rows[-2:])
@@ -168,7 +168,7 @@ def test_a_trick_without_effect_is_told_of_a_run_that_is_skipped_as_well(tmp_pat
 def test_again_runs_a_whole_sweep_again(tmp_path: Path) -> None:
     project(tmp_path)
     for count in (2, 4):
-        done = commands.here(tmp_path, "-m", *QUIET, "epochs=1", "seed=0,1", "again=true")
+        done = commands.in_turn(tmp_path, "-m", *QUIET, "epochs=1", "seed=0,1", "again=true")
         assert done.status == 0 and states(tmp_path) == ["FINISHED"] * count
 
 
@@ -177,10 +177,10 @@ def test_a_sweep_whose_file_was_cut_off_goes_on(tmp_path: Path, name: str) -> No
     project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
     arguments = ("-m", *QUIET, "epochs=1", "seed=0,1")
-    assert commands.here(tmp_path, *arguments).status == 130
+    assert commands.in_turn(tmp_path, *arguments).status == 130
     path = sweep_folder(tmp_path) / name
     path.write_bytes(path.read_bytes()[:-20])
-    done = commands.here(tmp_path, *arguments)
+    done = commands.in_turn(tmp_path, *arguments)
     assert done.status == 0, done.err
     assert states(tmp_path) == ["FINISHED"] * 2
 
@@ -191,7 +191,7 @@ def test_two_sweeps_at_the_same_moment_train_each_run_once(tmp_path: Path) -> No
     outs = [process.communicate(timeout=300)[0] for process in both]
     assert len(commands.runs(tmp_path)) == 4, outs
     assert states(tmp_path) == ["FINISHED"] * 4
-    done = commands.here(tmp_path, *arguments)
+    done = commands.in_turn(tmp_path, *arguments)
     assert done.status == 0 and len(commands.runs(tmp_path)) == 4
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     found = client.search_runs(["1"])
@@ -205,9 +205,9 @@ def test_a_sweep_that_is_killed_is_continued_by_the_same_command(
 ) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("8 SIGKILL")  # in the third run
-    assert commands.process(tmp_path, *SWEEP).status == -signal.SIGKILL
+    assert commands.process(tmp_path, *SWEEP, "hydra/launcher=basic").status == -signal.SIGKILL
     assert states(tmp_path) == ["FINISHED", "FINISHED", "RUNNING"]
-    done = commands.here(tmp_path, *SWEEP)
+    done = commands.in_turn(tmp_path, *SWEEP)
     assert done.status == 0, done.err
     assert states(tmp_path) == ["FINISHED"] * 4
     same_sweep(tmp_path, whole)

@@ -65,7 +65,7 @@ def mean(folder: Path, variant: str) -> float:
 
 def test_the_trick_that_helps_is_kept_and_what_adds_nothing_ends_it(tmp_path: Path) -> None:
     commands.project(tmp_path, PROJECT)
-    done = commands.here(tmp_path, *GREEDY)
+    done = commands.in_turn(tmp_path, *GREEDY)
     assert done.status == 0, done.err
     told, ended = sweep(tmp_path)
     alone = ["baseline", "scheduler=slow", "clip=boost"]
@@ -104,7 +104,7 @@ def test_the_trick_that_helps_is_kept_and_what_adds_nothing_ends_it(tmp_path: Pa
     (folder / "sweep.json").write_text(
         (folder / "sweep.json").read_text().replace('"status": "FINISHED"', '"status": "KILLED"')
     )
-    again = commands.here(tmp_path, *GREEDY)
+    again = commands.in_turn(tmp_path, *GREEDY)
     assert f"going on with {folder.name}" in again.out and path in again.out.splitlines()
     assert (again.status, commands.runs(tmp_path)) == (0, runs)
     assert sweep(tmp_path)[0]["path"] == told["path"]
@@ -112,7 +112,7 @@ def test_the_trick_that_helps_is_kept_and_what_adds_nothing_ends_it(tmp_path: Pa
 
 def test_what_lacks_a_seed_is_not_chosen_and_without_a_baseline_it_ends(tmp_path: Path) -> None:
     commands.project(tmp_path, PROJECT)
-    done = commands.here(tmp_path, *BOOST, "clip.fails=1")
+    done = commands.in_turn(tmp_path, *BOOST, "clip.fails=1")
     assert done.status == 1
     told, ended = sweep(tmp_path)
     # it did help in the run that there is
@@ -123,7 +123,7 @@ def test_what_lacks_a_seed_is_not_chosen_and_without_a_baseline_it_ends(tmp_path
     assert told["stopped"] == why
 
     # less than a sample of each class: the runs are refused where the data is made
-    done = commands.here(tmp_path, *BOOST, "data.train_size=5", "output_dir=small/outputs")
+    done = commands.in_turn(tmp_path, *BOOST, "data.train_size=5", "output_dir=small/outputs")
     assert done.status == 1
     told, ended = sweep(tmp_path / "small")
     assert len(ended) == 4 and {each.status for each in ended.values()} == {"REFUSED"}
@@ -134,7 +134,7 @@ def test_what_lacks_a_seed_is_not_chosen_and_without_a_baseline_it_ends(tmp_path
 
 
 def test_only_a_single_option_of_a_group_may_climb(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, *GREEDY, "augment=flip_crop,mixup")
+    done = commands.in_turn(tmp_path, *GREEDY, "augment=flip_crop,mixup")
     assert done.status == 2 and "augment=flip_crop,mixup: plan=greedy " in done.err
 
 

@@ -45,7 +45,7 @@ def go_on(folder: Path, lines: Sequence[str]) -> commands.Done:
 def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("14 error")  # in the second run's fifth step
-    assert commands.here(tmp_path, *LRS).status == 1
+    assert commands.in_turn(tmp_path, *LRS).status == 1
     done = accuracies(tmp_path)
     lines = status(tmp_path, "optimizer.lr=0.1,0.2 seed=0,1")
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
@@ -70,7 +70,7 @@ def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path
 def test_a_sweep_that_was_killed_is_shown_and_its_command_finishes_it(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("14 SIGKILL")
-    killed = commands.process(tmp_path, *LRS)
+    killed = commands.process(tmp_path, *LRS, "hydra/launcher=basic")
     assert killed.status == -signal.SIGKILL, killed.err
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     done = accuracies(tmp_path)["optimizer.lr=0.1 seed=0"]

@@ -707,7 +707,8 @@ def test_a_run_that_skips_goes_on_and_says_so(tmp_path: Path) -> None:
 
 
 def test_in_a_sweep_a_run_that_stops_costs_no_other(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, "-m", *commands.QUICK, "tracking=none", "optimizer.lr=1e30,0.01")
+    learning = "optimizer.lr=1e30,0.01"
+    done = commands.in_turn(tmp_path, "-m", *commands.QUICK, "tracking=none", learning)
     assert done.status == 1 and "Traceback" not in done.out + done.err
     infos = [commands.read_json(run / "run.json") for run in commands.runs(tmp_path)]
     assert {info["name"]: info["status"] for info in infos} == {

@@ -83,7 +83,7 @@ def test_their_trick_runs_from_the_checkout(home: Path) -> None:
 
 
 def test_their_trick_is_swept_with_ours(home: Path) -> None:
-    done = commands.here(
+    done = commands.in_turn(
         home, "-m", *commands.QUICK, "epochs=1", "clip=none,norm,mine", "tracking=none"
     )
     assert done.status == 0

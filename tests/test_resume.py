@@ -340,7 +340,7 @@ def test_other_code_is_cautioned_about_and_nobody_takes_the_result_for_the_spec_
     caution = f"Caution not as it was when {run.name} started (parts "
     assert any(line.startswith(caution) for line in done.out.splitlines())
     (again / "parts.py").write_text(PARTS)
-    swept = commands.here(again, "-m", *QUIET, "seed=0")
+    swept = commands.in_turn(again, "-m", *QUIET, "seed=0")
     assert swept.status == 0
     assert "finished before" not in swept.out
 

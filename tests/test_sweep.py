@@ -35,7 +35,7 @@ def names_and_states(folder: Path) -> list[tuple[str, str]]:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     arguments = ("-m", *commands.QUICK, "clip=none,norm", "seed=0,1")
-    done = commands.here(folder, *arguments)
+    done = commands.in_turn(folder, *arguments)
     assert done.status == 0
     assert "clip=none,norm seed=0,1: 4 runs" in done.out.splitlines()
     return folder
@@ -146,7 +146,7 @@ def model(*, fails: bool):
 def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
     option = "_target_: parts.model\nfails: false\n"
     commands.project(tmp_path, {"parts.py": FAILS, "conf/model/mine.yaml": option})
-    done = commands.here(
+    done = commands.in_turn(
         tmp_path, "-m", *commands.HERE, "trust=[parts]", "data.train_size=100", "epochs=1",
         "model=mine", "model.fails=true,false",
     )  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
 
 
 def test_a_run_that_turns_out_wrong_costs_that_run_only(tmp_path: Path) -> None:
-    done = commands.here(
+    done = commands.in_turn(
         tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none",
         "data.train_size=5,100",
     )  # fmt: skip
@@ -172,7 +172,7 @@ def test_a_run_that_turns_out_wrong_costs_that_run_only(tmp_path: Path) -> None:
 
 
 def test_values_can_be_given_as_a_range_or_a_glob(tmp_path: Path) -> None:
-    done = commands.here(
+    done = commands.in_turn(
         tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none", "seed=range(1,3)",
         "clip=glob(n*)",
     )  # fmt: skip

@@ -22,8 +22,8 @@ SWEEP = ("-m", *commands.HERE, "model=mlp", "data.train_size=100", "epochs=1", "
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep in MLflow, and a later one that isn't."""
     folder = tmp_path_factory.mktemp("recorded")
-    assert commands.here(folder, *SWEEP).status == 0
-    assert commands.here(folder, *SWEEP, "clip=norm", "tracking=none").status == 0
+    assert commands.in_turn(folder, *SWEEP).status == 0
+    assert commands.in_turn(folder, *SWEEP, "clip=norm", "tracking=none").status == 0
     return folder
 
 

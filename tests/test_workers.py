@@ -13,7 +13,8 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import runs
+from recipe import device, runs
+from recipe.sweep.launcher import share
 
 PARTS = {
     "parts.py": """
@@ -36,7 +37,7 @@ def wait(params):
     "conf/clip/waiting.yaml": "_target_: parts.wait\n",
 }
 
-SWEEP = ("-m", *commands.QUICK, "trust=[parts]", "hydra/launcher=workers")
+SWEEP = ("-m", *commands.QUICK, "trust=[parts]")
 TWO = (*SWEEP, "hydra.launcher.workers=2")
 
 
@@ -62,7 +63,7 @@ def test_jobs_of_workers_are_those_of_one_process(folder: Path) -> None:
     assert (done.status, done.err) == (0, "")
     assert "2 at a time, 1 thread each" in done.out
     assert [f"[{n}/4]" in done.out for n in range(1, 5)] == [True] * 4
-    alone = commands.here(folder, "-m", *commands.QUICK, "trust=[parts]", *grid)
+    alone = commands.in_turn(folder, *SWEEP, *grid)
     assert alone.status == 0 and alone.out.count("finished before, as ") == 4
     assert len(commands.runs(folder)) == 4
 
@@ -138,9 +139,30 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
 
 def test_a_greedy_ablation_keeps_its_processes_from_round_to_round(folder: Path) -> None:
     done = commands.process(
-        folder, "ablate", *commands.QUICK, "hydra/launcher=workers", "plan=greedy", "seed=0,1",
+        folder, "ablate", *commands.QUICK, "plan=greedy", "seed=0,1",
         "scheduler=cosine", "average=ema", "tracking=none", "yes=true",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert done.out.count("2 at a time, 1 thread each") == 1
     assert len(commands.runs(folder)) >= 6
+
+
+CPU, GPU = ({"_target_": target} for target in ("recipe.device.cpu.Cpu", "recipe.device.gpu.Gpu"))
+
+
+def test_threads_and_processes_together_are_no_more_than_the_cores() -> None:
+    cores = device.cores()
+    assert share([CPU | {"threads": 1}], 100, "auto")[:2] == (cores, 1)
+    assert share([CPU | {"threads": cores}], 100, "auto") == (1, cores, True)
+    assert share([CPU | {"threads": 1}], 1, "auto") == (1, 1, True)
+
+
+def test_a_gpu_computes_one_job_at_a_time_in_the_process_of_the_sweep() -> None:
+    assert share([GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
+    assert share([CPU | {"threads": 3}, GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
+
+
+def test_a_sweep_goes_on_with_the_threads_it_began_with() -> None:
+    cores = device.cores()
+    assert share([CPU | {"threads": "auto"}], 100, "auto", kept=cores)[:2] == (1, cores)
+    assert share([CPU | {"threads": "auto"}], 100, 1, kept=cores + 1) == (1, cores + 1, False)

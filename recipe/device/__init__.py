@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 
@@ -40,18 +41,36 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 def thread_count(threads: int | Literal["auto"]) -> int:
     """The number given; `auto`: OMP_NUM_THREADS, else the cores this process may use."""
-    return _cores() if threads == "auto" else threads
+    return _own_count() if threads == "auto" else threads
 
 
 @functools.cache
-def _cores() -> int:
+def _own_count() -> int:
     """Asked before the first run sets the variable for itself; later runs get the same answer."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
+    return int(given) if given.isdigit() and int(given) > 0 else cores()
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """Those that this process may use: of a container's share as many as fit into it."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return min(count, quota(CONTROL_GROUP) or count)
+
+
+def quota(path: Path) -> int | None:
+    """Whole cores' worth of time that a control group of Linux (version 2) has, at least one; None
+    for no limit."""
+    try:
+        allowed, period = path.read_text(encoding="ascii").split()
+        return max(1, int(allowed) // int(period))
+    except (OSError, ValueError):  # there are no groups, or it says "max"
+        return None
 
 
 def processor() -> str:

@@ -14,7 +14,13 @@ from recipe.overrides import EXPERIMENT, check
 from recipe.settings import ROOT
 from recipe.spec import RunSpec
 from recipe.sweep import tricks, variants
-from recipe.sweep.planned import Planned, seed_problems, spec_problems, value_problems
+from recipe.sweep.planned import (
+    Planned,
+    is_hydras,
+    seed_problems,
+    spec_problems,
+    value_problems,
+)
 from recipe.sweep.tricks import OWN, Asked
 from recipe.sweep.variants import PLANS, Variant
 
@@ -35,7 +41,7 @@ class Ablation:
     def planned(self) -> Planned:
         asked = self.asked
         pairs = variants.seed_major(list(self.specs), asked.tricks, asked.seeds)
-        fixed = tuple(text for text in asked.fixed if not _is_hydras(text))
+        fixed = tuple(text for text in asked.fixed if not is_hydras(text))
         seeds = asked.seeds if len(asked.seeds) > 1 else ()
         given = [] if asked.plan == "both" else [f"plan={asked.plan}"]
         words = ["ablate", *(t.label for t in asked.tricks), *_shortly(seeds), *given]
@@ -159,10 +165,6 @@ def _once(specs: Mapping[Variant, RunSpec]) -> tuple[dict[Variant, RunSpec], lis
                 "which is run once"
             )
     return {variant: specs[variant] for variant in first.values()}, left_out
-
-
-def _is_hydras(text: str) -> bool:
-    return text.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 def _shortly(seeds: Sequence[str]) -> list[str]:

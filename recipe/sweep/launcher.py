@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
@@ -15,7 +15,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from recipe import dead
+from recipe import dead, runs
+from recipe.device import cores, thread_count
 from recipe.sweep import jobs, parent
 from recipe.sweep.crew import Crew
 from recipe.sweep.job import name_of
@@ -34,38 +35,45 @@ class Workers(BasicLauncher):  # type: ignore[misc]
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         sweep = Path(self.config.hydra.sweep.dir).resolve()
-        size, threads = self._share(sweep, job_overrides)
-        if size == 1:
+        size, threads, here = self._share(sweep, job_overrides)
+        if here and not CREWS:
             done: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
             return done
         if not CREWS:
             CREWS.append(Crew(size, threads))
-            said = f"{size} at a time, {counted(threads, 'thread')} each"
-            Console(highlight=False, markup=False).print(said)
+            status = runs.command(f"status {sweep.name}", sweep.parent.parent)
+            said = (
+                f"{size} at a time, {counted(threads, 'thread')} each; what a run says is shown "
+                f"when it ends, and {status} shows how far they are"
+            )
+            Console(highlight=False, markup=False).print(said, soft_wrap=True)
         died = _Died(sweep, dict(enumerate(map(list, job_overrides), initial_job_idx)))
         CREWS[0].run(self._composed(job_overrides, initial_job_idx), died)
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
 
-    def _share(self, sweep: Path, job_overrides: Sequence[Sequence[str]]) -> tuple[int, int]:
-        """Processes, and threads of each; the same for all jobs of a sweep, whenever it is gone on
-        with, as the number of threads changes the last bits."""
-        kept = parent.read(sweep).get("workers")
+    def _share(self, sweep: Path, job_overrides: Sequence[Sequence[str]]) -> Share:
+        """The threads are the same for all jobs of a sweep, whenever it is gone on with, as their
+        number changes the last bits."""
+        devices = {_device_words(overrides): overrides for overrides in job_overrides}
+        composed = [self._config(overrides).device for overrides in devices.values()]
+        kept = parent.read(sweep).get("threads")
+        made = share(composed, len(job_overrides), self.workers, kept)
         if kept is None:
-            first = self.hydra_context.config_loader.load_sweep_config(
-                self.config, list(job_overrides[0])
-            )
-            kept = share(first.device, len(job_overrides), self.workers)
-            parent.note(sweep, workers=kept)
-        return kept[0], kept[1]
+            parent.note(sweep, threads=made.threads)
+        return made
+
+    def _config(self, overrides: Sequence[str]) -> DictConfig:
+        config: DictConfig = self.hydra_context.config_loader.load_sweep_config(
+            self.config, list(overrides)
+        )
+        return config
 
     def _composed(
         self, job_overrides: Sequence[Sequence[str]], first: int
     ) -> Iterator[tuple[int, DictConfig]]:
         """Each when a process is free for it."""
         for number, overrides in enumerate(job_overrides, first):
-            config = self.hydra_context.config_loader.load_sweep_config(
-                self.config, list(overrides)
-            )
+            config = self._config(overrides)
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             yield number, config
@@ -82,22 +90,47 @@ def dismiss(console: Console) -> None:
             console.print(f"MLflow did not take all of {lacking}", style="red", soft_wrap=True)
 
 
-def share(device: Any, count: int, workers: int | Literal["auto"]) -> tuple[int, int]:
-    """How many processes, and with how many threads each, for so many jobs on a device."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    given = device.get("threads", "auto")
-    if given == "auto":
-        given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(given) if str(given).isdigit() and int(given) > 0 else None
-    at_once = max(1, min(count, (cores or 1) // (threads or 1))) if _is_cpu(device) else 1
-    size = at_once if workers == "auto" else workers
-    return size, threads or max(1, (cores or 1) // size)
+class Share(NamedTuple):
+    """Of a sweep in the machine."""
+
+    size: int
+    """Processes."""
+    threads: int
+    """Of each."""
+    here: bool
+    """Whether one process is enough, and this one will do."""
+
+
+def share(
+    devices: Sequence[Any],
+    count: int,
+    workers: int | Literal["auto"],
+    kept: int | None = None,
+) -> Share:
+    """Of so many jobs on these devices; `kept`: the threads with which the sweep began."""
+    given = [each.get("threads", "auto") for each in devices]
+    stated = max((each for each in given if isinstance(each, int)), default=None)
+    of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
+    threads = stated or kept or of_variable
+    at_once = cores() // (threads or 1) if all(map(_is_cpu, devices)) else 1
+    size = max(1, min(count, at_once)) if workers == "auto" else workers
+    threads = threads or max(1, cores() // size)
+    return Share(size, threads, size == 1 and threads == (stated or thread_count("auto")))
+
+
+def _device_words(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What may say which device a job is for."""
+    return tuple(text for text in overrides if text.startswith(("device", "experiment")))
+
+
+GPUS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+"""What drivers of GPUs show of themselves: NVIDIA's, AMD's, and either under Windows."""
 
 
 def _is_cpu(device: Any) -> bool:
     target = str(device.get("_target_", ""))
     if target == "recipe.device.auto.Auto":  # told without importing torch
-        return sys.platform != "darwin" and not Path("/proc/driver/nvidia/version").exists()
+        return sys.platform != "darwin" and not any(map(os.path.exists, GPUS))
     return target == "recipe.device.cpu.Cpu"
 
 

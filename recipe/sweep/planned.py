@@ -30,8 +30,8 @@ class Planned:
 
     @property
     def digest(self) -> str:
-        """Of the command lines: what makes it the same sweep."""
-        jobs = sorted(job.overrides for job in self.jobs)
+        """Of the command lines, less how the jobs are launched: what makes it the same sweep."""
+        jobs = sorted(tuple(t for t in job.overrides if not is_hydras(t)) for job in self.jobs)
         what = (self.about["plan"], jobs) if self.about else jobs
         return hashlib.sha256(repr(what).encode()).hexdigest()
 
@@ -90,6 +90,11 @@ def value_problems(overrides: Sequence[Override]) -> dict[str, str]:
             lines = ", ".join([text, *others])
             found[text] = f"{lines}: {key} is given {len(others) + 1} times; give it once"
     return found
+
+
+def is_hydras(text: str) -> bool:
+    """Whether an override is of Hydra's own node."""
+    return text.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 def spec_problems(spec: RunSpec) -> list[str]:

@@ -119,7 +119,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
 def test_one_wrong_value_refuses_the_sweep_before_its_first_run(
     tmp_path: Path, arguments: str, problem: str
 ) -> None:
-    done = commands.here(tmp_path, "-m", *commands.QUICK, *arguments.split(" "))
+    done = commands.here(tmp_path, "-m", *commands.HERE, *arguments.split(" "))
     assert (done.status, done.out, done.err) == (2, "", f"recipe: {problem}\n")
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,178 @@
+"""What is measured against others is the same work, and what differs isn't shown as faster."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+
+sys.path.append(str(commands.CHECKOUT / "benchmarks"))  # as `python benchmarks/duel.py` has it
+
+import duel
+from duels import contest, frozen, many, plain, results, single, startup, sweeps, turns, written
+from duels.job import Job, Record
+from duels.results import Table
+from duels.turns import Took
+
+JOB = ("data.train_size=100", "data.channels=3", "epochs=2", "model.widths=[4,8]")
+"""4 steps."""
+
+
+def took(walls: Sequence[float], *, loss: float = 0.5, factor: float = 1.0) -> list[Took]:
+    return [Took(factor * wall, wall, [loss]) for wall in walls]
+
+
+def test_a_row_is_the_median_of_the_ratios_of_each_round() -> None:
+    theirs, ours = took([2.0, 9.0, 8.0], factor=3.0), took([1.0, 3.0, 4.0])
+    # ratios 2, 3 and 2 of the wall, 6, 9 and 6 of the processor
+    assert results.row("run", "loop", 2, theirs, ours) == [
+        "run", "loop", "2", "3", "6.00", "2.00", "3.00 s",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "shown"),
+    [
+        ([0.50009], "2.00"),
+        ([0.5002], "void: final losses differ by 2.0e-04"),
+        ([math.nan], "void: final losses differ by nan"),
+        ([0.5, 0.5], "void: 2 final losses against 1"),
+    ],
+)
+def test_a_row_whose_losses_differ_is_void(losses: list[float], shown: str) -> None:
+    theirs, ours = took([2.0]), took([1.0])
+    theirs[0].losses = losses
+    cells = results.row("run", "loop", 1, theirs, ours)
+    assert cells[4] == shown
+    assert cells[5] == ("2.00" if shown == "2.00" else "-")
+
+
+def test_frozen_rows_are_void_where_a_single_bit_differs(tmp_path: Path) -> None:
+    one = frozen.recipe(JOB, ("freeze=all_but_head",), 0)
+    other = frozen.recipe(JOB, ("freeze=all_but_head", "freeze.cache=off"), 0)
+    assert frozen.same_bits(one, other)
+    other.said["classifier.bias"].view(torch.int32)[0] += 1
+    assert not frozen.same_bits(one, other)
+
+
+def test_the_tables_of_the_readme_are_those_that_were_kept() -> None:
+    readme = (commands.CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert results.put(readme, duel.kept()) == readme
+    header = f"| {' | '.join(results.COLUMNS)} |"
+    assert readme.count(header) == 1
+    for table in duel.kept():
+        assert all(len(cells) == len(table.columns) for cells in table.rows)
+
+
+def test_tables_of_the_same_columns_become_one_and_say_once_where_they_are_from() -> None:
+    first = Table(["what", "wall time"], [["a", "2.00"]], "here")
+    second = Table(["what", "wall time"], [["b", "3.00"]], "here")
+    peers = Table(["peer", "process"], [["c", "1.00"]], "there")
+    assert results.markdown([first, second, peers]) == (
+        "| what | wall time |\n| --- | ---: |\n| a | 2.00 |\n| b | 3.00 |\n\nhere.\n\n"
+        "| peer | process |\n| --- | ---: |\n| c | 1.00 |\n\nthere."
+    )
+
+
+def test_kept_tables_read_back_and_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
+    tables = {"run": Table(["what"], [["a"]], "here")}
+    results.write(tmp_path / "duel.json", tables)
+    assert results.read(tmp_path / "duel.json") == tables
+    text = f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n"
+    assert results.put(text, list(tables.values())) == (
+        f"before\n{results.BEGIN}\n\n| what |\n| --- |\n| a |\n\nhere.\n\n{results.END}\nafter\n"
+    )
+    with pytest.raises(ValueError, match=r"README\.md needs the lines"):
+        results.put("nothing", [])
+
+
+def test_the_plain_loop_ends_where_the_recipe_that_it_was_written_from_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written.write(tmp_path / "job.pt", *JOB)
+    record = Record()
+    plain.train(Job.read(path), Job.read(path).network(), record)
+    done = commands.here(tmp_path, "device=cpu", "device.threads=1", "tracking=none", *JOB)
+    assert done.status == 0
+    (run,) = commands.runs(tmp_path)
+    values = turns.last_epoch(run / "metrics.jsonl")
+    assert abs(values["val/loss"] - record.val_loss[-1]) <= turns.TOLERANCE
+    assert values["val/accuracy"] == pytest.approx(record.val_accuracy[-1])
+    lines = commands.read_lines(run / "metrics.jsonl")
+    steps = [line["metrics"]["train/loss"] for line in lines if "train/loss" in line["metrics"]]
+    assert record.loss == pytest.approx(steps, abs=turns.TOLERANCE)
+
+
+def test_the_template_does_what_the_command_does_that_it_is_measured_against(
+    tmp_path: Path,
+) -> None:
+    sweep = sweeps.Sweep("", JOB, grid={"seed": ("1",)})
+    sweep.write(tmp_path)
+    given = ("clip=norm", "scheduler=exponential")
+    theirs = sweeps.template(
+        f"job={tmp_path}", "frozen=1", "seed=1", *given, folder=tmp_path, threads=1
+    )
+    frozen_too = ("freeze=by_name", "freeze.names=['*1_*']")
+    done = commands.here(
+        tmp_path, "device=cpu", "device.threads=1", "tracking=none", *JOB, *frozen_too, *given,
+        "seed=1",
+    )  # fmt: skip
+    assert done.status == 0
+    (run,) = commands.runs(tmp_path)
+    ours = turns.last_epoch(run / "metrics.jsonl")["val/loss"]
+    assert turns.void([theirs], [Took(losses=[ours])]) == ""
+
+
+def test_loops_are_timed_on_the_same_work(tmp_path: Path) -> None:
+    rows = single.loop(tmp_path, 1, [1], JOB)
+    assert [cells[2:4] for cells in rows] == [["1", "1"]] * 3
+    assert not [cells for cells in rows if "void" in " ".join(cells)]
+
+
+def test_a_process_is_timed_with_the_children_that_it_waited_for(tmp_path: Path) -> None:
+    works = "import time\nwhile time.process_time() < 0.3: pass"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {works!r}])"
+    took, _ = turns.process(["-c", starts], tmp_path, 1)
+    assert took.processor >= 0.3
+    with pytest.raises(RuntimeError, match="status 3"):
+        turns.process(["-c", "raise SystemExit(3)"], tmp_path, 1)
+
+
+@pytest.mark.long
+def test_every_table_is_measured_on_small_jobs_and_no_row_is_void(tmp_path: Path) -> None:
+    tiny = sweeps.Sweep("a sweep of 2 runs", JOB, grid={"clip": ("none", "norm"), "seed": ("0",)})
+    head = sweeps.Sweep("frozen", JOB, ("freeze=all_but_head",), 2, {"seed": ("0", "1")})
+    rows = [
+        *single.process(tmp_path / "process", 1, [1], JOB),
+        *frozen.table(tmp_path / "frozen", 1, [1], [*frozen.JOB, "epochs=1", "data.n_train=128"]),
+        *sweeps.table(tmp_path / "sweep", 1, [1], tiny),
+        *sweeps.table(tmp_path / "head", 1, [1], head),
+        *startup.table(tmp_path / "startup", 1, [1]),
+        *many.table(tmp_path / "many", 1, [1], 40),
+    ]
+    assert len(rows) == 1 + 6 + 2 + 2 + 4 + 3
+    assert not [cells for cells in rows if "void" in " ".join(cells)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("peer", contest.PEERS)
+@pytest.mark.parametrize("given", [(), ("lean",)])
+def test_a_peer_does_the_same_work_as_the_plain_loop(
+    peer: str, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    if importlib.util.find_spec(peer) is None:
+        pytest.skip(f"{peer} is not installed")
+    path = written.write(tmp_path / "job.pt", *JOB)
+    theirs = turns.module(f"duels.peers.{peer}", str(path), *given, folder=tmp_path, threads=1)
+    record = Record()
+    plain.train(Job.read(path), Job.read(path).network(), record)
+    assert theirs.said["loss"] == pytest.approx(record.loss, abs=turns.TOLERANCE)
+    assert theirs.said["accuracy"] == pytest.approx(record.accuracy)
+    assert theirs.said["val_loss"] == pytest.approx(record.val_loss, abs=turns.TOLERANCE)
+    assert theirs.said["val_accuracy"] == pytest.approx(record.val_accuracy)

@@ -72,7 +72,8 @@ def multiply(run: Path, number: int) -> str:
         (made / "run.json").write_text(json.dumps({**info, **told, "id": id_}))
         (made / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
         lines = [json.loads(line) for line in texts["metrics.jsonl"].splitlines()]
-        lines[-2]["metrics"] |= {"val/accuracy": round(draw.gauss(0.9, 0.02), 4)}
+        evaluated = [line["metrics"] for line in lines if "val/accuracy" in line["metrics"]]
+        evaluated[-1]["val/accuracy"] = round(draw.gauss(0.9, 0.02), 4)
         (made / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         for name in sent:
             shutil.copy(run / name, made / name)

@@ -24,7 +24,7 @@ class Keeps(Callback):
         self.kept = record
 
     def before_validate(self) -> None:
-        self.loss = self.right = 0.0
+        self.total = self.rights = 0.0
         self.number = 0
 
     def after_batch(self) -> None:
@@ -33,12 +33,12 @@ class Keeps(Callback):
             self.kept.step(self.learn.loss.item(), right)
         else:
             size = len(self.learn.yb[0])
-            self.loss += size * self.learn.loss.item()
-            self.right += size * right
+            self.total += size * self.learn.loss.item()
+            self.rights += size * right
             self.number += size
 
     def after_validate(self) -> None:
-        self.kept.epoch(self.loss / self.number, self.right / self.number)
+        self.kept.epoch(self.total / self.number, self.rights / self.number)
 
 
 def main(path: str, *given: str) -> None:

@@ -17,9 +17,8 @@ import torch
 from duels import written
 from duels.job import Job
 from duels.results import row
-from duels.single import Rows, plain_loop
+from duels.single import Rows, computing_with, plain_loop
 from duels.turns import Took, in_turn, timed
-from recipe import device
 from recipe.build import build
 from recipe.train import train
 
@@ -57,9 +56,7 @@ def table(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] 
     nothing = Job.read(written.write(folder / "job.pt", *job))
     rows = []
     for count in threads:
-        device.apply(device.thread_environment(count))
-        torch.set_num_threads(count)
-        settings = (*job, f"device.threads={count}")
+        settings = (*job, computing_with(count))
         recipe(settings, ("epochs=2", "freeze=all_but_head"), -1)  # pays for what torch sets up
         for name, frozen in FROZEN.items():
             took = in_turn(

@@ -83,9 +83,7 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
     plainly = Job.read(written.write(folder / "job.pt", *job))
     rows = []
     for count in threads:
-        device.apply(device.thread_environment(count))
-        torch.set_num_threads(count)
-        settings = (*job, f"device.threads={count}")
+        settings = (*job, computing_with(count))
         contestants: dict[str, Callable[[int], Took]] = {
             "plain": partial(plain_loop, plainly, torch.contiguous_format),
             "plain, channels last": partial(plain_loop, plainly, torch.channels_last),
@@ -105,6 +103,13 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
         ):  # fmt: skip
             rows.append(row(what, against, count, took[theirs], took[ours]))
     return rows
+
+
+def computing_with(threads: int) -> str:
+    """This process; the setting that says the same of a recipe."""
+    device.apply(device.thread_environment(threads))
+    torch.set_num_threads(threads)
+    return f"device.threads={threads}"
 
 
 def plain_loop(job: Job, layout: torch.memory_format, number: int) -> Took:

@@ -64,8 +64,9 @@ def test_frozen_rows_are_void_where_a_single_bit_differs(tmp_path: Path) -> None
 def test_the_tables_of_the_readme_are_those_that_were_kept() -> None:
     readme = (commands.CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert results.put(readme, duel.kept()) == readme
-    header = f"| {' | '.join(results.COLUMNS)} |"
-    assert readme.count(header) == 1
+    for columns in (results.COLUMNS, contest.COLUMNS):
+        measured = any(tuple(table.columns) == columns for table in duel.kept())
+        assert readme.count(f"| {' | '.join(columns)} |") == measured
     for table in duel.kept():
         assert all(len(cells) == len(table.columns) for cells in table.rows)
 

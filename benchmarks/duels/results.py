@@ -18,6 +18,8 @@ from recipe.device import processor
 
 BEGIN, END = "<!-- measured by benchmarks/duel.py -->", "<!-- end of what was measured -->"
 
+NOTHING = "Nothing is measured yet."
+
 COLUMNS = ("what", "against", "threads", "rounds", "processor time", "wall time", "ours")
 
 
@@ -89,6 +91,8 @@ def write(path: Path, tables: dict[str, Table]) -> None:
 def markdown(tables: Sequence[Table]) -> str:
     """Tables that stand beside each other and have the same columns are one; under it, where it
     was measured."""
+    if not tables:
+        return NOTHING
     parts = []
     for columns, same in groupby(tables, lambda table: tuple(table.columns)):
         gathered = list(same)

@@ -6,12 +6,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from duels.job import Job, Record, accuracy
+from duels.peers import operators
+
+operators.define()
+
+import lightning  # noqa: E402
+from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 
 LEAN = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,

@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
 
 from duels.job import Job, Order, Record, accuracy
+from duels.peers import operators
+
+operators.define()
+
+from transformers import Trainer, TrainingArguments  # noqa: E402
 
 LEAN = {
     "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no",

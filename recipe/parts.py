@@ -50,8 +50,7 @@ def _checked(node: Mapping[str, Any], trusted: tuple[str, ...], group: str) -> C
     """What a group's `_target_` names, once all that would be made with it may be."""
     called = trust.locate(node.get("_target_"), trusted, group)
     trust.check_nested(node, trusted)
-    if trust.is_torchvisions(called):
-        trust.check_downloads(settings.split(group, node)[1])
+    trust.check_downloads(node["_target_"], called, settings.split(group, node)[1])
     return called
 
 

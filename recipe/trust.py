@@ -70,22 +70,26 @@ def _check_made(node: Mapping[Any, Any], trusted: Sequence[str]) -> None:
         raise ValueError(f"_partial_ must be true or false, got {node['_partial_']!r}")
     if not isinstance(node.get("_args_", []), list):
         raise ValueError(f"_args_ must be a list, got {node['_args_']!r}")
-    if is_torchvisions(called):
-        check_downloads(node)
+    check_downloads(target, called, node)
 
 
-def is_torchvisions(called: Callable[..., Any]) -> bool:
-    return _home(called).startswith("torchvision.")
-
-
-def check_downloads(node: Mapping[Any, Any]) -> None:
-    """Raises ValueError for a setting with which one of torchvision's models fetches weights."""
-    for key, value in node.items():
+def check_downloads(target: object, called: Callable[..., Any], node: Mapping[Any, Any]) -> None:
+    """Raises ValueError for what makes one of torchvision's models fetch weights: a setting, one
+    that is left as it is, or a value given by position, which torchvision takes for `weights`."""
+    if not _home(called).startswith("torchvision."):
+        return
+    usual = {key: p.default for key, p in inspect.signature(called).parameters.items()}
+    for key, value in {**usual, **node}.items():
         if str(key).startswith(DOWNLOADS) and value not in (None, False):
             raise ValueError(
                 f"{key}: torchvision would download {value!r}; use {key}: null, and model.weights "
                 "for a file of yours"
             )
+    if not inspect.isclass(called) and (node.get("_args_") or node.get("_partial_")):
+        raise ValueError(
+            f"_target_ {target} could be given weights to download by position; leave _args_ and "
+            "_partial_ out, and name its settings"
+        )
 
 
 RESERVED = ("_target_", "_partial_", "_args_")

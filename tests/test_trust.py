@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,6 +111,47 @@ def test_weights_that_torchvision_would_download_are_refused(
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^weights\w*: torchvision would download 'DEFAULT'"):
             parts.part(replace(spec, model=model), "model")
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        (
+            {"_args_": ["IMAGENET1K_V1"]},
+            "_target_ torchvision.models.resnet18 could be given weights to download by position",
+        ),
+        (
+            {"_partial_": True},  # as a layer it would be called with a number of channels
+            "_target_ torchvision.models.resnet18 could be given weights to download by position",
+        ),
+        (
+            {"_target_": "torchvision.models.segmentation.fcn_resnet50"},
+            "weights_backbone: torchvision would download ResNet50_Weights.IMAGENET1K_V1; use "
+            "weights_backbone: null",
+        ),
+    ],
+    ids=["by position", "later, by position", "unless told otherwise"],
+)
+def test_nor_does_torchvision_download_unasked(
+    composed: Callable[..., RunSpec], node: dict[str, object], problem: str
+) -> None:
+    """The builders of torchvision take a value in the first place for `weights`, and those of
+    detection and segmentation download a backbone where nothing is said."""
+    resnet = {"_target_": "torchvision.models.resnet18"}
+    spec = replace(composed(), model={**resnet, "norm_layer": {**resnet, **node}})
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
+        parts.part(spec, "model")
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
+    composed: Callable[..., RunSpec],
+) -> None:
+    target = "torchvision.models.segmentation.fcn_resnet50"
+    inner = {"_target_": target, "weights_backbone": None, "num_classes": 2}
+    spec = replace(composed(), model={"_target_": "torchvision.models.resnet18", "x": inner})
+    assert isinstance(parts.part(spec, "model").keywords["x"], torch.nn.Module)
 
 
 @pytest.mark.parametrize(

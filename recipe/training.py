@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from recipe import state
+from recipe import runs, state
 from recipe.audit import Audit, BrokenPromise, Verdict
 from recipe.checkpoint import Checkpoints
 from recipe.nonfinite import NonFinite
@@ -17,6 +17,7 @@ from recipe.plan import Plan
 from recipe.progress import Follow
 from recipe.record import Recorder
 from recipe.stopping import Stopping
+from recipe.trace import unsound
 from recipe.train import Point, train
 from recipe.weights import save_weights
 from recipe.wording import relative
@@ -33,12 +34,9 @@ def train_recorded(
     try:
         return _Training(recorder, plan, console).follow(saved)
     except NonFinite as error:
-        if best := plan.run.best.epoch:
-            weights = relative(recorder.folder / WEIGHTS)
-            error.keep(f"the last good weights are {weights} (epoch {best})")
+        error.keep(_good(recorder, plan))
+        if plan.run.best.epoch:
             recorder.artifact(WEIGHTS)
-        else:
-            error.keep("no weights are kept yet, as no epoch had been evaluated")
         recorder.text("nonfinite.json", json.dumps(error.facts(), indent=2) + "\n")
         raise
     except BrokenPromise as error:
@@ -47,6 +45,18 @@ def train_recorded(
 
 
 WEIGHTS = "model.safetensors"
+
+
+def _good(recorder: Recorder, plan: Plan) -> str:
+    """What there is to go on from, in words."""
+    found = []
+    if written := Checkpoints(recorder.folder, plan.spec.checkpoint).paths():
+        goes_on = runs.command(f"resume {recorder.id} key=value", recorder.folder.parent.parent)
+        found.append(f"the last good checkpoint is {relative(written[-1])} ({goes_on})")
+    if best := plan.run.best.epoch:
+        weights = relative(recorder.folder / WEIGHTS)
+        found.append(f"the best weights are {weights} (epoch {best})")
+    return ", ".join(found) or "no weights are kept yet, as no epoch had been evaluated"
 
 
 class _Training:
@@ -71,7 +81,7 @@ class _Training:
                     self._keep(point)
                     follow.show(point)
                     asked = stopping.asked is not None and point.step == self.run.at.step
-                    if asked or self.checkpoints.due(point, self.run):
+                    if (asked or self.checkpoints.due(point, self.run)) and self._is_sound():
                         self._save()
                     if asked:
                         stopping.obey()
@@ -95,6 +105,11 @@ class _Training:
             self.recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})
             if not all(verdict.held for verdict in found):
                 raise BrokenPromise(found)
+
+    def _is_sound(self) -> bool:
+        """Whether all weights are finite; else what follows stops the run, and the last checkpoint
+        is the last good one."""
+        return unsound(self.run.model) is None
 
     def _save_weights(self) -> None:
         self.recorder.file(WEIGHTS, lambda path: save_weights(self.run.best.weights, path))

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -668,7 +669,9 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
     assert problem.startswith(
         "recipe: step 4 (epoch 2, batch 2): the loss is nan; first in the output of 0 "
         f"(Exponential): inf, in 1 of 36 samples (training sample {order[5]}); the last good "
-        f"weights are {kept} (epoch 1); lower the learning rate or clip the gradients; on_nonfinite"
+        f"checkpoint is outputs/runs/{run.name}/checkpoints/step-000000002.ckpt (python -m recipe "
+        f"resume {run.name} key=value), the best weights are {kept} (epoch 1); lower the learning "
+        "rate or clip the gradients; on_nonfinite"
     )
     facts = commands.read_json(run / "nonfinite.json")
     assert (facts["step"], facts["epoch"], facts["batch"], facts["layer"]) == (4, 2, 2, "0")
@@ -682,6 +685,33 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
     assert found.data.metrics["train/loss"] == found.data.metrics["train/loss"]  # no NaN
     again = (*MINE, "augment=none", f"model.weights={kept}", "optimizer.lr=0.001")
     assert commands.here(tmp_path, *again).status == 0
+
+
+def test_it_goes_on_changed_from_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """Which is not that of the best weights: with steps so small no later epoch is better."""
+    arguments = (*MINE, "tracking=none", "epochs=4", "augment.call=8", "optimizer.lr=1e-9")
+    done = commands.here(project(tmp_path), *arguments)
+    (run,), (problem,) = commands.runs(tmp_path), done.problems
+    kept = f"outputs/runs/{run.name}"
+    assert done.status == 1
+    assert f"the last good checkpoint is {kept}/checkpoints/step-000000006.ckpt (" in problem
+    assert re.search(rf"the best weights are {kept}/model.safetensors \(epoch [12]\)", problem)
+    on = commands.here(tmp_path, "resume", run.name, "augment=none", "trust=[mine]")
+    assert (on.status, on.err) == (0, "")
+    assert f"Goes on from {run.name} after step 6" in on.out
+
+
+def test_weights_that_overflowed_are_no_checkpoint(tmp_path: Path) -> None:
+    """The first step's loss and gradient are finite, and 3e38 * 1000 times a weight isn't."""
+    done = commands.here(
+        tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=3e38",
+        "optimizer.weight_decay=1000", "checkpoint.per=step",
+    )  # fmt: skip
+    (run,) = commands.runs(tmp_path)
+    (problem,) = done.problems
+    assert problem.startswith("recipe: step 2 (epoch 1, batch 2): the loss is nan;"), problem
+    assert "; no weights are kept yet, as no epoch had been evaluated; lower " in problem
+    assert not list(run.glob("checkpoints/*"))
 
 
 def test_before_the_first_evaluation_there_are_no_weights_to_name(tmp_path: Path) -> None:

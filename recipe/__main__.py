@@ -1,6 +1,17 @@
 """`python -m recipe`."""
 
-from recipe.cli import main
+import sys
+
+
+def main() -> None:
+    """As recipe.cli.main; Ctrl-C while that is imported ends it as it does later."""
+    try:
+        from recipe import cli
+    except KeyboardInterrupt:
+        print("recipe: interrupted", file=sys.stderr)
+        sys.exit(130)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -89,15 +89,31 @@ def run(arguments: list[str]) -> int:
         for problem in error.problems:
             print(f"recipe: {one_line(problem)}", file=sys.stderr)
         return error.exit_status
-    except Terminated:
-        print("recipe: terminated", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("recipe: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as stopped:
+        return _stopped(stopped)
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if (signalled := _cause(error)) is None:
+            raise
+        return _stopped(signalled)
+
+
+def _stopped(by: KeyboardInterrupt) -> int:
+    terminated = isinstance(by, Terminated)
+    print(f"recipe: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+def _cause(error: BaseException) -> KeyboardInterrupt | None:
+    """The signal that came first, if any: what it interrupts, such as Hydra's composing, may then
+    fail at tidying up."""
+    while (before := error.__context__) is not None:
+        if isinstance(before, KeyboardInterrupt):
+            return before
+        error = before
+    return None
 
 
 def terminate(signum: int, frame: FrameType | None) -> None:

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -105,9 +106,7 @@ class _Process:
     """Asked in lines of JSON; answers, when a run is finished, how far MLflow has come."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "recipe.feeder"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self._process = _deaf([sys.executable, "-m", "recipe.feeder"])
         self._asking = threading.Lock()
         self._answers: dict[str, queue.SimpleQueue[dict[str, Any]]] = defaultdict(queue.SimpleQueue)
         self._waiting: set[str] = set()
@@ -160,3 +159,13 @@ class _Process:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         self._process.wait()
+
+
+def _deaf(command: list[str]) -> subprocess.Popen[bytes]:
+    """Starts a process that Ctrl-C and SIGTERM don't reach, not even before its own code runs: a
+    terminal sends them to all processes at once, and we say when this one is to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

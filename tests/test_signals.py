@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM while it isn't our own code that is at work: a library, another process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import commands
+import psutil
+import pytest
+
+from recipe.record import Recorder
+from recipe.sent import Sent
+from recipe.tracking.local import local
+
+WHILE_IMPORTING = """
+import os, runpy, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "rich.console":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["recipe", "--help"]
+runpy.run_module("recipe", run_name="__main__", alter_sys=True)
+"""
+
+FAILS_AT_TIDYING_UP = """
+import os, signal, time
+
+def data(split):
+    try:
+        os.kill(os.getpid(), signal.SIGNAL)
+        time.sleep(60)
+    finally:
+        None.close()
+"""
+
+
+def test_ctrl_c_while_recipe_is_imported_ends_it_in_a_line(tmp_path: Path) -> None:
+    done = commands.process(tmp_path, program=(sys.executable, "-c", WHILE_IMPORTING))
+    assert (done.status, done.out, done.err) == (130, "", "recipe: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_what_fails_at_tidying_up_after_a_signal_was_ended_by_it(
+    tmp_path: Path, name: str, status: int, said: str
+) -> None:
+    parts = FAILS_AT_TIDYING_UP.replace("SIGNAL", name)
+    settings = "batch_size: 8\neval_batch_size: 8\nclasses: auto\n"
+    commands.project(tmp_path, {
+        "parts.py": parts, "conf/data/mine.yaml": f"_target_: parts.data\n{settings}",
+    })  # fmt: skip
+    done = commands.here(tmp_path, *commands.HERE, "data=mine", "trust=[parts]", "tracking=none")
+    assert (done.status, done.err) == (status, f"recipe: {said}\n")
+    assert not commands.runs(tmp_path)
+
+
+def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXAMPLE", "a process of this test's own")
+    before = psutil.Process().children()
+    outputs = tmp_path / "outputs"
+    recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"))
+    recorder.metrics(1, {"loss": 1.0})
+    (started,) = (child for child in psutil.Process().children() if child not in before)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(started.pid, number)
+    recorder.close("FINISHED")
+    assert recorder.failure is None
+    sent = Sent.read(recorder.folder)
+    assert sent is not None and sent.left(recorder.folder) == ""

@@ -30,9 +30,10 @@ SHORTEST_REST, LONGEST_REST = 1.0, 60.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds after a failure; after each further one twice as long."""
 
-LAST = 15.0
+LAST, LAST_HERE = 15.0, 60.0
 """Seconds without progress after which the end of a run isn't waited for any longer, while a call
-is under way."""
+is under way: to a server, which may be frozen; to a database, which is only slow where others
+compute, too."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Feed:
 
     def __init__(self, run: Path, tracking: Tracking) -> None:
         self._sending = Sending(run, tracking)
+        self._last = LAST_HERE if str(tracking.uri).startswith("sqlite:") else LAST
         self._problem: str | None = None
         """Why the last call failed."""
         self._over = threading.Event()
@@ -76,7 +78,7 @@ class Feed:
         while not self._over.wait(0.05):
             idle = time.monotonic() - self._progress
             waited = time.monotonic() - max(began, self._progress)
-            if (idle > patience and self._attempts) or waited > LAST:
+            if (idle > patience and self._attempts) or waited > self._last:
                 break
         self.leave()
         sent = self._sending.sent

@@ -194,11 +194,23 @@ def config(overrides: Sequence[str]) -> DictConfig:
             )
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
-        raise SpecError(_no_launcher(told) or told) from error
+        raise SpecError(_no_launcher(told) or _of_another_kind(told) or told) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
     return composed
+
+
+def _of_another_kind(told: str) -> str:
+    """What to say of a mapping where a list stands, or the other way round; empty if it is
+    something else."""
+    override = told.removeprefix("Error merging override ")
+    if override == told:
+        return ""
+    return (
+        f"{override}: another kind of value stands there; give a list [a,b] for a list, a mapping "
+        "{a: 1} for a mapping"
+    )
 
 
 def _no_launcher(told: str) -> str:

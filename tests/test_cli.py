@@ -26,6 +26,11 @@ def refused(folder: Path, *arguments: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (
+            "trust={a:1}",
+            "trust={a:1}: another kind of value stands there; give a list [a,b] for a list, a "
+            "mapping {a: 1} for a mapping",
+        ),
         # keys
         ("sede=1", "sede=1: no such key; did you mean seed or scheduler?"),
         ("optimzer.lr=1", "optimzer.lr=1: no such key; did you mean optimizer?"),

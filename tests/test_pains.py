@@ -24,14 +24,13 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from recipe import build, plan, streams
-from recipe.errors import SpecError
+from recipe import build, plan, state, streams
+from recipe.errors import RecipeError, SpecError
 from recipe.loss.mse_one_hot import mse_one_hot
 from recipe.nonfinite import NonFinite
 from recipe.precision import Precision
 from recipe.spec import RunSpec
 from recipe.train import Point, Run, train
-from recipe.weights import save_weights
 
 FROZEN = {
     "convolution1_1.weight", "convolution1_1.bias", "convolution1_2.weight", "convolution1_2.bias",
@@ -299,19 +298,26 @@ def momentum_of_one_layer_is_loaded_into_another() -> None:
     assert second.item() == pytest.approx(-4.5)  # 0.9 * 5, a gradient that it never had
 
 
-def an_optimizer_starts_empty_and_weights_are_loaded_by_name(ours: Ours) -> None:
-    """To resume a run in the middle comes later; today no optimizer's state is ever loaded: a run
-    takes over weights, each by its name, or is repeated as a whole."""
-    first = ours.built("freeze=by_name", "freeze.names=[convolution1_2]", "epochs=1")
-    list(train(first))
-    file = ours.folder / "model.safetensors"
-    save_weights(weights(first), file)
-    then = ours.built("freeze=by_name", "freeze.names=[convolution1_1]", f"model.weights={file}")
-    assert not then.optimizer.state
-    assert moved(weights(first), then) == set()
-    held = {id(p) for group in then.optimizer.param_groups for p in group["params"]}
-    names = {name for name, p in then.model.named_parameters() if id(p) not in held}
-    assert names == {"convolution1_1.weight", "convolution1_1.bias"}
+def momentum_is_loaded_by_name_and_with_another_freeze_a_run_does_not_go_on(ours: Ours) -> None:
+    momentum = ("optimizer.momentum=0.9", "freeze=by_name")
+    first = ours.built(*momentum, "freeze.names=[convolution1_2]")
+    points = train(first)
+    for _ in range(2):
+        next(points)
+    saved = state.capture(first)
+    then = ours.built(*momentum, "freeze.names=[convolution1_1]")
+    with pytest.raises(RecipeError, match=r"^checkpoint: other parameters are trained now"):
+        state.restore(then, saved)
+    state.load_optimizer(then, saved["optimizer"])  # as resuming with a changed spec does
+    parameters = dict(then.model.named_parameters())
+    for name, kept in saved["optimizer"]["state"].items():
+        if not name.startswith("convolution1_1."):
+            loaded = then.optimizer.state[parameters[name]]["momentum_buffer"]
+            assert torch.equal(loaded, kept["momentum_buffer"])
+    assert not [
+        name for name, p in parameters.items()
+        if name.startswith("convolution1_") and p in then.optimizer.state
+    ]  # fmt: skip
 
 
 def a_run_goes_on_without_its_freeze() -> None:
@@ -322,23 +328,23 @@ def a_run_goes_on_without_its_freeze() -> None:
     assert again.weight.requires_grad
 
 
-def a_run_is_repeated_or_continued_with_its_freeze(ours: Ours) -> None:
-    """To resume a run in the middle comes later; what exists today keeps the freeze."""
+def a_run_is_resumed_and_repeated_with_its_freeze(ours: Ours) -> None:
     spec = ours.spec("freeze=vgg_first2", "freeze.batchnorm=eval")
     first = build.build(spec)
-    list(train(first))
-    written, file = ours.folder / "spec.yaml", ours.folder / "model.safetensors"
+    points = train(first)
+    for _ in range(2):
+        next(points)
+    saved = state.capture(first)
+    list(points)
+
+    written = ours.folder / "spec.yaml"
     written.write_text(spec.to_yaml(), encoding="utf-8")
-    save_weights(weights(first), file)
-
     again = build.build(RunSpec.read(written, trust=[]))  # recipe spec=spec.yaml
+    state.restore(again, saved)  # recipe resume
+    before = weights(again)
     list(train(again))
-    assert again.frozen.names == FROZEN
+    assert again.frozen.names == FROZEN and FROZEN.isdisjoint(moved(before, again))
     assert moved(weights(first), again) == set()
-
-    then = ours.built("freeze=vgg_first2", f"model.weights={file}", "seed=1")
-    list(train(then))
-    assert FROZEN.isdisjoint(moved(weights(first), then))
 
 
 # Infinity
@@ -525,11 +531,11 @@ PAINS = {
     ),
     "one layer's momentum is loaded into another": (
         momentum_of_one_layer_is_loaded_into_another,
-        an_optimizer_starts_empty_and_weights_are_loaded_by_name,
+        momentum_is_loaded_by_name_and_with_another_freeze_a_run_does_not_go_on,
     ),
     "a run goes on without its freeze": (
         a_run_goes_on_without_its_freeze,
-        a_run_is_repeated_or_continued_with_its_freeze,
+        a_run_is_resumed_and_repeated_with_its_freeze,
     ),
     "one infinite gradient becomes NaN everywhere": (
         one_infinite_gradient_becomes_nan_everywhere_and_training_goes_on,

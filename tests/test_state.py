@@ -132,7 +132,7 @@ def test_stochastic_depth_goes_on_where_it_was(small: Compose, torchvision: None
     spec = small(
         "epochs=1", "data=random", "data.n_train=20", "data.n_val=10", "data.channels=3",
         "data.size=32", "data.classes=3", "data.batch_size=8", "data.eval_batch_size=10",
-        "model=torchvision", "model.name=efficientnet_b0",
+        "model=torchvision", "model.name=efficientnet_b0", "optimizer.lr=1e-4",
     )  # fmt: skip
     points, state = ended(spec, None)
     first, saved = stopped(spec, 2)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from recipe.credentials import masked_addresses
+
 
 class RecipeError(Exception):
     """One or more problems that the user can mend, one line each."""
@@ -20,8 +22,9 @@ class RecipeError(Exception):
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         given = [problems] if isinstance(problems, str) else problems
-        # what was typed may hold line breaks
-        self.problems = list(dict.fromkeys(" ".join(problem.splitlines()) for problem in given))
+        # what was typed may hold line breaks, and an address a password
+        lines = (masked_addresses(" ".join(problem.splitlines())) for problem in given)
+        self.problems = list(dict.fromkeys(lines))
         super().__init__("\n".join(self.problems))
 
 

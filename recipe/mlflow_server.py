@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from recipe import credentials
+from recipe.credentials import WAY_OUT
 from recipe.errors import RecipeError
 from recipe.journal import Damaged
 from recipe.tracking import Tracking
@@ -174,10 +176,14 @@ def give_more_time(error: Exception) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, shortly and on one line."""
+    """What an error says, shortly, on one line, and without what may not be shown."""
     if isinstance(error, (RecipeError, Gone, Unknown, Damaged)):
         return str(error)
-    text = " ".join(str(error).split())
+    text = credentials.masked(" ".join(str(error).split()))
+    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+        return f"the server doesn't know who sends it, or wants another password; {WAY_OUT}"
+    if "Invalid Host header" in text:
+        return "the server refuses the name it was called by; start it with --allowed-hosts"
     if found := UNREACHED.search(text):  # the rest is how urllib3 came to say so
         last = re.sub(r"\[Errno \d+\] ", "", text[found.end() :].rpartition(": ")[2])
         last = re.sub(r"[\"']\)+$", "", last)

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe import menu
-from recipe.errors import SpecError
+from recipe import credentials, menu
+from recipe.errors import Problems
 from recipe.settings import ROOT
 from recipe.spec import RunSpec
 
@@ -147,7 +147,7 @@ def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSp
 
     `own` is what the reader's project says. Raises SpecError where the spec itself reaches too far.
     """
-    found = []
+    found = Problems()
     if output_dir:
         spec = replace(spec, output_dir=output_dir)
     elif is_outside(spec.output_dir) and not _same_folder(spec.output_dir, own.output_dir):
@@ -156,6 +156,8 @@ def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSp
             "where its run may go: output_dir=<folder>"
         )
     recorded = spec.tracking.get("uri")
+    with found.collect("tracking.uri"):
+        credentials.without(str(uri or recorded))
     if uri and recorded is None:
         found.append(
             f"tracking.uri={uri}: tracking={spec.options['tracking']} of this spec has no such "
@@ -168,8 +170,7 @@ def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSp
             f"tracking.uri: {recorded!r} of this spec is another machine's; if the record may go "
             f"there, say tracking.uri={recorded}"
         )
-    if found:
-        raise SpecError(found)
+    found.raise_any()
     return spec
 
 

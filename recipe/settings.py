@@ -73,7 +73,7 @@ ELSEWHERE = (
 """What of a whole run can't change its numbers: names, places, and what is kept."""
 
 SPARED = {
-    "data": ("path", "workers"),
+    "data": ("path", "workers", "slow_after"),
     "model": ("weights",),
     "freeze": ("cache",),
     "device": ("order", "threads"),
@@ -234,6 +234,8 @@ def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
 def _message(key: str, value: Any, error: ValidationError) -> str:
     # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
     details = [d for d in error.errors() if d["type"] != "needs_python_object"] or error.errors()
+    if details[0]["type"] == "value_error":  # a check of ours, which says all there is to say
+        return f"{key}: {details[0]['ctx']['error']}"
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
     whole = all(detail["type"] in ("missing", "extra_forbidden") for detail in details)
     path = details[0]["loc"][:-1] if whole else details[0]["loc"]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 from rich.console import Console
 
-from recipe import compose, dead, mlflow_server, origin, runs
+from recipe import compose, credentials, dead, mlflow_server, origin, runs
 from recipe.arguments import key_values
-from recipe.errors import RecipeError, SpecError
+from recipe.errors import Problems, RecipeError, SpecError
 from recipe.journal import Damaged
 from recipe.mlflow_server import Gone
 from recipe.parts import part, static_problems
@@ -61,6 +61,11 @@ class Sync:
     """Sends runs and sweeps, each to the server that its own spec names."""
 
     def __init__(self, outputs: Path, uri: str = "", trust: str = "") -> None:
+        """Raises SpecError where `uri` has a password in it."""
+        problems = Problems()
+        with problems.collect("tracking.uri"):
+            credentials.without(uri)
+        problems.raise_any()
         self.uri = uri
         self.taken = False
         """Whether `uri` was any run's server."""

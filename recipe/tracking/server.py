@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from recipe import credentials
 from recipe.tracking import Experiment, Tracking
 
-Address = Annotated[str, Field(pattern=r"^https?://[^/]")]
+Address = Annotated[str, Field(pattern=r"^https?://[^/]"), AfterValidator(credentials.without)]
 
 
 def server(output_dir: Path, *, uri: Address, experiment: Experiment) -> Tracking:

@@ -1,0 +1,45 @@
+"""Credentials of a server: MLflow takes them from the environment, and nothing keeps or shows them.
+
+An address with a user or a password in it would be kept in the spec and shown in many places, so
+it is refused. What others say, MLflow above all, is masked before it is shown or kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+TOKEN = "MLFLOW_TRACKING_TOKEN"
+
+SECRET = (PASSWORD, TOKEN, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Variables whose values are shown nowhere: of the server, and of a store that it sends us to."""
+
+WAY_OUT = f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment"
+
+MASK = "***"
+
+
+def without(address: str) -> str:
+    """The address as it is. Raises ValueError if a user or a password may be in it."""
+    if "@" in address:
+        scheme, rest = address.split("://")[0], address.rpartition("@")[2]
+        raise ValueError(
+            f"{masked_addresses(address)!r} has a user or a password in it, which would be kept "
+            f"and shown with the run; use {scheme}://{rest} and {WAY_OUT}"
+        )
+    return address
+
+
+def masked_addresses(text: str) -> str:
+    """The text with what stands between :// and @ masked; a password may hold a / or @ itself."""
+    return re.sub(r"://(\S*|[^@]*)@", f"://{MASK}@", text)
+
+
+def masked(text: str) -> str:
+    """The text without users and passwords of addresses, and without what SECRET holds."""
+    for name in SECRET:
+        value = os.environ.get(name, "").strip()
+        for form in filter(None, (value, repr(value)[1:-1])):
+            text = text.replace(form, MASK)
+    return masked_addresses(text)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe import streams
-from recipe.data import Split
+from recipe.data import Split, unread
 from recipe.data.placing import placed
 
 Metrics = dict[str, float]
@@ -44,7 +44,8 @@ def evaluate(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Metrics:
-    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample counted once.
+    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that
+    can be read counted once.
 
     Runs in eval mode without recording anything for gradients; touches no random stream and
     leaves every module in the mode it was in.
@@ -59,4 +60,5 @@ def evaluate(
                 value = loss(output, targets)
             total += value.float() * len(targets)
             correct += (output.argmax(1) == targets).sum()
-    return {"loss": total.item() / len(split), "accuracy": correct.item() / len(split)}
+    count = len(split) - len(unread(split))
+    return {"loss": total.item() / count, "accuracy": correct.item() / count}

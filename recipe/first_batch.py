@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recipe import streams
-from recipe.data import Data
+from recipe.data import Data, few
 from recipe.errors import Problems, SpecError
 from recipe.evaluate import preserved
 from recipe.rules import Planned
@@ -55,7 +55,7 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
     # two, or with two classes three, as class indices would broadcast over a square of outputs
     count = 3 if len(planned.data.classes) == 2 else 2
     with problems.collect("data"):  # a sample that can't be read
-        inputs, targets = next(iter(train.batches([torch.arange(count) % len(train)])))
+        inputs, targets = few(train, count)
     if problems:
         return torch.empty(0), torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)

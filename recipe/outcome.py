@@ -13,9 +13,10 @@ from rich.table import Table
 
 from recipe import menu, runs
 from recipe.audit import Verdict
+from recipe.data import unread
 from recipe.parameters import Row
 from recipe.plan import Plan
-from recipe.wording import counted, percent
+from recipe.wording import counted, listed, percent
 
 if TYPE_CHECKING:
     from recipe.plots import History
@@ -42,7 +43,7 @@ class Outcome:
     def sentence(self) -> str:
         """The best validation accuracy, with the interval that so many samples allow."""
         run = self.plan.run
-        count = len(run.data.val)
+        count = len(run.data.val) - len(unread(run.data.val))
         low, high = exact_interval(round(self.accuracy * count), count)
         return (
             f"val/accuracy {percent(self.accuracy)} at epoch {run.best.epoch} of {run.epochs} "
@@ -64,6 +65,18 @@ class Outcome:
                 )
         if self.plan.run.nonfinite.skipped:
             yield f"{self._skipped()} left out, because a loss or gradient was not finite"
+
+        if left_out := self.unread():
+            samples = len(self.plan.run.data.train) + len(self.plan.run.data.val)
+            yield (
+                f"{len(left_out)} of {samples} files were left out, as they can't be read: "
+                f"{listed(left_out)}"
+            )
+
+    def unread(self) -> list[str]:
+        """The files that were left out, and why."""
+        data = self.plan.run.data
+        return sorted([*unread(data.train).values(), *unread(data.val).values()])
 
     def _skipped(self) -> str:
         return f"{self.plan.run.nonfinite.skipped} of {self.plan.run.steps} batches were"

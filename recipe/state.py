@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recipe import streams
+from recipe.data import unread
 from recipe.errors import RecipeError
 from recipe.train import Best, Run
 
@@ -52,6 +53,7 @@ def capture(run: Run) -> State:
             "weights": run.best.weights,
         },
         "skipped": run.nonfinite.skipped,
+        "unread": {part: unread(getattr(run.data, part)) for part in ("train", "val")},
     }
     return {key: plain(value, key) for key, value in state.items()}
 
@@ -83,6 +85,8 @@ def restore(run: Run, state: State) -> None:
         part.load_state_dict(state["parts"][name])
     run.best = Best(**state["best"])
     run.nonfinite.skipped = state["skipped"]
+    for part, found in state["unread"].items():
+        unread(getattr(run.data, part)).update(found)
 
 
 def restore_position(run: Run, state: State) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from recipe import streams
 from recipe.average import Average
-from recipe.data import Batch, Data, Split
+from recipe.data import Batch, Data, Split, readable, unread
 from recipe.data.placing import placed
 from recipe.evaluate import Metrics, evaluate
 from recipe.frozen import Frozen
@@ -158,7 +158,7 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
             done = _step(run, feed, inputs, targets, at.augmentation)
         except NonFinite as found:
             yield from block.flush()
-            samples = list(order(run, epoch))[at.batch].tolist()
+            samples = readable(run.data.train, list(order(run, epoch))[at.batch].tolist())
             names = _names(run.data.train, samples)
             raise found.in_training(at.step + 1, epoch + 1, at.batch + 1, samples, names) from None
         if done.left_out:
@@ -191,6 +191,8 @@ def _end_epoch(run: Run, epoch: int) -> Point:
     }
     if run.nonfinite.policy == "skip":
         metrics["nonfinite/skipped"] = run.nonfinite.skipped
+    if getattr(run.data.train, "on_bad_file", "stop") == "skip":
+        metrics["data/skipped"] = len(unread(run.data.train)) + len(unread(run.data.val))
     at.epoch, at.batch, at.left_out = epoch + 1, 0, set()
     return Point(at.step, epoch + 1, metrics, ends_epoch=True, improved=improved)
 
@@ -273,7 +275,7 @@ def _validate(run: Run, step: int, epoch: int) -> Metrics:
         found = trace_evaluation(model, run.loss, run.autocast, _val_batches(run))
     samples: list[int] = []
     if found.batch is not None:
-        samples = list(_val_order(run))[found.batch].tolist()
+        samples = readable(run.data.val, list(_val_order(run))[found.batch].tolist())
     batch = 0 if found.batch is None else found.batch + 1
     names = _names(run.data.val, samples)
     raise NonFinite(what, found).in_evaluation(step, epoch, batch, samples, names)

@@ -11,6 +11,7 @@ from rich.console import Console
 from recipe import runs, state
 from recipe.audit import Audit, BrokenPromise, Verdict
 from recipe.checkpoint import Checkpoints
+from recipe.data import unread
 from recipe.nonfinite import NonFinite
 from recipe.outcome import Outcome, audit_table
 from recipe.plan import Plan
@@ -46,6 +47,9 @@ def train_recorded(
 
 WEIGHTS = "model.safetensors"
 
+LEFT_OUT = "left_out.txt"
+"""Names the files that couldn't be read."""
+
 
 def _good(recorder: Recorder, plan: Plan) -> str:
     """What there is to go on from, in words."""
@@ -66,6 +70,8 @@ class _Training:
         self.audit = Audit(plan.spec, plan.run)
         self.verdicts: list[Verdict] = []
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.left_out = 0.0
+        """Files of those that are named in LEFT_OUT."""
 
     def follow(self, saved: state.State | None) -> Outcome:
         with self.audit, Stopping() as stopping:
@@ -100,6 +106,11 @@ class _Training:
         self.recorder.metrics(point.step, point.metrics)
         if point.improved:
             self._save_weights()
+        if point.metrics.get("data/skipped", 0) > self.left_out:
+            self.left_out = point.metrics["data/skipped"]
+            parts = (self.run.data.train, self.run.data.val)
+            lines = sorted(f"{reason}\n" for part in parts for reason in unread(part).values())
+            self.recorder.text(LEFT_OUT, "".join(lines))
         if found := self.audit.look(point):
             self.verdicts = found
             self.recorder.metrics(point.step, {f"audit/{v.group}": float(v.held) for v in found})

@@ -67,7 +67,8 @@ def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
         "cat/1.jpg ("
     )
     assert problem.endswith(
-        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM) and 2 more; mend or remove them"
+        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM) and 2 more; mend or remove them, "
+        "or leave them out: data.on_bad_file=skip"
     )
 
 
@@ -96,7 +97,8 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: P
     overrides = ("data.mean=[0.5]", "clip=norm", "clip.max_norm=-1")
     unread, hidden, stray, names, empty = (f"data.path: {line}" for line in (
         f"2 of 23 images in {pets} can't be read: cat/0.png (the file is empty), cat/IMG_1.HEIC "
-        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM); mend or remove them",
+        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM); mend or remove them, or leave them out: "
+        "data.on_bad_file=skip",
         f"1 of 23 images in {pets} are hidden: dog/.ipynb_checkpoints/10-checkpoint.png; "
         "remove or rename them",
         f"1 of 23 images in {pets} are in no class folder: stray.png; move them into one",
@@ -158,7 +160,7 @@ def test_what_may_not_be_read_is_named(pets: Path, locked: str) -> None:
             with unprivileged(), pytest.raises(SpecError) as caught:
                 image_folder(
                     torch.Generator(), path=str(root), val=0.2, size=4, channels=3, workers=0,
-                    mean=[0.0] * 3, std=[1.0] * 3,
+                    mean=[0.0] * 3, std=[1.0] * 3, on_bad_file="stop", slow_after=10.0,
                 )  # fmt: skip
         finally:
             (root / locked).chmod(0o755)
@@ -206,7 +208,9 @@ def test_what_only_shows_while_training_ends_the_run_as_failed_in_one_line(
     (problem,) = done.problems
     assert done.status == 1
     assert " of a batch's images in " in problem and "can't be read: dog/1" in problem
-    assert problem.endswith("; mend or remove them, and start again")
+    assert problem.endswith(
+        "; mend or remove them, and start again, or leave them out: data.on_bad_file=skip"
+    )
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
 

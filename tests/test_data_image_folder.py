@@ -35,6 +35,7 @@ def pets(root: Path) -> Path:
 
 def made(path: Path | None, seed: int = 0, **changed: Any) -> Data:
     chosen: dict[str, Any] = {"val": 0.2, "size": 4, "channels": 1, "workers": 0}
+    chosen |= {"on_bad_file": "stop", "slow_after": 10.0}
     chosen |= {"mean": [0.0], "std": [1.0]} | changed
     path_setting = None if path is None else str(path)
     return image_folder(torch.Generator().manual_seed(seed), path=path_setting, **chosen)
@@ -122,7 +123,8 @@ def test_workers_give_the_same_batches_and_the_same_one_line_errors(tmp_path: Pa
         file.write_bytes(b"gone")
     for data in (alone, helped):
         with pytest.raises(
-            DataError, match=r"^data\.path: \d of a batch's images in .*: cat/\d\.png \(none of .*$"
+            DataError,
+            match=r"^data\.path: (\d|all) of a batch's images in .*: cat/\d\.png \(none of .*$",
         ) as error:
             list(data.train.batches(order))
         assert "\n" not in str(error.value)
@@ -255,3 +257,19 @@ def test_no_path_and_a_path_to_no_folder_are_refused(tmp_path: Path) -> None:
         made(None)
     with pytest.raises(SpecError, match=r"^data\.path: \S*/nowhere is not a folder"):
         made(tmp_path / "nowhere")
+
+
+def test_a_file_that_takes_long_to_read_is_named_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = pets(tmp_path)
+    Image.new("L", (6000, 6000)).save(root / "cat" / "big.png")  # takes a second to decode
+    for workers in (0, 1):
+        data = made(root, workers=workers, slow_after=0.05)
+        for part in (data.train, data.val):
+            names = list(part.files)  # type: ignore[attr-defined]
+            number = names.index("cat/big.png") if "cat/big.png" in names else 0
+            list(part.batches([torch.tensor([number])] * 2))
+        said = [line for line in capfd.readouterr().err.splitlines() if "recipe:" in line]
+        name = root / "cat" / "big.png"
+        assert said == [f"recipe: data.slow_after: {name} is being read for more than 0.05 s"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,25 @@ class Data:
     test: Split | None = None
 
 
+def few(split: Split, count: int) -> Batch:
+    """So many samples, the first ones that can be read; from a smaller split each again and again,
+    unless it leaves some out."""
+    skips = getattr(split, "on_bad_file", "stop") == "skip"
+    first = split.readable(count) if skips else torch.arange(count) % len(split)  # type: ignore[attr-defined]
+    return next(iter(split.batches([first])))
+
+
+def unread(split: Split) -> dict[int, str]:
+    """By their numbers the samples that are left out, as they can't be read, and why not."""
+    found: dict[int, str] = getattr(split, "unread", {})
+    return found
+
+
+def readable(split: Split, samples: Iterable[int]) -> list[int]:
+    """Those of the numbers that aren't left out."""
+    return [sample for sample in samples if sample not in unread(split)]
+
+
 def digest(*parts: Tensor | str) -> str:
     """A SHA-256 of tensors (values, shape and type) and strings, as 64 hexadecimal digits."""
     sha = hashlib.sha256()
@@ -104,23 +124,39 @@ def digest(*parts: Tensor | str) -> str:
     return sha.hexdigest()
 
 
-def digest_files(root: Path, files: Iterable[Path], *, whole: int) -> str:
+def digest_files(root: Path, files: Iterable[Path], *, whole: int, unread: bool = False) -> str:
     """A SHA-256 of the names below `root`, the sizes and the bytes of files; dates don't count.
 
     Of files that are larger than `whole` bytes together, only the first and last 4 KiB of each
     are read, so that starting stays quick: a change in the middle that keeps the size is missed.
+    Raises OSError for a file that can't be read, which with `unread` counts as one without bytes.
     """
-    sizes = {file: (root / file).stat().st_size for file in files}
+    sizes = {file: _size(root / file, unread=unread) for file in files}
     all_bytes = sum(sizes.values()) <= whole
     sha = hashlib.sha256(b"whole" if all_bytes else b"ends")
     for file, size in sizes.items():
         sha.update(f"{file.as_posix()}\0{size}\0".encode())
+        if size < 0:
+            continue
         with (root / file).open("rb") as stream:
             if not all_bytes and size > 2 * 4096:
                 sha.update(stream.read(4096))
                 stream.seek(-4096, os.SEEK_END)
             sha.update(stream.read())
     return sha.hexdigest()
+
+
+def _size(path: Path, *, unread: bool) -> int:
+    """In bytes; -1 for a file that can't be read, or would never end, if `unread` takes those."""
+    try:
+        found = path.stat()
+        if unread and not (stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)):
+            return -1
+        return found.st_size
+    except OSError:
+        if not unread:
+            raise
+        return -1
 
 
 def stratified(

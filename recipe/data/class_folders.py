@@ -9,15 +9,17 @@ from recipe.errors import Problems
 from recipe.image_files import image_files, unreadable
 from recipe.wording import counted, listed, printable
 
+SKIP = "leave them out: data.on_bad_file=skip"
+
 Listing = dict[str, list[Path]]
 """The images of each class, relative to the whole folder; classes and images sorted."""
 
 
-def listings(root: Path, val: float | None) -> dict[str, Listing]:
+def listings(root: Path, val: float | None, *, check: bool) -> dict[str, Listing]:
     """The images of each part; the part is `train` where `val` is to divide it.
 
-    Raises SpecError with everything that is wrong: images that can't be read, are hidden or in
-    no class, classes without images or not in every part, names that aren't Unicode.
+    Raises SpecError with everything that is wrong: images that can't be read (if `check`), are
+    hidden or in no class, classes without images or not in every part, names that aren't Unicode.
     """
     folders = _folders(root)
     parts = sorted({"train", "val", "test"} & set(folders))
@@ -40,8 +42,9 @@ def listings(root: Path, val: float | None) -> dict[str, Listing]:
             found[place[0]][place[1]].append(file)
     problems = Problems()
     count, where = counted(len(images), "image"), printable(root)
+    bad = unreadable(root, images) if check else []
     for files, wrong, way_out in (
-        (unreadable(root, images), "can't be read", "mend or remove them"),
+        (bad, "can't be read", f"mend or remove them, or {SKIP}"),
         (hidden, "are hidden", "remove or rename them"),
         (strays, "are in no class folder", "move them into one"),
         (_no_text(images), "have names that aren't Unicode", "rename them"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -22,24 +23,46 @@ from recipe.data import (
     digest_files,
     memory,
     paths,
+    slow,
     stratified,
     worker,
 )
-from recipe.data.class_folders import Listing, listings
+from recipe.data.class_folders import SKIP, Listing, listings
+from recipe.data.names import Names
 from recipe.errors import DataError, Problems
 from recipe.images import ImageError, fit, normalise, read_image
 from recipe.wording import listed, printable
 
 WHOLE = 2**30  # bytes of all images together up to which the digest reads every one of them
-Sample = tuple[Tensor, Tensor]
+
+
+class Unread(NamedTuple):
+    """A file that can't be read."""
+
+    number: int
+    reason: str
+    """With the file's name."""
+
+
+class Read(NamedTuple):
+    """What came of a batch of files."""
+
+    inputs: Tensor
+    targets: Tensor
+    unread: list[Unread]
 
 
 @dataclass(frozen=True)
-class Files(Dataset[Sample | str]):
-    """A split whose images are read from their files, by `workers` processes if above 0."""
+class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
+    """A split whose images are read from their files, by `workers` processes if above 0, which are
+    two batches each ahead of the one that is asked for: so many are held in memory, and no more.
+
+    What is read doesn't depend on how many they are. Where CUDA is in use batches come in pinned
+    memory.
+    """
 
     root: Path
-    files: tuple[Path, ...]
+    files: Names
     """Relative to `root`."""
     targets: Tensor
     channels: int
@@ -47,48 +70,89 @@ class Files(Dataset[Sample | str]):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     workers: int
+    on_bad_file: Literal["stop", "skip"]
+    slow_after: float
+    unread: dict[int, str] = field(default_factory=dict)
+    """The files that are left out from the first time on that they couldn't be read, and why."""
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Sample | str:
-        """Input and target; or what is wrong with the file, as workers garble what they raise."""
-        file = self.files[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | Unread:
+        """Input and target; what is wrong is returned, as workers garble what they raise."""
+        path = self.root / self.files[index]
         try:
-            image = read_image(self.root / file, channels=self.channels)
+            with slow.named_after(self.slow_after, path):
+                image = read_image(path, channels=self.channels)
         except ImageError as error:
-            return f"{printable(file)} ({error.reason})"
+            return Unread(index, f"{printable(self.files[index])} ({error.reason})")
         return normalise(fit(image, self.size), mean=self.mean, std=self.std), self.targets[index]
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """As Split.batches. Raises DataError naming the files of a batch that can't be read."""
+        """As Split.batches, with on_bad_file=skip less the samples that can't be read.
+
+        Raises DataError naming the files of a batch that can't be read, or with skip of one in
+        which none can.
+        """
+        asked: deque[Tensor] = deque()
+        for read in self._loaded(self._wanted(batches, asked)):
+            indices, found = asked.popleft().tolist(), dict(read.unread)
+            if self.on_bad_file == "skip":
+                self.unread.update(found)
+                if not len(read.targets):
+                    found = {index: self.unread[index] for index in indices}
+            if found and (self.on_bad_file == "stop" or not len(read.targets)):
+                every = "all" if not len(read.targets) else len(found)
+                skip = "" if self.on_bad_file == "skip" else f", or {SKIP}"
+                raise DataError(
+                    f"data.path: {every} of a batch's images in {printable(self.root)} can't "
+                    f"be read: {listed(list(found.values()))}; mend or remove them, and start "
+                    f"again{skip}"
+                )
+            yield read.inputs, read.targets
+
+    def readable(self, count: int) -> Tensor:
+        """The numbers of the first samples that can be read, as far as there are so many."""
+        found: list[int] = []
+        for index in range(len(self)):
+            if isinstance(sample := self[index], Unread):
+                self.unread[index] = sample.reason
+            else:
+                found.append(index)
+            if len(found) == count:
+                break
+        return torch.tensor(found, dtype=torch.int64)
+
+    def _wanted(self, batches: Iterable[Tensor], asked: deque[Tensor]) -> Iterator[list[int]]:
+        for indices in batches:
+            asked.append(indices)
+            yield [index for index in indices.tolist() if index not in self.unread]
+
+    def _loaded(self, wanted: Iterator[list[int]]) -> Iterator[Read]:
+        """Raises DataError if a worker dies."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
             loader = iter(
                 DataLoader(
                     self,
-                    batch_sampler=(indices.tolist() for indices in batches),
+                    batch_sampler=wanted,
                     num_workers=self.workers,
                     collate_fn=_stacked,
+                    pin_memory=torch.cuda.is_initialized(),
                     generator=torch.Generator(),  # or it would draw from torch's global stream
                     worker_init_fn=worker.deaf,
                 )
             )
         while True:
             try:
-                batch = next(loader)
+                read = next(loader)
             except StopIteration:
                 return
             except RuntimeError as error:
                 if self.workers == 0:
                     raise
                 raise worker.died(self.workers, error) from error
-            if not isinstance(batch, tuple):
-                raise DataError(
-                    f"data.path: {len(batch)} of a batch's images in {printable(self.root)} can't "
-                    f"be read: {listed(batch)}; mend or remove them, and start again"
-                )
-            yield batch
+            yield read
 
 
 def image_folder(
@@ -101,6 +165,8 @@ def image_folder(
     mean: list[Mean],
     std: list[Std],
     workers: NonNegativeInt,
+    on_bad_file: Literal["stop", "skip"],
+    slow_after: Annotated[float, Field(gt=0, allow_inf_nan=False)],
 ) -> Data:
     """Images below `path`/<class>/, of which `val` are held out; or below `path`/train/<class>/
     and `path`/val/<class>/, and where there is one, `path`/test/<class>/.
@@ -108,8 +174,9 @@ def image_folder(
     Classes are sorted by name. Each image is cut and resized by recipe.images.fit. Files without
     the suffix of an image are passed over; what else is wrong is told by recipe.data.class_folders,
     all at once, before the first step. Of each file only the head and the end are checked then
-    (recipe.image_files says why); one that turns out to be damaged when its turn comes, or that
-    is gone by then, is a DataError. For what the digest sees of files, recipe.data.digest_files.
+    (recipe.image_files says why), and with on_bad_file=skip nothing; one that turns out to be
+    damaged when its turn comes, or that is gone by then, is a DataError, or with skip is left out
+    of its batch and of all later ones. For what the digest sees of files, recipe.data.digest_files.
     """
     problems = Problems()
     for name, values in (("mean", mean), ("std", std)):
@@ -121,11 +188,12 @@ def image_folder(
         memory.check(8 * channels * size**2, "data.size", f"{size} is too large, use fewer pixels")
     with problems.collect("data"), paths.reported():
         root = paths.given(path, "a folder of images, such as data.path=/data/pets")
-        found = listings(root, val)
+        found = listings(root, val, check=on_bad_file == "stop")
         content = digest_files(
             root,
             sorted(file for part in found.values() for has in part.values() for file in has),
             whole=WHOLE,
+            unread=on_bad_file == "skip",
         )
     problems.raise_any()
     names = tuple(found["train"])
@@ -133,13 +201,15 @@ def image_folder(
     def files(listing: Listing) -> Files:
         return Files(
             root=root,
-            files=tuple(file for name in names for file in listing[name]),
+            files=Names(file for name in names for file in listing[name]),
             targets=torch.tensor([i for i, name in enumerate(names) for _ in listing[name]]),
             channels=channels,
             size=(size, size),
             mean=tuple(mean),
             std=tuple(std),
             workers=workers,
+            on_bad_file=on_bad_file,
+            slow_after=slow_after,
         )
 
     parts = {part: files(listing) for part, listing in found.items()}
@@ -147,7 +217,7 @@ def image_folder(
         every = parts["train"]
         train, held = stratified(every.targets, val, names, split)
         parts = {"train": _only(every, train), "val": _only(every, held)}
-    listed = [str(each) for part, has in sorted(parts.items()) for each in (part, *has.files)]
+    listed = [each for part, has in sorted(parts.items()) for each in (part, *has.files)]
     return Data(
         **parts,
         classes=names,
@@ -159,14 +229,15 @@ def image_folder(
     )
 
 
-def _stacked(samples: list[Sample | str]) -> Batch | list[str]:
-    """The samples as a batch, or everything that is wrong with them."""
-    if wrong := [sample for sample in samples if isinstance(sample, str)]:
-        return wrong
-    images, targets = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets)
+def _stacked(samples: list[tuple[Tensor, Tensor] | Unread]) -> Read:
+    good = [sample for sample in samples if not isinstance(sample, Unread)]
+    unread = [sample for sample in samples if isinstance(sample, Unread)]
+    if not good:
+        return Read(torch.empty(0), torch.empty(0, dtype=torch.int64), unread)
+    images, targets = zip(*good, strict=True)
+    return Read(torch.stack(images), torch.stack(targets), unread)
 
 
 def _only(files: Files, indices: Tensor) -> Files:
-    chosen = tuple(files.files[index] for index in indices.tolist())
-    return replace(files, files=chosen, targets=files.targets[indices])
+    chosen = Names(files.files[index] for index in indices.tolist())
+    return replace(files, files=chosen, targets=files.targets[indices], unread={})

@@ -1,0 +1,152 @@
+"""data.on_bad_file=skip: a file that can't be read is left out, counted, and named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+import torch
+from same_runs import alike
+from stopped_runs import PARTS
+from test_broken_data import pets, spoil  # noqa: F401  (a fixture)
+
+from recipe import evaluate as evaluation
+from recipe.data import Data
+from recipe.data.image_folder import image_folder
+from recipe.errors import DataError
+
+HALF = (
+    *commands.HERE, "tracking=none", "model.widths=[2,4]", "epochs=3", "data=image_folder",
+    "data.size=8", "data.val=0.4", "data.batch_size=4", "data.eval_batch_size=3",
+    "optimizer.momentum=0.9", "augment=flip_crop", "checkpoint.per=step", "checkpoint.every=1",
+)  # fmt: skip
+"""12 images to train on, in 3 batches an epoch, and 8 to validate."""
+
+SKIP = "data.on_bad_file=skip"
+
+
+def made(root: Path, **changed: Any) -> Data:
+    chosen: dict[str, Any] = {"val": 0.4, "size": 8, "channels": 3, "workers": 0}
+    chosen |= {"mean": [0.0] * 3, "std": [1.0] * 3, "on_bad_file": "skip", "slow_after": 10.0}
+    return image_folder(torch.Generator(), path=str(root), **(chosen | changed))
+
+
+def broken(root: Path) -> set[str]:
+    """The names of five of twenty files that can't be read, each for another reason."""
+    spoil(root / "cat" / "0.png")
+    spoil(root / "dog" / "12.png")
+    (root / "cat" / "3.jpg").write_bytes(b"")
+    (root / "dog" / "11.jpg").write_text("no image")
+    (root / "dog" / "14.png").unlink()
+    (root / "dog" / "14.png").symlink_to("nowhere.png")
+    return {"cat/0.png", "dog/12.png", "cat/3.jpg", "dog/11.jpg", "dog/14.png"}
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None:  # noqa: F811
+    whole = made(pets).train
+    names = list(whole.files)  # type: ignore[attr-defined]
+    gone = [n for n, name in enumerate(names) if name in ("cat/3.jpg", "dog/14.png", "dog/15.jpg")]
+    data = made(pets, workers=workers)
+    for index in gone:
+        (pets / names[index]).write_bytes(b"")
+    order = [torch.arange(12)[start::3] for start in range(3)]
+    for _ in range(2):
+        served = list(data.train.batches(order))
+        assert [len(inputs) for inputs, _ in served] == [
+            4 - sum(index in batch.tolist() for index in gone) for batch in order
+        ]
+        for batch, (_, targets) in zip(order, served, strict=True):
+            good = torch.tensor([index for index in batch.tolist() if index not in gone])
+            assert torch.equal(targets, whole.targets[good])
+    assert sorted(data.train.unread) == gone  # type: ignore[attr-defined]
+    shutil.copy(pets / "dog" / "10.png", pets / names[gone[0]])  # once left out, always left out
+    assert sum(len(targets) for _, targets in data.train.batches(order)) == 12 - len(gone)
+
+
+def test_a_batch_of_which_nothing_can_be_read_ends_the_run(pets: Path) -> None:  # noqa: F811
+    data = made(pets)
+    for file in (pets / "cat").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^data\.path: all of a batch's images in .*cat/.*again$"):
+        list(data.train.batches([torch.arange(3)]))
+    with pytest.raises(DataError, match=r"^data\.path: all of a batch's images"):
+        list(data.train.batches([torch.arange(3)]))  # none of them is asked for any more
+
+
+def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:  # noqa: F811
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+
+    def evaluated(data: Data) -> dict[str, float]:
+        return evaluation.evaluate(
+            model, data.val, torch.nn.functional.cross_entropy, batch_size=3,
+            device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", enabled=False),
+        )  # fmt: skip
+
+    data = made(pets)
+    ((inputs, targets),) = data.val.batches([torch.arange(8)])
+    (pets / data.val.files[5]).write_bytes(b"")  # type: ignore[attr-defined]
+    left = [0, 1, 2, 3, 4, 6, 7]
+    with torch.no_grad():
+        output = model(inputs[left])
+    found = evaluated(data)
+    assert found["accuracy"] == (output.argmax(1) == targets[left]).sum().item() / 7
+    expected = torch.nn.functional.cross_entropy(output, targets[left]).item()
+    assert found["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was_read(
+    tmp_path: Path,
+    pets: Path,  # noqa: F811
+) -> None:
+    shutil.copytree(pets, tmp_path / "parts" / "train")
+    names = {f"train/{name}" for name in broken(tmp_path / "parts" / "train")}
+    shutil.copytree(pets, tmp_path / "parts" / "val")
+    for name in ("cat/1.jpg", "dog/10.png"):
+        (tmp_path / "parts" / "val" / name).write_bytes(b"")
+        names.add(f"val/{name}")
+    done = commands.here(tmp_path, *HALF, f"data.path={tmp_path / 'parts'}", "data.val=null", SKIP)
+    assert (done.status, done.err) == (0, "")
+    (run,) = commands.runs(tmp_path)
+    left_out = (run / "left_out.txt").read_text().splitlines()
+    assert {line.split(" (")[0] for line in left_out} == names and len(left_out) == 7
+    assert "train/cat/3.jpg (the file is empty)" in left_out
+    lines = [line["metrics"] for line in commands.read_lines(run / "metrics.jsonl")]
+    assert [line["data/skipped"] for line in lines if "data/skipped" in line] == [7, 7, 7]
+    shares = [line["val/accuracy"] * 18 for line in lines if "val/accuracy" in line]
+    assert shares == [pytest.approx(round(share)) for share in shares]
+    events = commands.read_lines(run / "events.jsonl")
+    assert [e["path"] for e in events if e["kind"] == "artifact"].count("left_out.txt") == 1
+    assert f"7 of 40 files were left out, as they can't be read: {left_out[0]}" in done.out
+    assert ", 18 samples)" in done.out
+
+
+def test_the_frozen_prefix_is_computed_each_time(tmp_path: Path, pets: Path) -> None:  # noqa: F811
+    plain = tuple(text for text in HALF if not text.startswith("augment"))
+    options = (*plain, f"data.path={pets}", "freeze=all_but_head")
+    assert "Frozen: computed once" in commands.here(tmp_path, "plan", *options).out
+    said = commands.here(tmp_path, "plan", *options, SKIP).out
+    assert "computed each time: data.on_bad_file=skip leaves samples out" in said
+
+
+def test_a_run_that_is_stopped_goes_on_without_the_files_it_knew(
+    tmp_path: Path,
+    pets: Path,  # noqa: F811
+) -> None:
+    broken(pets)
+    options = (*HALF, f"data.path={pets}", SKIP, "trust=[parts]", "clip=mine")
+    ends = []
+    for name in ("whole", "stopped"):
+        folder = commands.project(
+            tmp_path / name, {"parts.py": PARTS, "conf/clip/mine.yaml": "_target_: parts.clip\n"}
+        )
+        if name == "stopped":
+            (folder / "signals").write_text("2 SIGINT")  # in the midst of the first epoch
+            assert commands.here(folder, *options).status == 130
+        assert commands.here(folder, *options).status == 0
+        ends.append(commands.runs(folder)[-1])
+    alike(*ends)
+    assert (ends[0] / "left_out.txt").read_text() == (ends[1] / "left_out.txt").read_text()

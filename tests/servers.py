@@ -31,10 +31,15 @@ def free_port() -> int:
 
 
 class Server:
-    """Its database and artifacts lie in `folder`; the address stays the same."""
+    """Its artifacts lie in `folder`, and its database if no other is given; the address stays the
+    same. With `admin` it asks for a user and a password, and these are the first ones."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, database: str = "", admin: tuple[str, str] | None = None
+    ) -> None:
         self.folder, self.port = folder, free_port()
+        self.database = database or f"sqlite:///{folder}/server.db"
+        self.admin = admin
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,18 +53,31 @@ class Server:
         command = [
             sys.executable, "-m", "mlflow", "server", "--workers", "1",
             "--host", "127.0.0.1", "--port", str(self.port),
-            "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
             "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
         variables = {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_BACKEND_STORE_URI": self.database,  # in the command everybody could read it
         }  # fmt: skip
+        if self.admin:
+            command += ["--app-name", "basic-auth"]
+            config = self.folder / "auth.ini"
+            config.write_text(
+                "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
+                f"database_uri = sqlite:///{self.folder}/users.db\nauth_cache_ttl_seconds = 60\n"
+            )
+            variables |= {
+                "MLFLOW_AUTH_CONFIG_PATH": str(config),
+                "MLFLOW_AUTH_ADMIN_USERNAME": self.admin[0],
+                "MLFLOW_AUTH_ADMIN_PASSWORD": self.admin[1],
+                "MLFLOW_FLASK_SERVER_SECRET_KEY": "signs the forms of its pages",
+            }
         with open(self.folder / "server.txt", "ab") as log:
             self._process = subprocess.Popen(
                 command, env=commands.environment(**variables), stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        for _ in range(600):
+        for _ in range(1800):  # a busy machine takes its time
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
                 return
             time.sleep(0.1)
@@ -84,8 +102,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(folder: Path, *, started: bool = True) -> Iterator[Server]:
-    made = Server(folder)
+def server(
+    folder: Path,
+    *,
+    started: bool = True,
+    database: str = "",
+    admin: tuple[str, str] | None = None,
+) -> Iterator[Server]:
+    made = Server(folder, database=database, admin=admin)
     try:
         if started:
             made.start()

@@ -7,7 +7,9 @@ journals have grown since, it is made of the journals.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +64,7 @@ class Result:
         """`group=option` of the tricks that did nothing."""
         return list(filter(None, self.tags.get("recipe.no_effect", "").split(", ")))
 
-    @property
+    @functools.cached_property
     def start(self) -> dict[str, str]:
         """What it started from, by name, each as a hash (recipe.starts)."""
         return {k[6:]: v for k, v in self.tags.items() if k.startswith("start.")}
@@ -114,7 +116,7 @@ def keep(run: Path) -> None:
 
 
 def _sizes(run: Path) -> list[int]:
-    return [(run / name).stat().st_size for name in JOURNALS]
+    return [os.stat(f"{run}/{name}").st_size for name in JOURNALS]
 
 
 def _from_journals(run: Path) -> Result | None:

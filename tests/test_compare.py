@@ -327,6 +327,9 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trick_that_does_nothing_changes_exactly_nothing(idle: Path) -> None:
+    said = (idle / "said.txt").read_text()
+    (told,) = [line for line in said.splitlines() if line.startswith("clip=norm  did nothing")]
+    assert told.split()[3:8] == ["0", "0", "to", "0", "6"]  # not +0.00, which may be rounded
     row = rows(idle, "alone")["clip=norm"]
     assert [float(row[key]) for key in ("mean", "low", "high", "sd")] == [0, 0, 0, 0]
     assert (row["pairs"], row["verdict"]) == ("6", "did nothing")

@@ -203,6 +203,19 @@ def test_the_fewest_seeds_are_those_with_which_the_test_can_just_reach_the_level
         least_seeds(0)
 
 
+def test_fewer_seeds_can_do_beside_tricks_that_are_shown_with_more() -> None:
+    # 6 pairs give 2 / 2**6 = 0.03125 at best: times 1 beside a trick that is shown, else times 2
+    assert statistics.can_reach([2 / 2**10, 1.0], 1, pairs=6)
+    assert not statistics.can_reach([0.5, 1.0], 1, pairs=6)
+    # 0.03 is below it, but not shown itself, as it is times 2
+    assert not statistics.can_reach([0.03, 1.0], 1, pairs=6)
+    assert not statistics.can_reach([0.0, 1.0], 1, pairs=5)
+    for tests in range(1, 30):
+        fewest, p_values = least_seeds(tests), [0.5] * tests
+        reached = [statistics.can_reach(p_values, 0, n) for n in (fewest - 1, fewest)]
+        assert reached == [False, True]
+
+
 def power_by_scipy(n: int, effect: float, level: float) -> float:
     edge, shift = stats.t.isf(level / 2, n - 1), math.sqrt(n) * effect
     return float(stats.nct.sf(edge, n - 1, shift) + stats.nct.cdf(-edge, n - 1, shift))

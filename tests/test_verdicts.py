@@ -145,6 +145,28 @@ def test_times_are_averaged_over_a_seeds_pairs_first(tmp_path: Path) -> None:
     assert float(row["time_ratio_low"]) < 0.7 < 1.9 < float(row["time_ratio_high"])
 
 
+@pytest.mark.parametrize(
+    ("change", "p", "said"),
+    [(0.05, 2 / 2**6, "shown to help"), (-0.05, 4 / 2**6, "no verdict, which takes 7 seeds")],
+)
+def test_six_seeds_are_enough_beside_a_trick_that_is_shown_with_more(
+    tmp_path: Path, change: float, p: float, said: str
+) -> None:
+    outputs = tmp_path / "outputs"
+    ids = compared_runs.pairs(outputs, [0.05 if seed < 5 else change for seed in range(10)])
+    for seed in range(6):
+        value = 0.5 + 0.01 * (seed + 1)
+        ids.append(compared_runs.run(outputs, 50 + seed, [value], STEP, seed=seed))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    row = rows(tmp_path, "alone")["scheduler=step"]
+    assert (row["pairs"], float(row["p"]), row["verdict"]) == ("6", p, said)
+    others = "shown to help: scheduler=step, clip=norm" if p < 0.05 else (
+        "not shown either way: clip=norm; too few seeds for a verdict: scheduler=step"
+    )  # fmt: skip
+    assert f"Each trick alone, against the baseline: {others}." in out.splitlines()
+
+
 @pytest.mark.parametrize("differences", [[0.02, 0.01], [0.02, 0.02, 0.02]])
 def test_two_pairs_or_equal_ones_promise_no_number_of_seeds(
     tmp_path: Path, differences: list[float]

@@ -52,7 +52,7 @@ class Finding:
     """Corrected by Holm over `tests` of this question."""
     tests: int = 1
     least: int = 0
-    """Seeds below which no verdict is possible."""
+    """Seeds with which a verdict is possible, whatever the other tricks of the question show."""
     verdict: Verdict = "unpaired"
 
     @property

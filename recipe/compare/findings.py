@@ -99,6 +99,11 @@ def _judge(family: Sequence[Finding], unit: Unit) -> Iterator[Finding]:
         id(each): both for each, *both in zip(tried, raw, statistics.holm(raw), strict=True)
     }
     least = statistics.least_seeds(max(1, len(tried)), LEVEL)
+    enough = {
+        id(each)
+        for place, each in enumerate(tried)
+        if (n := len(each.differences)) >= least or statistics.can_reach(raw, place, n, LEVEL)
+    }
     for each in family:
         interval = None
         if each.differences:
@@ -107,15 +112,15 @@ def _judge(family: Sequence[Finding], unit: Unit) -> Iterator[Finding]:
         found = replace(
             each, interval=interval, raw_p=raw_p, p=p, tests=len(tried), least=least
         )  # fmt: skip
-        yield replace(found, verdict=_verdict(found, unit))
+        yield replace(found, verdict=_verdict(found, unit, id(each) in enough))
 
 
-def _verdict(finding: Finding, unit: Unit) -> Verdict:
+def _verdict(finding: Finding, unit: Unit, enough: bool) -> Verdict:
     if finding.did_nothing and finding.differences:
         return "no effect"
     if finding.interval is None or finding.p is None:
         return "unpaired"
-    if len(finding.differences) < finding.least:
+    if not enough:
         return "too few"
     if finding.p > LEVEL:
         return "open"

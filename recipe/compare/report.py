@@ -15,10 +15,13 @@ from recipe.compare.forest import Verdict as Mark
 from recipe.compare.markup import code
 from recipe.compare.pictures import Band, Effect, Spot
 from recipe.compare.statistics import EXACT, FLIPS, Interval
-from recipe.wording import counted
+from recipe.wording import counted, listed
 
 MOST_SENTENCES = 24
 """Findings that are told in words; the table has all."""
+
+MOST_NAMES = 8
+"""Tricks of one verdict that are named together."""
 
 MOST_CURVES = 6
 """Variants whose curves are drawn."""
@@ -62,11 +65,25 @@ def _told(found: Comparison) -> Iterator[str]:
             f"The greedy plan kept {code(kept)} and stopped: {climb.stopped}. It went by "
             f"{climb.by}, and by no test; how sure each step is, the changes below say."
         )
+    yield from _answers(found)
     told = found.sentences
     yield from told[:MOST_SENTENCES]
     if len(told) > MOST_SENTENCES:
         yield f"The tables below have {len(told) - MOST_SENTENCES} more."
     yield from (f"**Caution:** {caution}." for caution in cautions(found))
+
+
+def _answers(found: Comparison) -> Iterator[str]:
+    """In a line for each question what the sentences say one by one, where there are several."""
+    for question, title in QUESTIONS.items():
+        asked = [each for each in found.findings if each.question == question]
+        by_verdict = {
+            words: [code(each.label) for each in asked if each.verdict == verdict]
+            for verdict, words in sentences.IN_SHORT.items()
+        }
+        if len(asked) > 1 and question != "together":
+            said = [f"{words}: {listed(n, MOST_NAMES)}" for words, n in by_verdict.items() if n]
+            yield f"**{title}:** {'; '.join(said)}."
 
 
 def _table(found: Comparison, question: Question) -> Table:
@@ -225,8 +242,8 @@ def _method(found: Comparison) -> Iterator[str]:
     if asked > 1:
         yield (
             "Each table asks a question of its own: where no trick does anything, at most one "
-            f"table in 20 has a verdict that is wrong, so of reports with {asked} tables more than "
-            f"one in 20 has one: up to {100 * LEVEL * asked:.0f} %."
+            f"table in 20 has a verdict that is wrong; of reports with {asked} tables, then, up to "
+            f"{100 * LEVEL * asked:.0f} %."
         )
     if found.unit.metric.startswith("best/"):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
 
 def _recorded(outputs: Path) -> list[str]:
     """The ids of all runs."""
-    return [path.parent.name for path in runs.folder(outputs).glob("*/run.json")]
+    folder = runs.folder(outputs)
+    return [name for name in os.listdir(folder) if os.path.exists(f"{folder}/{name}/run.json")]
 
 
 def _read(outputs: Path, ids: Sequence[str]) -> list[Result]:

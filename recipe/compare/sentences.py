@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from recipe.compare import statistics
-from recipe.compare.finding import LEVEL, Finding
+from recipe.compare.finding import LEVEL, Finding, Verdict
 from recipe.compare.markup import code
 from recipe.compare.statistics import Interval
 from recipe.compare.units import Unit
@@ -20,6 +20,18 @@ FEWEST = 3
 
 WIDEST = 10
 """Of an interval of ratios of time: one that reaches so far says nothing."""
+
+
+IN_SHORT: dict[Verdict, str] = {
+    "helps": "shown to help",
+    "hurts": "shown to hurt",
+    "up": "shown to raise it",
+    "down": "shown to lower it",
+    "open": "not shown either way",
+    "too few": "too few seeds for a verdict",
+    "no effect": "did nothing",
+    "unpaired": "not comparable",
+}
 
 
 def sentence(finding: Finding, unit: Unit, baseline: float) -> str:

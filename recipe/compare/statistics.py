@@ -174,6 +174,18 @@ def least_seeds(tests: int, level: float = 0.05) -> int:
     return next(n for n in itertools.count(1) if tests * 2.0 ** (1 - n) <= level)
 
 
+def can_reach(p_values: Sequence[float], place: int, pairs: int, level: float = 0.05) -> bool:
+    """Whether the test at that place, of so many pairs, could have come to `level` after `holm`.
+
+    That is, with all of its differences of one sign, beside what the other tests gave. Where these
+    have more pairs and are shown themselves, fewer than `least_seeds` can do.
+    """
+    smallest = 2.0 ** (1 - pairs)
+    return smallest <= level and (
+        holm([*p_values[:place], smallest, *p_values[place + 1 :]])[place] <= level
+    )
+
+
 def seeds_to_see(
     sd: float, difference: float, tests: int = 1, level: float = 0.05, power: float = 0.8
 ) -> int | None:

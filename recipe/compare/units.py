@@ -65,7 +65,9 @@ class Unit:
         return "-" if math.isnan(low) else f"{self.shown(low)} to {self.shown(high)}"
 
     def change(self, value: float) -> str:
-        """With its sign: `+0.41`."""
+        """With its sign: `+0.41`. Exactly zero has none."""
+        if value == 0:
+            return "0"
         return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4g}"
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -119,16 +120,32 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
 def _written_alike(results: Sequence[Result]) -> list[Result]:
     """The runs with every number of a setting as it was written first: 1 is 1.0 and 1e0."""
     first: dict[tuple[str, str], str] = {}
+    varied = _varied(results)
     return [
         replace(
             result,
             settings={
-                key: first.setdefault((key, _as_numbers(value)), value)
-                for key, value in result.settings.items()
+                **result.settings,
+                **{
+                    key: first.setdefault((key, _as_numbers(value)), value)
+                    for key in varied
+                    if (value := result.settings.get(key)) is not None
+                },
             },
         )
         for result in results
     ]
+
+
+def _varied(results: Sequence[Result]) -> list[str]:
+    """The settings that aren't written alike in all runs. Of many runs' many settings few are, so
+    the rest is passed over at once."""
+    alike = set(results[0].settings.items())
+    for result in results:
+        alike.intersection_update(result.settings.items())
+    same = {key for key, _ in alike}
+    keys = dict.fromkeys(itertools.chain.from_iterable(result.settings for result in results))
+    return [key for key in keys if key not in same]
 
 
 @functools.cache
@@ -142,8 +159,7 @@ def _taken_apart(results: Sequence[Result]) -> tuple[dict[str, _Group], list[Lev
     groups = _differing(results, (*SPARED, *PLACES))
     texts = [_levels(result, groups) for result in results]
     places: dict[tuple[Levels, str], set[tuple[str, ...]]] = defaultdict(set)
-    keys = dict.fromkeys(key for result in results for key in result.settings)
-    spared = [key for key in keys if _is_any(key, (DEVICE, *PLACES))]
+    spared = [key for key in _varied(results) if _is_any(key, (DEVICE, *PLACES))]
     for levels, result in zip(texts, results, strict=True):
         settings = tuple(result.settings.get(key, "") for key in spared)
         places[levels, result.seed].add(settings)
@@ -159,8 +175,7 @@ def _is_any(key: str, names: Sequence[str]) -> bool:
 
 def _differing(results: Sequence[Result], spared: Sequence[str]) -> dict[str, _Group]:
     values: dict[str, set[tuple[str | None, str | None]]] = defaultdict(set)
-    keys = dict.fromkeys(key for result in results for key in result.settings)
-    compared = [key for key in keys if not _is_any(key, spared)]
+    compared = [key for key in _varied(results) if not _is_any(key, spared)]
     for result in results:
         settings = result.settings
         for key in compared:

@@ -9,6 +9,8 @@ import compared_runs
 import pytest
 from mlflow.tracking import MlflowClient
 
+from recipe.compare.statistics import sign_flip
+
 
 def compared(folder: Path, *arguments: str) -> str:
     done = commands.here(folder, "compare", *arguments)
@@ -54,6 +56,19 @@ def test_a_trick_that_hurts_is_said_to(tmp_path: Path) -> None:
     out = compared(tmp_path)
     assert "changed val/accuracy by -2.00 points (95 % interval -2.63 to -1.37" in out
     assert "): shown to hurt; it bit" in out
+
+
+def test_the_differences_in_the_file_are_whole_so_that_ties_in_them_are_ties(
+    tmp_path: Path,
+) -> None:
+    outputs = tmp_path / "outputs"
+    found = [right / 359 for right in (0, -2, 9, -2, 11, -2, -9, 0)]
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, found))
+    compared(tmp_path)
+    row = rows(tmp_path, "alone")["clip=norm"]
+    # of the 256 assignments of signs all but 8 reach 5 right answers; of six digits fewer do
+    assert float(row["raw_p"]) == 248 / 256
+    assert sign_flip([float(d) for d in row["differences"].split()]) == 248 / 256
 
 
 def test_of_a_loss_less_is_better(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _raw(each: Finding, said: str) -> dict[str, Any]:
         "time_ratio_low": each.slower.low if each.slower else None,
         "time_ratio_high": each.slower.high if each.slower else None,
         "hit_rate": each.bites, "seeds": " ".join(each.seeds),
-        "differences": " ".join(f"{difference:.6g}" for difference in each.differences),
+        "differences": " ".join(map(repr, map(float, each.differences))),
     }  # fmt: skip
 
 

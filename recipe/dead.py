@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def close(run: Path) -> bool:
 
     Its record then ends as KILLED at its last sign of life.
     """
-    if runs.read(run, "run").status != "RUNNING":
+    if runs.said(run, "run").status != "RUNNING":
         return False
     with runs.unheld(run) as free:
         info = runs.read(run, "run")
@@ -73,4 +74,8 @@ def close_all(outputs: Path) -> list[Path]:
 
 def recorded(folder: Path, name: str) -> list[Path]:
     """The folders in `folder` that hold a file of that name, in the order in which they began."""
-    return [path.parent for path in sorted(folder.glob(f"*/{name}"))]
+    try:
+        there = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [folder / each for each in there if os.path.exists(os.path.join(folder, each, name))]

@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -140,10 +141,16 @@ def facts(run: Path, key: str) -> Facts:
 
 
 def read(run: Path, key: str) -> Info:
-    """What `run.json` says. Raises SpecError, headed by `key`, if that is none of a run's."""
-    info = _content(INFO, run / "run.json", key)
+    """What a run says of itself. Raises SpecError, headed by `key`, if run.json is none of a
+    run's."""
+    info = said(run, key)
     sent = None if info.mlflow_run_id else Sent.read(run)  # known there at once
     return replace(info, mlflow_run_id=sent.mlflow_run_id) if sent else info
+
+
+def said(run: Path, key: str) -> Info:
+    """As `read`, less where MLflow has it, which another file knows."""
+    return _content(INFO, run / "run.json", key)
 
 
 def write(run: Path, info: Info) -> None:
@@ -202,7 +209,7 @@ def alive(folder: Path) -> bool:
 
 def _content(kind: TypeAdapter[T], path: Path, key: str) -> T:
     try:
-        if path.exists() and not path.is_file():  # a pipe may never end
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe may never end
             raise SpecError(f"{key}: {printable(path)} is no file; use another run")
         return kind.validate_json(path.read_bytes())
     except OSError as error:

@@ -41,6 +41,18 @@ class Sent:
                 return found
         return None
 
+    @staticmethod
+    def has_all(run: Path) -> bool:
+        """Whether MLflow has as many bytes of the journals as there are, or the run is sent
+        nowhere; no journal is opened for that."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads((run / "sent.json").read_bytes())
+            return found["uri"] is None or all(
+                found[name] == (run / f"{name}.jsonl").stat().st_size
+                for name in ("metrics", "events")
+            )
+        return False
+
     def _check(self, run: Path) -> None:
         """A journal that isn't the one that was sent, as it was cut or replaced, is sent anew."""
         for name in ("metrics", "events"):

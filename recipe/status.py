@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from recipe import compose, dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.reached import reached
+from recipe.runs import Info
 from recipe.sent import Sent
 from recipe.sweep import find, grid, standing
 from recipe.wording import counted, duration, listed, printable
@@ -40,7 +41,8 @@ def status(arguments: Sequence[str], console: Console) -> int:
         console.print(f"There are no runs in {printable(runs.folder(outputs))}", soft_wrap=True)
         return 0
     closed = dead.close_all(outputs)
-    _show(there, console)
+    infos = dict(_infos(there))
+    _show(infos, console)
     grid.show_unfinished(outputs, console)
     for run in closed[:MOST]:
         console.print(_advice(run, outputs), soft_wrap=True)
@@ -48,7 +50,7 @@ def status(arguments: Sequence[str], console: Console) -> int:
         console.print(f"and {len(closed) - MOST} more that were dead, and are closed as KILLED")
     if closed:
         _tell(outputs, closed, values, console)
-    if unsent := sum(map(_is_unsent, there)):
+    if unsent := sum(_is_unsent(run, info) for run, info in infos.items()):
         console.print(
             f"{counted(unsent, 'run')} that ended not wholly in MLflow; "
             f"{runs.command('sync', outputs)} sends what is left",
@@ -94,26 +96,30 @@ def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Co
         console.print(f"MLflow wasn't told: {reasons}", style="red", soft_wrap=True)
 
 
-def _is_unsent(run: Path) -> bool:
+def _infos(there: Sequence[Path]) -> Iterator[tuple[Path, Info | None]]:
+    """What the runs say of themselves; None: it is damaged."""
+    for run in there:
+        try:
+            yield run, runs.said(run, "run")
+        except SpecError:
+            yield run, None
+
+
+def _is_unsent(run: Path, info: Info | None) -> bool:
     """Whether a run ended of which `sync` would send something."""
-    try:
-        if runs.read(run, "run").status == "RUNNING":
-            return False
-    except SpecError:
+    if info is None or info.status == "RUNNING" or Sent.has_all(run):
         return False
     sent = Sent.read(run)
     return sent is None or bool(sent.left(run) and not sent.gone)
 
 
-def _show(there: Sequence[Path], console: Console) -> None:
+def _show(infos: Mapping[Path, Info | None], console: Console) -> None:
     table = Table(title="Runs that aren't finished", title_justify="left", box=None, pad_edge=False)
     for column in ("run", "name", "state", "step", "last sign of life"):
         table.add_column(column)
     states: Counter[str] = Counter()
-    for run in there:
-        try:
-            info = runs.read(run, "run")
-        except SpecError:
+    for run, info in infos.items():
+        if info is None:
             states["damaged"] += 1
             continue
         states[printable(info.status)] += 1
@@ -124,4 +130,4 @@ def _show(there: Sequence[Path], console: Console) -> None:
     if table.row_count:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    console.print(f"{counted(len(there), 'run')}: {counts}", soft_wrap=True)
+    console.print(f"{counted(len(infos), 'run')}: {counts}", soft_wrap=True)

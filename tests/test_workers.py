@@ -162,6 +162,12 @@ def test_a_gpu_computes_one_job_at_a_time_in_the_process_of_the_sweep() -> None:
     assert share([CPU | {"threads": 3}, GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
 
 
+def test_where_memory_is_short_fewer_run_at_a_time() -> None:
+    asked = ([CPU | {"threads": 1}], 100)
+    assert share(*asked, "auto", memory=2**30)[:2] == (1, 1)
+    assert share(*asked, 3, memory=2**30)[:2] == (3, 1)
+
+
 def test_a_sweep_goes_on_with_the_threads_it_began_with() -> None:
     cores = device.cores()
     assert share([CPU | {"threads": "auto"}], 100, "auto", kept=cores)[:2] == (1, cores)

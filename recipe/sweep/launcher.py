@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import psutil
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -90,6 +91,10 @@ def dismiss(console: Console) -> None:
             console.print(f"MLflow did not take all of {lacking}", style="red", soft_wrap=True)
 
 
+EACH = 2**30
+"""Bytes of memory that there must be for each process: torch and a small data set take 0.4 GB."""
+
+
 class Share(NamedTuple):
     """Of a sweep in the machine."""
 
@@ -106,13 +111,16 @@ def share(
     count: int,
     workers: int | Literal["auto"],
     kept: int | None = None,
+    memory: int | None = None,
 ) -> Share:
-    """Of so many jobs on these devices; `kept`: the threads with which the sweep began."""
+    """Of so many jobs on these devices; `kept`: the threads with which the sweep began, `memory`:
+    bytes, by default all that the machine has."""
     given = [each.get("threads", "auto") for each in devices]
     stated = max((each for each in given if isinstance(each, int)), default=None)
     of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
     threads = stated or kept or of_variable
-    at_once = cores() // (threads or 1) if all(map(_is_cpu, devices)) else 1
+    fit = (memory or psutil.virtual_memory().total) // EACH
+    at_once = min(cores() // (threads or 1), fit) if all(map(_is_cpu, devices)) else 1
     size = max(1, min(count, at_once)) if workers == "auto" else workers
     threads = threads or max(1, cores() // size)
     return Share(size, threads, size == 1 and threads == (stated or thread_count("auto")))

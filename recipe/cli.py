@@ -42,6 +42,9 @@ python -m recipe -m key=a,b [...]        a sweep: every combination, each a run 
 python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
                                          own arguments: [plan=both|add_one|leave_one_out|factorial|
                                          greedy] [yes=true]
+python -m recipe search key=a,b key='interval(0.1, 1)' [seed=0,1] [trials=20] [...]
+                                         the best settings, by Optuna; own arguments: trials,
+                                         metric, sampler, pruner, startup, warmup, storage, yes
 python -m recipe compare [SWEEP] [--baseline clip=none] [--metric val/accuracy]
                                          which trick helped, how sure is that, what did it cost?
                                          SWEEP, or --sweep SWEEP: an id, its beginning, a name or
@@ -281,6 +284,15 @@ def _ablate(arguments: list[str]) -> int:
     return multirun(ablate.arguments(arguments), _console(), ["ablate", *arguments])
 
 
+def _search(arguments: list[str]) -> int:
+    from recipe.search import asked
+    from recipe.sweep import own
+    from recipe.sweep.multirun import multirun
+
+    given = own.arguments("search", "search", asked.OWN, arguments)
+    return multirun(given, _console(), ["search", *arguments])
+
+
 def _hydra(arguments: list[str]) -> int:
     import hydra
 
@@ -317,6 +329,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "ablate": _ablate,
     "find-lr": _find_lr,
+    "search": _search,
     **{
         verb: functools.partial(_own, verb)
         for verb in (

@@ -94,6 +94,12 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def parse_one(text: str) -> Override:
+    """An override of ours, as Hydra reads it."""
+    parsed: Override = OverridesParser.create().parse_override(text)
+    return parsed
+
+
 def project() -> DictConfig:
     """What every run of the user's project starts from; raises SpecError."""
     with menu_folder():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,14 @@ from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
+from recipe.stopping import Pruned
 from recipe.wording import counted, relative
 
 if TYPE_CHECKING:
     from recipe.earlier import Earlier
     from recipe.outcome import Outcome
     from recipe.record import Recorder
-    from recipe.train import Run
+    from recipe.train import Point, Run
 
 
 def prepare(spec: RunSpec, problems: Problems) -> Run:
@@ -63,11 +64,12 @@ def execute(
     before: Earlier,
     sweep: Path | None = None,
     tags: Mapping[str, str] | None = None,
+    watch: Callable[[Point], None] | None = None,
 ) -> tuple[Outcome, Recorder]:
-    """Trains and records; goes on with `before.stopped` if there is one.
+    """Trains and records; goes on with `before.stopped` if there is one. `watch` sees every Point.
 
-    An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, and goes on to the
-    caller.
+    An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, Pruned as PRUNED,
+    and goes on to the caller.
     """
     from recipe import plan as planning
     from recipe import results, runs
@@ -95,8 +97,14 @@ def execute(
         with worker.reported(spec.data.get("workers", 0)):
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
-            outcome = train_recorded(recorder, plan, console, saved=saved)
+            outcome = train_recorded(recorder, plan, console, saved=saved, watch=watch)
             _record_end(recorder, outcome, command)
+    except Pruned as reason:
+        reason.run = recorder.id
+        recorder.tags({"recipe.pruned": str(reason)})
+        recorder.close("PRUNED")
+        _tell_lacking(console, recorder)
+        raise
     except KeyboardInterrupt:
         recorder.close("KILLED")
         _tell_lacking(console, recorder)

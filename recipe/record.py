@@ -23,7 +23,7 @@ from recipe.sent import Sent
 from recipe.tracking import Tracking
 from recipe.wording import printable
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED"]
 
 RESERVE = 16_384
 """Bytes on disk that are given up for the end of the record, should the disk be full."""

@@ -47,7 +47,7 @@ class Record:
     folder: Path
     name: str
     status: str
-    """RUNNING, FINISHED, FAILED or KILLED; `unknown` if run.json doesn't say."""
+    """RUNNING, FINISHED, FAILED, KILLED or PRUNED; `unknown` if run.json doesn't say."""
     settings: Mapping[str, Any]
     """What ran: options under the group's name, settings under their dotted key."""
     tags: Mapping[str, str]

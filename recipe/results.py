@@ -41,7 +41,7 @@ class Result:
     """Its id."""
     name: str
     status: str
-    """RUNNING, FINISHED, FAILED or KILLED."""
+    """RUNNING, FINISHED, FAILED, KILLED or PRUNED."""
     sweep: str | None = None
     seed: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)

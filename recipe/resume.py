@@ -19,7 +19,7 @@ from recipe.errors import Problems, SpecError
 from recipe.execute import execute, prepare, report, report_again
 from recipe.spec import RunSpec
 from recipe.train import Run
-from recipe.wording import listed
+from recipe.wording import listed, relative
 
 
 def resume(arguments: Sequence[str], console: Console) -> int:
@@ -49,9 +49,14 @@ def _check(wanted: Asked) -> None:
 def _take_up(folder: Path, spec: RunSpec, console: Console) -> None:
     """Goes on with the run of that folder; `spec` is its own.
 
-    Raises SpecError for a run that is finished, is being run, or whose data are gone.
+    Raises SpecError for a run that is finished, was pruned, is being run, or whose data are gone.
     """
     info = runs.read(folder, "resume")
+    if info.status == "PRUNED":
+        raise SpecError(
+            f"resume: {info.id} was pruned, as a search wanted no more of it; its spec runs whole "
+            f"by python -m recipe spec={relative(folder / 'spec.yaml')}"
+        )
     if info.status == "FINISHED":
         raise SpecError(
             f"resume: {info.id} is finished; to go on beyond its end, give more epochs=<number>"

@@ -48,7 +48,7 @@ class Info:
     id: str
     name: str
     status: str
-    """RUNNING, FINISHED, FAILED or KILLED."""
+    """RUNNING, FINISHED, FAILED, KILLED or PRUNED."""
     mlflow_run_id: str | None = None
     fingerprint: str | None = None
     sweep: str | None = None

@@ -35,6 +35,9 @@ LOSSES = 3
 PIECE = 32_000
 """Bytes of the journal of metrics that are sent together: about a batch."""
 
+NEAREST = {"PRUNED": "KILLED"}
+"""MLflow's state for an end that it has none for; the run's tags say which it was."""
+
 LONGEST_PARAMETER = 6000
 """Characters of a parameter's value that MLflow keeps."""
 
@@ -199,7 +202,8 @@ class Sending:
 
     def _end(self, offers: Offers, event: Mapping[str, Any]) -> None:
         client, run_id = offers.client, offers.run_id
-        end = {"status": event.get("status"), "end_time": event.get("time")}
+        said = event.get("status")
+        end = {"status": NEAREST.get(str(said), said), "end_time": event.get("time")}
         offers.one("the end", lambda: client.set_terminated(run_id, **end))
         if self.sent.asked > 1:  # a server that was frozen may have answered what we gave up
             assert self._server is not None

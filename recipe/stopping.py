@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM while a run trains: the step that is under way is finished first."""
+"""What ends a run before its last epoch: Ctrl-C and SIGTERM, for which the step that is under way
+is finished first, and a search that has seen enough of it."""
 
 from __future__ import annotations
 
@@ -12,6 +13,13 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 SAID = b"recipe: stopping after this step; again to stop at once\n"
+
+
+class Pruned(Exception):
+    """A search wants no more of the run; says why."""
+
+    run: str | None = None
+    """Its id."""
 
 
 class Stopping:

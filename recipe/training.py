@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
@@ -25,15 +25,22 @@ from recipe.wording import relative
 
 
 def train_recorded(
-    recorder: Recorder, plan: Plan, console: Console, *, saved: state.State | None = None
+    recorder: Recorder,
+    plan: Plan,
+    console: Console,
+    *,
+    saved: state.State | None = None,
+    watch: Callable[[Point], None] | None = None,
 ) -> Outcome:
     """Trains to the end, from `saved` on if it is given, which a checkpoint of this run holds.
+
+    `watch` sees every Point once it is recorded, and may raise Pruned.
 
     Ctrl-C and SIGTERM wait for the end of a step, and leave a checkpoint. Raises NonFinite and
     BrokenPromise, recorded and shown in full.
     """
     try:
-        return _Training(recorder, plan, console).follow(saved)
+        return _Training(recorder, plan, console).follow(saved, watch)
     except NonFinite as error:
         error.keep(_good(recorder, plan))
         if plan.run.best.epoch:
@@ -73,7 +80,7 @@ class _Training:
         self.left_out = 0.0
         """Files of those that are named in LEFT_OUT."""
 
-    def follow(self, saved: state.State | None) -> Outcome:
+    def follow(self, saved: state.State | None, watch: Callable[[Point], None] | None) -> Outcome:
         with self.audit, Stopping() as stopping:
             if saved is not None:
                 self._go_on(saved)
@@ -91,6 +98,8 @@ class _Training:
                         self._save()
                     if asked:
                         stopping.obey()
+                    if watch is not None:
+                        watch(point)
             if not self.verdicts:  # it was stopped after its last step
                 self.verdicts = list(self.audit.verdicts(ended=True))
         return Outcome(self.plan, self.history, self.verdicts)

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.types import Override
 
-from recipe import compose, menu
+from recipe import compose
 from recipe.compose import Job
-from recipe.errors import Problems, SpecError
-from recipe.overrides import EXPERIMENT, check
-from recipe.settings import ROOT
+from recipe.errors import Problems
+from recipe.overrides import check
 from recipe.spec import RunSpec
-from recipe.sweep import tricks, variants
+from recipe.sweep import own, tricks, variants
 from recipe.sweep.planned import (
     Planned,
     is_hydras,
@@ -23,8 +22,6 @@ from recipe.sweep.planned import (
 )
 from recipe.sweep.tricks import OWN, Asked
 from recipe.sweep.variants import PLANS, Variant
-
-SWEEPER = "hydra/sweeper=ablation"
 
 
 @dataclass(frozen=True)
@@ -61,23 +58,7 @@ class Ablation:
 
 def arguments(given: Sequence[str]) -> list[str]:
     """The arguments of `ablate` as those of a sweep. Raises SpecError for another sweeper."""
-    if others := [a for a in given if a.startswith("hydra/sweeper=") and a != SWEEPER]:
-        raise SpecError(f"{text}: ablate is {SWEEPER}; leave it out, or use -m" for text in others)
-    known = (*menu.GROUPS, EXPERIMENT, *(key.split(".")[0] for key in ROOT))
-    found = [SWEEPER]
-    for argument in given:
-        key = argument.partition("=")[0]
-        is_own = key in OWN or (key not in known and menu.nearest(key, OWN) != "")
-        found.append(f"hydra.sweeper.{argument}" if is_own else argument)
-    return found
-
-
-def is_asked(overrides: Sequence[Override]) -> bool:
-    """Whether the sweep is an ablation."""
-    sweepers = [o.input_line for o in overrides if o.key_or_group == "hydra/sweeper"]
-    with compose.menu_folder():
-        choices = compose.config(sweepers).hydra.runtime.choices
-        return bool(choices["hydra/sweeper"] == "ablation")
+    return own.arguments("ablate", "ablation", OWN, given)
 
 
 def plan(overrides: Sequence[Override]) -> Ablation:
@@ -91,7 +72,7 @@ def plan(overrides: Sequence[Override]) -> Ablation:
         empty = {t: line for t, line in value_problems(overrides).items() if "no value" in line}
         problems += empty.values()
         overrides = [o for o in overrides if o.input_line not in empty]
-        unknown = tricks.unknown(overrides)
+        unknown = own.unknown("ablate", OWN, overrides)
         checked = check([o for o in overrides if o.input_line not in unknown])
         problems += [*unknown.values(), *checked.problems]
         asked = tricks.read(checked.overrides, problems)

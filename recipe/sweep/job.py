@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -16,9 +14,12 @@ from recipe import earlier, fingerprint, recorded
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.mlflow_process import Feed
+from recipe.nonfinite import NonFinite
 from recipe.parts import part
+from recipe.search import pruning
 from recipe.sent import Sent
 from recipe.spec import RunSpec
+from recipe.stopping import Pruned
 from recipe.sweep import jobs, parent
 from recipe.sweep.jobs import Ended
 
@@ -32,7 +33,7 @@ def job(config: DictConfig) -> None:
     overrides = list(hydra_config.overrides.task)
     number = hydra_config.job.num
     variant = about["variants"][number] if "variants" in about else None
-    name = name_of(about, number, overrides)
+    name = jobs.name_of(about, number, overrides)
     console.print(f"\n[{number + 1}/{about['jobs']}] {name}", markup=False, style="bold")
     try:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
@@ -54,12 +55,18 @@ def job(config: DictConfig) -> None:
                 spec, run, console,
                 name=name, command=" ".join(overrides), sweep=sweep, before=before,
                 tags={"recipe.variant": variant} if variant else None,
+                watch=pruning.watch(sweep, about, number, spec.epochs, console),
             )  # fmt: skip
+    except Pruned as reason:
+        console.print(f"pruned {reason}", soft_wrap=True)
+        jobs.note(sweep, Ended(number, name, "PRUNED", reason.run, problem=str(reason)))
     except RecipeError as error:
         for problem in error.problems:
             console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
         status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
-        jobs.note(sweep, Ended(number, name, status, problem=error.problems[0]))
+        diverged = isinstance(error, NonFinite)
+        ended = Ended(number, name, status, problem=error.problems[0], diverged=diverged)
+        jobs.note(sweep, ended)
     except KeyboardInterrupt:
         jobs.note(sweep, Ended(number, name, "KILLED"))
         raise
@@ -78,15 +85,6 @@ def job(config: DictConfig) -> None:
             number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
         )
         jobs.note(sweep, ended)
-
-
-def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
-    """What differs from job to job of a sweep; of an ablation's job what is on, and its seed."""
-    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
-    if "variants" not in about:
-        return " ".join(swept)
-    seeds = (text for text in swept if text.startswith("seed="))
-    return " ".join([about["variants"][number], *seeds])
 
 
 def _finished(run: Path, number: int, name: str) -> Ended:

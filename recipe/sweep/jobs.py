@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,8 @@ class Ended:
     problem: str | None = None
     no_effect: Sequence[str] = ()
     """`group=option` of the tricks that did nothing."""
+    diverged: bool = False
+    """It failed because numbers were not finite."""
 
     @property
     def reason(self) -> str:
@@ -39,6 +42,15 @@ class Ended:
         return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
 
 
+def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
+    """What differs from job to job of a sweep; of an ablation's job what is on, and its seed."""
+    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
+    if "variants" not in about:
+        return " ".join(swept)
+    seeds = (text for text in swept if text.startswith("seed="))
+    return " ".join([about["variants"][number], *seeds])
+
+
 def note(sweep: Path, ended: Ended) -> None:
     """Adds how a job ended."""
     jobs = Journal(sweep / "jobs.jsonl")
@@ -49,11 +61,15 @@ def note(sweep: Path, ended: Ended) -> None:
 def read(sweep: Path) -> list[Ended]:
     """How the jobs ended; of one that was started again, how it did last. Those that aren't
     planned any more don't count."""
-    path = sweep / "jobs.jsonl"
-    ended = [Ended(**line) for line in journal.read(path)[0]]
+    ended = lines(sweep)
     planned = parent.read(sweep).get("jobs", len(ended))
     latest = {each.number: each for each in ended if each.number < planned}
     return [latest[number] for number in sorted(latest)]
+
+
+def lines(sweep: Path) -> list[Ended]:
+    """Every end of a job, in the order in which they came."""
+    return [Ended(**line) for line in journal.read(sweep / "jobs.jsonl")[0]]
 
 
 def report(console: Console, sweep: Path) -> None:

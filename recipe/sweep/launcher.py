@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,6 @@ from recipe import dead, runs
 from recipe.device import cores, thread_count
 from recipe.sweep import jobs, parent
 from recipe.sweep.crew import Crew
-from recipe.sweep.job import name_of
 from recipe.sweep.jobs import Ended
 from recipe.wording import counted
 
@@ -35,11 +35,30 @@ class Workers(BasicLauncher):  # type: ignore[misc]
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        self._run(enumerate(job_overrides, initial_job_idx), job_overrides, len(job_overrides))
+        return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
+
+    def stream(self, jobs: Iterator[tuple[int, Sequence[str]]], count: int) -> None:
+        """Runs jobs, `count` at most, of which each is a number and its overrides. The next one is
+        asked for when there is room for it; where there is none, again when another has ended."""
+        first = next(jobs, None)
+        if first is not None:
+            self._run(_Again(first, jobs), [first[1]], count)
+
+    def _run(
+        self,
+        jobs: Iterator[tuple[int, Sequence[str]]],
+        alike: Sequence[Sequence[str]],
+        count: int,
+    ) -> None:
+        """`alike`: the overrides of those that stand for all, where devices are looked at."""
         sweep = Path(self.config.hydra.sweep.dir).resolve()
-        size, threads, here = self._share(sweep, job_overrides)
+        size, threads, here = self._share(sweep, alike, count)
         if here and not CREWS:
-            done: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
-            return done
+            for number, overrides in jobs:
+                for done in super().launch([overrides], number):
+                    _: Any = done.return_value  # raises what the job raised
+            return
         if not CREWS:
             CREWS.append(Crew(size, threads))
             status = runs.command(f"status {sweep.name}", sweep.parent.parent)
@@ -48,17 +67,17 @@ class Workers(BasicLauncher):  # type: ignore[misc]
                 f"when it ends, and {status} shows how far they are"
             )
             Console(highlight=False, markup=False).print(said, soft_wrap=True)
-        died = _Died(sweep, dict(enumerate(map(list, job_overrides), initial_job_idx)))
-        CREWS[0].run(self._composed(job_overrides, initial_job_idx), died)
-        return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
+        died = Died(sweep)
+        # no generator, which would be over where there is nothing to do now
+        CREWS[0].run(map(functools.partial(self._composed, died.overrides), jobs), died)
 
-    def _share(self, sweep: Path, job_overrides: Sequence[Sequence[str]]) -> Share:
+    def _share(self, sweep: Path, job_overrides: Sequence[Sequence[str]], count: int) -> Share:
         """The threads are the same for all jobs of a sweep, whenever it is gone on with, as their
         number changes the last bits."""
         devices = {_device_words(overrides): overrides for overrides in job_overrides}
         composed = [self._config(overrides).device for overrides in devices.values()]
         kept = parent.read(sweep).get("threads")
-        made = share(composed, len(job_overrides), self.workers, kept)
+        made = share(composed, count, self.workers, kept)
         if kept is None:
             parent.note(sweep, threads=made.threads)
         return made
@@ -70,14 +89,24 @@ class Workers(BasicLauncher):  # type: ignore[misc]
         return config
 
     def _composed(
-        self, job_overrides: Sequence[Sequence[str]], first: int
-    ) -> Iterator[tuple[int, DictConfig]]:
-        """Each when a process is free for it."""
-        for number, overrides in enumerate(job_overrides, first):
-            config = self._config(overrides)
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-            yield number, config
+        self, known: dict[int, Sequence[str]], job: tuple[int, Sequence[str]]
+    ) -> tuple[int, DictConfig]:
+        number, overrides = job
+        known[number] = overrides
+        config = self._config(overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return number, config
+
+
+class _Again(Iterator[Any]):
+    """The first, and then the others; asked again after it had none, it may have one."""
+
+    def __init__(self, first: Any, others: Iterator[Any]) -> None:
+        self._first, self._others = [first], others
+
+    def __next__(self) -> Any:
+        return self._first.pop() if self._first else next(self._others)
 
 
 CREWS: list[Crew] = []
@@ -142,20 +171,21 @@ def _is_cpu(device: Any) -> bool:
     return target == "recipe.device.cpu.Cpu"
 
 
-class _Died:
+class Died:
     """Notes a job whose process ended before it did."""
 
-    def __init__(self, sweep: Path, overrides: Mapping[int, Sequence[str]]) -> None:
-        """`overrides` by the number of the job."""
-        self._sweep, self._overrides = sweep, overrides
+    def __init__(self, sweep: Path) -> None:
+        self._sweep = sweep
+        self.overrides: dict[int, Sequence[str]] = {}
+        """By the number of the job."""
 
     def __call__(self, number: int, how: str) -> None:
-        overrides = self._overrides[number]
+        overrides = self.overrides[number]
         alone = " ".join(["python -m recipe", *map(shlex.quote, overrides)])
         problem = f"its process was ended by {how}; alone: {alone}"
         Console(highlight=False, markup=False).print(problem, style="red", soft_wrap=True)
         dead.close_all(self._sweep.parent.parent)
-        name = name_of(parent.read(self._sweep), number, overrides)
+        name = jobs.name_of(parent.read(self._sweep), number, overrides)
         jobs.note(self._sweep, Ended(number, name, "KILLED", problem=problem))
 
 

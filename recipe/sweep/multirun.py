@@ -1,4 +1,4 @@
-"""`-m` and `ablate`: many jobs from one command line, launched by Hydra, each a run of its own."""
+"""`-m`, `ablate`, `search`: many jobs from one command line, launched by Hydra, each a run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.override_parser.types import Override
 from rich.console import Console
 
 from recipe import compose, menu, runs
 from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
-from recipe.spec import RunSpec
-from recipe.sweep import ablate, ablation, forecast, jobs, launcher, parent
+from recipe.search import asked, ending, plan, storage, sweeper
+from recipe.sweep import ablate, ablation, forecast, jobs, launcher, own, parent
 from recipe.sweep.job import job
 from recipe.sweep.planned import Planned, grid
 from recipe.wording import counted
@@ -31,8 +32,12 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     `command` is what was typed, for the record. Raises SpecError before the first run if any job's
     overrides or settings are wrong.
     """
+    storage.check(arguments)
     overrides = compose.parse(arguments)
-    if not ablate.is_asked(overrides):
+    chosen = own.sweeper(overrides)
+    if chosen == "search":
+        return _search(overrides, arguments, console, command)
+    if chosen != "ablation":
         return _run(grid(overrides), arguments, console, command)[0]
     wanted = ablate.plan(overrides)
     forecast.show(forecast.make(wanted), console)
@@ -40,6 +45,22 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
         return 0
     status, sweep = _run(wanted.planned, arguments, console, command)
     _compare(sweep, console)
+    return status
+
+
+def _search(
+    overrides: Sequence[Override],
+    arguments: Sequence[str],
+    console: Console,
+    command: Sequence[str],
+) -> int:
+    wanted = asked.read(overrides)
+    planned = plan.of(wanted)
+    plan.show(wanted, console)
+    if not wanted.yes and not forecast.goes_on():
+        return 0
+    status, sweep = _run(planned, arguments, console, command)
+    ending.show(sweep, console)
     return status
 
 
@@ -59,33 +80,35 @@ def _run(
 ) -> tuple[int, Path]:
     """The exit status, and the sweep's folder."""
     first, content = planned.first, planned.content(command)
-    sweep = _unfinished(first.output_path / "sweeps", planned.digest)
-    said = f"{content['name']}: {counted(len(planned.jobs), 'run')}"
+    sweep = _unfinished(first.output_path / "sweeps", planned)
+    said = f"{content['name']}: {counted(content['jobs'], 'run')}"
     if sweep is None or first.again:
         sweep = first.output_path / "sweeps" / runs.new_id()
         sweep.mkdir(parents=True)
         (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
     else:
         said += f", going on with {sweep.name}"
+        content = {key: value for key, value in content.items() if key not in planned.keeps}
     console.print(said, soft_wrap=True)
     os.environ[SWEEP] = sweep.name
     status: Status = "KILLED"
     lock = parent.begin(sweep, content)
     try:
+        planned.open(sweep)
         _launch(arguments)
-        done = [each for each in jobs.read(sweep) if each.status == "FINISHED"]
-        status = "FINISHED" if len(done) == parent.read(sweep)["jobs"] else "FAILED"
+        status = planned.status(sweep)
     finally:
         del os.environ[SWEEP]
         launcher.dismiss(console)
-        _end(sweep, status, first, console)
+        _end(sweep, status, planned, console)
         lock.release()
     return 0 if status == "FINISHED" else 1, sweep
 
 
-def _end(sweep: Path, status: Status, spec: RunSpec, console: Console) -> None:
+def _end(sweep: Path, status: Status, planned: Planned, console: Console) -> None:
+    spec = planned.first
     tracking = part(spec, "tracking")(spec.output_path)
-    parent.end(sweep, status, jobs.markdown(sweep))
+    parent.end(sweep, status, planned.note(sweep))
     failure = parent.tell(tracking, spec.output_path, sweep)
     jobs.report(console, sweep)
     if failure:
@@ -94,19 +117,19 @@ def _end(sweep: Path, status: Status, spec: RunSpec, console: Console) -> None:
         console.print(told, style="red", soft_wrap=True)
 
 
-def _unfinished(sweeps: Path, digest: str) -> Path | None:
-    """The newest sweep of the same command lines, if it didn't finish and nobody is running it."""
+def _unfinished(sweeps: Path, planned: Planned) -> Path | None:
+    """The newest sweep of the same command lines, if it isn't done and nobody is running it."""
     for folder in sorted(sweeps.glob("*"), reverse=True):
         about = parent.read(folder)
-        if about.get("digest") == digest:
-            finished = about.get("end", {}).get("status") == "FINISHED"
-            return None if finished or runs.alive(folder) else folder
+        if about.get("digest") == planned.digest:
+            return None if planned.is_done(about) or runs.alive(folder) else folder
     return None
 
 
 def _launch(arguments: Sequence[str]) -> None:
     compose.register_user_options()
     ablation.register()
+    sweeper.register()
     launcher.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]
     main = hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hydra.core.override_parser.types import Glob, Override
 
@@ -14,8 +15,10 @@ from recipe.compose import Job
 from recipe.errors import Problems
 from recipe.overrides import check
 from recipe.parts import static_problems
+from recipe.record import Status
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
+from recipe.sweep import jobs, parent
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class Planned:
     first: RunSpec
     jobs: Sequence[Job]
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What an ablation's sweep.json says besides."""
+    """What an ablation's or a search's sweep.json says besides."""
+
+    keeps: ClassVar[Collection[str]] = ()
+    """What sweep.json says that stays where a sweep is gone on with."""
 
     @property
     def digest(self) -> str:
@@ -34,6 +40,22 @@ class Planned:
         jobs = sorted(tuple(t for t in job.overrides if not is_hydras(t)) for job in self.jobs)
         what = (self.about["plan"], jobs) if self.about else jobs
         return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def is_done(self, about: Mapping[str, Any]) -> bool:
+        """Whether a sweep of these command lines has nothing left to do, as its sweep.json says."""
+        return bool(about.get("end", {}).get("status") == "FINISHED")
+
+    def open(self, sweep: Path) -> None:
+        """What is to be done before the first job of a sweep. Raises SpecError."""
+
+    def status(self, sweep: Path) -> Status:
+        """How a sweep ended that was not interrupted."""
+        done = [each for each in jobs.read(sweep) if each.status == "FINISHED"]
+        return "FINISHED" if len(done) == parent.read(sweep)["jobs"] else "FAILED"
+
+    def note(self, sweep: Path) -> str:
+        """The sweep's page in MLflow, as Markdown."""
+        return jobs.markdown(sweep)
 
     def content(self, command: Sequence[str]) -> dict[str, Any]:
         """What sweep.json says when the sweep begins."""
@@ -57,9 +79,9 @@ def grid(overrides: Sequence[Override]) -> Planned:
         problems += wrong.values()
         checked = check([o for o in overrides if o.input_line not in wrong])
         problems += checked.problems
-        jobs = compose.jobs(checked.overrides)
+        made = compose.jobs(checked.overrides)
         seen = set()
-        for job in jobs:
+        for job in made:
             # seeds are many and all alike
             alike = tuple(text for text in job.overrides if not text.startswith("seed="))
             if alike not in seen:
@@ -69,10 +91,10 @@ def grid(overrides: Sequence[Override]) -> Planned:
     for spec in specs:
         problems += spec_problems(spec)
     if specs:
-        problems += seed_problems(specs[0], jobs)
+        problems += seed_problems(specs[0], made)
     problems.raise_any()
     name = " ".join(o.input_line for o in overrides if o.is_sweep_override())
-    return Planned(name or specs[0].label, specs[0], jobs)
+    return Planned(name or specs[0].label, specs[0], made)
 
 
 def value_problems(overrides: Sequence[Override]) -> dict[str, str]:

@@ -20,11 +20,11 @@ from recipe.sweep.jobs import Ended
 from recipe.sweep.members import Job
 from recipe.wording import counted, listed, printable
 
-STATES = ("done", "running", "elsewhere", "failed", "killed", "refused", "missing")
+STATES = ("done", "pruned", "running", "elsewhere", "failed", "killed", "refused", "missing")
 """Of a job; `elsewhere`: another process was running it as a run of its own."""
 
-ENDED = {"FINISHED": "done", "RUNNING": "elsewhere", "FAILED": "failed", "KILLED": "killed",
-         "REFUSED": "refused"}  # fmt: skip
+ENDED = {"FINISHED": "done", "PRUNED": "pruned", "RUNNING": "elsewhere", "FAILED": "failed",
+         "KILLED": "killed", "REFUSED": "refused"}  # fmt: skip
 """The state that a job's status stands for, in jobs.jsonl or in run.json."""
 
 LINE = TypeAdapter(Ended)

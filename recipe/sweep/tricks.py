@@ -52,18 +52,6 @@ def read(overrides: Sequence[Override], problems: Problems) -> Asked:
     return asked
 
 
-def unknown(overrides: Sequence[Override]) -> dict[str, str]:
-    """What was typed of what the sweeper has no setting for, and what to say of it."""
-    found = {}
-    for override in overrides:
-        word = override.key_or_group.removeprefix("hydra.sweeper.")
-        if word not in (override.key_or_group, *OWN):
-            hint = nearest(word, OWN) or f"; there are {' and '.join(OWN)}"
-            value = override.input_line.partition("=")[2]
-            found[override.input_line] = f"{word}={value}: ablate has no such argument{hint}"
-    return found
-
-
 def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with what is given several values, or several times."""
     keys = [o.key_or_group for o in overrides if o.key_or_group in (*TRICKS, "seed")]

@@ -1,0 +1,107 @@
+"""A search as a sweep: what its sweep.json says, when it is done, what is shown at first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.console import Console
+from rich.table import Table
+
+from recipe.record import Status
+from recipe.search import ending
+from recipe.search.asked import Asked
+from recipe.search.dimension import Dimension
+from recipe.search.study import Study
+from recipe.sweep import jobs
+from recipe.sweep.planned import Planned
+from recipe.wording import counted, listed
+
+
+@dataclass(frozen=True)
+class Searched(Planned):
+    """Its jobs are planned while it goes on."""
+
+    keeps: ClassVar[Collection[str]] = ("planned", "variants", "trials", "jobs")
+
+    @property
+    def digest(self) -> str:
+        search = {k: v for k, v in self.about["search"].items() if k not in ("trials", "batch")}
+        what = (search, self.about["seeds"], sorted(self.about["fixed"]))
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def is_done(self, about: Mapping[str, Any]) -> bool:
+        """More trials of the same search can be asked for later."""
+        wanted = self.about["search"]["trials"]
+        return super().is_done(about) and about.get("search", {}).get("trials", 0) >= wanted
+
+    def open(self, sweep: Path) -> None:
+        Study.begun(sweep)
+
+    def status(self, sweep: Path) -> Status:
+        return "FINISHED" if ending.is_whole(sweep) else "FAILED"
+
+    def note(self, sweep: Path) -> str:
+        return f"{ending.markdown(sweep)}\n{jobs.markdown(sweep)}"
+
+
+def of(asked: Asked) -> Searched:
+    settings, seeds = asked.settings, [text.removeprefix("seed=") for text in asked.seeds]
+    words = ["search", *(d.typed for d in asked.dimensions), *_shortly(seeds)]
+    return Searched(
+        " ".join(words),
+        asked.first,
+        [],
+        {
+            "search": {**asdict(settings), "dimensions": list(map(asdict, asked.dimensions))},
+            "swept": sorted({"seed", *(d.key for d in asked.dimensions)}),
+            "seeds": list(asked.seeds),
+            "fixed": list(asked.fixed),
+            "jobs": settings.trials * len(seeds),
+            "trials": [],
+            "variants": [],
+        },
+    )
+
+
+def show(asked: Asked, console: Console) -> None:
+    """What is going to be run."""
+    settings, seeds = asked.settings, [text.removeprefix("seed=") for text in asked.seeds]
+    better = "more" if settings.more_is_better else "less"
+    trials = counted(settings.trials, "trial")
+    title = f"Search: {trials} by {settings.metric} ({better} is better)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("setting", "from", "how"):
+        table.add_column(column, overflow="fold")
+    for each in asked.dimensions:
+        table.add_row(each.key, *_told(each))
+    console.print(table)
+    jobs_ = counted(settings.trials * len(seeds), "run")
+    times = counted(len(seeds), "seed")
+    each_ = f"each trial for {times}, of which the mean counts (seed {listed(seeds, 10)})"
+    console.print(f"Jobs      at most {jobs_}: {each_}", soft_wrap=True)
+    console.print(f"Sampler   {_sampler(settings.sampler, settings.startup)}", soft_wrap=True)
+    if settings.pruner == "median":
+        after = f"after {counted(settings.startup, 'whole trial')} and "
+        after += counted(settings.warmup, "epoch")
+        told = f"median: a trial's first seed ends where it is worse than half of them, {after}"
+        console.print(f"Pruner    {told}", soft_wrap=True)
+
+
+def _sampler(name: str, startup: int) -> str:
+    return f"tpe, after {startup} at random" if name == "tpe" else "random"
+
+
+def _told(each: Dimension) -> tuple[str, str]:
+    if each.options:
+        return ", ".join(each.options), "one of them"
+    kind = "whole numbers" if each.is_whole else "numbers"
+    step = f" in steps of {each.step:g}" if each.step not in (None, 1) else ""
+    return f"{each.low:g} to {each.high:g}", f"{kind}{step}{', by ratios' if each.log else ''}"
+
+
+def _shortly(seeds: Sequence[str]) -> list[str]:
+    return [f"seed={','.join(seeds)}"] if len(seeds) > 1 else []

@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -61,7 +62,16 @@ def register_user_options() -> None:
     """Makes Hydra look into the user's conf/ too, and read it as anyone's files are to be read."""
     Plugins.instance().register(UserOptions)
     SourcesRegistry.instance().register(UserFiles)
+    _forget_schemas()
     origin.guard_environment()
+
+
+def _forget_schemas() -> None:
+    """Of other packages' launchers for which there are option files of ours, which Hydra would hold
+    to them."""
+    theirs = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for path in (menu.own_folder() / "hydra" / "launcher").glob("*.yaml"):
+        theirs.pop(path.name, None)
 
 
 @contextmanager

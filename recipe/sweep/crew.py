@@ -77,11 +77,16 @@ class Crew:
             each.tasks.close()
         for each in self._workers:
             each.process.join()
-        for thread in self._finishing:
-            thread.join()
         with contextlib.suppress(OSError):
             self._folder.rmdir()
-        return self._lacking
+        return self.settle()
+
+    def settle(self) -> Sequence[str]:
+        """Waits until MLflow has what ended, or nothing moves any more; what it lacks."""
+        while self._finishing:
+            self._finishing.pop().join()
+        lacking, self._lacking = self._lacking, []
+        return lacking
 
     def _busy(self) -> list[_Worker]:
         return [each for each in self._workers if each.task is not None]

@@ -17,7 +17,7 @@ from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.search import asked, ending, plan, storage, sweeper
-from recipe.sweep import ablate, ablation, forecast, jobs, launcher, own, parent
+from recipe.sweep import ablate, ablation, elsewhere, forecast, jobs, launcher, own, parent
 from recipe.sweep.job import job
 from recipe.sweep.planned import Planned, grid
 from recipe.wording import counted
@@ -34,6 +34,7 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     """
     storage.check(arguments)
     overrides = compose.parse(arguments)
+    elsewhere.check(overrides)
     chosen = own.sweeper(overrides)
     if chosen == "search":
         return _search(overrides, arguments, console, command)
@@ -131,6 +132,7 @@ def _launch(arguments: Sequence[str]) -> None:
     ablation.register()
     sweeper.register()
     launcher.register()
+    elsewhere.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]
     main = hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")
     main(job)()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import cli, mlflow_process, origin
 from recipe.device import thread_environment
@@ -57,7 +57,8 @@ def _run(task: Task) -> None:
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, stream.fileno())
         os.close(file)
-    HydraConfig.instance().set_config(task.config)
+    # not set_config, which wants Hydra's own types, and not every launcher's process can send those
+    HydraConfig.instance().cfg = OmegaConf.masked_copy(task.config, "hydra")
     variables = {str(k): str(v) for k, v in task.config.hydra.job.env_set.items()}
     with env_override(variables):
         with open_dict(task.config):

@@ -33,7 +33,7 @@ wheel: .venv/dev
 	touch $@
 
 .venv/dev: .venv/run
-	$(PIP) --editable '.[dev,vision,server]'
+	$(PIP) --editable '.[dev,vision,server,search,joblib,slurm]'
 	touch $@
 
 clean:

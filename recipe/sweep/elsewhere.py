@@ -287,7 +287,8 @@ def _in_a_row(jobs: dict[int, list[str]]) -> Iterator[tuple[int, list[list[str]]
 
 def _plain(node: DictConfig) -> DictConfig:
     """Without the types that Hydra gives its own settings, which not every process can read."""
-    return OmegaConf.create(OmegaConf.to_container(node, resolve=False))  # type: ignore[arg-type]
+    content: Any = OmegaConf.to_container(node, resolve=False)
+    return DictConfig(content)
 
 
 def _quoted(text: str) -> str:

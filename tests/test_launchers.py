@@ -1,0 +1,85 @@
+"""Hydra's own launchers: a job that is killed or fails costs its run, and is shown as it ends."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import commands
+import pytest
+from test_workers import statuses
+
+PARTS = {
+    "parts.py": """
+import os, pathlib, signal
+from torch.nn.utils import get_total_norm
+
+def trouble(params, *, at: int, seed: int):
+    if seed == at and pathlib.Path("kill").exists():
+        pathlib.Path("kill").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if seed == at + 1 and pathlib.Path("fail").exists():
+        pathlib.Path("fail").unlink()
+        raise RuntimeError(f"it is to fail, with {os.environ['OMP_NUM_THREADS']} thread")
+    return get_total_norm([p.grad for p in params])
+""",
+    "conf/clip/trouble.yaml": "_target_: parts.trouble\nat: 1\nseed: ${seed}\n",
+    "conf/project/default.yaml": "trust: [parts]\n",
+}
+
+LITTLE = (
+    "-m", "device=cpu", "model=mlp", "model.hidden=[4]", "data.train_size=50",
+    "data.batch_size=25", "epochs=2", "clip=trouble", "seed=0,1,2,3",
+)  # fmt: skip
+
+LAUNCHERS = {
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra/launcher=submitit_local",),
+    "ray": ("hydra/launcher=ray", "+hydra.launcher.init.num_cpus=2"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "joblib",
+        pytest.param("submitit_local", marks=pytest.mark.long),
+        pytest.param("ray", marks=pytest.mark.long),
+    ],
+)
+def test_a_job_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(
+    tmp_path: Path, name: str
+) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
+    folder = commands.project(tmp_path, PARTS)
+    (folder / "kill").touch()
+    (folder / "fail").touch()
+    done = commands.process(folder, *LITTLE, *LAUNCHERS[name])
+    assert done.status == 1, done.err
+    assert "its process was ended by SIGKILL; alone: python -m recipe device=cpu" in done.out
+    assert "RuntimeError: it is to fail, with 1 thread" in done.out
+    assert [f"[{n}/4] seed={n - 1}" in done.out for n in range(1, 5)] == [True] * 4
+    assert sorted(statuses(folder)) == ["FAILED", "FINISHED", "FINISHED", "KILLED"]
+    again = commands.process(folder, *LITTLE, *LAUNCHERS[name])
+    assert again.status == 0, again.err
+    assert again.out.count("finished before, as ") == 2
+    assert sorted(statuses(folder)) == ["FAILED"] + ["FINISHED"] * 4
+    # MLflow has every run under the sweep's
+    with sqlite3.connect(folder / "outputs" / "mlflow.db") as database:
+        (number,) = database.execute("select count(*) from runs").fetchone()
+    assert number == 1 + len(commands.runs(folder))
+
+
+def test_a_launcher_that_isnt_installed_is_told_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", absent)
+    done = commands.here(tmp_path, *LITTLE[:2], "seed=0,1", "hydra/launcher=slurm")
+    assert done.status == 2
+    assert done.problems == [
+        "recipe: hydra/launcher=slurm: hydra-submitit-launcher isn't installed; "
+        "pip install 'torch-recipe[slurm]'"
+    ]

@@ -58,7 +58,8 @@ def _run(task: Task) -> None:
         os.dup2(file, stream.fileno())
         os.close(file)
     # not set_config, which wants Hydra's own types, and not every launcher's process can send those
-    HydraConfig.instance().cfg = OmegaConf.masked_copy(task.config, "hydra")
+    HydraConfig.instance().cfg = kept = OmegaConf.masked_copy(task.config, "hydra")
+    kept.hydra._set_parent(task.config)  # it refers to the rest
     variables = {str(k): str(v) for k, v in task.config.hydra.job.env_set.items()}
     with env_override(variables):
         with open_dict(task.config):

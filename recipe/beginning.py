@@ -16,7 +16,7 @@ from recipe.earlier import Earlier
 from recipe.parts import device_part
 from recipe.plan import Plan
 from recipe.record import Recorder
-from recipe.state import State
+from recipe.state import State, streams_of
 from recipe.train import Run
 
 
@@ -42,11 +42,23 @@ def begin(
     elif _text(recorder, "spec.yaml") != plan.spec.to_yaml():  # another place, or it was lost
         recorder.text("spec.yaml", plan.spec.to_yaml())
     saved = _saved(recorder, plan, console) if before.stopped else None
-    source = branch.source(recorder.folder)
+    source, others = branch.source(recorder.folder), None
     if saved is None and source is not None:
-        _carry_over(recorder, plan, source, console)
+        others = carried.others(plan.run, plan.spec, source)
     elif saved is None and before.stopped:
         console.print(f"Goes on with {recorder.id}, which starts anew", soft_wrap=True)
+    plan.run.ranks.of_first((saved, others))
+    if others is not None and source is not None:
+        _carry_over(recorder, plan, others, source, console)
+    return saved
+
+
+def follow(plan: Plan) -> State | None:
+    """As `begin`, in the processes that don't record: what the first one begins with."""
+    nothing: tuple[State | None, carried.Others | None] = (None, None)
+    saved, others = plan.run.ranks.of_first(nothing)
+    if others is not None:
+        others.carry_over(plan.run, plan.spec)
     return saved
 
 
@@ -59,12 +71,28 @@ def _saved(recorder: Recorder, plan: Plan, console: Console) -> State | None:
     if saved:
         step = saved["run"]["position"]["step"]
         console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
+        if told := _reshared(plan.run, saved):
+            console.print(told, soft_wrap=True)
     return saved
 
 
-def _carry_over(recorder: Recorder, plan: Plan, checkpoint: Path, console: Console) -> None:
+def _reshared(run: Run, saved: State) -> str | None:
+    """What is not as it was where other processes go on."""
+    before = len(streams_of(saved["run"]))
+    if before == run.ranks.size:
+        return None
+    processes = "one process" if before == 1 else f"{before} processes"
+    return (
+        f"It was that of {processes}, and is shared by {run.ranks.size} now: batches, weights and "
+        "the optimizer go on as they stood; dropout draws other masks"
+    )
+
+
+def _carry_over(
+    recorder: Recorder, plan: Plan, others: carried.Others, checkpoint: Path, console: Console
+) -> None:
     """Starts a run where another one stood; what became of that one's state is told and kept."""
-    found = carried.from_checkpoint(plan.run, plan.spec, checkpoint)
+    found = others.carry_over(plan.run, plan.spec)
     other = branch.other(checkpoint)
     lines = [f"Goes on from {other} after step {plan.run.at.step}"]
     lines += [f"  {line}" for line in found.lines()]
@@ -95,6 +123,7 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
             **{f"start.{name}": what for name, what in starts.hashes(run).items()},
             "recipe.steps": str(run.steps),
             "recipe.device": hardware,
+            "recipe.processes": str(run.ranks.size),
             **({"recipe.sweep": sweep.name} if sweep else {}),
             **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
             **{f"version.{package}": version for package, version in versions.items()},
@@ -104,7 +133,7 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
     recorder.text("plan.txt", planning.as_text(planning.describe(plan)))
     recorder.text("parameters.csv", parameters.to_csv(plan.rows))
     recorder.text("summary.txt", f"{plan.summary}\n")
-    recorder.text("environment.txt", environment.describe(hardware, commit))
+    recorder.text("environment.txt", environment.describe(hardware, run.ranks.size, commit))
     recorder.text("data.json", json.dumps(_facts(run), indent=2) + "\n")
     recorder.metrics(
         0,

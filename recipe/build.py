@@ -20,6 +20,8 @@ from recipe import first_batch, layers, layout, parts, rules, runs, streams
 from recipe import schedule as schedule_module
 from recipe.compiled import compile_model
 from recipe.data import Data
+from recipe.distributed.ranks import Alone, Ranks, Several
+from recipe.distributed.world import World
 from recipe.errors import Problems
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
@@ -62,8 +64,9 @@ class Builder:
         device = made("device", lambda: parts.device_part(spec).select())
         data = made("data", lambda: _data(spec))
         facts = _facts(data) if data is not None else None
+        ranks = made("distributed", lambda: _ranks(spec)) or Alone()
         home = device if device is not None else torch.device("cpu")  # so that the rest is checked
-        model = made("model", lambda: _model(spec, facts, home), ("data",))
+        model = made("model", lambda: _model(spec, facts, home, ranks), ("data",))
         start = made("model", lambda: _load_weights(spec, model, data.classes), ("model",))
         frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
         sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
@@ -89,6 +92,7 @@ class Builder:
         made("data", lambda: first_batch.check_targets(data))
         return {
             "device": device,
+            "ranks": ranks,
             "data": data,
             "model": model,
             "start": start,
@@ -160,10 +164,25 @@ def _facts(data: Data) -> dict[str, Any]:
     return {"channels": data.channels, "classes": len(data.classes), "size": data.size[0]}
 
 
-def _model(spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device) -> nn.Module:
+def _ranks(spec: RunSpec) -> Ranks:
+    """The processes that share the run; of one alone, how they would is nothing to it."""
+    world = World.here()
+    if world.size == 1:
+        return Alone()
+    return Several(world, parts.part(spec, "distributed")(), early=not _augments(spec))
+
+
+def _augments(spec: RunSpec) -> bool:
+    return bool(spec.augment["_target_"] != "recipe.augment.none.none")
+
+
+def _model(
+    spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device, ranks: Ranks
+) -> nn.Module:
     with streams.seeded(spec.seed, "weights"):
         model: nn.Module = parts.part(spec, "model", facts)()
-    return layout.arrange(model, device, spec.channels_last)
+    wanted = False if ranks.contiguous and spec.channels_last == "auto" else spec.channels_last
+    return ranks.prepared(layout.arrange(model, device, wanted))
 
 
 def _loss(spec: RunSpec, facts: Mapping[str, Any] | None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -215,12 +234,14 @@ def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
 
 def _prefix(spec: RunSpec) -> Prefix:
     why_not: dict[str, str] = {}
-    if spec.augment["_target_"] != "recipe.augment.none.none":
+    if _augments(spec):
         why_not["train"] = f"augment={spec.options['augment']} changes the inputs"
     if spec.data.get("on_bad_file") == "skip":
         why_not |= dict.fromkeys(("train", "val"), "data.on_bad_file=skip leaves samples out")
     if spec.freeze.get("cache") == "off":
         why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
+    if World.here().size > 1:
+        why_not = dict.fromkeys(("train", "val"), "several processes share the run")
     return Prefix(spec.output_path / "cache", why_not)
 
 

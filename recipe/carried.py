@@ -50,13 +50,25 @@ class Carried:
                 yield f"{what}: {thing}{many if full else ''}"
 
 
-def from_checkpoint(run: Run, spec: RunSpec, checkpoint: Path) -> Carried:
-    """As `carry_over`, from the file of a checkpoint in the folder of the run that wrote it."""
+@dataclass(frozen=True)
+class Others:
+    """What another run left, all that it takes to go on from it."""
+
+    saved: State
+    spec: RunSpec
+    same_data: bool
+
+    def carry_over(self, run: Run, new: RunSpec) -> Carried:
+        return carry_over(run, self.saved, self.spec, new, same_data=self.same_data)
+
+
+def others(run: Run, spec: RunSpec, checkpoint: Path) -> Others:
+    """From the file of a checkpoint in the folder of the run that wrote it."""
     folder = checkpoint.parent.parent
     saved = read(checkpoint)["run"]
     old = RunSpec.read(folder / "spec.yaml", spec.trust)
     same_data = recorded.read(folder).digest == run.data.digest
-    return carry_over(run, saved, old, spec, same_data=same_data)
+    return Others(saved, old, same_data)
 
 
 def check(spec: RunSpec, saved: State) -> None:

@@ -33,7 +33,7 @@ def between(one: Record, other: Record) -> Iterator[str]:
         if codes[0] != codes[1]:
             hashes = any(len(code) == 64 for code in codes)
             yield f"code of {package} changed" if hashes else f"{package} {' -> '.join(codes)}"
-    for key in ("device", "threads"):
+    for key in ("device", "threads", "processes"):
         here = [record.environment.get(key, "").partition(" (")[0] for record in (one, other)]
         if here[0] != here[1] and all(here):
             yield f"{key} {' -> '.join(here)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from recipe import menu
-from recipe.errors import Problems, RecipeError, SpecError
+from recipe.distributed.world import World
+from recipe.errors import OthersGone, Problems, RecipeError, SpecError
 from recipe.plain import one_line
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ HYDRA_FLAGS = (
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
+torchrun --nproc-per-node 2 -m recipe [key=value ...]  one run, shared by two processes
 python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
                                          own arguments: [plan=both|add_one|leave_one_out|factorial|
                                          greedy] [yes=true]
@@ -85,28 +88,77 @@ def run(arguments: list[str]) -> int:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     signal.signal(signal.SIGTERM, terminate)
+    world = World.here()
+    if world.size == 1:
+        return _ended(lambda: _called(arguments))
+    from recipe import following
+    from recipe.distributed import handover
+
+    if world.rank:
+        status = _ended(following.follow, tell=False)
+    else:
+        status = _ended(lambda: _shared(world, arguments))
+        handover.dismiss(status)
+    handover.over()
+    return status
+
+
+def _called(arguments: list[str]) -> int:
+    verb, rest = _verb(arguments)
+    return verb(rest)
+
+
+SHARED = ("train", "resume")
+"""The verbs for which several processes are of use."""
+
+
+def _shared(world: World, arguments: list[str]) -> int:
+    """In the first of several processes."""
+    verb = next((a for a in arguments if a in VERBS or a in ("-m", "--multirun")), "train")
+    asks = any(argument in ("-h", "--help") for argument in arguments)
+    if verb not in SHARED and not asks:
+        sweep = verb in ("-m", "--multirun", "ablate")
+        what = "starts runs of its own, so" if sweep else "is done by one process, and"
+        rest = " ".join(map(shlex.quote, arguments))
+        raise SpecError(
+            f"{verb}: it {what} {world.size} processes can't share it; use python -m recipe {rest}"
+        )
+    return _called(arguments)
+
+
+def _ended(work: Callable[[], int], *, tell: bool = True) -> int:
+    """The exit status of what was called; how it ended is told, unless another process tells."""
+    said: list[str] = []
     try:
-        verb, rest = _verb(arguments)
-        return verb(rest)
+        return work()
     except RecipeError as error:
-        for problem in error.problems:
-            print(f"recipe: {one_line(problem)}", file=sys.stderr)
+        said = error.problems
         return error.exit_status
+    except OthersGone as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which ends this one as well
+        said = [str(error)]
+        return 1
     except KeyboardInterrupt as stopped:
-        return _stopped(stopped)
+        said, status = _stopped(stopped)
+        return status
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if (signalled := _cause(error)) is None:
             raise
-        return _stopped(signalled)
+        said, status = _stopped(signalled)
+        return status
+    finally:
+        for line in said if tell else ():
+            print(f"recipe: {one_line(line)}", file=sys.stderr)
 
 
-def _stopped(by: KeyboardInterrupt) -> int:
+def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
+    """What is said of a signal that ended a command, and the exit status."""
     terminated = isinstance(by, Terminated)
-    print(f"recipe: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
-    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    said = ["terminated" if terminated else "interrupted"]
+    return said, 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def _cause(error: BaseException) -> KeyboardInterrupt | None:

@@ -42,7 +42,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def describe(hardware: str, commit: str | None) -> str:
+def describe(hardware: str, processes: int, commit: str | None) -> str:
     """The artifact environment.txt."""
     import torch
 
@@ -51,6 +51,7 @@ def describe(hardware: str, commit: str | None) -> str:
         [
             f"device: {hardware}",
             f"threads: {torch.get_num_threads()}",
+            f"processes: {processes}",
             f"system: {platform.platform()}",
             f"command: {' '.join(sys.argv[1:])}",
             f"git: {commit or 'not a repository'}",

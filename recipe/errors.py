@@ -5,6 +5,8 @@ RecipeError         shown as one line per problem, no traceback; exit status 1
   DataError         samples can't be read; found while training, where it couldn't be before
   NonFinite         a loss, gradient or weight is NaN or infinite (nonfinite.py)
   BrokenPromise     a trick didn't do what it says (audit/)
+KeyboardInterrupt   a run that is ended from outside
+  OthersGone        processes that shared the run are gone; it goes on when it is started again
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ class SpecError(RecipeError):
 
 class DataError(RecipeError, ValueError):
     """A ValueError too, as a check that reads samples before the first step collects those."""
+
+
+class OthersGone(KeyboardInterrupt):
+    """No fault of this process, and nobody is there to go on with."""
 
 
 class Problems(list[str]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from recipe import streams
 from recipe.data import Split, unread
 from recipe.data.placing import placed
+
+if TYPE_CHECKING:
+    from recipe.distributed.ranks import Ranks
 
 Metrics = dict[str, float]
 
@@ -43,9 +46,10 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
+    ranks: Ranks,
 ) -> Metrics:
-    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that
-    can be read counted once.
+    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that can be read
+    counted once, by one of the processes.
 
     Runs in eval mode without recording anything for gradients; touches no random stream and
     leaves every module in the mode it was in.
@@ -53,12 +57,17 @@ def evaluate(
     total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     with preserved(model), torch.inference_mode():
         model.eval()
-        for inputs, targets in split.batches(torch.arange(len(split)).split(batch_size)):
+        batches = torch.arange(len(split)).split(batch_size)
+        read = split.batches(ranks.share(batch, len(batch)) for batch in batches)
+        for batch, (inputs, targets) in zip(batches, read, strict=True):
+            counting = ranks.counting(len(batch))
             targets = targets.to(device, non_blocking=True)
             with autocast():
                 output = model(placed(inputs, device))
                 value = loss(output, targets)
-            total += value.float() * len(targets)
-            correct += (output.argmax(1) == targets).sum()
+            counting = min(len(targets), counting)  # samples that can't be read are left out
+            total += value.float() * counting
+            correct += (output.argmax(1) == targets)[:counting].sum()
+    total, correct = ranks.total(torch.stack([total, correct]))
     count = len(split) - len(unread(split))
     return {"loss": total.item() / count, "accuracy": correct.item() / count}

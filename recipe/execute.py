@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recipe import device, settings
+from recipe.distributed.world import World
 from recipe.errors import Problems
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def prepare(spec: RunSpec, problems: Problems) -> Run:
-    """Sets the device's environment, imports torch, builds.
+    """Sets the device's environment, imports torch, builds; in all processes that share the run, to
+    which the first one hands the spec.
 
     `problems` are those found so far; raises SpecError with them and everything found here.
     """
@@ -40,7 +42,18 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
         with problems.collect(f"device={spec.options['device']}"):
             device.apply(device_part(spec).environment())
     broken = {"device"} if len(problems) > before else set()
+    world = World.here()
+    if world.size == 1:
+        return _built(spec, problems, broken)
+    from recipe.distributed import handover
 
+    if world.rank == 0:
+        handover.hand(spec)
+    handover.start()
+    return handover.agreed(lambda: _built(spec, problems, broken))
+
+
+def _built(spec: RunSpec, problems: Problems, broken: set[str]) -> Run:
     from recipe.build import build
     from recipe.data import worker
 
@@ -93,7 +106,8 @@ def execute(
     try:
         threading.Thread(target=_import_for_the_end, name="imports").start()
         plan = planning.make(spec, run)
-        saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
+        with run.ranks.together():
+            saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
         with worker.reported(spec.data.get("workers", 0)):
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
@@ -109,6 +123,7 @@ def execute(
         recorder.close("KILLED")
         _tell_lacking(console, recorder)
         again = runs.command(f"resume {recorder.id}", spec.output_path)
+        again = again.replace("python -m recipe", World.here().launcher, 1)
         console.print(f"Stopped. Go on with: {again}", soft_wrap=True)
         raise
     except BaseException:

@@ -27,7 +27,7 @@ def of(spec: RunSpec, run: Run) -> str:
     packages, device and threads. Out: the names of options, runs and packages, paths, tracking,
     which of several alike GPUs. Raises SpecError for weights or code that can't be read.
     """
-    content = {
+    content: dict[str, Any] = {
         "settings": _settings(spec, run),
         "data": run.data.digest,
         "weights": _weights(spec, run),
@@ -35,6 +35,8 @@ def of(spec: RunSpec, run: Run) -> str:
         "code": code(spec, run),
         "device": _device(run.device),
     }
+    if run.ranks.size > 1:  # sums are formed in another order
+        content["processes"] = run.ranks.size
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,6 +72,8 @@ def _settings(spec: RunSpec, run: Run) -> dict[str, Any]:
                 for key, value in content[group].items()
                 if key not in SPARED.get(group, ())
             }
+    if run.ranks.size == 1:
+        del content["distributed"]  # there is nothing to distribute
     if str(content["device"].get("_target_")).startswith("recipe."):
         del content["device"]
     return content

@@ -71,9 +71,10 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
 
 
 def _last_batch(planned: Planned) -> int:
-    """Samples to try: one if an epoch ends with a batch of one, which BatchNorm may refuse."""
+    """Samples to try: one if a process will have a batch of one, which BatchNorm may refuse."""
     size: int = planned.spec.data["batch_size"]
-    return 1 if size == 1 or len(planned.data.train) % size == 1 else 2
+    last = len(planned.data.train) % size or size
+    return 1 if 1 in (*planned.ranks.shares(size), *planned.ranks.shares(last)) else 2
 
 
 def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
@@ -87,7 +88,7 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
         if training and len(inputs) == 1:
             raise SpecError(
                 f"data.batch_size is {planned.spec.data['batch_size']}, which leaves one sample of "
-                f"{len(planned.data.train)} for the last batch of an epoch, and "
+                f"{len(planned.data.train)} for {_whose(planned)}, and "
                 f"{planned.choice('model')} can't learn from one: {error}; use another"
             ) from error
         raise
@@ -110,6 +111,12 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
         )
     assert isinstance(output, Tensor)
     return output
+
+
+def _whose(planned: Planned) -> str:
+    if planned.ranks.size == 1:
+        return "the last batch of an epoch"
+    return f"one of {planned.ranks.size} processes in some batch of an epoch"
 
 
 def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:

@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 GROUPS = (
     "device", "data", "model", "loss", "freeze", "param_groups", "optimizer", "scheduler",
-    "clip", "precision", "augment", "average", "tracking",
+    "clip", "precision", "augment", "average", "distributed", "tracking",
 )  # fmt: skip
 """Every group of a run spec, in the order in which the engine builds them."""
 

@@ -13,8 +13,9 @@ import torchinfo
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
-from recipe import menu, parameters
+from recipe import layers, menu, parameters
 from recipe.data.placing import placed
 from recipe.evaluate import preserved
 from recipe.schedule import Rates
@@ -123,7 +124,20 @@ def headline(spec: RunSpec, run: Run) -> str:
         f"{len(run.data.train)} training and {len(run.data.val)} validation samples, "
         f"{len(run.data.classes)} classes, on {run.device}"
     )
+    if run.ranks.size > 1:
+        text += f"\n{_shared(run)}"
     return f"{text}\nWeights: {run.start}" if run.start else text
+
+
+def _shared(run: Run) -> str:
+    text = f"Shared by {run.ranks.size} processes"
+    norms = [m for m in run.model.modules() if isinstance(m, layers.BATCH_NORMS)]
+    if norms and not any(isinstance(m, nn.SyncBatchNorm) for m in norms):
+        text += (
+            "; BatchNorm normalises over each one's own share of a batch, so numbers are not those "
+            "of one process"
+        )
+    return text
 
 
 def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:

@@ -114,6 +114,8 @@ def _changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:
         )
     now = {**environment.versions(), **fingerprint.code(spec, run)}
     then = {**record.versions, **record.code}
+    now["processes"] = str(run.ranks.size)
+    then["processes"] = record.environment.get("processes", "1")
     return [
         f"{name} {then.get(name, 'none')[:12]} -> {now.get(name, 'none')[:12]}"
         for name in sorted(now.keys() | then.keys())

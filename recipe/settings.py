@@ -59,7 +59,8 @@ REQUIRED = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": (
 
 POSITIONAL = {
     "device": 0, "data": 1, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1, "optimizer": 1,
-    "scheduler": 1, "clip": 1, "precision": 1, "augment": 3, "average": 1, "tracking": 1,
+    "scheduler": 1, "clip": 1, "precision": 1, "augment": 3, "average": 1, "distributed": 0,
+    "tracking": 1,
 }  # fmt: skip
 """How many arguments the engine hands to each group's part by position."""
 

@@ -53,6 +53,7 @@ class RunSpec:
     precision: Settings
     augment: Settings
     average: Settings
+    distributed: Settings
     tracking: Settings
 
     @classmethod

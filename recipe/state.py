@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recipe import streams
 from recipe.data import unread
+from recipe.distributed.shards import as_in, whole
 from recipe.errors import RecipeError
 from recipe.train import Best, Run
 
@@ -26,8 +27,9 @@ KINDS = (bool, int, float, str)
 
 def capture(run: Run) -> State:
     """A copy of where the run is, on the CPU; raises RecipeError for a part that holds what can't
-    be saved as plain data."""
+    be saved as plain data. Of several processes all have to ask for it."""
     at, weights = run.at, run.model.state_dict()
+    first, *others = run.ranks.everyones(streams.get_global())
     state = {
         "position": {
             "epoch": at.epoch,
@@ -38,7 +40,8 @@ def capture(run: Run) -> State:
             "augmentation": at.augmentation.get_state(),
             "seconds": time.perf_counter() - at.began,
         },
-        "streams": streams.get_global(),
+        "streams": first,
+        "streams_of_others": others,
         "model": weights,
         "buffers": {name: b for name, b in run.model.named_buffers() if name not in weights},
         "trainable": trainable(run),
@@ -70,13 +73,14 @@ def restore(run: Run, state: State) -> None:
             "checkpoint: other parameters are trained now, or in other groups, than when it was "
             "written; freeze and param_groups have to give the same every time"
         )
-    run.model.load_state_dict(state["model"])
+    current = run.model.state_dict()
+    run.model.load_state_dict({k: as_in(v, current[k]) for k, v in state["model"].items()})
     with torch.no_grad():
         for name, value in state["buffers"].items():
             run.model.get_buffer(name).copy_(value)
     for name, gradient in state["gradients"].items():
         parameter = run.model.get_parameter(name)
-        parameter.grad = gradient.to(parameter.device)
+        parameter.grad = as_in(gradient.to(parameter.device), parameter)
     load_optimizer(run, state["optimizer"])
     run.schedule.scheduler.load_state_dict(state["scheduler"])
     run.optimizer._opt_called = run.at.step > 0  # type: ignore[attr-defined]  # else torch warns
@@ -96,7 +100,17 @@ def restore_position(run: Run, state: State) -> None:
     at.bitten, at.left_out = position["bitten"], set(position["left_out"])
     at.augmentation.set_state(position["augmentation"])
     at.began = time.perf_counter() - position["seconds"]
-    at.drawn = state["streams"]
+    known = streams_of(state)
+    at.drawn = known[run.ranks.rank] if run.ranks.rank < len(known) else None
+    if at.drawn is None and at.batch:  # of a process that was not there: masks of its own from here
+        with streams.untouched():
+            run.ranks.seed_dropout(run.seed, at.epoch, at.step)
+            at.drawn = streams.get_global()
+
+
+def streams_of(state: State) -> list[streams.States]:
+    """Where the global streams were, of every process."""
+    return [state["streams"], *state.get("streams_of_others", [])]
 
 
 def unfreeze(run: Run) -> None:
@@ -114,9 +128,16 @@ def load_optimizer(run: Run, saved: State, *, settings: bool = True) -> None:
         if settings:
             group |= saved["groups"].get(group["name"], {})
     current["state"] = {
-        index: saved["state"][name] for index, name in names.items() if name in saved["state"]
+        index: {k: _like(v, run.model.get_parameter(name)) for k, v in saved["state"][name].items()}
+        for index, name in names.items()
+        if name in saved["state"]
     }
     run.optimizer.load_state_dict(current)
+
+
+def _like(value: Any, parameter: Tensor) -> Any:
+    """A number of an optimizer as it is; a tensor in parts if its parameter is."""
+    return as_in(value, parameter) if isinstance(value, Tensor) else value
 
 
 def _by_name(run: Run) -> State:
@@ -155,7 +176,7 @@ def plain(value: Any, where: str) -> Any:
     """A copy of tensors, numbers, texts, lists and mappings of them: what can be read back without
     running anything. Raises RecipeError, headed by `where`, for anything else."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return whole(value.detach()).to("cpu", copy=True)
     if value is None or type(value) in KINDS:
         return value
     for kind in KINDS:

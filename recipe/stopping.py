@@ -55,4 +55,5 @@ class Stopping:
     def obey(self) -> None:
         """Raises what the signal that came raises otherwise."""
         if self.asked is not None:
-            self._usual[self.asked](self.asked, None)
+            usual = self._usual.get(self.asked) or signal.default_int_handler
+            usual(self.asked, None)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe.data import Batch
+from recipe.distributed.shards import own
 from recipe.evaluate import preserved
 
 SMALLER = "lower the learning rate or clip the gradients"
@@ -143,7 +144,7 @@ def _in_inputs(inputs: Tensor) -> Found | None:
 
 def _in_weights(named: Iterable[tuple[str, Tensor]]) -> Found | None:
     for name, value in named:
-        kind = _kind(value)
+        kind = _kind(own(value))
         moved = value.requires_grad or name.endswith(("running_mean", "running_var"))
         if kind == "nan" or (kind and moved):
             layer = name.rpartition(".")[0]

@@ -8,7 +8,6 @@ optimizer stepped).
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,14 +23,18 @@ from recipe import streams
 from recipe.average import Average
 from recipe.data import Batch, Data, Split, readable, unread
 from recipe.data.placing import placed
+from recipe.distributed.ranks import Ranks
+from recipe.distributed.shards import whole
 from recipe.evaluate import Metrics, evaluate
 from recipe.frozen import Frozen
 from recipe.nonfinite import Guard, NonFinite
 from recipe.prefix.feed import Feed
 from recipe.prefix.prefix import Prefix
 from recipe.schedule import Rates, Schedule, learning_rates
-from recipe.trace import Step, trace_evaluation, trace_step, unsound
+from recipe.trace import Found, Step, trace_evaluation, trace_step, unsound
 from recipe.wording import printable
+
+UNTRACED = "where is not looked for, as a process can't call this model by itself"
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Run:
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
     average: Average
     nonfinite: Guard
+    ranks: Ranks
+    """The processes that share it."""
     prefix: Prefix
     """What is frozen is computed once, where it can be."""
     remembers: Mapping[str, Any]
@@ -134,7 +139,7 @@ def train(run: Run) -> Iterator[Point]:
         run.frozen.unfreeze(run.optimizer, run.groups, epoch)
         run.model.train()
         if run.at.batch == 0:
-            streams.seed_global(run.seed, "dropout", epoch)
+            run.ranks.seed_dropout(run.seed, epoch)
             run.at.augmentation = streams.generator(run.seed, "augmentation", epoch)
             run.at.began = time.perf_counter()
         elif run.at.drawn is not None:
@@ -148,17 +153,19 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
     """The batches that are left of an epoch."""
     at = run.at
     block = _Block(1 if run.device.type == "cpu" else 50)
-    left = itertools.islice(order(run, epoch), at.batch, None)
+    left = list(order(run, epoch))[at.batch :]
     feed = run.prefix.training(run, epoch, order(run, epoch))
-    for inputs, targets in feed.split.batches(left):
+    model = run.ranks.wrapped(feed.model)
+    read = feed.split.batches(map(run.ranks.read, left))
+    for batch, (inputs, targets) in zip(left, read, strict=True):
         rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
         inputs = placed(inputs, run.device)
         targets = targets.to(run.device, non_blocking=True)
         try:
-            done = _step(run, feed, inputs, targets, at.augmentation)
+            done = _step(run, feed, model, inputs, targets, len(batch))
         except NonFinite as found:
             yield from block.flush()
-            samples = readable(run.data.train, list(order(run, epoch))[at.batch].tolist())
+            samples = readable(run.data.train, batch.tolist())
             names = _names(run.data.train, samples)
             raise found.in_training(at.step + 1, epoch + 1, at.batch + 1, samples, names) from None
         if done.left_out:
@@ -177,6 +184,7 @@ def _end_epoch(run: Run, epoch: int) -> Point:
     at = run.at
     trained = time.perf_counter() - at.began
     left_out = at.left_out
+    run.ranks.align(run.model)
     run.average.after_epoch((epoch + 1) / run.epochs, lambda: _inputs(run, epoch, left_out))
     metrics = {f"val/{key}": value for key, value in _validate(run, at.step, epoch + 1).items()}
     run.schedule.after_epoch(metrics)
@@ -211,22 +219,27 @@ class _Done(NamedTuple):
 
 
 def _step(
-    run: Run, feed: Feed, inputs: Tensor, targets: Tensor, augmentation: torch.Generator
+    run: Run, feed: Feed, model: nn.Module, inputs: Tensor, targets: Tensor, of: int
 ) -> _Done:
-    """One optimizer step. Raises NonFinite before it, if the run is to stop at that."""
-    raw, left_out, stepped = inputs, False, False
+    """One optimizer step, over a batch of `of` samples or this process's share of it. Raises
+    NonFinite before it, if the run is to stop at that."""
+    ranks, left_out, stepped = run.ranks, False, False
     run.nonfinite.before_step(run.model, run.device)
-    inputs, goal = run.augment(inputs, targets, augmentation)
+    raw, (inputs, goal) = inputs, run.augment(inputs, targets, run.at.augmentation)
+    raw, inputs, goal = (ranks.share(each, of) for each in (raw, inputs, goal))
     with run.autocast():
-        output = feed.model(inputs)
+        output = model(inputs)
         loss = run.loss(output, goal)
-    run.scaler.scale(loss).backward()
+    run.scaler.scale(ranks.weighed(loss, of)).backward()
     run.scaler.unscale_(run.optimizer)
     norm, bit = run.clip(with_gradients(run.optimizer))
-    if run.nonfinite.refuses(loss, norm, run.scaler):
+    labels = goal if goal.ndim == 1 else goal.argmax(1)
+    correct = (output.detach().argmax(1) == labels).float().mean()
+    mean_loss, accuracy = ranks.mean(torch.stack([loss.detach().float(), correct]), of)
+    if run.nonfinite.refuses(mean_loss, norm, run.scaler):
         step = Step(run.model, run.loss, run.autocast, feed.raw(raw), feed.raw(inputs), goal)
-        trace = functools.partial(trace_step, step)
-        run.nonfinite.leave_out(loss.detach(), norm, run.scaler, trace)
+        trace = functools.partial(_traced, run, step, of)
+        run.nonfinite.leave_out(mean_loss, norm, run.scaler, trace)
         left_out = True
     else:
         scale = run.scaler.get_scale()
@@ -236,9 +249,12 @@ def _step(
     if stepped:
         run.schedule.after_step()
     run.optimizer.zero_grad(set_to_none=True)
-    labels = goal if goal.ndim == 1 else goal.argmax(1)
-    accuracy = (output.detach().argmax(1) == labels).float().mean()
-    return _Done(loss.detach().float(), accuracy, norm.detach().float(), bit, stepped, left_out)
+    return _Done(mean_loss, accuracy, norm.detach().float(), bit, stepped, left_out)
+
+
+def _traced(run: Run, step: Step, of: int, rewind: Callable[[], None]) -> Found:
+    found = trace_step(step, rewind) if run.ranks.alone else Found(UNTRACED)
+    return run.ranks.culprit(found, of)
 
 
 def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -261,24 +277,31 @@ def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
 def _validate(run: Run, step: int, epoch: int) -> Metrics:
     """Raises NonFinite if the loss isn't finite, or the weights that it is of."""
     model, feed = run.average.model, run.prefix.evaluation(run, epoch - 1)
+    run.ranks.align(model)
     metrics = evaluate(
-        feed.model, feed.split, run.loss,
-        batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
+        feed.model, feed.split, run.loss, batch_size=run.eval_batch_size,
+        device=run.device, autocast=run.autocast, ranks=run.ranks,
     )  # fmt: skip
     what = f"val/loss is {metrics['loss']:g}"
     if math.isfinite(metrics["loss"]):
-        found = unsound(model)
+        found = run.ranks.first_of(unsound(model))
         if found is None:
             return metrics
         what += ", but the weights are not finite"
     else:
-        found = trace_evaluation(model, run.loss, run.autocast, _val_batches(run))
+        found = _traced_evaluation(run, model)
     samples: list[int] = []
     if found.batch is not None:
         samples = readable(run.data.val, list(_val_order(run))[found.batch].tolist())
     batch = 0 if found.batch is None else found.batch + 1
     names = _names(run.data.val, samples)
     raise NonFinite(what, found).in_evaluation(step, epoch, batch, samples, names)
+
+
+def _traced_evaluation(run: Run, model: nn.Module) -> Found:
+    if not run.ranks.alone:
+        return Found(UNTRACED)
+    return trace_evaluation(model, run.loss, run.autocast, _val_batches(run))
 
 
 def _val_order(run: Run) -> Iterator[Tensor]:
@@ -299,8 +322,8 @@ def _names(split: Split, samples: list[int]) -> list[str]:
 def _keep_best(run: Run, epoch: int, accuracy: float) -> bool:
     if accuracy <= run.best.accuracy:
         return False
-    state = run.average.model.state_dict()
-    run.best = Best(accuracy, epoch, {k: v.detach().to("cpu", copy=True) for k, v in state.items()})
+    state = {k: whole(v.detach()) for k, v in run.average.model.state_dict().items()}
+    run.best = Best(accuracy, epoch, {k: v.to("cpu", copy=True) for k, v in state.items()})
     return True
 
 

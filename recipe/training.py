@@ -10,8 +10,10 @@ from rich.console import Console
 
 from recipe import runs, state
 from recipe.audit import Audit, BrokenPromise, Verdict
+from recipe.audit.expected import Expected
 from recipe.checkpoint import Checkpoints
 from recipe.data import unread
+from recipe.distributed.unrecorded import Unrecorded
 from recipe.nonfinite import NonFinite
 from recipe.outcome import Outcome, audit_table
 from recipe.plan import Plan
@@ -25,7 +27,7 @@ from recipe.wording import relative
 
 
 def train_recorded(
-    recorder: Recorder,
+    recorder: Recorder | Unrecorded,
     plan: Plan,
     console: Console,
     *,
@@ -40,7 +42,8 @@ def train_recorded(
     BrokenPromise, recorded and shown in full.
     """
     try:
-        return _Training(recorder, plan, console).follow(saved, watch)
+        with plan.run.ranks.together():
+            return _Training(recorder, plan, console).follow(saved, watch)
     except NonFinite as error:
         error.keep(_good(recorder, plan))
         if plan.run.best.epoch:
@@ -58,7 +61,7 @@ LEFT_OUT = "left_out.txt"
 """Names the files that couldn't be read."""
 
 
-def _good(recorder: Recorder, plan: Plan) -> str:
+def _good(recorder: Recorder | Unrecorded, plan: Plan) -> str:
     """What there is to go on from, in words."""
     found = []
     if written := Checkpoints(recorder.folder, plan.spec.checkpoint).paths():
@@ -71,10 +74,12 @@ def _good(recorder: Recorder, plan: Plan) -> str:
 
 
 class _Training:
-    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
+    def __init__(self, recorder: Recorder | Unrecorded, plan: Plan, console: Console) -> None:
         self.recorder, self.plan, self.run, self.console = recorder, plan, plan.run, console
         self.checkpoints = Checkpoints(recorder.folder, plan.spec.checkpoint)
-        self.audit = Audit(plan.spec, plan.run)
+        expected = Expected.of(plan.spec, plan.run.model, plan.run.steps_per_epoch)
+        plan.run.ranks.joined(plan.run)
+        self.audit = Audit(plan.spec, plan.run, expected)
         self.verdicts: list[Verdict] = []
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self.left_out = 0.0
@@ -93,7 +98,7 @@ class _Training:
                         self.history[key].append((point.step, value))
                     self._keep(point)
                     follow.show(point)
-                    asked = stopping.asked is not None and point.step == self.run.at.step
+                    asked = point.step == self.run.at.step and self._asked(stopping)
                     if (asked or self.checkpoints.due(point, self.run)) and self._is_sound():
                         self._save()
                     if asked:
@@ -103,6 +108,12 @@ class _Training:
             if not self.verdicts:  # it was stopped after its last step
                 self.verdicts = list(self.audit.verdicts(ended=True))
         return Outcome(self.plan, self.history, self.verdicts)
+
+    def _asked(self, stopping: Stopping) -> bool:
+        """Whether the run is to stop here: all its processes do if one was asked."""
+        if asked := self.run.ranks.largest(stopping.asked or 0):
+            stopping.asked = asked
+        return asked > 0
 
     def _go_on(self, saved: state.State) -> None:
         """Puts the run where it stood."""
@@ -129,7 +140,7 @@ class _Training:
     def _is_sound(self) -> bool:
         """Whether all weights are finite; else what follows stops the run, and the last checkpoint
         is the last good one."""
-        return unsound(self.run.model) is None
+        return self.run.ranks.first_of(unsound(self.run.model)) is None
 
     def _save_weights(self) -> None:
         self.recorder.file(WEIGHTS, lambda path: save_weights(self.run.best.weights, path))
@@ -141,7 +152,9 @@ class _Training:
             "recorded": {key: len(points) for key, points in self.history.items()},
         }
         self.recorder.sync()  # what it goes on from must not be ahead of the journal
-        self.checkpoints.save(content)
+        if self.run.ranks.first:
+            self.checkpoints.save(content)
+        self.checkpoints.step = self.run.at.step
 
 
 def _obeying(stopping: Stopping, points: Iterator[Point]) -> Iterator[Point]:

@@ -150,10 +150,10 @@ def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., tr
     """The engine's step, in which what comes after backward is done in another order."""
 
     def step(
-        run: Run, feed: Feed, inputs: Tensor, targets: Tensor, stream: torch.Generator
+        run: Run, feed: Feed, model: nn.Module, inputs: Tensor, targets: Tensor, of: int
     ) -> train._Done:
-        inputs, goal = run.augment(inputs, targets, stream)
-        loss = run.loss(feed.model(inputs), goal)
+        inputs, goal = run.augment(inputs, targets, run.at.augmentation)
+        loss = run.loss(model(inputs), goal)
         run.scaler.scale(loss).backward()
         norm, bit = order(run)
         run.scaler.update()

@@ -16,7 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe import build, compose, fingerprint, menu, sources
+from recipe.distributed.ddp import Ddp
+from recipe.distributed.ranks import Several
+from recipe.distributed.world import World
 from recipe.errors import SpecError
+from recipe.settings import SPARED
 from recipe.spec import RunSpec
 from recipe.weights import save_weights
 
@@ -62,7 +66,7 @@ COUNTING = [
     (group, path)
     for group in menu.GROUPS
     for path in leaves(getattr(SPEC, group))
-    if group not in ("device", "tracking") and (group, path) != ("model", ("weights",))
+    if group not in ("device", "distributed", "tracking") and path[0] not in SPARED.get(group, ())
 ]
 
 
@@ -85,6 +89,17 @@ def test_another_value_of_any_setting_is_another_run(
     group, path = where
     settings: Any = {group: changed(getattr(SPEC, group), path, value)}
     assert fingerprint.of(replace(SPEC, **settings), RUN) != fingerprint.of(SPEC, RUN)
+
+
+def test_how_processes_share_a_run_counts_where_there_are_several() -> None:
+    other: Any = replace(SPEC, distributed=changed(SPEC.distributed, ("sync_batchnorm",), True))
+    assert fingerprint.of(other, RUN) == fingerprint.of(SPEC, RUN)
+    found = {fingerprint.of(SPEC, RUN)}
+    for size in (2, 3):
+        how = Ddp(sync_batchnorm=False, unused_parameters=False)
+        run = replace(RUN, ranks=Several(World(0, size, 0, size), how, early=True))
+        found |= {fingerprint.of(SPEC, run), fingerprint.of(other, run)}
+    assert len(found) == 5
 
 
 @given(st.randoms(use_true_random=False))

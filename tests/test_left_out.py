@@ -16,6 +16,7 @@ from test_broken_data import pets, spoil  # noqa: F401  (a fixture)
 from recipe import evaluate as evaluation
 from recipe.data import Data
 from recipe.data.image_folder import image_folder
+from recipe.distributed.ranks import Alone
 from recipe.errors import DataError
 
 HALF = (
@@ -84,6 +85,7 @@ def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:  
         return evaluation.evaluate(
             model, data.val, torch.nn.functional.cross_entropy, batch_size=3,
             device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", enabled=False),
+            ranks=Alone(),
         )  # fmt: skip
 
     data = made(pets)

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from recipe import parameters, plan, streams
 from recipe.data import Batch, Data, InMemory, Split
+from recipe.distributed.ranks import Alone
 from recipe.errors import SpecError
 from recipe.evaluate import evaluate
 from recipe.freeze.by_name import by_name
@@ -177,7 +178,7 @@ def test_every_sample_counts_once_however_the_batches_fall() -> None:
     for size in (1, 2, 3, 64):
         found = evaluate(
             nn.Identity(), split, functional.cross_entropy,
-            batch_size=size, device=CPU, autocast=full_precision,
+            batch_size=size, device=CPU, autocast=full_precision, ranks=Alone(),
         )  # fmt: skip
         assert found["loss"] == pytest.approx((2 * math.log(2) + 100) / 3)
         assert found["accuracy"] == pytest.approx(1 / 3)  # argmax of equals is the first
@@ -213,7 +214,7 @@ def test_evaluation_only_looks() -> None:
     streams.seed_global(3, "dropout")
     evaluate(
         model, split, functional.cross_entropy,
-        batch_size=2, device=CPU, autocast=full_precision,
+        batch_size=2, device=CPU, autocast=full_precision, ranks=Alone(),
     )  # fmt: skip
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
     assert model.seen == [(False, False)] * 3  # eval mode, no gradients, 5 samples in 3 batches
@@ -228,6 +229,7 @@ import contextlib, torch
 from torch import nn
 from torch.nn import functional
 from recipe.data import InMemory
+from recipe.distributed.ranks import Alone
 from recipe.evaluate import evaluate
 torch.set_num_threads(1)
 
@@ -250,7 +252,7 @@ def peak():
 split = InMemory(torch.rand(8, 4, 256, 256), torch.zeros(8, dtype=torch.int64))  # 8 MB
 def look(model):
     evaluate(model, split, functional.cross_entropy, batch_size=8, device=torch.device("cpu"),
-             autocast=contextlib.nullcontext)
+             autocast=contextlib.nullcontext, ranks=Alone())
 
 def learn(model):
     functional.cross_entropy(model(split.inputs), split.targets).backward()
@@ -367,7 +369,7 @@ def test_looking_changes_nothing(built: Build, composed: Compose) -> None:
         plan.seconds_per_epoch(run)
         parameters.rows(run)
         evaluate(run.model, run.data.val, run.loss, batch_size=3, device=CPU,
-                 autocast=run.autocast)  # fmt: skip
+                 autocast=run.autocast, ranks=run.ranks)  # fmt: skip
 
     assert "Linear" in str(plan.make(spec, run).summary)
     for _ in train(run):

@@ -72,9 +72,10 @@ class BrokenPromise(RecipeError):
 class Audit:
     """Follows a run that is about to begin; within the `with`, hand it every Point."""
 
-    def __init__(self, spec: RunSpec, run: Run) -> None:
+    def __init__(self, spec: RunSpec, run: Run, expected: Expected | None = None) -> None:
+        """`expected` is given where the model is cut in parts, of which no copy can be asked."""
         self.spec, self.run = spec, run
-        self.expected = Expected.of(spec, run.model, run.steps_per_epoch)
+        self.expected = expected or Expected.of(spec, run.model, run.steps_per_epoch)
         self.weights = Weights(self.expected, run.model)
         self.groups = Groups(self.expected, run.model, run.schedule)
         self.epoch = 0
@@ -135,6 +136,7 @@ class Audit:
             self.watch.broken("freeze", problem)
         if last:
             self._look_at_the_end()
+        self.watch.agree()
         return list(self.verdicts(ended=last))
 
     def verdicts(self, *, ended: bool) -> Iterator[Verdict]:

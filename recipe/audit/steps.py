@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe import streams
+from recipe.distributed.shards import own
 from recipe.train import Run, with_gradients
 
 Problems = dict[str, dict[str, None]]
@@ -83,6 +84,12 @@ class Watch:
     def broken(self, group: str, problem: str) -> None:
         self.problems[group][f"{problem} (batch {self.batches})"] = None
 
+    def agree(self) -> None:
+        """What is broken in one of the processes that share the run is in all."""
+        for theirs in self.run.ranks.everyones(dict(self.problems)):
+            for group, found in theirs.items():
+                self.problems[group].update(found)
+
     def _augment(
         self, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
@@ -142,13 +149,20 @@ class Watch:
         if missing:
             self.broken("clip", f"{missing} of the optimizer's gradients are kept from it")
         scale = self.run.scaler.get_scale()
-        for p in params:
-            raw = self._raw.get(id(p))
-            if raw is not None and not torch.allclose(
-                _marks(p)[:2] * scale, raw[:2], rtol=1e-4, atol=0.0, equal_nan=True
-            ):
-                self.broken("clip", "it is handed other gradients than those of the unscaled loss")
-                return
+        seen = {id(p): _marks(p) for p in params if id(p) in self._raw}
+        if not seen:
+            return
+        handed = torch.stack(list(seen.values())) * scale
+        raw = torch.stack([self._raw[key] for key in seen])
+        if self.run.ranks.before_hooks:  # of means over processes only the sums are known
+            raw = self.run.ranks.total(raw) / self.run.ranks.size
+            held = (handed[:, 2] - raw[:, 2]).abs() <= 1e-4 * raw[:, 0]
+            alike = bool((held | ~raw[:, 0].isfinite()).all())
+            self._raw = seen
+        else:
+            alike = torch.allclose(handed[:, :2], raw[:, :2], 1e-4, 0.0, equal_nan=True)
+        if not alike:
+            self.broken("clip", "it is handed other gradients than those of the unscaled loss")
 
     def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, bit: Tensor) -> None:
         self._left = {id(p): _marks(p) for p in params}
@@ -206,9 +220,11 @@ class Watch:
 
 def _marks(p: Tensor) -> Tensor:
     """What tells a parameter's gradient from another without a copy of it: length, largest entry
-    and sum, shape (3,)."""
+    and sum, shape (3,); of a gradient in parts those of this process's."""
     assert p.grad is not None
-    gradient = p.grad.detach()
+    gradient = own(p.grad.detach())
+    if not gradient.numel():
+        return gradient.new_zeros(3)
     largest = torch.linalg.vector_norm(gradient, float("inf"))
     return torch.stack([torch.linalg.vector_norm(gradient), largest, gradient.sum()])
 

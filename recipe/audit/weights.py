@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recipe.audit.expected import NEVER, Expected
 from recipe.data import digest
+from recipe.distributed.shards import whole
 from recipe.wording import counted
 
 
@@ -17,12 +18,12 @@ class Weights:
 
     def __init__(self, expected: Expected, model: nn.Module) -> None:
         self.expected = expected
-        self.digests = {name: digest(value) for name, value in self._still(model, epoch=0)}
+        self.digests = {name: digest(whole(value)) for name, value in self._still(model, epoch=0)}
 
     def moved(self, model: nn.Module, epoch: int) -> Iterator[str]:
         """What should have stayed up to the end of this epoch (the first is 0), but didn't."""
         for name, value in self._still(model, epoch):
-            if digest(value) != self.digests[name]:
+            if digest(whole(value)) != self.digests[name]:
                 what = "statistics of a frozen BatchNorm" if self._is_buffer(name) else "frozen"
                 yield f"{name} ({what}) is not what it was at the start"
 
@@ -54,5 +55,7 @@ class Weights:
 @torch.no_grad()
 def same(model: nn.Module, other: nn.Module) -> bool:
     """Whether two models have the same parameters."""
+    if model is other:
+        return True
     theirs = dict(other.named_parameters())
     return all(torch.equal(value, theirs[name]) for name, value in model.named_parameters())

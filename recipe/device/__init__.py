@@ -14,7 +14,12 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from recipe.distributed.world import World
+
+if TYPE_CHECKING:
+    import torch
 
 
 def apply(environment: Mapping[str, str]) -> None:
@@ -24,8 +29,9 @@ def apply(environment: Mapping[str, str]) -> None:
     """
     late = [name for name, value in environment.items()
             if name.startswith("CUDA_") and os.environ.get(name) != value]  # fmt: skip
-    if late and "torch" in sys.modules:
-        cuda = sys.modules["torch"].cuda.is_initialized()
+    cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
+    if late and "torch" in sys.modules and (cuda or not World.here().rank):
+        # a process that was handed its spec had to import torch for that
         state = "CUDA is initialised" if cuda else "torch is imported"
         raise ValueError(
             f"device.order: {state} already in this process, so {' and '.join(late)} would come "
@@ -40,15 +46,18 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def thread_count(threads: int | Literal["auto"]) -> int:
-    """The number given; `auto`: OMP_NUM_THREADS, else the cores this process may use."""
-    return _own_count() if threads == "auto" else threads
+    """The number given; `auto`: OMP_NUM_THREADS, else the cores this process may use, which several
+    processes of a run share. They have 1 in OMP_NUM_THREADS from torchrun, so it says nothing."""
+    return _own_count(World.here().local_size) if threads == "auto" else threads
 
 
 @functools.cache
-def _own_count() -> int:
+def _own_count(processes: int) -> int:
     """Asked before the first run sets the variable for itself; later runs get the same answer."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else cores()
+    if given.isdigit() and int(given) > (processes > 1):
+        return int(given)
+    return max(1, cores() // processes)
 
 
 CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
@@ -71,6 +80,22 @@ def quota(path: Path) -> int | None:
         return max(1, int(allowed) // int(period))
     except (OSError, ValueError):  # there are no groups, or it says "max"
         return None
+
+
+def cuda(gpus: int, key: str) -> torch.device:
+    """The GPU of this process, of `gpus` that are visible: the first, or among the processes of
+    this machine the one of its number. Raises ValueError, headed by `key`, if there are too few."""
+    import torch
+
+    world = World.here()
+    if gpus < world.local_size:
+        raise ValueError(
+            f"{key}: {world.local_size} processes of this machine share the run, but there are "
+            f"{gpus} GPUs for them; start fewer (--nproc-per-node {gpus}), or use device=cpu"
+        )
+    if world.size > 1:
+        torch.cuda.set_device(world.local_rank)
+    return torch.device("cuda", world.local_rank)
 
 
 def processor() -> str:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.device import processor, thread_count, thread_environment
+from recipe.device import cuda, processor, thread_count, thread_environment
+from recipe.distributed.world import World
 
 if TYPE_CHECKING:
     import torch
 
 
 class Auto:
-    """Leaves the visible GPUs as they are and takes the first; an Apple GPU next; else the CPU."""
+    """Leaves the visible GPUs as they are and takes the first, or each process of a run its own; an
+    Apple GPU next; else the CPU."""
 
     def __init__(self, *, threads: PositiveInt | Literal["auto"]) -> None:
         self.threads = thread_count(threads)
@@ -27,13 +29,15 @@ class Auto:
 
         torch.set_num_threads(self.threads)
         if torch.cuda.is_available():
-            return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+            return cuda(torch.cuda.device_count(), "device")
+        alone = World.here().size == 1  # torch can't let several processes share an Apple GPU
+        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
 
     def hardware(self, device: torch.device) -> str:
         import torch
 
         if device.type == "cuda":
-            first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-            return f"{torch.cuda.get_device_name(device)} (physical GPU {first})"
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or str(device.index)
+            own = visible.split(",")[device.index if "," in visible else 0]
+            return f"{torch.cuda.get_device_name(device)} (physical GPU {own})"
         return f"{processor()} ({self.threads} threads)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from recipe.device import thread_count, thread_environment
+from recipe.device import cuda, thread_count, thread_environment
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,8 @@ class Gpu:
         }
 
     def select(self) -> torch.device:
-        """cuda:0. Raises ValueError for an index that doesn't exist."""
+        """cuda:0, or the one of this process's number. Raises ValueError for an index that doesn't
+        exist, and for fewer than there are processes."""
         import torch
 
         # CUDA shows the devices before the first index that doesn't exist, and none after it
@@ -52,9 +53,9 @@ class Gpu:
                 "on this machine (nvidia-smi lists what there is); use device=auto or other indices"
             )
         torch.set_num_threads(self.threads)
-        return torch.device("cuda", 0)
+        return cuda(len(self.order), "device.order")
 
     def hardware(self, device: torch.device) -> str:
         import torch
 
-        return f"{torch.cuda.get_device_name(device)} (physical GPU {self.order[0]})"
+        return f"{torch.cuda.get_device_name(device)} (physical GPU {self.order[device.index]})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PositiveInt
 
 from recipe.device import processor, thread_count, thread_environment
+from recipe.distributed.world import World
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,11 @@ class Mps:
 
         if not torch.backends.mps.is_available():
             raise ValueError("device=mps: this machine has no Apple GPU; use device=auto")
+        if World.here().size > 1:
+            raise ValueError(
+                "device=mps: torch can't let several processes share an Apple GPU; use device=cpu, "
+                "or one process (python -m recipe)"
+            )
         torch.set_num_threads(self.threads)
         return torch.device("mps")
 

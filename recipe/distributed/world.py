@@ -1,0 +1,38 @@
+"""Which of how many processes this is, as torchrun says it in the environment; torch isn't needed.
+
+Source: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    """Of this process, from 0; the first one records."""
+    size: int = 1
+    """Processes on all machines."""
+    local_rank: int = 0
+    """Among the processes of this machine."""
+    local_size: int = 1
+
+    @classmethod
+    def here(cls) -> World:
+        """One process unless somebody has said who is to meet where."""
+        said = os.environ
+        if not all(name in said for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+            return cls()
+        local = int(said.get("LOCAL_RANK", 0)), int(said.get("LOCAL_WORLD_SIZE", 1))
+        return cls(int(said["RANK"]), int(said["WORLD_SIZE"]), *local)
+
+    @property
+    def launcher(self) -> str:
+        """How a person starts as many processes; several machines each in their own way."""
+        if self.size == 1:
+            return "python -m recipe"
+        nodes = self.size // self.local_size
+        several = f"--nnodes {nodes} " if nodes > 1 else ""
+        return f"torchrun {several}--nproc-per-node {self.local_size} -m recipe"

@@ -1,0 +1,57 @@
+"""A process that shares a run with others and records nothing: it takes the spec that the first one
+hands over, and trains along. It prints only what it alone finds to be wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+from recipe.device import thread_count, thread_environment
+from recipe.distributed import handover
+from recipe.distributed.world import World
+from recipe.errors import Problems, RecipeError, SpecError
+from recipe.plain import one_line
+
+
+def follow() -> int:
+    """The exit status. What only this process finds to be wrong is told, and word of it left for
+    the first; what all find is for the first to tell."""
+    try:
+        return _follow()
+    except RecipeError as error:
+        from recipe.audit import BrokenPromise
+        from recipe.nonfinite import NonFinite
+
+        if not isinstance(error, (SpecError, NonFinite, BrokenPromise)):
+            handover.leave_word("; ".join(error.problems))
+            for problem in error.problems:
+                told = f"recipe: process {World.here().rank}: {one_line(problem)}"
+                print(told, file=sys.stderr)
+        raise
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        handover.leave_word(f"{type(error).__name__}: {first}")
+        raise
+
+
+def _follow() -> int:
+    os.environ.update(thread_environment(thread_count("auto")))  # before torch is imported
+    spec = handover.received()
+    if isinstance(spec, int):
+        return spec
+    from recipe import beginning
+    from recipe import plan as planning
+    from recipe.data import worker
+    from recipe.distributed.unrecorded import Unrecorded
+    from recipe.execute import prepare
+    from recipe.training import train_recorded
+
+    run = prepare(spec, Problems())
+    plan = planning.make(spec, run)
+    with run.ranks.together():
+        saved = beginning.follow(plan)
+    with worker.reported(spec.data.get("workers", 0)):
+        train_recorded(Unrecorded(), plan, Console(quiet=True), saved=saved)
+    return 0

@@ -63,6 +63,7 @@ class Builder:
         data = made("data", lambda: _data(spec))
         facts = _facts(data) if data is not None else None
         home = device if device is not None else torch.device("cpu")  # so that the rest is checked
+        sampler = made("sampler", lambda: parts.part(spec, "sampler"), ("data",))
         model = made("model", lambda: _model(spec, facts, home), ("data",))
         start = made("model", lambda: _load_weights(spec, model, data.classes), ("model",))
         frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
@@ -77,9 +78,10 @@ class Builder:
         )
         base_lr = schedule_module.learning_rates(optimizer) if optimizer else {}
         per_epoch = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
+        ramp = made("warmup", lambda: schedule_module.ramp(spec, per_epoch), ("data",))
         schedule = made(
             "scheduler",
-            lambda: schedule_module.make(spec, optimizer, per_epoch),
+            lambda: schedule_module.make(spec, optimizer, per_epoch, ramp or []),
             ("optimizer", "data"),
         )
         rates = made(
@@ -90,6 +92,7 @@ class Builder:
         return {
             "device": device,
             "data": data,
+            "sampler": sampler,
             "model": model,
             "start": start,
             "loss": made("loss", lambda: _loss(spec, facts)),
@@ -97,13 +100,17 @@ class Builder:
             "optimizer": optimizer,
             "base_lr": base_lr,
             "groups": groups,
+            "sharpness": made("sharpness", lambda: parts.part(spec, "sharpness")),
             "schedule": schedule,
             "rates": rates,
+            "ramp": ramp,
             "clip": made("clip", lambda: _clip(spec, model), ("model",)),
             "autocast": precision and precision[0],
             "scaler": precision and precision[1],
             "augment": made("augment", lambda: parts.part(spec, "augment", facts), ("data",)),
             "average": made("average", lambda: parts.part(spec, "average")(model), ("freeze",)),
+            "evaluation": made("evaluation", lambda: parts.part(spec, "evaluation")),
+            "stop": made("stop", lambda: parts.part(spec, "stop")),
         }
 
 
@@ -123,7 +130,10 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     planned = rules.Planned(spec, {key: part for key, part in made.items() if part is not None})
     against = rules.check(planned, broken)
     problems += against
-    if not {"data", "model", "augment", "loss", "precision"} & broken and not against:
+    wrong = _parts_problems(spec)
+    problems += wrong
+    needed = {"data", "model", "augment", "loss", "precision", "evaluation"}
+    if not needed & broken and not against and not wrong:
         problems += first_batch.check_batch(planned)
     if spec.compile and not problems:
         with problems.collect("compile"):
@@ -135,11 +145,20 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         epochs=spec.epochs,
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
+        accumulate=spec.accumulate,
         nonfinite=Guard(spec.on_nonfinite, spec.nonfinite_limit),
         prefix=_prefix(spec),
         remembers={n: part for n, part in parts_of_a_step.items() if hasattr(part, "state_dict")},
         **made,
     )
+
+
+def _parts_problems(spec: RunSpec) -> list[str]:
+    """What keeps a batch from being computed in `accumulate` parts."""
+    size, count = spec.data.get("batch_size"), spec.accumulate
+    if isinstance(size, int) and count > size > 0:
+        return [f"accumulate is {count}, but a batch has {size} samples; use {size} or less"]
+    return []
 
 
 def _data(spec: RunSpec) -> Data:
@@ -221,6 +240,10 @@ def _prefix(spec: RunSpec) -> Prefix:
         why_not |= dict.fromkeys(("train", "val"), "data.on_bad_file=skip leaves samples out")
     if spec.freeze.get("cache") == "off":
         why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
+    if spec.accumulate > 1:
+        why_not["train"] = f"accumulate={spec.accumulate} computes a batch in parts"
+    if spec.evaluation["_target_"] != "recipe.evaluation.plain.plain":
+        why_not["val"] = f"evaluation={spec.options['evaluation']} looks at changed inputs"
     return Prefix(spec.output_path / "cache", why_not)
 
 

@@ -40,6 +40,7 @@ def evaluate(
     split: Split,
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
+    look: Callable[[nn.Module, Tensor], Tensor],
     batch_size: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -47,6 +48,7 @@ def evaluate(
     """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that
     can be read counted once.
 
+    `look(model, inputs)` gives a batch's output.
     Runs in eval mode without recording anything for gradients; touches no random stream and
     leaves every module in the mode it was in.
     """
@@ -56,7 +58,7 @@ def evaluate(
         for inputs, targets in split.batches(torch.arange(len(split)).split(batch_size)):
             targets = targets.to(device, non_blocking=True)
             with autocast():
-                output = model(placed(inputs, device))
+                output = look(model, placed(inputs, device))
                 value = loss(output, targets)
             total += value.float() * len(targets)
             correct += (output.argmax(1) == targets).sum()

@@ -22,6 +22,7 @@ FACTS = ("channels", "classes", "size")
 ROOT: dict[str, Any] = {
     "seed": NonNegativeInt,
     "epochs": Annotated[PositiveInt, Field(le=1_000_000)],
+    "accumulate": PositiveInt,
     "name": str | None,
     "summary": bool,
     "on_nonfinite": Literal["stop", "skip"],
@@ -58,8 +59,9 @@ REQUIRED = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": (
 """The engine's own settings that every option of a group must give."""
 
 POSITIONAL = {
-    "device": 0, "data": 1, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1, "optimizer": 1,
-    "scheduler": 1, "clip": 1, "precision": 1, "augment": 3, "average": 1, "tracking": 1,
+    "device": 0, "data": 1, "sampler": 2, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1,
+    "optimizer": 1, "sharpness": 2, "scheduler": 1, "warmup": 1, "clip": 1, "precision": 1,
+    "augment": 3, "average": 1, "evaluation": 2, "stop": 1, "tracking": 1,
 }  # fmt: skip
 """How many arguments the engine hands to each group's part by position."""
 

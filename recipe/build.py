@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from recipe import first_batch, layers, layout, parts, rules, runs, streams
+from recipe import first_batch, layout, parts, pretrained, rules, streams
 from recipe import schedule as schedule_module
 from recipe.compiled import compile_model
 from recipe.data import Data
@@ -27,7 +26,6 @@ from recipe.nonfinite import Guard
 from recipe.prefix.prefix import Prefix
 from recipe.spec import RunSpec
 from recipe.train import Run
-from recipe.weights import load_weights, read_weights
 
 REMEMBERS = ("loss", "clip", "augment", "average")
 """Parts that may remember something from step to step."""
@@ -65,7 +63,7 @@ class Builder:
         home = device if device is not None else torch.device("cpu")  # so that the rest is checked
         sampler = made("sampler", lambda: parts.part(spec, "sampler"), ("data",))
         model = made("model", lambda: _model(spec, facts, home), ("data",))
-        start = made("model", lambda: _load_weights(spec, model, data.classes), ("model",))
+        start = made("model", lambda: pretrained.start(spec, model, data, facts), ("model",))
         frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
         sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
         groups = made(
@@ -162,7 +160,9 @@ def _parts_problems(spec: RunSpec) -> list[str]:
 
 
 def _data(spec: RunSpec) -> Data:
-    data: Data = parts.part(spec, "data")(streams.generator(spec.seed, "split"))
+    data: Data = parts.part(spec, "data", pretrained.auto(spec))(
+        streams.generator(spec.seed, "split")
+    )
     stated = spec.data["classes"]
     if stated not in ("auto", len(data.classes)):
         raise ValueError(
@@ -176,7 +176,11 @@ def _data(spec: RunSpec) -> Data:
 
 
 def _facts(data: Data) -> dict[str, Any]:
-    return {"channels": data.channels, "classes": len(data.classes), "size": data.size[0]}
+    counts = data.train.targets.bincount(minlength=len(data.classes)).tolist()
+    return {
+        "channels": data.channels, "classes": len(data.classes), "size": data.size[0],
+        "counts": counts,
+    }  # fmt: skip
 
 
 def _model(spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device) -> nn.Module:
@@ -188,36 +192,6 @@ def _model(spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device)
 def _loss(spec: RunSpec, facts: Mapping[str, Any] | None) -> Callable[[Tensor, Tensor], Tensor]:
     loss: functools.partial[Any] = parts.part(spec, "loss", facts)
     return loss() if inspect.isclass(loss.func) else loss
-
-
-def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> str | None:
-    """Starts the model from `model.weights`; what was loaded, in words. None: from random weights.
-
-    A head that was trained for other classes than the data's is left as it was initialised.
-    """
-    source = spec.model.get("weights")
-    if source is None:
-        return None
-    with Problems.headed("model.weights"):
-        path, trained_for = weights_file(spec, classes)
-        weights = read_weights(path)
-        head = set(layers.head(model, "auto", "model.weights"))
-        if trained_for != classes:
-            weights = {name: tensor for name, tensor in weights.items() if name not in head}
-        loaded = load_weights(model, weights, head)
-    text = f"{len(loaded.loaded)} of {len(model.state_dict())} tensors from {source}"
-    return f"{text}; {', '.join(loaded.left)} start anew" if loaded.left else text
-
-
-def weights_file(spec: RunSpec, classes: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The file that `model.weights` names, itself or by its run, and the classes that it was
-    trained for; of a file those of the data, `classes`. Raises SpecError."""
-    source = spec.model["weights"]
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path, classes
-    run = runs.find(spec.output_path, source, "model.weights")
-    return run / "model.safetensors", runs.classes(run, "model.weights")
 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:

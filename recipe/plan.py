@@ -123,7 +123,7 @@ def headline(spec: RunSpec, run: Run) -> str:
         f"{len(run.data.train)} training and {len(run.data.val)} validation samples, "
         f"{len(run.data.classes)} classes, on {run.device}"
     )
-    return f"{text}\nWeights: {run.start}" if run.start else text
+    return f"{text}\nWeights: {run.start.text}" if run.start else text
 
 
 def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:

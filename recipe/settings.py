@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails
 from recipe import menu
 from recipe.menu import nearest
 
-FACTS = ("channels", "classes", "size")
-"""Settings that may be `auto`: what the data turn out to have."""
+FACTS = ("channels", "classes", "size", "counts", "mean", "std")
+"""Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
 
 ROOT: dict[str, Any] = {
     "seed": NonNegativeInt,

@@ -29,6 +29,7 @@ from recipe.frozen import Frozen
 from recipe.nonfinite import Guard, NonFinite
 from recipe.prefix.feed import Feed, whole
 from recipe.prefix.prefix import Prefix
+from recipe.pretrained import Start
 from recipe.schedule import Rates, Schedule, learning_rates
 from recipe.trace import Step, trace_evaluation, trace_step, unsound
 from recipe.wording import printable
@@ -48,8 +49,8 @@ class Run:
     accumulate: int
     """Parts in which a batch is computed."""
     model: nn.Module
-    start: str | None
-    """Where the weights came from, in words; None: drawn at random."""
+    start: Start | None
+    """Where the weights came from; None: drawn at random."""
     loss: Callable[[Tensor, Tensor], Tensor]
     frozen: Frozen
     optimizer: torch.optim.Optimizer

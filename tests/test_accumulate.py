@@ -37,8 +37,8 @@ def test_a_run_in_parts_ends_where_the_run_in_whole_batches_does(
         for key, value in one.metrics.items():
             if not key.startswith(("time/", "memory/")):
                 assert other.metrics[key] == pytest.approx(value, abs=1e-5), key
-    for name, value in weights(whole).items():
-        torch.testing.assert_close(weights(divided)[name], value, rtol=0.0, atol=1e-6)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(divided)[name], weight, rtol=0.0, atol=1e-6)
 
 
 def test_parts_are_weighted_by_their_samples(built: Callable[..., Run]) -> None:
@@ -84,7 +84,7 @@ def test_steps_schedule_and_moments_of_a_checkpoint_are_those_of_whole_batches(
     ("overrides", "problem"),
     [
         (("accumulate=9",), "accumulate is 9, but a batch has 8 samples; use 8 or less"),
-        (("model=resnet", "model.widths=[2,2,2,2,2]", "accumulate=4"),  # the last batch of 4 in parts of one
+        (("model=resnet", "model.widths=[2,2,2,2,2]", "accumulate=4"),  # 4 samples in parts of one
          "accumulate is 4, which leaves one sample for a part of a batch, and model=resnet can't "
          "learn from one: Expected more than 1 value per channel when training, got input size "
          "torch.Size([1, 2, 1, 1]); use a smaller one, or another data.batch_size"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipe.errors import SpecError
 from recipe.spec import RunSpec
@@ -114,7 +114,8 @@ def kept_by_hub(folder: Path) -> dict[str, Tensor]:
     import timm
     from huggingface_hub import constants
 
-    weights = timm.create_model("test_resnet", pretrained=False).state_dict()
+    made: nn.Module = timm.create_model("test_resnet", pretrained=False)
+    weights = made.state_dict()
     home = folder / "hub" / "models--timm--test_resnet.r160_in1k"
     revision = "0" * 40
     (home / "refs").mkdir(parents=True)

@@ -1,8 +1,9 @@
 """Test-time flip: each image is classified as it is and mirrored, and the logits are averaged.
 
-Usually adds a few tenths of a point to the accuracy on photographs, as left and right are
-arbitrary there; wrong for digits, text and anything else that changes its meaning in a mirror.
-Changes evaluation and prediction, not training. Costs a second forward pass of every evaluation.
+Helps: Photographs, where left and right are arbitrary: often a few tenths of a point.
+Not with: Digits, text and whatever else means something else in a mirror; the freeze cache of the
+validation part.
+Costs: A second forward pass of every evaluation and prediction.
 
 Source: Krizhevsky et al. 2012 (section 4.1, with crops as well); as flipping alone in
 https://github.com/KellerJordan/cifar10-airbench, which averages logits, too.

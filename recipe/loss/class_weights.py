@@ -1,8 +1,9 @@
 """Cross-entropy with a weight for each class.
 
-Makes a mistake on a rare class cost as much as several on a frequent one. Helps where classes have
-very different numbers of samples and all matter alike. Not together with sampler=balanced, which
-would count rare classes twice. Costs nothing.
+Helps: Data whose classes have very different numbers of samples and all matter alike.
+Not with: sampler=balanced, which would count rare classes twice (refused); loss values of runs
+without it, which are on another scale.
+Costs: Nothing that can be measured.
 
 Source: King and Zeng 2001, https://gking.harvard.edu/files/0s.pdf (weighting), with the
 weights of scikit-learn's class_weight="balanced"; torch.nn.functional.cross_entropy. torch divides

@@ -1,8 +1,9 @@
 """Class-balanced sampling: an epoch draws from rare classes more often than they occur.
 
-Helps where some classes have far fewer samples than others and all matter alike; validation is as
-it was, so the overall val/accuracy may fall while that of rare classes rises. Not together with
-loss=class_weights, which would count rare classes twice. Costs nothing.
+Helps: Data whose classes have very different numbers of samples and all matter alike; validation
+stays as it is, so the overall val/accuracy may fall while that of rare classes rises.
+Not with: loss=class_weights, which would count rare classes twice (refused).
+Costs: Nothing that can be measured.
 
 Source: Shen et al. 2016, https://arxiv.org/abs/1512.05830 (class-aware sampling); the power is that
 of Mahajan et al. 2018, https://arxiv.org/abs/1805.00932, section 2.2. torch's WeightedRandomSampler

@@ -1,10 +1,11 @@
 """Sharpness-aware minimisation: step with the gradient at the worst point near the weights.
 
-Each step first goes `rho` uphill along the gradient, takes the gradient there, goes back, and lets
-the optimizer step with that one, which leads to flatter minima. Helps most where training would
-overfit, with ViTs and small data. Clipping sees the second gradient, and with `accumulate` the
-uphill step is that of the whole batch. Costs a second forward and backward pass: a step takes about
-twice the time.
+Goes `rho` uphill along the gradient, takes the gradient there, goes back, and lets the optimizer
+step with that one, which leads to flatter minima.
+
+Helps: Where training would overfit: small data, transformers, noisy labels.
+Not with: Runs that can't afford it; clip sees the second gradient, so limits may have to change.
+Costs: A second forward and backward pass, about twice the time of a step; a copy of the weights.
 
 Source: Foret et al. 2021, https://arxiv.org/abs/2010.01412, equation 2 with p = 2 and algorithm 1.
 Both passes use the same dropout masks; BatchNorm's statistics are moved by the first one alone.

@@ -1,10 +1,9 @@
 """Early stopping: end a run whose validation accuracy has stopped rising.
 
-Saves the epochs that would bring nothing, and some overfitting; the best epoch's weights are kept
-in any case, so it is a matter of time more than of accuracy. With a schedule that spans the run
-(cosine, one_cycle) a run that ends early never reaches the low learning rates where much of
-the gain is: give it patience, or a constant or plateau schedule. Costs nothing. A run that stops
-earlier had fewer chances to be at its best, and `compare` says how many epochs each went through.
+Helps: Saving the epochs that would bring nothing; the best epoch's weights are kept in any case.
+Not with: Schedules as long as the run (cosine, one_cycle), whose low learning rates an early end
+never reaches. A run that ended early had fewer epochs to be at its best.
+Costs: Nothing, and may save most of a run.
 
 Source: Prechelt 1998, Early Stopping - But When? (the third class of criteria there).
 """

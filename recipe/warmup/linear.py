@@ -1,9 +1,11 @@
 """Linear warm-up in front of any schedule.
 
-The learning rate starts low and rises in a line to what the scheduler says, which goes on
-meanwhile as it would without. Helps large learning rates, large batches, Adam with ViTs, and a
-fresh classifier on pretrained layers survive their first steps. Not in front of
-scheduler=warmup_cosine or one_cycle, which rise themselves. Costs nothing.
+The learning rate rises in a line to what the scheduler says, which goes on meanwhile as it would
+without.
+
+Helps: Large learning rates, large batches, transformers, and a fresh head on pretrained layers.
+Not with: scheduler=warmup_cosine and one_cycle, which rise themselves (refused).
+Costs: Nothing that can be measured.
 
 Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.2 (gradual warm-up).
 """

@@ -154,7 +154,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
         for key in one.run.data.metrics
         for point in one.client.get_metric_history(one.run.info.run_id, key)
     }
-    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 9 + 3
+    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 14 + 3
     assert journal == mlflow
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from recipe import first_batch, layers, layout, parts, rules, runs, streams
+from recipe import first_batch, layout, parts, pretrained, rules, streams
 from recipe import schedule as schedule_module
 from recipe.compiled import compile_model
 from recipe.data import Data
@@ -29,7 +28,6 @@ from recipe.nonfinite import Guard
 from recipe.prefix.prefix import Prefix
 from recipe.spec import RunSpec
 from recipe.train import Run
-from recipe.weights import load_weights, read_weights
 
 REMEMBERS = ("loss", "clip", "augment", "average")
 """Parts that may remember something from step to step."""
@@ -66,8 +64,9 @@ class Builder:
         facts = _facts(data) if data is not None else None
         ranks = made("distributed", lambda: _ranks(spec)) or Alone()
         home = device if device is not None else torch.device("cpu")  # so that the rest is checked
+        sampler = made("sampler", lambda: parts.part(spec, "sampler"), ("data",))
         model = made("model", lambda: _model(spec, facts, home, ranks), ("data",))
-        start = made("model", lambda: _load_weights(spec, model, data.classes), ("model",))
+        start = made("model", lambda: pretrained.start(spec, model, data, facts), ("model",))
         frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
         sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
         groups = made(
@@ -80,9 +79,10 @@ class Builder:
         )
         base_lr = schedule_module.learning_rates(optimizer) if optimizer else {}
         per_epoch = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
+        ramp = made("warmup", lambda: schedule_module.ramp(spec, per_epoch), ("data",))
         schedule = made(
             "scheduler",
-            lambda: schedule_module.make(spec, optimizer, per_epoch),
+            lambda: schedule_module.make(spec, optimizer, per_epoch, ramp or []),
             ("optimizer", "data"),
         )
         rates = made(
@@ -94,6 +94,7 @@ class Builder:
             "device": device,
             "ranks": ranks,
             "data": data,
+            "sampler": sampler,
             "model": model,
             "start": start,
             "loss": made("loss", lambda: _loss(spec, facts)),
@@ -101,13 +102,17 @@ class Builder:
             "optimizer": optimizer,
             "base_lr": base_lr,
             "groups": groups,
+            "sharpness": made("sharpness", lambda: parts.part(spec, "sharpness")),
             "schedule": schedule,
             "rates": rates,
+            "ramp": ramp,
             "clip": made("clip", lambda: _clip(spec, model), ("model",)),
             "autocast": precision and precision[0],
             "scaler": precision and precision[1],
             "augment": made("augment", lambda: parts.part(spec, "augment", facts), ("data",)),
             "average": made("average", lambda: parts.part(spec, "average")(model), ("freeze",)),
+            "evaluation": made("evaluation", lambda: parts.part(spec, "evaluation")),
+            "stop": made("stop", lambda: parts.part(spec, "stop")),
         }
 
 
@@ -127,7 +132,10 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     planned = rules.Planned(spec, {key: part for key, part in made.items() if part is not None})
     against = rules.check(planned, broken)
     problems += against
-    if not {"data", "model", "augment", "loss", "precision"} & broken and not against:
+    wrong = _parts_problems(spec)
+    problems += wrong
+    needed = {"data", "model", "augment", "loss", "precision", "evaluation"}
+    if not needed & broken and not against and not wrong:
         problems += first_batch.check_batch(planned)
     if spec.compile and not problems:
         with problems.collect("compile"):
@@ -139,6 +147,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
         epochs=spec.epochs,
         batch_size=spec.data["batch_size"],
         eval_batch_size=spec.data["eval_batch_size"],
+        accumulate=spec.accumulate,
         nonfinite=Guard(spec.on_nonfinite, spec.nonfinite_limit),
         prefix=_prefix(spec),
         remembers={n: part for n, part in parts_of_a_step.items() if hasattr(part, "state_dict")},
@@ -146,8 +155,18 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     )
 
 
+def _parts_problems(spec: RunSpec) -> list[str]:
+    """What keeps a batch from being computed in `accumulate` parts."""
+    size, count = spec.data.get("batch_size"), spec.accumulate
+    if isinstance(size, int) and count > size > 0:
+        return [f"accumulate is {count}, but a batch has {size} samples; use {size} or less"]
+    return []
+
+
 def _data(spec: RunSpec) -> Data:
-    data: Data = parts.part(spec, "data")(streams.generator(spec.seed, "split"))
+    data: Data = parts.part(spec, "data", pretrained.auto(spec))(
+        streams.generator(spec.seed, "split")
+    )
     stated = spec.data["classes"]
     if stated not in ("auto", len(data.classes)):
         raise ValueError(
@@ -161,7 +180,11 @@ def _data(spec: RunSpec) -> Data:
 
 
 def _facts(data: Data) -> dict[str, Any]:
-    return {"channels": data.channels, "classes": len(data.classes), "size": data.size[0]}
+    counts = data.train.targets.bincount(minlength=len(data.classes)).tolist()
+    return {
+        "channels": data.channels, "classes": len(data.classes), "size": data.size[0],
+        "counts": counts,
+    }  # fmt: skip
 
 
 def _ranks(spec: RunSpec) -> Ranks:
@@ -190,36 +213,6 @@ def _loss(spec: RunSpec, facts: Mapping[str, Any] | None) -> Callable[[Tensor, T
     return loss() if inspect.isclass(loss.func) else loss
 
 
-def _load_weights(spec: RunSpec, model: nn.Module, classes: tuple[str, ...]) -> str | None:
-    """Starts the model from `model.weights`; what was loaded, in words. None: from random weights.
-
-    A head that was trained for other classes than the data's is left as it was initialised.
-    """
-    source = spec.model.get("weights")
-    if source is None:
-        return None
-    with Problems.headed("model.weights"):
-        path, trained_for = weights_file(spec, classes)
-        weights = read_weights(path)
-        head = set(layers.head(model, "auto", "model.weights"))
-        if trained_for != classes:
-            weights = {name: tensor for name, tensor in weights.items() if name not in head}
-        loaded = load_weights(model, weights, head)
-    text = f"{len(loaded.loaded)} of {len(model.state_dict())} tensors from {source}"
-    return f"{text}; {', '.join(loaded.left)} start anew" if loaded.left else text
-
-
-def weights_file(spec: RunSpec, classes: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The file that `model.weights` names, itself or by its run, and the classes that it was
-    trained for; of a file those of the data, `classes`. Raises SpecError."""
-    source = spec.model["weights"]
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path, classes
-    run = runs.find(spec.output_path, source, "model.weights")
-    return run / "model.safetensors", runs.classes(run, "model.weights")
-
-
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:
     with streams.seeded(spec.seed, "freeze"):
         timetable: dict[int, list[str]] = parts.part(spec, "freeze")(model) or {}
@@ -240,6 +233,10 @@ def _prefix(spec: RunSpec) -> Prefix:
         why_not |= dict.fromkeys(("train", "val"), "data.on_bad_file=skip leaves samples out")
     if spec.freeze.get("cache") == "off":
         why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
+    if spec.accumulate > 1:
+        why_not["train"] = f"accumulate={spec.accumulate} computes a batch in parts"
+    if spec.evaluation["_target_"] != "recipe.evaluation.plain.plain":
+        why_not["val"] = f"evaluation={spec.options['evaluation']} looks at changed inputs"
     if World.here().size > 1:
         why_not = dict.fromkeys(("train", "val"), "several processes share the run")
     return Prefix(spec.output_path / "cache", why_not)

@@ -131,6 +131,7 @@ def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None
     whole = position["batch"] == 0
     if in_order:
         state.restore_position(run, saved)
+        at.accuracies = []  # what may stop it early is what happens from here on
     else:
         at.step = at.epoch * run.steps_per_epoch
         share = position["bitten"] / max(1, position["step"])
@@ -181,8 +182,8 @@ def _optimizer(run: Run, saved: State, found: Carried, differs: set[str]) -> Non
 def _goes_on(run: Run, differs: set[str]) -> bool:
     """Whether the schedule does, and the groups' settings with it; one that is as long as the run
     depends on that as well."""
-    length = {"epochs", "data"} if run.schedule.spans else set()
-    return not differs & {"optimizer", "param_groups", "scheduler", *length}
+    length = {"epochs", "data"} if run.schedule.spans or run.schedule.ramp else set()
+    return not differs & {"optimizer", "param_groups", "scheduler", "warmup", *length}
 
 
 def _schedule(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
@@ -192,12 +193,16 @@ def _schedule(run: Run, saved: State, found: Carried, differs: set[str]) -> None
         moves = run.at.step - run.nonfinite.skipped
     if _goes_on(run, differs):
         run.schedule.scheduler.load_state_dict(saved["scheduler"])
+        run.schedule.steps = saved["position"]["optimizer_steps"]
         found.over.append("scheduler")
     else:
         run.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
+        run.schedule.settle()
+        run.schedule.steps = run.at.step - run.nonfinite.skipped
         if run.schedule.waits:
             run.schedule.scheduler.last_epoch = moves  # it begins to wait now
         else:
             for _ in range(moves):
                 run.schedule.scheduler.step()
+        run.schedule.rise()
         found.new.append("scheduler")

@@ -15,7 +15,7 @@ from recipe.errors import RecipeError
 from recipe.state import State
 from recipe.train import Point, Run
 
-FORMAT = 1
+FORMAT = 2
 """Of what is in the file; another one is not read."""
 
 

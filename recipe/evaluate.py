@@ -43,6 +43,7 @@ def evaluate(
     split: Split,
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
+    look: Callable[[nn.Module, Tensor], Tensor],
     batch_size: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -51,6 +52,7 @@ def evaluate(
     """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that can be read
     counted once, by one of the processes.
 
+    `look(model, inputs)` gives a batch's output.
     Runs in eval mode without recording anything for gradients; touches no random stream and
     leaves every module in the mode it was in.
     """
@@ -63,7 +65,7 @@ def evaluate(
             counting = ranks.counting(len(batch))
             targets = targets.to(device, non_blocking=True)
             with autocast():
-                output = model(placed(inputs, device))
+                output = look(model, placed(inputs, device))
                 value = loss(output, targets)
             counting = min(len(targets), counting)  # samples that can't be read are left out
             total += value.float() * counting

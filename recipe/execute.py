@@ -6,6 +6,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,9 @@ def _built(spec: RunSpec, problems: Problems, broken: set[str]) -> Run:
     if root := settings.root_problems(vars(spec)):
         problems += root
         if any(line.startswith(("seed", "epochs")) for line in root):
-            broken |= {"data", "scheduler", "freeze"}  # they need these two
+            broken |= {"data", "sampler", "scheduler", "warmup", "freeze"}  # they need these two
+        if any(line.startswith("accumulate") for line in root):
+            spec = replace(spec, accumulate=1)  # told already, so that the rest is checked
     static = static_problems(spec, tuple(group for group in GROUPS if group != "device"))
     problems += [line for lines in static.values() for line in lines]
     with worker.reported(spec.data.get("workers", 0)):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from recipe import __version__, build, sources
+from recipe import __version__, sources
 from recipe.menu import GROUPS
 from recipe.settings import ELSEWHERE, SPARED
 from recipe.spec import RunSpec
@@ -30,7 +30,7 @@ def of(spec: RunSpec, run: Run) -> str:
     content: dict[str, Any] = {
         "settings": _settings(spec, run),
         "data": run.data.digest,
-        "weights": _weights(spec, run),
+        "weights": run.start.identity if run.start else None,
         "versions": {"recipe": __version__, "torch": torch.__version__},
         "code": code(spec, run),
         "device": _device(run.device),
@@ -58,6 +58,9 @@ def _settings(spec: RunSpec, run: Run) -> dict[str, Any]:
         "channels": run.data.channels,
         "classes": len(run.data.classes),
         "size": run.data.size[0],
+        "counts": run.data.train.targets.bincount(minlength=len(run.data.classes)).tolist(),
+        "mean": list(run.data.mean),
+        "std": list(run.data.std),
     }
     written = spec.as_written
     content = {
@@ -77,15 +80,6 @@ def _settings(spec: RunSpec, run: Run) -> dict[str, Any]:
     if str(content["device"].get("_target_")).startswith("recipe."):
         del content["device"]
     return content
-
-
-def _weights(spec: RunSpec, run: Run) -> list[Any] | None:
-    """The content of the weights that a run starts from, and whether their head is left out."""
-    if spec.model.get("weights") is None:
-        return None
-    path, trained_for = build.weights_file(spec, run.data.classes)
-    with path.open("rb") as file:
-        return [hashlib.file_digest(file, "sha256").hexdigest(), trained_for == run.data.classes]
 
 
 def _device(device: torch.device) -> dict[str, Any]:

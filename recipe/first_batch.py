@@ -43,9 +43,13 @@ def check_batch(planned: Planned) -> Problems:
                 output = _output(planned, inputs, training=False)
                 _output(planned, inputs[: _last_batch(planned)], training=True)
         if not problems:
+            with problems.collect(planned.choice("evaluation")):
+                _check_evaluation(planned, inputs, output)
+        if not problems:
             with problems.collect(planned.choice("loss")):
                 _check_loss(planned, output, targets)
                 _check_loss(planned, output, plain)  # validation isn't augmented
+                _check_parts(planned, output, targets)
     return problems
 
 
@@ -71,10 +75,13 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
 
 
 def _last_batch(planned: Planned) -> int:
-    """Samples to try: one if a process will have a batch of one, which BatchNorm may refuse."""
+    """Samples to try: one if a process, or a part of a batch, will have only one, which BatchNorm
+    may refuse."""
     size: int = planned.spec.data["batch_size"]
     last = len(planned.data.train) % size or size
-    return 1 if 1 in (*planned.ranks.shares(size), *planned.ranks.shares(last)) else 2
+    shares = {*planned.ranks.shares(size), *planned.ranks.shares(last)}
+    parts = {share // min(planned.spec.accumulate, *shares) for share in shares}
+    return 1 if 1 in parts else 2
 
 
 def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
@@ -86,6 +93,12 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
         output: Any = planned.model(inputs)
     except ValueError as error:
         if training and len(inputs) == 1:
+            if planned.spec.accumulate > 1:
+                raise SpecError(
+                    f"accumulate is {planned.spec.accumulate}, which leaves one sample for a part "
+                    f"of a batch, and {planned.choice('model')} can't learn from one: {error}; "
+                    "use a smaller one, or another data.batch_size"
+                ) from error
             raise SpecError(
                 f"data.batch_size is {planned.spec.data['batch_size']}, which leaves one sample of "
                 f"{len(planned.data.train)} for {_whose(planned)}, and "
@@ -117,6 +130,30 @@ def _whose(planned: Planned) -> str:
     if planned.ranks.size == 1:
         return "the last batch of an epoch"
     return f"one of {planned.ranks.size} processes in some batch of an epoch"
+
+
+def _check_evaluation(planned: Planned, inputs: Tensor, output: Tensor) -> None:
+    planned.model.eval()
+    looked: Any = planned.evaluation(planned.model, inputs)
+    shape = tuple(looked.shape) if isinstance(looked, Tensor) else type(looked).__name__
+    if shape != tuple(output.shape):
+        raise ValueError(f"gives {shape}, where the model gives {tuple(output.shape)}")
+
+
+def _check_parts(planned: Planned, output: Tensor, targets: Tensor) -> None:
+    """Raises SpecError where a loss isn't the mean over its samples, so that parts of a batch
+    wouldn't add up to it."""
+    if planned.spec.accumulate == 1:
+        return
+    whole, parts = planned.loss(output, targets).item(), 0.0
+    for part, target in zip(output, targets, strict=True):
+        parts += planned.loss(part[None], target[None]).item() / len(output)
+    if abs(whole - parts) > 1e-3 * max(1.0, abs(parts)):
+        raise SpecError(
+            f"accumulate is {planned.spec.accumulate}, but {planned.choice('loss')} isn't the mean "
+            f"over a batch's samples ({whole:g} for {len(output)} together, {parts:g} one by one), "
+            "so the parts of a batch wouldn't add up to it; use accumulate=1"
+        )
 
 
 def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:

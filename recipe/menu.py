@@ -19,14 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 GROUPS = (
-    "device", "data", "model", "loss", "freeze", "param_groups", "optimizer", "scheduler",
-    "clip", "precision", "augment", "average", "distributed", "tracking",
+    "device", "data", "sampler", "model", "loss", "freeze", "param_groups", "optimizer",
+    "sharpness", "scheduler", "warmup", "clip", "precision", "augment", "average", "evaluation",
+    "stop", "distributed", "tracking",
 )  # fmt: skip
 """Every group of a run spec, in the order in which the engine builds them."""
 
 OFF = {
-    "freeze": "none", "param_groups": "all", "scheduler": "constant", "clip": "none",
-    "precision": "fp32", "augment": "none", "average": "none",
+    "sampler": "shuffled", "freeze": "none", "param_groups": "all", "sharpness": "none",
+    "scheduler": "constant", "warmup": "none", "clip": "none", "precision": "fp32",
+    "augment": "none", "average": "none", "evaluation": "plain", "stop": "none",
 }  # fmt: skip
 """The groups that are tricks, and the option that stands for "without"."""
 

@@ -148,19 +148,20 @@ class Guard:
         if math.isfinite(loss.item()):
             what = f"the norm of the gradients is {norm:g}"
         if self.policy == "stop":
-            found = trace(self._rewind)
+            found = trace(self.rewind)
             raise NonFinite(
                 what, found, f"{found.advice}; on_nonfinite=skip leaves such batches out"
             )
         self._restore_buffers()
         if self.skipped == self.limit:
             what += f", and as many batches as nonfinite_limit={self.limit} allows are left out"
-            raise NonFinite(what, trace(self._rewind))
+            raise NonFinite(what, trace(self.rewind))
         self.skipped += 1
         if scaler.is_enabled():
             scaler.update(scaler.get_scale())  # ready for the next step, at the same scale
 
-    def _rewind(self) -> None:
+    def rewind(self) -> None:
+        """Puts torch's random streams where this step found them."""
         for generator, state in self._streams:
             generator.set_state(state)
 

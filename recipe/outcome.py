@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from recipe.plots import History
 
 ON = {
+    "sampler": "every epoch's order",
+    "sharpness": "every step's gradient was taken uphill",
+    "warmup": "the first steps",
+    "evaluation": "every evaluation, and predictions",
     "param_groups": "one group is left",
     "precision": "every forward pass",
     "augment": "every training batch",
@@ -45,8 +49,10 @@ class Outcome:
         run = self.plan.run
         count = len(run.data.val) - len(unread(run.data.val))
         low, high = exact_interval(round(self.accuracy * count), count)
+        early = run.at.epoch < run.epochs
+        of = f"{run.epochs}, stopped after {run.at.epoch}" if early else f"{run.epochs}"
         return (
-            f"val/accuracy {percent(self.accuracy)} at epoch {run.best.epoch} of {run.epochs} "
+            f"val/accuracy {percent(self.accuracy)} at epoch {run.best.epoch} of {of} "
             f"(95 % interval {percent(low)} to {percent(high)}, {count} samples)"
         )
 
@@ -133,6 +139,26 @@ class Outcome:
         if len(moved) > 3:
             moved[3:] = [f"and {len(moved) - 3} more groups"]
         return "; ".join(moved) or "the learning rate never changed"
+
+    def _average(self) -> str | None:
+        raw = self.history.get("val/raw_accuracy")
+        if not raw:
+            return None
+        kept = dict(self.history["val/accuracy"])
+        step, value = raw[-1]
+        return (
+            f"the average was evaluated and kept: val/accuracy {percent(kept[step])} in the last "
+            f"epoch, the weights themselves {percent(value)}"
+        )
+
+    def _stop(self) -> str | None:
+        run = self.plan.run
+        if run.at.epoch >= run.epochs:
+            return None if self.plan.spec.options["stop"] == menu.OFF["stop"] else "it never did"
+        waited = run.at.epoch - run.best.epoch
+        return (
+            f"after epoch {run.at.epoch} of {run.epochs}, {counted(waited, 'epoch')} after the best"
+        )
 
     def _clip(self) -> str:
         norms = [value for _, value in self.history["clip/grad_norm"]]

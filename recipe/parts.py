@@ -41,7 +41,7 @@ def part(spec: RunSpec, group: str, facts: Mapping[str, Any] | None = None) -> A
     called = _checked(node, spec.trust, group)
     _, given = settings.split(group, node)
     for key in settings.FACTS:
-        if given.get(key) == "auto" and facts is not None:
+        if given.get(key) == "auto" and facts is not None and key in facts:
             given[key] = facts[key]
     return functools.partial(called, **{key: _made(v, spec.trust) for key, v in given.items()})
 

@@ -126,7 +126,7 @@ def headline(spec: RunSpec, run: Run) -> str:
     )
     if run.ranks.size > 1:
         text += f"\n{_shared(run)}"
-    return f"{text}\nWeights: {run.start}" if run.start else text
+    return f"{text}\nWeights: {run.start.text}" if run.start else text
 
 
 def _shared(run: Run) -> str:
@@ -193,14 +193,29 @@ def groups(plan: Plan) -> Table:
     return shown
 
 
+def _rises(run: Run) -> bool:
+    return any(factor != 1 for factor in run.ramp)
+
+
+def _course(run: Run) -> Rates:
+    """The learning rates over the run; with a warm-up at every step."""
+    if not _rises(run):
+        return run.rates
+    per_move = 1 if run.schedule.per == "step" else run.steps_per_epoch
+    return {
+        name: [values[step // per_move] * factor for step, factor in enumerate(run.ramp)]
+        for name, values in run.rates.items()
+    }
+
+
 def learning_rates_plot(plan: Plan, width: int = 48) -> Table:
     """Each group's learning rate over the run, as a line of bars."""
-    per = plan.spec.scheduler["per"]
+    per = "step" if _rises(plan.run) else plan.spec.scheduler["per"]
     shown = Table(
         title=f"Learning rate over the run (moves every {per})",
         title_justify="left", box=None, pad_edge=False, show_header=False,
     )  # fmt: skip
-    for name, values in plan.run.rates.items():
+    for name, values in _course(plan.run).items():
         shown.add_row(name, f"{values[0]:.3g}", plot(values, width), f"{values[-1]:.3g}")
     option = plan.spec.options["scheduler"]
     waits = "monitor" in plan.spec.scheduler

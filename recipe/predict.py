@@ -51,8 +51,8 @@ class Recorded:
                 f"run: {run.name} has kept no weights (it ended before its first epoch)"
             )
         spec = RunSpec.read(run / "spec.yaml", trust)
-        if problems := static_problems(spec, ("model",)):
-            raise SpecError(problems["model"])
+        if problems := static_problems(spec, ("model", "evaluation")):
+            raise SpecError(line for lines in problems.values() for line in lines)
         facts = runs.facts(run, "run")
         self.classes = facts.classes
         self.channels, self.size = facts.channels, facts.size
@@ -71,6 +71,7 @@ class Recorded:
         with Problems.headed("run"):
             load_weights(model, read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
+        self.look = part(spec, "evaluation")
         self._check()
 
     def _check(self) -> None:
@@ -97,7 +98,7 @@ class Recorded:
     def probabilities(self, inputs: Tensor) -> Tensor:
         """(batch, classes) for inputs (batch, channels, height, width)."""
         with torch.inference_mode():
-            logits: Tensor = self.model(inputs.to(self.device))
+            logits: Tensor = self.look(self.model, inputs.to(self.device))
         return logits.float().softmax(1).cpu()
 
 

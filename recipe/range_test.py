@@ -128,11 +128,12 @@ def _as_it_was(run: Run) -> Iterator[None]:
     """Afterwards everything a run is made of is what it was, to the bit."""
     before, epochs, schedule = state.capture(run), run.epochs, run.schedule
     timetable, run.frozen.timetable = run.frozen.timetable, {}  # what is frozen stays so meanwhile
+    stop, run.stop = run.stop, lambda accuracies: False
     with streams.untouched():
         try:
             yield
         finally:
-            run.epochs, run.schedule = epochs, schedule
+            run.epochs, run.schedule, run.stop = epochs, schedule, stop
             run.optimizer.zero_grad(set_to_none=True)
             run.optimizer.state.clear()
             state.restore(run, before)

@@ -16,12 +16,13 @@ from pydantic_core import ErrorDetails
 from recipe import menu
 from recipe.menu import nearest
 
-FACTS = ("channels", "classes", "size")
-"""Settings that may be `auto`: what the data turn out to have."""
+FACTS = ("channels", "classes", "size", "counts", "mean", "std")
+"""Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
 
 ROOT: dict[str, Any] = {
     "seed": NonNegativeInt,
     "epochs": Annotated[PositiveInt, Field(le=1_000_000)],
+    "accumulate": PositiveInt,
     "name": str | None,
     "summary": bool,
     "on_nonfinite": Literal["stop", "skip"],
@@ -58,8 +59,9 @@ REQUIRED = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": (
 """The engine's own settings that every option of a group must give."""
 
 POSITIONAL = {
-    "device": 0, "data": 1, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1, "optimizer": 1,
-    "scheduler": 1, "clip": 1, "precision": 1, "augment": 3, "average": 1, "distributed": 0,
+    "device": 0, "data": 1, "sampler": 2, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1,
+    "optimizer": 1, "sharpness": 2, "scheduler": 1, "warmup": 1, "clip": 1, "precision": 1,
+    "augment": 3, "average": 1, "evaluation": 2, "stop": 1, "distributed": 0,
     "tracking": 1,
 }  # fmt: skip
 """How many arguments the engine hands to each group's part by position."""

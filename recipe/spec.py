@@ -29,6 +29,8 @@ class RunSpec:
     """The option chosen in each group."""
     seed: int
     epochs: int
+    accumulate: int
+    """Parts in which a batch is computed."""
     name: str | None
     summary: bool
     on_nonfinite: Literal["stop", "skip"]
@@ -43,16 +45,21 @@ class RunSpec:
     trust: tuple[str, ...]
     device: Settings
     data: Settings
+    sampler: Settings
     model: Settings
     loss: Settings
     freeze: Settings
     param_groups: Settings
     optimizer: Settings
+    sharpness: Settings
     scheduler: Settings
+    warmup: Settings
     clip: Settings
     precision: Settings
     augment: Settings
     average: Settings
+    evaluation: Settings
+    stop: Settings
     distributed: Settings
     tracking: Settings
 

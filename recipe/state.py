@@ -37,6 +37,8 @@ def capture(run: Run) -> State:
             "step": at.step,
             "bitten": float(at.bitten),
             "left_out": sorted(at.left_out),
+            "accuracies": at.accuracies,
+            "optimizer_steps": run.schedule.steps,
             "augmentation": at.augmentation.get_state(),
             "seconds": time.perf_counter() - at.began,
         },
@@ -83,6 +85,7 @@ def restore(run: Run, state: State) -> None:
         parameter.grad = as_in(gradient.to(parameter.device), parameter)
     load_optimizer(run, state["optimizer"])
     run.schedule.scheduler.load_state_dict(state["scheduler"])
+    run.schedule.steps = state["position"]["optimizer_steps"]
     run.optimizer._opt_called = run.at.step > 0  # type: ignore[attr-defined]  # else torch warns
     run.scaler.load_state_dict(state["scaler"])
     for name, part in run.remembers.items():
@@ -98,6 +101,7 @@ def restore_position(run: Run, state: State) -> None:
     at, position = run.at, state["position"]
     at.epoch, at.batch, at.step = position["epoch"], position["batch"], position["step"]
     at.bitten, at.left_out = position["bitten"], set(position["left_out"])
+    at.accuracies = list(position["accuracies"])
     at.augmentation.set_state(position["augmentation"])
     at.began = time.perf_counter() - position["seconds"]
     known = streams_of(state)

@@ -1,8 +1,8 @@
 """The loop: plain PyTorch over the parts of a Run, as a generator of plain numbers.
 
-The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward ->
-unscale -> clip -> optimizer (only with finite numbers) -> scheduler and average (only if the
-optimizer stepped).
+The order of a step, once and for all: augment -> forward (autocast) -> loss -> backward, for each
+part of the batch -> sharpness -> unscale -> clip -> optimizer (only with finite numbers) ->
+scheduler and average (only if the optimizer stepped).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from recipe import streams
 from recipe.average import Average
 from recipe.data import Batch, Data, Split, readable, unread
 from recipe.data.placing import placed
+from recipe.distributed import shards
 from recipe.distributed.ranks import Ranks
-from recipe.distributed.shards import whole
-from recipe.evaluate import Metrics, evaluate
+from recipe.evaluate import Metrics, evaluate, preserved
 from recipe.frozen import Frozen
 from recipe.nonfinite import Guard, NonFinite
-from recipe.prefix.feed import Feed
+from recipe.prefix.feed import Feed, whole
 from recipe.prefix.prefix import Prefix
+from recipe.pretrained import Start
 from recipe.schedule import Rates, Schedule, learning_rates
 from recipe.trace import Found, Step, trace_evaluation, trace_step, unsound
 from recipe.wording import printable
@@ -45,11 +46,14 @@ class Run:
     epochs: int
     device: torch.device
     data: Data
+    sampler: Callable[[Tensor, torch.Generator], Tensor]
     batch_size: int
     eval_batch_size: int
+    accumulate: int
+    """Parts in which a batch is computed."""
     model: nn.Module
-    start: str | None
-    """Where the weights came from, in words; None: drawn at random."""
+    start: Start | None
+    """Where the weights came from; None: drawn at random."""
     loss: Callable[[Tensor, Tensor], Tensor]
     frozen: Frozen
     optimizer: torch.optim.Optimizer
@@ -57,14 +61,19 @@ class Run:
     """Learning rate of each group by name, before the schedule touched it."""
     groups: list[dict[str, Any]]
     """The parameter groups over all parameters, frozen ones included."""
+    sharpness: Callable[[list[nn.Parameter], Callable[[], None]], None]
     schedule: Schedule
     rates: Rates
     """What the schedule will make of them."""
+    ramp: list[float]
+    """What they are multiplied by after 0, 1, ... steps."""
     clip: Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
     autocast: Callable[[], AbstractContextManager[Any]]
     scaler: torch.amp.GradScaler
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
     average: Average
+    evaluation: Callable[[nn.Module, Tensor], Tensor]
+    stop: Callable[[list[float]], bool]
     nonfinite: Guard
     ranks: Ranks
     """The processes that share it."""
@@ -82,6 +91,13 @@ class Run:
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left, or the run is stopped early."""
+        return self.at.epoch >= self.epochs or bool(
+            self.at.accuracies and self.at.batch == 0 and self.stop(self.at.accuracies)
+        )
 
 
 @dataclass
@@ -107,6 +123,8 @@ class Position:
     """Steps in which the clip bit."""
     left_out: set[int] = field(default_factory=set)
     """Batches of this epoch, counted from 0, that weren't finite."""
+    accuracies: list[float] = field(default_factory=list)
+    """val/accuracy of the epochs that are over."""
     augmentation: torch.Generator = field(default_factory=torch.Generator)
     """Of the epoch that `batch` is in."""
     began: float = 0.0
@@ -124,6 +142,8 @@ class Point:
     """Counted from 1."""
     metrics: Metrics
     ends_epoch: bool = False
+    ends_run: bool = False
+    """No other will follow."""
     improved: bool = False
     """`Run.best` is new."""
 
@@ -135,7 +155,8 @@ def train(run: Run) -> Iterator[Point]:
     Between two Points the caller may look at anything in the run; it is as it stands after
     `run.at.step` steps, which is ahead of a Point whose numbers were read together with later ones.
     """
-    for epoch in range(run.at.epoch, run.epochs):
+    while not run.over:
+        epoch = run.at.epoch
         run.frozen.unfreeze(run.optimizer, run.groups, epoch)
         run.model.train()
         if run.at.batch == 0:
@@ -186,7 +207,7 @@ def _end_epoch(run: Run, epoch: int) -> Point:
     left_out = at.left_out
     run.ranks.align(run.model)
     run.average.after_epoch((epoch + 1) / run.epochs, lambda: _inputs(run, epoch, left_out))
-    metrics = {f"val/{key}": value for key, value in _validate(run, at.step, epoch + 1).items()}
+    metrics = _validated(run, epoch + 1)
     run.schedule.after_epoch(metrics)
     improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
     metrics |= {
@@ -202,7 +223,8 @@ def _end_epoch(run: Run, epoch: int) -> Point:
     if getattr(run.data.train, "on_bad_file", "stop") == "skip":
         metrics["data/skipped"] = len(unread(run.data.train)) + len(unread(run.data.val))
     at.epoch, at.batch, at.left_out = epoch + 1, 0, set()
-    return Point(at.step, epoch + 1, metrics, ends_epoch=True, improved=improved)
+    at.accuracies.append(metrics["val/accuracy"])
+    return Point(at.step, epoch + 1, metrics, ends_epoch=True, ends_run=run.over, improved=improved)
 
 
 class _Done(NamedTuple):
@@ -227,15 +249,13 @@ def _step(
     run.nonfinite.before_step(run.model, run.device)
     raw, (inputs, goal) = inputs, run.augment(inputs, targets, run.at.augmentation)
     raw, inputs, goal = (ranks.share(each, of) for each in (raw, inputs, goal))
-    with run.autocast():
-        output = model(inputs)
-        loss = run.loss(output, goal)
-    run.scaler.scale(ranks.weighed(loss, of)).backward()
+    loss, output = _gradients(run, model, inputs, goal, of)
+    run.sharpness(with_gradients(run.optimizer), lambda: _again(run, model, inputs, goal, of))
     run.scaler.unscale_(run.optimizer)
     norm, bit = run.clip(with_gradients(run.optimizer))
     labels = goal if goal.ndim == 1 else goal.argmax(1)
-    correct = (output.detach().argmax(1) == labels).float().mean()
-    mean_loss, accuracy = ranks.mean(torch.stack([loss.detach().float(), correct]), of)
+    correct = (output.argmax(1) == labels).float().mean()
+    mean_loss, accuracy = ranks.mean(torch.stack([loss.float(), correct]), of)
     if run.nonfinite.refuses(mean_loss, norm, run.scaler):
         step = Step(run.model, run.loss, run.autocast, feed.raw(raw), feed.raw(inputs), goal)
         trace = functools.partial(_traced, run, step, of)
@@ -252,6 +272,33 @@ def _step(
     return _Done(mean_loss, accuracy, norm.detach().float(), bit, stepped, left_out)
 
 
+def _gradients(
+    run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, of: int
+) -> tuple[Tensor, Tensor]:
+    """Adds the gradients of a batch of `of` samples, or of this process's share of it, computed in
+    `run.accumulate` parts, each weighted by its samples; returns the loss of what is given, shape
+    (), and the output, (batch, classes), detached."""
+    count, losses, outputs = min(run.accumulate, *run.ranks.shares(of)), [], []
+    parts = zip(inputs.tensor_split(count), goal.tensor_split(count), strict=True)
+    for part, target in parts:
+        with run.autocast():
+            output = model(part)
+            loss = run.loss(output, target) * (len(part) / len(inputs))
+        run.scaler.scale(run.ranks.weighed(loss, of)).backward()
+        losses.append(loss.detach())
+        outputs.append(output.detach())
+    return torch.stack(losses).sum(), torch.cat(outputs)
+
+
+def _again(run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, of: int) -> None:
+    """The gradients of the same batch anew, with the weights as they are now: the same dropout
+    masks, and neither buffers nor random streams are moved a second time."""
+    run.optimizer.zero_grad(set_to_none=True)
+    with preserved(run.model, buffers=True):
+        run.nonfinite.rewind()
+        _gradients(run, model, inputs, goal, of)
+
+
 def _traced(run: Run, step: Step, of: int, rewind: Callable[[], None]) -> Found:
     found = trace_step(step, rewind) if run.ranks.alone else Found(UNTRACED)
     return run.ranks.culprit(found, of)
@@ -264,7 +311,7 @@ def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def order(run: Run, epoch: int) -> Iterator[Tensor]:
     """The epoch's batches of indices: a pure function of the seed and the epoch."""
     stream = streams.generator(run.seed, "order", epoch)
-    yield from torch.randperm(len(run.data.train), generator=stream).split(run.batch_size)
+    yield from run.sampler(run.data.train.targets, stream).split(run.batch_size)
 
 
 def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
@@ -274,13 +321,24 @@ def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
         yield placed(inputs, run.device)
 
 
-def _validate(run: Run, step: int, epoch: int) -> Metrics:
-    """Raises NonFinite if the loss isn't finite, or the weights that it is of."""
-    model, feed = run.average.model, run.prefix.evaluation(run, epoch - 1)
+def _validated(run: Run, epoch: int) -> Metrics:
+    """Of what will be kept; and where that is an average, of the weights as they were trained."""
+    kept = _validate(run, run.average.model, run.prefix.evaluation(run, epoch - 1), epoch)
+    metrics = {f"val/{key}": value for key, value in kept.items()}
+    if run.average.model is not run.model:
+        raw = _validate(run, run.model, whole(run.model, run.data.val), epoch)
+        metrics |= {f"val/raw_{key}": value for key, value in raw.items()}
+    return metrics
+
+
+def _validate(run: Run, model: nn.Module, feed: Feed, epoch: int) -> Metrics:
+    """Of a model by way of `feed`. Raises NonFinite if the loss isn't finite, or the weights that
+    it is of."""
     run.ranks.align(model)
     metrics = evaluate(
-        feed.model, feed.split, run.loss, batch_size=run.eval_batch_size,
-        device=run.device, autocast=run.autocast, ranks=run.ranks,
+        feed.model, feed.split, run.loss, look=run.evaluation,
+        batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
+        ranks=run.ranks,
     )  # fmt: skip
     what = f"val/loss is {metrics['loss']:g}"
     if math.isfinite(metrics["loss"]):
@@ -295,7 +353,7 @@ def _validate(run: Run, step: int, epoch: int) -> Metrics:
         samples = readable(run.data.val, list(_val_order(run))[found.batch].tolist())
     batch = 0 if found.batch is None else found.batch + 1
     names = _names(run.data.val, samples)
-    raise NonFinite(what, found).in_evaluation(step, epoch, batch, samples, names)
+    raise NonFinite(what, found).in_evaluation(run.at.step, epoch, batch, samples, names)
 
 
 def _traced_evaluation(run: Run, model: nn.Module) -> Found:
@@ -322,7 +380,7 @@ def _names(split: Split, samples: list[int]) -> list[str]:
 def _keep_best(run: Run, epoch: int, accuracy: float) -> bool:
     if accuracy <= run.best.accuracy:
         return False
-    state = {k: whole(v.detach()) for k, v in run.average.model.state_dict().items()}
+    state = {k: shards.whole(v.detach()) for k, v in run.average.model.state_dict().items()}
     run.best = Best(accuracy, epoch, {k: v.to("cpu", copy=True) for k, v in state.items()})
     return True
 

@@ -21,7 +21,8 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a state_dict saved by torch; no pickled code runs.
+    """The tensors of a .safetensors file or of a state_dict saved by torch, by itself or within a
+    checkpoint as training scripts write them; no pickled code runs.
 
     Raises ValueError for anything else.
     """
@@ -41,10 +42,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: can't be read as weights: it is neither .safetensors nor a state_dict saved "
             "by torch, or is damaged"
         ) from error
+    content = _unwrapped(content)
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and _plain(value) for name, value in content.items()
     ):
         raise ValueError(f"{path}: is no state_dict (a dict of dense tensors by parameter name)")
+    return content
+
+
+def _unwrapped(content: object) -> object:
+    """The state_dict in what training scripts save around it: under `state_dict` or `model`, its
+    names behind the `module.` of a model that was trained on several GPUs."""
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if isinstance(content, dict) and content:
+        names = [str(name) for name in content]
+        if all(name.startswith("module.") for name in names):
+            return {str(name).removeprefix("module."): value for name, value in content.items()}
     return content
 
 

@@ -50,8 +50,8 @@ def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
     verdicts = audited(small(*TRICKS))
     assert broken(verdicts) == {}
     assert [v.group for v in verdicts] == [
-        "loss", "freeze", "param_groups", "optimizer", "scheduler", "clip", "precision", "augment",
-        "average",
+        "sampler", "loss", "freeze", "param_groups", "optimizer", "sharpness", "scheduler",
+        "warmup", "clip", "precision", "augment", "average", "evaluation", "stop",
     ]  # fmt: skip
 
 

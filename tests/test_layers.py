@@ -25,8 +25,8 @@ def foreign(library: str, name: str) -> nn.Module:
     """Random weights would be of no use here, so none are drawn."""
     with torch.device("meta"):
         if library == "timm":
-            return timm(name=name, channels=3, classes=7)
-        return torchvision_model(name=name, classes=7)
+            return timm(name=name, channels=3, classes=7, drop_path=None)
+        return torchvision_model(name=name, classes=7, drop_path=None)
 
 
 def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classifier() -> None:

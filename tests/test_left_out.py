@@ -18,6 +18,7 @@ from recipe.data import Data
 from recipe.data.image_folder import image_folder
 from recipe.distributed.ranks import Alone
 from recipe.errors import DataError
+from recipe.evaluation.plain import plain
 
 HALF = (
     *commands.HERE, "tracking=none", "model.widths=[2,4]", "epochs=3", "data=image_folder",
@@ -83,7 +84,7 @@ def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:  
 
     def evaluated(data: Data) -> dict[str, float]:
         return evaluation.evaluate(
-            model, data.val, torch.nn.functional.cross_entropy, batch_size=3,
+            model, data.val, torch.nn.functional.cross_entropy, look=plain, batch_size=3,
             device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", enabled=False),
             ranks=Alone(),
         )  # fmt: skip

@@ -150,9 +150,9 @@ def test_layer_decay_halves_the_rate_from_each_layer_to_the_one_below() -> None:
 def foreign(library: str, name: str) -> nn.Module:
     with torch.device("meta"):
         if library == "timm":
-            return timm(name=name, channels=3, classes=7)
+            return timm(name=name, channels=3, classes=7, drop_path=None)
         if library == "torchvision":
-            return torchvision_model(name=name, classes=7)
+            return torchvision_model(name=name, classes=7, drop_path=None)
         return resnet(channels=1, classes=3, widths=[2, 4], blocks=2)
 
 

@@ -91,7 +91,8 @@ def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> N
         "device": "cpu", "data": "digits", "model": "vgg", "loss": "cross_entropy",
         "freeze": "vgg_first2", "param_groups": "all", "optimizer": "sgd", "scheduler": "step",
         "clip": "norm", "precision": "fp32", "augment": "none", "average": "none",
-        "tracking": "local", "seed": "3", "epochs": "2",
+        "sampler": "shuffled", "sharpness": "none", "warmup": "none", "evaluation": "plain",
+        "stop": "none", "tracking": "local", "seed": "3", "epochs": "2",
     }  # fmt: skip
     assert found["clip.max_norm"] == "0.5"
     assert found["model.widths"] == "[4, 8]"
@@ -114,7 +115,7 @@ def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
     verdicts = {
         f"audit/{group}" for group in (
             "loss", "freeze", "param_groups", "optimizer", "scheduler", "clip", "precision",
-            "augment", "average",
+            "augment", "average", "sampler", "sharpness", "warmup", "evaluation", "stop",
         )
     }  # fmt: skip
     once = {"params/trainable", "params/total", "params/multiply_adds"}
@@ -153,7 +154,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
         for key in one.run.data.metrics
         for point in one.client.get_metric_history(one.run.info.run_id, key)
     }
-    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 9 + 3
+    assert len(journal) == 4 * 4 + 2 * 8 + 2 * 14 + 3
     assert journal == mlflow
 
 

@@ -23,6 +23,7 @@ from recipe.data import Batch, Data, InMemory, Split
 from recipe.distributed.ranks import Alone
 from recipe.errors import SpecError
 from recipe.evaluate import evaluate
+from recipe.evaluation.plain import plain
 from recipe.freeze.by_name import by_name
 from recipe.frozen import Frozen
 from recipe.spec import RunSpec
@@ -177,7 +178,7 @@ def test_every_sample_counts_once_however_the_batches_fall() -> None:
     split = InMemory(logits, torch.tensor([0, 1, 1]))
     for size in (1, 2, 3, 64):
         found = evaluate(
-            nn.Identity(), split, functional.cross_entropy,
+            nn.Identity(), split, functional.cross_entropy, look=plain,
             batch_size=size, device=CPU, autocast=full_precision, ranks=Alone(),
         )  # fmt: skip
         assert found["loss"] == pytest.approx((2 * math.log(2) + 100) / 3)
@@ -213,7 +214,7 @@ def test_evaluation_only_looks() -> None:
     expected = (torch.rand(1).item(), np.random.rand(), random.random())
     streams.seed_global(3, "dropout")
     evaluate(
-        model, split, functional.cross_entropy,
+        model, split, functional.cross_entropy, look=plain,
         batch_size=2, device=CPU, autocast=full_precision, ranks=Alone(),
     )  # fmt: skip
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
@@ -231,6 +232,7 @@ from torch.nn import functional
 from recipe.data import InMemory
 from recipe.distributed.ranks import Alone
 from recipe.evaluate import evaluate
+from recipe.evaluation.plain import plain
 torch.set_num_threads(1)
 
 class Scale(nn.Module):
@@ -251,8 +253,8 @@ def peak():
 
 split = InMemory(torch.rand(8, 4, 256, 256), torch.zeros(8, dtype=torch.int64))  # 8 MB
 def look(model):
-    evaluate(model, split, functional.cross_entropy, batch_size=8, device=torch.device("cpu"),
-             autocast=contextlib.nullcontext, ranks=Alone())
+    evaluate(model, split, functional.cross_entropy, look=plain, batch_size=8,
+             device=torch.device("cpu"), autocast=contextlib.nullcontext, ranks=Alone())
 
 def learn(model):
     functional.cross_entropy(model(split.inputs), split.targets).backward()
@@ -368,7 +370,7 @@ def test_looking_changes_nothing(built: Build, composed: Compose) -> None:
     def look() -> None:
         plan.seconds_per_epoch(run)
         parameters.rows(run)
-        evaluate(run.model, run.data.val, run.loss, batch_size=3, device=CPU,
+        evaluate(run.model, run.data.val, run.loss, look=plain, batch_size=3, device=CPU,
                  autocast=run.autocast, ranks=run.ranks)  # fmt: skip
 
     assert "Linear" in str(plan.make(spec, run).summary)

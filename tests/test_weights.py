@@ -88,9 +88,18 @@ def test_a_file_that_is_no_weights_at_all_is_named(tmp_path: Path, name: str) ->
 def test_a_state_dict_by_torch_is_read_and_anything_else_in_it_refused(tmp_path: Path) -> None:
     torch.save(OLD, tmp_path / "good.pt")
     assert torch.equal(read_weights(tmp_path / "good.pt")["weight"], OLD["weight"])
-    torch.save({"epoch": 3, "state_dict": OLD}, tmp_path / "wrapped.pt")
+    torch.save({"epoch": 3, "weights": OLD}, tmp_path / "wrapped.pt")
     with pytest.raises(ValueError, match=r"wrapped\.pt: is no state_dict"):
         read_weights(tmp_path / "wrapped.pt")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_state_dict_is_found_in_a_training_scripts_checkpoint(tmp_path: Path, key: str) -> None:
+    from_several_gpus = {f"module.{name}": value for name, value in OLD.items()}
+    torch.save({"epoch": 3, key: from_several_gpus}, tmp_path / "theirs.pt")
+    found = read_weights(tmp_path / "theirs.pt")
+    assert found.keys() == OLD.keys()
+    assert all(torch.equal(found[name], OLD[name]) for name in OLD)
 
 
 def test_a_head_of_another_shape_keeps_its_initial_values() -> None:

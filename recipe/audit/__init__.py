@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from recipe import menu, parts, rules
+from recipe.audit.ends import Ends
 from recipe.audit.expected import Expected
 from recipe.audit.groups import Groups
 from recipe.audit.steps import Watch
@@ -83,6 +84,7 @@ class Audit:
         self.first_rates: dict[str, float] = {}
         self.rates_moved = False
         self.looked = False
+        self.ends = Ends(spec, run)
 
     def __enter__(self) -> Audit:
         first = self.run.at.step
@@ -126,7 +128,7 @@ class Audit:
         else:
             self.epoch = point.epoch
             self.hit_rate = point.metrics["clip/hit_rate"]
-        last = point.ends_epoch and point.epoch == self.run.epochs
+        last = point.ends_run
         early = not self.looked and point.step >= min(EARLY, self.run.steps)
         thaws = point.ends_epoch and point.epoch in self.expected.thaws.values()
         if not (last or early or thaws):
@@ -167,7 +169,7 @@ class Audit:
             watch.broken("param_groups", problem)
         moves = step - 1 if self.run.schedule.per == "step" else epoch
         if not watch.problems.get("param_groups") and self._counted:
-            for problem in self.groups.planned(optimizer, moves):
+            for problem in self.groups.planned(optimizer, moves, step - 1):
                 watch.broken("scheduler", problem)
 
     @property
@@ -197,12 +199,15 @@ class Audit:
             watch.broken("clip", f"it bit on {percent(share)} of steps, not {self.hit_rate:.4f}")
         for problem in self.weights.moved(run.average.model, self.epoch - 1):
             watch.broken("average", problem)
+        for group, problem in self.ends.problems():
+            watch.broken(group, problem)
 
     def _findings(self) -> dict[str, tuple[str, str | None]]:
         """By group: what was checked, and why it had no effect, if it had none."""
         watch, run, expected = self.watch, self.run, self.expected
         share = watch.hits.item() / max(1, watch.batches)
         return {
+            "sampler": self.ends.sampler(),
             "loss": (f"targets were {watch.targets}, as it takes them", None),
             "freeze": (
                 self.weights.said(),
@@ -217,11 +222,17 @@ class Audit:
                 f"{watch.batches} batches",
                 None,
             ),
+            "sharpness": (
+                "weights were put back after each look uphill; it moved neither BatchNorm's "
+                "statistics nor random streams",
+                None if watch.steeper else "the gradients stayed as they were",
+            ),
             "scheduler": (
                 f"{counted(run.schedule.scheduler.last_epoch, 'move')}, one every "
                 f"{run.schedule.per}; learning rates as planned",
                 None if self.rates_moved else "the learning rate never changed",
             ),
+            "warmup": self._warmup(),
             "clip": (
                 "saw unscaled gradients, the optimizer what it left"
                 + (f"; bit on {percent(share)} of steps" if share else ""),
@@ -241,7 +252,15 @@ class Audit:
                 if same(run.model, run.average.model)
                 else None,
             ),
+            "evaluation": self.ends.evaluation(),
+            "stop": self.ends.stop(),
         }
+
+    def _warmup(self) -> tuple[str, str | None]:
+        rise = [f for f in self.expected.ramp if f != 1]
+        if not rise:
+            return "learning rates as the scheduler has them", "it never changed a learning rate"
+        return f"learning rates times {rise[0]:g} to 1 in {counted(len(rise), 'step')}", None
 
 
 def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:

@@ -36,6 +36,8 @@ class Expected:
     base_lr: dict[str, float]
     """Of every group that is ever trained."""
     rates: schedule.Rates
+    ramp: list[float]
+    """What the warm-up multiplies them by after 0, 1, ... steps."""
 
     @classmethod
     def of(cls, spec: RunSpec, model: nn.Module, steps_per_epoch: int) -> Expected:
@@ -74,7 +76,8 @@ class Expected:
             if name in alive
         }
         rates = schedule.rates(spec, base_lr, steps_per_epoch)
-        return cls(thaws, batchnorms, groups, options, usual, base_lr, rates)
+        ramp = schedule.ramp(spec, steps_per_epoch)
+        return cls(thaws, batchnorms, groups, options, usual, base_lr, rates, ramp)
 
     def frozen(self, epoch: int) -> set[str]:
         """Parameters that aren't trained in an epoch; the first is 0."""

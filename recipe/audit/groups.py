@@ -60,14 +60,19 @@ class Groups:
                     f"{lr:g}, not {base[top]:g} to {base.get(name, 0.0):g}"
                 )
 
-    def planned(self, optimizer: torch.optim.Optimizer, moves: int) -> Iterator[str]:
-        """Learning rates that aren't those that `moves` moves of the schedule lead to."""
+    def planned(self, optimizer: torch.optim.Optimizer, moves: int, steps: int) -> Iterator[str]:
+        """Learning rates that aren't those that `moves` moves of the schedule and `steps` steps of
+        the warm-up lead to."""
         if self.schedule.waits:
             return
+        factor = self.expected.ramp[steps] if steps < len(self.expected.ramp) else 1.0
         for name, lr in learning_rates(optimizer).items():
             planned = self.expected.rates.get(name, [])
-            if moves < len(planned) and abs(lr - planned[moves]) > CLOSE * abs(planned[moves]):
-                yield f"lr/{name} is {lr:g} after {moves} moves, not {planned[moves]:g}"
+            if moves >= len(planned):
+                continue
+            wanted = planned[moves] * factor
+            if abs(lr - wanted) > CLOSE * abs(wanted):
+                yield f"lr/{name} is {lr:g} after {moves} moves, not {wanted:g}"
 
 
 def _equal(found: Any, wanted: Any) -> bool:

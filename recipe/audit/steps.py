@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recipe import streams
+from recipe.data import digest
 from recipe.distributed.shards import own
 from recipe.train import Run, with_gradients
 
 Problems = dict[str, dict[str, None]]
 """By group; each problem once, in the order in which they came."""
 
-COUNTED = ("batches", "steps", "augmented", "half", "targets")
+COUNTED = ("batches", "steps", "augmented", "half", "targets", "steeper")
 """What a Watch remembers from step to step."""
 
 HALF = (torch.bfloat16, torch.float16)
@@ -53,9 +54,11 @@ class Watch:
         self._left: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
         self._kept = contextlib.ExitStack()
-        self._plain = run.augment, run.loss, run.clip
+        self.steeper = False
+        self._plain = run.augment, run.loss, run.clip, run.sharpness
         self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
         run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
+        run.sharpness = self._sharpness
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -73,7 +76,8 @@ class Watch:
 
     def close(self) -> None:
         """Leaves the run as it was."""
-        self.run.augment, self.run.loss, self.run.clip = self._plain
+        run = self.run
+        run.augment, run.loss, run.clip, run.sharpness = self._plain
         self._step_hook.remove()
         self._unhook()
 
@@ -132,6 +136,26 @@ class Watch:
             for problem in _misfits(output, target, self.takes):
                 self.broken("loss", problem)
         return self._plain[1](output, target)
+
+    def _sharpness(self, params: list[nn.Parameter], again: Callable[[], None]) -> None:
+        plain = self._plain[3]
+        if not self.looking:
+            return plain(params, again)
+        weights = [p.detach().clone() for p in params]
+        buffers = [buffer.detach().clone() for buffer in self.run.model.buffers()]
+        marks, before = {id(p): _marks(p) for p in params}, streams.standing()
+        plain(params, again)
+        if not _alike(weights, params):
+            self.broken("sharpness", "it leaves weights elsewhere than they were")
+        if not _alike(buffers, self.run.model.buffers()):
+            self.broken("sharpness", "buffers, such as BatchNorm's statistics, moved a second time")
+        if streams.standing() != before:
+            self.broken("sharpness", "it draws from a global random stream")
+        if with_gradients(self.run.optimizer) != params:
+            self.broken("sharpness", "other parameters have a gradient than before")
+        self.steeper |= any(
+            p.grad is None or not torch.equal(marks[id(p)], _marks(p)) for p in params
+        )
 
     def _clip(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         self._clipped = True
@@ -216,6 +240,12 @@ class Watch:
         self._hooks.clear()
         self._raw.clear()
         self._left.clear()
+
+
+def _alike(kept: list[Tensor], now: Iterable[Tensor]) -> bool:
+    """Whether they are what was kept, bit for bit; NaN is like NaN."""
+    pairs = zip(kept, now, strict=True)
+    return all(torch.equal(a, b) or digest(a) == digest(b) for a, b in pairs)
 
 
 def _marks(p: Tensor) -> Tensor:

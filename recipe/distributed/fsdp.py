@@ -103,6 +103,11 @@ def check_fsdp(planned: Planned, *, per: str) -> Iterator[str]:
             f"{planned.choice('average')} would average parts of weights under {choice}; use "
             "average=none, or distributed=ddp"
         )
+    if spec.sharpness["_target_"] != "recipe.sharpness.none.none":
+        yield (
+            f"{planned.choice('sharpness')} would measure parts of gradients under {choice}; use "
+            "sharpness=none, or distributed=ddp"
+        )
     if planned.frozen.timetable:
         yield (
             f"{planned.choice('freeze')} thaws layers while the run goes on, which torch's "

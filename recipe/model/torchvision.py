@@ -1,18 +1,77 @@
-"""torchvision's classification models by name."""
+"""torchvision's classification models by name, with its own weights if asked for.
+
+To fine-tune what was trained on ImageNet is nearly always better than to train from scratch on a
+few thousand photographs. Costs a download of the weights, once (torch keeps it), and images of the
+size that they are made for.
+
+Source: https://docs.pytorch.org/vision/stable/models.html.
+"""
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from recipe.menu import nearest
 
+if TYPE_CHECKING:
+    from recipe.pretrained import Offered
 
-def torchvision(*, name: str, classes: PositiveInt) -> nn.Module:
+
+def torchvision(
+    *, name: str, classes: PositiveInt, drop_path: Annotated[float, Field(ge=0, lt=1)] | None
+) -> nn.Module:
     """A model with random weights and `classes` outputs; takes (batch, 3, height, width).
 
-    Raises ValueError for a name torchvision doesn't have, and if it can't be imported.
+    `drop_path` is torchvision's stochastic_depth_prob. Raises ValueError for a name torchvision
+    doesn't have, for a model without residual branches to drop, and if it can't be imported.
     """
+    models = _library()
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"model.name: torchvision has no {name!r}{nearest(name, known)}")
+    more = {} if drop_path is None else {"stochastic_depth_prob": drop_path}
+    try:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **more)
+    except TypeError as error:
+        if not more:
+            raise
+        raise ValueError(
+            f"model.drop_path: torchvision's {name} takes none ({error}); use "
+            "model.drop_path=null, or another model, such as convnext_tiny or efficientnet_b0"
+        ) from error
+    return model
+
+
+def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered | None:
+    """What torchvision has for that model as IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT (its
+    newest); None for any other name."""
+    from recipe.pretrained import Inputs, Offered
+
+    models = _library()
+    if name not in models.list_models(module=models):
+        return None
+    known = models.get_model_weights(name)
+    member = weights.removeprefix(f"{known.__name__}.")
+    if member not in known.__members__:
+        return None
+    entry = known[member]
+    treated = entry.transforms()
+    return Offered(
+        name=f"torchvision {entry}",
+        inputs=Inputs(treated.crop_size[0], tuple(treated.mean), tuple(treated.std)),
+        classes=tuple(entry.meta["categories"]),
+        head=(),
+        place=entry.url,
+        load=lambda: entry.get_state_dict(
+            progress=False, check_hash=True, map_location="cpu", weights_only=True
+        ),
+    )
+
+
+def _library() -> Any:
     try:
         from torchvision import models
     except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
@@ -20,9 +79,4 @@ def torchvision(*, name: str, classes: PositiveInt) -> nn.Module:
             f"model=torchvision needs torchvision, and it can't be imported ({error}); install the "
             "extra: pip install torch-recipe[vision]"
         ) from error
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(f"model.name: torchvision has no {name!r}{nearest(name, known)}")
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
-    return model
+    return models

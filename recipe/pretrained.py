@@ -1,0 +1,209 @@
+"""The weights that a run starts from: a file, a recorded run, or what a model's library offers.
+
+With weights come the images they are made for: their size and how they were normalised. What a
+setting of `data` leaves to `auto` follows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from recipe import layers, parts, rules, runs, streams
+from recipe.data import Data, digest
+from recipe.errors import Problems, SpecError
+from recipe.spec import RunSpec
+from recipe.weights import load_weights, read_weights
+from recipe.wording import listed
+
+CLOSE = 1e-3
+"""By how much means and deviations may differ to be called the same."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images that weights are made for."""
+
+    size: int
+    """Height and width, in pixels."""
+    mean: Sequence[float]
+    """Per channel, on the scale where black is 0 and white is 1."""
+    std: Sequence[float]
+
+    def __str__(self) -> str:
+        return f"{self.size} pixels, mean {list(self.mean)}, std {list(self.std)}"
+
+
+IMAGENET = Inputs(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What nearly all weights for photographs are made for; `auto` where nothing else is known."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Weights that a model's library has under a name."""
+
+    name: str
+    """In full, for people."""
+    inputs: Inputs
+    classes: tuple[str, ...]
+    """What they tell apart; empty where that isn't known."""
+    head: tuple[str, ...]
+    """Modules that classify; empty: the last layer with weights."""
+    place: str
+    """Where they come from, for someone who has to fetch them by hand."""
+    load: Callable[[], Mapping[str, Tensor]]
+    """Fetches them, unless the library has before. May raise anything."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run's weights came from."""
+
+    text: str
+    """What was loaded and what wasn't, by name."""
+    identity: list[Any]
+    """A hash of their content, and whether their head was loaded."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    weights: Mapping[str, Tensor]
+    content: str
+    """A hash."""
+    name: str
+    classes: tuple[str, ...]
+    head: tuple[str, ...] = ()
+    inputs: Inputs | None = None
+
+
+def offered(spec: RunSpec, facts: Mapping[str, Any] | None = None) -> Offered | None:
+    """What the model's library has under the name `model.weights`, if anything. Fetches nothing."""
+    source = spec.model.get("weights")
+    if source is None or Path(source).expanduser().is_file():
+        return None
+    bound = parts.part(spec, "model", facts)
+    own = rules.beside(bound.func, "weights")
+    found: Offered | None = own(source, **bound.keywords) if own else None
+    return found
+
+
+def auto(spec: RunSpec) -> dict[str, Any]:
+    """What `auto` stands for in the settings of `data`, before there are data.
+
+    One channel gets the mean of three: gray is what the colours have in common.
+    """
+    inputs = IMAGENET
+    if "auto" in (spec.data.get(key) for key in ("size", "mean", "std")):
+        inputs = _inputs(spec) or IMAGENET
+    mean, std = list(inputs.mean), list(inputs.std)
+    if spec.data.get("channels") == 1 and len(mean) > 1:
+        mean, std = ([round(sum(values) / len(values), 6)] for values in (mean, std))
+    return {"size": inputs.size, "mean": mean, "std": std}
+
+
+def _inputs(spec: RunSpec) -> Inputs | None:
+    """Of the weights that the run is to start from; None where they aren't told, or can't be."""
+    source = spec.model.get("weights")
+    if source is None or Path(source).expanduser().is_file():
+        return None
+    try:
+        found = offered(spec)
+        return found.inputs if found else _of_run(runs.find(spec.output_path, source, "it"))
+    except (ValueError, SpecError, TypeError):
+        return None  # the model will say what is wrong
+
+
+def _of_run(run: Path) -> Inputs:
+    facts = runs.facts(run, "model.weights")
+    return Inputs(facts.size[0], facts.mean, facts.std)
+
+
+def start(
+    spec: RunSpec, model: nn.Module, data: Data, facts: Mapping[str, Any] | None
+) -> Start | None:
+    """Starts the model from `model.weights`; None: its weights stay as they were drawn.
+
+    A head that was trained for other classes than the data's is left as it was initialised.
+    """
+    if spec.model.get("weights") is None:
+        return None
+    with Problems.headed("model.weights"):
+        given = _given(spec, data.classes, facts)
+        head = set(layers.head(model, "auto", "model.weights"))
+        for module in given.head:
+            head |= {name for name, _ in model.named_parameters() if name.startswith(f"{module}.")}
+        weights, keeps = dict(given.weights), given.classes == data.classes
+        if not keeps:
+            weights = {name: tensor for name, tensor in weights.items() if name not in head}
+        loaded = load_weights(model, weights, head)
+    own = model.state_dict()
+    text = f"{len(loaded.loaded)} of {len(own)} tensors from {given.name}"
+    if loaded.left:
+        anew = [_left(name, own[name], given.weights.get(name)) for name in loaded.left]
+        text += f"; {listed(anew, 8)} start anew"
+    if told := list(_differing(spec, data, given.inputs)):
+        text += f"; made for {given.inputs}, but {' and '.join(told)}"
+    return Start(text, [given.content, keeps])
+
+
+def _left(name: str, own: Tensor, theirs: Tensor | None) -> str:
+    if theirs is None:
+        return f"{name} (not there)"
+    if theirs.shape != own.shape:
+        return f"{name} (there {tuple(theirs.shape)}, here {tuple(own.shape)})"
+    return f"{name} (other classes)"
+
+
+def _differing(spec: RunSpec, data: Data, inputs: Inputs | None) -> list[str]:
+    """Settings of the data that aren't as the weights would have them."""
+    if inputs is None:
+        return []
+    found = []
+    if "size" in spec.data and data.size[0] != inputs.size:
+        found.append(f"data.size is {data.size[0]}")
+    for key, own, theirs in (("mean", data.mean, inputs.mean), ("std", data.std, inputs.std)):
+        if key in spec.data and len(own) == len(theirs):
+            apart = max(abs(a - b) for a, b in zip(own, theirs, strict=True))
+            if apart > CLOSE:
+                found.append(f"data.{key} is {list(own)}")
+    return found
+
+
+def _given(spec: RunSpec, classes: tuple[str, ...], facts: Mapping[str, Any] | None) -> _Given:
+    """Raises ValueError or SpecError for what can't be had."""
+    source = spec.model["weights"]
+    path = Path(source).expanduser()
+    if path.is_file():  # of a file it isn't known what it was trained for
+        return _Given(read_weights(path), _hash(path), source, classes)
+    found = offered(spec, facts)
+    if found is not None:
+        weights = _fetched(found)
+        content = digest(*(part for name in sorted(weights) for part in (name, weights[name])))
+        return _Given(weights, content, found.name, found.classes, found.head, found.inputs)
+    run = runs.find(spec.output_path, source, "model.weights")
+    path = run / "model.safetensors"
+    trained_for = runs.classes(run, "model.weights")
+    return _Given(read_weights(path), _hash(path), source, trained_for, (), _of_run(run))
+
+
+def _fetched(found: Offered) -> Mapping[str, Tensor]:
+    """Raises ValueError if they can't be had."""
+    with streams.untouched():
+        try:
+            return found.load()
+        except Exception as error:  # a library's and the network's many ways to fail
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(
+                f"{found.name} can't be fetched: {reason}; connect to the internet, or get "
+                f"{found.place} elsewhere and give model.weights=<file>"
+            ) from error
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,11 @@
+"""Every sample once an epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def shuffled(targets: Tensor, generator: torch.Generator) -> Tensor:
+    """A random permutation, shape (n,)."""
+    return torch.randperm(len(targets), generator=generator)

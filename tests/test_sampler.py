@@ -1,0 +1,121 @@
+"""The order of an epoch: which sample comes when, and how often each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recipe import build, streams
+from recipe.audit import Audit
+from recipe.errors import SpecError
+from recipe.sampler.balanced import audit_balanced, balanced, shares
+from recipe.spec import RunSpec
+from recipe.train import Run, order, train
+
+TARGETS = torch.tensor([0] * 16 + [1] * 4 + [2] * 4)
+
+
+def drawn(power: float, seed: int = 0) -> Tensor:
+    return balanced(TARGETS, torch.Generator().manual_seed(seed), power=power)
+
+
+@pytest.mark.parametrize(
+    ("power", "counts"),
+    [
+        (1.0, [8, 8, 8]),
+        (0.5, [12, 6, 6]),  # the square roots are 4, 2 and 2
+        (1e-9, [16, 4, 4]),
+    ],
+)
+def test_classes_are_drawn_in_proportion_to_their_size_to_one_minus_power(
+    power: float, counts: list[int]
+) -> None:
+    assert shares(TARGETS, power).tolist() == counts
+    assert TARGETS[drawn(power)].bincount().tolist() == counts
+
+
+def test_what_does_not_divide_goes_to_the_largest_remainders() -> None:
+    # 7 samples over 3 classes: 2 1/3 each, so one class gets the one that is left
+    assert shares(torch.tensor([0, 0, 0, 0, 0, 1, 2]), 1.0).tolist() == [3, 2, 2]
+    # a class without samples gets none
+    assert shares(torch.tensor([0, 0, 2, 2]), 1.0).tolist() == [2, 0, 2]
+
+
+def test_no_sample_comes_again_before_all_others_of_its_class_have() -> None:
+    times = drawn(1.0).bincount(minlength=24)
+    assert times[:16].sum() == 8 and times[:16].max() == 1  # half of the large class, each once
+    assert times[16:].tolist() == [2] * 8  # the small ones twice
+
+
+def test_the_order_is_a_function_of_the_generator_alone() -> None:
+    assert torch.equal(drawn(1.0), drawn(1.0))
+    assert not torch.equal(drawn(1.0), drawn(1.0, seed=1))
+    assert not torch.equal(TARGETS[drawn(1.0)], TARGETS[drawn(1.0)].sort().values)
+
+
+def test_an_epoch_without_the_trick_is_torchs_permutation(built: Callable[..., Run]) -> None:
+    run = built()
+    plain = torch.randperm(20, generator=streams.generator(0, "order", 1)).split(8)
+    assert all(map(torch.equal, order(run, 1), plain))
+
+
+def test_a_run_draws_every_class_alike_in_every_epoch(
+    small: Callable[..., RunSpec], built: Callable[..., Run]
+) -> None:
+    spec = small("sampler=balanced")
+    run = build.build(spec)
+    with Audit(spec, run) as audit:
+        verdicts = [audit.look(point) for point in train(run)][-1]
+    found = next(v for v in verdicts if v.group == "sampler")
+    assert found.held and found.no_effect is None
+    for epoch in (0, 1):
+        indices = torch.cat(list(order(run, epoch)))
+        assert sorted(run.data.train.targets[indices].bincount().tolist()) == [6, 7, 7]
+    assert run.steps == built().steps
+
+
+def test_the_audit_finds_a_class_that_is_drawn_too_often() -> None:
+    assert list(audit_balanced(TARGETS, torch.arange(24), power=1.0)) == [
+        "class 0 is drawn 16 times an epoch, not 8",
+        "class 1 is drawn 4 times an epoch, not 8",
+        "class 2 is drawn 4 times an epoch, not 8",
+    ]
+
+
+def half(targets: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.arange(len(targets) // 2)
+
+
+def beyond(targets: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.arange(len(targets)) + 1
+
+
+def chance(targets: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randperm(len(targets))
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ("half", "sampler=shuffled gives (10,), torch.int64, on cpu; it must give as many indices "
+         "as there are training samples, (20,), int64, on the cpu"),
+        ("beyond", "sampler=shuffled gives indices from 1 to 20, but there are samples 0 to 19"),
+        ("chance", "sampler=shuffled draws from a global random stream; draw from the generator "
+         "it is given"),
+    ],
+)  # fmt: skip
+def test_a_users_sampler_that_breaks_the_contract_is_refused(
+    built: Callable[..., Run], part: str, problem: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        built(f"sampler._target_={__name__}.{part}", f"trust=[{__name__}]")
+    assert caught.value.problems == [problem]
+
+
+def test_rare_classes_are_not_counted_twice(built: Callable[..., Any]) -> None:
+    with pytest.raises(SpecError, match="so they would count twice; use one of them"):
+        built("sampler=balanced", "loss=class_weights")

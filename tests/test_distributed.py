@@ -241,7 +241,7 @@ def test_batchnorm_over_shares_is_told(launched: Launched) -> None:
     first, _ = launched.two["normalised"]
     assert first.status == 0
     assert "BatchNorm normalises over each one's own share of a batch" in first.out
-    assert "BatchNorm" not in launched.two["uneven shares"][0].out
+    assert "BatchNorm normalises" not in launched.two["uneven shares"][0].out
 
 
 def test_a_signal_to_one_process_stops_all_and_the_command_goes_on_bit_for_bit(

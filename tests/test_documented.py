@@ -28,6 +28,7 @@ SHORT = {
 
 ELSEWHERE = {
     "make ": "what CI runs",
+    "torchrun ": "tests/test_distributed.py",
     "python -m recipe ui": "tests/test_ui.py",
     "python -m recipe device=gpu": "tests/test_device.py, as there may be none",
     "python -m recipe tracking=server": "tests/test_outages.py, with a server",

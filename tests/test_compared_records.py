@@ -141,8 +141,8 @@ def test_runs_that_differ_in_threads_alone_are_variants(tmp_path: Path) -> None:
             "epochs=1,2, epochs=1: epochs is given 2 times; give it once",
         ),
         (
-            ["-m", "seed=0,1", "hydra/launcher=ray"],
-            "hydra/launcher=ray: no such launcher is installed; there are: ",
+            ["-m", "seed=0,1", "hydra/launcher=cloud"],
+            "hydra/launcher=cloud: no such launcher is installed; there are: ",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
 
 def test_a_run_that_turns_out_wrong_costs_that_run_only(tmp_path: Path) -> None:
     done = commands.in_turn(
-        tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none",
+        tmp_path, "-m", *commands.HERE, "model.widths=[4,8]", "epochs=1", "tracking=none",
         "data.train_size=5,100",
     )  # fmt: skip
     assert done.status == 1

@@ -32,24 +32,27 @@ def arrange(model: nn.Module, device: torch.device, wanted: Wanted) -> nn.Module
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         wanted = device.type == "cpu" and convolves and unsafe is None
     if wanted and unsafe is not None:
-        raise SpecError(
-            f"channels_last: {unsafe} is a strided 1x1 convolution of fewer than {BLOCK} channels: "
-            "with the channels last its gradient is computed wrongly on some CPUs, and memory "
-            "overwritten; use channels_last=auto or false"
-        )
+        raise SpecError(f"channels_last: {unsafe}; use channels_last=auto or false")
     # a module's own `to` has no type for this argument alone
     return model.to(memory_format=torch.channels_last) if wanted else model  # type: ignore[call-overload]
 
 
 def _unsafe(model: nn.Module) -> str | None:
-    """The name of a convolution whose gradient oneDNN spoils in this layout: wrong numbers, a
-    broken heap or a hang (https://github.com/uxlfoundation/oneDNN/issues/6035)."""
+    """A layer that torch doesn't compute well in this layout on a CPU, and what would happen."""
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.Conv2d)
             and all(size == 1 for size in module.kernel_size)
             and any(stride > 1 for stride in module.stride)
             and module.in_channels // module.groups < BLOCK
-        ):
-            return str(name)
+        ):  # https://github.com/uxlfoundation/oneDNN/issues/6035
+            return (
+                f"{name} is a strided 1x1 convolution of fewer than {BLOCK} channels: with the "
+                "channels last its gradient comes out wrong on some CPUs, and memory is overwritten"
+            )
+        if isinstance(module, nn.GroupNorm):  # seen in torch 2.13
+            return (
+                f"{name} is a GroupNorm: with the channels last its gradient ends the process on a "
+                "CPU where all layers before it are frozen"
+            )
     return None

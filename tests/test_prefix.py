@@ -206,7 +206,8 @@ def test_any_model_with_any_layers_frozen_gives_the_same_bits(
 def test_a_model_that_can_t_be_cut_is_computed_each_time_and_says_why(
     built: Build, name: str, frozen: list[str], reason: str
 ) -> None:
-    said = alike(built, *kind(name, *frozen))
+    # channels last, flattening is a copy, which a change in place doesn't reach
+    said = alike(built, *kind(name, *frozen), "channels_last=false")
     assert said.startswith(f"computed each time: {reason}")
 
 

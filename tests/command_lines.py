@@ -255,7 +255,7 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
         for g in ([group] if group in menu.GROUPS else menu.GROUPS)
         for option in menu.options(g)
         for name in known(g, option)
-    ]
+    ] or list(keys)
     other = st.sampled_from(strange).flatmap(_wild)
     prefixed = st.tuples(st.sampled_from(("+", "++", "~")), st.one_of(wild, _choice())).map("".join)
     words = [*map(_dotted, keys), *menu.GROUPS, EXPERIMENT]

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from recipe import menu, mlflow_process, settings
 from recipe.overrides import EXPERIMENT
+from recipe.plain import one_line
 
 CHOICES = [*(f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)), ""]
 """What the lines are about: an option, or the settings of the whole run."""
@@ -92,6 +93,7 @@ def in_mlflow(folder: Path) -> int:
 def names(problem: str, line: Line) -> bool:
     """Whether a problem begins with a key, a group or what was typed, or quotes one of these."""
     texts = [" ".join(text.splitlines()) for text in line]
+    texts += [one_line(text) for text in texts]  # bytes that are no text are told escaped
     keys = [text.partition("=")[0].lstrip("+~") for text in texts]
     return (
         NAMED.match(problem.lstrip("+~")) is not None

@@ -60,7 +60,7 @@ def test_an_option_is_shown_with_its_settings_and_what_came_of_it(workplace: Pat
     ]  # fmt: skip
     results = {line.partition(" ")[0]: line for line in section(lines, "What came of it")}
     assert results["clip"].startswith("clip hit rate 0.0 % ")
-    assert results["audit"] == "audit all 9 promises held all 9 promises held"
+    assert results["audit"] == "audit all 14 promises held all 14 promises held"
     assert results["trainable"] == "trainable parameters 1,206 of 1,206 1,206 of 1,206"
     assert not [line for line in lines if line.startswith(("Numbers", "What differed per"))]
 

@@ -92,7 +92,7 @@ def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> N
         "freeze": "vgg_first2", "param_groups": "all", "optimizer": "sgd", "scheduler": "step",
         "clip": "norm", "precision": "fp32", "augment": "none", "average": "none",
         "sampler": "shuffled", "sharpness": "none", "warmup": "none", "evaluation": "plain",
-        "stop": "none", "tracking": "local", "seed": "3", "epochs": "2",
+        "stop": "none", "distributed": "ddp", "tracking": "local", "seed": "3", "epochs": "2",
     }  # fmt: skip
     assert found["clip.max_norm"] == "0.5"
     assert found["model.widths"] == "[4, 8]"

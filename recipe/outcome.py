@@ -115,7 +115,8 @@ class Outcome:
         for epoch in sorted({row.frozen_epochs for row in later if row.frozen_epochs is not None}):
             thawed = sum(row.frozen_epochs == epoch for row in later)
             parts.append(f"{thawed} unfrozen after {counted(epoch, 'epoch')}")
-        if done := self.plan.run.prefix.said():
+        run = self.plan.run  # taken up after its last step, nothing was left to do
+        if done := run.prefix.said() or run.prefix.foresee(run):
             parts.append(done)
         return "; ".join(parts) or "nothing was frozen"
 

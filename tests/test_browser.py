@@ -17,6 +17,8 @@ import pytest
 import servers
 from browser import Browser
 
+from recipe import runs
+
 pytestmark = browser.needed
 
 RUNS = ("clip=none seed=0", "clip=none seed=1", "clip=norm seed=0", "clip=norm seed=1")
@@ -214,7 +216,7 @@ def test_the_table_has_the_mean_of_each_runs_variant(
         for run in commands.runs(swept)
         if commands.read_json(run / "run.json")["name"] == "clip=norm seed=1"
     ]
-    found = commands.read_json(run / "run.json")["mlflow_run_id"]
+    found = runs.read(run, "run").mlflow_run_id
     chromium.open(re.sub(r"/runs/\w+", f"/runs/{found}", pages["Sweep"]))
     chromium.shows("val/accuracy/mean", "val/accuracy/seeds")
     chromium.keep("run-compared")

@@ -46,15 +46,21 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
         return "user"
 
     def load_config(self, config_path: str) -> Any:
-        """Raises SpecError for a file that `plain.read_text` refuses, and for one that builds on
-        files outside conf/."""
+        """Raises SpecError for a file that `plain.read_text` refuses, for one that builds on files
+        outside conf/, and for one that chooses what Hydra would not take from it."""
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
-            outside = [text for text in plain.texts(path, "defaults") if ".." in text]
+            named = plain.texts(path, "defaults")
         except ValueError as error:
             raise SpecError(" ".join(str(error).split())) from error
-        if outside:
-            raise SpecError(f"defaults: {path} names {outside[0]!r}; name an option of conf/")
+        for text in named:
+            if ".." in text:
+                raise SpecError(f"defaults: {path} names {text!r}; name an option of conf/")
+            if chosen := re.search(r"override\s+/?(hydra/(?:launcher|\w*_logging))\b", text):
+                raise SpecError(
+                    f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
+                    f"of that file and give {chosen[1]}=<name> there"
+                )
         return super().load_config(config_path)
 
 

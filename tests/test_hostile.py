@@ -451,19 +451,24 @@ def test_a_hostile_experiment_is_refused(
     assert_harmless(home, commands.here(home, *quick, "experiment=evil"))
 
 
-@pytest.mark.parametrize("name", sorted(HYDRA.keys() - {"option of Hydra"}))
-def test_a_hostile_experiment_configures_no_sweep(home: Path, name: str) -> None:
+@pytest.mark.parametrize("content", HYDRA.values(), ids=HYDRA)
+def test_a_hostile_experiment_configures_no_sweep(home: Path, content: str) -> None:
     """Hydra itself instantiates launchers, sweepers and callbacks, and configures logging."""
-    stranger(home, HYDRA[name])
+    stranger(home, content)
     assert_harmless(home, commands.here(home, "-m", *QUICK, "experiment=evil", "seed=0,1"))
 
 
-def test_a_launcher_that_an_experiment_chooses_is_not_taken(home: Path) -> None:
-    """The one of config.yaml is, which comes after it; only the command line comes later."""
+def test_a_launcher_chosen_in_a_file_is_refused_by_name(home: Path) -> None:
+    """Hydra would pass over it in silence, as the one of config.yaml has been chosen by then."""
     stranger(home, HYDRA["option of Hydra"])
-    done = commands.here(home, "-m", *QUICK, "experiment=evil", "seed=0,1")
-    assert done.status == 0 and not list(home.rglob("RAN"))
-    assert len(commands.runs(home)) == 2
+    done = commands.here(home, "plan", *QUICK, "experiment=evil")
+    assert (done.status, done.problems) == (
+        2,
+        [
+            f"recipe: hydra/launcher: {home}/conf/experiment/evil.yaml chooses it, and only the "
+            "command line can; take it out of that file and give hydra/launcher=<name> there"
+        ],
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from recipe import menu
 from recipe.errors import Problems
 from recipe.frozen import Frozen
-from recipe.menu import nearest
 from recipe.settings import accepted, type_problems
 
 NOT_FOR_THE_LOOP = {
@@ -104,9 +104,15 @@ class Grouping:
         if whole is None:
             return []
         alone = [(key, self._refusal({key: value})) for key, value in settings.items()]
-        return [f"optimizer.{key}: {message}" for key, message in alone if message] or [
-            f"optimizer={self.optimizer_name}: {whole}"
-        ]
+        return [
+            f"optimizer.{key}: {message}{self._own(key)}" for key, message in alone if message
+        ] or [f"optimizer={self.optimizer_name}: {whole}"]
+
+    def _own(self, key: str) -> str:
+        """What the option's file gives to a setting, as a way out; empty if it gives none."""
+        option = menu.options("optimizer").get(self.optimizer_name)
+        value = menu.own_settings(option).get(f"optimizer.{key}") if option else None
+        return f"; {self.optimizer_name}'s own is {value}" if value is not None else ""
 
     def refused(self, options: Mapping[str, Any]) -> list[tuple[str, str]]:
         """(option, why) for what the optimizer won't have on top of its settings."""
@@ -117,7 +123,7 @@ class Grouping:
         for key, value in options.items():
             if key not in known:
                 names = [name for name in kinds if name in known]
-                hint = nearest(str(key), names) or f"; it has {', '.join(names)}"
+                hint = menu.nearest(str(key), names) or f"; it has {', '.join(names)}"
                 found.append((key, f"optimizer={self.optimizer_name} has no such option{hint}"))
             elif not isinstance(value, torch.Tensor):
                 wrong = type_problems("it", kinds.get(key, Any), value, finite=True)

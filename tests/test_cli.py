@@ -81,7 +81,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("name=3", "name must be a text, got 3"),
         ("trust=mine", "trust must be a list of packages, [mypackage], got 'mine'"),
         ("trust=[3]", "trust must be a list of packages, [mypackage], got [3]"),
-        ("optimizer.lr=-1", "optimizer.lr: Invalid learning rate: -1"),
+        ("optimizer.lr=-1", "optimizer.lr: Invalid learning rate: -1; sgd's own is 0.05"),
         (
             "optimizer.lr=fast",
             "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",

@@ -103,7 +103,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
             "clip=none,norm clip.max_norm=2",
             "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm",
         ),
-        ("optimizer.lr=0.1,-1", "optimizer.lr: Invalid learning rate: -1"),
+        ("optimizer.lr=0.1,-1", "optimizer.lr: Invalid learning rate: -1; sgd's own is 0.05"),
         (
             "optimizer.lr=0.1,fast",
             "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",

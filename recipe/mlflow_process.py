@@ -29,6 +29,9 @@ from recipe.tracking import Tracking
 PATIENCE = 10.0
 """Seconds without progress after which the end of a run isn't waited for any longer."""
 
+SILENCE = 120.0
+"""Seconds without progress after which the process itself hangs: it would have given up before."""
+
 
 class Feed:
     """One run in MLflow, made and filled in the background."""
@@ -132,13 +135,26 @@ class _Process:
             if self._ended:
                 return self._gone()
             self.ask({"finish": key, "patience": PATIENCE})
-            return self._answers[key].get()
+            return self._answer(run)
         except BaseException:
             self.ask({"leave": key})
             raise
         finally:
             self._waiting.discard(key)
             self._answers.pop(key, None)
+
+    def _answer(self, run: Path) -> dict[str, Any]:
+        before = Sent.read(run)
+        while True:
+            try:
+                return self._answers[str(run)].get(timeout=SILENCE)
+            except queue.Empty:
+                now = Sent.read(run)
+                if now == before:
+                    self._ended = True  # the next run gets another one
+                    self._process.kill()
+                    return self._unsent("the process that sends it doesn't answer")
+                before = now
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -150,15 +166,21 @@ class _Process:
             self._answers[key].put(self._gone())
 
     def _gone(self) -> dict[str, Any]:
-        reason = f"the process that sends it ended with status {self._process.wait()}"
+        return self._unsent(f"the process that sends it ended with status {self._process.wait()}")
+
+    def _unsent(self, reason: str) -> dict[str, Any]:
         return {"refused": [], "left": "lines unknown", "reason": reason, "gone": False}
 
     def _close(self) -> None:
-        """It ends when nothing more can come."""
+        """It ends when nothing more can come; one that hangs is ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _deaf(command: list[str]) -> subprocess.Popen[bytes]:

@@ -15,7 +15,7 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import runs
+from recipe import mlflow_process, runs
 from recipe.record import Recorder
 from recipe.sent import Sent
 from recipe.tracking import Tracking
@@ -240,6 +240,23 @@ def test_when_what_feeds_mlflow_is_killed_the_run_ends_and_the_next_is_fed_again
     for run in commands.runs(tmp_path):
         there = servers.points(client, str(runs.read(run, "run").mlflow_run_id))
         assert there == servers.journal(run) and len(there) == 2
+
+
+def test_when_what_feeds_mlflow_hangs_the_run_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tmp_path / "outputs", "short", local(tmp_path / "outputs", experiment="x"))
+    for feeder in feeders():
+        feeder.suspend()
+    recorder.metrics(1, {"loss": 0.5})
+    with monkeypatch.context() as hurried:
+        hurried.setattr(mlflow_process, "SILENCE", 1.0)
+        recorder.close("FINISHED")
+    said = "the process that sends it doesn't answer; python -m recipe sync "
+    assert str(recorder.failure).startswith(said)
+    next_one = Recorder(tmp_path / "outputs", "next", local(tmp_path / "outputs", experiment="x"))
+    next_one.close("FINISHED")
+    assert next_one.failure is None
 
 
 def test_what_feeds_mlflow_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:

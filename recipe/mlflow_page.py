@@ -21,7 +21,11 @@ LONGEST = 5000
 TRAINING = "workflowType=machine_learning"
 """Shows the menu for training runs, not the one for language models."""
 
-METRICS = ("best/val_accuracy", "val/accuracy", "val/loss", "time/epoch_s")
+METRICS = (
+    "best/val_accuracy", "val/accuracy", "val/accuracy/mean", "val/accuracy/low",
+    "val/accuracy/high", "val/loss", "time/epoch_s",
+)  # fmt: skip
+"""Of a run, and once `compare` has told them, of its variant: the mean and its interval."""
 
 CURVES = "^(train|val)/"
 """The metrics whose curves are shown first; the others come when this filter is cleared."""

@@ -220,3 +220,12 @@ def test_the_table_has_the_mean_of_each_runs_variant(
     chromium.open(re.sub(r"/runs/\w+", f"/runs/{found}", pages["Sweep"]))
     chromium.shows("val/accuracy/mean", "val/accuracy/seeds")
     chromium.keep("run-compared")
+    chromium.open(pages["Runs"])
+    grid = chromium.grid(rows=6)
+    chromium.keep("runs-compared")
+    last = accuracies(swept)
+    mean = statistics.mean(last[name] for name in RUNS[2:])
+    (row,) = [row for row in grid if row["attributes.`Run Name`"] == "clip=norm seed=1"]
+    shown = {name: float(row[f"metrics.`val/accuracy/{name}`"]) for name in ("mean", "low", "high")}
+    assert shown["mean"] == pytest.approx(mean, abs=1e-9)
+    assert shown["low"] < mean < shown["high"]

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe import menu, origin, plain
+from recipe import menu, origin, plain, within
 from recipe.errors import Problems, SpecError
 from recipe.spec import RunSpec, reason
 
@@ -85,6 +85,7 @@ def menu_folder() -> Iterator[None]:
     """Hydra's composition over our menu and the user's."""
     register_user_options()
     _own.cache_clear()
+    _option.cache_clear()
     with hydra.initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
         yield
 
@@ -220,7 +221,15 @@ def config(overrides: Sequence[str]) -> DictConfig:
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
+    within.fill(composed, lambda group, option: dict(_option(group, option)))
     return composed
+
+
+@functools.cache
+def _option(group: str, option: str) -> dict[str, Any]:
+    """What the files give to an option that is chosen alone; kept while composing."""
+    settings: Any = OmegaConf.to_container(config([f"{group}={option}"])[group], resolve=False)
+    return dict(settings)
 
 
 def _of_another_kind(told: str) -> str:

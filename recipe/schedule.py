@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from recipe import parts
+from recipe.scheduler import over
 from recipe.spec import RunSpec
 
 Rates = dict[str, list[float]]
@@ -97,12 +98,8 @@ def make(
     total = moves(spec, steps_per_epoch)
     part = parts.part(spec, "scheduler")
     parameters = inspect.signature(part).parameters
-    spans = next(iter(parameters)) == "progress"
-    if spans:
-        scheduler: LRScheduler = LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))
-    else:
-        scheduler = part(optimizer, **({"total": total} if "total" in parameters else {}))
-    spans |= "total" in parameters
+    spans = next(iter(parameters)) == "progress" or "total" in parameters
+    scheduler = over(part, optimizer, total)
     last = max((step for step, factor in enumerate(factors, 1) if factor != 1), default=0)
     return Schedule(
         scheduler, spec.scheduler["per"], spec.scheduler.get("monitor"), spans, factors[:last]

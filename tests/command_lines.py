@@ -25,7 +25,7 @@ import small
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from recipe import cli, menu, settings, trust
+from recipe import cli, menu, settings, trust, within
 from recipe.overrides import EXPERIMENT
 
 Line = list[str]
@@ -240,11 +240,24 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
         return values.map(lambda value: f"{name}={typed(value)}")
     content = written(group, option)
     default = content.get(name)
-    values = fitting(known(group, option)[name], default)
+    values = parts(group) if name == within.LIST else fitting(known(group, option)[name], default)
     if default is not None and not (isinstance(default, int) and default > 16):
         values = st.one_of(st.just(default), values)
     plus = "" if name in content else "+"
     return values.map(lambda value: f"{plus}{group}.{name}={typed(value)}")
+
+
+def parts(group: str) -> st.SearchStrategy[Any]:
+    """Options of the group one after the other, most of them with a length that fits; the last
+    without."""
+    option = st.fixed_dictionaries({"option": st.sampled_from(sorted(menu.options(group)))})
+    sized = st.fixed_dictionaries({"length": st.sampled_from((1, 1, 2))})
+    scaled = st.sampled_from(({}, {}, {"scale": 0.5}))
+    first = st.tuples(option, sized, scaled).map(lambda drawn: {**drawn[0], **drawn[1], **drawn[2]})
+    last = st.tuples(option, scaled).map(lambda drawn: {**drawn[0], **drawn[1]})
+    return st.tuples(st.lists(first, min_size=1, max_size=2), last).map(
+        lambda drawn: [*drawn[0], drawn[1]]
+    )
 
 
 def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:

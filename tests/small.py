@@ -14,6 +14,7 @@ NEEDS = {
     "freeze=by_name": ["freeze.names=['*1_1*']"],
     "freeze=gradual": ["freeze.stages=[{epoch: 1, names: ['*2_*']}]"],
     "param_groups=by_name": ["param_groups.rules=[{match: '*1_1*', lr: 0.5}]"],
+    "scheduler=chained": ["scheduler.parts=[{option: constant, length: 1}, {option: cosine}]"],
     "warmup=linear": ["warmup.share=0.5"],
     "model=vgg": ["model.widths=[2,4]"],
     "model=resnet": ["model.widths=[2,4]"],

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import math
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from recipe import compose
 from recipe.menu import options
+from recipe.parts import part
+from recipe.scheduler import over
 from recipe.scheduler.constant import constant
 from recipe.scheduler.cosine import cosine
 from recipe.scheduler.exponential import exponential
@@ -26,7 +27,7 @@ from recipe.scheduler.one_cycle import one_cycle
 from recipe.scheduler.plateau import plateau
 from recipe.scheduler.step import step
 from recipe.scheduler.warmup_cosine import warmup_cosine
-from recipe.settings import split
+from recipe.spec import RunSpec
 
 
 def optimizer_of(kind: Callable[..., Optimizer], *rates: float) -> Optimizer:
@@ -202,17 +203,14 @@ def test_plateau_keeps_the_ratio_of_groups_with_tiny_rates() -> None:
 
 
 def scheduler_of(name: str, optimizer: Optimizer, moves: int) -> LRScheduler:
-    """An option of the menu with its own settings, called as the contract says."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(options("scheduler")[name].path))
-    module, _, function = content["_target_"].rpartition(".")
-    part = getattr(import_module(module), function)
-    _, own = split("scheduler", content)
-    if next(iter(inspect.signature(part).parameters)) == "progress":
-        return LambdaLR(optimizer, lambda move: part(move / moves, **own))
-    if "total" in inspect.signature(part).parameters:
-        own["total"] = moves
-    schedule: LRScheduler = part(optimizer, **own)
-    return schedule
+    """An option of the menu with its own settings, over a run of so many moves."""
+    return over(part(of_the_menu(name), "scheduler"), optimizer, moves)
+
+
+@functools.cache
+def of_the_menu(name: str) -> RunSpec:
+    with compose.menu_folder():
+        return compose.Job((f"scheduler={name}",), ()).spec()
 
 
 @pytest.mark.parametrize("name", options("scheduler"))

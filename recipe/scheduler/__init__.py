@@ -14,15 +14,18 @@ the optimizer; `monitor` names the metric handed to a scheduler that wants one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
     CyclicLR,
+    LambdaLR,
     LinearLR,
     LRScheduler,
     OneCycleLR,
@@ -34,6 +37,16 @@ from recipe.wording import counted
 if TYPE_CHECKING:
     from recipe.rules import Planned
     from recipe.schedule import Rates
+
+
+def over(part: Callable[..., Any], optimizer: Optimizer, total: int) -> LRScheduler:
+    """The scheduler that a part, called in either way, makes over this optimizer for `total`
+    moves."""
+    parameters = inspect.signature(part).parameters
+    if next(iter(parameters)) == "progress":
+        return LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))
+    scheduler: LRScheduler = part(optimizer, **({"total": total} if "total" in parameters else {}))
+    return scheduler
 
 
 def check(planned: Planned) -> Iterator[str]:

@@ -1,0 +1,240 @@
+"""Schedules chained: numbers, ratios, resuming, and what of the menu can't stand in a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from conftest import Compose
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, SequentialLR, StepLR
+
+from recipe import build, compose, state
+from recipe.audit import Audit
+from recipe.errors import SpecError
+from recipe.spec import RunSpec
+from recipe.train import Run, train
+
+
+def chain(*parts: str) -> tuple[str, str]:
+    return "scheduler=chained", f"scheduler.parts=[{','.join('{' + p + '}' for p in parts)}]"
+
+
+PER_STEP = "scheduler.per=step"
+
+THREE = (
+    *chain(
+        "option: exponential, gamma: 0.5, length: 3",
+        "option: multistep, milestones: [1], gamma: 0.1, length: 2",
+        "option: constant, scale: 0.2",
+    ),
+    PER_STEP,
+)
+FACTORS = [1, 0.5, 0.25, 1, 0.1, 0.2]
+"""Of its 6 steps: each part begins anew, the last at a fifth."""
+
+
+def rates(run: Run, group: str = "all") -> list[float]:
+    points = [point for point in train(run) if not point.ends_epoch]
+    return [point.metrics[f"lr/{group}"] for point in points]
+
+
+def planned(spec: RunSpec) -> list[float]:
+    """What the learning rates are multiplied by over the run."""
+    run = build.build(spec)
+    (curve,) = run.rates.values()
+    return [rate / run.base_lr["all"] for rate in curve]
+
+
+def test_parts_follow_each_other_and_each_begins_with_the_groups_own_rate(
+    built: Callable[..., Run],
+) -> None:
+    assert rates(built(*THREE, "optimizer.lr=0.01")) == pytest.approx([f * 0.01 for f in FACTORS])
+
+
+def test_where_torch_can_chain_them_its_numbers_are_the_same(built: Callable[..., Run]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    torchs = SequentialLR(
+        optimizer, [ExponentialLR(optimizer, 0.5), StepLR(optimizer, 2, 0.1)], milestones=[2]
+    )
+    expected = []
+    for _ in range(6):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        torchs.step()
+    parts = chain("option: exponential, gamma: 0.5, length: 2", "option: step, step_size: 2")
+    assert rates(built(*parts, PER_STEP, "optimizer.lr=0.01")) == pytest.approx(expected)
+    assert expected == pytest.approx([0.01, 0.005, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_lengths_are_counted_in_epochs_unless_parts_move_every_step(
+    small: Callable[..., RunSpec],
+) -> None:
+    parts = chain("option: constant, length: 2", "option: step, step_size: 1, gamma: 0.5")
+    assert planned(small(*parts, "epochs=5")) == pytest.approx([1, 1, 1, 0.5, 0.25])
+    per_step = planned(small(*parts, PER_STEP))  # 3 steps in each of 2 epochs
+    assert per_step == pytest.approx([1, 1, 1, 0.5, 0.25, 0.125])
+
+
+def test_a_part_takes_its_length_where_it_would_take_the_runs(
+    small: Callable[..., RunSpec],
+) -> None:
+    """A cosine of 2 moves is at 1 and 1/2, with its minimum at the third, which isn't its own; a
+    cycle of 4 rises from 1/4 over 2 moves and falls to 1/20, in lines."""
+    parts = chain(
+        "option: cosine, minimum: 0, length: 2",
+        "option: one_cycle, pct_start: 0.5, div_factor: 4, final_div_factor: 5, "
+        "anneal_strategy: linear",
+    )
+    found = planned(small(*parts, "epochs=6"))
+    assert found == pytest.approx([1, 0.5, 0.25, 0.625, 1, 0.525], abs=1e-6)
+
+
+def test_two_cycles_with_starts_of_their_own_do_not_meet(small: Callable[..., RunSpec]) -> None:
+    """torch keeps the start of a cycle in the optimizer's groups, where there is room for one."""
+    cycle = "option: one_cycle, pct_start: 0.5, final_div_factor: 1, anneal_strategy: linear"
+    parts = chain(f"{cycle}, div_factor: 4, length: 2", f"{cycle}, div_factor: 10")
+    assert planned(small(*parts, "epochs=4")) == pytest.approx([0.25, 1, 0.1, 1])
+
+
+def test_after_the_last_move_the_rate_is_where_the_last_part_ends(
+    small: Callable[..., RunSpec],
+) -> None:
+    run = build.build(small(*chain("option: constant, length: 1", "option: cosine, minimum: 0.1")))
+    list(train(run))
+    assert run.schedule.scheduler.last_epoch == 2
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * run.base_lr["all"])
+
+
+def test_the_ratio_between_groups_stays_and_the_audit_agrees(
+    small: Callable[..., RunSpec],
+) -> None:
+    spec = small(*THREE, "param_groups=head_faster")
+    run = build.build(spec)
+    with Audit(spec, run) as audit:
+        for point in train(run):
+            audit.look(point)
+            if not point.ends_epoch:
+                assert point.metrics["lr/head"] == pytest.approx(10 * point.metrics["lr/body"])
+    verdicts = {v.group: v for v in audit.verdicts(ended=True)}
+    assert all(v.held for v in verdicts.values())
+    assert verdicts["scheduler"].said == "6 moves, one every step; learning rates as planned"
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_a_run_that_is_taken_up_in_any_part_goes_on_as_it_would_have(
+    small: Callable[..., RunSpec], at: int
+) -> None:
+    spec = small(*THREE)
+    whole = rates(build.build(spec))
+    half = build.build(spec)
+    steps: Iterator[float] = (p.metrics["lr/all"] for p in train(half) if not p.ends_epoch)
+    begun = [next(steps) for _ in range(at)]
+    resumed = build.build(spec)
+    state.restore(resumed, state.capture(half))
+    assert begun + rates(resumed) == whole
+
+
+def test_the_spec_holds_all_that_the_parts_are_and_runs_again_without_the_menu(
+    small: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    spec = small(*chain("option: step, length: 1", "option: cosine"))
+    assert spec.scheduler["parts"][0] == {
+        "_target_": "recipe.scheduler.step.step", "_partial_": True,
+        "option": "step", "length": 1, "step_size": 10, "gamma": 0.1,
+    }  # fmt: skip
+    path = tmp_path / "spec.yaml"
+    path.write_text(spec.to_yaml())
+    again = RunSpec.read(path, [])
+    assert again == spec
+    assert planned(again) == planned(spec)
+
+
+OWN = {
+    "conf/scheduler/halves.yaml": "# Halves.\n_target_: mine.halves\nto: 0.5  # what is left\n"
+    "per: step  # moves\n",
+    "mine.py": "def halves(progress, *, to):\n    return 1.0 if progress < 0.5 else to\n",
+}
+
+
+def test_an_option_of_ones_own_can_be_a_part(tmp_path: Path) -> None:
+    folder = commands.project(tmp_path, OWN)
+    parts = chain("option: halves, to: 0.25, length: 2", "option: halves")
+    done = commands.here(folder, "plan", *commands.QUICK, "epochs=4", *parts, "trust=[mine]")
+    assert done.status == 0, done.err
+    assert "all  0.05" in done.out and "  0.025" in done.out
+    untrusted = commands.here(folder, "plan", *commands.QUICK, "epochs=4", *parts)
+    assert untrusted.problems == [
+        "recipe: scheduler=chained: _target_ mine.halves: the package mine isn't trusted; if it is "
+        "yours, say trust=[mine]"
+    ]
+
+
+CONSTANT = "option: constant"
+
+
+@pytest.mark.parametrize(
+    ("parts", "problems"),
+    [
+        (("option: stp, length: 1", "option: chained"),
+         ["scheduler.parts[0].option: scheduler=stp: no such option; did you mean step?",
+          "scheduler.parts[1].option: chained has parts itself; write those here"]),
+        (("option: step, length: x, gama: 2, per: step", "length: 3", "option: cosine, scale: 0"),
+         ["scheduler.parts[0].length must be a whole number, got 'x'",
+          "scheduler.parts[0].per: all parts move together; set scheduler.per",
+          "scheduler.parts[0].gama: scheduler=step has no such setting; did you mean gamma?",
+          "scheduler.parts[1] has no option; write {option: <name>, length: <moves>}",
+          "scheduler.parts[2].scale must be greater than 0, got 0"]),
+        ((CONSTANT, "option: cosine, minimum: 3, length: 1"),
+         ["scheduler.parts[0].length is not given; only the last part takes what is left",
+          "scheduler.parts[1].length: the last part takes what is left of the run; leave it out",
+          "scheduler.parts[1].minimum must be less than 1, got 3 (where it ends, as a fraction of "
+          "each group's own learning rate)"]),
+        (("option: plateau, length: 1", CONSTANT),
+         ["scheduler.parts[0]: plateau waits for a metric, so its learning rates aren't known "
+          "beforehand; use it without a chain"]),
+        ((f"{CONSTANT}, length: 1", f"{CONSTANT}, length: 1", CONSTANT),
+         ["scheduler.parts[2] begins after 2 moves, but the run has 2 moves (one every epoch), so "
+          "it would never begin; use a shorter length before it, or more epochs"]),
+        ((f"{CONSTANT}, length: 1", "option: one_cycle"),
+         ["scheduler.parts[1].pct_start is 0.3, but the part has 1 move (one every epoch), so it "
+          "would end before the rise does; use scheduler.per=step, a smaller one, or a longer "
+          "part"]),
+        (("option: step, length: 1, step_size: 0", CONSTANT),
+         ["scheduler.parts[0].step_size must be greater than 0, got 0 (epochs from one fall to the "
+          "next; with no more epochs than this nothing happens)"]),
+    ],
+    ids=lambda value: value[0][:40],
+)  # fmt: skip
+def test_parts_that_can_not_be_are_refused_by_their_place(
+    built: Callable[..., Run], parts: tuple[str, ...], problems: list[str]
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        built(*chain(*parts))
+    assert caught.value.problems == problems
+
+
+def test_only_one_of_warm_up_and_first_part_may_rise(built: Callable[..., Run]) -> None:
+    parts = chain("option: warmup_cosine, length: 3, warmup: 0.5", CONSTANT)
+    with pytest.raises(SpecError) as caught:
+        built(*parts, PER_STEP, "warmup=linear", "warmup.share=0.5")
+    assert caught.value.problems == [
+        "warmup=linear doesn't go with scheduler.parts[0], warmup_cosine, which warms up itself; "
+        "use warmup=none, or another option there"
+    ]
+
+
+def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
+    with compose.menu_folder():
+        config = compose.config([*chain(f"{CONSTANT}, length: 1", CONSTANT), "epochs=2"])
+    config.scheduler.parts[0]._target_ = "recipe.clip.none.none"
+    choices = config.hydra.runtime.choices
+    del config["hydra"]
+    with pytest.raises(SpecError) as caught:
+        build.build(RunSpec.from_config(config, choices))
+    assert caught.value.problems == [
+        "scheduler.parts[0]: recipe.clip.none is no schedule; choose an option of scheduler"
+    ]

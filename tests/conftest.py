@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from recipe.train import Run
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]
+
+# a shell that starts something in the background has it ignore Ctrl-C, and so all that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")

@@ -183,7 +183,7 @@ def _facts(data: Data) -> dict[str, Any]:
     counts = data.train.targets.bincount(minlength=len(data.classes)).tolist()
     return {
         "channels": data.channels, "classes": len(data.classes), "size": data.size[0],
-        "counts": counts,
+        "counts": counts, "mean": list(data.mean), "std": list(data.std),
     }  # fmt: skip
 
 

@@ -194,8 +194,14 @@ def lines(draw: Draw, group: str, option: str) -> Line:
     others = [name for name in menu.GROUPS if name not in chosen]
     for name in draw(st.lists(st.sampled_from(others), unique=True, max_size=2)):
         chosen[name] = draw(st.sampled_from(sorted(menu.options(name))))
+    for name, choice in [*chosen.items()]:
+        for text in small.NEEDS.get(f"{name}={choice}", ()):
+            needed, _, value = text.partition("=")
+            if needed in menu.GROUPS:
+                chosen.setdefault(needed, value)
     choices = [f"{name}={choice}" for name, choice in chosen.items()]
     needs = [text for choice in choices for text in small.NEEDS.get(choice, ())]
+    needs = [text for text in needs if text.partition("=")[0] not in menu.GROUPS]
     keys = settable(chosen, group)
     fits = draw(st.lists(fitting_override(keys), min_size=not group, max_size=3))
     spoils = draw(st.sampled_from((0, 0, 0, 1, 1, 2)))

@@ -16,6 +16,7 @@ NEEDS = {
     "param_groups=by_name": ["param_groups.rules=[{match: '*1_1*', lr: 0.5}]"],
     "scheduler=chained": ["scheduler.parts=[{option: constant, length: 1}, {option: cosine}]"],
     "warmup=linear": ["warmup.share=0.5"],
+    "augment=randaugment": ["data=digits"],  # noise is no image
     "model=vgg": ["model.widths=[2,4]"],
     "model=resnet": ["model.widths=[2,4]"],
     "model=mlp": ["model.hidden=[4]"],

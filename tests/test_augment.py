@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recipe import build, state
 from recipe.augment import draw_share
 from recipe.augment.cutmix import cutmix
 from recipe.augment.flip_crop import flip_crop
 from recipe.augment.mixup import mixup
 from recipe.augment.none import none
+from recipe.augment.randaugment import randaugment
+from recipe.augment.random_erasing import random_erasing
+from recipe.errors import SpecError
+from recipe.spec import RunSpec
+from recipe.train import Run, train
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+GRAY: dict[str, Any] = {"mean": [0.4], "std": [0.25]}
 
 AUGMENTS: dict[str, Augment] = {
     "flip_crop": partial(flip_crop, padding=2, flip=0.5),
@@ -71,6 +83,158 @@ def test_the_given_batch_is_not_changed(augment: Augment) -> None:
     outs = [augment(inputs, targets, stream(seed))[0] for seed in range(5)]
     assert not all(torch.equal(out, inputs) for out in outs)
     assert torch.equal(inputs, images(7)) and torch.equal(targets, torch.arange(7))
+
+
+# torchvision's, of which each image is given a draw of its own
+
+TORCHVISIONS: dict[str, Augment] = {
+    "random_erasing": partial(random_erasing, probability=0.5, scale=(0.1, 0.3), ratio=(0.5, 2.0)),
+    "randaugment": partial(randaugment, operations=2, magnitude=15, **GRAY),
+}
+
+
+def photographs(batch: int, size: int = 8) -> Tensor:
+    """Pixels of 8 bits in one channel, normalised."""
+    pixels = torch.randint(0, 256, (batch, 1, size, size), generator=stream(7))
+    return (pixels / 255 - 0.4) / 0.25
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("augment", TORCHVISIONS.values(), ids=list(TORCHVISIONS))
+def test_torchvisions_draws_come_from_the_given_stream_and_leave_the_batch_alone(
+    augment: Augment,
+) -> None:
+    inputs, targets = photographs(9), torch.arange(9)
+    global_state, generator = torch.get_rng_state(), stream(1)
+    first, second = (augment(inputs, targets, generator)[0] for _ in range(2))
+    torch.rand(5)  # where the global stream stands is nothing to it
+    again, same_targets = augment(inputs, targets, stream(1))
+    torch.set_rng_state(global_state)
+    augment(inputs, targets, stream(2))
+    assert torch.equal(torch.get_rng_state(), global_state)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    assert same_targets is targets and torch.equal(inputs, photographs(9))
+    assert first.shape == inputs.shape and first.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_erasing_paints_a_rectangle_of_the_given_size_with_the_mean_colour() -> None:
+    """A quarter of 8 x 8 pixels, as high as wide: 4 x 4."""
+    inputs = torch.ones(200, 2, 8, 8)
+    erase = partial(random_erasing, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    out, _ = erase(inputs, torch.zeros(200).long(), stream(), probability=1.0)
+    corners = set()
+    for image in out:
+        assert torch.equal(image[0], image[1])
+        rows, columns = (image[0] == 0).nonzero().unbind(1)
+        corner = (int(rows.min()), int(columns.min()))
+        corners.add(corner)
+        expected = torch.ones(8, 8)
+        expected[corner[0] : corner[0] + 4, corner[1] : corner[1] + 4] = 0
+        assert torch.equal(image[0], expected)
+    assert len(corners) > 20  # of 5 * 5 places
+    out, _ = erase(inputs, torch.zeros(200).long(), stream(), probability=0.25)
+    assert 30 <= (out == 0).any(dim=(1, 2, 3)).sum() <= 70  # 50 expected, standard deviation 6.1
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_randaugment_applies_each_operation_to_the_image_as_it_was_before_normalising() -> None:
+    """At its strongest, on an image that is 100 of 255 all over, in whose middle only brightness
+    (times 1.9 or 0.1), posterize (to 4 bits: 96) and solarize (turned: 155) can be seen."""
+    inputs = torch.full((700, 1, 9, 9), (100 / 255 - 0.4) / 0.25)
+    out, _ = randaugment(inputs, torch.zeros(700).long(), stream(), operations=1, magnitude=30,
+                         **GRAY)  # fmt: skip
+    middle = ((out[:, 0, 4, 4] * 0.25 + 0.4) * 255).round().int().tolist()
+    counts = {value: middle.count(value) for value in set(middle)}
+    assert sorted(counts) == [10, 96, 100, 155, 190]
+    for value in (96, 155):  # one of 14 operations: 50 expected, standard deviation 6.8
+        assert 25 <= counts[value] <= 75
+    assert 25 <= counts[10] + counts[190] <= 75
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_what_randaugment_leaves_alone_comes_back_as_it_was() -> None:
+    inputs = photographs(60)
+    out, _ = randaugment(inputs, torch.zeros(60).long(), stream(), operations=1, magnitude=0,
+                         **GRAY)  # fmt: skip
+    # all but solarize, autocontrast and equalize: 47 of 60 expected, standard deviation 3.2
+    alike = torch.isclose(out, inputs, atol=1e-5).all(dim=(1, 2, 3)).sum()
+    assert 35 <= alike < 60
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_randaugment_takes_back_what_the_data_did(built: Callable[..., Run]) -> None:
+    run = built("augment=randaugment", *DIGITS)
+    given = inspect.unwrap(run.augment).keywords
+    assert (given["mean"], given["std"]) == (list(run.data.mean), list(run.data.std))
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (("augment=randaugment",),
+         r"augment=randaugment is made for images, .* between -\d.* and \d.*; use augment=.*"),
+        (("augment=randaugment", "data.channels=2"),
+         "augment=randaugment is made for images of 1 or 3 channels, with a mean and std of each, "
+         "got 2, 2 and 2; use augment=flip_crop"),
+        (("augment=random_erasing", "augment.scale=[0.3,0.1]"),
+         r"augment.scale must go from low to high, got \[0.3, 0.1\]; turn it"),
+    ],
+)  # fmt: skip
+def test_what_an_augmentation_of_torchvisions_can_not_do_is_refused(
+    built: Callable[..., Run], overrides: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        built(*overrides)
+    (told,) = caught.value.problems
+    assert re.fullmatch(problem, told), told
+
+
+@pytest.mark.parametrize("option", TORCHVISIONS)
+def test_without_torchvision_its_augmentations_are_refused_with_the_way_out(
+    built: Callable[..., Run], option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(SpecError) as caught:
+        built(f"augment={option}")
+    (told,) = caught.value.problems
+    assert told.startswith(f"augment={option} needs torchvision, and it can't be imported (")
+    assert told.endswith("; install the extra: pip install torch-recipe[vision]")
+
+
+DIGITS = ("data=digits", "data.size=8", "data.train_size=16", "data.batch_size=8")
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("option", TORCHVISIONS)
+def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_draws(
+    small: Callable[..., RunSpec], option: str
+) -> None:
+    spec = small(f"augment={option}", *DIGITS)
+    whole, half, resumed = (build.build(spec) for _ in range(3))
+    list(train(whole))
+    points = train(half)
+    next(points)
+    state.restore(resumed, state.capture(half))
+    list(train(resumed))
+    for ours, theirs in zip(
+        resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("option", TORCHVISIONS)
+def test_validation_sees_the_images_as_they_are(built: Callable[..., Run], option: str) -> None:
+    """With steps of nothing, both runs evaluate the same weights."""
+    still = (*DIGITS, "optimizer.lr=0", "model.batchnorm=false", "epochs=1")
+    plain, changed = (
+        {p.ends_epoch: p.metrics for p in train(built(*still, f"augment={augment}"))}
+        for augment in ("none", option)
+    )
+    assert changed[True]["val/loss"] == plain[True]["val/loss"]
+    assert changed[False]["train/loss"] != plain[False]["train/loss"]
 
 
 # flip_crop

@@ -10,6 +10,9 @@ in is never changed in place.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,3 +41,25 @@ def mix_targets(targets: Tensor, partners: Tensor, share: float, classes: int) -
         )
     one_hot = functional.one_hot(targets, classes).float()
     return share * one_hot + (1 - share) * one_hot[partners]
+
+
+def transforms(option: str) -> Any:
+    """torchvision.transforms; raises ValueError where torchvision can't be imported."""
+    try:
+        from torchvision import transforms as library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
+        raise ValueError(
+            f"augment={option} needs torchvision, and it can't be imported ({error}); install the "
+            "extra: pip install torch-recipe[vision]"
+        ) from error
+    return library
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """For what draws from torch's global CPU stream and from no other: in the block that is one
+    seeded by way of `generator`, afterwards it is where it was."""
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move GPUs' streams too
+        yield

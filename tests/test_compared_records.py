@@ -104,6 +104,22 @@ def test_a_setting_that_is_the_seed_is_no_trick(tmp_path: Path) -> None:
     assert rows(tmp_path, "alone")["clip=norm"]["pairs"] == "2"
 
 
+def test_runs_of_unequal_length_are_compared_by_their_last_epochs(tmp_path: Path) -> None:
+    """As early stopping makes them; a curve goes as far as all of its runs do."""
+    outputs, ids = tmp_path / "outputs", []
+    for seed, (clip, further) in itertools.product(range(7), [({}, 1), (CLIP, 2)]):
+        accuracies = [0.5, 0.6 + seed / 100, *([0.9] * further if seed else [])]
+        ids.append(compared_runs.run(outputs, len(ids), accuracies, clip, seed=seed))
+    sweep = compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    # seed 0 of both ends with 0.6, every other run with 0.9
+    mean = float(rows(tmp_path, "variants")["clip=norm"]["mean"])
+    assert mean == pytest.approx((0.6 + 6 * 0.9) / 7, abs=1e-12)
+    assert lines(out, "clip=norm changed val/accuracy by 0 points", "7 paired seeds")
+    page = (outputs / "reports" / sweep / "report.md").read_text()
+    assert "after each epoch, as far as all runs of a variant went](curves.png)" in page
+
+
 def test_what_is_written_1_or_1_0_is_trained_once(tmp_path: Path) -> None:
     tiny = (*TINY, "tracking=none")
     done = commands.in_turn(tmp_path, "-m", *tiny, "clip=norm", "clip.max_norm=1,1.0,1e0")

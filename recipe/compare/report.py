@@ -209,9 +209,9 @@ def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
 
 def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
     """Of the baseline and of the best."""
-    unit = found.unit
-    bands = []
-    for curve in summary.curves(found.summaries[:MOST_CURVES], unit):
+    unit, bands = found.unit, []
+    curves = summary.curves(found.summaries[:MOST_CURVES], unit)
+    for curve in curves:
         means, lows, highs = (
             [unit.scaled(getattr(each, name)) for each in curve.intervals]
             for name in ("mean", "low", "high")
@@ -222,6 +222,8 @@ def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
         title = f"Mean over seeds with its 95 % interval: {found.selection.title}"
         pictures.curves(folder / "curves.png", bands, label=unit.axis, title=title)
         which = "" if len(found.summaries) <= MOST_CURVES else ", of the baseline and the best"
+        if any(curve.shortened for curve in curves):
+            which += ", as far as all runs of a variant went"
         yield Picture("curves.png", f"{unit.metric} after each epoch{which}")
 
 

@@ -94,6 +94,8 @@ class Curve:
 
     variant: Variant
     intervals: Sequence[Interval]
+    shortened: bool
+    """Some of the runs went further."""
 
 
 def curves(summaries: Sequence[Summary], unit: Unit) -> list[Curve]:
@@ -105,5 +107,6 @@ def curves(summaries: Sequence[Summary], unit: Unit) -> list[Curve]:
         finite = [[v for v in values if math.isfinite(v)] for values in epochs]
         if finite and all(finite):
             intervals = [unit.possible(statistics.interval(values)) for values in finite]
-            found.append(Curve(summary.variant, intervals))
+            shortened = len({len(curve) for curve in points}) > 1
+            found.append(Curve(summary.variant, intervals, shortened))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_a_job_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it
     assert done.status == 1, done.err
     assert "its process was ended by SIGKILL; alone: python -m recipe device=cpu" in done.out
     assert "RuntimeError: it is to fail, with 1 thread" in done.out
+    assert f"\nalone: python -m recipe {shlex.join(LITTLE[1:-1])} seed=2\n" in done.out
     assert [f"[{n}/4] seed={n - 1}" in done.out for n in range(1, 5)] == [True] * 4
     assert sorted(statuses(folder)) == ["FAILED", "FINISHED", "FINISHED", "KILLED"]
     again = commands.process(folder, *LITTLE, *LAUNCHERS[name])

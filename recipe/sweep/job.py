@@ -63,6 +63,7 @@ def job(config: DictConfig) -> None:
     except RecipeError as error:
         for problem in error.problems:
             console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
+        console.print(jobs.alone(overrides), style="red", soft_wrap=True)
         status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
         diverged = isinstance(error, NonFinite)
         ended = Ended(number, name, status, problem=error.problems[0], diverged=diverged)
@@ -72,6 +73,7 @@ def job(config: DictConfig) -> None:
         raise
     except Exception as error:
         traceback.print_exc()
+        console.print(jobs.alone(overrides), style="red", soft_wrap=True)
         jobs.note(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
     else:
         console.print(outcome.sentence(), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> 
         return " ".join(swept)
     seeds = (text for text in swept if text.startswith("seed="))
     return " ".join([about["variants"][number], *seeds])
+
+
+def alone(overrides: Sequence[str]) -> str:
+    """What a person reads of a job that ended badly: the command that runs it by itself."""
+    return " ".join(["alone: python -m recipe", *map(shlex.quote, overrides)])
 
 
 def note(sweep: Path, ended: Ended) -> None:

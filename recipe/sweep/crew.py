@@ -19,6 +19,7 @@ from typing import Any
 from recipe import mlflow_process
 from recipe.cli import Terminated
 from recipe.sweep import worker
+from recipe.sweep.gpus import Gpus
 from recipe.sweep.worker import Task
 
 Died = Callable[[int, str], None]
@@ -41,10 +42,11 @@ class _Worker:
 
 
 class Crew:
-    """So many processes, each computing with so many threads; one that dies is replaced."""
+    """So many processes, each computing with so many threads, and on a GPU of its own where there
+    are any to share out; one that dies is replaced."""
 
-    def __init__(self, size: int, threads: int) -> None:
-        self._size, self._threads = size, threads
+    def __init__(self, size: int, threads: int, gpus: Gpus | None) -> None:
+        self._size, self._threads, self._gpus = size, threads, gpus
         self._workers: list[_Worker] = []
         self._folder = Path(tempfile.mkdtemp(prefix="recipe-"))
         self._finishing: list[threading.Thread] = []
@@ -109,7 +111,7 @@ class Crew:
 
     def _start(self) -> _Worker:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=worker.main, args=(theirs, self._threads))
+        process = SPAWN.Process(target=worker.main, args=(theirs, self._threads, self._gpus))
         process.start()
         theirs.close()
         made = _Worker(process, ours)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from recipe import dead, runs
 from recipe.device import cores, thread_count
-from recipe.sweep import jobs, parent
+from recipe.sweep import gpus, jobs, launching, parent
 from recipe.sweep.crew import Crew
+from recipe.sweep.gpus import Gpus
 from recipe.sweep.jobs import Ended
 from recipe.wording import counted
 
@@ -28,9 +26,9 @@ from recipe.wording import counted
 class Workers(BasicLauncher):  # type: ignore[misc]
     """Where there is room for one process only, the jobs are run in this one."""
 
-    def __init__(self, workers: int | Literal["auto"]) -> None:
+    def __init__(self, workers: int | Literal["auto"], gpus: Any, per_gpu: int) -> None:
         super().__init__()
-        self.workers = workers
+        self.workers, self.gpus, self.per_gpu = workers, gpus, per_gpu
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -53,34 +51,32 @@ class Workers(BasicLauncher):  # type: ignore[misc]
     ) -> None:
         """`alike`: the overrides of those that stand for all, where devices are looked at."""
         sweep = Path(self.config.hydra.sweep.dir).resolve()
-        size, threads, here = self._share(sweep, alike, count)
-        if here and not CREWS:
+        (size, threads, here), places = self._share(sweep, alike, count)
+        if here and self.gpus == "auto" and not CREWS:
             for number, overrides in jobs:
-                for done in super().launch([overrides], number):
-                    _: Any = done.return_value  # raises what the job raised
+                launching.launch(super(), [overrides], number)
             return
         if not CREWS:
-            CREWS.append(Crew(size, threads))
+            CREWS.append(Crew(size, threads, places))
             status = runs.command(f"status {sweep.name}", sweep.parent.parent)
+            on = f" on GPU {', '.join(places.names)}" if places else ""
             said = (
-                f"{size} at a time, {counted(threads, 'thread')} each; what a run says is shown "
-                f"when it ends, and {status} shows how far they are"
+                f"{size} at a time{on}, {counted(threads, 'thread')} each; what a run says is "
+                f"shown when it ends, and {status} shows how far they are"
             )
             Console(highlight=False, markup=False).print(said, soft_wrap=True)
         died = Died(sweep)
         # no generator, which would be over where there is nothing to do now
         CREWS[0].run(map(functools.partial(self._composed, died.overrides), jobs), died)
 
-    def _share(self, sweep: Path, job_overrides: Sequence[Sequence[str]], count: int) -> Share:
-        """The threads are the same for all jobs of a sweep, whenever it is gone on with, as their
-        number changes the last bits."""
+    def _share(
+        self, sweep: Path, job_overrides: Sequence[Sequence[str]], count: int
+    ) -> tuple[Share, Gpus | None]:
+        """And which GPUs it has."""
         devices = {_device_words(overrides): overrides for overrides in job_overrides}
         composed = [self._config(overrides).device for overrides in devices.values()]
-        kept = parent.read(sweep).get("threads")
-        made = share(composed, count, self.workers, kept)
-        if kept is None:
-            parent.note(sweep, threads=made.threads)
-        return made
+        places = gpus.of(sweep, self.gpus, self.per_gpu, composed)
+        return kept_share(sweep, composed, count, self.workers, places), places
 
     def _config(self, overrides: Sequence[str]) -> DictConfig:
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(
@@ -135,21 +131,39 @@ class Share(NamedTuple):
     """Whether one process is enough, and this one will do."""
 
 
+def kept_share(
+    sweep: Path,
+    devices: Sequence[Any],
+    count: int,
+    workers: int | Literal["auto"],
+    places: Gpus | None,
+) -> Share:
+    """The threads are the same for all jobs of a sweep, whenever it is gone on with, as their
+    number changes the last bits."""
+    kept = parent.read(sweep).get("threads")
+    made = share(devices, count, workers, kept, places=places.places if places else 1)
+    if kept is None:
+        parent.note(sweep, threads=made.threads)
+    return made
+
+
 def share(
     devices: Sequence[Any],
     count: int,
     workers: int | Literal["auto"],
     kept: int | None = None,
     memory: int | None = None,
+    places: int = 1,
 ) -> Share:
     """Of so many jobs on these devices; `kept`: the threads with which the sweep began, `memory`:
-    bytes, by default all that the machine has."""
+    bytes, by default all that the machine has, `places`: jobs for which GPUs have room."""
     given = [each.get("threads", "auto") for each in devices]
     stated = max((each for each in given if isinstance(each, int)), default=None)
     of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
     threads = stated or kept or of_variable
     fit = (memory or psutil.virtual_memory().total) // EACH
-    at_once = min(cores() // (threads or 1), fit) if all(map(_is_cpu, devices)) else 1
+    room = cores() if all(map(gpus.is_cpu, devices)) else places
+    at_once = min(cores() // (threads or 1), fit, room)
     size = max(1, min(count, at_once)) if workers == "auto" else workers
     threads = threads or max(1, cores() // size)
     return Share(size, threads, size == 1 and threads == (stated or thread_count("auto")))
@@ -158,17 +172,6 @@ def share(
 def _device_words(overrides: Sequence[str]) -> tuple[str, ...]:
     """What may say which device a job is for."""
     return tuple(text for text in overrides if text.startswith(("device", "experiment")))
-
-
-GPUS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
-"""What drivers of GPUs show of themselves: NVIDIA's, AMD's, and either under Windows."""
-
-
-def _is_cpu(device: Any) -> bool:
-    target = str(device.get("_target_", ""))
-    if target == "recipe.device.auto.Auto":  # told without importing torch
-        return sys.platform != "darwin" and not any(map(os.path.exists, GPUS))
-    return target == "recipe.device.cpu.Cpu"
 
 
 class Died:
@@ -181,8 +184,7 @@ class Died:
 
     def __call__(self, number: int, how: str) -> None:
         overrides = self.overrides[number]
-        alone = " ".join(["python -m recipe", *map(shlex.quote, overrides)])
-        problem = f"its process was ended by {how}; alone: {alone}"
+        problem = f"its process was ended by {how}; {jobs.alone(overrides)}"
         Console(highlight=False, markup=False).print(problem, style="red", soft_wrap=True)
         dead.close_all(self._sweep.parent.parent)
         name = jobs.name_of(parent.read(self._sweep), number, overrides)
@@ -190,7 +192,4 @@ class Died:
 
 
 def register() -> None:
-    """Lets Hydra find the launcher, by a name of the one package in which it looks for plugins."""
-    plugins = Plugins.instance()
-    plugins.register(Workers)
-    plugins.class_name_to_class["hydra_plugins.recipe.Workers"] = Workers
+    launching.register("Workers", Workers)

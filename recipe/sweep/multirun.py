@@ -17,7 +17,7 @@ from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.search import asked, ending, plan, storage, sweeper
-from recipe.sweep import ablate, ablation, elsewhere, forecast, jobs, launcher, own, parent
+from recipe.sweep import ablate, ablation, elsewhere, forecast, gpus, jobs, launcher, own, parent
 from recipe.sweep.job import job
 from recipe.sweep.planned import Planned, grid
 from recipe.wording import counted
@@ -80,6 +80,7 @@ def _run(
     planned: Planned, arguments: Sequence[str], console: Console, command: Sequence[str]
 ) -> tuple[int, Path]:
     """The exit status, and the sweep's folder."""
+    gpus.check(compose.parse(arguments), planned.first)
     first, content = planned.first, planned.content(command)
     sweep = _unfinished(first.output_path / "sweeps", planned)
     said = f"{content['name']}: {counted(content['jobs'], 'run')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import cli, mlflow_process, origin
 from recipe.device import thread_environment
+from recipe.sweep.gpus import Gpus
 
 
 class Task(NamedTuple):
@@ -29,7 +31,7 @@ class Task(NamedTuple):
     err: Path
 
 
-def main(tasks: Connection, threads: int) -> None:
+def main(tasks: Connection, threads: int, gpus: Gpus | None) -> None:
     """Runs what comes until nothing more can, or a signal ends a job."""
     os.setsid()  # the sweep hands on what the terminal sends
     signal.signal(signal.SIGTERM, cli.terminate)
@@ -37,16 +39,12 @@ def main(tasks: Connection, threads: int) -> None:
     origin.guard_environment()
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     mlflow_process.ask_instead(_Sweep(tasks))
-    while True:
-        try:
+    place = gpus.place() if gpus else contextlib.nullcontext()
+    with contextlib.suppress(EOFError, KeyboardInterrupt), place:
+        while True:
             task: Task = tasks.recv()
-        except EOFError:
-            return
-        try:
             _run(task)
-        except KeyboardInterrupt:
-            return
-        tasks.send({"done": task.number})
+            tasks.send({"done": task.number})
 
 
 def _run(task: Task) -> None:

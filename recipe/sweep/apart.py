@@ -1,0 +1,107 @@
+"""A job in a process of another launcher's: what is done with it there, and how the sweep hears it.
+
+What a job has said is left in the sweep's folder, `said/<number>.txt`, for the sweep's own process
+to show: workers may be on other machines that share the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from recipe import atomic
+from recipe.sweep import launcher
+from recipe.sweep.crew import Crew
+from recipe.sweep.gpus import Gpus
+
+PAUSE = 0.3
+"""Seconds between two looks at what jobs have said."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What the launcher's process is to do with a job."""
+
+    folder: str
+    """In which the sweep was started, and relative paths begin."""
+    path: tuple[str, ...]
+    """Where modules are looked for."""
+    threads: int
+    gpus: Gpus | None
+    stays: bool
+    """Whether our process stays for the next job, and keeps its place on a GPU."""
+
+    def __call__(self, config: DictConfig) -> None:
+        os.chdir(self.folder)
+        sys.path[:] = [*self.path, *(place for place in sys.path if place not in self.path)]
+        hydra_config = HydraConfig.get()
+        sweep, number = Path(hydra_config.sweep.dir), hydra_config.job.num
+        whole = _plain(config)
+        with open_dict(whole):
+            whole["hydra"] = _plain(HydraConfig.instance().cfg.hydra)
+        if not launcher.CREWS:
+            # joblib's own method is none of Python's
+            multiprocessing.set_start_method("spawn", force=True)
+            launcher.CREWS.append(Crew(1, self.threads, self.gpus))
+            # before multiprocessing waits for its children, which wait for more jobs
+            Finalize(
+                None, launcher.dismiss, (Console(highlight=False, markup=False),), exitpriority=1
+            )
+        died = launcher.Died(sweep)
+        died.overrides[number] = list(hydra_config.overrides.task)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            launcher.CREWS[0].run(iter([(number, whole)]), died)
+            # this process may be ended at any moment from now on
+            for lacking in launcher.CREWS[0].settle():
+                print(f"MLflow did not take all of {lacking}")
+        if not self.stays:
+            launcher.dismiss(Console(highlight=False, markup=False))
+        (sweep / "said").mkdir(exist_ok=True)
+        atomic.write(sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False)
+
+
+@contextlib.contextmanager
+def shown(sweep: Path) -> Iterator[None]:
+    """Shows what jobs have said, each when it has ended."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(PAUSE):
+            _show(sweep)
+
+    _show(sweep)
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        _show(sweep)
+
+
+def _show(sweep: Path) -> None:
+    for path in sorted((sweep / "said").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns):
+        sys.stdout.write(path.read_text(encoding="utf-8", errors="replace"))
+        sys.stdout.flush()
+        path.unlink()
+
+
+def _plain(node: DictConfig) -> DictConfig:
+    """Without the types that Hydra gives its own settings, which not every process can read."""
+    content: Any = OmegaConf.to_container(node, resolve=False)
+    return DictConfig(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,27 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     # one is gone on with, and none of the others run again
     assert len(commands.runs(folder)) == len(others) + 1
     assert {each.run for each in jobs.read(sweep(folder))} > others
+
+
+def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder: Path) -> None:
+    typed = (
+        *LITTLE, "clip.factor=range(11, 15)", "seed=0,1", "trials=6", *WHOLE,
+        "hydra/launcher=basic",
+    )  # fmt: skip
+    (folder / "kill").touch()
+    done = commands.process(folder, "search", *typed)
+    assert done.status == -signal.SIGKILL
+    (killed,) = [t for t in study(folder).trials if not t.state.is_finished()]
+    assert killed.params == {"clip.factor": 13}
+    before = commands.runs(folder)
+    again = commands.here(folder, "search", *typed)
+    assert again.status == 0, again.err
+    assert f"going on with {sweep(folder).name}" in again.out
+    trials = study(folder).trials
+    assert [t.state.name for t in trials] == ["COMPLETE"] * 6
+    # the run that was killed is gone on with, and none is run twice
+    assert commands.runs(folder)[: len(before)] == before
+    assert len(commands.runs(folder)) == 2 * len({t.params["clip.factor"] for t in trials})
 
 
 @pytest.fixture(scope="module")
@@ -322,5 +344,5 @@ def test_mistakes_are_all_told_before_the_first_run(
 def test_a_storage_that_cant_be_reached_is_told_and_nothing_runs(tmp_path: Path) -> None:
     typed = ("clip=none,norm", "storage=postgresql://127.0.0.1:1/none")
     done = commands.here(tmp_path, "search", *LITTLE[:-1], *typed)
-    assert done.status == 2 and "storage=postgresql://127.0.0.1:1/none: " in done.err
+    assert done.status == 2 and "storage=postgresql://127.0.0.1:1/none: connection to" in done.err
     assert not commands.runs(tmp_path)

@@ -70,8 +70,10 @@ def opened(address: str) -> BaseStorage:
     if address.startswith("sqlite:///"):
         Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": PATIENCE}}
+    # SQLAlchemy takes psycopg, its successor, where nothing is said
+    driven = re.sub(r"^postgresql:", "postgresql+psycopg2:", address)
     try:
-        return optuna.storages.RDBStorage(address, engine_kwargs=options)
+        return optuna.storages.RDBStorage(driven, engine_kwargs=options)
     except Exception as error:  # whatever Optuna, SQLAlchemy or the driver raise
         raise SpecError(f"storage={address}: {reason(error)}") from error
 

@@ -3,12 +3,14 @@
     python benchmarks/files.py [files=1000,10000,100000] [workers=0,1,2]
 
 Writes JPEGs of 64 x 48 pixels into a temporary folder (2.4 KiB each, 16 different ones). Each line
-is a process of its own: `start` is the processor time until the data are made (list, check of
-every head and end, digest), `memory` the most that it held beyond what it had before, and `epoch`
-images a second over 5,000 of them, in batches of 64, brought to 32 x 32. Forked workers share what
-the process has; `memory` is without them.
+is a process of its own. `start s` is the processor time until the data are made: list, check of
+every head and end, digest. `MiB then` is the most memory that the process has held by then beyond
+what it had before, `MiB epoch` the same after an epoch of 5,000 images at most, in batches of 64,
+brought to 32 x 32, and `MiB worker` what the largest worker has for itself alone near the end of
+that epoch. `images/s` is of the epoch by the clock, the start of the workers included.
 
-2026-11, 2 shared cores that others used as well, so only processor time and memory say something:
+2026-11, 2 shared cores that others used as well, so only processor time and memory say something;
+the last two columns were not measured:
 
        files workers  start s  MiB then  MiB epoch
         1000       0      0.3        13         20
@@ -28,7 +30,7 @@ from PIL import Image
 
 ONE = """
 import resource, sys, time
-import torch
+import psutil, torch
 from recipe.data.image_folder import image_folder
 
 def peak():
@@ -42,17 +44,21 @@ data = image_folder(
 )
 started, made = time.process_time() - began, peak() - before
 order = torch.randperm(len(data.train))[:5000]
+batches, own = order.split(64), 0
 began = time.perf_counter()
-read = sum(len(targets) for _, targets in data.train.batches(order.split(64)))
-speed = read / (time.perf_counter() - began)
-print(f"{started:8.1f} {made:8.0f} {peak() - before:8.0f} {speed:8.0f}")
+for done, _ in enumerate(data.train.batches(batches), 1):
+    if done == max(1, len(batches) - 5):
+        children = psutil.Process().children()
+        own = max([each.memory_full_info().uss for each in children], default=0)
+speed = len(order) / (time.perf_counter() - began)
+print(f"{started:8.1f} {made:9.0f} {peak() - before:10.0f} {own / 2**20:11.0f} {speed:9.0f}")
 """
 
 
 def main(arguments: list[str]) -> None:
     given = {"files": "1000,10000,100000", "workers": "0,1,2"}
     given |= dict(argument.split("=") for argument in arguments)
-    print("   files workers  start s  MiB then  MiB epoch  images/s", flush=True)
+    print("   files workers  start s  MiB then  MiB epoch  MiB worker  images/s", flush=True)
     for number in map(int, given["files"].split(",")):
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), number)

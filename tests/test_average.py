@@ -14,6 +14,7 @@ from recipe.average import Average
 from recipe.average.ema import ema
 from recipe.average.none import none
 from recipe.average.swa import swa
+from recipe.train import Run, train
 
 
 def weight_of(value: float) -> nn.Linear:
@@ -294,3 +295,26 @@ def test_swa_goes_on_from_its_state() -> None:
     for average in (first, again):
         average.after_epoch(1.0, no_inputs)
         assert weight(average) == pytest.approx(3.0)
+
+
+# in a run
+
+
+@pytest.mark.parametrize("option", [("ema", "decay=0.9"), ("swa", "start=0.1")])
+def test_a_run_evaluates_the_trained_weights_beside_their_average(
+    built: Callable[..., Run], option: tuple[str, str]
+) -> None:
+    run = built(f"average={option[0]}", f"average.{option[1]}", "optimizer.lr=0.5")
+    end = list(train(run))[-1].metrics
+    found = {}
+    for name, model in (("raw_", run.model), ("", run.average.model)):
+        (inputs, targets) = next(iter(run.data.val.batches([torch.arange(len(run.data.val))])))
+        logits = model.eval()(inputs)
+        found[f"val/{name}accuracy"] = (logits.argmax(1) == targets).float().mean().item()
+        found[f"val/{name}loss"] = nn.functional.cross_entropy(logits, targets).item()
+    assert {key: end[key] for key in found} == pytest.approx(found, rel=1e-5)
+    assert found["val/raw_loss"] != pytest.approx(found["val/loss"], rel=1e-3)
+
+
+def test_without_an_average_nothing_is_evaluated_twice(built: Callable[..., Run]) -> None:
+    assert not any("raw" in key for point in train(built()) for key in point.metrics)

@@ -43,7 +43,10 @@ def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classi
     ("model", "count"),
     [
         (narrow_vgg(batchnorm=False), 5),
-        (resnet(channels=1, classes=3, widths=[2, 4], blocks=1), 7),  # 1 + 2 + 2, shortcut, head
+        (
+            resnet(channels=1, classes=3, widths=[2, 4], blocks=1, drop_path=0.0),
+            7,
+        ),  # 1 + 2 + 2, shortcut, head
         (mlp(channels=1, size=4, classes=3, hidden=[5, 5], dropout=0.1), 3),
     ],
     ids=["vgg", "resnet", "mlp"],

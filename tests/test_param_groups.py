@@ -153,7 +153,7 @@ def foreign(library: str, name: str) -> nn.Module:
             return timm(name=name, channels=3, classes=7, drop_path=None)
         if library == "torchvision":
             return torchvision_model(name=name, classes=7, drop_path=None)
-        return resnet(channels=1, classes=3, widths=[2, 4], blocks=2)
+        return resnet(channels=1, classes=3, widths=[2, 4], blocks=2, drop_path=0.0)
 
 
 @pytest.mark.usefixtures("torchvision")

@@ -2,6 +2,9 @@
 
 Source: He et al. 2015, https://arxiv.org/abs/1512.03385, section 4.2 (the CIFAR networks); unlike
 there, a shortcut that changes shape is a 1x1 convolution (their option B).
+
+Stochastic depth: Huang et al. 2016, https://arxiv.org/abs/1603.09382; each image of a batch is
+drawn for by itself, and what is kept is scaled up in training, as in torchvision and timm.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them."""
+    """Two 3x3 convolutions and a shortcut around them, which in training is all that is left of
+    a share `drop` of the images."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, drop: float) -> None:
         super().__init__()
+        self.kept = nn.Dropout(drop)
         self.convolution1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.batchnorm1 = nn.BatchNorm2d(width)
         self.convolution2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -29,7 +34,10 @@ class Block(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         inner = torch.relu(self.batchnorm1(self.convolution1(features)))
-        return torch.relu(self.batchnorm2(self.convolution2(inner)) + self.shortcut(features))
+        inner = self.batchnorm2(self.convolution2(inner))
+        if self.kept.p:
+            inner = inner * self.kept(inner.new_ones(inner.shape[0], 1, 1, 1))
+        return torch.relu(inner + self.shortcut(features))
 
 
 def resnet(
@@ -38,18 +46,23 @@ def resnet(
     classes: PositiveInt,
     widths: Annotated[list[PositiveInt], Field(min_length=1)],
     blocks: PositiveInt,
+    drop_path: Annotated[float, Field(ge=0, lt=1)],
 ) -> nn.Module:
-    """Takes (batch, channels, height, width), gives logits (batch, classes)."""
+    """Takes (batch, channels, height, width), gives logits (batch, classes).
+
+    Block l of L loses its convolutions with probability `drop_path` * l / L.
+    """
     stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
     model = nn.Sequential()
     model.add_module("convolution", stem)
     model.add_module("batchnorm", nn.BatchNorm2d(widths[0]))
     model.add_module("relu", nn.ReLU())
-    before = widths[0]
+    before, total = widths[0], len(widths) * blocks
     for stage, width in enumerate(widths, start=1):
         for index in range(1, blocks + 1):
             stride = 2 if stage > 1 and index == 1 else 1
-            model.add_module(f"stage{stage}_{index}", Block(before, width, stride))
+            drop = drop_path * ((stage - 1) * blocks + index) / total
+            model.add_module(f"stage{stage}_{index}", Block(before, width, stride, drop))
             before = width
     model.add_module("pool", nn.AdaptiveAvgPool2d(1))
     model.add_module("flatten", nn.Flatten())

@@ -1,0 +1,90 @@
+"""Stochastic depth: in the ResNet of ours, and through the setting of the same name in timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from recipe import build, state
+from recipe.model.resnet import Block, resnet
+from recipe.spec import RunSpec
+from recipe.train import Run, train
+
+RESNET = ("model=resnet", "model.widths=[2,4]", "model.drop_path=0.5")
+
+
+def block(drop: float) -> Block:
+    """Its convolutions give 1 for every image, its shortcut what comes in."""
+    made = Block(1, 1, 1, drop)
+    with torch.no_grad():
+        made.batchnorm2.weight.fill_(0.0)
+        made.batchnorm2.bias.fill_(1.0)
+    return made
+
+
+def test_a_block_is_left_out_for_its_share_of_images_and_scaled_up_for_the_others() -> None:
+    torch.manual_seed(0)
+    out = block(0.75)(torch.full((400, 1, 2, 2), 3.0))
+    dropped, kept = (out == 3.0).all(dim=(1, 2, 3)), (out == 7.0).all(dim=(1, 2, 3))
+    assert bool((dropped | kept).all())  # 3, or 3 + 1 / (1 - 0.75)
+    assert 270 <= dropped.sum() <= 330  # 300 expected, standard deviation 8.7
+
+
+def test_in_evaluation_every_block_counts_once() -> None:
+    out = block(0.75).eval()(torch.full((9, 1, 2, 2), 3.0))
+    assert torch.equal(out, torch.full((9, 1, 2, 2), 4.0))
+
+
+def test_the_share_grows_evenly_to_the_last_block() -> None:
+    model = resnet(channels=1, classes=3, widths=[2, 4, 4], blocks=2, drop_path=0.6)
+    shares = [layer.kept.p for layer in model.children() if isinstance(layer, Block)]
+    assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_blocks(
+    small: Callable[..., RunSpec],
+) -> None:
+    spec = small(*RESNET)
+    whole, half, resumed = (build.build(spec) for _ in range(3))
+    list(train(whole))
+    points = train(half)
+    next(points)
+    state.restore(resumed, state.capture(half))
+    list(train(resumed))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_frozen_blocks_that_are_left_out_at_random_are_not_computed_once(
+    built: Callable[..., Run],
+) -> None:
+    frozen = (*RESNET, "freeze=by_name", "freeze.names=['convolution.*','batchnorm.*','stage1_*']")
+    kept, anew = built(*frozen), built(*frozen, "freeze.cache=off")
+    for run in (kept, anew):
+        list(train(run))
+    for ours, theirs in zip(kept.model.parameters(), anew.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_timms_models_drop_the_share_that_is_given_at_their_last_block(
+    built: Callable[..., Run],
+) -> None:
+    model = built(
+        "model=timm", "model.name=test_resnet", "model.drop_path=0.5", "data.size=32"
+    ).model  # fmt: skip
+    from timm.layers import DropPath
+
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, DropPath)]
+    assert layers and layers[-1].drop_prob == pytest.approx(0.5)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)  # timm begins with branches that give 0
+    images = torch.randn(8, 1, 32, 32)
+    model.train()
+    assert not torch.equal(model(images), model(images))
+    model.eval()
+    assert torch.equal(model(images), model(images))

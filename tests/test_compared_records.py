@@ -106,7 +106,8 @@ def test_a_setting_that_is_the_seed_is_no_trick(tmp_path: Path) -> None:
 
 def test_runs_of_unequal_length_are_compared_by_their_last_epochs(tmp_path: Path) -> None:
     """As early stopping makes them; a curve goes as far as all of its runs do."""
-    outputs, ids = tmp_path / "outputs", []
+    outputs = tmp_path / "outputs"
+    ids: list[str] = []
     for seed, (clip, further) in itertools.product(range(7), [({}, 1), (CLIP, 2)]):
         accuracies = [0.5, 0.6 + seed / 100, *([0.9] * further if seed else [])]
         ids.append(compared_runs.run(outputs, len(ids), accuracies, clip, seed=seed))

@@ -140,6 +140,7 @@ def test_runs_that_differ_in_the_seed_alone_stand_under_their_mean(
         assert float(mean) == pytest.approx(wanted, abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_table_has_the_runs_that_a_sweep_took_over_from_another(
     swept: Path, chromium: Browser
 ) -> None:

@@ -130,6 +130,7 @@ def test_the_template_does_what_the_command_does_that_it_is_measured_against(
     assert turns.void([theirs], [Took(losses=[ours])]) == ""
 
 
+@pytest.mark.long
 def test_loops_are_timed_on_the_same_work(tmp_path: Path) -> None:
     rows = single.loop(tmp_path, 1, [1], JOB)
     assert [cells[2:4] for cells in rows] == [["1", "1"]] * 3

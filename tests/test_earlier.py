@@ -102,6 +102,7 @@ def same_sweep(folder: Path, whole: Path) -> None:
         alike(run_folder(folder, name), run_folder(whole, name))
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_interrupted_is_continued_by_the_same_command(
     tmp_path: Path, whole: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_sweep_whose_file_was_cut_off_goes_on(tmp_path: Path, name: str) -> No
     assert states(tmp_path) == ["FINISHED"] * 2
 
 
+@pytest.mark.long
 def test_two_sweeps_at_the_same_moment_train_each_run_once(tmp_path: Path) -> None:
     arguments = ("-m", *commands.QUICK, "seed=0,1,2,3", "epochs=1")
     both = [commands.start(tmp_path, *arguments) for _ in range(2)]

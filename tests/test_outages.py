@@ -125,7 +125,7 @@ def check_disturbed(folder: Path, epochs: int, rounds: int) -> None:
 def test_a_run_whose_server_comes_and_goes_has_all_its_points_there_in_the_end(
     tmp_path: Path,
 ) -> None:
-    check_disturbed(tmp_path, epochs=150, rounds=1)
+    check_disturbed(tmp_path, epochs=100, rounds=1)
 
 
 @pytest.mark.long

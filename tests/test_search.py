@@ -117,6 +117,7 @@ def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder
     assert len(set(values)) == 3 and all(0.001 <= value <= 0.1 for value in values)
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(folder: Path) -> None:
     typed = (
         *LITTLE, "clip.factor=range(11, 15)", "trials=6", *WHOLE, "hydra.launcher.workers=2",

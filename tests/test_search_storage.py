@@ -14,7 +14,10 @@ from test_search import LITTLE, PARTS, sweep
 
 from recipe.search import storage
 
-pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing()))
+pytestmark = [
+    pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing())),
+    pytest.mark.long,
+]
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,10 @@ def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_fo
     assert statuses(folder) == ["FINISHED"] * 4
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
     folder: Path, number: signal.Signals, status: int
 ) -> None:
@@ -137,6 +140,7 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
         assert servers.points(client, there) == servers.journal(run)
 
 
+@pytest.mark.long
 def test_a_greedy_ablation_keeps_its_processes_from_round_to_round(folder: Path) -> None:
     done = commands.process(
         folder, "ablate", *commands.QUICK, "plan=greedy", "seed=0,1",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from foreign import foreign
 from torch import Tensor, nn
 
 from recipe import layers
 from recipe.errors import SpecError
 from recipe.model.mlp import mlp
 from recipe.model.resnet import resnet
-from recipe.model.timm import timm
-from recipe.model.torchvision import torchvision as torchvision_model
 from recipe.model.vgg import vgg
 
 
@@ -19,14 +18,6 @@ def narrow_vgg(batchnorm: bool = True) -> nn.Module:
     return vgg(
         channels=1, classes=3, widths=[2, 4], convolutions=2, batchnorm=batchnorm, dropout=0.0
     )
-
-
-def foreign(library: str, name: str) -> nn.Module:
-    """Random weights would be of no use here, so none are drawn."""
-    with torch.device("meta"):
-        if library == "timm":
-            return timm(name=name, channels=3, classes=7, drop_path=None)
-        return torchvision_model(name=name, classes=7, drop_path=None)
 
 
 def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classifier() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from foreign import foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,8 +15,6 @@ from torch import Tensor, nn
 from recipe import build, parameters
 from recipe.errors import SpecError
 from recipe.model.resnet import resnet
-from recipe.model.timm import timm
-from recipe.model.torchvision import torchvision as torchvision_model
 from recipe.model.vgg import vgg
 from recipe.param_groups.all import all as all_
 from recipe.param_groups.by_name import by_name
@@ -147,15 +146,6 @@ def test_layer_decay_halves_the_rate_from_each_layer_to_the_one_below() -> None:
     ]  # fmt: skip
 
 
-def foreign(library: str, name: str) -> nn.Module:
-    with torch.device("meta"):
-        if library == "timm":
-            return timm(name=name, channels=3, classes=7, drop_path=None)
-        if library == "torchvision":
-            return torchvision_model(name=name, classes=7, drop_path=None)
-        return resnet(channels=1, classes=3, widths=[2, 4], blocks=2, drop_path=0.0)
-
-
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize(
     ("library", "name", "first", "head"),
@@ -171,7 +161,10 @@ def foreign(library: str, name: str) -> nn.Module:
 def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parameter(
     library: str, name: str, first: str, head: str
 ) -> None:
-    model = foreign(library, name)
+    if library == "recipe":
+        model: nn.Module = resnet(channels=1, classes=3, widths=[2, 4], blocks=2, drop_path=0.0)
+    else:
+        model = foreign(library, name)
     groups = layer_decay(model, lr=1.0, decay=0.9)
     assert_each_once(model, groups)
     rates = [group["lr"] for group in groups]

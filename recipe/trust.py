@@ -20,7 +20,8 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
 
     It must be a part of recipe (`recipe.<group>.<option>.<name>`; of that `group`, if one is
     given), a building block of torch (torch.nn, torch.optim) that the group has use for, one of
-    torchvision's models, or defined in one of the `trusted` packages. What the name resolves to is
+    torchvision's models, one of pytorch_optimizer's optimizers, or defined in one of the `trusted`
+    packages. What the name resolves to is
     looked at, not only how it is spelled.
     Raises ValueError otherwise, before anything that could not be a part is imported.
     """
@@ -29,12 +30,12 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
             f"_target_ must be the dotted name of a callable, got {target!r}; write package.name"
         )
     root = target.partition(".")[0]
-    if root not in ("recipe", "torch", "torchvision", *trusted):
+    if root not in (*KNOWN, *trusted):
         raise ValueError(
             f"_target_ {target}: the package {root} isn't trusted; if it is yours, say "
             f"trust=[{root}]"
         )
-    allowed = {"recipe": _ours, "torch": _torchs, "torchvision": _torchvisions}.get(root)
+    allowed = KNOWN.get(root)
     if any(word.startswith("__") for word in target.split(".")) or (
         allowed is not None and not target.startswith(_homes(root, group))
     ):
@@ -107,7 +108,7 @@ def _homes(root: str, group: str | None) -> tuple[str, ...]:
     """How the names of parts begin; others are refused before anything is imported."""
     if root == "recipe":
         return tuple(f"recipe.{name}." for name in ([group] if group else GROUPS))
-    return ("torch.nn.", "torch.optim.") if root == "torch" else ("torchvision.models.",)
+    return ("torch.nn.", "torch.optim.") if root == "torch" else (HOMES[root],)
 
 
 def _home(found: Any) -> str:
@@ -147,6 +148,27 @@ def _torchvisions(target: str, found: Any, group: str | None) -> bool:
     return found in [models.get_model_builder(name) for name in models.list_models()]
 
 
+def _pytorch_optimizers(target: str, found: Any, group: str | None) -> bool:
+    from torch import optim
+
+    at_home = _home(found).startswith("pytorch_optimizer.optimizer.")
+    optimizer = inspect.isclass(found) and at_home and issubclass(found, optim.Optimizer)
+    # a wrapper makes and keeps another optimizer, whose state checkpoints would not have
+    return group == "optimizer" and optimizer and "params" in inspect.signature(found).parameters
+
+
+KNOWN = {
+    "recipe": _ours, "torch": _torchs, "torchvision": _torchvisions,
+    "pytorch_optimizer": _pytorch_optimizers,
+}  # fmt: skip
+"""Packages of which parts may be called without being trusted, and which of their parts."""
+
+HOMES = {"torchvision": "torchvision.models.", "pytorch_optimizer": "pytorch_optimizer."}
+
+EXTRAS = {"torchvision": "vision", "pytorch_optimizer": "optimizers"}
+"""Of recipe, that install a package."""
+
+
 def _families(found: type) -> set[str]:
     """The second words of the modules of a class and all it is made from, as `nn` of torch.nn."""
     return {f"{base.__module__}.".split(".")[1] for base in found.__mro__}
@@ -171,4 +193,6 @@ def _resolve(target: str) -> Any:
                 )
             found = getattr(found, word)
         return found
-    raise ValueError(f"_target_ {target}: there is no module {words[0]} to import")
+    extra = EXTRAS.get(words[0])
+    way_out = f"; pip install 'torch-recipe[{extra}]'" if extra else ""
+    raise ValueError(f"_target_ {target}: there is no module {words[0]} to import{way_out}")

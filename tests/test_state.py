@@ -44,6 +44,10 @@ CASES = {
     "16 bits and mixed images": [
         "precision=bf16", "augment=mixup", "loss=label_smoothing", "average=ema",
     ],
+    "an optimizer of another library, with thawing layers": [
+        "optimizer=lion", "optimizer.weight_decay=0.1", "epochs=3", "param_groups=head_faster",
+        "freeze=gradual", "freeze.stages=[{epoch: 1, names: ['convolution*']}]",
+    ],
     "batches that are left out": [*skipping("nan", "average=swa"), "epochs=2"],
 }  # fmt: skip
 

@@ -72,6 +72,20 @@ def test_our_parts_and_torchs_building_blocks_may_be_called(target: str) -> None
     assert locate(target, ()).__name__ == target.rpartition(".")[2]
 
 
+def test_optimizers_of_pytorch_optimizer_may_be_called_and_nothing_else_of_it() -> None:
+    assert locate("pytorch_optimizer.Lion", (), "optimizer").__name__ == "Lion"
+    refused = {
+        "pytorch_optimizer.load_optimizer": "optimizer",
+        "pytorch_optimizer.Lion": "model",
+        "pytorch_optimizer.Lookahead": "optimizer",  # a wrapper, whose optimizer isn't saved
+        "pytorch_optimizer.optimizer.lion.torch.load": "optimizer",
+        "pytorch_optimizer.base.optimizer.BaseOptimizer": "optimizer",
+    }
+    for target, group in refused.items():
+        with pytest.raises(ValueError, match=f"^_target_ {target}.* is not a part that a spec may"):
+            locate(target, (), group)
+
+
 @pytest.mark.usefixtures("torchvision")
 def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
     assert callable(locate("torchvision.models.resnet18", ()))

@@ -212,6 +212,9 @@ REFUSED = {
         "hydra.launcher.gpus names a GPU twice: [0, 0]; name each once, and hydra.launcher.per_gpu "
         "says how many jobs share one",
     ],
+    ("hydra.launcher.workers=0",): [
+        "hydra.launcher.workers must be auto or a whole number of at least 1, got 0"
+    ],
     ("device=card", "hydra.launcher.gpus=all"): [
         "hydra.launcher.gpus must be auto or a list of indices, such as [0,1], got all"
     ],

@@ -87,14 +87,14 @@ def of(sweep: Path, asked: Any, per_gpu: int, devices: Sequence[Mapping[str, Any
 
 def check(overrides: Sequence[Override], first: RunSpec) -> None:
     """Raises SpecError where jobs, of which one is the first, can't go by what a command line says
-    of a launcher's GPUs."""
+    of a launcher's processes and GPUs."""
     ours = [o.input_line for o in overrides if o.key_or_group.startswith(LAUNCHER)]
     with compose.menu_folder():
         node: Any = compose.config(ours).hydra.launcher
     if "per_gpu" not in node:
         return
     asked, per_gpu = node["gpus"], node["per_gpu"]
-    problems = Problems([*_malformed(asked, per_gpu)])
+    problems = Problems([*_uncounted(node), *_malformed(asked, per_gpu)])
     problems.raise_any()
     if any(o.key_or_group.startswith("device") and o.is_sweep_override() for o in overrides):
         return
@@ -108,6 +108,15 @@ def check(overrides: Sequence[Override], first: RunSpec) -> None:
                 f"hydra.launcher.{key}={number}: {counted(len(gpus.names), 'GPU')} with "
                 f"{counted(per_gpu, 'job')} each have room for {gpus.places}; "
                 "hydra.launcher.per_gpu says how many share one"
+            )
+
+
+def _uncounted(node: Mapping[str, Any]) -> Iterator[str]:
+    for key in AT_ONCE:
+        number = node.get(key, "auto")
+        if number != "auto" and (type(number) is not int or number < 1):
+            yield (
+                f"hydra.launcher.{key} must be auto or a whole number of at least 1, got {number!r}"
             )
 
 

@@ -94,7 +94,7 @@ def process(
     """`python -m recipe <arguments>`, or another program, in a process of its own."""
     done = subprocess.run(
         [*program, *arguments], cwd=folder, env=environment(**variables),
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
 

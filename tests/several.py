@@ -27,7 +27,7 @@ def shared(folder: Path, size: int, *lines: tuple[str, ...]) -> list[list[Done]]
     done.mkdir(exist_ok=True)
     ended = subprocess.run(
         [*TORCHRUN, str(size), __file__, str(done), json.dumps(lines)],
-        cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=_environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     by_rank = [json.loads((done / f"{rank}.json").read_text()) for rank in range(size)]

@@ -154,7 +154,8 @@ def _pytorch_optimizers(target: str, found: Any, group: str | None) -> bool:
     at_home = _home(found).startswith("pytorch_optimizer.optimizer.")
     optimizer = inspect.isclass(found) and at_home and issubclass(found, optim.Optimizer)
     # a wrapper makes and keeps another optimizer, whose state checkpoints would not have
-    return group == "optimizer" and optimizer and "params" in inspect.signature(found).parameters
+    fits = group in (None, "optimizer") and optimizer
+    return fits and "params" in inspect.signature(found).parameters
 
 
 KNOWN = {

@@ -22,6 +22,7 @@ from recipe.compare.curves import curves_figure
 from recipe.compare.forest import forest_figure
 from recipe.compare.pareto import pareto_figure
 from recipe.compare.pictures import Band, Effect, Spot, curves, forest, pareto
+from recipe.compare.variants import Factor, Variant, Variants
 
 NAN, INF = math.nan, math.inf
 
@@ -397,3 +398,19 @@ def test_any_numbers_and_any_names_make_a_picture(
     ):
         with Image.open(file) as image:
             image.load()
+
+
+def test_of_many_tricks_a_picture_names_those_that_are_missing() -> None:
+    tricks = {"clip": "norm", "freeze": "vgg_first2", "average": "ema"}
+    factors = [Factor(group, [f"{group}=none", f"{group}={on}"]) for group, on in tricks.items()]
+    levels = {
+        ("clip=norm", "freeze=vgg_first2", "average=ema"): "all tricks",
+        ("clip=norm", "freeze=none", "average=ema"): "all but freeze=vgg_first2",
+        ("clip=norm", "freeze=none", "average=none"): "clip=norm",
+    }
+    made = {at: Variant(at, "clip=norm", {}) for at in levels}
+    labels = {at: Variants(factors, made).label(variant) for at, variant in made.items()}
+    assert labels == levels
+    two = Variants(factors[:2], {})
+    both = Variant(("clip=norm", "freeze=vgg_first2"), "clip=norm freeze=vgg_first2", {})
+    assert two.label(both) == "clip=norm freeze=vgg_first2"

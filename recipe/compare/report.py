@@ -198,7 +198,8 @@ def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
     unit, spots = found.unit, []
     for one in found.summaries:
         mean, low, high = map(unit.scaled, _bounds(one.interval))
-        spots.append(Spot(one.variant.name, one.epoch_s, mean, low, high, one.efficient))
+        label = found.variants.label(one.variant)
+        spots.append(Spot(label, one.epoch_s, mean, low, high, one.efficient))
     if len(spots) > 1 and unit.sign and found.is_one_scale:
         title = f"What it costs: {found.selection.title}"
         pictures.pareto(
@@ -217,7 +218,8 @@ def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
             for name in ("mean", "low", "high")
         )
         epochs = list(range(1, len(means) + 1))
-        bands.append(Band(curve.variant.name, epochs, means, lows, highs))
+        label = found.variants.label(curve.variant)
+        bands.append(Band(label, epochs, means, lows, highs))
     if bands:
         title = f"Mean over seeds with its 95 % interval: {found.selection.title}"
         pictures.curves(folder / "curves.png", bands, label=unit.axis, title=title)

@@ -76,6 +76,16 @@ class Variants:
     def baseline(self) -> Levels:
         return tuple(factor.levels[0] for factor in self.factors)
 
+    def label(self, variant: Variant) -> str:
+        """A variant's name in a picture, which has less room: of three tricks or more, all are
+        `all tricks`, and without one they are `all but` that."""
+        if len(self.factors) > 2 and all(len(factor.levels) == 2 for factor in self.factors):
+            pairs = zip(self.factors, variant.levels, strict=True)
+            missing = [factor.levels[1] for factor, level in pairs if level == factor.levels[0]]
+            if len(missing) < 2:
+                return f"all but {missing[0]}" if missing else "all tricks"
+        return variant.name
+
     def replaced(self, levels: Levels, factor: int, level: str) -> Variant | None:
         """The variant that has that level instead, if any run is of it."""
         return self.by_levels.get((*levels[:factor], level, *levels[factor + 1 :]))

@@ -1,4 +1,4 @@
-"""What the audit costs: whole training loops with and without it, taking turns in one process.
+"""What the audit costs: training loops with and without it, step by step in turn in one process.
 
     python benchmarks/audit_cost.py [rounds=5] [key=value ...]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 from recipe import compose
 from recipe.audit import Audit
@@ -20,18 +21,39 @@ from recipe.train import train
 QUIET = ("device=cpu", "device.threads=1", "tracking=none")
 
 
-def seconds(spec: RunSpec, *, audited: bool) -> float:
-    """Processor time of the loop, the audit's own preparations included."""
+def loop(spec: RunSpec, *, audited: bool) -> Iterator[None]:
+    """A step or an evaluation at a time; the audit's own preparations belong to the first."""
     run = build(spec)
-    started = time.process_time()
+    yield
     if audited:
         with Audit(spec, run) as audit:
             for point in train(run):
                 audit.look(point)
+                yield
     else:
         for _ in train(run):
-            pass
-    return time.process_time() - started
+            yield
+
+
+def pair(spec: RunSpec, *, first: bool) -> float:
+    """Processor time of the audited loop over that of the other, step by step in turn, which
+    whatever else the machine does meets alike; `first`: whether the audited one begins."""
+    order = (True, False) if first else (False, True)
+    loops = {audited: loop(spec, audited=audited) for audited in order}
+    took = dict.fromkeys(order, 0.0)
+    for each in loops.values():
+        next(each)  # builds it
+    while loops:
+        for audited, each in list(loops.items()):
+            started = time.process_time()
+            if next(each, END) is END:
+                del loops[audited]
+            took[audited] += time.process_time() - started
+    print(f"{took[True]:.2f} s / {took[False]:.2f} s = {took[True] / took[False]:.3f}", flush=True)
+    return took[True] / took[False]
+
+
+END = object()
 
 
 def main(arguments: list[str]) -> None:
@@ -39,13 +61,9 @@ def main(arguments: list[str]) -> None:
     overrides = [a for a in arguments if not a.startswith("rounds=")]
     with compose.menu_folder():
         spec = compose.Job((*QUIET, *overrides), ()).spec()
-    seconds(spec, audited=False)  # the first run pays for what torch sets up
-    ratios = []
-    for number in range(rounds):
-        order = (True, False) if number % 2 else (False, True)
-        took = {audited: seconds(spec, audited=audited) for audited in order}
-        ratios.append(took[True] / took[False])
-        print(f"{took[True]:.2f} s / {took[False]:.2f} s = {ratios[-1]:.3f}", flush=True)
+    for _ in loop(spec, audited=False):
+        pass  # the first run pays for what torch sets up
+    ratios = [pair(spec, first=number % 2 == 1) for number in range(rounds)]
     print(f"median {statistics.median(ratios):.3f}")
 
 

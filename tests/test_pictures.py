@@ -22,7 +22,7 @@ from recipe.compare.curves import curves_figure
 from recipe.compare.forest import forest_figure
 from recipe.compare.pareto import pareto_figure
 from recipe.compare.pictures import Band, Effect, Spot, curves, forest, pareto
-from recipe.compare.variants import Factor, Variant, Variants
+from recipe.compare.variants import Factor, Levels, Variant, Variants
 
 NAN, INF = math.nan, math.inf
 
@@ -403,7 +403,7 @@ def test_any_numbers_and_any_names_make_a_picture(
 def test_of_many_tricks_a_picture_names_those_that_are_missing() -> None:
     tricks = {"clip": "norm", "freeze": "vgg_first2", "average": "ema"}
     factors = [Factor(group, [f"{group}=none", f"{group}={on}"]) for group, on in tricks.items()]
-    levels = {
+    levels: dict[Levels, str] = {
         ("clip=norm", "freeze=vgg_first2", "average=ema"): "all tricks",
         ("clip=norm", "freeze=none", "average=ema"): "all but freeze=vgg_first2",
         ("clip=norm", "freeze=none", "average=none"): "clip=norm",

@@ -316,6 +316,7 @@ def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"] * 2
 
 
+@pytest.mark.long
 def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")

@@ -119,7 +119,7 @@ def test_each_worker_has_its_own_and_one_that_is_killed_gives_it_back(folder: Pa
 
 
 LAUNCHERS = [
-    pytest.param("joblib", "hydra.launcher.n_jobs=2"),
+    pytest.param("joblib", "hydra.launcher.n_jobs=2", marks=pytest.mark.long),
     pytest.param("submitit_local", "hydra.launcher.per_gpu=1", marks=pytest.mark.long),
 ]
 

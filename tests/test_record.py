@@ -283,6 +283,7 @@ def test_a_value_longer_than_mlflow_takes_is_cut_there_and_whole_on_disk(tmp_pat
     assert run.run.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
 
 
+@pytest.mark.long
 def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> None:
     both = [commands.start(tmp_path, *commands.QUICK, f"seed={seed}") for seed in (0, 1)]
     for started in both:

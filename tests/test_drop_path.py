@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from test_augment import assert_goes_on_after_a_step
 from torch import nn
 
-from recipe import build, state
 from recipe.model.resnet import Block, resnet
 from recipe.spec import RunSpec
 from recipe.train import Run, train
@@ -47,15 +47,7 @@ def test_the_share_grows_evenly_to_the_last_block() -> None:
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_blocks(
     small: Callable[..., RunSpec],
 ) -> None:
-    spec = small(*RESNET)
-    whole, half, resumed = (build.build(spec) for _ in range(3))
-    list(train(whole))
-    points = train(half)
-    next(points)
-    state.restore(resumed, state.capture(half))
-    list(train(resumed))
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert_goes_on_after_a_step(small(*RESNET))
 
 
 def test_frozen_blocks_that_are_left_out_at_random_are_not_computed_once(

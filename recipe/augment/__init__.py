@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recipe.extras import imported
+
 
 def draw_share(alpha: float, generator: torch.Generator) -> float:
     """A number from Beta(alpha, alpha), between 0 and 1, drawn by way of `generator` alone."""
@@ -45,14 +47,7 @@ def mix_targets(targets: Tensor, partners: Tensor, share: float, classes: int) -
 
 def transforms(option: str) -> Any:
     """torchvision.transforms; raises ValueError where torchvision can't be imported."""
-    try:
-        from torchvision import transforms as library
-    except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
-        raise ValueError(
-            f"augment={option} needs torchvision, and it can't be imported ({error}); install the "
-            "extra: pip install torch-recipe[vision]"
-        ) from error
-    return library
+    return imported("torchvision.transforms", f"augment={option}", "vision")
 
 
 @contextmanager

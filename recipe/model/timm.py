@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from recipe.extras import imported
 from recipe.menu import nearest
 
 if TYPE_CHECKING:
@@ -74,11 +75,4 @@ def weights_timm(weights: str, *, name: str, channels: Any, **settings: Any) -> 
 
 
 def _library() -> Any:
-    try:
-        import timm as library
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision beside another torch
-        raise ValueError(
-            f"model=timm needs timm, and it can't be imported ({error}); install the extra: "
-            "pip install torch-recipe[vision]"
-        ) from error
-    return library
+    return imported("timm", "model=timm", "vision")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from recipe.extras import imported
 from recipe.menu import nearest
 
 if TYPE_CHECKING:
@@ -72,11 +73,4 @@ def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered 
 
 
 def _library() -> Any:
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
-        raise ValueError(
-            f"model=torchvision needs torchvision, and it can't be imported ({error}); install the "
-            "extra: pip install torch-recipe[vision]"
-        ) from error
-    return models
+    return imported("torchvision.models", "model=torchvision", "vision")

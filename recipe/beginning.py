@@ -16,8 +16,8 @@ from recipe.earlier import Earlier
 from recipe.parts import device_part
 from recipe.plan import Plan
 from recipe.record import Recorder
+from recipe.run import Run
 from recipe.state import State, streams_of
-from recipe.train import Run
 
 
 def begin(

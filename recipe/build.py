@@ -26,8 +26,8 @@ from recipe.frozen import Frozen
 from recipe.grouping import Grouping
 from recipe.nonfinite import Guard
 from recipe.prefix.prefix import Prefix
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 
 REMEMBERS = ("loss", "clip", "augment", "average")
 """Parts that may remember something from step to step."""

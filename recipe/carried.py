@@ -17,10 +17,10 @@ from recipe import recorded, state
 from recipe.checkpoint import read
 from recipe.errors import SpecError
 from recipe.menu import GROUPS
+from recipe.run import Best, Run
 from recipe.settings import ELSEWHERE, ROOT, SPARED
 from recipe.spec import RunSpec
 from recipe.state import State
-from recipe.train import Best, Run
 from recipe.wording import counted, listed
 
 SHOWN = 8

@@ -12,8 +12,9 @@ import torch
 
 from recipe import atomic, runs
 from recipe.errors import RecipeError
+from recipe.run import Run
 from recipe.state import State
-from recipe.train import Point, Run
+from recipe.train import Point
 
 FORMAT = 2
 """Of what is in the file; another one is not read."""

@@ -1,4 +1,4 @@
-"""The command line: verbs, and the one place where a RecipeError becomes printed lines.
+"""The command line: its verbs.
 
 torch and mlflow are imported by the verb that needs them, after the device's environment is set.
 """
@@ -13,15 +13,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from recipe import menu
+from recipe import menu, usage
 from recipe.distributed.world import World
-from recipe.errors import OthersGone, Problems, RecipeError, SpecError
-from recipe.plain import one_line
+from recipe.errors import Problems, SpecError
+from recipe.exits import ended, terminate
 
 if TYPE_CHECKING:
     from recipe.spec import RunSpec
@@ -38,45 +37,6 @@ HYDRA_FLAGS = (
 )
 """Hydra's own flags, answered by Hydra itself."""
 
-USAGE = """\
-python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
-python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
-torchrun --nproc-per-node 2 -m recipe [key=value ...]  one run, shared by two processes
-python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
-                                         own arguments: [plan=both|add_one|leave_one_out|factorial|
-                                         greedy] [yes=true]
-python -m recipe search key=a,b key='interval(0.1, 1)' [seed=0,1] [trials=20] [...]
-                                         the best settings, by Optuna; own arguments: trials,
-                                         metric, sampler, pruner, startup, warmup, storage, yes
-python -m recipe compare [SWEEP] [--baseline clip=none] [--metric val/accuracy]
-                                         which trick helped, how sure is that, what did it cost?
-                                         SWEEP, or --sweep SWEEP: an id, its beginning, a name or
-                                         all, every recorded run; else the newest sweep
-python -m recipe plan [key=value ...]    what would run, without training
-python -m recipe find-lr [key=value ...] [from=1e-6] [to=10] [steps=100]
-                                         a learning rate for it, by a short test of rising ones
-python -m recipe tricks [clip|clip=agc]  every option with one line; the card of one: what it does,
-                                         its settings, what it costs, what your own runs say of it
-python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|json]
-python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest one by default, and of
-                                         all recorded runs, at 127.0.0.1; open=true opens a browser
-
-python -m recipe status [resume=true]    runs that aren't finished; closes those that died, or goes
-                                         on with them
-python -m recipe status <sweep>          its variants by seeds, what is left, and for how long
-python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
-python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
-python -m recipe diff <id> <id>          what differed between two recorded runs
-python -m recipe sync [tracking.uri=...] sends MLflow what it lacks of the record
-python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
-
-group=option chooses an option (* is the default), group.setting=value changes a setting of it:
-"""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, ending a run in the same way as Ctrl-C."""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and exits: 0 done, 1 failed, 2 refused, 130 and 143 killed."""
@@ -90,14 +50,14 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, terminate)
     world = World.here()
     if world.size == 1:
-        return _ended(lambda: _called(arguments))
+        return ended(lambda: _called(arguments))
     from recipe import following
     from recipe.distributed import handover
 
     if world.rank:
-        status = _ended(following.follow, tell=False)
+        status = ended(following.follow, tell=False)
     else:
-        status = _ended(lambda: _shared(world, arguments))
+        status = ended(lambda: _shared(world, arguments))
         handover.dismiss(status)
     handover.over()
     return status
@@ -126,59 +86,9 @@ def _shared(world: World, arguments: list[str]) -> int:
     return _called(arguments)
 
 
-def _ended(work: Callable[[], int], *, tell: bool = True) -> int:
-    """The exit status of what was called; how it ended is told, unless another process tells."""
-    said: list[str] = []
-    try:
-        return work()
-    except RecipeError as error:
-        said = error.problems
-        return error.exit_status
-    except OthersGone as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which ends this one as well
-        said = [str(error)]
-        return 1
-    except KeyboardInterrupt as stopped:
-        said, status = _stopped(stopped)
-        return status
-    except BrokenPipeError:  # whoever read our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if (signalled := _cause(error)) is None:
-            raise
-        said, status = _stopped(signalled)
-        return status
-    finally:
-        for line in said if tell else ():
-            print(f"recipe: {one_line(line)}", file=sys.stderr)
-
-
-def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
-    """What is said of a signal that ended a command, and the exit status."""
-    terminated = isinstance(by, Terminated)
-    said = ["terminated" if terminated else "interrupted"]
-    return said, 128 + (signal.SIGTERM if terminated else signal.SIGINT)
-
-
-def _cause(error: BaseException) -> KeyboardInterrupt | None:
-    """The signal that came first, if any: what it interrupts, such as Hydra's composing, may then
-    fail at tidying up."""
-    while (before := error.__context__) is not None:
-        if isinstance(before, KeyboardInterrupt):
-            return before
-        error = before
-    return None
-
-
-def terminate(signum: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM."""
-    raise Terminated
-
-
 def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
     if any(argument in ("-h", "--help") for argument in arguments):
-        return _help, arguments
+        return usage.show, arguments
     if arguments and arguments[0] in VERBS:
         return VERBS[arguments[0]], arguments[1:]
     if arguments and arguments[0].isidentifier():
@@ -191,21 +101,6 @@ def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return _multirun, arguments
     return _train, arguments
-
-
-def _help(arguments: list[str]) -> int:
-    print(USAGE)
-    defaults = menu.defaults()
-    for group in (*menu.GROUPS, "experiment"):
-        found = menu.options(group)
-        if not found:
-            continue
-        print(group)
-        width = max(map(len, found))
-        for name, option in found.items():
-            mark = "*" if name == defaults.get(group) else " "
-            print(f"{mark} {name:{width}}  {option.help}")
-    return 0
 
 
 def _console() -> Console:

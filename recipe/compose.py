@@ -20,12 +20,14 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe import menu, origin, plain, within
 from recipe.errors import Problems, SpecError
+from recipe.kept_options import KeptOptions
 from recipe.spec import RunSpec, reason
 
 
@@ -56,7 +58,9 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
         for text in named:
             if ".." in text:
                 raise SpecError(f"defaults: {path} names {text!r}; name an option of conf/")
-            if chosen := re.search(r"override\s+/?(hydra/(?:launcher|\w*_logging))\b", text):
+            if chosen := re.search(
+                r"override\s+/?(hydra/(?:launcher|sweeper|\w*_logging))\b", text
+            ):
                 raise SpecError(
                     f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
                     f"of that file and give {chosen[1]}=<name> there"
@@ -84,8 +88,8 @@ def _forget_schemas() -> None:
 def menu_folder() -> Iterator[None]:
     """Hydra's composition over our menu and the user's."""
     register_user_options()
-    _own.cache_clear()
-    _option.cache_clear()
+    for kept in (_own, _option, _loader):
+        kept.cache_clear()
     with hydra.initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
         yield
 
@@ -212,9 +216,7 @@ def config(overrides: Sequence[str]) -> DictConfig:
         raise SpecError(hidden)
     try:
         with origin.environment(overrides):
-            composed: DictConfig = hydra.compose(
-                "config", list(overrides), return_hydra_config=True
-            )
+            composed = _loader().load_configuration("config", list(overrides), RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
         raise SpecError(_no_launcher(told) or _of_another_kind(told) or told) from error
@@ -223,6 +225,12 @@ def config(overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(composed, False)
     within.fill(composed, lambda group, option: dict(_option(group, option)))
     return composed
+
+
+@functools.cache
+def _loader() -> KeptOptions:
+    """Hydra's; it keeps what it composes while composing."""
+    return KeptOptions(GlobalHydra.instance().config_loader())
 
 
 @functools.cache

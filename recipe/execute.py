@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from recipe.earlier import Earlier
     from recipe.outcome import Outcome
     from recipe.record import Recorder
-    from recipe.train import Point, Run
+    from recipe.run import Run
+    from recipe.train import Point
 
 
 def prepare(spec: RunSpec, problems: Problems) -> Run:

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from recipe import range_test, runs
 from recipe.range_test import RangeTest
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 from recipe.wording import relative
 
 

@@ -15,9 +15,9 @@ import torch
 
 from recipe import __version__, sources
 from recipe.menu import GROUPS
+from recipe.run import Run
 from recipe.settings import ELSEWHERE, SPARED
 from recipe.spec import RunSpec
-from recipe.train import Run
 
 
 def of(spec: RunSpec, run: Run) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from rich.table import Table
 
-from recipe.train import Run
+from recipe.run import Run
 from recipe.wording import counted
 
 LONG = 40

@@ -18,9 +18,9 @@ from torch import nn
 from recipe import layers, menu, parameters
 from recipe.data.placing import placed
 from recipe.evaluate import preserved
+from recipe.run import Run
 from recipe.schedule import Rates
 from recipe.spec import RunSpec
-from recipe.train import Run
 from recipe.wording import counted, duration
 
 WIDTH = 100

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from recipe.evaluate import Metrics
-from recipe.train import Point, Run
+from recipe.run import Run
+from recipe.train import Point
 from recipe.wording import duration
 
 

@@ -24,7 +24,7 @@ from recipe.schedule import Schedule
 from recipe.train import Point, train
 
 if TYPE_CHECKING:
-    from recipe.train import Run
+    from recipe.run import Run
 
 WORSE = 4.0
 """So many times the lowest loss ends the test."""

@@ -17,8 +17,8 @@ from recipe.checkpoint import Checkpoints
 from recipe.earlier import Earlier
 from recipe.errors import Problems, SpecError
 from recipe.execute import execute, prepare, report, report_again
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 from recipe.wording import listed, relative
 
 

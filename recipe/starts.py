@@ -7,7 +7,7 @@ import torch
 
 from recipe import streams
 from recipe.data import digest
-from recipe.train import Run, order
+from recipe.run import Run, order
 
 SHARED = ("weights", "split", "order", "augmentation", "dropout")
 

@@ -18,7 +18,7 @@ from recipe import streams
 from recipe.data import unread
 from recipe.distributed.shards import as_in, whole
 from recipe.errors import RecipeError
-from recipe.train import Best, Run
+from recipe.run import Best, Run
 
 State = dict[str, Any]
 

@@ -28,6 +28,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
 Named = list[tuple[str, Tensor]]
 
+UNTRACED = "where is not looked for, as a process can't call this model by itself"
+
 
 @dataclass(frozen=True)
 class Found:

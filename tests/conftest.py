@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from recipe import build, compose
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]

@@ -67,7 +67,7 @@ class Postgres:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
         done = self._popen(
             "initdb", "--pgdata", str(self.folder / "data"), "--username", "recipe",
-            "--auth", "scram-sha-256", "--pwfile", str(self.folder / "password"),
+            "--auth", "scram-sha-256", "--pwfile", str(self.folder / "password"), "--no-sync",
         )  # fmt: skip
         assert done.wait() == 0, self.log
 
@@ -77,7 +77,7 @@ class Postgres:
 
         self._process = self._popen(
             "postgres", "-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self.port),
-            "-k", str(self.folder),
+            "-k", str(self.folder), "-c", "fsync=off",  # only a system crash would tell
         )  # fmt: skip
         for _ in range(600):
             with contextlib.suppress(psycopg2.OperationalError):

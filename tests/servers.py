@@ -77,7 +77,8 @@ class Server:
                 command, env=commands.environment(**variables), stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        for _ in range(1800):  # a busy machine takes its time
+        ends = time.monotonic() + 600  # a busy machine takes its time
+        while time.monotonic() < ends and self._process.poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
                 return
             time.sleep(0.1)

@@ -307,6 +307,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
         return process.wait(), shown.decode()
 
 
+@pytest.mark.long
 def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
     status, shown = on_a_terminal(tmp_path, "n\n", *QUIET, *BITES)
     assert status == 0 and shown.count("Go on? [Y/n]") == 1 and "[1/2]" not in shown

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from recipe.errors import SpecError
-from recipe.train import Run, order, train
+from recipe.run import Run, order
+from recipe.train import train
 
 NO_NORM = ("model.batchnorm=false",)
 """BatchNorm sees the parts, so with it nothing is equal."""

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from recipe import build as building
-from recipe import frozen, grouping, streams, train
+from recipe import frozen, grouping, streams, train, training_step
 from recipe.audit import Audit, Verdict
 from recipe.prefix.feed import Feed
+from recipe.run import Run
 from recipe.schedule import Schedule
 from recipe.spec import RunSpec
-from recipe.train import Point, Run
+from recipe.train import Point
 
 Small = Callable[..., RunSpec]
 
@@ -71,7 +72,7 @@ def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:
     """Momentum and weight decay then move what is frozen."""
-    plain, step = grouping.Grouping.optimizer, train._step
+    plain, step = grouping.Grouping.optimizer, training_step.take
 
     def optimizer(
         self: grouping.Grouping, groups: list[dict[str, Any]], kept: frozen.Frozen
@@ -84,14 +85,14 @@ def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None
                     held[group["name"]]["params"].append(p)
         return made
 
-    def zeroed(run: Run, *rest: Any) -> train._Done:
+    def zeroed(run: Run, *rest: Any) -> training_step.Done:
         for p in run.model.parameters():
             if not p.requires_grad:
                 p.grad = torch.zeros_like(p)
         return step(run, *rest)
 
     patch.setattr(grouping.Grouping, "optimizer", optimizer)
-    patch.setattr(train, "_step", zeroed)
+    patch.setattr(training_step, "take", zeroed)
 
 
 def batchnorm_obeys_model_train(patch: pytest.MonkeyPatch) -> None:
@@ -146,12 +147,12 @@ def the_schedule_never_moves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Schedule, "after_epoch", lambda self, metrics: None)
 
 
-def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., train._Done]:
+def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., training_step.Done]:
     """The engine's step, in which what comes after backward is done in another order."""
 
     def step(
         run: Run, feed: Feed, model: nn.Module, inputs: Tensor, targets: Tensor, of: int
-    ) -> train._Done:
+    ) -> training_step.Done:
         inputs, goal = run.augment(inputs, targets, run.at.augmentation)
         loss = run.loss(model(inputs), goal)
         run.scaler.scale(loss).backward()
@@ -159,7 +160,7 @@ def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., tr
         run.scaler.update()
         run.optimizer.zero_grad()
         told = loss.detach()
-        return train._Done(told, told, norm.detach(), bit, stepped=True, left_out=False)
+        return training_step.Done(told, told, norm.detach(), bit, stepped=True, left_out=False)
 
     return step
 
@@ -167,19 +168,19 @@ def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., tr
 def clip_after_the_step(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
         run.scaler.step(run.optimizer)
-        return run.clip(train.with_gradients(run.optimizer))
+        return run.clip(training_step.with_gradients(run.optimizer))
 
-    patch.setattr(train, "_step", step_with(order))
+    patch.setattr(training_step, "take", step_with(order))
 
 
 def clip_before_unscaling(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
-        told = run.clip(train.with_gradients(run.optimizer))
+        told = run.clip(training_step.with_gradients(run.optimizer))
         run.scaler.unscale_(run.optimizer)
         run.scaler.step(run.optimizer)
         return told
 
-    patch.setattr(train, "_step", step_with(order))
+    patch.setattr(training_step, "take", step_with(order))
 
 
 def no_clip_at_all(patch: pytest.MonkeyPatch) -> None:
@@ -187,42 +188,42 @@ def no_clip_at_all(patch: pytest.MonkeyPatch) -> None:
         run.scaler.step(run.optimizer)
         return torch.zeros(()), torch.zeros(())
 
-    patch.setattr(train, "_step", step_with(order))
+    patch.setattr(training_step, "take", step_with(order))
 
 
 def gradients_change_after_the_clip(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
-        told = run.clip(params := train.with_gradients(run.optimizer))
+        told = run.clip(params := training_step.with_gradients(run.optimizer))
         params[0].grad.mul_(2)  # type: ignore[union-attr]
         run.scaler.step(run.optimizer)
         return told
 
-    patch.setattr(train, "_step", step_with(order))
+    patch.setattr(training_step, "take", step_with(order))
 
 
 def some_gradients_are_kept_from_the_clip(patch: pytest.MonkeyPatch) -> None:
-    plain = train.with_gradients
-    patch.setattr(train, "with_gradients", lambda optimizer: plain(optimizer)[1:])
+    plain = training_step.with_gradients
+    patch.setattr(training_step, "with_gradients", lambda optimizer: plain(optimizer)[1:])
 
 
 def two_steps_a_batch(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
-        told = run.clip(train.with_gradients(run.optimizer))
+        told = run.clip(training_step.with_gradients(run.optimizer))
         run.optimizer.step()
         run.optimizer.step()
         return told
 
-    patch.setattr(train, "_step", step_with(order))
+    patch.setattr(training_step, "take", step_with(order))
 
 
 def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
-    plain = train._step
+    plain = training_step.take
 
-    def step(*arguments: Any) -> train._Done:
+    def step(*arguments: Any) -> training_step.Done:
         done = plain(*arguments)
         return done._replace(bit=done.bit * 2)
 
-    patch.setattr(train, "_step", step)
+    patch.setattr(training_step, "take", step)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
 ) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
         run.scaler.unscale_(run.optimizer)
-        told = run.clip(train.with_gradients(run.optimizer))
+        told = run.clip(training_step.with_gradients(run.optimizer))
         run.scaler.step(run.optimizer)
         run.schedule.after_step()
         return told
@@ -308,7 +309,7 @@ def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
 
     spec = small("scheduler=exponential", "scheduler.per=step", "clip=norm")
     assert "scheduler" not in broken(audited(spec, overflowing))
-    monkeypatch.setattr(train, "_step", step_with(order))
+    monkeypatch.setattr(training_step, "take", step_with(order))
     assert (
         "it moved 6 times, the optimizer stepped 5 times"
         in broken(audited(spec, overflowing))["scheduler"]

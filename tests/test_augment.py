@@ -24,8 +24,9 @@ from recipe.augment.none import none
 from recipe.augment.randaugment import randaugment
 from recipe.augment.random_erasing import random_erasing
 from recipe.errors import SpecError
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 

@@ -14,7 +14,8 @@ from recipe.average import Average
 from recipe.average.ema import ema
 from recipe.average.none import none
 from recipe.average.swa import swa
-from recipe.train import Run, train
+from recipe.run import Run
+from recipe.train import train
 
 
 def weight_of(value: float) -> nn.Linear:

@@ -11,8 +11,9 @@ from test_state import ended, numbers, stopped
 from recipe.audit import Audit
 from recipe.build import build
 from recipe.carried import Carried, carry_over
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Point, Run, train
+from recipe.train import Point, train
 
 Compose = Callable[..., RunSpec]
 

@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import ExponentialLR, SequentialLR, StepLR
 from recipe import build, compose, state
 from recipe.audit import Audit
 from recipe.errors import SpecError
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 
 def chain(*parts: str) -> tuple[str, str]:

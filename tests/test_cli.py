@@ -332,7 +332,10 @@ def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("sent", "status", "said"),
-    [(signal.SIGINT, 130, "recipe: interrupted"), (signal.SIGTERM, 143, "recipe: terminated")],
+    [
+        (signal.SIGINT, 130, "recipe: interrupted"),
+        pytest.param(signal.SIGTERM, 143, "recipe: terminated", marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_ends_the_record_as_killed(
     tmp_path: Path, sent: signal.Signals, status: int, said: str

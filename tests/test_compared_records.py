@@ -121,6 +121,7 @@ def test_runs_of_unequal_length_are_compared_by_their_last_epochs(tmp_path: Path
     assert "after each epoch, as far as all runs of a variant went](curves.png)" in page
 
 
+@pytest.mark.long
 def test_what_is_written_1_or_1_0_is_trained_once(tmp_path: Path) -> None:
     tiny = (*TINY, "tracking=none")
     done = commands.in_turn(tmp_path, "-m", *tiny, "clip=norm", "clip.max_norm=1,1.0,1e0")
@@ -221,6 +222,7 @@ def test_every_baseline_has_its_report_and_nothing_of_an_earlier_one_is_left(
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_mlflow_has_the_latest_mean_of_a_run_however_few_runs_it_is_of(tmp_path: Path) -> None:
     assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm", "seed=0,1").status == 0
     compared(tmp_path)
@@ -248,6 +250,7 @@ def test_mlflow_has_the_latest_mean_of_a_run_however_few_runs_it_is_of(tmp_path:
     assert "![" not in note and "against `clip=norm`" in note
 
 
+@pytest.mark.long
 def test_an_outputs_folder_that_was_copied_is_said_to_be(tmp_path: Path) -> None:
     assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm").status == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "copy" / "outputs")

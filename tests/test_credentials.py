@@ -106,6 +106,7 @@ def test_what_mlflow_says_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert masked(said) == "as http://***@host/a or http://***@host said"
 
 
+@pytest.mark.long
 def test_a_token_that_no_header_takes_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

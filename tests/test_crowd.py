@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import commands
+import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
@@ -58,6 +59,7 @@ def test_eight_that_start_at_once_on_no_database_lose_nothing(tmp_path: Path) ->
         assert there == servers.journal(run) and len(there) == 200
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_while_it_makes_the_database_is_in_nobodys_way(
     tmp_path: Path,
 ) -> None:

@@ -16,7 +16,7 @@ from recipe import device
 from recipe.device.auto import Auto
 from recipe.device.gpu import Gpu
 from recipe.errors import SpecError
-from recipe.train import Run
+from recipe.run import Run
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 

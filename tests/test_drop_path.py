@@ -10,8 +10,9 @@ from test_augment import assert_goes_on_after_a_step
 from torch import nn
 
 from recipe.model.resnet import Block, resnet
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 RESNET = ("model=resnet", "model.widths=[2,4]", "model.drop_path=0.5")
 

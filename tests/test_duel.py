@@ -110,6 +110,7 @@ def test_the_plain_loop_ends_where_the_recipe_that_it_was_written_from_ends(
     assert record.loss == pytest.approx(steps, abs=turns.TOLERANCE)
 
 
+@pytest.mark.long
 def test_the_template_does_what_the_command_does_that_it_is_measured_against(
     tmp_path: Path,
 ) -> None:

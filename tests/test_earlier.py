@@ -153,6 +153,7 @@ def test_a_sweep_that_finished_trains_nothing_again_and_has_the_same_results(
     second.rmdir()
 
 
+@pytest.mark.long
 def test_a_trick_without_effect_is_told_of_a_run_that_is_skipped_as_well(tmp_path: Path) -> None:
     never = ("clip=norm", "clip.max_norm=1000", "epochs=1", "tracking=none", "seed=0,1")
     arguments = ("-m", *commands.QUICK, *never)
@@ -166,6 +167,7 @@ def test_a_trick_without_effect_is_told_of_a_run_that_is_skipped_as_well(tmp_pat
     assert all(line.rstrip().endswith("clip=norm") for line in told[1])
 
 
+@pytest.mark.long
 def test_again_runs_a_whole_sweep_again(tmp_path: Path) -> None:
     project(tmp_path)
     for count in (2, 4):

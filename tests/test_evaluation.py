@@ -11,8 +11,9 @@ from recipe import build
 from recipe.audit import Audit
 from recipe.evaluation.flip import flip
 from recipe.evaluation.plain import plain
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 
 class FirstColumn(nn.Module):

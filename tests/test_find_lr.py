@@ -12,7 +12,8 @@ import torch
 
 from recipe import state
 from recipe.range_test import RangeTest, range_test
-from recipe.train import Run, train
+from recipe.run import Run
+from recipe.train import train
 
 Build = Callable[..., Run]
 

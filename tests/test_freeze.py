@@ -18,7 +18,8 @@ from recipe.freeze.gradual import gradual
 from recipe.freeze.none import none
 from recipe.frozen import Frozen, Policy
 from recipe.model.vgg import vgg
-from recipe.train import Run, train
+from recipe.run import Run
+from recipe.train import train
 
 Build = Callable[..., Run]
 STRONG = ("optimizer.momentum=0.9", "optimizer.weight_decay=0.1")

@@ -27,6 +27,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.long
 def test_a_file_that_may_not_grow_ends_the_run_with_the_reason(tmp_path: Path) -> None:
     command = (*commands.QUICK, "epochs=200", "tracking=none", "checkpoint.every=null")
     done = commands.process(tmp_path, "-c", LIMITED, *command, program=(sys.executable,))

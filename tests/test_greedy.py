@@ -110,6 +110,7 @@ def test_the_trick_that_helps_is_kept_and_what_adds_nothing_ends_it(tmp_path: Pa
     assert sweep(tmp_path)[0]["path"] == told["path"]
 
 
+@pytest.mark.long
 def test_what_lacks_a_seed_is_not_chosen_and_without_a_baseline_it_ends(tmp_path: Path) -> None:
     commands.project(tmp_path, PROJECT)
     done = commands.in_turn(tmp_path, *BOOST, "clip.fails=1")

@@ -42,6 +42,7 @@ def go_on(folder: Path, lines: Sequence[str]) -> commands.Done:
     return commands.here(folder, *shlex.split(command))
 
 
+@pytest.mark.long
 def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("14 error")  # in the second run's fifth step

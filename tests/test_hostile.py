@@ -458,15 +458,21 @@ def test_a_hostile_experiment_configures_no_sweep(home: Path, content: str) -> N
     assert_harmless(home, commands.here(home, "-m", *QUICK, "experiment=evil", "seed=0,1"))
 
 
-def test_a_launcher_chosen_in_a_file_is_refused_by_name(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("launcher", HYDRA["option of Hydra"]), ("sweeper", HYDRA["other option of Hydra"])],
+)
+def test_what_launches_is_refused_by_name_where_a_file_chooses_it(
+    home: Path, kind: str, content: str
+) -> None:
     """Hydra would pass over it in silence, as the one of config.yaml has been chosen by then."""
-    stranger(home, HYDRA["option of Hydra"])
+    stranger(home, content)
     done = commands.here(home, "plan", *QUICK, "experiment=evil")
     assert (done.status, done.problems) == (
         2,
         [
-            f"recipe: hydra/launcher: {home}/conf/experiment/evil.yaml chooses it, and only the "
-            "command line can; take it out of that file and give hydra/launcher=<name> there"
+            f"recipe: hydra/{kind}: {home}/conf/experiment/evil.yaml chooses it, and only the "
+            f"command line can; take it out of that file and give hydra/{kind}=<name> there"
         ],
     )
 

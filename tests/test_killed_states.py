@@ -59,7 +59,7 @@ def every_state_ends_alike(folder: Path, step: int, *arguments: str) -> None:
 
 
 def test_a_run_killed_between_two_file_operations(tmp_path: Path) -> None:
-    every_state_ends_alike(tmp_path, 6, *SMALL, *KINDS["every epoch"], "tracking=none")
+    every_state_ends_alike(tmp_path, 12, *SMALL, *KINDS["every epoch"], "tracking=none")
 
 
 @pytest.mark.long

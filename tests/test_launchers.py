@@ -40,14 +40,20 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "joblib",
-        pytest.param("submitit_local", marks=pytest.mark.long),
-        pytest.param("ray", marks=pytest.mark.long),
-    ],
-)
+def test_jobs_of_joblib_are_those_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    folder = commands.project(tmp_path, PARTS)
+    command = (*LITTLE[:-1], "seed=0,3", "tracking=none")
+    done = commands.process(folder, *command, *LAUNCHERS["joblib"])
+    assert (done.status, done.err) == (0, "")
+    assert [f"[{n}/2] seed={3 * n - 3}" in done.out for n in (1, 2)] == [True] * 2
+    alone = commands.in_turn(folder, *command)
+    assert alone.status == 0 and alone.out.count("finished before, as ") == 2
+    assert statuses(folder) == ["FINISHED"] * 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_job_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(
     tmp_path: Path, name: str
 ) -> None:

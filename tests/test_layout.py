@@ -13,7 +13,8 @@ from torch import nn
 
 from recipe import layout
 from recipe.errors import SpecError
-from recipe.train import Run, order, train
+from recipe.run import Run, order
+from recipe.train import train
 
 Build = Callable[..., Run]
 

@@ -23,7 +23,8 @@ from torch.nn import functional
 from recipe import streams
 from recipe.data import InMemory
 from recipe.nonfinite import NonFinite
-from recipe.train import Point, Run, train
+from recipe.run import Run
+from recipe.train import Point, train
 
 Build = Callable[..., Run]
 Overrides = tuple[str, ...]

@@ -14,8 +14,9 @@ import torch
 from recipe import menu
 from recipe.errors import SpecError
 from recipe.parts import part
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in menu.GROUPS)

@@ -29,8 +29,9 @@ from recipe.errors import RecipeError, SpecError
 from recipe.loss.mse_one_hot import mse_one_hot
 from recipe.nonfinite import NonFinite
 from recipe.precision import Precision
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Point, Run, train
+from recipe.train import Point, train
 
 FROZEN = {
     "convolution1_1.weight", "convolution1_1.bias", "convolution1_2.weight", "convolution1_2.bias",

@@ -21,8 +21,8 @@ from recipe.param_groups.by_name import by_name
 from recipe.param_groups.head_faster import head_faster
 from recipe.param_groups.layer_decay import layer_decay
 from recipe.param_groups.no_decay import no_decay
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 
 Build = Callable[..., Run]
 Compose = Callable[..., RunSpec]

@@ -6,7 +6,7 @@ import torch
 from conftest import Compose
 
 from recipe import build, plan, wording
-from recipe.train import Run
+from recipe.run import Run
 
 GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
 

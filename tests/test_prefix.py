@@ -20,7 +20,8 @@ from torch import Tensor
 from recipe import streams
 from recipe.data import InMemory
 from recipe.nonfinite import NonFinite
-from recipe.train import Run, order, train
+from recipe.run import Run, order
+from recipe.train import train
 
 Build = Callable[..., Run]
 Points = list[dict[str, float]]

@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recipe.prefix import room, store
 from recipe.prefix.refused import Refused
 from recipe.prefix.store import Rows
-from recipe.train import Run, train
+from recipe.run import Run
+from recipe.train import train
 
 Build = Callable[..., Run]
 

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe.errors import SpecError
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 
 pytestmark = pytest.mark.usefixtures("torchvision", "photos")
 

@@ -312,6 +312,7 @@ def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path)
     assert (run / "model.safetensors").is_file() and "Open " not in done.out
 
 
+@pytest.mark.long
 def test_a_run_that_fails_says_what_mlflow_lacks(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("2 error")

@@ -84,6 +84,7 @@ def test_a_chosen_option_is_the_menus_and_refers_to_what_was_recorded(workplace:
     assert "model vgg -> mlp, clip none -> norm" in said
 
 
+@pytest.mark.long
 def test_the_number_of_threads_is_the_recorded_runs(tmp_path: Path) -> None:
     settings = [s for s in QUICK if not s.startswith("device")]
     assert here(tmp_path, *settings, "device=cpu", "epochs=1").status == 0

@@ -248,6 +248,7 @@ def test_what_a_killed_writer_left_is_cleaned_up(again: Path, whole: Path) -> No
     alike(finished(again), whole)
 
 
+@pytest.mark.long
 def test_a_run_can_be_stopped_and_resumed_as_often_as_one_likes(
     tmp_path: Path, whole: Path
 ) -> None:
@@ -345,6 +346,7 @@ def test_other_code_is_cautioned_about_and_nobody_takes_the_result_for_the_spec_
     assert "finished before" not in swept.out
 
 
+@pytest.mark.long
 def test_another_number_of_threads_is_cautioned_about(tmp_path: Path) -> None:
     arguments = ("device=cpu", "device.threads=auto", *QUIET[2:])
     project(tmp_path)
@@ -384,6 +386,7 @@ def test_a_run_below_another_folder_is_resumed_there(tmp_path: Path, whole: Path
     assert not (tmp_path / "first" / "mlflow.db").exists()
 
 
+@pytest.mark.long
 def test_a_run_goes_on_without_the_database_it_was_in(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *SMALL)
     for file in (tmp_path / "outputs").glob("mlflow.db*"):
@@ -423,6 +426,7 @@ def signalled(folder: Path, signum: signal.Signals) -> tuple[int, str]:
     return going.returncode, info(commands.runs(folder)[-1])["status"]
 
 
+@pytest.mark.long
 def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_order(
     tmp_path: Path,
 ) -> None:
@@ -436,6 +440,7 @@ def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_ord
         alike(finished(folder), finished(folders[2]))
 
 
+@pytest.mark.long
 def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Path) -> None:
     pets(tmp_path)
     going = commands.start(tmp_path, *WORKERS)

@@ -23,8 +23,9 @@ from recipe import build
 from recipe.audit import Audit, Verdict
 from recipe.errors import SpecError
 from recipe.precision import Precision
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]

@@ -12,9 +12,10 @@ from torch import Tensor
 from recipe import build, streams
 from recipe.audit import Audit
 from recipe.errors import SpecError
+from recipe.run import Run, order
 from recipe.sampler.balanced import audit_balanced, balanced, shares
 from recipe.spec import RunSpec
-from recipe.train import Run, order, train
+from recipe.train import train
 
 TARGETS = torch.tensor([0] * 16 + [1] * 4 + [2] * 4)
 

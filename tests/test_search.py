@@ -106,6 +106,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
     assert pasted.status == 0 and pasted.out.count("finished before, as ") == 2
 
 
+@pytest.mark.long
 def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder: Path) -> None:
     typed = (*LITTLE, "optimizer.lr=tag(log, interval(0.001, 0.1))", *WHOLE)
     assert commands.here(folder, "search", *typed, "trials=2").status == 0
@@ -137,6 +138,7 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     assert {each.run for each in jobs.read(sweep(folder))} > others
 
 
+@pytest.mark.long
 def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder: Path) -> None:
     typed = (
         *LITTLE, "clip.factor=range(11, 15)", "seed=0,1", "trials=6", *WHOLE,
@@ -156,6 +158,23 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
     # the run that was killed is gone on with, and none is run twice
     assert commands.runs(folder)[: len(before)] == before
     assert len(commands.runs(folder)) == 2 * len({t.params["clip.factor"] for t in trials})
+
+
+@pytest.mark.long
+def test_joblib_is_given_so_many_jobs_at_a_time(folder: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    typed = (
+        *LITTLE, "clip.factor=interval(1, 2)", "trials=4", "startup=2", "batch=2", "pruner=none",
+        "tracking=none", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+    )  # fmt: skip
+    done = commands.process(folder, "search", *typed)
+    assert done.status == 0, done.err
+    trials = study(folder).trials
+    assert [t.state.name for t in trials] == ["COMPLETE"] * 4
+    first, second = trials[:2], trials[2:]
+    begun, ended = [t.datetime_start for t in second], [t.datetime_complete for t in first]
+    assert all(b and e and b > e for b in begun for e in ended)
+    assert len(commands.runs(folder)) == 4
 
 
 @pytest.fixture(scope="module")

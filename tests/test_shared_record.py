@@ -1,7 +1,12 @@
-"""A shared record: MLflow's server on PostgreSQL, asking for a user and a password."""
+"""A shared record: MLflow's server on PostgreSQL, asking for a user and a password.
+
+The long form, `pytest -m long tests/test_shared_record.py`, has eight processes that train while
+the server and its database are stopped and started again, time after time.
+"""
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +15,7 @@ import commands
 import postgres
 import pytest
 import servers
+from test_outages import SLOW, command
 
 from recipe import runs
 from recipe.record import Recorder
@@ -18,6 +24,8 @@ from recipe.tracking import Tracking
 pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing()))
 
 USER, PASSWORD = "the-first-user", "s3cret-of-the-first-user"
+IN_HEADER = base64.b64encode(f"{USER}:{PASSWORD}".encode())
+"""As a request has it."""
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +83,75 @@ def test_eight_runs_at_once_lose_nothing_when_server_and_database_are_restarted(
         recorder.close("FINISHED")
     assert commands.here(tmp_path, "sync").status == 0
     check_all_there(server, tmp_path, 8)
+
+
+def left_behind(*folders: Path) -> Iterator[tuple[Path, bytes]]:
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                yield path, path.read_bytes()
+
+
+def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
+    tmp_path: Path,
+    server: servers.Server,
+    database: postgres.Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("recipe.mlflow_process.PATIENCE", 2.0)
+    to = (*commands.QUICK, "tracking=server")
+    good = commands.here(tmp_path, *to, f"tracking.uri={server.uri}")
+    assert (good.status, good.err) == (0, "") and "MLflow did not take" not in good.out
+    gone = commands.here(tmp_path, *to, f"tracking.uri=http://127.0.0.1:{servers.free_port()}")
+    assert gone.status == 0 and "Connection refused" in gone.out
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"{PASSWORD}?")
+    wrong = commands.here(tmp_path, *to, f"tracking.uri={server.uri}", "seed=1")
+    assert wrong.status == 0 and "python -m recipe sync sends what is left" in wrong.out
+    tried = commands.here(tmp_path, "sync")
+    assert tried.status == 1 and "the server doesn't know who sends it" in tried.out
+    secrets = (PASSWORD.encode(), IN_HEADER, base64.b64encode(f"{USER}:{PASSWORD}?".encode()))
+    for done in (good, gone, wrong, tried):
+        assert not any(secret in (done.out + done.err).encode() for secret in secrets)
+    assert not any(secret in "".join(capfd.readouterr()).encode() for secret in secrets)
+    found = dict(left_behind(tmp_path, server.folder / "artifacts", database.folder / "data"))
+    assert any(path.name == "spec.yaml" for path in found) and len(found) > 1000
+    assert not [path for path, content in found.items() if any(s in content for s in secrets)]
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    assert "1 of 3 sent, 1 left" in commands.here(tmp_path, "sync").out
+
+
+@pytest.mark.long
+def test_eight_processes_that_train_while_server_and_database_come_and_go_lose_nothing(
+    tmp_path: Path,
+) -> None:
+    with (
+        postgres.postgres() as database,
+        servers.server(
+            tmp_path / "server", database=database.uri, admin=(USER, PASSWORD)
+        ) as server,
+    ):
+        folder = commands.project(tmp_path / "work", SLOW)
+        to = ("tracking=server", f"tracking.uri={server.uri}")
+        started = [
+            commands.start(folder, *command(200, *to), f"seed={n}", EACH_STEP="0.3")
+            for n in range(8)
+        ]
+        while len(commands.runs(folder)) < 8:
+            time.sleep(0.1)
+        for _ in range(4):
+            time.sleep(10)
+            database.stop()
+            time.sleep(5)
+            database.start()
+            time.sleep(10)
+            server.kill()
+            time.sleep(5)
+            server.start()
+        assert all(each.poll() is None for each in started)  # all of that while they trained
+        (folder / "hurry").touch()
+        for each in started:
+            _, err = each.communicate(timeout=1200)
+            assert (each.returncode, err) == (0, "")
+        assert commands.here(folder, "sync").status == 0
+        check_all_there(server, folder, 8)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from recipe import build
 from recipe.audit import Audit, Verdict
+from recipe.run import Run
 from recipe.sharpness.none import none
 from recipe.sharpness.sam import sam
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 
 DROPS = ("model.dropout=0.5", "augment=flip_crop")
 

@@ -17,9 +17,10 @@ from test_nonfinite import marked, skipping
 from recipe.audit import Audit
 from recipe.build import build
 from recipe.errors import RecipeError
+from recipe.run import Run
 from recipe.spec import RunSpec
 from recipe.state import State, capture, plain, restore
-from recipe.train import Point, Run, train
+from recipe.train import Point, train
 
 CASES = {
     "dropout and an average": ["model.dropout=0.5", "average=ema", "clip=norm"],

@@ -181,6 +181,7 @@ def test_a_run_that_died_as_it_ended_ends_as_it_said(tmp_path: Path) -> None:
     assert kinds == ["started", "tags", "end"]
 
 
+@pytest.mark.long
 def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path) -> None:
     with servers.proxy(1) as proxy:
         proxy.delay = 60

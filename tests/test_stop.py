@@ -8,9 +8,10 @@ import pytest
 
 from recipe import build, state
 from recipe.audit import Audit
+from recipe.run import Run
 from recipe.spec import RunSpec
 from recipe.stop.early import early
-from recipe.train import Point, Run, train
+from recipe.train import Point, train
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def waits(params):
 """
 
 
+@pytest.mark.long
 def test_a_run_with_workers_that_is_killed_in_mid_epoch_ends_as_one_that_was_not(
     tmp_path: Path,
 ) -> None:

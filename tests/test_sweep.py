@@ -171,6 +171,7 @@ def test_a_run_that_turns_out_wrong_costs_that_run_only(tmp_path: Path) -> None:
     assert len(commands.runs(tmp_path)) == 1
 
 
+@pytest.mark.long
 def test_values_can_be_given_as_a_range_or_a_glob(tmp_path: Path) -> None:
     done = commands.in_turn(
         tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none", "seed=range(1,3)",

@@ -250,7 +250,7 @@ recorder.close("KILLED")
     return commands.runs(folder)[0]
 
 
-@pytest.mark.parametrize("another", [False, True])
+@pytest.mark.parametrize("another", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bool) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
@@ -268,6 +268,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
     assert above.data.tags["recipe.sweep"] == sweep.name
 
 
+@pytest.mark.long
 def test_a_run_whose_database_was_removed_goes_on_as_a_new_one(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
     before = runs.read(run, "run").mlflow_run_id

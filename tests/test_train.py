@@ -26,8 +26,9 @@ from recipe.evaluate import evaluate
 from recipe.evaluation.plain import plain
 from recipe.freeze.by_name import by_name
 from recipe.frozen import Frozen
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Point, Run, train
+from recipe.train import Point, train
 
 Build = Callable[..., Run]
 Compose = Callable[..., RunSpec]

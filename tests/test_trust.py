@@ -13,8 +13,8 @@ import torch
 
 from recipe import parts
 from recipe.errors import SpecError
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run
 from recipe.trust import locate
 
 MINE = """

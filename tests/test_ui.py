@@ -132,6 +132,7 @@ def test_the_newest_sweep_in_mlflow_is_opened_and_sigterm_leaves_no_process(
     socket.create_server(("127.0.0.1", port)).close()
 
 
+@pytest.mark.long
 def test_it_ends_as_the_server_does_and_leaves_no_process(recorded: Path) -> None:
     beginning = sweeps(recorded)[0].name[:-1]
     with started(recorded, beginning, f"port={servers.free_port()}", "open=false") as process:

@@ -9,8 +9,9 @@ import pytest
 from recipe import build, state
 from recipe.audit import Audit
 from recipe.errors import SpecError
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Run, train
+from recipe.train import train
 from recipe.warmup.linear import linear
 
 WARM = ("warmup=linear", "warmup.share=0.5", "warmup.start=0.25")

@@ -121,6 +121,7 @@ def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(fol
     started.communicate()
 
 
+@pytest.mark.long
 def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     (folder / "wait").touch()
     started = commands.start(folder, *TWO, "clip=waiting", "seed=0,1,2")

@@ -99,7 +99,7 @@ def recipe(*arguments: str, folder: Path, threads: int | None, status: int = 0) 
     for path in ends:
         values = last_epoch(path)
         took.losses.append(values["val/loss"])
-        took.said["loop"] = sum(map(float, epochs(path)))
+        took.said["loop"] = took.said.get("loop", 0.0) + sum(map(float, each_epoch(path)))
     return took
 
 
@@ -113,9 +113,9 @@ def last_epoch(path: Path) -> dict[str, float]:
     return [values for values in _metrics(path) if "val/loss" in values][-1]
 
 
-def epochs(path: Path) -> list[float]:
-    """Seconds of each epoch in a journal."""
-    return [values["time/epoch_s"] for values in _metrics(path) if "time/epoch_s" in values]
+def each_epoch(path: Path, metric: str = "time/epoch_s") -> list[float]:
+    """Its values in a journal."""
+    return [values[metric] for values in _metrics(path) if metric in values]
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:

@@ -8,8 +8,8 @@ import torch
 
 from recipe import compose
 from recipe.build import build
+from recipe.run import Run, order
 from recipe.spec import RunSpec
-from recipe.train import Run, order
 
 
 def spec(*overrides: str) -> RunSpec:

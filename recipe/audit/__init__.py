@@ -23,8 +23,9 @@ from recipe.audit.groups import Groups
 from recipe.audit.steps import Watch
 from recipe.audit.weights import Weights, same
 from recipe.errors import RecipeError
+from recipe.run import Run
 from recipe.spec import RunSpec
-from recipe.train import Point, Run
+from recipe.train import Point
 from recipe.wording import counted, percent
 
 EARLY = 2

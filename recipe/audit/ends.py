@@ -8,8 +8,8 @@ import torch
 
 from recipe import parts, rules, streams
 from recipe.evaluate import preserved
+from recipe.run import Run, order
 from recipe.spec import RunSpec
-from recipe.train import Run, order
 from recipe.wording import counted, listed
 
 Finding = tuple[str, str | None]

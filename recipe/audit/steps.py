@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from recipe import streams
 from recipe.data import digest
 from recipe.distributed.shards import own
-from recipe.train import Run, with_gradients
+from recipe.run import Run
+from recipe.training_step import with_gradients
 
 Problems = dict[str, dict[str, None]]
 """By group; each problem once, in the order in which they came."""

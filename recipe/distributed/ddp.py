@@ -13,7 +13,7 @@ from recipe import layers
 
 if TYPE_CHECKING:
     from recipe.rules import Planned
-    from recipe.train import Run
+    from recipe.run import Run
 
 
 class Ddp:

@@ -17,7 +17,7 @@ from recipe.distributed.shards import as_in, whole
 
 if TYPE_CHECKING:
     from recipe.rules import Planned
-    from recipe.train import Run
+    from recipe.run import Run
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 

@@ -24,7 +24,7 @@ from recipe.spec import RunSpec
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-    from recipe.train import Run
+    from recipe.run import Run
 
 PATIENCE = timedelta(minutes=30)
 """How long one process waits for another before it gives up."""

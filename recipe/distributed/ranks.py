@@ -20,8 +20,8 @@ from recipe.distributed.world import World
 from recipe.errors import OthersGone, RecipeError
 
 if TYPE_CHECKING:
+    from recipe.run import Run
     from recipe.trace import Found
-    from recipe.train import Run
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from recipe.prefix.traced import tensors
 from recipe.wording import bytes_, percent
 
 if TYPE_CHECKING:
-    from recipe.train import Run
+    from recipe.run import Run
 
 Versions = dict[str, tuple[Tensor, int]]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe import mlflow_process
-from recipe.cli import Terminated
+from recipe.exits import Terminated
 from recipe.sweep import worker
 from recipe.sweep.gpus import Gpus
 from recipe.sweep.worker import Task

@@ -13,6 +13,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.kept_options import KeptOptions
+
 
 class Launching(Sweeper):  # type: ignore[misc]
     """A sweeper whose jobs stand in sweep.json, where what was typed was checked."""
@@ -24,8 +26,10 @@ class Launching(Sweeper):  # type: ignore[misc]
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.config = config
+        self.config_loader = KeptOptions(hydra_context.config_loader)
+        context = HydraContext(self.config_loader, hydra_context.callbacks)
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=context, task_function=task_function, config=config
         )
 
     def folder(self) -> Path:

@@ -17,7 +17,18 @@ from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.search import asked, ending, plan, storage, sweeper
-from recipe.sweep import ablate, ablation, elsewhere, forecast, gpus, jobs, launcher, own, parent
+from recipe.sweep import (
+    ablate,
+    ablation,
+    elsewhere,
+    every,
+    forecast,
+    gpus,
+    jobs,
+    launcher,
+    own,
+    parent,
+)
 from recipe.sweep.job import job
 from recipe.sweep.planned import Planned, grid
 from recipe.wording import counted
@@ -130,6 +141,7 @@ def _unfinished(sweeps: Path, planned: Planned) -> Path | None:
 
 def _launch(arguments: Sequence[str]) -> None:
     compose.register_user_options()
+    every.register()
     ablation.register()
     sweeper.register()
     launcher.register()

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe import cli, mlflow_process, origin
+from recipe import exits, mlflow_process, origin
 from recipe.device import thread_environment
 from recipe.sweep.gpus import Gpus
 
@@ -34,7 +34,7 @@ class Task(NamedTuple):
 def main(tasks: Connection, threads: int, gpus: Gpus | None) -> None:
     """Runs what comes until nothing more can, or a signal ends a job."""
     os.setsid()  # the sweep hands on what the terminal sends
-    signal.signal(signal.SIGTERM, cli.terminate)
+    signal.signal(signal.SIGTERM, exits.terminate)
     os.environ.update(thread_environment(threads))
     origin.guard_environment()
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()

@@ -1,0 +1,114 @@
+"""Hydra's composition with what takes it its time done once: putting the option files together.
+
+The jobs of a sweep, and the checks of a command line, differ in few options; the settings are put
+on top of each as Hydra puts them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+
+class KeptOptions(ConfigLoader):  # type: ignore[misc]
+    """Gives what `inner` would, from option files as they were when an option was first asked
+    for."""
+
+    def __init__(self, inner: ConfigLoaderImpl) -> None:
+        self.inner = inner
+        self._kept: dict[tuple[str | None, tuple[str, ...]], DictConfig] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which composes by itself."""
+        return {"inner": self.inner, "_kept": {}}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        composed: DictConfig
+        if run_mode != RunMode.RUN:
+            composed = self.inner.load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+            return composed
+        given = OverridesParser.create().parse_overrides(overrides)
+        if validate_sweep_overrides:
+            self.inner.validate_sweep_overrides_legal(given, run_mode, from_shell)
+        options = tuple(o.input_line for o in given if self._chooses(o))
+        composed = copy.deepcopy(self._with(config_name, options, from_shell))
+        self.inner._apply_overrides_to_config([o for o in given if not self._chooses(o)], composed)
+        _say(composed, given, options)
+        return composed
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        given = [*master_config.hydra.overrides.hydra, *sweep_overrides]
+        composed = self.load_configuration(
+            master_config.hydra.job.config_name, given, run_mode=RunMode.RUN
+        )
+        OmegaConf.copy_cache(from_config=master_config, to_config=composed)
+        return composed
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether it says what is put together, rather than a value there."""
+        key = override.key_or_group
+        return (
+            override.package is not None
+            or key == "hydra.searchpath"
+            or self.inner.repository.group_exists(key)
+        )
+
+    def _with(self, name: str | None, options: tuple[str, ...], from_shell: bool) -> DictConfig:
+        if (name, options) not in self._kept:
+            self._kept[name, options] = self.inner.load_configuration(
+                name, list(options), RunMode.RUN, from_shell, validate_sweep_overrides=False
+            )
+        return self._kept[name, options]
+
+    # the rest is what it is
+
+    def get_search_path(self) -> Any:
+        return self.inner.get_search_path()
+
+    def get_sources(self) -> Any:
+        return self.inner.get_sources()
+
+    def list_groups(self, parent_name: str) -> Any:
+        return self.inner.list_groups(parent_name)
+
+    def get_group_options(self, *arguments: Any, **named: Any) -> Any:
+        return self.inner.get_group_options(*arguments, **named)
+
+    def compute_defaults_list(self, *arguments: Any, **named: Any) -> Any:
+        return self.inner.compute_defaults_list(*arguments, **named)
+
+
+def _say(composed: DictConfig, given: Sequence[Override], options: Sequence[str]) -> None:
+    """What was given, in Hydra's own node, behind what option files may say there."""
+    own = composed.hydra
+    for kind, lines in (
+        ("hydra", [o.input_line for o in given if o.is_hydra_override()]),
+        ("task", [o.input_line for o in given if not o.is_hydra_override()]),
+    ):
+        there = list(own.overrides[kind])
+        of_files = there[: len(there) - sum(line in options for line in lines)]
+        own.overrides[kind] = [*of_files, *lines]
+    form = own.job.config.override_dirname
+    own.job.override_dirname = get_overrides_dirname(
+        overrides=[o for o in given if not o.is_hydra_override()],
+        kv_sep=form.kv_sep, item_sep=form.item_sep, exclude_keys=form.exclude_keys,
+    )  # fmt: skip

@@ -23,6 +23,8 @@ from recipe.errors import Problems, SpecError
 from recipe.exits import ended, terminate
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
     from recipe.spec import RunSpec
 
 HYDRA_FLAGS = (
@@ -191,6 +193,8 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     with compose.menu_folder():
         checked = check(overrides)
         problems += checked.problems
+        if menu.user_folder() is None and all(_is_option(o) for o in checked.overrides):
+            problems.raise_any()  # of our own options nothing else can be wrong
         (job,) = compose.jobs(checked.overrides)
         spec = job.spec()
     if not any(_is_setting(override.key_or_group) for override in checked.overrides):
@@ -198,6 +202,10 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
         problems += root_problems(vars(spec))
         problems.raise_any()
     return spec
+
+
+def _is_option(override: Override) -> bool:
+    return override.key_or_group in menu.GROUPS
 
 
 def _is_setting(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,14 +60,15 @@ def close_sweep(sweep: Path) -> bool:
         return True
 
 
-def close_all(outputs: Path) -> list[Path]:
+def close_all(outputs: Path, running: Sequence[Path] | None = None) -> list[Path]:
     """Closes what is dead below `outputs`; the runs among it. Those that are
-    damaged, or can't be written to, are left as they are."""
+    damaged, or can't be written to, are left as they are. `running`: the runs that say they are,
+    if that is known."""
     for sweep in recorded(outputs / "sweeps", "sweep.json"):
         with contextlib.suppress(SpecError, OSError):
             close_sweep(sweep)
     found = []
-    for run in recorded(runs.folder(outputs), "run.json"):
+    for run in recorded(runs.folder(outputs), "run.json") if running is None else running:
         with contextlib.suppress(SpecError, OSError):  # a disk may be full, or only be read
             found += [run] if close(run) else []
     return found

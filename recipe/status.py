@@ -40,8 +40,10 @@ def status(arguments: Sequence[str], console: Console) -> int:
     if not there:
         console.print(f"There are no runs in {printable(runs.folder(outputs))}", soft_wrap=True)
         return 0
-    closed = dead.close_all(outputs)
     infos = dict(_infos(there))
+    running = [run for run, info in infos.items() if info and info.status == "RUNNING"]
+    closed = dead.close_all(outputs, running)
+    infos |= _infos(closed)
     _show(infos, console)
     grid.show_unfinished(outputs, console)
     for run in closed[:MOST]:

@@ -40,7 +40,10 @@ def relative(path: Path) -> str:
 
 def printable(path: Path | str) -> str:
     """A path without what a terminal would obey or can't show, such as line breaks: escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+    text = str(path)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def bytes_(number: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,11 +22,15 @@ from duels.results import row
 from duels.single import Rows
 from duels.turns import Took, in_turn, timed
 from recipe import earlier, results, runs
+from recipe.sent import Sent
 
 RUN = ("data.train_size=512", "epochs=2")
 
 CLIPS = ("none", "norm", "value", "agc")
 SCHEDULERS = ("constant", "step", "cosine", "exponential", "multistep")
+
+
+SENT = ("metrics.jsonl", "events.jsonl")
 
 
 def table(folder: Path, rounds: int, threads: Sequence[int], number: int = 10_000) -> Rows:
@@ -59,7 +62,8 @@ def multiply(run: Path, number: int) -> str:
     events = [json.loads(line) for line in texts["events.jsonl"].splitlines()]
     (about,) = (event for event in events if event["kind"] == "parameters")
     info, draw, written = json.loads((run / "run.json").read_text()), random.Random(0), ""
-    sent = {path.name for path in run.glob("sent*")}
+    sent = Sent.read(run)
+    assert sent is not None
     points = list(product(CLIPS, SCHEDULERS, range(number)))
     points = [point for point in points if point[2] < -(-number // 20)][:number]
     for index, (clip, scheduler, seed) in enumerate(points):
@@ -74,8 +78,8 @@ def multiply(run: Path, number: int) -> str:
         evaluated = [line["metrics"] for line in lines if "val/accuracy" in line["metrics"]]
         evaluated[-1]["val/accuracy"] = round(draw.gauss(0.9, 0.02), 4)
         (made / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        for name in sent:
-            shutil.copy(run / name, made / name)
+        sent.metrics, sent.events = ((made / name).stat().st_size for name in SENT)
+        sent.write(made)
         runs.mark(made, written)
         results.keep(made)
     return written

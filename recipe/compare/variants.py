@@ -131,20 +131,17 @@ def _written_alike(results: Sequence[Result]) -> list[Result]:
     """The runs with every number of a setting as it was written first: 1 is 1.0 and 1e0."""
     first: dict[tuple[str, str], str] = {}
     varied = _varied(results)
-    return [
-        replace(
-            result,
-            settings={
-                **result.settings,
-                **{
-                    key: first.setdefault((key, _as_numbers(value)), value)
-                    for key in varied
-                    if (value := result.settings.get(key)) is not None
-                },
-            },
-        )
-        for result in results
-    ]
+    found = []
+    for result in results:
+        written = {
+            key: first.setdefault((key, _as_numbers(value)), value)
+            for key in varied
+            if (value := result.settings.get(key)) is not None
+        }
+        if any(result.settings[key] != value for key, value in written.items()):
+            result = replace(result, settings={**result.settings, **written})
+        found.append(result)
+    return found
 
 
 def _varied(results: Sequence[Result]) -> list[str]:

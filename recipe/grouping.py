@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe import menu
+from recipe import menu, uncompiled
 from recipe.errors import Problems
 from recipe.frozen import Frozen
 from recipe.settings import accepted, type_problems
@@ -24,20 +24,6 @@ OWN_KEYS = ("params", "name", "rule")
 """Keys of a group that are no options of the optimizer."""
 
 
-def spare_the_compiler() -> None:
-    """Lets optimizers be made without importing torch's compiler, which takes a second.
-
-    torch imports it on the first call of these methods, only to mark them as not to be compiled;
-    nothing compiles an optimizer here, so the methods are marked as they are. `step` imports it
-    all the same; this is for what never takes one, such as `plan`.
-    """
-    optimizer = torch.optim.Optimizer
-    for method in (optimizer.add_param_group, optimizer.state_dict, optimizer.zero_grad):
-        plain = getattr(method, "__wrapped__", None)
-        if plain is not None:
-            vars(plain).setdefault("__dynamo_disable", plain)
-
-
 class Grouping:
     """Turns what a param_groups part gives into the optimizer's own groups."""
 
@@ -47,7 +33,7 @@ class Grouping:
         self.option = f"param_groups={options['param_groups']}"
         self.optimizer_name = options["optimizer"]
         self.make = optimizer
-        spare_the_compiler()
+        uncompiled.methods()
 
     def groups(self, model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The groups, checked: every parameter in exactly one, every option the optimizer's.
@@ -165,4 +151,6 @@ class Grouping:
                     "drop the rule, or freeze less"
                 )
         problems.raise_any()
-        return self.make(filled)
+        made = self.make(filled)
+        uncompiled.step(made)
+        return made

@@ -10,7 +10,7 @@ from duels import turns, written
 from duels.job import Job
 from duels.results import installed, number
 from duels.single import Rows
-from duels.turns import Took, in_turn, times, void
+from duels.turns import SAME_LAYOUT, Took, in_turn, times, void
 
 COLUMNS = ("peer", "job", "threads", "rounds", "process, processor time", "process", "its loop")
 
@@ -47,6 +47,9 @@ def table(folder: Path, rounds: int, threads: Sequence[int], overrides: Sequence
     rows = []
     for count in threads:
         took = in_turn(_contestants(path, overrides, folder / str(count), count), rounds)
+        same = turns.recipe(
+            *overrides, SAME_LAYOUT, "tracking=none", folder=folder / "same", threads=count
+        )
         plain = took.pop("plain loop")
         rows.append(["plain loop", what, str(count), str(rounds), "1.00", "1.00", "1.00"])
         for name, theirs in took.items():
@@ -54,7 +57,7 @@ def table(folder: Path, rounds: int, threads: Sequence[int], overrides: Sequence
             loops = [Took(wall=each.said["loop"]) for each in theirs]
             plain_loops = [Took(wall=each.said["loop"]) for each in plain]
             ratios.append(number(times(loops, plain_loops, "wall")))
-            if because := void(theirs, plain):
+            if because := void(plain, [same] if name.startswith("recipe") else theirs):
                 ratios = [f"void: {because}", "-", "-"]
             rows.append([name, what, str(count), str(rounds), *ratios])
     return rows

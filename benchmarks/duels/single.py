@@ -21,7 +21,7 @@ from rich.console import Console
 from duels import plain, turns, written
 from duels.job import Job
 from duels.results import row
-from duels.turns import Took, in_turn, timed
+from duels.turns import SAME_LAYOUT, Took, in_turn, timed, void
 from recipe import device, plan
 from recipe.build import build
 from recipe.parts import part
@@ -50,7 +50,8 @@ def process(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str
             "plain loop": partial(_theirs, folder, count),
         }
         ours, theirs = in_turn(contestants, rounds).values()
-        rows.append(row(what, "plain loop, MLflow per epoch", count, theirs, ours))
+        because = void(theirs, [_ours(folder, (*job, SAME_LAYOUT), count, -1)])
+        rows.append(row(what, "plain loop, MLflow per epoch", count, theirs, ours, because=because))
     return rows
 
 
@@ -93,6 +94,7 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
         for run in contestants.values():
             run(-1)  # the first pays for what torch sets up
         took = in_turn(contestants, rounds)
+        same = recorded(folder / f"same-{count}", (*settings, SAME_LAYOUT), 0)
         for what, against, ours, theirs in (
             ("the loop, every step recorded", "plain loop in the same layout that records nothing",
              "recipe", "plain, channels last"),
@@ -101,7 +103,8 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
             ("the default loop, every step recorded", "plain loop that records nothing",
              "recipe", "plain"),
         ):  # fmt: skip
-            rows.append(row(what, against, count, took[theirs], took[ours]))
+            because = void(took[theirs], [same]) if theirs == "plain" else None
+            rows.append(row(what, against, count, took[theirs], took[ours], because=because))
     return rows
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from duels import turns, written
 from duels.results import row
 from duels.single import Rows, copied, empty_database
-from duels.turns import BENCHMARKS, Took, in_turn
+from duels.turns import BENCHMARKS, SAME_LAYOUT, Took, in_turn, void
 
 TEMPLATE = str(BENCHMARKS / "duels" / "template.py")
 
@@ -55,11 +55,11 @@ class Sweep:
             written.write(folder / f"{seed}.pt", *self.job, f"seed={seed}")
         empty_database(folder / "empty.db")
 
-    def ours(self, folder: Path, number: int) -> Took:
+    def ours(self, folder: Path, number: int, *more: str) -> Took:
         """Which shares out the machine by itself."""
         at = folder / f"ours-{number}"
         copied(folder / "empty.db", at / "outputs" / "mlflow.db")
-        given = ("-m", *self.job, *self.frozen, *self.swept)
+        given = ("-m", *self.job, *self.frozen, *self.swept, *more)
         return turns.recipe(*given, folder=at, threads=None)
 
     def processes(self, folder: Path, threads: int, number: int) -> Took:
@@ -107,9 +107,11 @@ def table(folder: Path, rounds: int, threads: Sequence[int], made: Sweep) -> Row
         copied(folder / "empty.db", folder / str(count) / "empty.db")
         took = in_turn(contestants, rounds)
         ours = took.pop("recipe -m")
+        same = made.ours(folder / str(count), -1, SAME_LAYOUT)
         for against, theirs in took.items():
             said = f"Hydra and MLflow, {against}"
-            rows.append(row(made.what, said, count, theirs, ours))
+            because = void(theirs, [same])
+            rows.append(row(made.what, said, count, theirs, ours, because=because))
     return rows
 
 

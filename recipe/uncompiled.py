@@ -1,0 +1,53 @@
+"""Optimizers that don't import torch's compiler, which takes one or two seconds of a process.
+
+torch imports it when an optimizer is made and when it first steps, only to tell it not to look
+inside. Nothing compiles an optimizer here, so there is nobody to tell.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import _use_grad_for_differentiable
+
+
+def methods() -> None:
+    """Marks those methods of every optimizer that torch would mark on their first call."""
+    for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.zero_grad):
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            vars(plain).setdefault("__dynamo_disable", plain)
+
+
+def step(optimizer: Optimizer) -> None:
+    """Gives one of torch's own optimizers the same `step`, hooks included, without the import; any
+    other keeps its own."""
+    plain = _within_the_wrapper(type(optimizer).step)
+    if plain is None:
+        return
+
+    @functools.wraps(plain)
+    def stepped(self: Optimizer, *arguments: Any, **named: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return plain(self, *arguments, **named)
+
+    hooked = MethodType(Optimizer.profile_hook_step(stepped), optimizer)
+    optimizer.step = hooked  # type: ignore[method-assign]
+
+
+def _within_the_wrapper(step: Any) -> Callable[..., Any] | None:
+    """What torch's wrapper with the import is about; None if there is no such wrapper."""
+    while isinstance(step, FunctionType):
+        within = getattr(step, "__wrapped__", None)
+        if step.__code__ is _WRAPPER:
+            return within
+        step = within
+    return None
+
+
+_WRAPPER = _use_grad_for_differentiable(lambda optimizer: None).__code__

@@ -2,7 +2,9 @@
 
 Reads lines of JSON: `{"start": run folder, "tracking": {...}}`, `{"finish": run folder,
 "patience": seconds}` and `{"leave": run folder}`; answers each `finish` with the run's folder and
-how far it came. When nothing more can come, as whoever asks has ended, it ends too.
+how far it came. `{"tell": sweep folder, "tracking": {...}, "outputs": folder}` tells MLflow how a
+sweep ended; the answer is the sweep's folder and why MLflow didn't take it. When nothing more can
+come, as whoever asks has ended, it ends too.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import IO, Any
 
 from recipe import mlflow_server
 from recipe.mlflow_feed import Feed
+from recipe.sweep import parent
 from recipe.tracking import Tracking
 
 
@@ -36,7 +39,13 @@ def _serve(asked: IO[str], answers: IO[str]) -> None:
     writing = threading.Lock()
 
     def finish(run: str, patience: float) -> None:
-        answer = {"run": run, **asdict(feeds[run].finish(patience))}
+        answer(run, asdict(feeds[run].finish(patience)))
+
+    def tell(sweep: str, tracking: Tracking, outputs: str) -> None:
+        answer(sweep, {"failure": parent.tell(tracking, Path(outputs), Path(sweep))})
+
+    def answer(of: str, content: dict[str, Any]) -> None:
+        answer = {"run": of, **content}
         with writing:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
@@ -50,6 +59,9 @@ def _serve(asked: IO[str], answers: IO[str]) -> None:
             threading.Thread(target=finish, args=(run, what["patience"]), daemon=True).start()
         elif run := what.get("leave"):
             feeds[run].leave()
+        elif sweep := what.get("tell"):
+            given = (sweep, Tracking(**what["tracking"]), what["outputs"])
+            threading.Thread(target=tell, args=given, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -99,6 +99,13 @@ def started() -> Process:
     return process
 
 
+def tell(tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
+    """Tells MLflow how a sweep of this process ended; why it didn't take it, if so."""
+    process = started()
+    assert isinstance(process, _Process)
+    return process.tell(tracking, outputs, sweep)
+
+
 @functools.lru_cache(maxsize=1)
 def _for(owner: int, variables: tuple[tuple[str, str], ...]) -> _Process:
     """Of this process, under the variables that MLflow reads."""
@@ -139,6 +146,22 @@ class _Process:
         except BaseException:
             self.ask({"leave": key})
             raise
+        finally:
+            self._waiting.discard(key)
+            self._answers.pop(key, None)
+
+    def tell(self, tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
+        key = str(sweep)
+        self._waiting.add(key)
+        try:
+            if self._ended:
+                return str(self._gone()["reason"])
+            self.ask({"tell": key, "tracking": asdict(tracking), "outputs": str(outputs)})
+            answer = self._answers[key].get(timeout=SILENCE)
+            failure: str | None = answer.get("failure", answer.get("reason"))
+            return failure
+        except queue.Empty:
+            return "the process that sends it doesn't answer"
         finally:
             self._waiting.discard(key)
             self._answers.pop(key, None)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from recipe import compose, runs
 from recipe.arguments import key_values
-from recipe.compare import document, report, selection, variants
+from recipe.compare import document, selection, variants
 from recipe.compare.comparison import Comparison
 from recipe.compare.mlflow_verdict import tell
 from recipe.errors import SpecError
@@ -27,6 +27,8 @@ def compare(arguments: Sequence[str], console: Console) -> int:
 
     Raises SpecError for wrong arguments, and where there is nothing to compare.
     """
+    from recipe.compare import report  # matplotlib takes a second, and others only need a part
+
     known = {"sweep": "", "baseline": "", "metric": METRIC, "output_dir": "", "tracking.uri": ""}
     values = key_values("compare", arguments, known, positional="sweep")
     outputs = compose.outputs(values["output_dir"])

@@ -12,7 +12,7 @@ import hydra
 from hydra.core.override_parser.types import Override
 from rich.console import Console
 
-from recipe import compose, menu, runs
+from recipe import compose, menu, mlflow_process, runs
 from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
@@ -103,6 +103,8 @@ def _run(
         said += f", going on with {sweep.name}"
         content = {key: value for key, value in content.items() if key not in planned.keeps}
     console.print(said, soft_wrap=True)
+    if first.options["tracking"] != "none":
+        mlflow_process.started()  # MLflow is imported there while the first jobs start
     os.environ[SWEEP] = sweep.name
     status: Status = "KILLED"
     lock = parent.begin(sweep, content)
@@ -122,7 +124,9 @@ def _end(sweep: Path, status: Status, planned: Planned, console: Console) -> Non
     spec = planned.first
     tracking = part(spec, "tracking")(spec.output_path)
     parent.end(sweep, status, planned.note(sweep))
-    failure = parent.tell(tracking, spec.output_path, sweep)
+    failure = None
+    if parent.is_untold(sweep):
+        failure = mlflow_process.tell(tracking, spec.output_path, sweep)
     jobs.report(console, sweep)
     if failure:
         sync = runs.command("sync", spec.output_path)

@@ -87,8 +87,9 @@ class Elsewhere(Launcher):  # type: ignore[misc]
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
 
     def _launch(self, inner: Launcher, sweep: Path, given: dict[int, list[str]]) -> None:
-        """Starts what a worker that died took along once more, as long as that gets any further."""
-        left = dict(given)
+        """Starts what a worker that died took along once more, and again as long as that gets any
+        further."""
+        left, idle = dict(given), 0
         while left:
             before, known = set(left), len(jobs.lines(sweep))
             for first, several in launching.in_a_row(left):
@@ -98,7 +99,8 @@ class Elsewhere(Launcher):  # type: ignore[misc]
                     self._tell(error)
             ended = {each.number for each in jobs.lines(sweep)[known:]}
             left = {number: texts for number, texts in left.items() if number not in ended}
-            if left and not (set(left) < before and self.again()):
+            idle = 0 if set(left) < before else idle + 1
+            if left and not (idle < 2 and self.again()):
                 dead.close_all(sweep.parent.parent)
                 runs = f"{counted(len(left), 'run')} of {len(given)}"
                 told = f"{self.name} lost {runs}; the same command goes on with what is missing"

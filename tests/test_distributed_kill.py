@@ -1,4 +1,7 @@
-"""A process of a shared run is killed: torchrun starts all of them again, and the run goes on."""
+"""A process of a shared run is killed: torchrun starts all of them again, and the run goes on.
+
+All of it is long: `pytest -m long tests/test_distributed_kill.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import commands
 import psutil
+import pytest
 import several
 
 from recipe import journal
@@ -41,6 +45,7 @@ def of_rank(launcher: int, rank: str) -> psutil.Process:
     return found
 
 
+@pytest.mark.long
 def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_never_had_been(
     tmp_path: Path,
 ) -> None:

@@ -84,10 +84,8 @@ def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_fo
     assert statuses(folder) == ["FINISHED"] * 4
 
 
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
     folder: Path, number: signal.Signals, status: int
 ) -> None:

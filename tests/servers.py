@@ -78,11 +78,16 @@ class Server:
                 start_new_session=True,
             )  # fmt: skip
         ends = time.monotonic() + 600  # a busy machine takes its time
+        answer: object = "was not asked"
         while time.monotonic() < ends and self._process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
-                return
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=10):
+                    return
+            except OSError as error:
+                answer = error
             time.sleep(0.1)
-        raise TimeoutError((self.folder / "server.txt").read_text())
+        said = (self.folder / "server.txt").read_text()
+        raise TimeoutError(f"{self.uri} ({self._process.poll()}, {answer!r}):\n{said}")
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to all of its processes."""

@@ -42,6 +42,7 @@ def start_writers(folder: Path, number: int) -> list[subprocess.Popen[str]]:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_eight_that_start_at_once_on_no_database_lose_nothing(tmp_path: Path) -> None:
     for started in start_writers(tmp_path, 8):
         out, err = started.communicate(timeout=240)

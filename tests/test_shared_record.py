@@ -1,7 +1,6 @@
 """A shared record: MLflow's server on PostgreSQL, asking for a user and a password.
 
-The long form, `pytest -m long tests/test_shared_record.py`, has eight processes that train while
-the server and its database are stopped and started again, time after time.
+All of it is long: `pytest -m long tests/test_shared_record.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ from recipe import runs
 from recipe.record import Recorder
 from recipe.tracking import Tracking
 
-pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing()))
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing())),
+]
 
 USER, PASSWORD = "the-first-user", "s3cret-of-the-first-user"
 IN_HEADER = base64.b64encode(f"{USER}:{PASSWORD}".encode())
@@ -121,7 +123,6 @@ def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
     assert "1 of 3 sent, 1 left" in commands.here(tmp_path, "sync").out
 
 
-@pytest.mark.long
 def test_eight_processes_that_train_while_server_and_database_come_and_go_lose_nothing(
     tmp_path: Path,
 ) -> None:

@@ -17,7 +17,7 @@ def key_values(
     SpecError for any that isn't known.
     """
     values, problems = dict(known), []
-    rest = iter(arguments)
+    rest, seen = iter(arguments), set()
     for argument in rest:
         key, equals, value = argument.removeprefix("--").partition("=")
         if positional and _is_bare(argument, known):
@@ -34,7 +34,10 @@ def key_values(
             problems.append(f"{verb}: {argument}: no such argument{hint}")
         elif flag and (not value or value.startswith("--")):
             problems.append(f"{verb}: {argument}: has no value; write {key}=<value>")
+        elif key in seen:
+            problems.append(f"{verb}: {argument}: {key} is given already; give it once")
         values[key] = value
+        seen.add(key)
     if problems:
         raise SpecError(problems)
     return values

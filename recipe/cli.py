@@ -273,9 +273,10 @@ def _hydra(arguments: list[str]) -> int:
     return 0
 
 
-def _own(verb: str, arguments: list[str]) -> int:
-    """`recipe.<verb>.<verb>`, imported when it is needed."""
-    done: int = getattr(importlib.import_module(f"recipe.{verb}"), verb)(arguments, _console())
+def _own(verb: str, arguments: list[str], module: str = "") -> int:
+    """`recipe.<verb>.<verb>`, or that of another module, imported when it is needed."""
+    found = importlib.import_module(f"recipe.{module or verb}")
+    done: int = getattr(found, verb)(arguments, _console())
     return done
 
 
@@ -285,10 +286,10 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "ablate": _ablate,
     "find-lr": _find_lr,
     "search": _search,
+    "compare": functools.partial(_own, "compare", module="compare.command"),
     **{
         verb: functools.partial(_own, verb)
         for verb in (
-            "compare",
             "diff",
             "predict",
             "replay",

@@ -128,7 +128,8 @@ def execute(
         _tell_lacking(console, recorder)
         again = runs.command(f"resume {recorder.id}", spec.output_path)
         again = again.replace("python -m recipe", World.here().launcher, 1)
-        console.print(f"Stopped. Go on with: {again}", soft_wrap=True)
+        told = "" if sweep else f" Go on with: {again}"  # a sweep goes on as a whole
+        console.print(f"Stopped.{told}", soft_wrap=True)
         raise
     except BaseException:
         recorder.close("FAILED", traceback.format_exc())

@@ -39,6 +39,8 @@ class Outcome:
     plan: Plan
     history: History
     verdicts: Sequence[Verdict]
+    asked: int | None = None
+    """The signal that came when nothing but the end was left to do."""
 
     @property
     def accuracy(self) -> float:

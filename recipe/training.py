@@ -101,13 +101,13 @@ class _Training:
                     asked = point.step == self.run.at.step and self._asked(stopping)
                     if (asked or self.checkpoints.due(point, self.run)) and self._is_sound():
                         self._save()
-                    if asked:
-                        stopping.obey()
+                    if asked and not (point.ends_run or self.run.at.step == self.run.steps):
+                        stopping.obey()  # else only the last evaluation is left, if that
                     if watch is not None:
                         watch(point)
             if not self.verdicts:  # it was stopped after its last step
                 self.verdicts = list(self.audit.verdicts(ended=True))
-        return Outcome(self.plan, self.history, self.verdicts)
+        return Outcome(self.plan, self.history, self.verdicts, stopping.asked)
 
     def _asked(self, stopping: Stopping) -> bool:
         """Whether the run is to stop here: all its processes do if one was asked."""

@@ -2,6 +2,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import commands
@@ -146,8 +147,112 @@ def test_seeds_of_one_side_only_are_named(tmp_path: Path) -> None:
     ids.append(compared_runs.run(outputs, 99, [0.5], seed=7))
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
-    assert "Not paired: only one of the two was run (seed 7)." in out
+    assert "Not paired: only run without it (seed 7)." in out
     assert "not every variant has 3 seeds: clip=norm has fewer" in out
+
+
+def test_seeds_that_no_two_share_are_told_side_by_side(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = [compared_runs.run(outputs, seed, [0.5], seed=seed) for seed in (0, 1)]
+    ids += [compared_runs.run(outputs, seed, [0.6], {"clip": "norm"}, seed=seed) for seed in (2, 3)]
+    compared_runs.sweep(outputs, ids)
+    assert (
+        "clip=norm could not be compared: only run without it (seed 0, 1); only run with it (seed "
+        "2, 3)."
+    ) in compared(tmp_path)
+
+
+def on_two_backgrounds(outputs: Path) -> None:
+    """Alone for 2 epochs; with and without all tricks for 4, and without that for 8."""
+    both = {"clip": "norm", "scheduler": "step"}
+    number = 0
+    for epochs, variants in [
+        ("2", [{}, {"clip": "norm"}, {"scheduler": "step"}]),
+        ("4", [both, {"clip": "norm"}, {"scheduler": "step"}]),
+        ("8", [{"clip": "norm"}]),
+    ]:
+        for variant, seed in itertools.product(variants, range(8)):
+            settings = {**variant, "epochs": epochs}
+            value = 0.5 + 0.01 * len(variant) + 0.001 * seed + 0.05 * int(epochs)
+            compared_runs.run(outputs, number, [value], settings, seed=seed)
+            number += 1
+
+
+def test_tricks_are_told_of_on_the_baselines_background(tmp_path: Path) -> None:
+    on_two_backgrounds(tmp_path / "outputs")
+    out = compared(tmp_path, "all", "--baseline", "epochs=2")
+    assert sentences(out, "clip=norm changed val/accuracy by +1.00 points")
+    assert "On top of all the others" not in out
+    (said,) = [line for line in out.splitlines() if "isn't the baseline's (epochs=2)" in line]
+    assert said.startswith("Caution: 4 variants not compared, as the rest of their settings")
+    for levels in ("epochs=4 scheduler=step clip=norm", "epochs=8 clip=norm"):
+        assert levels in said
+    assert said.endswith("--baseline epochs=4 compares with those settings.")
+    on_top = compared(tmp_path, "all", "--baseline", "epochs=4")
+    assert sentences(on_top, "On top of all the others, clip=norm changed val/accuracy by +1.00")
+    assert "The baseline is epochs=4, scheduler=constant, clip=none, of which no run is" in on_top
+
+
+def test_a_baseline_that_nobody_ran_is_refused(tmp_path: Path) -> None:
+    on_two_backgrounds(tmp_path / "outputs")
+    done = commands.here(tmp_path, "compare", "all", "--baseline", "epochs=8")
+    assert done.status == 2
+    assert done.err == (
+        "recipe: baseline: epochs=8: no run is of epochs=8 scheduler=constant clip=none; the "
+        "nearest are epochs=2 scheduler=constant clip=none, epochs=8 scheduler=constant clip=norm, "
+        "epochs=2 scheduler=constant clip=norm, epochs=2 scheduler=step clip=none and 3 more\n"
+    )
+
+
+def test_variants_that_no_other_is_beside_are_named(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    three = {"clip": "norm", "scheduler": "step", "freeze": "vgg_first2"}
+    two = {"clip": "norm", "scheduler": "step"}
+    for number, (settings, seed) in enumerate(
+        itertools.product([{}, {"clip": "norm"}, two, three], range(2))
+    ):
+        compared_runs.run(outputs, number, [0.5 + 0.1 * len(settings)], settings, seed=seed)
+    out = compared(tmp_path, "all")
+    assert "not compared" not in out  # the full set less freeze is the two
+    for name in (outputs / "runs").glob("*-0000000[67]"):
+        shutil.rmtree(name)
+    for seed in range(2):
+        settings = {"freeze": "vgg_first2", "clip": "norm"}
+        compared_runs.run(outputs, 6 + seed, [0.7], settings, seed=seed)
+    out = compared(tmp_path, "all")
+    (said,) = [line for line in out.splitlines() if "not compared" in line]
+    assert "scheduler=step clip=norm" in said and "freeze=vgg_first2 clip=norm" in said
+
+
+def test_without_a_sweeps_name_the_one_gone_on_with_last_is_taken(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES), name="earlier")
+    newer = outputs / "sweeps" / "20261102-120000-00000000"
+    shutil.copytree(outputs / "sweeps" / compared_runs.SWEEP, newer)
+    about = json.loads((newer / "sweep.json").read_text())
+    (newer / "sweep.json").write_text(json.dumps({**about, "name": "newer"}))
+    out = compared(tmp_path)
+    assert out.startswith(f"Sweep   {newer.name}, the latest; ") and "\nnewer: " in out
+    earlier = outputs / "sweeps" / compared_runs.SWEEP / "sweep.json"
+    about = json.loads(earlier.read_text())
+    earlier.write_text(json.dumps({**about, "begun": "20261103-000000"}))
+    out = compared(tmp_path)
+    assert out.startswith(f"Sweep   {compared_runs.SWEEP}, the latest; ") and "\nearlier: " in out
+
+
+def test_tricks_without_a_finished_run_are_named(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    ids = compared_runs.pairs(outputs, DIFFERENCES[:1])
+    compared_runs.sweep(outputs, ids, jobs=4)
+    path = outputs / "sweeps" / compared_runs.SWEEP / "sweep.json"
+    planned = [["clip=none", "scheduler=constant", "seed=0"], ["clip=norm", "seed=0"],
+               ["clip=none", "scheduler=step", "seed=0"], ["clip=none", "seed=1"]]  # fmt: skip
+    names = ["baseline", "clip=norm", "scheduler=step", "baseline"]
+    about = {**json.loads(path.read_text()), "planned": planned, "variants": names}
+    path.write_text(json.dumps(about))
+    out = compared(tmp_path)
+    assert "Caution: 2 jobs of 4 not ended yet." in out
+    assert "Caution: no run is finished yet of scheduler=step." in out
 
 
 def full_factorial(outputs: Path, seeds: int) -> None:
@@ -174,7 +279,7 @@ def test_a_factorial_plan_gives_main_effects_and_interactions(tmp_path: Path) ->
     assert found == pytest.approx([0.02, 0.01, 0.06, 0.05, 0.04, 0.03])
     (both,) = together.values()
     assert float(both["mean"]) == pytest.approx(0.04)
-    assert "larger together" in out
+    assert "together above the sum of the two" in out
     assert "On top of all the others, clip=norm changed val/accuracy by +6.00 points" in out
 
 
@@ -297,7 +402,10 @@ def test_without_a_sweep_all_runs_are_compared(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (["--sweep", "nothing"], "sweep: no sweep 'nothing' is recorded in"),
-        (["metric=val/acuracy"], "compare: no finished run of .* has val/acuracy; metric may be "),
+        (
+            ["metric=val/acuracy"],
+            "compare: no finished run of .* has val/acuracy; did you mean val/accuracy",
+        ),
         (["--baseline", "clip=agc"], "baseline: clip=agc: no run has it; there are clip=none, "),
         (["--baseline", "none"], "baseline: none: write group=option, group=option"),
         (["--basline", "clip=none"], "compare: --basline: no such argument; did you mean baseline"),

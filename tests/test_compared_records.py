@@ -48,7 +48,7 @@ def test_a_damaged_run_is_left_out_and_named(tmp_path: Path, how: str, wanted: s
     if (how, wanted) != ("gone", "all"):
         assert lines(out, "Caution: 1 run left out: missing or damaged", ids[3])
     (said,) = lines(out, "clip=norm changed val/accuracy by +2.00 points", "7 paired seeds")
-    assert "Not paired: only one of the two was run (seed 1)." in said
+    assert "Not paired: only run without it (seed 1)." in said
 
 
 def test_status_names_done_runs_that_are_gone(tmp_path: Path) -> None:

@@ -290,9 +290,18 @@ def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path)
         assert status(tmp_path, wanted)[0].endswith(f"-{found})")
     where = tmp_path / "outputs" / "sweeps"
     for wanted, problem in [
-        ("20260102", "sweep: '20260102' begins 2 sweep ids; give more of it"),
+        (
+            "20260102",
+            "sweep: '20260102' begins 2 sweep ids; give more of it: 20260102-000000-cccccc (same), "
+            "20260102-000000-bbbbbb (same)",
+        ),
         ("sume", f"sweep: no sweep 'sume' is recorded in {where}; did you mean same?"),
-        ("x=1", f"sweep: no sweep 'x=1' is recorded in {where}"),
+        (
+            "xyz",
+            f"sweep: no sweep 'xyz' is recorded in {where}; there are 20260103-000000-dddddd "
+            "(seed=0,1), 20260102-000000-cccccc (same), 20260102-000000-bbbbbb (same), "
+            "20260101-000000-aaaaaa (a=1,2)",
+        ),
     ]:
         done = commands.here(tmp_path, "status", wanted)
         assert (done.status, done.err) == (2, f"recipe: {problem}\n")
@@ -307,6 +316,10 @@ def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path)
         (["--sweep", "--trust=x"], "status: --sweep: has no value; write sweep=<value>"),
         (["resume"], "status: resume: no such argument; did you mean resume?"),
         (["a", "b"], "status: b: sweep=a is given already; give one of them"),
+        (
+            ["output_dir=a", "--output_dir=b"],
+            "status: --output_dir=b: output_dir is given already; give it once",
+        ),
         (["a", "--resume", "true"], "resume: is for runs that died, not for a sweep"),
     ],
 )

@@ -87,7 +87,7 @@ def test_what_did_nothing_is_not_counted_among_the_interactions(tmp_path: Path) 
     assert len(together) == 3
     for name, row in together.items():
         assert (row["tests"], row["verdict"]) == (
-            "1", "did nothing" if "clip" in name else "smaller together",
+            "1", "did nothing" if "clip" in name else "together below the sum of the two",
         )  # fmt: skip
     idle = "was exactly 0: clip=norm did nothing in any of its 32 runs, as the audit saw."
     assert len(lines(out, idle)) == 2
@@ -212,9 +212,9 @@ def test_an_interaction_is_neither_good_nor_bad_in_the_page(tmp_path: Path) -> N
     factorial(tmp_path, [[{}, STEP], [{}, {"average": "ema"}]], value)
     out = compared(tmp_path)
     (said,) = lines(out, "The effect of")
-    assert said.endswith("smaller together.")
+    assert said.endswith("together below the sum of the two.")
     page = next((tmp_path / "outputs" / "reports").glob("*/report.html")).read_text()
-    (row,) = re.findall(r"<tr[^>]*>(?:(?!<tr)[^\0])*?smaller together", page)
+    (row,) = re.findall(r"<tr[^>]*>(?:(?!<tr)[^\0])*?together below the sum of the two", page)
     assert 'class="red"' not in row and 'class="green"' not in row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,11 @@ from recipe.compare.pairs import scales
 from recipe.compare.selection import Selection
 from recipe.compare.summary import Summary
 from recipe.compare.units import Unit
-from recipe.compare.variants import Variants
+from recipe.compare.variants import Variant, Variants
 from recipe.wording import counted, listed
+
+MOST = 6
+"""Variants that are named together."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,21 @@ class Comparison:
         return cls(selection, variants, unit, summary.all_of(variants, unit), found)
 
     @property
+    def has_baseline(self) -> bool:
+        """Whether any run is of it."""
+        return self.variants.baseline in self.variants.by_levels
+
+    @property
     def baseline(self) -> float:
         """Its mean; NaN if no run is of it."""
         base = self.variants.by_levels.get(self.variants.baseline)
         return next((one.interval.mean for one in self.summaries if one.variant is base), math.nan)
+
+    @property
+    def left_out(self) -> list[Variant]:
+        """The variants that stand beside no other."""
+        compared = {levels for each in self.findings for levels in each.of}
+        return [one.variant for one in self.summaries if one.variant.levels not in compared]
 
     @property
     def is_one_scale(self) -> bool:
@@ -45,6 +60,26 @@ class Comparison:
     @property
     def sentences(self) -> list[str]:
         return [sentences.sentence(each, self.unit, self.baseline) for each in self.findings]
+
+
+def _beside_nothing(found: Comparison) -> Iterator[str]:
+    """Which variants no trick was told of, and why."""
+    variants = found.variants
+    elsewhere = [one for one in found.left_out if variants.on(one) != variants.background]
+    if elsewhere:
+        own = " ".join(variants.background)
+        most = Counter(map(variants.on, elsewhere)).most_common(1)[0][0]
+        other = ",".join(most).replace(" ", ",")
+        yield (
+            f"{counted(len(elsewhere), 'variant')} not compared, as the rest of their settings "
+            f"isn't the baseline's ({own}): {listed([one.name for one in elsewhere], MOST)}; "
+            f"--baseline {other} compares with those settings"
+        )
+    if rest := [one.name for one in found.left_out if one not in elsewhere]:
+        yield (
+            f"{counted(len(rest), 'variant')} not compared, as no other was run that differs in "
+            f"one trick and is the baseline or has all tricks: {listed(rest, MOST)}"
+        )
 
 
 def cautions(found: Comparison) -> Iterator[str]:
@@ -60,7 +95,13 @@ def cautions(found: Comparison) -> Iterator[str]:
         yield "all runs are of one variant, so there is nothing to compare it with"
     elif not found.findings:
         base = " ".join(found.variants.baseline)
-        yield f"no run is of the baseline ({base}), or of one trick beside it; say --baseline"
+        first = ",".join(found.variants.nearest(found.variants.baseline)[0]).replace(" ", ",")
+        yield (
+            f"no run is of the baseline ({base}), or of one trick beside it; say --baseline, such "
+            f"as --baseline {first}"
+        )
+    else:
+        yield from _beside_nothing(found)
     seeds = {one.interval.n for one in found.summaries}
     if len(seeds) > 1:
         few = [one.variant.name for one in found.summaries if one.interval.n < max(seeds)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5
 LINES = (BLUE, ORANGE, GREEN, PINK, SKY, "#E69F00", "#000000", "#882255", "#999933", "#332288")
 GREY, FAINT = "#595959", "#B8B8B8"
 DPI = 150
+LINE = 84
+"""Characters of a title that have a place beside each other."""
 LARGEST = 1e100
 """A number beyond it is infinite to a picture."""
 
@@ -100,7 +103,8 @@ def decimals(values: list[float]) -> int:
 
 def head(figure: Figure, title: str) -> None:
     """The picture's title, at its left edge."""
-    figure.suptitle(shown(title, 84), x=0.01, ha="left", fontsize="medium")
+    lines = textwrap.wrap(shown(title, 2 * LINE), LINE)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="medium")
 
 
 def without_frame(axes: Axes) -> None:

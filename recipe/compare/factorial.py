@@ -14,6 +14,8 @@ from recipe.compare.pairs import Runs, about, in_order, pair, slower
 from recipe.compare.units import Unit
 from recipe.compare.variants import Variants
 
+INCOMPLETE = "not every variant was run"
+
 On = frozenset[str]
 """The tricks that a variant has."""
 
@@ -40,12 +42,13 @@ def findings(variants: Variants, unit: Unit) -> Iterator[Finding]:
         ]
         yield replace(
             alone[trick], question="on average", seeds=alike, differences=differences,
-            unpaired=refused, slower=slower(pairs),
+            unpaired=refused, slower=slower(pairs), of=tuple(variants.by_levels),
         )  # fmt: skip
     for two, differences in statistics.interactions(blocks, groups).items():
         idle = next((t for t in two if alone[t].did_nothing), "")
         yield Finding(
             " with ".join(two), "together", seeds=alike, differences=differences, unpaired=refused,
+            of=tuple(variants.by_levels),
             idle=alone[idle].runs if idle else 0, runs=alone[idle].runs if idle else len(alike),
             whose=alone[idle].whose or idle if idle else "",
         )  # fmt: skip
@@ -64,7 +67,7 @@ def _complete(runs: Mapping[On, Runs], unit: Unit) -> tuple[list[str], dict[str,
     alike = set(base)
     refused: dict[str, list[str]] = defaultdict(list)
     for of in runs.values():
-        seeds, reasons = pair(of, base, unit)
+        seeds, reasons = pair(of, base, unit, (INCOMPLETE, INCOMPLETE))
         alike &= set(seeds)
         for reason, left_out in reasons.items():
             refused[reason] += [seed for seed in left_out if seed not in refused[reason]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from recipe.compare.statistics import Interval
+from recipe.compare.variants import Levels
 
 LEVEL = 0.05
 """What p may be at most, of a trick that is shown to help or hurt."""
@@ -27,6 +28,8 @@ Verdict = Literal["helps", "hurts", "up", "down", "open", "too few", "no effect"
 class Finding:
     trick: str
     question: Question
+    of: Collection[Levels] = ()
+    """The variants that were set side by side."""
     kept: str = ""
     """What the trick was on top of, where only some of the others were."""
     seeds: Sequence[str] = ()

@@ -42,15 +42,19 @@ def _alone(variants: Variants, unit: Unit) -> Iterator[Finding]:
 
 
 def _on_top(variants: Variants, unit: Unit) -> Iterator[Finding]:
-    """Against the full set, if one was run: the one variant with something of every factor."""
+    """Against the full set, if one was run: the one variant with every trick on the baseline's
+    background."""
+    tricks = [index for index, factor in enumerate(variants.factors) if factor.is_trick]
     full = [
         variant
         for levels, variant in variants.by_levels.items()
-        if all(a != b for a, b in zip(levels, variants.baseline, strict=True))
+        if all(levels[index] != variants.baseline[index] for index in tricks)
+        and variants.on(variant) == variants.background
     ]
-    if len(variants.factors) < 2 or len(full) != 1:
+    if len(tricks) < 2 or len(full) != 1:
         return
-    for index, factor in enumerate(variants.factors):
+    for index in tricks:
+        factor = variants.factors[index]
         without = variants.replaced(full[0].levels, index, factor.levels[0])
         if without:
             level = full[0].levels[index]

@@ -28,6 +28,7 @@ def finding(
     return replace(
         about(trick, list(with_it.runs.values()), list(without.runs.values())),
         question=question,
+        of=(with_it.levels, without.levels),
         kept=kept,
         seeds=seeds,
         differences=[unit.of(one) - unit.of(other) for one, other in pairs],
@@ -36,13 +37,18 @@ def finding(
     )
 
 
-def pair(one: Runs, other: Runs, unit: Unit) -> tuple[list[str], dict[str, list[str]]]:
+def pair(
+    one: Runs,
+    other: Runs,
+    unit: Unit,
+    only: tuple[str, str] = ("only run with it", "only run without it"),
+) -> tuple[list[str], dict[str, list[str]]]:
     """The seeds of which both have a run, started alike and measured alike; and why others could
-    not be paired."""
+    not be paired. `only` is what to say where it was just the first, or just the other."""
     seeds, refused = [], defaultdict(list)
     for seed in in_order({*one, *other}):
         if seed not in one or seed not in other:
-            refused["only one of the two was run"].append(seed)
+            refused[only[seed in other]].append(seed)
         elif reason := _unlike(one[seed], other[seed], unit):
             refused[reason].append(seed)
         else:

@@ -94,8 +94,7 @@ def _table(found: Comparison, question: Question) -> Table:
         said = sentences.verdict(each, unit)
         more = [f"{each.idle}/{each.runs}" if each.idle else "-"]
         if question != "together":
-            known = each.slower and each.slower.n > 1
-            more.append(f"{100 * (each.slower.mean - 1):+.0f} %" if each.slower and known else "-")
+            more.append(_time(each.slower))
             more.append("-" if each.bites is None else f"{100 * each.bites:.0f} %")
         span = "-"
         if interval and not math.isnan(interval.low):
@@ -121,6 +120,14 @@ def _table(found: Comparison, question: Question) -> Table:
     ]
     name = question.replace(" ", "-")
     return Table(columns, rows, left=2, styles=styles, name=name, data=data)
+
+
+def _time(slower: Interval | None) -> str:
+    """`+4 % (-2 to +10)`: noise where 0 lies within."""
+    if slower is None or not sentences.is_known(slower):
+        return "-"
+    mean, low, high = (f"{100 * (value - 1):+.0f}" for value in _bounds(slower))
+    return f"{mean} % ({low} to {high})"
 
 
 def _raw(each: Finding, said: str) -> dict[str, Any]:
@@ -161,8 +168,11 @@ def _bounds(interval: Interval) -> tuple[float, float, float]:
 
 def _variants(found: Comparison) -> Iterator[Content]:
     unit = found.unit
-    base = ", ".join(found.variants.baseline) or "all runs are alike"
-    yield f"The baseline is {code(base)}."
+    if base := ", ".join(found.variants.baseline):
+        of = "" if found.has_baseline else ", of which no run is finished"
+        yield f"The baseline is {code(base)}{of}."
+    else:
+        yield "All runs are of one variant."
     rows, data = [], []
     for one in found.summaries:
         interval = one.interval

@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe import results, runs
+from recipe import menu, results, runs
+from recipe.compare.units import QUALITY
 from recipe.errors import SpecError
 from recipe.results import Result
-from recipe.sweep import find, jobs, parent, standing
+from recipe.sweep import find, jobs, members, parent, standing
 from recipe.sweep.jobs import Ended
 from recipe.wording import counted, listed, printable
 
 ALL = "all"
 """Given as the sweep: every recorded run."""
+
+MOST_METRICS = 16
+
+MOST_UNSEEN = 8
+"""Variants without a finished run that are named."""
 
 EARLIER = "bare means over the seeds of each run's best val/accuracy"
 """What greedy plans rested on that don't say."""
@@ -62,7 +68,7 @@ def _climb(about: Mapping[str, Any]) -> Climb | None:
 
 
 def select(outputs: Path, wanted: str, metric: str) -> Selection:
-    """The runs of a sweep; without one those of the newest sweep, or all if there is none.
+    """The runs of a sweep; without one those of the latest sweep, or all if there is none.
 
     Raises SpecError if there is no such sweep, or no finished run that has the metric.
     """
@@ -92,13 +98,18 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
         cautions.append(f"{number} left out: without a finite {metric}")
     if not having:
         where = sweep.name if sweep else printable(outputs)
-        known = sorted(
-            {key for run in kept for key in run.last if key.startswith(("val/", "best"))}
-        )
-        hint = f"metric may be {listed(known, 6)}" if known else "record some, or give --sweep"
-        raise SpecError(f"compare: no finished run of {where} has {metric}; {hint}")
+        raise SpecError(f"compare: no finished run of {where} has {metric}{_metrics(metric, kept)}")
     climb = _climb(parent.read(sweep)) if sweep else None
     return Selection(title, sweep, having, [*cautions, *_unlike(having)], climb)
+
+
+def _metrics(wanted: str, kept: Iterable[Result]) -> str:
+    """Which metric may be meant, or which there are: those of quality first."""
+    known = {key for run in kept for key, value in run.last.items() if math.isfinite(value)}
+    if not known:
+        return "; record some, or give --sweep"
+    first = sorted(known, key=lambda key: (not key.startswith(QUALITY), key))
+    return menu.nearest(wanted, first) or f"; there are {listed(first, MOST_METRICS)}"
 
 
 def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
@@ -118,7 +129,18 @@ def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
         cautions.append(f"{counted(number, 'job')} left out: {status.lower()}")
     if isinstance(total, int) and len(ended) < total:
         cautions.append(f"{counted(total - len(ended), 'job')} of {total} not ended yet")
+    if unseen := _without_runs(sweep, ended):
+        cautions.append(f"no run is finished yet of {listed(unseen, MOST_UNSEEN)}")
     return found, cautions
+
+
+def _without_runs(sweep: Path, ended: Sequence[Ended]) -> list[str]:
+    """The variants that were planned and of which nothing can be said."""
+    planned = members.planned(parent.read(sweep), {each.number: each for each in ended})
+    done = {each.number for each in ended if each.status in ("FINISHED", "PRUNED")}
+    seen = {job.variant for number, job in planned.items() if number in done}
+    unseen = dict.fromkeys(job.variant for job in planned.values() if job.variant not in seen)
+    return [printable(variant) for variant in unseen if variant]
 
 
 def _recorded(outputs: Path) -> list[str]:

@@ -94,8 +94,8 @@ def verdict(finding: Finding, unit: Unit) -> str:
     words = {
         "helps": "shown to help",
         "hurts": "shown to hurt",
-        "up": "larger together" if together else "shown to raise it",
-        "down": "smaller together" if together else "shown to lower it",
+        "up": "together above the sum of the two" if together else "shown to raise it",
+        "down": "together below the sum of the two" if together else "shown to lower it",
         "no effect": "did nothing",
         "unpaired": "not comparable",
         "too few": f"no verdict, which takes {finding.least} seeds",
@@ -160,10 +160,17 @@ def _said_of_it(finding: Finding) -> Iterator[str]:
         yield f"it {' and '.join(said)}".replace("it its", "its")
 
 
+def is_known(slower: Interval | None) -> bool:
+    """Whether the pairs tell anything of a cost in time."""
+    return bool(
+        slower and slower.n >= FEWEST and slower.low >= 1 / WIDEST and slower.high <= WIDEST
+    )
+
+
 def _cost(slower: Interval) -> str:
     """Machines are noisy: a difference is told as one only where its interval leaves out 0."""
     mean, low, high = (100 * (value - 1) for value in (slower.mean, slower.low, slower.high))
-    if slower.n == 1 or slower.low < 1 / WIDEST or slower.high > WIDEST:
+    if not is_known(slower):
         return f"its cost in time can't be told from {counted(slower.n, 'pair')}"
     spread = f" ({low:+.0f} to {high:+.0f} %)"
     if all(abs(value) < 0.5 for value in (mean, low, high)):

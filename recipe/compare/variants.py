@@ -51,6 +51,11 @@ class Factor:
     baseline's first."""
 
     @property
+    def is_trick(self) -> bool:
+        """Whether it is one that can be off."""
+        return self.name in menu.OFF
+
+    @property
     def tricks(self) -> Sequence[str]:
         """What a run can have beyond the baseline."""
         return self.levels[1:]
@@ -75,6 +80,24 @@ class Variants:
     @property
     def baseline(self) -> Levels:
         return tuple(factor.levels[0] for factor in self.factors)
+
+    @property
+    def background(self) -> Levels:
+        """The baseline's levels of what is no trick."""
+        return tuple(f.levels[0] for f in self.factors if not f.is_trick)
+
+    def on(self, variant: Variant) -> Levels:
+        """The background of a variant: what tricks are tried on."""
+        pairs = zip(self.factors, variant.levels, strict=True)
+        return tuple(level for factor, level in pairs if not factor.is_trick)
+
+    def nearest(self, levels: Levels) -> list[Levels]:
+        """Those that there are, the most alike first."""
+
+        def unlike(other: Levels) -> int:
+            return sum(a != b for a, b in zip(levels, other, strict=True))
+
+        return sorted(self.by_levels, key=unlike)
 
     def label(self, variant: Variant) -> str:
         """A variant's name in a picture, which has less room: of three tricks or more, all are
@@ -236,6 +259,8 @@ def _asked(baseline: str) -> dict[str, list[str]]:
 
 def _unknown(key: str, text: str, results: Sequence[Result]) -> str:
     """What is wrong with a level of what doesn't vary."""
+    if key == "seed":
+        return f"baseline: {text}: runs are paired by their seeds, whichever they are; leave it out"
     known = {setting.partition(".")[0] for run in results for setting in run.settings}
     if key not in known:
         there = sorted(known - {*SPARED})

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from recipe import menu
 from recipe.errors import SpecError
 from recipe.sweep import parent
+from recipe.wording import listed, printable
+
+MOST = 5
+"""Sweeps that are named."""
 
 
 def folders(outputs: Path) -> list[Path]:
-    """The folders of all recorded sweeps, the oldest first."""
-    return sorted(path.parent for path in (outputs / "sweeps").glob("*/sweep.json"))
+    """The folders of all recorded sweeps; the one that was begun or gone on with last is the last
+    of them."""
+    there = [path.parent for path in (outputs / "sweeps").glob("*/sweep.json")]
+    return sorted(there, key=lambda sweep: (parent.begun(sweep), sweep.name))
 
 
 def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
@@ -24,11 +31,22 @@ def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
     by_id = [sweep for sweep in there if sweep.name.startswith(wanted)]
     if len(by_id) == 1:
         return by_id[0]
-    if len(by_id) > 1:
-        raise SpecError(f"{key}: {wanted!r} begins {len(by_id)} sweep ids; give more of it")
     names = {sweep: str(parent.read(sweep).get("name", "")) for sweep in there}
+    if len(by_id) > 1:
+        which = _latest({sweep: names[sweep] for sweep in by_id})
+        raise SpecError(
+            f"{key}: {wanted!r} begins {len(by_id)} sweep ids; give more of it: {which}"
+        )
     same = [sweep for sweep, name in names.items() if name == wanted]
     if same:
         return same[-1]
     hint = menu.nearest(wanted, [*names.values(), *(sweep.name for sweep in there)])
+    if there and not hint:
+        hint = f"; there are {_latest(names)}"
     raise SpecError(f"{key}: no sweep {wanted!r} is recorded in {outputs / 'sweeps'}{hint}")
+
+
+def _latest(names: Mapping[Path, str]) -> str:
+    """Sweeps by id and name, the latest first."""
+    told = [f"{sweep.name} ({printable(name)})" for sweep, name in reversed(list(names.items()))]
+    return listed(told, MOST)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from recipe.compare.finding import LEVEL
+from recipe.compare.statistics import least_seeds
 from recipe.results import read_all
 from recipe.spec import RunSpec
 from recipe.sweep import variants
@@ -87,6 +89,15 @@ def show(forecast: Forecast, console: Console) -> None:
     console.print(f"Jobs      {told}", soft_wrap=True)
     console.print(f"Recorded  {forecast.jobs - forecast.left}", soft_wrap=True)
     console.print(f"Time      {_time(forecast)}", soft_wrap=True)
+    needed = least_seeds(len(asked.tricks), LEVEL)
+    if len(seeds) < needed:
+        tricks = counted(len(asked.tricks), "trick")
+        console.print(
+            f"Verdicts  none is possible with {counted(len(seeds), 'seed')}: {tricks} "
+            f"{'takes' if len(asked.tricks) == 1 else 'take'} {needed} (what is recorded by then "
+            "isn't run again)",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
 
 
 def goes_on() -> bool:

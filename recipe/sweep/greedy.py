@@ -16,7 +16,6 @@ from rich.console import Console
 from recipe import results, runs
 from recipe.sweep import jobs, parent, variants
 from recipe.sweep.variants import Trick, Variant
-from recipe.wording import counted
 
 METRIC = "val/accuracy"
 
@@ -53,7 +52,10 @@ def climb(sweep: Path, launch: Launch) -> None:
         rivals = [trick for trick in rivals if trick not in best]
         if chosen is None or not rivals:
             return _stop(sweep, console, why or "every trick is on", path)
-        console.print(f"\n{said(path)}; next: each of the other {counted(len(rivals), 'trick')}")
+        others = (
+            "the other trick" if len(rivals) == 1 else f"each of the other {len(rivals)} tricks"
+        )
+        console.print(f"\n{said(path)}; next: {others}")
         nexts = [variants.ordered([*best, trick]) for trick in rivals]
         scores = _run(sweep, launch, nexts, tricks, len(parent.read(sweep)["planned"]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recipe import results, runs
-from recipe.sweep import find, standing
+from recipe.sweep import find, parent, standing
 from recipe.sweep.standing import STATES, Standing, Sweep
 from recipe.wording import counted, duration, printable
 
@@ -45,7 +44,7 @@ def show(sweep: Sweep, console: Console) -> None:
             console.print(f"Time left  about {left}", soft_wrap=True)
     elif sweep.done < sweep.total:
         told = f"; that takes about {left}" if left else ""
-        console.print(f"Go on with: {_command(sweep)}{told}", soft_wrap=True)
+        console.print(f"Go on with: {parent.command(sweep.command)}{told}", soft_wrap=True)
 
 
 def show_unfinished(outputs: Path, console: Console) -> None:
@@ -127,12 +126,6 @@ def _cell(job: Standing) -> str:
     if job.state == "running" and job.reached and job.reached.step is not None:
         return f"step {job.reached}"
     return job.state
-
-
-def _command(sweep: Sweep) -> str:
-    if not sweep.command:
-        return "the command that it was started with"
-    return printable(f"python -m recipe {shlex.join(sweep.command)}")
 
 
 def _left(sweep: Sweep) -> str:

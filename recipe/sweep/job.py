@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -87,6 +88,8 @@ def job(config: DictConfig) -> None:
             number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
         )
         jobs.note(sweep, ended)
+        if outcome.asked is not None:
+            signal.raise_signal(outcome.asked)  # the run is whole, and the sweep stops
 
 
 def _finished(run: Path, number: int, name: str) -> Ended:

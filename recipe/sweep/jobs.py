@@ -88,6 +88,12 @@ def report(console: Console, sweep: Path) -> None:
         cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
     console.print(table)
+    about = parent.read(sweep)
+    if about.get("end", {}).get("status") != "FINISHED":
+        done = sum(ended.status == "FINISHED" for ended in read(sweep))
+        typed = about.get("command", [])
+        told = f"{done} of {about['jobs']} runs finished; go on with: {parent.command(typed)}"
+        console.print(f"\n{told}", soft_wrap=True)
     ui = runs.command("ui", sweep.parent.parent)
     compare = runs.command(f"compare {sweep.name}", sweep.parent.parent)
     console.print(f"\nRecord  {sweep.name}\nCompare {compare}\nOpen    {ui}", soft_wrap=True)

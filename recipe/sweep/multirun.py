@@ -78,7 +78,7 @@ def _search(
 
 def _compare(sweep: Path, console: Console) -> None:
     """What an ablation is run for; its runs stand, whatever there is to say of them."""
-    from recipe.compare import compare
+    from recipe.compare.command import compare
 
     try:
         compare([sweep.name, f"output_dir={sweep.parent.parent}"], console)

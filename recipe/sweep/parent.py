@@ -6,8 +6,9 @@ What MLflow is to be told at the end is kept there first, so that `sync` can do 
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,13 @@ from filelock import FileLock
 from recipe import atomic, runs
 from recipe.mlflow_server import connect, knows, origin, reason, running_again
 from recipe.tracking import Tracking
+from recipe.wording import printable
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+STAMP = len("20261128-235959")
+"""Of an id, what tells the time."""
 
 
 def begin(sweep: Path, planned: Mapping[str, Any] | None = None) -> FileLock:
@@ -32,7 +37,7 @@ def begin(sweep: Path, planned: Mapping[str, Any] | None = None) -> FileLock:
     with _content(sweep) as content:
         for key in ("path", "stopped"):
             content.pop(key, None)
-        content.update(planned or {})
+        content.update(planned or {}, begun=runs.new_id()[:STAMP])
         if content.pop("end", None) and content.pop("ended", False):
             content["again"] = True
     return lock
@@ -96,6 +101,19 @@ def tell(tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
     except Exception as error:  # whatever MLflow raises, the sweep's own result stands
         return reason(error)
     return None
+
+
+def begun(sweep: Path) -> str:
+    """When it was begun or gone on with last, as the beginning of an id tells it."""
+    return str(read(sweep).get("begun", sweep.name[:STAMP]))
+
+
+def command(typed: Sequence[str]) -> str:
+    """The command that a sweep was started with, which goes on with it; `typed` are the arguments
+    that sweep.json keeps."""
+    if not typed:
+        return "the command that it was started with"
+    return printable(f"python -m recipe {shlex.join(typed)}")
 
 
 def read(sweep: Path) -> dict[str, Any]:

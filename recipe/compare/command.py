@@ -1,0 +1,73 @@
+"""`recipe compare`: from its arguments to the report, on the terminal, on disk and in MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from recipe import compose, runs
+from recipe.arguments import key_values
+from recipe.compare import document, report, selection, variants
+from recipe.compare.comparison import Comparison
+from recipe.compare.mlflow_verdict import tell
+from recipe.errors import SpecError
+from recipe.sweep import find
+from recipe.wording import listed, relative
+
+METRIC = "val/accuracy"
+
+LONGEST = 120
+"""Characters that say in a folder's name what is special about its report."""
+
+
+def compare(arguments: Sequence[str], console: Console) -> int:
+    """The verb: prints the comparison, keeps it under `<outputs>/reports/`, and tells MLflow.
+
+    Raises SpecError for wrong arguments, and where there is nothing to compare.
+    """
+    known = {"sweep": "", "baseline": "", "metric": METRIC, "output_dir": "", "tracking.uri": ""}
+    values = key_values("compare", arguments, known, positional="sweep")
+    outputs = compose.outputs(values["output_dir"])
+    if not runs.folder(outputs).is_dir():
+        raise SpecError(f"output_dir: no run is recorded in {outputs}; record some first")
+    chosen = selection.select(outputs, values["sweep"], values["metric"])
+    found = Comparison.of(chosen, variants.of(chosen.runs, values["baseline"]), values["metric"])
+    if values["baseline"] and not (found.findings or found.has_baseline):
+        raise SpecError(_nobody_ran(values["baseline"], found))
+    name = chosen.sweep.name if chosen.sweep else selection.ALL
+    which = _special(values["metric"], values["baseline"])
+    folder = outputs / "reports" / f"{name}{which}"
+    made = report.document(found, folder)
+    files = document.write(made, folder, report.TABLES)
+    if chosen.sweep and not values["sweep"] and len(find.folders(outputs)) > 1:
+        others = runs.command("compare SWEEP", outputs)
+        console.print(f"Sweep   {name}, the latest; {others} takes another", soft_wrap=True)
+    document.show(made, console)
+    console.print(f"\nReport  {relative(folder / 'report.html')}", soft_wrap=True)
+    if chosen.sweep:
+        failure = tell(found, made, files, outputs, which, values["tracking.uri"])
+        if failure:
+            console.print(f"MLflow wasn't told: {failure}", style="red", soft_wrap=True)
+    return 0
+
+
+def _nobody_ran(baseline: str, found: Comparison) -> str:
+    """What to say of a baseline that can be put together and that no run is of."""
+    missing = " ".join(found.variants.baseline)
+    near = [" ".join(levels) for levels in found.variants.nearest(found.variants.baseline)]
+    return f"baseline: {baseline}: no run is of {missing}; the nearest are {listed(near, 4)}"
+
+
+def _special(metric: str, baseline: str) -> str:
+    """What a report's name says where it isn't the usual one; a name of any length and of any
+    characters becomes one of a file."""
+    said = [metric] if metric != METRIC else []
+    said += [f"against {baseline}"] if baseline else []
+    slugs = [re.sub(r"[^\w.=,]+", "-", text).strip("-.") for text in said]
+    short = "".join(f"-{slug}" for slug in slugs)
+    if len(short) <= LONGEST:
+        return short
+    return f"{short[:LONGEST]}-{hashlib.sha256(short.encode()).hexdigest()[:8]}"

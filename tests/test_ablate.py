@@ -2,6 +2,7 @@ import contextlib
 import io
 import os
 import pty
+import shlex
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,8 @@ def test_the_plan_tells_what_is_recorded_and_how_long_the_rest_takes(
     assert "Jobs 9 runs, seed by seed (seed 0, 1, 2)" in lines and "Recorded 4" in lines
     (time,) = [line for line in lines if line.startswith("Time ")]
     assert "for 5 runs one after another" in time
+    few = "Verdicts none is possible with 3 seeds: 2 tricks take 7 (what is recorded by then isn't"
+    assert any(few in line for line in lines)
     assert "8 recorded runs of this model, data and epochs, 4 of them of these variants" in time
     assert sorted(ablated.rglob("*")) == there  # "n": nothing was written
 
@@ -324,6 +327,9 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: 
     given = [*stopped_runs.QUIET, "seed=0,1", "plan=add_one"]
     done = commands.in_turn(tmp_path, "ablate", *given)
     assert done.status == 130
+    again = f"python -m recipe ablate {shlex.join(given)}"
+    assert f"1 of 6 runs finished; go on with: {again}" in done.out
+    assert "Stopped." in done.out.splitlines() and " resume " not in done.out
     assert [(each["name"], each["status"]) for each in ended(tmp_path)] == [
         ("baseline seed=0", "FINISHED"), ("clip=mine seed=0", "KILLED"),
     ]  # fmt: skip
@@ -335,6 +341,18 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: 
     names = [f"{name} seed={seed}" for name in NAMES_MINE for seed in (0, 1)]
     assert states == dict.fromkeys(names, "FINISHED")
     assert len(commands.runs(tmp_path)) == len(names)
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path: Path) -> None:
+    stopped_runs.project(tmp_path)
+    (tmp_path / "signals").write_text("9 SIGINT")
+    done = commands.in_turn(tmp_path, "-m", *stopped_runs.QUIET, "seed=0,1")
+    assert (done.status, done.problems) == (130, ["recipe: interrupted"])
+    assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"]
+    assert "1 of 2 runs finished; go on with: python -m recipe -m " in done.out
+    (tmp_path / "signals").write_text("9 SIGTERM")
+    done = commands.in_turn(tmp_path, *stopped_runs.QUIET, "seed=1")
+    assert done.status == 0 and "val/accuracy" in done.out
 
 
 NAMES_MINE = ("baseline", "clip=mine", "average=ema")

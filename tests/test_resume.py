@@ -87,12 +87,21 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
     alike(run, whole)
 
 
-@pytest.mark.parametrize("step", [3, 9])
 def test_a_run_stopped_before_an_evaluation_ends_as_if_never_stopped(
-    tmp_path: Path, whole: Path, step: int
+    tmp_path: Path, whole: Path
 ) -> None:
-    run = stopped(tmp_path, *QUIET, at=step)
+    run = stopped(tmp_path, *QUIET, at=3)
     assert resumed(tmp_path, run.name).status == 0
+    alike(run, whole)
+
+
+def test_a_run_that_is_to_stop_after_its_last_step_is_evaluated_and_ends(
+    tmp_path: Path, whole: Path
+) -> None:
+    project(tmp_path)
+    (tmp_path / "signals").write_text("9 SIGINT")
+    assert commands.here(tmp_path, *QUIET).status == 0
+    (run,) = commands.runs(tmp_path)
     alike(run, whole)
 
 

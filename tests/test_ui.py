@@ -88,7 +88,8 @@ def test_a_sweep_that_cant_be_shown_is_refused(recorded: Path) -> None:
         [f"recipe: sweep: no sweep 'seed=0,2' is recorded in {there}; did you mean seed=0,1?"],
     )
     both = commands.here(recorded, "ui", "20")
-    assert both.problems == ["recipe: sweep: '20' begins 2 sweep ids; give more of it"]
+    (problem,) = both.problems
+    assert problem.startswith("recipe: sweep: '20' begins 2 sweep ids; give more of it: 20")
     elsewhere = sweeps(recorded)[1].name
     without = commands.here(recorded, "ui", elsewhere)
     assert without.problems == [

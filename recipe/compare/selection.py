@@ -108,7 +108,9 @@ def _metrics(wanted: str, kept: Iterable[Result]) -> str:
     known = {key for run in kept for key, value in run.last.items() if math.isfinite(value)}
     if not known:
         return "; record some, or give --sweep"
-    first = sorted(known, key=lambda key: (not key.startswith(QUALITY), key))
+    first = sorted(
+        known, key=lambda key: (not key.startswith(QUALITY), key.startswith("audit/"), key)
+    )
     return menu.nearest(wanted, first) or f"; there are {listed(first, MOST_METRICS)}"
 
 

@@ -40,9 +40,11 @@ def unknown(verb: str, own: Sequence[str], overrides: Sequence[Override]) -> dic
     """What was typed of what the sweeper has no setting for, and what to say of it."""
     found = {}
     for override in overrides:
-        word = override.key_or_group.removeprefix(PREFIX)
+        word, text = override.key_or_group.removeprefix(PREFIX), override.input_line
+        if word == override.key_or_group and word in own:
+            found[text] = f"{text}: with -m write {PREFIX}{text}; or use python -m recipe {verb}"
         if word not in (override.key_or_group, *own):
             hint = menu.nearest(word, own) or f"; there are {', '.join(own[:-1])} and {own[-1]}"
-            value = override.input_line.partition("=")[2]
-            found[override.input_line] = f"{word}={value}: {verb} has no such argument{hint}"
+            value = text.partition("=")[2]
+            found[text] = f"{word}={value}: {verb} has no such argument{hint}"
     return found

@@ -122,6 +122,7 @@ def check_disturbed(folder: Path, epochs: int, rounds: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_run_whose_server_comes_and_goes_has_all_its_points_there_in_the_end(
     tmp_path: Path,
 ) -> None:

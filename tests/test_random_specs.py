@@ -31,8 +31,12 @@ from recipe.plain import one_line
 CHOICES = [*(f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)), ""]
 """What the lines are about: an option, or the settings of the whole run."""
 
+EVERY = 2
+"""Every which choice is tried; the long form has all. That each option trains, test_options.py
+shows."""
+
 FEW = 2
-"""Command lines that are tried for each choice."""
+"""Command lines that are tried for a choice."""
 
 MANY = 500
 """Command lines that are tried at least, in the long form."""
@@ -165,14 +169,14 @@ def try_some(folder: Path, choice: str, ends: Counter[str], number: int) -> None
 
 
 @pytest.mark.usefixtures("torchvision", "undrawn", "impatient")
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", CHOICES[::EVERY])
 def test_a_random_spec_trains_or_is_refused_by_name(with_data: Path, choice: str) -> None:
     try_some(with_data, choice, ENDS, FEW)
 
 
 def test_a_quarter_of_the_lines_trains_and_a_quarter_is_refused() -> None:
     """Or this file would say nothing about one of the two."""
-    if ENDS.total() < FEW * len(CHOICES):
+    if ENDS.total() < FEW * len(CHOICES[::EVERY]):
         pytest.skip("goes with all the lines above, in the same process")
     assert min(ENDS["trained"], ENDS["refused"]) > ENDS.total() / 4
 

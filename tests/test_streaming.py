@@ -43,11 +43,18 @@ def write(folder: Path, number: int, size: tuple[int, int] = (12, 10)) -> None:
         (folder / "images" / name).write_bytes(pictures[index % 16])
 
 
-def test_a_run_gives_the_same_bits_with_no_worker_one_and_three(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("augment", ["flip_crop", "randaugment"])
+def test_a_run_gives_the_same_bits_with_no_worker_one_and_three(
+    tmp_path: Path, augment: str
+) -> None:
     ends = []
     for workers in (0, 1, 3):
         write(tmp_path / str(workers), 40)
-        done = commands.here(tmp_path / str(workers), *RUN, f"data.workers={workers}")
+        options = [text for text in RUN if not text.startswith("augment=")]
+        done = commands.here(
+            tmp_path / str(workers), *options, f"augment={augment}", f"data.workers={workers}"
+        )
         assert (done.status, done.err) == (0, "")
         ends.append(finished(tmp_path / str(workers)))
     alike(ends[0], ends[1])

@@ -45,9 +45,8 @@ def _serve(asked: IO[str], answers: IO[str]) -> None:
         answer(sweep, {"failure": parent.tell(tracking, Path(outputs), Path(sweep))})
 
     def answer(of: str, content: dict[str, Any]) -> None:
-        answer = {"run": of, **content}
         with writing:
-            answers.write(json.dumps(answer) + "\n")
+            answers.write(json.dumps({"run": of, **content}) + "\n")
             answers.flush()
 
     for line in asked:

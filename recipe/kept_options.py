@@ -47,9 +47,10 @@ class KeptOptions(ConfigLoader):  # type: ignore[misc]
         given = OverridesParser.create().parse_overrides(overrides)
         if validate_sweep_overrides:
             self.inner.validate_sweep_overrides_legal(given, run_mode, from_shell)
-        options = tuple(o.input_line for o in given if self._chooses(o))
+        choosing = [o for o in given if self._chooses(o)]
+        options = tuple(o.input_line for o in choosing)
         composed = copy.deepcopy(self._with(config_name, options, from_shell))
-        self.inner._apply_overrides_to_config([o for o in given if not self._chooses(o)], composed)
+        self.inner._apply_overrides_to_config([o for o in given if o not in choosing], composed)
         _say(composed, given, options)
         return composed
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ from recipe.tracking import Tracking
 
 PATIENCE = 10.0
 """Seconds without progress after which the end of a run isn't waited for any longer."""
+
+HANGS = "the process that sends it doesn't answer"
 
 SILENCE = 120.0
 """Seconds without progress after which the process itself hangs: it would have given up before."""
@@ -136,32 +139,35 @@ class _Process:
             self._process.stdin.flush()
 
     def finish(self, run: Path) -> dict[str, Any]:
-        key = str(run)
-        self._waiting.add(key)
-        try:
+        with self._expecting(run) as key:
             if self._ended:
                 return self._gone()
             self.ask({"finish": key, "patience": PATIENCE})
-            return self._answer(run)
-        except BaseException:
-            self.ask({"leave": key})
-            raise
-        finally:
-            self._waiting.discard(key)
-            self._answers.pop(key, None)
+            try:
+                return self._answer(run)
+            except BaseException:
+                self.ask({"leave": key})
+                raise
 
     def tell(self, tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
-        key = str(sweep)
-        self._waiting.add(key)
-        try:
+        with self._expecting(sweep) as key:
             if self._ended:
                 return str(self._gone()["reason"])
             self.ask({"tell": key, "tracking": asdict(tracking), "outputs": str(outputs)})
-            answer = self._answers[key].get(timeout=SILENCE)
+            try:
+                answer = self._answers[key].get(timeout=SILENCE)
+            except queue.Empty:
+                return HANGS
             failure: str | None = answer.get("failure", answer.get("reason"))
             return failure
-        except queue.Empty:
-            return "the process that sends it doesn't answer"
+
+    @contextlib.contextmanager
+    def _expecting(self, about: Path) -> Iterator[str]:
+        """An answer about a run or a sweep is waited for in the block; by what it is called."""
+        key = str(about)
+        self._waiting.add(key)
+        try:
+            yield key
         finally:
             self._waiting.discard(key)
             self._answers.pop(key, None)
@@ -176,7 +182,7 @@ class _Process:
                 if now == before:
                     self._ended = True  # the next run gets another one
                     self._process.kill()
-                    return self._unsent("the process that sends it doesn't answer")
+                    return self._unsent(HANGS)
                 before = now
 
     def _listen(self) -> None:

@@ -24,6 +24,9 @@ EXPERIMENT = "experiment"
 
 CHOOSABLE = (*GROUPS, EXPERIMENT)
 
+WITHOUT = ("none", "off", "no", "null", "false")
+"""What may be typed for a group's option that stands for nothing."""
+
 LAUNCHING = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
 """What may be set of Hydra's own config: how a sweep is launched. The rest is recipe's to set."""
 
@@ -89,7 +92,9 @@ class _Groups:
     def _option(self, group: str, name: str) -> list[str]:
         known = menu.options(group)
         if name not in known:
+            off = menu.OFF.get(group) if name in WITHOUT else None
             hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            hint = f"; without it is {group}={off}" if off else hint
             return [f"{group}={name}: no such option{hint}"]
         mine = menu.hidden(group, name)
         if mine is not None:

@@ -28,6 +28,8 @@ FORMAT = 2
 
 JOURNALS = ("events.jsonl", "metrics.jsonl")
 
+EPOCH = "time/epoch_s"
+
 LARGEST = 2**28
 """Bytes of a journal."""
 
@@ -54,8 +56,8 @@ class Result:
     curves: Mapping[str, Points] = field(default_factory=dict)
     """Of the metrics that are taken after an epoch."""
     epoch_s: float | None = None
-    """Seconds of an epoch: the median, the first left out, in which much is made that is kept. None
-    if there is no other."""
+    """Seconds of an epoch: the median, the first of each process that ran it left out. None if
+    there is no other."""
     peak_mb: float | None = None
     """The most memory, in megabytes."""
 
@@ -148,7 +150,7 @@ def _from_journals(run: Path) -> Result | None:
         seconds=_seconds(events),
         last={key: values[-1][1] for key, values in points.items()},
         curves={key: values for key, values in points.items() if key.startswith("val/")},
-        epoch_s=_of(statistics.median, points.get("time/epoch_s", [])[1:]),
+        epoch_s=_of(statistics.median, _warm(run, events, points.get(EPOCH, []))),
         peak_mb=_of(max, points.get("memory/peak_mb")),
     )
 
@@ -173,6 +175,19 @@ def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
         elif event.get("kind") == "end" and began is not None:
             total, began = total + (event["time"] - began) / 1000, None
     return total if total and began is None else None
+
+
+def _warm(run: Path, events: Sequence[Mapping[str, Any]], epochs: Points) -> Points:
+    """Less the first epoch of each process that ran it, in which much is made that is kept."""
+    resumed = [event["time"] for event in events if event.get("kind") == "resumed"]
+    cold = {step for step, _ in epochs[:1]}
+    if resumed:
+        lines = [
+            each for each in journal.read(run / "metrics.jsonl")[0] if EPOCH in each["metrics"]
+        ]
+        for time in resumed:
+            cold |= {next((each["step"] for each in lines if each["time"] >= time), -1)}
+    return [(step, seconds) for step, seconds in epochs if step not in cold]
 
 
 def _of(summary: Any, points: Points | None) -> float | None:

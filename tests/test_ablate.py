@@ -138,7 +138,7 @@ def test_the_plan_tells_what_is_recorded_and_how_long_the_rest_takes(
     assert "Jobs 9 runs, seed by seed (seed 0, 1, 2)" in lines and "Recorded 4" in lines
     (time,) = [line for line in lines if line.startswith("Time ")]
     assert "for 5 runs one after another" in time
-    few = "Verdicts none is possible with 3 seeds: 2 tricks take 7 (what is recorded by then isn't"
+    few = "Verdicts take 7 seeds where 2 tricks do something, and 3 are planned (what is recorded"
     assert any(few in line for line in lines)
     assert "8 recorded runs of this model, data and epochs, 4 of them of these variants" in time
     assert sorted(ablated.rglob("*")) == there  # "n": nothing was written

@@ -224,6 +224,63 @@ def test_variants_that_no_other_is_beside_are_named(tmp_path: Path) -> None:
     assert "scheduler=step clip=norm" in said and "freeze=vgg_first2 clip=norm" in said
 
 
+def test_of_all_runs_the_baseline_has_what_most_have(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.run(outputs, 0, [0.1], {"epochs": "1"})
+    for number, (epochs, clip, seed) in enumerate(
+        itertools.product(["2", "4"], ["none", "norm"], range(4)), start=1
+    ):
+        if epochs == "4" or seed == 0:
+            compared_runs.run(outputs, number, [0.5], {"epochs": epochs, "clip": clip}, seed=seed)
+    out = compared(tmp_path, "all")
+    assert sentences(out, "clip=norm changed val/accuracy by 0 points")
+    assert "The baseline is epochs=4, clip=none." in out
+    told = rows(tmp_path, "variants")
+    assert {name: row["efficient"] for name, row in told.items() if "epochs" in name} == {
+        "epochs=1": "False", "epochs=2": "False", "epochs=2 clip=norm": "False",
+    }  # fmt: skip
+
+
+def test_an_epoch_in_which_a_run_was_taken_up_does_not_count_as_its_cost(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    for seed in range(3):
+        for clip in ("none", "norm"):
+            number = 2 * seed + (clip == "norm")
+            compared_runs.run(outputs, number, [0.5] * 4, {"clip": clip}, seed=seed)
+    for folder in (outputs / "runs").iterdir():
+        resumed = folder.name.endswith("3")
+        seconds = [9.0, 1.0, 7.0 if resumed else 1.0, 1.0]
+        lines = [
+            {"step": 5 * n, "time": 1000 * n, "metrics": {"val/accuracy": 0.5, "time/epoch_s": s}}
+            for n, s in enumerate(seconds, start=1)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if resumed:
+            events = commands.read_lines(folder / "events.jsonl")
+            events[-1:-1] = [{"kind": "end", "time": 2100, "status": "KILLED"},
+                             {"kind": "resumed", "time": 2200}]  # fmt: skip
+            text = "".join(json.dumps(event) + "\n" for event in events)
+            (folder / "events.jsonl").write_text(text)
+    compared(tmp_path, "all")
+    assert {float(row["epoch_s"]) for row in rows(tmp_path, "variants").values()} == {1.0}
+
+
+def test_what_failed_with_every_seed_is_named_with_the_reason(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    compared_runs.sweep(outputs, [compared_runs.run(outputs, 0, [0.5])], jobs=3)
+    folder = outputs / "sweeps" / compared_runs.SWEEP
+    about = json.loads((folder / "sweep.json").read_text())
+    planned = [["optimizer.lr=0.1"], ["optimizer.lr=1e20", "seed=0"], ["optimizer.lr=1e20"]]
+    (folder / "sweep.json").write_text(json.dumps({**about, "planned": planned}))
+    with (folder / "jobs.jsonl").open("a") as file:
+        for number in (1, 2):
+            problem = "train/loss is nan; lower it"
+            line = {"number": number, "name": "j", "status": "FAILED", "problem": problem}
+            file.write(json.dumps(line) + "\n")
+    out = compared(tmp_path)
+    assert "Caution: every run of optimizer.lr=1e20 failed: train/loss is nan." in out
+
+
 def test_without_a_sweeps_name_the_one_gone_on_with_last_is_taken(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES), name="earlier")
@@ -262,7 +319,10 @@ def full_factorial(outputs: Path, seeds: int) -> None:
         settings = {"clip": "norm"} if a else {}
         settings |= {"scheduler": "step"} if b else {}
         value = 0.5 + 0.01 * seed + 0.02 * a + 0.01 * b + 0.04 * a * b
-        ids.append(compared_runs.run(outputs, number, [value], settings, seed=seed))
+        metrics = {"time/epoch_s": 2.0 + a}
+        ids.append(
+            compared_runs.run(outputs, number, [value] * 2, settings, seed=seed, metrics=metrics)
+        )
     compared_runs.sweep(outputs, ids)
 
 

@@ -33,7 +33,9 @@ class Comparison:
         unit = Unit(metric)
         path = selection.greedy.variants if selection.greedy else []
         found = findings.all_of(variants, unit, path)
-        return cls(selection, variants, unit, summary.all_of(variants, unit), found)
+        beside = {levels for each in found for levels in each.of}
+        summaries = summary.all_of(variants, unit, beside or set(variants.by_levels))
+        return cls(selection, variants, unit, summaries, found)
 
     @property
     def has_baseline(self) -> bool:
@@ -47,10 +49,16 @@ class Comparison:
         return next((one.interval.mean for one in self.summaries if one.variant is base), math.nan)
 
     @property
+    def compared(self) -> list[Summary]:
+        """Of the variants that stand beside another; of all, where none does."""
+        levels = {levels for each in self.findings for levels in each.of}
+        return [one for one in self.summaries if one.variant.levels in levels or not levels]
+
+    @property
     def left_out(self) -> list[Variant]:
         """The variants that stand beside no other."""
-        compared = {levels for each in self.findings for levels in each.of}
-        return [one.variant for one in self.summaries if one.variant.levels not in compared]
+        beside = {one.variant.levels for one in self.compared}
+        return [one.variant for one in self.summaries if one.variant.levels not in beside]
 
     @property
     def is_one_scale(self) -> bool:
@@ -102,12 +110,18 @@ def cautions(found: Comparison) -> Iterator[str]:
         )
     else:
         yield from _beside_nothing(found)
-    seeds = {one.interval.n for one in found.summaries}
+    seeds = {one.interval.n for one in found.compared}
     if len(seeds) > 1:
-        few = [one.variant.name for one in found.summaries if one.interval.n < max(seeds)]
+        few = [one.variant.name for one in found.compared if one.interval.n < max(seeds)]
         yield (
             f"not every variant has {counted(max(seeds), 'seed')}: {listed(few)} "
             f"{'has' if len(few) == 1 else 'have'} fewer; pairs are made of those that both have"
+        )
+    sweeps = {run.sweep for one in found.compared for run in one.variant.runs.values()}
+    if len(sweeps) > 1 and runs > 1:
+        yield (
+            f"the runs were recorded in {counted(len(sweeps), 'sweep')} or by themselves, at other "
+            "times: what they cost in seconds may differ for that alone"
         )
     if not found.is_one_scale:
         losses = scales(found.selection.runs, found.unit)

@@ -25,13 +25,14 @@ from recipe.compare.drawing import (
     span,
 )
 
-Verdict = Literal["helps", "hurts", "shown", "open", "no effect"]
+Verdict = Literal["helps", "hurts", "shown", "open", "too few", "no effect"]
 LOOKS: dict[Verdict, tuple[str, str, str, str]] = {
     # marker, edge, face, words
     "helps": ("^", GREEN, GREEN, "shown to help"),
     "hurts": ("v", ORANGE, ORANGE, "shown to hurt"),
     "shown": ("D", BLUE, BLUE, "shown to change"),
     "open": ("o", BLUE, "white", "not shown either way"),
+    "too few": ("s", GREY, "white", "too few seeds for a verdict"),
     "no effect": ("X", GREY, GREY, "did nothing"),
 }
 MOST = 60
@@ -115,7 +116,7 @@ def _draw(axes: Axes, effect: Effect, place: float, places: int) -> None:
         shown(_numbers(effect, places), 60),
         transform=axes.get_yaxis_transform(),
         va="center",
-        color=GREY if effect.verdict in ("open", "no effect") else "black",
+        color=GREY if effect.verdict in ("open", "too few", "no effect") else "black",
         fontsize="small",
     )
     axes.axhline(place - 0.5, color=FAINT, linewidth=0.3, zorder=0)

@@ -101,8 +101,9 @@ def _page(found: Comparison, made: Document, jobs: str, kept: str) -> str:
     # pictures lie among the artifacts, where this page can't show them
     told = Section(told.title, [one for one in told.content if not isinstance(one, Picture)])
     base = " ".join(found.variants.baseline)
+    against = f" against {code(base)}" if base else ""
     report = (
-        f"By {code(found.unit.metric)} against {code(base)}, which {code(f'{kept}/report.html')} "
+        f"By {code(found.unit.metric)}{against}, which {code(f'{kept}/report.html')} "
         "among the artifacts tells whole."
     )
     pages = [

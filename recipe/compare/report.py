@@ -28,6 +28,7 @@ MOST_CURVES = 6
 
 MARKS: dict[str, Mark] = {
     "helps": "helps", "hurts": "hurts", "up": "shown", "down": "shown", "no effect": "no effect",
+    "too few": "too few",
 }  # fmt: skip
 """In the forest plot; the rest is open."""
 
@@ -200,17 +201,20 @@ def _variants(found: Comparison) -> Iterator[Content]:
         yield (
             "`best seed`: the same number, of the run in which it is best. `efficient`: no other "
             "variant is better without taking longer an epoch, or as good and quicker; times count "
-            "as different where the 95 % interval of their ratio, seed by seed, leaves out 1."
+            "as different where the 95 % interval of their ratio, seed by seed, leaves out 1; "
+            "means of the metric are taken as they are. `s/epoch` is the median of a run's epochs "
+            "but the first of each process, so that of a single epoch it isn't known."
         )
 
 
 def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
     unit, spots = found.unit, []
-    for one in found.summaries:
+    for one in found.compared:
         mean, low, high = map(unit.scaled, _bounds(one.interval))
         label = found.variants.label(one.variant)
         spots.append(Spot(label, one.epoch_s, mean, low, high, one.efficient))
-    if len(spots) > 1 and unit.sign and found.is_one_scale:
+    known = sum(not math.isnan(spot.cost) for spot in spots)
+    if known > 1 and unit.sign and found.is_one_scale:
         title = f"What it costs: {found.selection.title}"
         pictures.pareto(
             folder / "pareto.png", spots, cost="seconds an epoch", value=unit.axis, title=title
@@ -221,7 +225,7 @@ def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
 def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
     """Of the baseline and of the best."""
     unit, bands = found.unit, []
-    curves = summary.curves(found.summaries[:MOST_CURVES], unit)
+    curves = summary.curves(found.compared[:MOST_CURVES], unit)
     for curve in curves:
         means, lows, highs = (
             [unit.scaled(getattr(each, name)) for each in curve.intervals]
@@ -233,7 +237,7 @@ def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
     if bands:
         title = f"Mean over seeds with its 95 % interval: {found.selection.title}"
         pictures.curves(folder / "curves.png", bands, label=unit.axis, title=title)
-        which = "" if len(found.summaries) <= MOST_CURVES else ", of the baseline and the best"
+        which = "" if len(found.compared) <= MOST_CURVES else ", of the baseline and the best"
         if any(curve.shortened for curve in curves):
             which += ", as far as all runs of a variant went"
         yield Picture("curves.png", f"{unit.metric} after each epoch{which}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,18 +131,27 @@ def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
         cautions.append(f"{counted(number, 'job')} left out: {status.lower()}")
     if isinstance(total, int) and len(ended) < total:
         cautions.append(f"{counted(total - len(ended), 'job')} of {total} not ended yet")
-    if unseen := _without_runs(sweep, ended):
-        cautions.append(f"no run is finished yet of {listed(unseen, MOST_UNSEEN)}")
-    return found, cautions
+    return found, [*cautions, *_without_runs(sweep, ended)]
 
 
-def _without_runs(sweep: Path, ended: Sequence[Ended]) -> list[str]:
-    """The variants that were planned and of which nothing can be said."""
-    planned = members.planned(parent.read(sweep), {each.number: each for each in ended})
-    done = {each.number for each in ended if each.status in ("FINISHED", "PRUNED")}
-    seen = {job.variant for number, job in planned.items() if number in done}
-    unseen = dict.fromkeys(job.variant for job in planned.values() if job.variant not in seen)
-    return [printable(variant) for variant in unseen if variant]
+def _without_runs(sweep: Path, ended: Sequence[Ended]) -> Iterator[str]:
+    """The variants that were planned and of which nothing can be said, and why."""
+    by_number = {each.number: each for each in ended}
+    jobs: dict[str, list[Ended | None]] = defaultdict(list)
+    for number, job in members.planned(parent.read(sweep), by_number).items():
+        jobs[printable(job.variant)].append(by_number.get(number))
+    unseen = []
+    for variant, its in jobs.items():
+        if not variant or any(e and e.status in ("FINISHED", "PRUNED") for e in its):
+            continue
+        reasons = dict.fromkeys(e.reason for e in its if e and e.status in ("FAILED", "REFUSED"))
+        if all(e and e.status in ("FAILED", "REFUSED") for e in its):
+            why = listed([printable(reason) for reason in reasons if reason], 1)
+            yield f"every run of {variant} failed: {why or 'for no reason that is known'}"
+        else:
+            unseen.append(variant)
+    if unseen:
+        yield f"no run is finished yet of {listed(unseen, MOST_UNSEEN)}"
 
 
 def _recorded(outputs: Path) -> list[str]:

@@ -40,7 +40,7 @@ def sentence(finding: Finding, unit: Unit, baseline: float) -> str:
         return f"{_subject(finding)} could not be compared: {_why_unpaired(finding)}."
     if finding.verdict == "no effect":
         return _did_nothing(finding, unit)
-    extra = "; ".join([verdict(finding, unit), *_said_of_it(finding)])
+    extra = "; ".join([verdict(finding, unit), *_said_of_it(finding, unit)])
     parts = [f"{_subject(finding)} {_changed(finding, unit)}: {extra}."]
     parts += _at_odds(finding)
     if more := _more(finding, unit, baseline):
@@ -150,11 +150,12 @@ def _p(finding: Finding) -> str:
     return f", p = {shown_p(finding.p)}{over}"
 
 
-def _said_of_it(finding: Finding) -> Iterator[str]:
+def _said_of_it(finding: Finding, unit: Unit) -> Iterator[str]:
     said = []
     if finding.bites is not None:
         said.append(f"bit on {100 * finding.bites:.0f} % of steps")
-    if finding.slower is not None and finding.question != "together":
+    is_time = unit.metric.startswith("time/")  # which the change itself is of
+    if finding.slower is not None and finding.question != "together" and not is_time:
         said.append(_cost(finding.slower))
     if said:
         yield f"it {' and '.join(said)}".replace("it its", "its")
@@ -170,8 +171,10 @@ def is_known(slower: Interval | None) -> bool:
 def _cost(slower: Interval) -> str:
     """Machines are noisy: a difference is told as one only where its interval leaves out 0."""
     mean, low, high = (100 * (value - 1) for value in (slower.mean, slower.low, slower.high))
-    if not is_known(slower):
+    if slower.n < FEWEST:
         return f"its cost in time can't be told from {counted(slower.n, 'pair')}"
+    if not is_known(slower):
+        return "its cost in time varies too much to be told"
     spread = f" ({low:+.0f} to {high:+.0f} %)"
     if all(abs(value) < 0.5 for value in (mean, low, high)):
         return "took as much time"
@@ -186,6 +189,8 @@ def _more(finding: Finding, unit: Unit, baseline: float) -> str:
     if finding.interval is None or finding.verdict not in ("open", "too few"):
         return ""
     n, needed = finding.interval.n, seeds_to_see(finding, unit, baseline)
+    if finding.verdict == "too few" and n < finding.least:
+        return f"{counted(finding.least - n, 'more seed').capitalize()} make a verdict possible."
     if needed is None:
         return ""
     words = unit.worth_seeing(baseline)[1]

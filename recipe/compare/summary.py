@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from recipe.compare import statistics
 from recipe.compare.pairs import scales
 from recipe.compare.statistics import Interval
 from recipe.compare.units import Unit
-from recipe.compare.variants import Variant, Variants
+from recipe.compare.variants import Levels, Variant, Variants
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,27 @@ class Summary:
     quicker."""
 
 
-def all_of(variants: Variants, unit: Unit) -> list[Summary]:
-    """The baseline first, then the best first."""
+def all_of(variants: Variants, unit: Unit, among: Container[Levels]) -> list[Summary]:
+    """The baseline first, then the best first; those that stand beside another, `among` which some
+    are efficient, before the rest."""
     base = variants.by_levels.get(variants.baseline)
     found = [_summary(variant, unit) for variant in variants.by_levels.values()]
     sign = unit.sign or 1
-    found.sort(key=lambda one: (one.variant is not base, -sign * one.interval.mean))
+
+    def place(one: Summary) -> tuple[bool, bool, float]:
+        return (
+            one.variant is not base,
+            one.variant.levels not in among,
+            -sign * one.interval.mean,
+        )
+
+    found.sort(key=place)
     runs = [run for one in found for run in one.variant.runs.values()]
     if not unit.sign or len(scales(runs, unit)) > 1:
         return found
-    front = _efficient(found, sign)
-    return [replace(one, efficient=is_on) for one, is_on in zip(found, front, strict=True)]
+    beside = [one for one in found if one.variant.levels in among]
+    front = dict(zip(map(id, beside), _efficient(beside, sign), strict=True))
+    return [replace(one, efficient=front.get(id(one), False)) for one in found]
 
 
 def _efficient(found: Sequence[Summary], sign: int) -> list[bool]:

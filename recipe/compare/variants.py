@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,6 +37,8 @@ BETWEEN = re.compile(r",(?![^\[]*\])")
 
 NUMBER = re.compile(r"(?<![^\[\s,:{])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![^\]\s,}])")
 """A number by itself or in a list, not a part of a name nor within quotes."""
+
+OFTEN = 2
 
 Levels = tuple[str, ...]
 """Of a variant: one of each factor, in their order."""
@@ -132,11 +134,19 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
     results = _written_alike(results)
     groups, texts = _taken_apart(results)
     asked = _asked(baseline)
-    factors = []
-    for index, name in enumerate(groups):
-        levels = list(dict.fromkeys(text[index] for text in texts))
-        first = _asked_level(name, levels, asked) or _baseline(name, levels, results[0].settings)
-        factors.append(Factor(name, [first, *(level for level in levels if level != first)]))
+    columns = [list(dict.fromkeys(text[index] for text in texts)) for index in range(len(groups))]
+    given = [
+        _asked_level(name, column, asked) for name, column in zip(groups, columns, strict=True)
+    ]
+    firsts = [
+        first or _baseline(name, column, results[0].settings)
+        for name, column, first in zip(groups, columns, given, strict=True)
+    ]
+    firsts = _on_most(list(groups), texts, given, firsts)
+    factors = [
+        Factor(name, [first, *(level for level in column if level != first)])
+        for name, column, first in zip(groups, columns, firsts, strict=True)
+    ]
     if unknown := sorted(set(asked) - set(groups)):
         raise SpecError(_unknown(key, asked[key][0], results) for key in unknown)
     found: dict[Levels, dict[str, Result]] = defaultdict(dict)
@@ -148,6 +158,27 @@ def of(results: Sequence[Result], baseline: str = "") -> Variants:
     }
     count = sum(len(variant.runs) for variant in by_levels.values())
     return Variants(factors, by_levels, len(results) - count)
+
+
+def _on_most(
+    names: Sequence[str], texts: Sequence[Levels], given: Sequence[str | None], firsts: list[str]
+) -> list[str]:
+    """The baseline's levels; of what is no trick and wasn't asked for, those that most runs have,
+    where they are more than `OFTEN` times as many as have the first ones."""
+    background = [index for index, name in enumerate(names) if name not in menu.OFF]
+    fitting = [
+        tuple(text[index] for index in background)
+        for text in texts
+        if all(given[index] in (None, text[index]) for index in background)
+    ]
+    counts = Counter(fitting)
+    if not counts:
+        return firsts
+    most, number = counts.most_common(1)[0]
+    if number > OFTEN * counts[tuple(firsts[index] for index in background)]:
+        for index, level in zip(background, most, strict=True):
+            firsts[index] = level
+    return firsts
 
 
 def _written_alike(results: Sequence[Result]) -> list[Result]:
@@ -266,6 +297,11 @@ def _unknown(key: str, text: str, results: Sequence[Result]) -> str:
         there = sorted(known - {*SPARED})
         hint = nearest(key, known) or f"; there are {listed(there, 8)}"
         return f"baseline: {text}: runs have no {key}{hint}"
+    values = {
+        value for run in results for k, value in run.settings.items() if k == text.partition("=")[0]
+    }
+    if len(values) == 1 and _setting(text)[1] != _as_numbers(*values):
+        return f"baseline: {text}: all runs have {text.partition('=')[0]}={values.pop()}"
     return f"baseline: {text}: all runs have the same {key}; leave it out"
 
 

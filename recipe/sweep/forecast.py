@@ -15,6 +15,7 @@ from recipe.results import read_all
 from recipe.spec import RunSpec
 from recipe.sweep import variants
 from recipe.sweep.ablate import Ablation
+from recipe.sweep.planned import is_hydras
 from recipe.sweep.variants import Variant
 from recipe.wording import counted, duration, listed, printable
 
@@ -73,6 +74,7 @@ def show(forecast: Forecast, console: Console) -> None:
     title = f"Plan {asked.plan}: {counted(len(forecast.recorded), 'variant')}"
     if asked.plan == "greedy":
         title += " in the first round"
+    fixed = [text for text in asked.fixed if not is_hydras(text)]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("variant", "overrides", "recorded"):
         table.add_column(column, overflow="fold")
@@ -86,6 +88,8 @@ def show(forecast: Forecast, console: Console) -> None:
     if asked.plan == "greedy":
         rest = len(asked.tricks) * (len(asked.tricks) - 1) // 2 * len(seeds)
         told += f"; later rounds add at most {counted(rest, 'run')}"
+    if fixed:
+        console.print(f"In all    {printable(' '.join(fixed))}", soft_wrap=True)
     console.print(f"Jobs      {told}", soft_wrap=True)
     console.print(f"Recorded  {forecast.jobs - forecast.left}", soft_wrap=True)
     console.print(f"Time      {_time(forecast)}", soft_wrap=True)
@@ -93,9 +97,9 @@ def show(forecast: Forecast, console: Console) -> None:
     if len(seeds) < needed:
         tricks = counted(len(asked.tricks), "trick")
         console.print(
-            f"Verdicts  none is possible with {counted(len(seeds), 'seed')}: {tricks} "
-            f"{'takes' if len(asked.tricks) == 1 else 'take'} {needed} (what is recorded by then "
-            "isn't run again)",
+            f"Verdicts  take {counted(needed, 'seed')} where {tricks} "
+            f"{'does' if len(asked.tricks) == 1 else 'do'} something, and {len(seeds)} "
+            f"{'is' if len(seeds) == 1 else 'are'} planned (what is recorded isn't run again)",
             style="yellow", soft_wrap=True,
         )  # fmt: skip
 

@@ -83,7 +83,9 @@ def report(console: Console, sweep: Path) -> None:
     table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
     idle = any(ended.no_effect for ended in read(sweep))
     for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
-        table.add_column(column, justify="right" if "accuracy" in column else "left")
+        right = "accuracy" in column
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    table.columns[3].min_width = len(runs.new_id())  # which are copied from here
     for ended in read(sweep):
         cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))

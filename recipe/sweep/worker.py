@@ -45,6 +45,8 @@ def main(tasks: Connection, threads: int, gpus: Gpus | None) -> None:
             task: Task = tasks.recv()
             _run(task)
             tasks.send({"done": task.number})
+    for number in (signal.SIGINT, signal.SIGTERM):  # all that is left is to end
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run(task: Task) -> None:

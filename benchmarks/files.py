@@ -9,12 +9,16 @@ what it had before, `MiB epoch` the same after an epoch of 5,000 images at most,
 brought to 32 x 32, and `MiB worker` what the largest worker has for itself alone near the end of
 that epoch. `images/s` is of the epoch by the clock, the start of the workers included.
 
-2026-11, 2 shared cores that others used as well, so only processor time and memory say something;
-the last two columns were not measured:
+2026-11, AMD EPYC, 2 cores that others used as well, so `images/s` are no more than a rough measure:
 
-       files workers  start s  MiB then  MiB epoch
-        1000       0      0.3        13         20
-       10000       0      2.4        19         24
+       files workers  start s  MiB then  MiB epoch  MiB worker  images/s
+        1000       0      0.2        13         20           0      1756
+        1000       2      0.2        13         14          15      2526
+       10000       0      1.8        19         23           0      1618
+       10000       2      2.1        19         21          40      1376
+      100000       0     22.6        85         85           0      1340
+      100000       1     20.2        85         85          23      1315
+      100000       2     22.2        84         84          18      2507
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Sweep:
         if place == 0:
             copied(folder / "empty.db", at / "mlflow.db")
         return template(
-            f"job={folder}", f"frozen={self.blocks}", *given, folder=at, threads=threads
+            *given, f"job={folder}", f"frozen={self.blocks}", folder=at, threads=threads
         )
 
 

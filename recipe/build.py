@@ -21,7 +21,7 @@ from recipe.compiled import compile_model
 from recipe.data import Data
 from recipe.distributed.ranks import Alone, Ranks, Several
 from recipe.distributed.world import World
-from recipe.errors import Problems
+from recipe.errors import Problems, RecipeError
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
 from recipe.nonfinite import Guard
@@ -266,6 +266,11 @@ def _clip(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], tup
         gradients = [p.grad for p in params if p.grad is not None]
         before = nn.utils.get_total_norm(gradients)
         norm = clip(params)
+        if not isinstance(norm, Tensor):
+            raise RecipeError(
+                f"clip={spec.options['clip']} returned {norm!r}; a clip returns the norm of all "
+                "gradients before clipping, a tensor of shape ()"
+            )
         return norm, nn.utils.get_total_norm(gradients) != before
 
     return functools.update_wrapper(measured, clip, (), ())

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from recipe import compose
 from recipe.errors import Problems, SpecError
-from recipe.menu import GROUPS
-from recipe.overrides import EXPERIMENT, check
+from recipe.menu import EXPERIMENT, GROUPS
+from recipe.overrides import check
 from recipe.spec import RunSpec
 
 

@@ -35,7 +35,6 @@ HYDRA_FLAGS = (
     "--shell-completion",
     "-sc",
     "--hydra-help",
-    "--version",
 )
 """Hydra's own flags, answered by Hydra itself."""
 
@@ -98,6 +97,8 @@ def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
             f"{arguments[0]}: no such verb{menu.nearest(arguments[0], VERBS)}; "
             "without a verb, give settings as key=value"
         )
+    if "--version" in arguments:
+        return usage.version, arguments
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
         return _hydra, arguments
     if any(argument in ("-m", "--multirun") for argument in arguments):

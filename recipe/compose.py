@@ -219,7 +219,8 @@ def config(overrides: Sequence[str]) -> DictConfig:
             composed = _loader().load_configuration("config", list(overrides), RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
-        raise SpecError(_no_launcher(told) or _of_another_kind(told) or told) from error
+        known = (_no_launcher, _of_another_kind, _no_option, _not_global)
+        raise SpecError(next(filter(None, (say(told) for say in known)), told)) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
@@ -250,6 +251,24 @@ def _of_another_kind(told: str) -> str:
         f"{override}: another kind of value stands there; give a list [a,b] for a list, a mapping "
         "{a: 1} for a mapping"
     )
+
+
+def _no_option(told: str) -> str:
+    """What to say of an option that a file chooses and that there isn't; empty if it is something
+    else."""
+    found = re.search(r"^In '([^']+)': Could not find '(\w+)/([\w.-]+)'", told)
+    if not found or found[2] not in menu.GROUPS:
+        return ""
+    where, group, name = found.groups()
+    known = menu.options(group)
+    hint = menu.nearest(name, known) or f"; there are {', '.join(known)}"
+    return f"{where}.yaml: {group}={name}: no such option{hint}"
+
+
+def _not_global(told: str) -> str:
+    """What to say of an experiment file that is taken for a group; empty if it is something
+    else."""
+    return f"{told.partition(': ')[0]}: {menu.GLOBAL}" if "@experiment." in told else ""
 
 
 def _no_launcher(told: str) -> str:

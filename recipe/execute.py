@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -130,6 +131,12 @@ def execute(
         again = again.replace("python -m recipe", World.here().launcher, 1)
         told = "" if sweep else f" Go on with: {again}"  # a sweep goes on as a whole
         console.print(f"Stopped.{told}", soft_wrap=True)
+        raise
+    except (BrokenPipeError, SystemExit):  # which is what rich makes of it
+        recorder.close("KILLED")
+        again = runs.command(f"resume {recorder.id}", spec.output_path)
+        told = f"recipe: nobody reads what the run prints any more, so it stops; {again} goes on"
+        print(told, file=sys.stderr)
         raise
     except BaseException:
         recorder.close("FAILED", traceback.format_exc())

@@ -13,7 +13,12 @@ def imported(module: str, choice: str, extra: str) -> Any:
         importlib.import_module(library)
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
+        way_out = f"install the extra: pip install torch-recipe[{extra}]"
+        if not isinstance(error, ModuleNotFoundError):
+            way_out = (
+                f"it isn't made for this torch: install torch and {library} of one release, from "
+                "one place"
+            )
         raise ValueError(
-            f"{choice} needs {library}, and it can't be imported ({error}); "
-            f"install the extra: pip install torch-recipe[{extra}]"
+            f"{choice} needs {library}, and it can't be imported ({error}); {way_out}"
         ) from error

@@ -33,6 +33,11 @@ OFF = {
 """The groups that are tricks, and the option that stands for "without"."""
 
 
+EXPERIMENT = "experiment"
+
+GLOBAL = "an experiment file's first line is `# @package _global_`"
+
+
 def own_folder() -> Path:
     """The folder of recipe's own option files: in the installed package, else in the checkout."""
     package = Path(__file__).resolve().parent

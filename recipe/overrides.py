@@ -17,10 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe import compose, menu
 from recipe.errors import Problems
-from recipe.menu import GROUPS, nearest
+from recipe.menu import EXPERIMENT, GROUPS, nearest
 from recipe.settings import ENGINE
-
-EXPERIMENT = "experiment"
 
 CHOOSABLE = (*GROUPS, EXPERIMENT)
 
@@ -206,7 +204,7 @@ class _Keys:
         settings = [path.removeprefix(f"{group}.") for path in paths]
         others = [name for name, option in menu.options(group).items() if setting in option.keys]
         hint = nearest(setting, settings)
-        if not hint and others:
+        if others and (not hint or not paths):
             hint = f"; it is a setting of {group}={' and '.join(others[:3])}"
         if not hint and paths:
             hint = f"; there are {', '.join(settings)}"

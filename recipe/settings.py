@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from recipe import menu
 from recipe.menu import nearest
+from recipe.wording import counted
 
 FACTS = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
@@ -149,6 +150,8 @@ def problems(
     """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
     own, given = split(group, settings)
     taken, any_name = accepted(part, group)
+    if lacking := _lacks_arguments(group, part):
+        return [f"{group}={option} {lacking}"]
     found = []
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
@@ -172,6 +175,22 @@ def problems(
         if key not in settings:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
     return found
+
+
+def _lacks_arguments(group: str, part: Callable[..., Any]) -> str:
+    """What is wrong with a function that can't be called as the engine does; empty if nothing."""
+    found = inspect.signature(part).parameters.values()
+    by_place = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    wanted = POSITIONAL[group]
+    if inspect.isclass(part) or len(by_place) >= wanted:
+        return ""
+    if any(p.kind is p.VAR_POSITIONAL for p in found):
+        return ""
+    takes = f"takes {', '.join(by_place)}" if by_place else "takes nothing"
+    return (
+        f"{takes} by position, but is called with {counted(wanted, 'argument')} before its "
+        f"settings (the docstring of recipe.{group} says with which)"
+    )
 
 
 def _parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:

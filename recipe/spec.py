@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from recipe import menu, plain
 from recipe.errors import SpecError
-from recipe.menu import GROUPS, nearest
+from recipe.menu import EXPERIMENT, GLOBAL, GROUPS, nearest
 
 Settings = Mapping[str, Any]
 
@@ -79,7 +79,10 @@ class RunSpec:
             raise SpecError(wrong)
         known = {field.name for field in dataclasses.fields(cls)} - {"options"}
         unknown = [
-            f"{key}: no such key{nearest(str(key), known)}" for key in content if key not in known
+            f"{key}: no such key"
+            + (f"; {GLOBAL}" if key == EXPERIMENT else nearest(str(key), known))
+            for key in content
+            if key not in known
         ]
         missing = [f"{key}: missing from the spec" for key in sorted(known - content.keys())]
         if unknown or missing:
@@ -167,7 +170,11 @@ class RunSpec:
 def _no_settings(group: str, node: Any) -> list[str]:
     """What keeps a value from being a group's settings."""
     if not isinstance(node, Mapping):
-        way_out = "choose an option" if group in GROUPS else f"give {group}.<setting>=<value>"
+        chosen = f"defaults: [override /{group}: {node}]"
+        named = f", in a file with {chosen}" if isinstance(node, str) else ""
+        way_out = (
+            f"choose an option{named}" if group in GROUPS else f"give {group}.<setting>=<value>"
+        )
         return [f"{group} must be a mapping of settings, got {node!r}; {way_out}"]
     return [
         f"{group}.{key}: the name of a setting must be a text; leave it out"

@@ -58,6 +58,9 @@ def status(arguments: Sequence[str], console: Console) -> int:
             f"{runs.command('sync', outputs)} sends what is left",
             soft_wrap=True,
         )
+    if values["resume"] == "true" and not closed:
+        resume = runs.command("resume RUN", outputs)
+        console.print(f"No run was found dead; {resume} takes up one that was stopped")
     return _take_up(closed, values, console) if values["resume"] == "true" else 0
 
 

@@ -32,8 +32,8 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
     root = target.partition(".")[0]
     if root not in (*KNOWN, *trusted):
         raise ValueError(
-            f"_target_ {target}: the package {root} isn't trusted; if it is yours, say "
-            f"trust=[{root}]"
+            f"_target_ {target}: the package {root} isn't trusted"
+            + (nearest(root, trusted) or f"; if it is yours, say trust=[{root}]")
         )
     allowed = KNOWN.get(root)
     if any(word.startswith("__") for word in target.split(".")) or (
@@ -187,6 +187,9 @@ def _resolve(target: str) -> Any:
             raise
         except RuntimeError as error:  # such as torchvision beside a torch it isn't made for
             raise ValueError(f"_target_ {target}: {name} can't be imported: {error}") from error
+        except SyntaxError as error:
+            where = f"{error.filename}, line {error.lineno}"
+            raise ValueError(f"_target_ {target}: {error.msg} ({where})") from error
         for word in words[cut:]:
             if not hasattr(found, word):
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipe import menu
+from recipe import __version__, menu
 
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
@@ -27,8 +27,8 @@ python -m recipe predict run=<id> input=<image or folder> [top=3] [--output csv|
 python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest one by default, and of
                                          all recorded runs, at 127.0.0.1; open=true opens a browser
 
-python -m recipe status [resume=true]    runs that aren't finished; closes those that died, or goes
-                                         on with them
+python -m recipe status [resume=true]    runs that aren't finished; closes those that died, and with
+                                         resume=true goes on with them
 python -m recipe status <sweep>          its variants by seeds, what is left, and for how long
 python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
 python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
@@ -53,4 +53,12 @@ def show(arguments: list[str]) -> int:
         for name, option in found.items():
             mark = "*" if name == defaults.get(group) else " "
             print(f"{mark} {name:{width}}  {option.help}")
+    print("\nsettings of the whole run, and their defaults:")
+    _, own, _ = (menu.own_folder() / "config.yaml").read_text(encoding="utf-8").split("\n\n")
+    print(own)
+    return 0
+
+
+def version(arguments: list[str]) -> int:
+    print(f"recipe {__version__}")
     return 0

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from recipe import cli, menu, settings, trust, within
-from recipe.overrides import EXPERIMENT
+from recipe.menu import EXPERIMENT
 
 Line = list[str]
 

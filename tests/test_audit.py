@@ -449,7 +449,11 @@ def test_what_a_users_clip_says_of_itself_is_checked(small: Small) -> None:
             ["param_groups=no_decay", "optimizer.weight_decay=0"],
             "every parameter got the same settings",
         ),
-        (["average=swa"], "the averaged weights are those of the last step"),
+        (
+            ["average=swa", "model.batchnorm=false"],
+            "the averaged weights and statistics are those of the last step",
+        ),
+        (["loss=class_weights", "loss.weights=[1,1,1]"], "every class weighs 1"),
     ],
 )
 def test_a_trick_that_did_nothing_is_told_with_the_reason(
@@ -468,6 +472,8 @@ def test_a_trick_that_did_nothing_is_told_with_the_reason(
     [
         ["clip=norm", "clip.max_norm=1e-3"],
         ["scheduler=step", "scheduler.step_size=1"],
+        ["average=swa"],  # of one epoch, after which BatchNorm's statistics are measured anew
+        ["loss=class_weights", "loss.weights=[1,2,1]"],
         ["freeze=vgg_first2"],
         ["freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*2_*']}]"],
         ["freeze=first_layers", "freeze.batchnorm=affine_only"],

@@ -25,7 +25,7 @@ from command_lines import Line
 from matplotlib.figure import Figure
 
 from recipe import menu, mlflow_process, settings
-from recipe.overrides import EXPERIMENT
+from recipe.menu import EXPERIMENT
 from recipe.plain import one_line
 
 CHOICES = [*(f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)), ""]

@@ -86,6 +86,7 @@ class Audit:
         self.rates_moved = False
         self.looked = False
         self.ends = Ends(spec, run)
+        self._idle_loss = _idle(run.loss)
 
     def __enter__(self) -> Audit:
         first = self.run.at.step
@@ -146,7 +147,7 @@ class Audit:
         """One for every trick, in the order in which they are built."""
         for group, (said, no_effect) in self._findings().items():
             option = self.spec.options[group]
-            on = group in menu.OFF and menu.OFF[group] != option
+            on = group == "loss" or (group in menu.OFF and menu.OFF[group] != option)
             yield Verdict(
                 group,
                 option,
@@ -209,7 +210,7 @@ class Audit:
         share = watch.hits.item() / max(1, watch.batches)
         return {
             "sampler": self.ends.sampler(),
-            "loss": (f"targets were {watch.targets}, as it takes them", None),
+            "loss": (f"targets were {watch.targets}, as it takes them", self._idle_loss),
             "freeze": (
                 self.weights.said(),
                 None if any(expected.thaws.values()) else "nothing was frozen",
@@ -249,7 +250,7 @@ class Audit:
             ),
             "average": (
                 "what was frozen is in the average as it was",
-                "the averaged weights are those of the last step"
+                "the averaged weights and statistics are those of the last step"
                 if same(run.model, run.average.model)
                 else None,
             ),
@@ -262,6 +263,12 @@ class Audit:
         if not rise:
             return "learning rates as the scheduler has them", "it never changed a learning rate"
         return f"learning rates times {rise[0]:g} to 1 in {counted(len(rise), 'step')}", None
+
+
+def _idle(part: Callable[..., Any]) -> str | None:
+    """Why a part with its settings does nothing, as the `idle_` function beside it says."""
+    own = rules.beside(getattr(part, "func", part), "idle")
+    return own(**getattr(part, "keywords", {})) if own else None
 
 
 def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:

@@ -54,8 +54,10 @@ class Weights:
 
 @torch.no_grad()
 def same(model: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have the same parameters."""
+    """Whether two models compute the same: parameters, and statistics such as BatchNorm's."""
     if model is other:
         return True
-    theirs = dict(other.named_parameters())
-    return all(torch.equal(value, theirs[name]) for name, value in model.named_parameters())
+    theirs = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    # counts of batches change no output
+    return all(torch.equal(v, theirs[name]) for name, v in own.items() if v.is_floating_point())

@@ -104,6 +104,9 @@ def cautions(found: Comparison) -> Iterator[str]:
     elif not found.findings:
         base = " ".join(found.variants.baseline)
         first = ",".join(found.variants.nearest(found.variants.baseline)[0]).replace(" ", ",")
+        if found.has_baseline:
+            yield f"no run differs from the baseline ({base}) in one trick alone"
+            return
         yield (
             f"no run is of the baseline ({base}), or of one trick beside it; say --baseline, such "
             f"as --baseline {first}"

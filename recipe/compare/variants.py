@@ -319,7 +319,7 @@ def _asked_level(name: str, levels: Sequence[str], asked: Mapping[str, list[str]
 def _setting(text: str) -> tuple[str, str]:
     """Of a level or of `--baseline`: key and value, however its numbers are written."""
     key, _, value = text.partition("=")
-    return key, _as_numbers(value)
+    return key, "None" if value == "null" else _as_numbers(value)
 
 
 def _baseline(name: str, levels: Sequence[str], first: Mapping[str, str]) -> str:

@@ -6,6 +6,9 @@ Which of the two a loss takes is said by `takes` in its option file, a setting o
 engine's own; indices must be among them, as validation has no others. A class, such as
 torch.nn.CrossEntropyLoss, is made once with the settings, and what it makes is called.
 A shape that would only broadcast is a ValueError; `check_target` finds it.
+
+Beside a part `name` may stand `idle_name(**settings)` in its module: why it changes nothing with
+these settings, or None.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 
 from recipe import compose, menu
 from recipe.errors import SpecError
-from recipe.overrides import EXPERIMENT
+from recipe.menu import EXPERIMENT
 from recipe.settings import ROOT
 
 PREFIX = "hydra.sweeper."

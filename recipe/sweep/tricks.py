@@ -21,7 +21,7 @@ TRICKS = tuple(group for group in GROUPS if group in OFF)
 OWN = ("plan", "yes")
 """The arguments of `ablate` itself; to Hydra they are the sweeper's."""
 
-EXAMPLE = "python -m recipe ablate clip=norm scheduler=step 'seed=range(5)'"
+EXAMPLE = "python -m recipe ablate clip=norm scheduler=step 'seed=range(7)'"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""Mistakes in a trick or a file of one's own: each is told in a line that names it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import commands
+import pytest
+
+QUICK = (*commands.QUICK, "tracking=none")
+
+TRICKS = """
+import torch
+
+
+def silent(params):
+    torch.nn.utils.get_total_norm([p.grad for p in params])
+
+
+def without_params(*, factor: float):
+    return torch.zeros(())
+"""
+
+OPTIONS = {
+    "conf/clip/silent.yaml": "_target_: mine.silent\n",
+    "conf/clip/without_params.yaml": "_target_: mine.without_params\nfactor: 0.5\n",
+    "conf/clip/broken.yaml": "_target_: unfinished.clip\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return commands.project(
+        tmp_path, {"mine.py": TRICKS, "unfinished.py": "def clip(params:\n", **OPTIONS}
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "told"),
+    [
+        (
+            ["clip=silent", "trust=[mine]"],
+            1,
+            "clip=silent returned None; a clip returns the norm of all gradients before clipping, "
+            "a tensor of shape ()",
+        ),
+        (
+            ["clip=without_params", "trust=[mine]"],
+            2,
+            "clip=without_params takes nothing by position, but is called with 1 argument before "
+            "its settings (the docstring of recipe.clip says with which)",
+        ),
+        (
+            ["clip=silent", "trust=[mien]"],
+            2,
+            "clip=silent: _target_ mine.silent: the package mine isn't trusted; did you mean mien?",
+        ),
+    ],
+)
+def test_a_trick_that_is_none_is_named(
+    project: Path, given: list[str], status: int, told: str
+) -> None:
+    done = commands.here(project, *QUICK, *given)
+    assert (done.status, done.problems) == (status, [f"recipe: {told}"])
+
+
+def test_a_file_that_is_no_python_is_named_with_the_line(project: Path) -> None:
+    done = commands.here(project, *QUICK, "clip=broken", "trust=[unfinished]")
+    (problem,) = done.problems
+    assert done.status == 2
+    assert problem.startswith("recipe: clip=broken: _target_ unfinished.clip: ")
+    assert problem.endswith("unfinished.py, line 1)")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("epochs: 1\n", "experiment: no such key; an experiment file's first line is"),
+        (
+            "# One epoch\n# @package _global_\ndefaults:\n  - override /clip: norm\n",
+            "an experiment file's first line is `# @package _global_`",
+        ),
+        (
+            "# @package _global_\ndefaults:\n  - override /clip: nrom\n",
+            "clip=nrom: no such option; did you mean norm?",
+        ),
+        ("# @package _global_\nclip: norm\n", "defaults: [override /clip: norm]"),
+    ],
+)
+def test_what_is_wrong_with_an_experiment_file_is_told_with_the_way_out(
+    tmp_path: Path, content: str, told: str
+) -> None:
+    commands.project(tmp_path, {"conf/experiment/e.yaml": content})
+    done = commands.here(tmp_path, *QUICK, "experiment=e")
+    (problem,) = done.problems
+    assert done.status == 2 and told in problem
+
+
+def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [*commands.PROGRAM, *QUICK, "epochs=50"], cwd=tmp_path, env=commands.environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert started.stdout is not None and started.stderr is not None
+    started.stdout.readline()
+    started.stdout.close()
+    said = started.stderr.read()
+    started.stderr.close()
+    assert started.wait() == 1
+    (run,) = commands.runs(tmp_path)
+    assert f"so it stops; python -m recipe resume {run.name} goes on" in said
+    assert commands.read_json(run / "run.json")["status"] == "KILLED"

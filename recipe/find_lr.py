@@ -12,6 +12,9 @@ from recipe.run import Run
 from recipe.spec import RunSpec
 from recipe.wording import relative
 
+FEW = 50
+"""Steps up to which a suggestion is a rough one."""
+
 
 def find_lr(
     spec: RunSpec,
@@ -56,6 +59,10 @@ def _suggestion(found: RangeTest, run: Run, own: float, command: Sequence[str]) 
         ]
     rate = found.rates[found.steepest]
     lines = [f"Suggests optimizer.lr={rate:.2g}, where the loss falls fastest; now it is {own:g}"]
+    if len(found.rates) < FEW:
+        lines.append(
+            f"Caution {len(found.rates)} steps are few, so that may lie far off; take 100 or more"
+        )
     if any(lr != own for lr in run.base_lr.values()):
         groups = ", ".join(f"{name} {lr * rate / own:.2g}" for name, lr in run.base_lr.items())
         lines.append(f"  with the same factor on every group: {groups}")

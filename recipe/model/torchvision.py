@@ -9,6 +9,7 @@ Source: https://docs.pytorch.org/vision/stable/models.html.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
@@ -19,6 +20,10 @@ from recipe.menu import nearest
 
 if TYPE_CHECKING:
     from recipe.pretrained import Offered
+
+
+NAMES = re.compile(r"(?:IMAGENET|DEFAULT|COCO)[A-Z0-9_]*")
+"""What torchvision calls weights."""
 
 
 def torchvision(
@@ -48,7 +53,7 @@ def torchvision(
 
 def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered | None:
     """What torchvision has for that model as IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT (its
-    newest); None for any other name."""
+    newest); None for any other name. Raises ValueError for one that only looks like those."""
     from recipe.pretrained import Inputs, Offered
 
     models = _library()
@@ -57,6 +62,9 @@ def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered 
     known = models.get_model_weights(name)
     member = weights.removeprefix(f"{known.__name__}.")
     if member not in known.__members__:
+        if NAMES.fullmatch(member):  # and no run's name
+            there = ", ".join(known.__members__)
+            raise ValueError(f"torchvision has no {member} for {name}; there are {there}")
         return None
     entry = known[member]
     treated = entry.transforms()

@@ -485,7 +485,7 @@ def test_an_option_file_reaches_no_further_than_its_group(home: Path, content: s
     assert_harmless(home, commands.here(home, "-m", *QUICK, "clip=none,evil"))
 
 
-@pytest.mark.parametrize("flag", ["--cfg=job", "--info", "--hydra-help", "--version"])
+@pytest.mark.parametrize("flag", ["--cfg=job", "--info", "--hydra-help"])
 def test_hydras_own_flags_configure_nothing_for_a_stranger(home: Path, flag: str) -> None:
     stranger(home, HYDRA["Hydra's own logging"])
     assert_harmless(home, commands.here(home, flag, "experiment=evil"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -31,9 +32,11 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
         )
     root = target.partition(".")[0]
     if root not in (*KNOWN, *trusted):
+        nowhere = [name for name in trusted if _is_nowhere(name)]
+        lost = f" (and there is no package {', '.join(nowhere)}, which is)" if nowhere else ""
         raise ValueError(
-            f"_target_ {target}: the package {root} isn't trusted"
-            + (nearest(root, trusted) or f"; if it is yours, say trust=[{root}]")
+            f"_target_ {target}: the package {root} isn't trusted{lost}; if it is yours, say "
+            f"trust=[{root}]"
         )
     allowed = KNOWN.get(root)
     if any(word.startswith("__") for word in target.split(".")) or (
@@ -50,6 +53,14 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
         where = f" (it lives in {home.rstrip('.')})" if not target.startswith(home) else ""
         raise ValueError(f"_target_ {target}{where} is not a part that a spec may call; {WAY_OUT}")
     return found  # type: ignore[no-any-return]
+
+
+def _is_nowhere(package: str) -> bool:
+    """Whether there is no such package; nothing of it is imported."""
+    try:
+        return importlib.util.find_spec(package.partition(".")[0]) is None
+    except ValueError:  # a name that can't be one, or of what has none
+        return True
 
 
 def check_nested(node: Any, trusted: Sequence[str]) -> None:

@@ -54,7 +54,8 @@ def project(tmp_path: Path) -> Path:
         (
             ["clip=silent", "trust=[mien]"],
             2,
-            "clip=silent: _target_ mine.silent: the package mine isn't trusted; did you mean mien?",
+            "clip=silent: _target_ mine.silent: the package mine isn't trusted (and there is no "
+            "package mien, which is); if it is yours, say trust=[mine]",
         ),
     ],
 )

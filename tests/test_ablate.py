@@ -213,7 +213,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
                 "sharpness=none, scheduler=constant, warmup=none, clip=none, precision=fp32, "
                 "augment=none, average=none, evaluation=plain, stop=none), so there is nothing to "
                 "compare; choose tricks, such as: python -m recipe ablate clip=norm "
-                "scheduler=step 'seed=range(5)'"
+                "scheduler=step 'seed=range(7)'"
             ],
         ),
         (

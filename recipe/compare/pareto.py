@@ -55,7 +55,7 @@ def pareto_figure(spots: Sequence[Spot], *, cost: str, value: str, title: str) -
     axes.set(xlabel=shown(cost, 90), ylabel=shown(value, 60))
     without_frame(axes)
     if not there:
-        say(axes, "nothing to compare")
+        say(axes, f"{cost}: not known of any variant" if spots else "nothing to compare")
         return figure
     _limit(axes, there)
     _draw(axes, there)

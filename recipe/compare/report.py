@@ -213,8 +213,7 @@ def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
         mean, low, high = map(unit.scaled, _bounds(one.interval))
         label = found.variants.label(one.variant)
         spots.append(Spot(label, one.epoch_s, mean, low, high, one.efficient))
-    known = sum(not math.isnan(spot.cost) for spot in spots)
-    if known > 1 and unit.sign and found.is_one_scale:
+    if len(spots) > 1 and unit.sign and found.is_one_scale:
         title = f"What it costs: {found.selection.title}"
         pictures.pareto(
             folder / "pareto.png", spots, cost="seconds an epoch", value=unit.axis, title=title

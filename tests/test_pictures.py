@@ -219,7 +219,9 @@ def test_rows_beyond_sixty_are_counted() -> None:
 def test_nothing_to_draw_is_said() -> None:
     assert words(effects_figure()) == ["no trick to compare"]
     assert words(spots_figure()) == ["nothing to compare"]
-    assert words(spots_figure(Spot("a", NAN, 1, 0, 2, True))) == ["nothing to compare"]
+    assert words(spots_figure(Spot("a", NAN, 1, 0, 2, True))) == [
+        "seconds per epoch: not known of any variant"
+    ]
     assert words(bands_figure()) == ["nothing to draw"]
     assert words(bands_figure(Band("a", [1], [NAN], [NAN], [INF]))) == ["nothing to draw"]
 

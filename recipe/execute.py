@@ -132,20 +132,26 @@ def execute(
         told = "" if sweep else f" Go on with: {again}"  # a sweep goes on as a whole
         console.print(f"Stopped.{told}", soft_wrap=True)
         raise
-    except (BrokenPipeError, SystemExit):  # which is what rich makes of it
-        recorder.close("KILLED")
-        again = runs.command(f"resume {recorder.id}", spec.output_path)
-        told = f"recipe: nobody reads what the run prints any more, so it stops; {again} goes on"
-        print(told, file=sys.stderr)
-        raise
-    except BaseException:
-        recorder.close("FAILED", traceback.format_exc())
+    except BaseException as error:
+        unread = _is_unread(error)
+        recorder.close("KILLED" if unread else "FAILED", "" if unread else traceback.format_exc())
         _tell_lacking(console, recorder)
+        if unread:
+            again = runs.command(f"resume {recorder.id}", spec.output_path)
+            told = f"nobody reads what the run prints any more, so it stops; {again} goes on"
+            print(f"recipe: {told}", file=sys.stderr)
         raise
     recorder.close("FINISHED")
     with contextlib.suppress(OSError):  # it can be made of the journals again
         results.keep(recorder.folder)
     return outcome, recorder
+
+
+def _is_unread(error: BaseException) -> bool:
+    """Whether whoever read the output has gone, of which rich makes a SystemExit."""
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
 
 
 def _import_for_the_end() -> None:

@@ -112,3 +112,17 @@ def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path
     (run,) = commands.runs(tmp_path)
     assert f"so it stops; python -m recipe resume {run.name} goes on" in said
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
+
+
+def test_a_trick_that_ends_the_process_fails_its_run(tmp_path: Path) -> None:
+    commands.project(
+        tmp_path,
+        {
+            "ends.py": "import sys\n\n\ndef clip(params):\n    sys.exit(3)\n",
+            "conf/clip/ends.yaml": "_target_: ends.clip\n",
+        },
+    )
+    done = commands.process(tmp_path, *QUICK, "clip=ends", "trust=[ends]")
+    (run,) = commands.runs(tmp_path)
+    assert done.status == 3 and "nobody reads" not in done.err
+    assert commands.read_json(run / "run.json")["status"] == "FAILED"

@@ -10,7 +10,8 @@ tell each other, and what each does for itself.
 `launchers` is a sweep of 12 short runs by each launcher that is installed, a thread each, by one
 worker and by two: seconds by the clock, and what a run costs beside its loop, in seconds of
 processor time: all that the sweep took, less 12 times the loop of a run that has the machine for
-itself. submitit's executor of this machine starts all 12 at once.
+itself. submitit's executor of this machine starts all 12 at once. Ray's processes are nobody's
+children, so what they take isn't counted, nor told.
 
 `record` is how many points a second MLflow takes, from one run and from four at a time: into the
 database file, and by the server at `uri` if one is given.
@@ -94,8 +95,9 @@ def launchers(rounds: int, uri: str) -> None:
     for (name, count), each in took.items():
         wall = statistics.median(found.wall for found in each)
         beside = statistics.median(found.processor - loops for found in each) / RUNS
+        told = "-" if name == "ray" else f"{beside:.2f}"
         workers = RUNS if name == "submitit_local" else count
-        print(f"{name:15} {workers:7}  {wall:7.1f}  {beside:8.2f}")
+        print(f"{name:15} {workers:7}  {wall:7.1f}  {told:>8}")
 
 
 def _installed(launcher: str) -> bool:

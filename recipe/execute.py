@@ -157,6 +157,8 @@ def _is_unread(error: BaseException) -> bool:
 def _import_for_the_end() -> None:
     """While the run trains, as torch computes without holding Python up."""
 
+    import scipy.special  # noqa: F401
+
     import recipe.plots  # noqa: F401
 
 

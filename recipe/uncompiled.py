@@ -1,7 +1,9 @@
-"""Optimizers that don't import torch's compiler, which takes one or two seconds of a process.
+"""Optimizers, and what watches operations, without the import of torch's compiler, which takes one
+to three seconds of a process.
 
-torch imports it when an optimizer is made and when it first steps, only to tell it not to look
-inside. Nothing compiles an optimizer here, so there is nobody to tell.
+torch imports it when an optimizer is made, when it first steps and when a mode sees its first
+operation, only to tell it not to look inside. Nothing compiles these here, so there is nobody to
+tell.
 """
 
 from __future__ import annotations
@@ -14,14 +16,24 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import _use_grad_for_differentiable
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def methods() -> None:
     """Marks those methods of every optimizer that torch would mark on their first call."""
     for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.zero_grad):
-        plain = getattr(method, "__wrapped__", None)
-        if plain is not None:
-            vars(plain).setdefault("__dynamo_disable", plain)
+        _mark(method)
+
+
+def mode(kind: type[TorchDispatchMode]) -> None:
+    """As `methods`, of a mode that sees every operation."""
+    _mark(kind.__torch_dispatch__)
+
+
+def _mark(method: Callable[..., Any]) -> None:
+    plain = getattr(method, "__wrapped__", None)
+    if plain is not None:
+        vars(plain).setdefault("__dynamo_disable", plain)
 
 
 def step(optimizer: Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers without torch's compiler step as they do with it."""
+"""Runs do without torch's compiler, and optimizers step as they do with it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize("options", [(), ("optimizer=adamw", "scheduler=step", "average=ema")])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("optimizer=adamw", "scheduler=step", "average=ema"), ("freeze=all_but_head",)],
+)
 def test_a_run_does_not_import_the_compiler(tmp_path: Path, options: tuple[str, ...]) -> None:
     given = ("-c", RUN, *commands.QUICK, *options, "tracking=none")
     done = commands.process(tmp_path, *given, program=(sys.executable,))

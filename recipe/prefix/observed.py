@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from recipe import streams
+from recipe import streams, uncompiled
 from recipe.prefix.traced import Whole
 
 Versions = list[tuple[Tensor, int]]
@@ -77,6 +77,8 @@ def multiply_adds(whole: Whole, graph: fx.Graph, inputs: Tensor) -> dict[fx.Node
     counter = FlopCounterMode(display=False)
     counting = _Counting(whole, graph, counter)
     with torch.no_grad(), counter:
+        if counter.mode is not None:
+            uncompiled.mode(type(counter.mode))
         counting.run(inputs)
     return counting.found
 

@@ -55,7 +55,7 @@ class Apart:
         if not launcher.CREWS:
             # joblib's own method is none of Python's
             multiprocessing.set_start_method("spawn", force=True)
-            launcher.CREWS.append(Crew(1, self.threads, self.gpus))
+            launcher.CREWS.append(Crew(1, self.threads, self.gpus, on_cpu=False))
             # before multiprocessing waits for its children, which wait for more jobs
             Finalize(
                 None, launcher.dismiss, (Console(highlight=False, markup=False),), exitpriority=1

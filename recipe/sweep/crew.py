@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,15 +17,12 @@ from typing import Any
 
 from recipe import mlflow_process
 from recipe.exits import Terminated
-from recipe.sweep import worker
+from recipe.sweep import nursery, worker
 from recipe.sweep.gpus import Gpus
 from recipe.sweep.worker import Task
 
 Died = Callable[[int, str], None]
 """Told of the number of a job whose process ended, and of how."""
-
-SPAWN = multiprocessing.get_context("spawn")
-"""A forked process would have torch's threads in name only."""
 
 
 @dataclass
@@ -45,8 +41,10 @@ class Crew:
     """So many processes, each computing with so many threads, and on a GPU of its own where there
     are any to share out; one that dies is replaced."""
 
-    def __init__(self, size: int, threads: int, gpus: Gpus | None) -> None:
+    def __init__(self, size: int, threads: int, gpus: Gpus | None, *, on_cpu: bool) -> None:
+        """`on_cpu`: all jobs are for the CPU."""
         self._size, self._threads, self._gpus = size, threads, gpus
+        self._context = nursery.context(threads) if on_cpu else nursery.SPAWN
         self._workers: list[_Worker] = []
         self._folder = Path(tempfile.mkdtemp(prefix="recipe-"))
         self._finishing: list[threading.Thread] = []
@@ -110,8 +108,9 @@ class Crew:
             free.give(Task(number, config, out, err))
 
     def _start(self) -> _Worker:
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=worker.main, args=(theirs, self._threads, self._gpus))
+        ours, theirs = self._context.Pipe()
+        given = (theirs, dict(os.environ), self._threads, self._gpus)
+        process = self._context.Process(target=worker.main, args=given)
         process.start()
         theirs.close()
         made = _Worker(process, ours)

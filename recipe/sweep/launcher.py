@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from recipe import dead, runs
 from recipe.device import cores, thread_count
-from recipe.sweep import gpus, jobs, launching, parent
+from recipe.sweep import gpus, jobs, launching, nursery, parent
 from recipe.sweep.crew import Crew
 from recipe.sweep.gpus import Gpus
 from recipe.sweep.jobs import Ended
@@ -51,13 +52,13 @@ class Workers(BasicLauncher):  # type: ignore[misc]
     ) -> None:
         """`alike`: the overrides of those that stand for all, where devices are looked at."""
         sweep = Path(self.config.hydra.sweep.dir).resolve()
-        (size, threads, here), places = self._share(sweep, alike, count)
+        (size, threads, here), places, on_cpu = self._share(sweep, alike, count)
         if here and self.gpus == "auto" and not CREWS:
             for number, overrides in jobs:
                 launching.launch(super(), [overrides], number)
             return
         if not CREWS:
-            CREWS.append(Crew(size, threads, places))
+            CREWS.append(Crew(size, threads, places, on_cpu=on_cpu))
             status = runs.command(f"status {sweep.name}", sweep.parent.parent)
             on = f" on GPU {', '.join(places.names)}" if places else ""
             said = (
@@ -71,12 +72,13 @@ class Workers(BasicLauncher):  # type: ignore[misc]
 
     def _share(
         self, sweep: Path, job_overrides: Sequence[Sequence[str]], count: int
-    ) -> tuple[Share, Gpus | None]:
-        """And which GPUs it has."""
+    ) -> tuple[Share, Gpus | None, bool]:
+        """And which GPUs it has, and whether all jobs are for the CPU."""
         devices = {_device_words(overrides): overrides for overrides in job_overrides}
         composed = [self._config(overrides).device for overrides in devices.values()]
         places = gpus.of(sweep, self.gpus, self.per_gpu, composed)
-        return kept_share(sweep, composed, count, self.workers, places), places
+        made = kept_share(sweep, composed, count, self.workers, places)
+        return made, places, all(map(gpus.is_cpu, composed))
 
     def _config(self, overrides: Sequence[str]) -> DictConfig:
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(
@@ -114,6 +116,20 @@ def dismiss(console: Console) -> None:
     while CREWS:
         for lacking in CREWS.pop().dismiss():
             console.print(f"MLflow did not take all of {lacking}", style="red", soft_wrap=True)
+
+
+def foresee(overrides: Sequence[Override]) -> None:
+    """Lets the processes that the sweep of a command line will probably want import what they need
+    meanwhile; if it wants others, that was in vain."""
+    keys = {o.key_or_group: o for o in overrides}
+    chosen = any(key.startswith(("hydra/launcher", "hydra.launcher")) for key in keys)
+    device = keys["device"].input_line if "device" in keys else "device=auto"
+    part = {"device=cpu": "recipe.device.cpu.Cpu", "device=auto": "recipe.device.auto.Auto"}
+    if chosen or cores() < 2 or not gpus.is_cpu({"_target_": part.get(device, "")}):
+        return
+    stated = keys["device.threads"].value() if "device.threads" in keys else None
+    of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
+    nursery.begin(stated if isinstance(stated, int) else of_variable or 1)
 
 
 EACH = 2**30

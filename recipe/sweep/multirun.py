@@ -26,6 +26,7 @@ from recipe.sweep import (
     gpus,
     jobs,
     launcher,
+    nursery,
     own,
     parent,
 )
@@ -46,6 +47,19 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     storage.check(arguments)
     overrides = compose.parse(arguments)
     elsewhere.check(overrides)
+    launcher.foresee(overrides)
+    try:
+        return _multirun(overrides, arguments, console, command)
+    finally:
+        nursery.end()
+
+
+def _multirun(
+    overrides: Sequence[Override],
+    arguments: Sequence[str],
+    console: Console,
+    command: Sequence[str],
+) -> int:
     chosen = own.sweeper(overrides)
     if chosen == "search":
         return _search(overrides, arguments, console, command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import exits, mlflow_process, origin
 from recipe.device import thread_environment
+from recipe.sweep import nursery
 from recipe.sweep.gpus import Gpus
 
 
@@ -31,11 +33,14 @@ class Task(NamedTuple):
     err: Path
 
 
-def main(tasks: Connection, threads: int, gpus: Gpus | None) -> None:
-    """Runs what comes until nothing more can, or a signal ends a job."""
+def main(tasks: Connection, environment: dict[str, str], threads: int, gpus: Gpus | None) -> None:
+    """Runs what comes until nothing more can, or a signal ends a job. `environment` is the
+    sweep's."""
     os.setsid()  # the sweep hands on what the terminal sends
     signal.signal(signal.SIGTERM, exits.terminate)
-    os.environ.update(thread_environment(threads))
+    nursery.heed_signals()
+    gc.freeze()  # what is imported by now stays, so no collection need look at it
+    os.environ.update(environment | thread_environment(threads))
     origin.guard_environment()
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     mlflow_process.ask_instead(_Sweep(tasks))

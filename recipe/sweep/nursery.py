@@ -1,0 +1,90 @@
+"""Where the worker processes of a sweep come from.
+
+On the CPU of Linux they are forked from one process, a fork server, that has imported what a job
+needs and done nothing else: torch is imported once for all of them, while the sweep itself is
+looked at. It has no thread yet, and its threads and how they wait are said by its environment, as
+torch reads them when it is imported. With a GPU, which is to be chosen before torch is imported,
+and on other systems each process is started anew.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import Any
+
+from hydra.core.utils import env_override
+
+from recipe.device import thread_environment
+
+SPAWN = multiprocessing.get_context("spawn")
+"""A process forked from one that computes would have torch's threads in name only."""
+
+IMPORTS = [
+    "recipe.beginning",
+    "recipe.build",
+    "recipe.cli",
+    "recipe.outcome",
+    "recipe.plan",
+    "recipe.plots",
+    "recipe.results",
+    "recipe.sweep.job",
+    "recipe.sweep.worker",
+    "recipe.training",
+    "scipy.special",
+]
+"""What a job needs, whatever its parts are."""
+
+AT_WORK: list[int] = []
+"""The threads of each process that the fork server is for, while there is one."""
+
+
+def begin(threads: int) -> None:
+    """Starts importing, for processes with so many threads each; returns at once."""
+    if sys.platform != "linux" or threads in AT_WORK:
+        return
+    end()
+    forkserver.set_forkserver_preload(IMPORTS)
+    with _deaf(), env_override(thread_environment(threads)):
+        forkserver.ensure_running()
+    AT_WORK.append(threads)
+
+
+def context(threads: int) -> SpawnContext | ForkServerContext:
+    """What makes processes with so many threads each, for jobs on the CPU."""
+    begin(threads)
+    return multiprocessing.get_context("forkserver") if AT_WORK else SPAWN
+
+
+def end() -> None:
+    """Of the fork server, whose processes have ended."""
+    if AT_WORK:
+        AT_WORK.clear()
+        server: Any = forkserver._forkserver
+        if server._forkserver_pid is not None:
+            os.kill(server._forkserver_pid, signal.SIGKILL)  # it may be importing yet
+        server._stop()  # which waits for it
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def heed_signals() -> None:
+    """In a process that may come from a fork server."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process started in the block doesn't get what the terminal sends to all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from recipe import __version__
 
@@ -15,8 +17,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Of recipe, Python and the packages a run's numbers can depend on."""
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Of recipe, Python and the packages a run's numbers can depend on; asked of a process once."""
     found = {"recipe": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
 from rich.console import Console
 
 from recipe import compose, menu, mlflow_process, runs
@@ -30,7 +31,6 @@ from recipe.sweep import (
     own,
     parent,
 )
-from recipe.sweep.job import job
 from recipe.sweep.planned import Planned, grid
 from recipe.wording import counted
 
@@ -166,4 +166,11 @@ def _launch(arguments: Sequence[str]) -> None:
     elsewhere.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]
     main = hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")
-    main(job)()
+    main(_job)()
+
+
+def _job(config: DictConfig) -> None:
+    """In this process, where its launcher has no others."""
+    from recipe.sweep.job import job
+
+    job(config)

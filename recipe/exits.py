@@ -22,6 +22,9 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
     try:
         return work()
     except RecipeError as error:
+        if signalled := _cause(error):
+            said, status = _stopped(signalled)
+            return status
         said = error.problems
         return error.exit_status
     except OthersGone as error:

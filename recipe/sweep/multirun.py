@@ -47,7 +47,10 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     storage.check(arguments)
     overrides = compose.parse(arguments)
     elsewhere.check(overrides)
+    # what takes a moment to be imported is, while the command line is looked at
     launcher.foresee(overrides)
+    if not any(o.key_or_group == "tracking" for o in overrides):
+        mlflow_process.started()
     try:
         return _multirun(overrides, arguments, console, command)
     finally:
@@ -118,7 +121,7 @@ def _run(
         content = {key: value for key, value in content.items() if key not in planned.keeps}
     console.print(said, soft_wrap=True)
     if first.options["tracking"] != "none":
-        mlflow_process.started()  # MLflow is imported there while the first jobs start
+        mlflow_process.started()
     os.environ[SWEEP] = sweep.name
     status: Status = "KILLED"
     lock = parent.begin(sweep, content)

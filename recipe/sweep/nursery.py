@@ -13,11 +13,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.utils import env_override
 
@@ -44,12 +46,19 @@ IMPORTS = [
 AT_WORK: list[int] = []
 """The threads of each process that the fork server is for, while there is one."""
 
+ANSWERING: list[ProcessPoolExecutor] = []
+"""The process that is asked."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
 
 def begin(threads: int) -> None:
     """Starts importing, for processes with so many threads each; returns at once."""
     if sys.platform != "linux" or threads in AT_WORK:
         return
     end()
+    resource_tracker.ensure_running()  # it lifts the block of signals
     forkserver.set_forkserver_preload(IMPORTS)
     with _deaf(), env_override(thread_environment(threads)):
         forkserver.ensure_running()
@@ -62,8 +71,25 @@ def context(threads: int) -> SpawnContext | ForkServerContext:
     return multiprocessing.get_context("forkserver") if AT_WORK else SPAWN
 
 
+def asked(question: Callable[[A], B], about: A) -> B:
+    """The answer of a process that has torch imported, if there is one to be had, else of this
+    one. The question raises nothing."""
+    if not AT_WORK:
+        return question(about)
+    if not ANSWERING:
+        fork = multiprocessing.get_context("forkserver")
+        ANSWERING.append(ProcessPoolExecutor(max_workers=1, mp_context=fork))
+    try:
+        answer: B = ANSWERING[0].submit(question, about).result()
+        return answer
+    except BrokenProcessPool:
+        return question(about)
+
+
 def end() -> None:
-    """Of the fork server, whose processes have ended."""
+    """Of the fork server, whose other processes have ended."""
+    while ANSWERING:
+        ANSWERING.pop().shutdown()
     if AT_WORK:
         AT_WORK.clear()
         server: Any = forkserver._forkserver

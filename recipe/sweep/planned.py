@@ -18,7 +18,7 @@ from recipe.parts import static_problems
 from recipe.record import Status
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
-from recipe.sweep import jobs, parent
+from recipe.sweep import jobs, nursery, parent
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,11 @@ def is_hydras(text: str) -> bool:
 
 def spec_problems(spec: RunSpec) -> list[str]:
     """What is wrong with a spec, told without making anything."""
-    found = root_problems(vars(spec))
-    return [*found, *(line for lines in static_problems(spec).values() for line in lines)]
+    return [*root_problems(vars(spec)), *nursery.asked(_static, spec)]
+
+
+def _static(spec: RunSpec) -> list[str]:
+    return [line for lines in static_problems(spec).values() for line in lines]
 
 
 def seed_problems(spec: RunSpec, jobs: Sequence[Job]) -> list[str]:

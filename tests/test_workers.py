@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +68,41 @@ def test_jobs_of_workers_are_those_of_one_process(folder: Path) -> None:
     alone = commands.in_turn(folder, *SWEEP, *grid)
     assert alone.status == 0 and alone.out.count("finished before, as ") == 4
     assert len(commands.runs(folder)) == 4
+
+
+RUN = """
+import sys
+from recipe import cli
+status = cli.run(sys.argv[1:])
+print("torch:", "torch" in sys.modules)
+sys.exit(status)
+"""
+
+
+def test_the_process_of_the_sweep_does_without_torch(folder: Path) -> None:
+    given = ("-c", RUN, *TWO[:-1], "seed=0,1", "tracking=none")
+    done = commands.process(folder, *given, program=(sys.executable,))
+    assert (done.status, done.err) == (0, "")
+    assert "2 at a time" in done.out and "torch: False" in done.out
+
+
+@pytest.mark.parametrize("after", [0.0, 0.5, 1.5])
+def test_ctrl_c_while_the_command_line_is_looked_at_tells_just_that(
+    folder: Path, after: float
+) -> None:
+    started = commands.start(folder, *TWO[:-1], "seed=0,1", "tracking=none")
+    family = psutil.Process(started.pid)
+    while not family.children():  # what imports torch meanwhile
+        assert started.poll() is None
+        time.sleep(0.01)
+    time.sleep(after)
+    reached = [*family.children(recursive=True), family]
+    for process in reached:  # as a terminal does
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (130, "recipe: interrupted\n")
+    assert not psutil.wait_procs(reached, timeout=10)[1]
 
 
 def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(

@@ -60,6 +60,7 @@ def run(arguments: list[str]) -> int:
     else:
         status = ended(lambda: _shared(world, arguments))
         handover.dismiss(status)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, where another has ended already
     handover.over()
     return status
 

@@ -21,12 +21,19 @@ MASK = "***"
 
 
 def without(address: str) -> str:
-    """The address as it is. Raises ValueError if a user or a password may be in it."""
+    """The address as it is. Raises ValueError if a user, a password or another secret may be in
+    it."""
     if "@" in address:
         scheme, rest = address.split("://")[0], address.rpartition("@")[2]
         raise ValueError(
             f"{masked_addresses(address)!r} has a user or a password in it, which would be kept "
             f"and shown with the run; use {scheme}://{rest} and {WAY_OUT}"
+        )
+    plain, query, _ = address.partition("?")
+    if query and plain.startswith(("http://", "https://")):
+        raise ValueError(
+            f"'{plain}?{MASK}' has a query, which may hold a secret and would be kept and shown "
+            f"with the run; use {plain.rstrip('/')} and {WAY_OUT}"
         )
     return address
 

@@ -36,6 +36,9 @@ REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
 UNREACHED = re.compile(r"HTTPS?ConnectionPool\(host='([^']*)', port=(\d+)\)")
 """How the message begins that no server answered."""
 
+GAVE_UP = re.compile(r"too many (\d{3}) error responses")
+"""What urllib3 says of a server that is in trouble itself."""
+
 DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
 """Codes that a database in trouble gives as well, or a proxy."""
 
@@ -182,6 +185,8 @@ def reason(error: Exception) -> str:
     text = credentials.masked(" ".join(str(error).split()))
     if getattr(error, "error_code", None) == "UNAUTHENTICATED":
         return f"the server doesn't know who sends it, or wants another password; {WAY_OUT}"
+    if found := GAVE_UP.search(text):
+        return f"the server answers {found[1]}"
     if "Invalid Host header" in text:
         return "the server refuses the name it was called by; start it with --allowed-hosts"
     if found := UNREACHED.search(text):  # the rest is how urllib3 came to say so

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,18 @@ class Outcome:
                 f"{len(left_out)} of {samples} files were left out, as they can't be read: "
                 f"{listed(left_out)}"
             )
+        if gone := self._without_images():
+            yield (
+                f"of {listed(gone)} no training image could be read, so this run can't tell "
+                f"{'it' if len(gone) == 1 else 'them'} from the others"
+            )
+
+    def _without_images(self) -> list[str]:
+        """The classes of which everything to train with was left out."""
+        data = self.plan.run.data
+        there = Counter(data.train.targets.tolist())
+        left_out = Counter(int(data.train.targets[sample]) for sample in unread(data.train))
+        return [data.classes[c] for c, count in left_out.items() if count == there[c]]
 
     def unread(self) -> list[str]:
         """The files that were left out, and why."""

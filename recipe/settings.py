@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -261,9 +261,23 @@ def _message(key: str, value: Any, error: ValidationError) -> str:
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
     whole = all(detail["type"] in ("missing", "extra_forbidden") for detail in details)
     path = details[0]["loc"][:-1] if whole else details[0]["loc"]
-    where = "".join(f"[{part}]" for part in path if isinstance(part, int))
+    where = _where(path, value)
     shown = value if whole and not where else details[0]["input"] if where else value
     return f"{key}{where} must be {(' and ' if whole else ' or ').join(wanted)}, got {shown!r}"
+
+
+def _where(path: Sequence[int | str], value: Any) -> str:
+    """The place in a value; of what pydantic says, also the branches of a union that it tried."""
+    where = ""
+    for part in path:
+        if isinstance(part, int):
+            where += f"[{part}]"
+        elif isinstance(value, Mapping) and part in value:
+            where += f".{part}"
+        else:
+            continue
+        value = value[part]
+    return where
 
 
 WORDS = {

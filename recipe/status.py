@@ -128,7 +128,7 @@ def _show(infos: Mapping[Path, Info | None], console: Console) -> None:
             states["damaged"] += 1
             continue
         states[printable(info.status)] += 1
-        if info.status != "FINISHED":
+        if info.status not in ("FINISHED", "PRUNED"):  # a pruned one is never gone on with
             ago = duration(max(0.0, time.time() - dead.last_sign(run) / 1000))
             cells = (run.name, info.name, info.status, str(reached(run)), f"{ago} ago")
             table.add_row(*map(printable, cells))

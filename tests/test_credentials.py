@@ -40,6 +40,15 @@ def test_on_the_command_line(tmp_path: Path, verb: list[str]) -> None:
     check_shown_nowhere(tmp_path, done.out, done.err)
 
 
+def test_in_a_query(tmp_path: Path) -> None:
+    to = ("tracking=server", f"tracking.uri='http://127.0.0.1:5000/?token={SECRET.split('@')[0]}'")
+    done = commands.here(tmp_path, *commands.QUICK, *to)
+    assert done.status == 2
+    assert "tracking.uri: 'http://127.0.0.1:5000/?***' has a query, which may hold" in done.err
+    assert "use http://127.0.0.1:5000 and set MLFLOW_TRACKING_USERNAME" in done.err
+    check_shown_nowhere(tmp_path, done.out, done.err)
+
+
 def test_in_the_users_own_file_and_out_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,17 @@ def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was
     assert ", 18 samples)" in done.out
 
 
+def test_a_class_of_which_nothing_can_be_read_is_told(tmp_path: Path, pets: Path) -> None:  # noqa: F811
+    shutil.copytree(pets, tmp_path / "parts" / "train")
+    shutil.copytree(pets, tmp_path / "parts" / "val")
+    for path in (tmp_path / "parts" / "train" / "dog").iterdir():
+        path.write_bytes(b"")
+    done = commands.here(tmp_path, *HALF, f"data.path={tmp_path / 'parts'}", "data.val=null", SKIP)
+    assert (done.status, done.err) == (0, "")
+    assert "Caution of dog no training image could be read, so this run can't tell it" in done.out
+    assert "of cat no training image" not in done.out
+
+
 def test_the_frozen_prefix_is_computed_each_time(tmp_path: Path, pets: Path) -> None:  # noqa: F811
     plain = tuple(text for text in HALF if not text.startswith("augment"))
     options = (*plain, f"data.path={pets}", "freeze=all_but_head")

@@ -83,12 +83,21 @@ def show(asked: Asked, console: Console) -> None:
     times = counted(len(seeds), "seed")
     each_ = f"each trial for {times}, of which the mean counts (seed {listed(seeds, 10)})"
     console.print(f"Jobs      at most {jobs_}: {each_}", soft_wrap=True)
-    console.print(f"Sampler   {_sampler(settings.sampler, settings.startup)}", soft_wrap=True)
+    drawn = _sampler(settings.sampler, settings.startup)
+    if _in_batches(asked) and settings.batch > 1:
+        drawn += f"; {settings.batch} jobs are drawn and handed out together, before any has ended"
+    console.print(f"Sampler   {drawn}", soft_wrap=True)
     if settings.pruner == "median":
         after = f"after {counted(settings.startup, 'whole trial')} and "
         after += counted(settings.warmup, "epoch")
         told = f"median: a trial's first seed ends where it is worse than half of them, {after}"
         console.print(f"Pruner    {told}", soft_wrap=True)
+
+
+def _in_batches(asked: Asked) -> bool:
+    """Whether the launcher can't be given a job whenever it has room."""
+    chosen = {text.partition("=")[2] for text in asked.fixed if text.startswith("hydra/launcher=")}
+    return bool(chosen - {"workers", "basic"})
 
 
 def _sampler(name: str, startup: int) -> str:

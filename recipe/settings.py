@@ -270,13 +270,12 @@ def _where(path: Sequence[int | str], value: Any) -> str:
     """The place in a value; of what pydantic says, also the branches of a union that it tried."""
     where = ""
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) and isinstance(value, list):
             where += f"[{part}]"
+            value = value[part] if part < len(value) else None  # it is the one that is missing
         elif isinstance(value, Mapping) and part in value:
             where += f".{part}"
-        else:
-            continue
-        value = value[part]
+            value = value[part]
     return where
 
 

@@ -92,6 +92,16 @@ def refused(folder: Path, *arguments: str) -> list[str]:
             "ends by halving height and width)",
         ),
         (
+            "freeze=gradual freeze.stages=[{names:['blocks.0.*'],epoch:x}]",
+            "freeze.stages[0].epoch must be a whole number, got 'x' "
+            "(after how many epochs these names or patterns are trained)",
+        ),
+        (
+            "freeze=gradual freeze.stages=[{names:['blocks.0.*',3],epoch:1}]",
+            "freeze.stages[0].names[1] must be a text, got 3 "
+            "(after how many epochs these names or patterns are trained)",
+        ),
+        (
             "optimizer.lr=nan",
             "optimizer.lr must be a finite number, got nan (learning rate, before any schedule)",
         ),

@@ -170,6 +170,17 @@ def test_a_server_that_fails_is_asked_again_until_it_answers(
     check_all_there(recorder, server)
 
 
+def test_what_a_server_in_trouble_answers_is_told(
+    tmp_path: Path, proxy: servers.Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    proxy.broken = True
+    recorder = record(tmp_path, proxy.uri)
+    recorder.close("FINISHED")
+    assert "the server answers 500" in str(recorder.failure)
+    assert "Max retries" not in str(recorder.failure)
+
+
 def test_a_slow_server_has_all_of_it_in_the_end(
     tmp_path: Path, server: servers.Server, proxy: servers.Proxy
 ) -> None:

@@ -171,6 +171,8 @@ def test_joblib_is_given_so_many_jobs_at_a_time(folder: Path) -> None:
     assert done.status == 0, done.err
     trials = study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 4
+    told = "2 jobs are drawn and handed out together, before any has ended"
+    assert f"Sampler   tpe, after 2 at random; {told}" in done.out
     first, second = trials[:2], trials[2:]
     begun, ended = [t.datetime_start for t in second], [t.datetime_complete for t in first]
     assert all(b and e and b > e for b in begun for e in ended)
@@ -212,6 +214,8 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
     assert client.get_run(parent).info.status == "FINISHED"
     shown = commands.here(pruned, "status", sweep(pruned).name).out
     assert f"{len(cut)} pruned" in shown
+    shown = commands.here(pruned, "status").out  # which lists the runs that aren't done
+    assert f"{len(cut)} PRUNED" in shown and str(cut[0].run) not in shown
     compared = commands.here(pruned, "compare").out
     assert f"{len(cut)} job{'s' * (len(cut) > 1)} left out: pruned" in compared
 

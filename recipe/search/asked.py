@@ -70,6 +70,8 @@ class Asked:
     """Overrides, `seed=0`."""
     fixed: tuple[str, ...]
     """The overrides that all jobs have, Hydra's own left out."""
+    launcher: str
+    """The option of hydra/launcher."""
     first: RunSpec
 
 
@@ -108,7 +110,8 @@ def read(overrides: Sequence[Override]) -> Asked:
         problems += seed_problems(first, [Job((), (text,)) for text in seeds])
     problems.raise_any()
     assert settings is not None and first is not None
-    return Asked(settings, yes, dimensions, seeds, lasting, first)
+    launchers = [str(o.value()) for o in fixed if o.key_or_group == "hydra/launcher"]
+    return Asked(settings, yes, dimensions, seeds, lasting, (launchers or ["workers"])[-1], first)
 
 
 def _given_twice(overrides: Sequence[Override]) -> list[str]:

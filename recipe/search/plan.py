@@ -20,6 +20,9 @@ from recipe.sweep import jobs
 from recipe.sweep.planned import Planned
 from recipe.wording import counted, listed
 
+AT_ANY_TIME = ("workers", "basic")
+"""The launchers that can be given a job whenever they have room for one."""
+
 
 @dataclass(frozen=True)
 class Searched(Planned):
@@ -84,7 +87,7 @@ def show(asked: Asked, console: Console) -> None:
     each_ = f"each trial for {times}, of which the mean counts (seed {listed(seeds, 10)})"
     console.print(f"Jobs      at most {jobs_}: {each_}", soft_wrap=True)
     drawn = _sampler(settings.sampler, settings.startup)
-    if _in_batches(asked) and settings.batch > 1:
+    if asked.launcher not in AT_ANY_TIME and settings.batch > 1:
         drawn += f"; {settings.batch} jobs are drawn and handed out together, before any has ended"
     console.print(f"Sampler   {drawn}", soft_wrap=True)
     if settings.pruner == "median":
@@ -92,12 +95,6 @@ def show(asked: Asked, console: Console) -> None:
         after += counted(settings.warmup, "epoch")
         told = f"median: a trial's first seed ends where it is worse than half of them, {after}"
         console.print(f"Pruner    {told}", soft_wrap=True)
-
-
-def _in_batches(asked: Asked) -> bool:
-    """Whether the launcher can't be given a job whenever it has room."""
-    chosen = {text.partition("=")[2] for text in asked.fixed if text.startswith("hydra/launcher=")}
-    return bool(chosen - {"workers", "basic"})
 
 
 def _sampler(name: str, startup: int) -> str:

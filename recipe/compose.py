@@ -27,7 +27,7 @@ from yaml import YAMLError
 
 from recipe import menu, origin, plain, within
 from recipe.errors import Problems, SpecError
-from recipe.kept_options import KeptOptions
+from recipe.kept_options import Kept, KeptOptions
 from recipe.spec import RunSpec, reason
 
 
@@ -86,10 +86,16 @@ def _forget_schemas() -> None:
 
 @contextmanager
 def menu_folder() -> Iterator[None]:
-    """Hydra's composition over our menu and the user's."""
+    """Hydra's composition over our menu and the user's, as the files are now."""
+    for cached in (_own, _option, _loader):
+        cached.cache_clear()
+    with _hydra():
+        yield
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
     register_user_options()
-    for kept in (_own, _option, _loader):
-        kept.cache_clear()
     with hydra.initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
         yield
 
@@ -97,7 +103,7 @@ def menu_folder() -> Iterator[None]:
 def parse(arguments: Sequence[str]) -> list[Override]:
     """The overrides of a command line; raises SpecError with every one that can't be read."""
     parser, problems, parsed = OverridesParser.create(), Problems(), []
-    with menu_folder():
+    with _hydra():
         loader = GlobalHydra.instance().config_loader()
     for argument in arguments:
         try:
@@ -226,6 +232,11 @@ def config(overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(composed, False)
     within.fill(composed, lambda group, option: dict(_option(group, option)))
     return composed
+
+
+def kept() -> Kept:
+    """What was composed of options since `menu_folder()` was entered last."""
+    return _loader().kept
 
 
 @functools.cache

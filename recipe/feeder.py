@@ -9,6 +9,7 @@ come, as whoever asks has ended, it ends too.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever MLflow prints is no answer
+    gc.set_threshold(100_000)  # MLflow's many objects stay, and needn't be looked at so often
     threading.Thread(target=mlflow_server.prepare, daemon=True).start()
     _serve(sys.stdin, answers)
     os._exit(0)  # a call to a server that hangs isn't waited for

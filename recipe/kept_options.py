@@ -17,18 +17,22 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+Kept = dict[tuple[str | None, tuple[str, ...]], DictConfig]
+"""What options make, by the config's name and the overrides that choose them."""
+
 
 class KeptOptions(ConfigLoader):  # type: ignore[misc]
     """Gives what `inner` would, from option files as they were when an option was first asked
     for."""
 
-    def __init__(self, inner: ConfigLoaderImpl) -> None:
+    def __init__(self, inner: ConfigLoaderImpl, kept: Kept | None = None) -> None:
+        """With `kept` it goes on with what another one has."""
         self.inner = inner
-        self._kept: dict[tuple[str | None, tuple[str, ...]], DictConfig] = {}
+        self.kept: Kept = {} if kept is None else kept
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which composes by itself."""
-        return {"inner": self.inner, "_kept": {}}
+        return {"inner": self.inner, "kept": {}}
 
     def load_configuration(
         self,
@@ -74,11 +78,11 @@ class KeptOptions(ConfigLoader):  # type: ignore[misc]
         )
 
     def _with(self, name: str | None, options: tuple[str, ...], from_shell: bool) -> DictConfig:
-        if (name, options) not in self._kept:
-            self._kept[name, options] = self.inner.load_configuration(
+        if (name, options) not in self.kept:
+            self.kept[name, options] = self.inner.load_configuration(
                 name, list(options), RunMode.RUN, from_shell, validate_sweep_overrides=False
             )
-        return self._kept[name, options]
+        return self.kept[name, options]
 
     # the rest is what it is
 

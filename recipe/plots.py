@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,7 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 
 def learning_rates(history: History, path: Path) -> None:
     """`lr/<group>` against the step, one line a group."""
-    figure = Figure(figsize=(7, 3.2))
-    # matplotlib's own layouts draw everything several times over
-    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.91)
-    axes = figure.subplots()
+    figure, (axes,) = _empty(1, 7, 3.2, left=0.12, right=0.98, bottom=0.15)
     for key in history:
         if key.startswith("lr/"):
             axes.step(*_columns(history, key), where="post", label=key.removeprefix("lr/"))
@@ -31,14 +29,13 @@ def learning_rates(history: History, path: Path) -> None:
 
 def curves(history: History, path: Path) -> None:
     """Loss, accuracy and gradient norm against the step, training beside validation."""
-    figure = Figure(figsize=(12, 3.6))
-    figure.subplots_adjust(left=0.055, right=0.99, bottom=0.14, top=0.91, wspace=0.22)
+    figure, three = _empty(3, 12, 3.6, left=0.055, right=0.99, bottom=0.14, wspace=0.22)
     panels = (
         ("loss", ("train/loss", "val/loss")),
         ("accuracy", ("train/accuracy", "val/accuracy")),
         ("gradient norm before clipping", ("clip/grad_norm",)),
     )
-    for axes, (title, keys) in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, (title, keys) in zip(three, panels, strict=True):
         for key in keys:
             if key in history:
                 every_step = not key.startswith("val/")
@@ -54,6 +51,28 @@ def curves(history: History, path: Path) -> None:
         _short(axes)
         axes.legend(loc="best", fontsize="small")
     save(figure, path)
+
+
+def _empty(panels: int, width: float, height: float, **margins: float) -> tuple[Figure, list[Axes]]:
+    """A figure in inches, and its panels side by side, with no line in them."""
+    figure = _figure(panels, width, height)
+    # matplotlib's own layouts draw everything several times over
+    figure.subplots_adjust(top=0.91, **margins)
+    for axes in figure.axes:
+        for line in list(axes.lines):
+            line.remove()
+        axes.set_prop_cycle(None)
+        axes.relim()
+        axes.autoscale()
+    return figure, figure.axes
+
+
+@functools.cache
+def _figure(panels: int, width: float, height: float) -> Figure:
+    """The same for every run of a process, as ticks and labels take longer to make than to draw."""
+    figure = Figure(figsize=(width, height))
+    figure.subplots(1, panels)
+    return figure
 
 
 def _short(axes: Axes) -> None:

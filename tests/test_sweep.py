@@ -5,6 +5,7 @@ import commands
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from same_runs import PICTURES
 
 
 def sweep_folder(folder: Path) -> Path:
@@ -75,8 +76,8 @@ def test_the_last_run_of_a_sweep_is_bit_for_bit_what_it_is_alone(
     done = commands.process(tmp_path, *commands.QUICK, "clip=norm", "seed=1", "tracking=none")
     assert done.status == 0
     (alone,), last = commands.runs(tmp_path), run_folder(swept, "clip=norm seed=1")
-    weights = "model.safetensors"
-    assert (alone / weights).read_bytes() == (last / weights).read_bytes()
+    for name in ("model.safetensors", *PICTURES):
+        assert (alone / name).read_bytes() == (last / name).read_bytes(), name
     assert numbers(alone) == numbers(last)
 
 

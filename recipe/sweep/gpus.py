@@ -89,6 +89,8 @@ def check(overrides: Sequence[Override], first: RunSpec) -> None:
     """Raises SpecError where jobs, of which one is the first, can't go by what a command line says
     of a launcher's processes and GPUs."""
     ours = [o.input_line for o in overrides if o.key_or_group.startswith(LAUNCHER)]
+    if not ours:
+        return
     with compose.menu_folder():
         node: Any = compose.config(ours).hydra.launcher
     if "per_gpu" not in node:

@@ -13,6 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from recipe import compose
 from recipe.kept_options import KeptOptions
 
 
@@ -26,7 +27,8 @@ class Launching(Sweeper):  # type: ignore[misc]
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.config = config
-        self.config_loader = KeptOptions(hydra_context.config_loader)
+        # what was checked is what is launched, whatever became of the files since
+        self.config_loader = KeptOptions(hydra_context.config_loader, compose.kept())
         context = HydraContext(self.config_loader, hydra_context.callbacks)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task_function, config=config

@@ -17,13 +17,11 @@ from recipe import compose, menu, mlflow_process, runs
 from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
-from recipe.search import asked, ending, plan, storage, sweeper
+from recipe.search import storage, sweeper
 from recipe.sweep import (
-    ablate,
     ablation,
     elsewhere,
     every,
-    forecast,
     gpus,
     jobs,
     launcher,
@@ -64,10 +62,22 @@ def _multirun(
     command: Sequence[str],
 ) -> int:
     chosen = own.sweeper(overrides)
-    if chosen == "search":
-        return _search(overrides, arguments, console, command)
-    if chosen != "ablation":
-        return _run(grid(overrides), arguments, console, command)[0]
+    if chosen in VERBS:
+        return VERBS[chosen](overrides, arguments, console, command)
+    return _run(grid(overrides), arguments, console, command)[0]
+
+
+# what only these need is imported by them: statistics take a moment to be imported
+
+
+def _ablate(
+    overrides: Sequence[Override],
+    arguments: Sequence[str],
+    console: Console,
+    command: Sequence[str],
+) -> int:
+    from recipe.sweep import ablate, forecast
+
     wanted = ablate.plan(overrides)
     forecast.show(forecast.make(wanted), console)
     if not wanted.asked.yes and not forecast.goes_on():
@@ -83,6 +93,9 @@ def _search(
     console: Console,
     command: Sequence[str],
 ) -> int:
+    from recipe.search import asked, ending, plan
+    from recipe.sweep import forecast
+
     wanted = asked.read(overrides)
     planned = plan.of(wanted)
     plan.show(wanted, console)
@@ -91,6 +104,10 @@ def _search(
     status, sweep = _run(planned, arguments, console, command)
     ending.show(sweep, console)
     return status
+
+
+VERBS = {"ablation": _ablate, "search": _search}
+"""By the sweeper that a verb is."""
 
 
 def _compare(sweep: Path, console: Console) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Override
 
-from recipe import compose, menu
+from recipe import menu
 from recipe.errors import SpecError
 from recipe.menu import EXPERIMENT
 from recipe.settings import ROOT
@@ -29,11 +29,10 @@ def arguments(verb: str, sweeper: str, own: Sequence[str], given: Sequence[str])
     return found
 
 
-def sweeper(overrides: Sequence[Override]) -> str:
-    """The sweeper that a command line chooses."""
-    sweepers = [o.input_line for o in overrides if o.key_or_group == "hydra/sweeper"]
-    with compose.menu_folder():
-        return str(compose.config(sweepers).hydra.runtime.choices["hydra/sweeper"])
+def sweeper(overrides: Sequence[Override]) -> str | None:
+    """The sweeper that a command line chooses, if it chooses one."""
+    chosen = [o.value() for o in overrides if o.key_or_group == "hydra/sweeper"]
+    return str(chosen[-1]) if chosen else None
 
 
 def unknown(verb: str, own: Sequence[str], overrides: Sequence[Override]) -> dict[str, str]:

@@ -115,6 +115,10 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         ("clip=glob(x*)", "clip=glob(x*): matches none of agc, none, norm, value"),
         ("seed=glob(*)", "seed=glob(*): glob(...) chooses options of a group; list the values"),
         ("+clp=none,norm", "+clp=none,norm: no such key; did you mean clip?"),
+        *(
+            (f"seed=0,1 {text}", f"{text}: give one value; all jobs have it in common")
+            for text in ("hydra/sweeper=every,ablation", "hydra.launcher.workers=1,2")
+        ),
     ],
 )
 def test_one_wrong_value_refuses_the_sweep_before_its_first_run(

@@ -9,6 +9,7 @@ run: .venv/run
 	$(BIN)/python -m recipe freeze=vgg_first2 scheduler=step
 
 test: .venv/dev
+	$(BIN)/python -m compileall -q recipe  # once, and not in each of many processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev

@@ -127,7 +127,8 @@ class Feed:
             if not self._closing:
                 passed, computed = time.monotonic() - since[0], time.thread_time() - since[1]
                 owed = (computed - BURST) / SHARE - passed
-                self._rest(min(max(owed, 0 if more else SHORTEST_REST), LONGEST_REST))
+                behind = more and not self._sending.at_its_heels
+                self._rest(min(max(owed, 0 if behind else SHORTEST_REST), LONGEST_REST))
 
     def _rest(self, seconds: float) -> None:
         """Until then, or until the run ends; a run that has ended waits a second at most."""

@@ -121,13 +121,14 @@ def option_names(override: Override) -> list[str]:
 
 def _hydra_problems(override: Override) -> list[str]:
     """What is wrong with an override of Hydra's own config."""
-    words = re.split(r"[./]", override.key_or_group)
-    if override.is_sweep_override():
-        return [f"{override.input_line}: give one value; all jobs have it in common"]
+    key, text = override.key_or_group, override.input_line
+    words = re.split(r"[./]", key)
+    if override.is_sweep_override() and not key.startswith("hydra.sweeper."):  # a verb's own
+        return [f"{text}: give one value; all jobs have it in common"]
     if len(words) > 1 and words[1] in LAUNCHING:
         return []
     known = ", ".join(f"hydra.{name}" for name in LAUNCHING)
-    return [f"{override.input_line}: recipe sets this itself; of Hydra's own there are {known}"]
+    return [f"{text}: recipe sets this itself; of Hydra's own there are {known}"]
 
 
 class _Keys:

@@ -52,6 +52,8 @@ class Sending:
         self._server: tuple[MlflowClient, str] | None = None
         self._offers: Offers | None = None
         self._losses = 0
+        self.at_its_heels = False
+        """The last piece was of metrics, and there were few: the run had only just written them."""
 
     @contextlib.contextmanager
     def sole(self) -> Iterator[None]:
@@ -93,7 +95,7 @@ class Sending:
             raise
 
     def _piece(self) -> bool:
-        offers = self.connect()
+        offers, self.at_its_heels = self.connect(), False
         found, after = journal.read(self.run / "events.jsonl", self.sent.events, 1)
         if found and found[0].get("kind") != "end":
             self._event(offers, found[0])
@@ -185,6 +187,7 @@ class Sending:
                     offers.run_id, metrics=list(itertools.chain(*some))
                 ),
             )
+        self.at_its_heels = after - self.sent.metrics < PIECE // 2
         self.sent.metrics = after
         return bool(lines)
 

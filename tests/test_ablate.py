@@ -135,6 +135,7 @@ def test_the_plan_tells_what_is_recorded_and_how_long_the_rest_takes(
     assert "baseline scheduler=constant clip=none 2 of 3 seeds" in lines
     assert "scheduler=step scheduler=step scheduler.step_size=1 clip=none 0 of 3 seeds" in lines
     assert "clip=norm scheduler=constant clip=norm clip.max_norm=0.1 2 of 3 seeds" in lines
+    assert f"In all {' '.join(TINY)}" in lines
     assert "Jobs 9 runs, seed by seed (seed 0, 1, 2)" in lines and "Recorded 4" in lines
     (time,) = [line for line in lines if line.startswith("Time ")]
     assert "for 5 runs one after another" in time

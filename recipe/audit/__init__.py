@@ -147,7 +147,7 @@ class Audit:
         """One for every trick, in the order in which they are built."""
         for group, (said, no_effect) in self._findings().items():
             option = self.spec.options[group]
-            on = group == "loss" or (group in menu.OFF and menu.OFF[group] != option)
+            on = menu.OFF.get(group) != option  # a loss is always on
             yield Verdict(
                 group,
                 option,

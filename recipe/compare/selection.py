@@ -144,9 +144,10 @@ def _without_runs(sweep: Path, ended: Sequence[Ended]) -> Iterator[str]:
     for variant, its in jobs.items():
         if not variant or any(e and e.status in ("FINISHED", "PRUNED") for e in its):
             continue
-        reasons = dict.fromkeys(e.reason for e in its if e and e.status in ("FAILED", "REFUSED"))
-        if all(e and e.status in ("FAILED", "REFUSED") for e in its):
-            why = listed([printable(reason) for reason in reasons if reason], 1)
+        failed = [e for e in its if e and e.status in ("FAILED", "REFUSED")]
+        if len(failed) == len(its):
+            reasons = dict.fromkeys(printable(e.reason) for e in failed if e.reason)
+            why = listed(list(reasons), 1)
             yield f"every run of {variant} failed: {why or 'for no reason that is known'}"
         else:
             unseen.append(variant)

@@ -105,6 +105,23 @@ def test_ctrl_c_while_the_command_line_is_looked_at_tells_just_that(
     assert not psutil.wait_procs(reached, timeout=10)[1]
 
 
+@pytest.mark.parametrize("after", [0.5, 3.0])
+def test_when_the_sweep_is_killed_at_its_beginning_no_process_stays(
+    folder: Path, after: float
+) -> None:
+    started = commands.start(folder, *TWO[:-1], "seed=0,1", "tracking=none")
+    family = psutil.Process(started.pid)
+    while not family.children():
+        assert started.poll() is None
+        time.sleep(0.01)
+    time.sleep(after)
+    others = family.children(recursive=True)
+    started.kill()
+    started.communicate()
+    gone, alive = psutil.wait_procs(others, timeout=30)
+    assert gone and not alive
+
+
 def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(
     folder: Path,
 ) -> None:

@@ -13,11 +13,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, TypeVar
 
@@ -78,7 +79,7 @@ def asked(question: Callable[[A], B], about: A) -> B:
         return question(about)
     if not ANSWERING:
         fork = multiprocessing.get_context("forkserver")
-        ANSWERING.append(ProcessPoolExecutor(max_workers=1, mp_context=fork))
+        ANSWERING.append(ProcessPoolExecutor(1, fork, initializer=_end_with_the_sweep))
     try:
         answer: B = ANSWERING[0].submit(question, about).result()
         return answer
@@ -96,6 +97,23 @@ def end() -> None:
         if server._forkserver_pid is not None:
             os.kill(server._forkserver_pid, signal.SIGKILL)  # it may be importing yet
         server._stop()  # which waits for it
+
+
+def _end_with_the_sweep() -> None:
+    orphaned(lambda: os._exit(1))
+
+
+def orphaned(then: Callable[[], None]) -> None:
+    """Does that, in a thread, when the sweep's process is gone: a fork server doesn't tell, and
+    stays for as long as any of its processes."""
+
+    def wait() -> None:
+        sweep = multiprocessing.parent_process()
+        assert sweep is not None
+        connection.wait([sweep.sentinel])
+        then()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

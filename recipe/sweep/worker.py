@@ -7,8 +7,6 @@ import gc
 import os
 import signal
 import sys
-import threading
-from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +40,8 @@ def main(tasks: Connection, environment: dict[str, str], threads: int, gpus: Gpu
     gc.freeze()  # what is imported by now stays, so no collection need look at it
     os.environ.update(environment | thread_environment(threads))
     origin.guard_environment()
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    # nobody would hand the job's end on; the run is left as SIGTERM leaves one
+    nursery.orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
     mlflow_process.ask_instead(_Sweep(tasks))
     place = gpus.place() if gpus else contextlib.nullcontext()
     with contextlib.suppress(EOFError, KeyboardInterrupt), place:
@@ -74,14 +73,6 @@ def _run(task: Task) -> None:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-
-
-def _end_with_the_sweep() -> None:
-    """Without it nobody would hand the job's end on; the run is left as SIGTERM leaves one."""
-    sweep = parent_process()
-    assert sweep is not None
-    connection.wait([sweep.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Sweep:

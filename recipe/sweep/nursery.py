@@ -9,6 +9,7 @@ and on other systems each process is started anew.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -78,8 +79,8 @@ def asked(question: Callable[[A], B], about: A) -> B:
     if not AT_WORK:
         return question(about)
     if not ANSWERING:
-        fork = multiprocessing.get_context("forkserver")
-        ANSWERING.append(ProcessPoolExecutor(1, fork, initializer=_end_with_the_sweep))
+        fork, ends = multiprocessing.get_context("forkserver"), functools.partial(os._exit, 1)
+        ANSWERING.append(ProcessPoolExecutor(1, fork, initializer=orphaned, initargs=(ends,)))
     try:
         answer: B = ANSWERING[0].submit(question, about).result()
         return answer
@@ -99,12 +100,8 @@ def end() -> None:
         server._stop()  # which waits for it
 
 
-def _end_with_the_sweep() -> None:
-    orphaned(lambda: os._exit(1))
-
-
 def orphaned(then: Callable[[], None]) -> None:
-    """Does that, in a thread, when the sweep's process is gone: a fork server doesn't tell, and
+    """Calls it, in a thread, when the sweep's process is gone: a fork server doesn't tell, and
     stays for as long as any of its processes."""
 
     def wait() -> None:

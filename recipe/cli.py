@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from recipe import menu, usage
 from recipe.distributed.world import World
 from recipe.errors import Problems, SpecError
@@ -24,6 +22,7 @@ from recipe.exits import ended, terminate
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+    from rich.console import Console
 
     from recipe.spec import RunSpec
 
@@ -108,6 +107,8 @@ def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     # names and paths hold [brackets], which are no markup
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -116,18 +117,19 @@ def _console() -> Console:
 
 
 def _train(arguments: list[str]) -> int:
-    from recipe.execute import execute, prepare, report, report_again
-
-    problems, console = Problems(), _console()
+    problems = Problems()
     spec = _spec(arguments, problems)
     if spec.options["tracking"] != "none":
         from recipe import mlflow_process
 
         mlflow_process.started()  # MLflow is imported there while torch is here
+    from recipe.execute import execute, prepare, report, report_again
+
     run = prepare(spec, problems)
     from recipe import earlier, fingerprint
     from recipe import plan as planning
 
+    console = _console()
     console.print(planning.headline(spec, run), soft_wrap=True)
     before = earlier.of(spec, fingerprint.of(spec, run))
     if before.running:
@@ -142,10 +144,10 @@ def _train(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    from recipe.execute import prepare
-
     problems = Problems()
     spec = _spec(arguments, problems)
+    from recipe.execute import prepare
+
     run = prepare(spec, problems)
     from recipe import plan
 
@@ -184,14 +186,11 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     rest of them composed, so that later checks can add theirs."""
     from recipe import compose
     from recipe.overrides import check
-    from recipe.settings import root_problems
 
     if any(argument.startswith("spec=") for argument in arguments):
         return _recorded_spec(arguments)
     overrides = compose.parse(arguments)
-    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
-    if sweeps:
-        raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
+    _refuse_sweep(overrides)
     with compose.menu_folder():
         checked = check(overrides)
         problems += checked.problems
@@ -199,11 +198,19 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
             problems.raise_any()  # of our own options nothing else can be wrong
         (job,) = compose.jobs(checked.overrides)
         spec = job.spec()
+    from recipe.settings import root_problems
+
     if not any(_is_setting(override.key_or_group) for override in checked.overrides):
         # what is wrong is told before torch is imported: no other word needs it to be judged
         problems += root_problems(vars(spec))
         problems.raise_any()
     return spec
+
+
+def _refuse_sweep(overrides: Sequence[Override]) -> None:
+    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
+    if sweeps:
+        raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
 
 
 def _is_option(override: Override) -> bool:
@@ -250,21 +257,34 @@ def _search(arguments: list[str]) -> int:
     return multirun(given, _console(), ["search", *arguments])
 
 
+SHOWING = {"cfg", "overrides", "package", "resolve"}
+"""What may be given with `--cfg` for us to print what was composed to be checked."""
+
+
 def _hydra(arguments: list[str]) -> int:
     import hydra
+    from hydra._internal.utils import get_args
 
     from recipe import compose
+    from recipe.overrides import check
 
     compose.register_user_options()
-    completes = any(
-        argument.split("=")[0] in ("-sc", "--shell-completion") for argument in arguments
-    )
-    if not completes:  # Hydra configures logging from what it composes, and logging calls things
+    flags = {argument.split("=")[0] for argument in arguments}
+    if flags & {"-m", "--multirun"}:
+        raise SpecError("-m: what Hydra tells is of one run; leave -m out")
+    if not flags & {"-sc", "--shell-completion"}:
+        # Hydra configures logging from what it composes, and logging calls things
         given = [a for a in arguments if a[:1] == "~" or (a[:1] != "-" and "=" in a)]
         overrides = compose.parse(given)
         with compose.menu_folder():
+            check(overrides).problems.raise_any()
             for job in compose.jobs(overrides):
                 job.spec()
+            asked = get_args(arguments)
+            if asked.cfg and SHOWING.issuperset(key for key, value in vars(asked).items() if value):
+                _refuse_sweep(overrides)
+                compose.show(asked.cfg, asked.overrides, asked.package, resolve=asked.resolve)
+                return 0
     sys.argv = [sys.argv[0], *arguments]
     program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
     if typed.partition(" ")[0] in VERBS:  # Hydra completes overrides and knows no verbs

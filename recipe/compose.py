@@ -234,6 +234,14 @@ def config(overrides: Sequence[str]) -> DictConfig:
     return composed
 
 
+def show(kind: str, overrides: Sequence[str], package: str | None, *, resolve: bool) -> None:
+    """Prints what Hydra's `--cfg` does, of what was composed to be checked. Call within
+    `menu_folder()`."""
+    from hydra._internal.hydra import Hydra
+
+    Hydra("recipe", _loader()).show_cfg("config", list(overrides), kind, package, resolve)
+
+
 def kept() -> Kept:
     """What was composed of options since `menu_folder()` was entered last."""
     return _loader().kept

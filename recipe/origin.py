@@ -22,7 +22,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe import credentials, menu
 from recipe.errors import Problems
-from recipe.settings import ROOT
 from recipe.spec import RunSpec
 
 OWN = "the command line or conf/project/default.yaml"
@@ -39,6 +38,8 @@ def roots(overrides: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
 
 def plain_roots(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that choose no option file: of the whole run's settings and of Hydra's."""
+    from recipe.settings import ROOT  # with pydantic, which takes a moment
+
     return roots(overrides, {key.split(".")[0] for key in (*ROOT, "hydra")})
 
 

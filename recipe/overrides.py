@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from recipe import compose, menu
 from recipe.errors import Problems
 from recipe.menu import EXPERIMENT, GROUPS, nearest
-from recipe.settings import ENGINE
 
 CHOOSABLE = (*GROUPS, EXPERIMENT)
 
@@ -166,6 +165,8 @@ class _Keys:
         if override.is_add() or override.is_force_add():
             if root not in GROUPS or key.count(".") != 1:
                 return [f"{text}: write {key}=<value>; {root} is in every spec already"]
+            from recipe.settings import ENGINE  # with pydantic, which takes a moment
+
             if key.partition(".")[2] not in ENGINE.get(root, {}):
                 return []  # the part's own signature decides, once it may be imported
         return [

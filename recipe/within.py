@@ -14,7 +14,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from recipe import menu
 from recipe.errors import SpecError
 from recipe.menu import GROUPS, nearest
-from recipe.settings import ENGINE
 
 LIST = "parts"
 
@@ -57,6 +56,8 @@ def _wrong(group: str, index: int, option: str) -> Iterator[str]:
 def _whole(group: str, given: dict[str, Any], compose: Compose) -> dict[str, Any]:
     """The option's settings under those that are given; those of the engine's own are one for
     all parts."""
+    from recipe.settings import ENGINE  # with pydantic, which takes a moment
+
     usual = compose(group, given["option"])
     own = {key: value for key, value in usual.items() if key not in ENGINE.get(group, {})}
     return {**own, **given, "_partial_": True}

@@ -9,6 +9,8 @@ from pathlib import Path
 import commands
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from recipe import menu
 
@@ -277,6 +279,44 @@ def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path
     for argument, status in (("--help", 0), ("seed=0,1", 2)):
         done = commands.process(tmp_path, argument, program=(sys.executable, "-c", code))
         assert done.out.splitlines()[-2:] == [str(status), "[]"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "package"),
+    [(("--cfg", "job"), "job", ""), (("-c", "hydra"), "hydra", ""),
+     (("--cfg=all", "--resolve", "-p", "clip"), "all", "clip")],
+)  # fmt: skip
+def test_hydras_cfg_shows_what_hydra_composes(
+    tmp_path: Path, flags: tuple[str, ...], kind: str, package: str
+) -> None:
+    overrides = ["clip=norm", "clip.max_norm=2", "+optimizer.dampening=0.5"]
+    done = commands.here(tmp_path, *flags, *overrides)
+    assert (done.status, done.err) == (0, "")
+    with initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
+        composed = compose("config", overrides, return_hydra_config=True)
+    wanted = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    shown = OmegaConf.create(done.out)
+    if kind == "hydra":
+        assert list(shown) == ["hydra"]
+        assert shown.hydra.overrides == composed.hydra.overrides
+        assert shown.hydra.launcher == composed.hydra.launcher
+    else:
+        assert shown == (wanted[package] if package else wanted)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("clip=nrom", "clip=nrom: no such option; did you mean norm?"),
+        ("sede=1", "sede=1: no such key; did you mean seed or scheduler?"),
+        ("clip.max_norm=2",
+         "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm"),
+        ("epochs=1,2", "epochs=1,2: several values need a sweep; add -m"),
+        ("-m epochs=1,2", "-m: what Hydra tells is of one run; leave -m out"),
+    ],
+)  # fmt: skip
+def test_hydras_cfg_tells_mistakes_as_a_run_does(tmp_path: Path, line: str, problem: str) -> None:
+    assert refused(tmp_path, "--cfg", "job", *line.split()) == [problem]
 
 
 def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The job is recipe's default one, made smaller: a VGG of 147,002 parameters on the handwritten
 digits. The loop against the one "in the same layout" does the same arithmetic; the default run
-has the channels last, which is a choice that anyone could make, if they knew.
+has the channels last and keeps its memory, which are choices that anyone could make, if they
+knew. What is done with memory is a whole process's, so that each of the two has one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import gc
 import io
 import shutil
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +22,8 @@ from rich.console import Console
 
 from duels import plain, turns, written
 from duels.job import Job
-from duels.results import row
-from duels.turns import SAME_LAYOUT, Took, in_turn, timed, void
+from duels.results import number, row, seconds
+from duels.turns import SAME_LAYOUT, Took, in_turn, timed, times, void
 from recipe import device, plan
 from recipe.build import build
 from recipe.parts import part
@@ -86,7 +88,6 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
     for count in threads:
         settings = (*job, computing_with(count))
         contestants: dict[str, Callable[[int], Took]] = {
-            "plain": partial(plain_loop, plainly, torch.contiguous_format),
             "plain, channels last": partial(plain_loop, plainly, torch.channels_last),
             "recipe": partial(recorded, folder / f"loop-{count}", settings),
             "recipe, all of it": partial(entire, folder / f"entire-{count}", settings),
@@ -94,18 +95,37 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
         for run in contestants.values():
             run(-1)  # the first pays for what torch sets up
         took = in_turn(contestants, rounds)
-        same = recorded(folder / f"same-{count}", (*settings, SAME_LAYOUT), 0)
-        for what, against, ours, theirs in (
+        for what, against, ours in (
             ("the loop, every step recorded", "plain loop in the same layout that records nothing",
-             "recipe", "plain, channels last"),
-            ("the same with audit and checkpoints", "the same",
-             "recipe, all of it", "plain, channels last"),
-            ("the default loop, every step recorded", "plain loop that records nothing",
-             "recipe", "plain"),
+             "recipe"),
+            ("the same with audit and checkpoints", "the same", "recipe, all of it"),
         ):  # fmt: skip
-            because = void(took[theirs], [same]) if theirs == "plain" else None
-            rows.append(row(what, against, count, took[theirs], took[ours], because=because))
+            rows.append(row(what, against, count, took["plain, channels last"], took[ours]))
+        rows.append(_default(folder / f"default-{count}", rounds, count, job))
     return rows
+
+
+def _default(folder: Path, rounds: int, threads: int, job: Sequence[str]) -> list[str]:
+    """The loops of two processes, as they tell the time themselves."""
+    path = str(written.write(folder / "job.pt", *job))
+
+    def ours(number: int, *settings: str) -> Took:
+        return turns.recipe(*job, *settings, folder=folder / f"ours-{number}", threads=threads)
+
+    def theirs(number: int) -> Took:
+        return turns.module("duels.plain", path, folder=folder / "theirs", threads=threads)
+
+    took = in_turn({"recipe": ours, "plain": theirs}, rounds)
+    because = void(took["plain"], [ours(-1, SAME_LAYOUT)])
+    loops = {
+        name: [Took(wall=each.said["loop"]) for each in each_round]
+        for name, each_round in took.items()
+    }
+    ratio = number(times(loops["plain"], loops["recipe"], "wall"))
+    median = statistics.median(each.wall for each in loops["recipe"])
+    what, against = "the default loop, every step recorded", "plain loop that keeps them in a list"
+    return [what, against, str(threads), str(rounds), "-",
+            f"void: {because}" if because else ratio, seconds(median)]  # fmt: skip
 
 
 def computing_with(threads: int) -> str:

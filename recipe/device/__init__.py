@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from recipe import allocator
 from recipe.distributed.world import World
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def apply(environment: Mapping[str, str]) -> None:
-    """Puts a device's variables into the environment of this process.
+    """Puts a device's variables into the environment of this process, and has it keep its memory.
 
     Raises ValueError if a choice of GPUs comes too late: torch reads it when it is imported.
     """
@@ -38,6 +39,7 @@ def apply(environment: Mapping[str, str]) -> None:
             "too late; choose the GPUs in a process of its own, before anything imports torch"
         )
     os.environ.update(environment)
+    allocator.keep_freed()
 
 
 def thread_environment(threads: int) -> dict[str, str]:

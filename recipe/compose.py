@@ -139,18 +139,6 @@ def project() -> DictConfig:
     return composed
 
 
-def outputs(given: str) -> Path:
-    """Where recorded runs lie: in the folder of an `output_dir=` argument, or if there is none in
-    the user's project's. Raises SpecError."""
-    own = menu.user_folder()
-    has_own = own is not None and (own / "project").is_dir()  # composing takes a moment
-    folder = given or (str(project().output_dir) if has_own else "outputs")
-    try:
-        return Path(folder).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SpecError(f"output_dir: {folder[:200]!r} is no path of this machine") from error
-
-
 def trusted(given: str) -> list[str]:
     """The packages of a `trust=[...]` argument, and those that the user's project trusts."""
     return [*filter(None, re.split(r"[\[\],\s]+", given)), *project().trust]

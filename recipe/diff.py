@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from recipe import agreement, compose, differences, recorded, runs
+from recipe import agreement, differences, recorded, runs
 from recipe.arguments import key_values
 from recipe.differences import Rows
 from recipe.errors import SpecError
@@ -25,7 +25,7 @@ def diff(arguments: Sequence[str], console: Console) -> int:
     """The verb: two runs, each an id, its beginning, a name or MLflow's id."""
     if len(arguments) < 2:
         raise SpecError("diff: which two runs? Give their ids: python -m recipe diff <id> <id>")
-    outputs = compose.outputs(key_values("diff", arguments[2:], {"output_dir": ""})["output_dir"])
+    outputs = runs.outputs(key_values("diff", arguments[2:], {"output_dir": ""})["output_dir"])
     one, other = (recorded.read(_folder(outputs, wanted)) for wanted in arguments[:2])
     console.print(describe(one, other))
     return 0

@@ -123,7 +123,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
         raise SpecError(problems)
     files = _files(values["input"])
     trust = compose.trusted(values["trust"])
-    outputs = compose.outputs(values["output_dir"])
+    outputs = runs.outputs(values["output_dir"])
     try:
         recorded = Recorded(runs.find(outputs, values["run"], "run"), trust)
     except ValueError as error:

@@ -71,6 +71,20 @@ def new_id() -> str:
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond * 0x10000 // 1_000_000:04x}{secrets.token_hex(2)}"
 
 
+def outputs(given: str) -> Path:
+    """Where recorded runs lie: in the folder of an `output_dir=` argument, or if there is none in
+    the user's project's. Raises SpecError."""
+    own = menu.user_folder()
+    if not given and own is not None and (own / "project").is_dir():
+        from recipe import compose  # with Hydra, which takes a moment
+
+        given = str(compose.project().output_dir)
+    try:
+        return Path(given or "outputs").expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SpecError(f"output_dir: {given[:200]!r} is no path of this machine") from error
+
+
 def folder(outputs: Path) -> Path:
     return outputs / "runs"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe import compose, dead, runs
+from recipe import dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.reached import reached
@@ -29,7 +29,7 @@ def status(arguments: Sequence[str], console: Console) -> int:
     values = key_values("status", arguments, known, positional="sweep")
     if values["resume"] not in ("true", "false"):
         raise SpecError(f"resume must be true or false, got {values['resume']}")
-    outputs = compose.outputs(values["output_dir"])
+    outputs = runs.outputs(values["output_dir"])
     if values["sweep"]:
         ignored = [key for key in ("tracking.uri", "trust", "resume") if values[key] != known[key]]
         if ignored:

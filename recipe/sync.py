@@ -35,7 +35,7 @@ def sync(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
     known = {"output_dir": "", "tracking.uri": "", "trust": ""}
     values = key_values("sync", arguments, known)
-    outputs = compose.outputs(values["output_dir"])
+    outputs = runs.outputs(values["output_dir"])
     there = dead.recorded(runs.folder(outputs), "run.json")
     if not there:
         console.print(f"There are no runs in {printable(runs.folder(outputs))}", soft_wrap=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipe import compose, mlflow_page, runs
+from recipe import mlflow_page, runs
 from recipe.arguments import key_values
 from recipe.errors import SpecError
 from recipe.mlflow_page import Page
@@ -28,7 +28,7 @@ def ui(arguments: Sequence[str], console: Console) -> int:
     """
     values = key_values("ui", arguments, KNOWN, positional="sweep")
     port, opens = _port(values["port"]), _opens(values["open"])
-    outputs = compose.outputs(values["output_dir"])
+    outputs = runs.outputs(values["output_dir"])
     database = outputs / "mlflow.db"
     if not database.is_file():
         raise SpecError(f"output_dir: there is no {database}; record a run first: python -m recipe")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from recipe import compose, runs
+from recipe import runs
 from recipe.arguments import key_values
 from recipe.compare import document, report, selection, variants
 from recipe.compare.comparison import Comparison
@@ -30,7 +30,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     """
     known = {"sweep": "", "baseline": "", "metric": METRIC, "output_dir": "", "tracking.uri": ""}
     values = key_values("compare", arguments, known, positional="sweep")
-    outputs = compose.outputs(values["output_dir"])
+    outputs = runs.outputs(values["output_dir"])
     if not runs.folder(outputs).is_dir():
         raise SpecError(f"output_dir: no run is recorded in {outputs}; record some first")
     chosen = selection.select(outputs, values["sweep"], values["metric"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe import compose, origin, runs
+from recipe import origin, runs
 from recipe.compare.comparison import Comparison
 from recipe.compare.content import Document, Picture, Section, Table
 from recipe.compare.markdown import markdown
@@ -70,14 +70,15 @@ def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracki
         return None
     here = f"sqlite:///{outputs / 'mlflow.db'}"
     allowed = known in (here, uri) or origin.is_here(str(known))
-    if not allowed and known != origin.server(compose.project()):
-        moved = _moved(str(known), sweep)
-        if moved:
-            raise RecipeError(moved)
-        raise RecipeError(
-            f"the record of this sweep is on another machine, {known!r}; if it may be told, say "
-            f"tracking.uri={known}"
-        )
+    if not allowed:
+        from recipe import compose  # with Hydra, which takes a moment
+
+        if known != origin.server(compose.project()):
+            raise RecipeError(
+                _moved(str(known), sweep)
+                or f"the record of this sweep is on another machine, {known!r}; if it may be told, "
+                f"say tracking.uri={known}"
+            )
     artifacts = (outputs / "mlartifacts").as_uri() if known == here else None
     return Tracking(str(known), first.settings.get("tracking.experiment", "recipe"), artifacts)
 

@@ -7,6 +7,7 @@ second to import.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,13 +137,19 @@ def _random_reaching(sizes: Floats, reached: float) -> int:
 
     Eight signs are a random byte, which looks up their sum among all 256 that there are.
     """
-    generator = np.random.default_rng(0)
-    sums = np.zeros(FLIPS)
-    for start in range(0, len(sizes), 8):
+    sums, found = np.zeros(FLIPS), np.empty(FLIPS)
+    for drawn, start in zip(_drawn(-(-len(sizes) // 8)), range(0, len(sizes), 8), strict=True):
         of_eight = _sums(sizes[start : start + 8])
-        drawn = generator.integers(0, 256, FLIPS, dtype=np.uint8)
-        sums += of_eight[drawn & (len(of_eight) - 1)]
+        which = drawn if len(of_eight) == 256 else drawn & (len(of_eight) - 1)
+        sums += np.take(of_eight, which, out=found, mode="clip")  # which needs no clipping
     return int(np.count_nonzero(np.abs(sums) >= reached))
+
+
+@functools.lru_cache(maxsize=1)  # the tests of a report have as many pairs, most of them
+def _drawn(number: int) -> list[npt.NDArray[np.uint8]]:
+    """So many times `FLIPS` random bytes, always the same."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, FLIPS, dtype=np.uint8) for _ in range(number)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from recipe import compose, menu, runs
+from recipe import menu, runs
 from recipe.arguments import key_values
 from recipe.errors import SpecError
 from recipe.tricks.card import Card, cards
@@ -28,7 +28,7 @@ def tricks(arguments: Sequence[str], console: Console) -> int:
     """
     asked = [argument for argument in arguments if _is_asked(argument)]
     rest = [argument for argument in arguments if argument not in asked]
-    outputs = compose.outputs(key_values("tricks", rest, {"output_dir": ""})["output_dir"])
+    outputs = runs.outputs(key_values("tricks", rest, {"output_dir": ""})["output_dir"])
     chosen = [card for one in asked for card in _chosen(one)] if asked else cards()
     said = of_options(outputs) if runs.folder(outputs).is_dir() else {}
     if asked and all("=" in one for one in asked):

@@ -6,6 +6,7 @@ torch and mlflow are imported by the verb that needs them, after the device's en
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import os
 import shlex
@@ -295,8 +296,14 @@ def _hydra(arguments: list[str]) -> int:
     return 0
 
 
+READING = ("compare", "diff", "status", "tricks")
+"""The verbs that only read what is recorded, which may be much."""
+
+
 def _own(verb: str, arguments: list[str], module: str = "") -> int:
     """`recipe.<verb>.<verb>`, or that of another module, imported when it is needed."""
+    if verb in READING:
+        gc.set_threshold(100_000)  # what is read stays, and needn't be looked at so often
     found = importlib.import_module(f"recipe.{module or verb}")
     done: int = getattr(found, verb)(arguments, _console())
     return done

@@ -217,15 +217,16 @@ def _as_numbers(value: str) -> str:
 def _taken_apart(results: Sequence[Result]) -> tuple[dict[str, _Group], list[Levels]]:
     """What differs, and the levels of each run. Devices and speeds count only where runs that are
     alike else differ in them, so that one would take the other's place."""
-    groups = _differing(results, (*SPARED, *PLACES))
+    varied = _varied(results)
+    groups = _differing(results, varied, (*SPARED, *PLACES))
     texts = [_levels(result, groups) for result in results]
     places: dict[tuple[Levels, str], set[tuple[str, ...]]] = defaultdict(set)
-    spared = [key for key in _varied(results) if _is_any(key, (DEVICE, *PLACES))]
+    spared = [key for key in varied if _is_any(key, (DEVICE, *PLACES))]
     for levels, result in zip(texts, results, strict=True):
         settings = tuple(result.settings.get(key, "") for key in spared)
         places[levels, result.seed].add(settings)
     if any(len(different) > 1 for different in places.values()):
-        groups = _differing(results, [name for name in SPARED if name != DEVICE])
+        groups = _differing(results, varied, [name for name in SPARED if name != DEVICE])
         texts = [_levels(result, groups) for result in results]
     return groups, texts
 
@@ -234,9 +235,11 @@ def _is_any(key: str, names: Sequence[str]) -> bool:
     return key in names or key.partition(".")[0] in names
 
 
-def _differing(results: Sequence[Result], spared: Sequence[str]) -> dict[str, _Group]:
+def _differing(
+    results: Sequence[Result], varied: Sequence[str], spared: Sequence[str]
+) -> dict[str, _Group]:
     values: dict[str, set[tuple[str | None, str | None]]] = defaultdict(set)
-    compared = [key for key in _varied(results) if not _is_any(key, spared)]
+    compared = [key for key in varied if not _is_any(key, spared)]
     for result in results:
         settings = result.settings
         for key in compared:

@@ -191,7 +191,9 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     if any(argument.startswith("spec=") for argument in arguments):
         return _recorded_spec(arguments)
     overrides = compose.parse(arguments)
-    _refuse_sweep(overrides)
+    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
+    if sweeps:
+        raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
     with compose.menu_folder():
         checked = check(overrides)
         problems += checked.problems
@@ -206,12 +208,6 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
         problems += root_problems(vars(spec))
         problems.raise_any()
     return spec
-
-
-def _refuse_sweep(overrides: Sequence[Override]) -> None:
-    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
-    if sweeps:
-        raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
 
 
 def _is_option(override: Override) -> bool:
@@ -272,18 +268,21 @@ def _hydra(arguments: list[str]) -> int:
     compose.register_user_options()
     flags = {argument.split("=")[0] for argument in arguments}
     if flags & {"-m", "--multirun"}:
-        raise SpecError("-m: what Hydra tells is of one run; leave -m out")
+        raise SpecError("-m: what Hydra tells is of one run; leave -m out, and give one value each")
     if not flags & {"-sc", "--shell-completion"}:
         # Hydra configures logging from what it composes, and logging calls things
         given = [a for a in arguments if a[:1] == "~" or (a[:1] != "-" and "=" in a)]
         overrides = compose.parse(given)
+        if several := [o.input_line for o in overrides if o.is_sweep_override()]:
+            raise SpecError(
+                f"{line}: what Hydra tells is of one run; give one value" for line in several
+            )
         with compose.menu_folder():
             check(overrides).problems.raise_any()
             for job in compose.jobs(overrides):
                 job.spec()
             asked = get_args(arguments)
             if asked.cfg and SHOWING.issuperset(key for key, value in vars(asked).items() if value):
-                _refuse_sweep(overrides)
                 compose.show(asked.cfg, asked.overrides, asked.package, resolve=asked.resolve)
                 return 0
     sys.argv = [sys.argv[0], *arguments]

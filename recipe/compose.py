@@ -109,16 +109,17 @@ def parse(arguments: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(argument))
         except (HydraException, ValueError, RecursionError):
-            hint = (
-                "write key=value"
-                if "=" not in argument
-                else "quote what the shell or Hydra would read"
-            )
-            problems.append(f"{argument[:200]}: can't be read as an override; {hint}")
+            problems.append(_unreadable(argument))
     problems.raise_any()
     for override in parsed:
         override.config_loader = loader  # it knows the options that glob(...) stands for
     return parsed
+
+
+def _unreadable(argument: str) -> str:
+    bare = "=" not in argument
+    hint = "write key=value" if bare else "quote what the shell or Hydra would read"
+    return f"{argument[:200]}: can't be read as an override; {hint}"
 
 
 def parse_one(text: str) -> Override:
@@ -223,11 +224,14 @@ def config(overrides: Sequence[str]) -> DictConfig:
 
 
 def show(kind: str, overrides: Sequence[str], package: str | None, *, resolve: bool) -> None:
-    """Prints what Hydra's `--cfg` does, of what was composed to be checked. Call within
-    `menu_folder()`."""
+    """Prints what Hydra's `--cfg` does, of what was composed to be checked; raises SpecError. Call
+    within `menu_folder()`."""
     from hydra._internal.hydra import Hydra
 
-    Hydra("recipe", _loader()).show_cfg("config", list(overrides), kind, package, resolve)
+    if bare := [text for text in overrides if "=" not in text and text[:1] != "~"]:
+        raise SpecError(map(_unreadable, bare))
+    with named(overrides):
+        Hydra("recipe", _loader()).show_cfg("config", list(overrides), kind, package, resolve)
 
 
 def kept() -> Kept:

@@ -78,7 +78,10 @@ def outputs(given: str) -> Path:
     if not given and own is not None and (own / "project").is_dir():
         from recipe import compose  # with Hydra, which takes a moment
 
-        given = str(compose.project().output_dir)
+        folder = compose.project().output_dir
+        if not isinstance(folder, str):
+            raise SpecError(f"output_dir must be a text, got {folder!r}")
+        given = folder
     try:
         return Path(given or "outputs").expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:

@@ -47,3 +47,6 @@ def test_a_process_keeps_the_memory_of_a_step_for_the_next(tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is told to")
 def test_what_the_environment_says_of_the_allocator_holds(tmp_path: Path) -> None:
     assert given_back(tmp_path, kept=True, MALLOC_TRIM_THRESHOLD_="1000000") > 50
+    tunable = "glibc.malloc.trim_threshold=1000000"
+    assert given_back(tmp_path, kept=True, GLIBC_TUNABLES=tunable) > 50
+    assert given_back(tmp_path, kept=True, MALLOC_ARENA_MAX="2") == 0  # says nothing of it

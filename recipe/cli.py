@@ -191,9 +191,7 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     if any(argument.startswith("spec=") for argument in arguments):
         return _recorded_spec(arguments)
     overrides = compose.parse(arguments)
-    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
-    if sweeps:
-        raise SpecError(f"{line}: several values need a sweep; add -m" for line in sweeps)
+    _refuse_several(overrides, "several values need a sweep; add -m")
     with compose.menu_folder():
         checked = check(overrides)
         problems += checked.problems
@@ -208,6 +206,12 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
         problems += root_problems(vars(spec))
         problems.raise_any()
     return spec
+
+
+def _refuse_several(overrides: Sequence[Override], why: str) -> None:
+    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
+    if sweeps:
+        raise SpecError(f"{line}: {why}" for line in sweeps)
 
 
 def _is_option(override: Override) -> bool:
@@ -273,10 +277,7 @@ def _hydra(arguments: list[str]) -> int:
         # Hydra configures logging from what it composes, and logging calls things
         given = [a for a in arguments if a[:1] == "~" or (a[:1] != "-" and "=" in a)]
         overrides = compose.parse(given)
-        if several := [o.input_line for o in overrides if o.is_sweep_override()]:
-            raise SpecError(
-                f"{line}: what Hydra tells is of one run; give one value" for line in several
-            )
+        _refuse_several(overrides, "what Hydra tells is of one run; give one value")
         with compose.menu_folder():
             check(overrides).problems.raise_any()
             for job in compose.jobs(overrides):

@@ -228,3 +228,10 @@ def test_the_network_of_the_source_prints_its_table(tmp_path: Path) -> None:
             (name, "True", after)
             for name, after in zip(names, ["False"] * 4 + ["True"] * 4, strict=True)
         ]
+
+
+def test_a_folder_of_records_that_is_no_text_is_refused_by_what_reads_them(tmp_path: Path) -> None:
+    home = commands.project(tmp_path, {"conf/project/default.yaml": "output_dir: [a, b]\n"})
+    done = commands.here(home, "status")
+    assert (done.status, done.out) == (2, "")
+    assert done.problems == ["recipe: output_dir must be a text, got ['a', 'b']"]

@@ -83,8 +83,8 @@ def copied(source: Path, to: Path) -> None:
 
 def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] = LOOP) -> Rows:
     """The loop alone, after everything was imported and made."""
-    plainly = Job.read(written.write(folder / "job.pt", *job))
-    rows = []
+    path = written.write(folder / "job.pt", *job)
+    plainly, rows = Job.read(path), []
     for count in threads:
         settings = (*job, computing_with(count))
         contestants: dict[str, Callable[[int], Took]] = {
@@ -101,19 +101,18 @@ def loop(folder: Path, rounds: int, threads: Sequence[int], job: Sequence[str] =
             ("the same with audit and checkpoints", "the same", "recipe, all of it"),
         ):  # fmt: skip
             rows.append(row(what, against, count, took["plain, channels last"], took[ours]))
-        rows.append(_default(folder / f"default-{count}", rounds, count, job))
+        rows.append(_default(folder / f"default-{count}", rounds, count, path, job))
     return rows
 
 
-def _default(folder: Path, rounds: int, threads: int, job: Sequence[str]) -> list[str]:
+def _default(folder: Path, rounds: int, threads: int, path: Path, job: Sequence[str]) -> list[str]:
     """The loops of two processes, as they tell the time themselves."""
-    path = str(written.write(folder / "job.pt", *job))
 
     def ours(number: int, *settings: str) -> Took:
         return turns.recipe(*job, *settings, folder=folder / f"ours-{number}", threads=threads)
 
     def theirs(number: int) -> Took:
-        return turns.module("duels.plain", path, folder=folder / "theirs", threads=threads)
+        return turns.module("duels.plain", str(path), folder=folder / "theirs", threads=threads)
 
     took = in_turn({"recipe": ours, "plain": theirs}, rounds)
     because = void(took["plain"], [ours(-1, SAME_LAYOUT)])

@@ -209,8 +209,18 @@ def _model(
 
 
 def _loss(spec: RunSpec, facts: Mapping[str, Any] | None) -> Callable[[Tensor, Tensor], Tensor]:
-    loss: functools.partial[Any] = parts.part(spec, "loss", facts)
-    return loss() if inspect.isclass(loss.func) else loss
+    """The loss; under autocast it is computed in float32, its weights, statistics and sums too."""
+    part: functools.partial[Any] = parts.part(spec, "loss", facts)
+    loss = part() if inspect.isclass(part.func) else part
+
+    def in_float32(output: Tensor, target: Tensor) -> Tensor:
+        device = output.device.type
+        if not torch.is_autocast_enabled(device):
+            return loss(output, target)  # type: ignore[no-any-return]
+        with torch.autocast(device, enabled=False):
+            return loss(output.float(), target)  # type: ignore[no-any-return]
+
+    return functools.update_wrapper(in_float32, loss, (), ())
 
 
 def _freeze(spec: RunSpec, model: nn.Module) -> Frozen:

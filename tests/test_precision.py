@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+from conftest import Build, Compose
+from torch import Tensor
 
+from recipe import build
 from recipe.precision import Precision
 from recipe.precision.bf16 import bf16
 from recipe.precision.fp16 import fp16
@@ -66,3 +70,38 @@ def test_fp16_computes_in_float16_and_scales_the_loss() -> None:
     autocast, scaler = fp16_on("cuda")
     assert product_dtype(autocast, "cuda") == torch.float16
     assert scaler.scale(torch.ones((), device="cuda")).item() == 1024.0
+
+
+def test_class_weights_under_bf16_are_not_rounded_to_16_bits(built: Build) -> None:
+    """3 and 7 of 10 samples in 2 classes weigh 10 / 6 and 10 / 14; of equal logits each sample's
+    cross-entropy is log 2. In bfloat16 10 / 6 would be 1.6640625."""
+    run = built("precision=bf16", "loss=class_weights", "loss.counts=[3,7]", "data.classes=2")
+    output, target = torch.zeros(2, 2, dtype=torch.bfloat16), torch.tensor([0, 0])
+    with run.autocast():
+        loss = run.loss(output, target)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(10 / 6 * math.log(2), rel=1e-6)
+
+
+class Centred:
+    """A loss with a weight, a statistic and a matrix product, all of the output's type."""
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        weight = torch.full((output.shape[1], 1), 1 / 3, dtype=output.dtype)
+        return ((output - output.mean(0)) @ weight).square().mean()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["cross_entropy", "label_smoothing", "mse_one_hot", "class_weights", f"{__name__}.Centred"],
+)
+def test_a_loss_under_bf16_is_that_of_the_same_output_in_float32(
+    small: Compose, option: str
+) -> None:
+    users = [f"loss._target_={option}", f"trust=[{__name__}]"]
+    choice = users if "." in option else [f"loss={option}"]
+    half, single = (build.build(small(f"precision={p}", *choice)) for p in ("bf16", "fp32"))
+    output, target = torch.randn(8, 3).bfloat16(), torch.arange(8) % 3
+    with half.autocast():
+        found = half.loss(output, target)
+    assert torch.equal(found, single.loss(output.float(), target))

@@ -86,7 +86,7 @@ class Audit:
         self.rates_moved = False
         self.looked = False
         self.ends = Ends(spec, run)
-        self._idle_loss = _idle(run.loss)
+        self._idle_loss = _idle(inspect.unwrap(run.loss))
 
     def __enter__(self) -> Audit:
         first = self.run.at.step

@@ -1,11 +1,12 @@
 """Loss: called as `loss(output, target, **settings) -> ()` on every batch.
 
-`output` holds logits, shape (batch, classes). `target` holds class indices, shape (batch,),
-int64; or, where an augmentation mixes images, probabilities, shape (batch, classes).
-Which of the two a loss takes is said by `takes` in its option file, a setting of the
-engine's own; indices must be among them, as validation has no others. A class, such as
-torch.nn.CrossEntropyLoss, is made once with the settings, and what it makes is called.
-A shape that would only broadcast is a ValueError; `check_target` finds it.
+`output` holds logits, shape (batch, classes), in float32 also where the model computes in 16 bits
+(`precision`); a loss is not under autocast. `target` holds class indices, shape (batch,), int64;
+or, where an augmentation mixes images, probabilities, shape (batch, classes). Which of the two a
+loss takes is said by `takes` in its option file, a setting of the engine's own; indices must be
+among them, as validation has no others. A class, such as torch.nn.CrossEntropyLoss, is made once
+with the settings, and what it makes is called. A shape that would only broadcast is a ValueError;
+`check_target` finds it.
 
 Beside a part `name` may stand `idle_name(**settings)` in its module: why it changes nothing with
 these settings, or None.

@@ -27,7 +27,6 @@ ON = {
     "sharpness": "every step's gradient was taken uphill",
     "warmup": "the first steps",
     "evaluation": "every evaluation, and predictions",
-    "param_groups": "one group is left",
     "precision": "every forward pass",
     "augment": "every training batch",
     "average": "the average is what was evaluated and kept",
@@ -136,7 +135,7 @@ class Outcome:
         return "; ".join(parts) or "nothing was frozen"
 
     def _param_groups(self) -> str | None:
-        if len(self.plan.run.rates) < 2:
+        if self.plan.spec.options["param_groups"] == menu.OFF["param_groups"]:
             return None
         return ", ".join(f"{name} lr {rates[0]:g}" for name, rates in self.plan.run.rates.items())
 

@@ -434,20 +434,27 @@ def test_what_a_users_clip_says_of_itself_is_checked(small: Small) -> None:
     assert "an entry is above 1e-09 (batch 1)" in broken(audited(useless))["clip"]
 
 
+TENTH = "[{option: constant, scale: 0.1, length: 1}, {option: constant, scale: 0.1}]"
+
+
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
         (["clip=norm", "clip.max_norm=1e9"], "it never bit"),
         (["clip=agc", "clip.ratio=1e9"], "it never bit"),
-        (["scheduler=step", "scheduler.step_size=2"], "the learning rate never changed"),
+        (["scheduler=step", "scheduler.step_size=2"], "it never changed a learning rate"),
+        (
+            ["scheduler=plateau", "scheduler.patience=5", "warmup=linear", "warmup.share=0.5"],
+            "it never changed a learning rate",  # only the warm-up did
+        ),
         (["freeze=gradual", "freeze.stages=[{epoch: 0, names: ['*2_*']}]"], "nothing was frozen"),
         (
             ["param_groups=head_faster", "param_groups.factor=1"],
-            "every parameter got the same settings",
+            "every parameter got the optimizer's own settings",
         ),
         (
             ["param_groups=no_decay", "optimizer.weight_decay=0"],
-            "every parameter got the same settings",
+            "every parameter got the optimizer's own settings",
         ),
         (
             ["average=swa", "model.batchnorm=false"],
@@ -479,6 +486,9 @@ def test_a_trick_that_did_nothing_is_told_with_the_reason(
         ["freeze=first_layers", "freeze.batchnorm=affine_only"],
         ["freeze=first_layers", "freeze.batchnorm=train"],
         ["param_groups=head_faster"],
+        ["param_groups=head_faster", "freeze=all_but_head"],  # one group is left, 10 times as fast
+        ["param_groups=by_name", "param_groups.rules=[{match: '*', name: every, momentum: 0.5}]"],
+        ["scheduler=chained", f"scheduler.parts={TENTH}"],  # never moves, but is another rate
         ["param_groups=no_decay", "optimizer.weight_decay=0.1"],
         ["average=swa", "average.start=0.5"],
         ["average=ema"],
@@ -583,7 +593,7 @@ def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
     assert done.status == 0
     cautions = [line for line in done.out.splitlines() if line.startswith("Caution ")]
     assert cautions == [
-        "Caution scheduler=step had no effect: the learning rate never changed; this run says "
+        "Caution scheduler=step had no effect: it never changed a learning rate; this run says "
         "nothing about it",
         "Caution clip=norm had no effect: it never bit; this run says nothing about it",
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn
 from recipe import menu, parts, rules
 from recipe.audit.ends import Ends
 from recipe.audit.expected import Expected
-from recipe.audit.groups import Groups
+from recipe.audit.groups import CLOSE, Groups
 from recipe.audit.steps import Watch
 from recipe.audit.weights import Weights, same
 from recipe.errors import RecipeError
@@ -32,7 +33,7 @@ EARLY = 2
 """The step after which promises are first looked at: momentum moves what the first one doesn't."""
 
 
-SEEN = ("epoch", "hit_rate", "first_rates", "rates_moved", "looked")
+SEEN = ("epoch", "hit_rate", "rates_moved", "looked")
 """What an Audit remembers from Point to Point."""
 
 
@@ -82,7 +83,6 @@ class Audit:
         self.groups = Groups(self.expected, run.model, run.schedule)
         self.epoch = 0
         self.hit_rate = 0.0
-        self.first_rates: dict[str, float] = {}
         self.rates_moved = False
         self.looked = False
         self.ends = Ends(spec, run)
@@ -157,11 +157,17 @@ class Audit:
             )
 
     def _follow_rates(self, point: Point) -> None:
-        if self.rates_moved:
-            return
-        rates = {key: v for key, v in point.metrics.items() if key.startswith("lr/")}
-        self.first_rates = self.first_rates or rates
-        self.rates_moved = rates != self.first_rates
+        """Whether the schedule changed a learning rate so far; what the warm-up changed is its own
+        effect."""
+        schedule, moves = self.run.schedule, point.epoch - 1
+        if schedule.per == "step":
+            moves = point.step - 1
+        for group, last in zip(
+            self.run.optimizer.param_groups, schedule.scheduler.get_last_lr(), strict=True
+        ):
+            name = group["name"]
+            lr = float(last) if schedule.waits else self.expected.rates[name][moves]
+            self.rates_moved |= not math.isclose(lr, self.expected.base_lr[name], rel_tol=CLOSE)
 
     def _before_step(self, step: int, epoch: int) -> None:
         optimizer, watch = self.run.optimizer, self.watch
@@ -217,7 +223,9 @@ class Audit:
             ),
             "param_groups": (
                 f"{counted(len(expected.base_lr), 'group')}, options and ratios as specified",
-                "every parameter got the same settings" if expected.alike else None,
+                "every parameter got the optimizer's own settings"
+                if expected.usual_alone
+                else None,
             ),
             "optimizer": (
                 f"held exactly what is trained; {counted(watch.steps, 'step')} for "
@@ -232,7 +240,7 @@ class Audit:
             "scheduler": (
                 f"{counted(run.schedule.scheduler.last_epoch, 'move')}, one every "
                 f"{run.schedule.per}; learning rates as planned",
-                None if self.rates_moved else "the learning rate never changed",
+                None if self.rates_moved else "it never changed a learning rate",
             ),
             "warmup": self._warmup(),
             "clip": (

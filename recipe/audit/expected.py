@@ -84,15 +84,17 @@ class Expected:
         return {name for name, thaw in self.thaws.items() if thaw > epoch}
 
     @property
-    def alike(self) -> bool:
-        """Whether all groups have the same options, so that grouping changes nothing."""
-        return len(self.base_lr) < 2 or all(
-            self._full(name) == self._full(next(iter(self.base_lr))) for name in self.base_lr
-        )
+    def usual_alone(self) -> bool:
+        """Whether every trained parameter has the optimizer's own settings, as with
+        `param_groups=all`."""
+        usual = _plain(self.usual)
+        return all(_plain({**self.usual, **self.options[name]}) == usual for name in self.base_lr)
 
-    def _full(self, group: str) -> dict[str, Any]:
-        full = {**self.usual, **self.options[group], "lr": self.base_lr[group]}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in full.items()}
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """With lists for tuples, and the learning rate as a number."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    return {**plain, "lr": float(plain["lr"])}
 
 
 def _stand_in(model: nn.Module, *, weights: bool) -> nn.Module:

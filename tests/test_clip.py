@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import Build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from recipe.clip.agc import agc
 from recipe.clip.none import none
 from recipe.clip.norm import norm
 from recipe.clip.value import value
+from recipe.train import train
 
 
 def parameter(
@@ -203,3 +205,11 @@ def test_no_gradients_have_norm_0() -> None:
     assert_reported(norm([], max_norm=1.0, norm_type=2), norm=0.0, bit=False)
     assert_reported(value([], max_value=1.0), norm=0.0, bit=False)
     assert_reported(agc([], ratio=0.1, eps=1e-3), norm=0.0, bit=False)
+
+
+def test_agc_clips_what_gradual_unfreezing_trains_later(built: Build) -> None:
+    """Both at their defaults: the head alone, which agc leaves unclipped, is trained for two
+    epochs."""
+    run = built("clip=agc", "freeze=gradual", "model.widths=[2,2,2,2]", "epochs=7")
+    rates = [p.metrics["clip/hit_rate"] for p in train(run) if p.ends_epoch]
+    assert rates[:2] == [0.0, 0.0] and rates[2] > 0

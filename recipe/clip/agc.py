@@ -67,16 +67,17 @@ def agc_but_head(model: nn.Module, *, ratio: Positive, eps: Positive, head: str)
     def clip(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         total = get_total_norm([p.grad for p in params if p.grad is not None])
         _, any_above = agc([p for p in params if id(p) not in spared], ratio=ratio, eps=eps)
-        return total, any_above
+        return total, any_above.to(total.device)  # of no parameter at all it is on the CPU
 
     return clip
 
 
 def check_agc_but_head(planned: Planned, *, head: str, **settings: Any) -> Iterator[str]:
-    """Something besides the head must be trained."""
+    """Something besides the head must be trained, from the start or from a later epoch on."""
     spared = _head(planned.model, head)
     trained = [p for group in planned.optimizer.param_groups for p in group["params"]]
-    if all(id(p) in spared for p in trained):
+    later = [planned.model.get_parameter(name) for name in planned.frozen.later]
+    if all(id(p) in spared for p in [*trained, *later]):
         yield (
             f"{planned.choice('clip')} leaves the classifier head alone (clip.head={head}), and "
             f"with {planned.choice('freeze')} nothing else is trained; use clip=norm, or "

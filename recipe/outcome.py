@@ -14,10 +14,10 @@ from rich.table import Table
 
 from recipe import menu, runs
 from recipe.audit import Verdict
-from recipe.data import unread
+from recipe.data import Split, unread
 from recipe.parameters import Row
 from recipe.plan import Plan
-from recipe.wording import counted, listed, percent
+from recipe.wording import counted, listed, percent, printable
 
 if TYPE_CHECKING:
     from recipe.plots import History
@@ -80,18 +80,24 @@ class Outcome:
                 f"{len(left_out)} of {samples} files were left out, as they can't be read: "
                 f"{listed(left_out)}"
             )
-        if gone := self._without_images():
+        data = self.plan.run.data
+        if gone := self._without_images(data.train):
             yield (
                 f"of {listed(gone)} no training image could be read, so this run can't tell "
                 f"{'it' if len(gone) == 1 else 'them'} from the others"
             )
+        if gone := self._without_images(data.val):
+            yield (
+                f"of {listed(gone)} no validation image could be read, so the validation metrics "
+                f"don't include {'it' if len(gone) == 1 else 'them'}"
+            )
 
-    def _without_images(self) -> list[str]:
-        """The classes of which everything to train with was left out."""
-        data = self.plan.run.data
-        there = Counter(data.train.targets.tolist())
-        left_out = Counter(int(data.train.targets[sample]) for sample in unread(data.train))
-        return [data.classes[c] for c, count in left_out.items() if count == there[c]]
+    def _without_images(self, split: Split) -> list[str]:
+        """The classes of which every sample of the split was left out."""
+        there = Counter(split.targets.tolist())
+        left_out = Counter(int(split.targets[sample]) for sample in unread(split))
+        classes = self.plan.run.data.classes
+        return [printable(classes[c]) for c, count in sorted(left_out.items()) if count == there[c]]
 
     def unread(self) -> list[str]:
         """The files that were left out, and why."""

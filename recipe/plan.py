@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import nn
 
 from recipe import layers, menu, parameters
+from recipe.data import few
 from recipe.data.placing import placed
 from recipe.evaluate import preserved
 from recipe.run import Run
@@ -74,9 +75,7 @@ def plot(values: list[float], width: int) -> str:
 
 def seconds_per_epoch(run: Run) -> float:
     """Roughly, from a few steps; the run isn't moved."""
-    inputs, targets = next(
-        iter(run.data.train.batches([torch.arange(len(run.data.train))[: run.batch_size]]))
-    )
+    inputs, targets = few(run.data.train, run.batch_size)
     inputs, targets = placed(inputs, run.device), targets.to(run.device)
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     with preserved(run.model, buffers=True):

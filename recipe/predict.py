@@ -209,7 +209,7 @@ def _table(found: list[Prediction]) -> Table:
         return table
     table.add_column("file", overflow="fold")
     for place in range(1, len(found[0].top) + 1 if found else 1):
-        table.add_column(f"class {place}")
+        table.add_column(f"top {place}")
         table.add_column("probability", justify="right")
     for one in found:
         table.add_row(one.file, *(text for name, p in one.top for text in (name, f"{p:.4f}")))
@@ -220,7 +220,8 @@ def _csv(found: list[Prediction]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     places = range(1, len(found[0].top) + 1 if found else 1)
-    writer.writerow(["file", *(f"{key}_{n}" for n in places for key in ("class", "probability"))])
+    names = (name for n in places for name in (f"top_{n}", f"top_{n}_probability"))
+    writer.writerow(["file", *names])
     for one in found:
         writer.writerow([one.file, *(cell for name, p in one.top for cell in (name, f"{p:.6f}"))])
     return text.getvalue()

@@ -107,7 +107,7 @@ def test_one_image_gives_the_top_classes(home: Path) -> None:
     done = predict(home, "input=zero.png")
     head, line = done.out.splitlines()
     assert head.split() == ["file"] + [
-        word for place in "123" for word in ("class", place, "probability")
+        word for place in "123" for word in ("top", place, "probability")
     ]
     assert line.split()[:2] == ["zero.png", "0"] and len(line.split()) == 7
 
@@ -117,7 +117,7 @@ def test_a_folder_gives_a_table(home: Path, tmp_path: Path) -> None:
     digit(0).save(tmp_path / "zero.png")
     digit(1).save(tmp_path / "deeper" / "one.png")
     done = predict(home, f"input={tmp_path}", "top=1")
-    assert [line.split()[1] for line in done.out.splitlines()] == ["class", "1", "0"]
+    assert [line.split()[1] for line in done.out.splitlines()] == ["top", "1", "0"]
 
 
 def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: Path) -> None:
@@ -126,13 +126,13 @@ def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: P
     digit(0).save(pictures / "zero.png")
     shown = predict(home, f"input={pictures}", "top=2", "--output=csv").out
     (row,) = csv.DictReader(shown.splitlines())
-    assert list(row) == ["file", "class_1", "probability_1", "class_2", "probability_2"]
-    assert (row["file"], row["class_1"]) == (str(pictures / "zero.png"), "0")
+    assert list(row) == ["file", "top_1", "top_1_probability", "top_2", "top_2_probability"]
+    assert (row["file"], row["top_1"]) == (str(pictures / "zero.png"), "0")
     done = predict(home, f"input={pictures}", "top=2", "--output", str(out))
     assert out.read_text() == shown
     assert done.out == f"1 predictions in {out}\n"
     as_json = json.loads(predict(home, f"input={pictures}", "top=2", "--output=json").out)
-    assert [entry["class"] for entry in as_json[0]["top"]] == [row["class_1"], row["class_2"]]
+    assert [entry["class"] for entry in as_json[0]["top"]] == [row["top_1"], row["top_2"]]
 
 
 def test_files_that_are_no_images_are_named_and_the_others_go_through(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from recipe import parts, rules, streams
+from recipe.data import few
 from recipe.evaluate import preserved
 from recipe.run import Run, order
 from recipe.spec import RunSpec
@@ -62,8 +63,7 @@ class Ends:
 
     def evaluation(self) -> Finding:
         run = self.run
-        few = torch.arange(min(FEW, len(run.data.val)))
-        inputs, _ = next(iter(run.data.val.batches([few])))
+        inputs, _ = few(run.data.val, min(FEW, len(run.data.val)))
         model = run.average.model
         with preserved(model), torch.inference_mode(), run.autocast():
             model.eval()

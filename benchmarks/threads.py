@@ -53,7 +53,7 @@ def measured(settings: tuple[str, ...], counts: tuple[int, ...]) -> None:
     with compose.menu_folder():
         given = ("epochs=1000000", "device=cpu", f"device.threads={max(counts)}", *settings)
         run = build(compose.Job(given, ()).spec())
-    adds = plan.summarise(run).total_mult_adds * run.batch_size
+    adds = (plan.summarise(run).multiply_adds or 0) * run.batch_size
     steps = train(run)
     for _ in range(50):
         next(steps)

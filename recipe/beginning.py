@@ -135,14 +135,13 @@ def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -
     recorder.text("summary.txt", f"{plan.summary}\n")
     recorder.text("environment.txt", environment.describe(hardware, run.ranks.size, commit))
     recorder.text("data.json", json.dumps(_facts(run), indent=2) + "\n")
-    recorder.metrics(
-        0,
-        {
-            "params/trainable": sum(row.numbers for row in plan.rows if row.trainable),
-            "params/total": sum(row.numbers for row in plan.rows),
-            "params/multiply_adds": plan.summary.total_mult_adds,
-        },
-    )
+    counts: dict[str, float] = {
+        "params/trainable": sum(row.numbers for row in plan.rows if row.trainable),
+        "params/total": sum(row.numbers for row in plan.rows),
+    }
+    if plan.summary.multiply_adds is not None:
+        counts["params/multiply_adds"] = plan.summary.multiply_adds
+    recorder.metrics(0, counts)
     recorder.begin()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, get_origin, get_type_hints
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from recipe import first_batch, layout, parts, pretrained, rules, streams
 from recipe import schedule as schedule_module
 from recipe.compiled import compile_model
-from recipe.data import Data
+from recipe.data import Data, contract
 from recipe.distributed.ranks import Alone, Ranks, Several
 from recipe.distributed.world import World
 from recipe.errors import Problems, RecipeError
@@ -164,8 +165,8 @@ def _parts_problems(spec: RunSpec) -> list[str]:
 
 
 def _data(spec: RunSpec) -> Data:
-    data: Data = parts.part(spec, "data", pretrained.auto(spec))(
-        streams.generator(spec.seed, "split")
+    data = contract.checked(
+        parts.part(spec, "data", pretrained.auto(spec))(streams.generator(spec.seed, "split"))
     )
     stated = spec.data["classes"]
     if stated not in ("auto", len(data.classes)):
@@ -176,7 +177,9 @@ def _data(spec: RunSpec) -> Data:
     for split, name in ((data.train, "training"), (data.val, "validation")):
         if not len(split):
             raise ValueError(f"data={spec.options['data']}: the {name} part is empty")
-    return data
+    if spec.data["_target_"].startswith("recipe."):
+        return data  # its digest is of everything it returns
+    return replace(data, digest=contract.content_digest(data))
 
 
 def _facts(data: Data) -> dict[str, Any]:

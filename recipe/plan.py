@@ -13,7 +13,7 @@ import torchinfo
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from torch import nn
+from torch import Tensor, nn
 
 from recipe import layers, menu, parameters
 from recipe.data import few
@@ -30,19 +30,49 @@ WIDTH = 100
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def summarise(run: Run) -> torchinfo.ModelStatistics:
-    """torchinfo's table for one image; random streams, modes and statistics stay as they are."""
-    image = torch.zeros(1, run.data.channels, *run.data.size, device=run.device)
-    with preserved(run.model):
+@dataclass(frozen=True)
+class Summary:
+    """The model, layer by layer."""
+
+    table: torchinfo.ModelStatistics
+    not_counted: str | None = None
+    """Why the table has neither output sizes nor multiply-adds; None: it has them."""
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """For one sample; None: they could not be counted."""
+        return None if self.not_counted else self.table.total_mult_adds
+
+    def __str__(self) -> str:
+        if self.not_counted is None:
+            return str(self.table)
+        return f"{self.table}\nMultiply-adds could not be counted: {self.not_counted}"
+
+
+def summarise(run: Run) -> Summary:
+    """torchinfo's table for one training sample; random streams, modes and statistics stay as they
+    are. Where that forward pass fails, the table is that of the parameters alone."""
+
+    def made(inputs: Tensor | None) -> torchinfo.ModelStatistics:
+        columns = ("output_size", "num_params", "mult_adds", "trainable")
         return torchinfo.summary(
             run.model,
-            input_data=image,
-            col_names=("output_size", "num_params", "mult_adds", "trainable"),
+            input_data=inputs,
+            col_names=columns if inputs is not None else ("num_params", "trainable"),
             depth=10,
             mode="eval",
             verbose=0,
             device=run.device,
         )
+
+    with preserved(run.model):
+        inputs, _ = few(run.data.train, 1)
+        try:
+            return Summary(made(placed(inputs, run.device)))
+        except Exception as error:  # whatever the model or torchinfo raises, training may not
+            cause = error.__cause__ or error
+            reason = next(iter(str(cause).splitlines()), "")
+            return Summary(made(None), f"{type(cause).__name__} for one sample: {reason}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Plan:
 
     spec: RunSpec
     run: Run
-    summary: torchinfo.ModelStatistics
+    summary: Summary
     rows: list[parameters.Row]
     prefix: str | None
     """What will be done with the part that is frozen; None: nothing is."""
@@ -234,10 +264,11 @@ def _never_moves(rates: Rates) -> bool:
 def counts(plan: Plan) -> str:
     total = sum(row.numbers for row in plan.rows)
     trainable = sum(row.numbers for row in plan.rows if row.trainable)
-    return (
-        f"Size: {trainable:,} of {total:,} parameters trainable, "
-        f"{plan.summary.total_mult_adds / 1e6:,.1f} million multiply-adds an image"
-    )
+    if plan.summary.multiply_adds is None:
+        adds = f"multiply-adds could not be counted ({plan.summary.not_counted})"
+    else:
+        adds = f"{plan.summary.multiply_adds / 1e6:,.1f} million multiply-adds a sample"
+    return f"Size: {trainable:,} of {total:,} parameters trainable, {adds}"
 
 
 def as_text(shown: RenderableType) -> str:

@@ -420,7 +420,7 @@ def a_summary_changes_nothing(ours: Ours) -> None:
     spec = ours.spec("model.dropout=0.5")
     runs = [build.build(spec) for _ in range(2)]
     before = torch.get_rng_state()
-    assert plan.make(spec, runs[0]).summary.total_params > 0
+    assert plan.make(spec, runs[0]).summary.table.total_params > 0
     assert torch.equal(torch.get_rng_state(), before)
     losses = [steps(list(train(run)), "train/loss") for run in runs]
     assert losses[0] == losses[1]

@@ -58,9 +58,9 @@ def test_what_plan_counts_is_counted_by_hand(composed: Compose) -> None:
     # 4 x 1 x 3 x 3 weights and 4 biases, 4 + 4 of the normalisation, 10 x 4 weights and 10 biases;
     # multiply-adds: 40 for each of 32 x 32 pixels, one for each other parameter
     assert plan.counts(made) == (
-        "Size: 50 of 98 parameters trainable, 0.0 million multiply-adds an image"
+        "Size: 50 of 98 parameters trainable, 0.0 million multiply-adds a sample"
     )
-    assert made.summary.total_mult_adds == 40 * 32 * 32 + 8 + 50
+    assert made.summary.multiply_adds == 40 * 32 * 32 + 8 + 50
 
 
 def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> None:

@@ -87,8 +87,10 @@ class Data:
     """Per channel, on the scale where black is 0 and white is 1; subtracted first."""
     std: tuple[float, ...]
     """Per channel; divided by next."""
-    digest: str
-    """A hash of everything above: inputs, targets and how they were split."""
+    digest: str = ""
+    """A hash of everything above: inputs, targets and how they were split. Of what a user's part
+    returns it is computed by recipe.data.contract.content_digest, which adds to what is given
+    here."""
     test: Split | None = None
 
 

@@ -18,8 +18,12 @@ from recipe import layers, parts, rules, runs, streams
 from recipe.data import Data, digest
 from recipe.errors import Problems, SpecError
 from recipe.spec import RunSpec
-from recipe.weights import load_weights, read_weights
+from recipe.weights import load_weights, read_weights, unwrapped
 from recipe.wording import listed
+
+KEEP = "model.weights_head=keep"
+
+UNNAMED = "there without class names"
 
 CLOSE = 1e-3
 """By how much means and deviations may differ to be called the same."""
@@ -76,7 +80,8 @@ class _Given:
     content: str
     """A hash."""
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    """What they tell apart; None where that isn't known."""
     head: tuple[str, ...] = ()
     inputs: Inputs | None = None
 
@@ -109,9 +114,13 @@ def auto(spec: RunSpec) -> dict[str, Any]:
 def _inputs(spec: RunSpec) -> Inputs | None:
     """Of the weights that the run is to start from; None where they aren't told, or can't be."""
     source = spec.model.get("weights")
-    if source is None or Path(source).expanduser().is_file():
+    if source is None:
         return None
     try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            run = _run_of(path)
+            return _of_run(run) if run else None
         found = offered(spec)
         return found.inputs if found else _of_run(runs.find(spec.output_path, source, "it"))
     except (ValueError, SpecError, TypeError):
@@ -128,35 +137,56 @@ def start(
 ) -> Start | None:
     """Starts the model from `model.weights`; None: its weights stay as they were drawn.
 
-    A head that was trained for other classes than the data's is left as it was initialised.
+    The head is initialised from scratch unless it was trained for the data's classes, by name, or
+    `model.weights_head` is `keep`.
     """
+    keep = spec.model.get("weights_head", "auto") == "keep"
     if spec.model.get("weights") is None:
+        if keep:
+            raise ValueError(
+                "model.weights_head is keep, but model.weights is null, so there is no head to "
+                "keep; give model.weights, or leave model.weights_head out"
+            )
         return None
     with Problems.headed("model.weights"):
-        given = _given(spec, data.classes, facts)
+        given = _given(spec, facts)
+        weights = unwrapped(given.weights, model)
+        if renames := rules.beside(parts.part(spec, "model").func, "renamed"):
+            weights = renames(weights)
         head = set(layers.head(model, "auto", "model.weights"))
         for module in given.head:
             head |= {name for name, _ in model.named_parameters() if name.startswith(f"{module}.")}
-        weights, keeps = dict(given.weights), given.classes == data.classes
+        keeps = keep or given.classes == data.classes
+        there = dict(weights)
         if not keeps:
-            weights = {name: tensor for name, tensor in weights.items() if name not in head}
-        loaded = load_weights(model, weights, head)
+            for name in head & weights.keys():
+                del weights[name]
+        loaded = load_weights(model, weights, set() if keep else head)
     own = model.state_dict()
     text = f"{len(loaded.loaded)} of {len(own)} tensors from {given.name}"
     if loaded.left:
-        anew = [_left(name, own[name], given.weights.get(name)) for name in loaded.left]
-        text += f"; {listed(anew, 8)} start anew"
+        new = [_left(name, own[name], there.get(name), given.classes) for name in loaded.left]
+        text += f"; {listed(new, 8)} start from scratch"
+        if any(UNNAMED in line for line in new):
+            option = spec.options["model"]
+            has = "weights_head" in spec.model
+            setting = KEEP if has else f"weights_head: keep in the file of model={option}"
+            text += f"; {setting} keeps a head that was trained for the same classes"
+    if keep and given.classes not in (None, data.classes):
+        text += f"; the head is that of other classes ({KEEP})"
+    if loaded.counters:
+        text += f"; {len(loaded.counters)} num_batches_tracked are not there and stay as they are"
     if told := list(_differing(spec, data, given.inputs)):
         text += f"; made for {given.inputs}, but {' and '.join(told)}"
     return Start(text, [given.content, keeps])
 
 
-def _left(name: str, own: Tensor, theirs: Tensor | None) -> str:
+def _left(name: str, own: Tensor, theirs: Tensor | None, classes: Sequence[str] | None) -> str:
     if theirs is None:
         return f"{name} (not there)"
     if theirs.shape != own.shape:
         return f"{name} (there {tuple(theirs.shape)}, here {tuple(own.shape)})"
-    return f"{name} (other classes)"
+    return f"{name} ({UNNAMED if classes is None else 'other classes'})"
 
 
 def _differing(spec: RunSpec, data: Data, inputs: Inputs | None) -> list[str]:
@@ -174,21 +204,33 @@ def _differing(spec: RunSpec, data: Data, inputs: Inputs | None) -> list[str]:
     return found
 
 
-def _given(spec: RunSpec, classes: tuple[str, ...], facts: Mapping[str, Any] | None) -> _Given:
+def _given(spec: RunSpec, facts: Mapping[str, Any] | None) -> _Given:
     """Raises ValueError or SpecError for what can't be had."""
     source = spec.model["weights"]
     path = Path(source).expanduser()
-    if path.is_file():  # of a file it isn't known what it was trained for
-        return _Given(read_weights(path), _hash(path), source, classes)
+    if path.is_file():
+        if run := _run_of(path):
+            return _of_file(path, source, run)
+        return _Given(read_weights(path), _hash(path), source, None)
     found = offered(spec, facts)
     if found is not None:
         weights = _fetched(found)
         content = digest(*(part for name in sorted(weights) for part in (name, weights[name])))
         return _Given(weights, content, found.name, found.classes, found.head, found.inputs)
     run = runs.find(spec.output_path, source, "model.weights")
-    path = run / "model.safetensors"
-    trained_for = runs.classes(run, "model.weights")
-    return _Given(read_weights(path), _hash(path), source, trained_for, (), _of_run(run))
+    return _of_file(run / "model.safetensors", source, run)
+
+
+def _of_file(path: Path, source: str, run: Path) -> _Given:
+    """Weights that a recorded run kept."""
+    classes = runs.classes(run, "model.weights")
+    return _Given(read_weights(path), _hash(path), source, classes, (), _of_run(run))
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder of the recorded run that a file is in; None: of no run."""
+    folder = path.resolve().parent
+    return folder if all((folder / name).is_file() for name in ("run.json", "data.json")) else None
 
 
 def _fetched(found: Offered) -> Mapping[str, Tensor]:

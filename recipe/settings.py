@@ -45,7 +45,7 @@ ENGINE: dict[str, dict[str, Any]] = {
         "eval_batch_size": PositiveInt,
         "classes": Annotated[PositiveInt, Field(le=1_000_000)] | Literal["auto"],
     },
-    "model": {"weights": str | None},
+    "model": {"weights": str | None, "weights_head": Literal["auto", "keep"]},
     "loss": {"takes": list[Literal["indices", "probabilities"]]},
     "freeze": {
         "batchnorm": Literal["eval", "train", "affine_only"],
@@ -78,7 +78,7 @@ ELSEWHERE = (
 
 SPARED = {
     "data": ("path", "workers", "slow_after"),
-    "model": ("weights",),
+    "model": ("weights", "weights_head"),
     "freeze": ("cache",),
     "device": ("order", "threads"),
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,12 +15,25 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recipe import atomic
-from recipe.wording import counted, listed
+from recipe.wording import counted, listed, printable
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """A safetensors file; `path` is at any moment the old file or the new one, never a part."""
     atomic.write(path, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+
+
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+"""Under which training scripts save a state_dict within a checkpoint."""
+
+WRAPPER_PREFIXES = ("module.", "model.")
+"""What data parallelism and Lightning put before every name."""
+
+COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of a compiled module."""
+
+COUNTER = "num_batches_tracked"
+"""A buffer of batch normalisation that files of older versions of torch lack."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -42,25 +58,53 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: can't be read as weights: it is neither .safetensors nor a state_dict saved "
             "by torch, or is damaged"
         ) from error
-    content = _unwrapped(content)
+    for key in STATE_DICT_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and _plain(value) for name, value in content.items()
     ):
-        raise ValueError(f"{path}: is no state_dict (a dict of dense tensors by parameter name)")
+        keys = [printable(str(key)[:MAX_KEY]) for key in content] if _is_named(content) else []
+        raise ValueError(
+            f"{path}: is no state_dict (a dict of dense tensors by parameter name)"
+            + (f"; its keys are {listed(keys, 8)}" if keys else "")
+            + f"; save a state_dict alone or under {' or '.join(STATE_DICT_KEYS)}"
+        )
     return content
 
 
-def _unwrapped(content: object) -> object:
-    """The state_dict in what training scripts save around it: under `state_dict` or `model`, its
-    names behind the `module.` of a model that was trained on several GPUs."""
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if isinstance(content, dict) and content:
-        names = [str(name) for name in content]
-        if all(name.startswith("module.") for name in names):
-            return {str(name).removeprefix("module."): value for name, value in content.items()}
-    return content
+MAX_KEY = 80
+"""Characters of a file's key that are printed."""
+
+
+def _is_named(content: object) -> bool:
+    return isinstance(content, dict) and bool(content)
+
+
+def unwrapped(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights under the names of the model itself, without what compiling, data parallelism or
+    Lightning put before them; names that the model has are kept."""
+    own = model.state_dict().keys()
+    found = renamed(weights, lambda name: name)
+    if not any(COMPILED in name for name in own):
+        found = renamed(found, lambda name: name.replace(COMPILED, ""))
+    while found and not own & found.keys():
+        prefix = next((p for p in WRAPPER_PREFIXES if all(n.startswith(p) for n in found)), None)
+        if prefix is None:
+            break
+        found = renamed(found, methodcaller("removeprefix", prefix))
+    return found
+
+
+def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Tensors and the versions of the modules that they are of, under other names."""
+    found = OrderedDict((rename(name), tensor) for name, tensor in weights.items())
+    if len(found) < len(weights):  # two would have the same name
+        return dict(weights)
+    if (versions := getattr(weights, "_metadata", None)) is not None:
+        # a module's name is its parameters' less the last dot
+        found._metadata = {rename(f"{name}.")[:-1]: about for name, about in versions.items()}  # type: ignore[attr-defined]
+    return found
 
 
 def _plain(tensor: object) -> bool:
@@ -79,32 +123,56 @@ class Loaded:
 
     loaded: list[str]
     left: list[str]
-    """Of the model: kept their initial values."""
+    """Of the model's head: kept their initial values."""
+    counters: list[str]
+    """Counters of batch normalisation that the file lacks: kept, as torch does."""
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]) -> Loaded:
-    """Puts weights into a model in place, by name and shape.
+    """Loads weights into a model in place by torch's `load_state_dict`, and so with what the
+    model's modules do about files of older versions.
 
-    Only parameters in `head` (full names) may stay as they were initialised: they do where the
+    Only parameters in `head` (full names) may keep their initial values: they do where the
     file lacks them or has them in another shape. Raises ValueError for anything else that is
     missing, unexpected or of another shape, for tensors that aren't numbers of the model's kind,
-    and for values that are NaN, infinite or beyond the model's type.
+    and for values that are NaN, infinite or beyond the model's type; the model is then unchanged.
     """
     state = model.state_dict()
-    fits = {name for name in state if name in weights and weights[name].shape == state[name].shape}
-    missing = [name for name in state if name not in fits and name not in head]
-    unexpected = [name for name in weights if name not in state]
-    if missing or unexpected:
-        parts = [_names("does not fit or is missing", missing), _names("unexpected", unexpected)]
-        raise ValueError("; ".join(filter(None, parts)) + "; is it a file of this model?")
-    _check_values({name: (weights[name], state[name].dtype) for name in state if name in fits})
-    with torch.no_grad():
-        for name in fits:
-            state[name].copy_(weights[name])
-    return Loaded(sorted(fits), [name for name in state if name not in fits])
+    named = {name: weights[name] for name in state if name in weights}
+    misfits = {name for name, tensor in named.items() if tensor.shape != state[name].shape}
+    _check_kinds({n: (t, state[n].dtype) for n, t in named.items() if n not in misfits})
+    given = OrderedDict((name, t) for name, t in weights.items() if name not in misfits)
+    own_version = {"": state._metadata[""]}  # type: ignore[attr-defined]  # some require one
+    given._metadata = getattr(weights, "_metadata", own_version)  # type: ignore[attr-defined]
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    try:
+        result = _load(model, given)
+        counters = [n for n in state if n.rpartition(".")[2] == COUNTER and n not in given]
+        lacking = set(result.missing_keys) - set(counters)
+        missing = [name for name in state if name in lacking - head]
+        if missing or result.unexpected_keys:
+            parts = [
+                _names("does not fit or is missing", missing),
+                _names("unexpected", result.unexpected_keys),
+            ]
+            raise ValueError("; ".join(filter(None, parts)) + "; is it a file of this model?")
+        loaded = [name for name in state if name not in {*lacking, *counters}]
+        _check_finite({name: state[name] for name in loaded})
+    except ValueError:
+        for name, tensor in before.items():
+            state[name].copy_(tensor)
+        raise
+    return Loaded(sorted(loaded), [name for name in state if name in lacking], counters)
 
 
-def _check_values(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
+def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
+    try:
+        return model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # such as another shape under a name that a module changed
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _check_kinds(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
     """Raises ValueError for tensors that would lose more than digits as the type they are to be."""
     other = [
         name
@@ -115,7 +183,10 @@ def _check_values(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
         tensor, wanted = given[other[0]]
         kinds = f"{tensor.dtype} where the model has {wanted}".replace("torch.", "")
         raise ValueError(f"{_names(kinds, other)}; convert them")
-    counts = {name: int((~t.to(dtype).isfinite()).sum()) for name, (t, dtype) in given.items()}
+
+
+def _check_finite(loaded: Mapping[str, Tensor]) -> None:
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in loaded.items()}
     if broken := [name for name, count in counts.items() if count]:
         what = f"{sum(counts.values()):,} NaN or infinite values in "
         raise ValueError(

@@ -5,6 +5,7 @@ Nothing is downloaded: a file of random numbers lies where torch or huggingface_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ def test_torchvisions_weights_are_loaded_and_the_classifier_is_replaced(
     assert run.start.text == (
         "242 of 244 tensors from torchvision MobileNet_V3_Small_Weights.IMAGENET1K_V1; "
         "classifier.3.weight (there (1000, 1024), here (3, 1024)), classifier.3.bias (there "
-        "(1000,), here (3,)) start anew; made for 224 pixels, mean [0.485, 0.456, 0.406], std "
-        "[0.229, 0.224, 0.225], but data.size is 32"
+        "(1000,), here (3,)) start from scratch; made for 224 pixels, mean [0.485, 0.456, 0.406], "
+        "std [0.229, 0.224, 0.225], but data.size is 32"
     )
 
 
@@ -177,6 +178,28 @@ def test_the_same_weights_from_a_file_are_the_same_start(
     assert by_file.start is not None and by_file.start.text.startswith("242 of 244 tensors from")
     for name, value in by_name.model.state_dict().items():
         assert torch.equal(value, by_file.model.state_dict()[name]), name
+
+
+def test_files_that_torchvision_loads_of_older_versions_are_loaded(
+    tmp_path: Path, built: Callable[..., Run]
+) -> None:
+    """DenseNet's files have a dot that its modules lack, and no counters."""
+    from torchvision import models
+
+    theirs = models.get_model("densenet121", weights=None).state_dict()
+    layer = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])")
+    old = {layer.sub(r"\1.\2", k): v for k, v in theirs.items() if "num_batches" not in k}
+    assert len(old.keys() - theirs.keys()) == 58 * 10
+    torch.save(old, "old.pth")
+    given = ("model=torchvision", "model.name=densenet121", "model.weights=old.pth")
+    run = built(*given, *FOLDER, "data.size=32")
+    own = run.model.state_dict()
+    for name, value in theirs.items():
+        if "num_batches" not in name and not name.startswith("classifier"):
+            assert torch.equal(own[name], value), name
+    assert run.start is not None
+    assert run.start.text.startswith("604 of 727 tensors from old.pth; classifier.weight (there")
+    assert run.start.text.endswith("; 121 num_batches_tracked are not there and stay as they are")
 
 
 def test_one_command_fine_tunes_on_a_folder_and_another_names_what_it_sees(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recipe.weights import load_weights, read_weights, save_weights
+from recipe.errors import SpecError
+from recipe.pretrained import KEEP
+from recipe.run import Run
+from recipe.weights import load_weights, read_weights, save_weights, unwrapped
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
 
@@ -89,17 +94,50 @@ def test_a_state_dict_by_torch_is_read_and_anything_else_in_it_refused(tmp_path:
     torch.save(OLD, tmp_path / "good.pt")
     assert torch.equal(read_weights(tmp_path / "good.pt")["weight"], OLD["weight"])
     torch.save({"epoch": 3, "weights": OLD}, tmp_path / "wrapped.pt")
-    with pytest.raises(ValueError, match=r"wrapped\.pt: is no state_dict"):
+    with pytest.raises(ValueError, match=r"wrapped\.pt: is no state_dict") as caught:
         read_weights(tmp_path / "wrapped.pt")
+    assert str(caught.value).endswith(
+        "; its keys are epoch, weights; save a state_dict alone or under state_dict or "
+        "model_state_dict or model"
+    )
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_state_dict_is_found_in_a_training_scripts_checkpoint(tmp_path: Path, key: str) -> None:
-    from_several_gpus = {f"module.{name}": value for name, value in OLD.items()}
-    torch.save({"epoch": 3, key: from_several_gpus}, tmp_path / "theirs.pt")
-    found = read_weights(tmp_path / "theirs.pt")
-    assert found.keys() == OLD.keys()
-    assert all(torch.equal(found[name], OLD[name]) for name in OLD)
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.",
+        "model._orig_mod.",
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_a_training_script_loads_whatever_wrapped_its_model(
+    tmp_path: Path, key: str, prefix: str
+) -> None:
+    source, model = linear(), linear()
+    wrapped = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    torch.save({"epoch": 3, key: wrapped, "optimizer": {"state": {}}}, tmp_path / "theirs.pt")
+    weights = unwrapped(read_weights(tmp_path / "theirs.pt"), model)
+    assert load_weights(model, weights, set()).left == []
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_names_that_the_model_itself_has_are_no_prefix() -> None:
+    model = nn.ModuleDict({"model": linear()})
+    assert unwrapped(model.state_dict(), model).keys() == model.state_dict().keys()
+    compiled = {name.replace("body", "body._orig_mod"): t for name, t in model.state_dict().items()}
+    assert unwrapped(compiled, model).keys() == model.state_dict().keys()
+
+
+def test_counters_that_a_file_lacks_stay_as_in_torch() -> None:
+    source, model = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    model.load_state_dict(model.state_dict() | {"1.num_batches_tracked": torch.tensor(7)})
+    given = {name: t + 1 for name, t in source.state_dict().items() if "tracked" not in name}
+    loaded = load_weights(model, given, set())
+    assert loaded.counters == ["1.num_batches_tracked"] and len(loaded.loaded) == 6
+    own = model.state_dict()
+    assert own["1.num_batches_tracked"] == 7
+    assert all(torch.equal(own[name], value) for name, value in given.items())
 
 
 def test_a_head_of_another_shape_keeps_its_initial_values() -> None:
@@ -190,3 +228,51 @@ def test_whole_numbers_for_weights_are_refused(tmp_path: Path, trained: Path) ->
         tmp_path, *commands.QUICK, f"model.weights={tmp_path / 'w.safetensors'}"
     )
     assert told.startswith("model.weights: int32 where the model has float32: convolution1_1.w")
+
+
+def test_the_head_of_a_file_without_class_names_starts_from_scratch_or_is_kept_by_a_setting(
+    tmp_path: Path, built: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = built("seed=1").model.state_dict()
+    torch.save(other, "w.pt")
+    head = {name for name in other if name.startswith("classifier")}
+    assert head
+
+    def head_is_loaded(run: Run) -> bool:
+        own = run.model.state_dict()
+        assert all(torch.equal(own[name], other[name]) for name in other.keys() - head)
+        same = {torch.equal(own[name], other[name]) for name in head}
+        assert len(same) == 1
+        return same == {True}
+
+    new, kept = built("model.weights=w.pt"), built("model.weights=w.pt", KEEP)
+    assert not head_is_loaded(new) and head_is_loaded(kept)
+    assert new.start is not None and kept.start is not None
+    assert new.start.text.endswith(
+        "(there without class names) start from scratch; model.weights_head=keep keeps a head "
+        "that was trained for the same classes"
+    )
+    assert kept.start.text == f"{len(other)} of {len(other)} tensors from w.pt"
+    assert new.start.identity != kept.start.identity
+    with pytest.raises(SpecError, match=r"^model\.weights_head is keep, but model\.weights is"):
+        built(KEEP)
+    with pytest.raises(SpecError, match=r"model\.weights: does not fit or is missing: classifier"):
+        built("model.weights=w.pt", KEEP, "data.classes=4")
+
+
+def test_a_file_in_the_folder_of_a_run_has_that_runs_class_names(
+    tmp_path: Path, built: Callable[..., Run], trained: Path
+) -> None:
+    (recorded,) = commands.runs(trained)
+    run = tmp_path / recorded.name
+    shutil.copytree(recorded, run)
+    digits = ("data=digits", "data.train_size=100", "model.widths=[4,8]", "epochs=1")
+    given = (*digits, f"model.weights={run / 'model.safetensors'}")
+    same = built(*given)
+    assert same.start is not None and "start from scratch" not in same.start.text
+    facts = json.loads((run / "data.json").read_text())
+    renamed = [f"glyph {name}" for name in facts["classes"]]
+    (run / "data.json").write_text(json.dumps(facts | {"classes": renamed}))
+    other = built(*given)
+    assert other.start is not None and "(other classes) start from scratch" in other.start.text

@@ -10,13 +10,15 @@ Source: https://docs.pytorch.org/vision/stable/models.html.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from recipe.extras import imported
 from recipe.menu import nearest
+from recipe.weights import renamed
 
 if TYPE_CHECKING:
     from recipe.pretrained import Offered
@@ -78,6 +80,20 @@ def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered 
             progress=False, check_hash=True, map_location="cpu", weights_only=True
         ),
     )
+
+
+DENSE_LAYER = re.compile(
+    r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))"
+)
+"""A name in torchvision's files of DenseNet; today's modules have no dot before the number.
+
+Source: `_load_state_dict` in torchvision/models/densenet.py.
+"""
+
+
+def renamed_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under today's names, as torchvision itself renames them before it loads them."""
+    return renamed(weights, lambda name: DENSE_LAYER.sub(r"\1\2", name))
 
 
 def _library() -> Any:

@@ -286,6 +286,32 @@ def test_a_time_lost_in_noise_makes_nothing_efficient(tmp_path: Path) -> None:
     assert efficient == {"baseline": "False", "clip=norm": "True"}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "printed", "cell"),
+    [
+        # geometric mean 0.0071; t(3) = 3.182 times the logarithms' deviation / 2
+        ((0.0067, 0.0069, 0.0073, 0.0075),
+         "it took 0.0071 times as long (0.0065 to 0.0077)", "x 0.0071 (0.0065 to 0.0077)"),
+        ((40.0, 40.0, 40.0, 40.0), "it took 40 times as long", "x 40"),
+        ((0.001, 1.0, 0.001, 1.0), "its cost in time varies too much to be told", "-"),
+    ],
+)  # fmt: skip
+def test_a_large_ratio_of_times_is_printed_where_it_is_sure(
+    tmp_path: Path, seconds: Sequence[float], printed: str, cell: str
+) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, freeze) in enumerate(itertools.product(range(4), ["none", "all_but_head"])):
+        metrics = {"time/epoch_s": seconds[seed] if freeze != "none" else 1.0}
+        on = {"freeze": freeze}
+        ids.append(compared_runs.run(outputs, number, [0.5] * 2, on, seed=seed, metrics=metrics))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    assert lines(out, f"{printed}."), out
+    (report,) = (outputs / "reports").glob("*/report.md")
+    (row,) = lines(report.read_text(), "| freeze=all_but_head | no verdict")
+    assert f" {cell} " in row
+
+
 def test_equal_times_are_no_difference(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(3), [{}, CLIP])):

@@ -124,9 +124,11 @@ def _table(found: Comparison, question: Question) -> Table:
 
 
 def _time(slower: Interval | None) -> str:
-    """`+4 % (-2 to +10)`: noise where 0 lies within."""
+    """`+4 % (-2 to +10)`: noise where 0 lies within; `x 0.0071 (0.0065 to 0.0078)` if large."""
     if slower is None or not sentences.is_known(slower):
         return "-"
+    if ratio := sentences.as_ratio(slower):
+        return f"x {''.join(ratio)}"
     mean, low, high = (f"{100 * (value - 1):+.0f}" for value in _bounds(slower))
     return f"{mean} % ({low} to {high})"
 

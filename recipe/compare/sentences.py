@@ -18,8 +18,11 @@ MOST_SEEDS = 1000
 FEWEST = 3
 """Pairs that tell anything of how much differences vary."""
 
-WIDEST = 10
-"""Of an interval of ratios of time: one that reaches so far says nothing."""
+WIDEST = 100
+"""The upper bound of an interval of ratios of time over the lower one: a wider one says nothing."""
+
+LARGE_RATIO = 10
+"""A ratio of times from which on, or below whose inverse, it is printed as a ratio, not in %."""
 
 
 IN_SHORT: dict[Verdict, str] = {
@@ -163,9 +166,16 @@ def _said_of_it(finding: Finding, unit: Unit) -> Iterator[str]:
 
 def is_known(slower: Interval | None) -> bool:
     """Whether the pairs tell anything of a cost in time."""
-    return bool(
-        slower and slower.n >= FEWEST and slower.low >= 1 / WIDEST and slower.high <= WIDEST
-    )
+    return bool(slower and slower.n >= FEWEST and slower.high <= WIDEST * slower.low)
+
+
+def as_ratio(slower: Interval) -> tuple[str, str] | None:
+    """A ratio and its interval, `0.0071` and ` (0.0065 to 0.0078)`; None for one better read
+    in percent."""
+    if 1 / LARGE_RATIO < slower.mean < LARGE_RATIO:
+        return None
+    mean, low, high = (f"{value:.2g}" for value in (slower.mean, slower.low, slower.high))
+    return mean, "" if low == high else f" ({low} to {high})"
 
 
 def _cost(slower: Interval) -> str:
@@ -175,6 +185,8 @@ def _cost(slower: Interval) -> str:
         return f"its cost in time can't be told from {counted(slower.n, 'pair')}"
     if not is_known(slower):
         return "its cost in time varies too much to be told"
+    if ratio := as_ratio(slower):  # whose interval leaves out 1, as it is known
+        return f"took {ratio[0]} times as long{ratio[1]}"
     spread = f" ({low:+.0f} to {high:+.0f} %)"
     if all(abs(value) < 0.5 for value in (mean, low, high)):
         return "took as much time"

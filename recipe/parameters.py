@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from dataclasses import dataclass, fields
 
 from rich.table import Table
 
+from recipe.compare.spreadsheet import csv_lines
 from recipe.run import Run
 from recipe.wording import counted
 
@@ -60,13 +59,8 @@ def rows(run: Run) -> list[Row]:
 
 
 def to_csv(rows: list[Row]) -> str:
-    text = io.StringIO()
     names = [field.name for field in fields(Row)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow(["" if (v := getattr(row, name)) is None else v for name in names])
-    return text.getvalue()
+    return csv_lines([names, *([getattr(row, name) for name in names] for row in rows)])
 
 
 def table(rows: list[Row]) -> Table:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from recipe import compose, images, runs
 from recipe.arguments import key_values
+from recipe.compare.spreadsheet import csv_lines
 from recipe.device.auto import Auto
 from recipe.errors import Problems, SpecError
 from recipe.image_files import SUFFIXES, image_files
@@ -217,14 +216,12 @@ def _table(found: list[Prediction]) -> Table:
 
 
 def _csv(found: list[Prediction]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     places = range(1, len(found[0].top) + 1 if found else 1)
     names = (name for n in places for name in (f"top_{n}", f"top_{n}_probability"))
-    writer.writerow(["file", *names])
-    for one in found:
-        writer.writerow([one.file, *(cell for name, p in one.top for cell in (name, f"{p:.6f}"))])
-    return text.getvalue()
+    rows = (
+        [one.file, *(cell for name, p in one.top for cell in (name, f"{p:.6f}"))] for one in found
+    )
+    return csv_lines([["file", *names], *rows])
 
 
 def _rows(found: list[Prediction]) -> list[dict[str, Any]]:

@@ -135,6 +135,21 @@ def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: P
     assert [entry["class"] for entry in as_json[0]["top"]] == [row["top_1"], row["top_2"]]
 
 
+def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(home: Path, tmp_path: Path) -> None:
+    name = "=cmd|' /C calc'!A0"
+    copy = tmp_path / "copy"
+    shutil.copytree(home / "outputs", copy / "outputs")
+    (run,) = commands.runs(copy)
+    facts = commands.read_json(run / "data.json")
+    facts["classes"][0] = name
+    (run / "data.json").write_text(json.dumps(facts))
+    digit(0).save(copy / "=1+1.png")
+    done = predict(copy, "input==1+1.png", "top=1", "--output=csv")
+    (row,) = csv.DictReader(done.out.splitlines())
+    assert row["file"] == "'=1+1.png"
+    assert row["class_1"] == f"'{name}"
+
+
 def test_files_that_are_no_images_are_named_and_the_others_go_through(
     home: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from recipe import device, settings
 from recipe.distributed.world import World
 from recipe.errors import Problems
+from recipe.exits import is_output_closed
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
@@ -133,7 +134,7 @@ def execute(
         console.print(f"Stopped.{told}", soft_wrap=True)
         raise
     except BaseException as error:
-        unread = _is_unread(error)
+        unread = is_output_closed(error)
         recorder.close("KILLED" if unread else "FAILED", "" if unread else traceback.format_exc())
         _tell_lacking(console, recorder)
         if unread:
@@ -145,13 +146,6 @@ def execute(
     with contextlib.suppress(OSError):  # it can be made of the journals again
         results.keep(recorder.folder)
     return outcome, recorder
-
-
-def _is_unread(error: BaseException) -> bool:
-    """Whether whoever read the output has gone, of which rich makes a SystemExit."""
-    return isinstance(error, BrokenPipeError) or (
-        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
-    )
 
 
 def _import_for_the_end() -> None:

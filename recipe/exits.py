@@ -16,6 +16,23 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, ending a run in the same way as Ctrl-C."""
 
 
+class OutputClosed(KeyboardInterrupt):
+    """Whoever read the output of a sweep is gone, such as head; ends it in the same way."""
+
+
+def is_output_closed(error: BaseException) -> bool:
+    """Whether it was raised because nobody reads the output any more; rich makes a SystemExit of
+    that."""
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
+
+
+def discard_output() -> None:
+    """What is printed from now on, and what is still buffered, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def ended(work: Callable[[], int], *, tell: bool = True) -> int:
     """The exit status of what was called; how it ended is told, unless another process tells."""
     said: list[str] = []
@@ -35,7 +52,7 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
         said, status = _stopped(stopped)
         return status
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 1
     except Exception as error:
         if (signalled := _cause(error)) is None:
@@ -49,6 +66,8 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
 
 def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
     """What is said of a signal that ended a command, and the exit status."""
+    if isinstance(by, OutputClosed):
+        return ["nobody reads the output any more; the same command resumes the sweep"], 1
     terminated = isinstance(by, Terminated)
     said = ["terminated" if terminated else "interrupted"]
     return said, 128 + (signal.SIGTERM if terminated else signal.SIGINT)

@@ -173,6 +173,21 @@ def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(fol
     started.communicate()
 
 
+def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path) -> None:
+    (folder / "wait").touch()
+    command = (*TWO, "clip=waiting", "seed=0,1,2,3", "tracking=none")
+    started = commands.start(folder, *command)
+    waits(started, folder, 2)
+    assert started.stdout is not None and started.stderr is not None
+    started.stdout.close()
+    (folder / "wait").unlink()
+    assert started.wait(timeout=120) == 1
+    said = "recipe: nobody reads the output any more; the same command resumes the sweep\n"
+    assert started.stderr.read() == said
+    assert set(statuses(folder)) <= {"FINISHED", "KILLED"} and len(statuses(folder)) < 4
+    started.stderr.close()
+
+
 @pytest.mark.long
 def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     (folder / "wait").touch()

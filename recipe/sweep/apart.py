@@ -10,6 +10,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from recipe import atomic
+from recipe.exits import OutputClosed, Terminated, discard_output
 from recipe.sweep import launcher
 from recipe.sweep.crew import Crew
 from recipe.sweep.gpus import Gpus
@@ -77,17 +79,25 @@ class Apart:
 @contextlib.contextmanager
 def shown(sweep: Path) -> Iterator[None]:
     """Shows what jobs have said, each when it has ended."""
-    over = threading.Event()
+    over, closed = threading.Event(), threading.Event()
 
     def follow() -> None:
         while not over.wait(PAUSE):
-            _show(sweep)
+            try:
+                _show(sweep)
+            except BrokenPipeError:
+                discard_output()
+                closed.set()
+                os.kill(os.getpid(), signal.SIGTERM)  # ends what the launcher waits for
+                return
 
     _show(sweep)
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
         yield
+    except Terminated as error:
+        raise (OutputClosed() if closed.is_set() else error) from None
     finally:
         over.set()
         thread.join()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe import mlflow_process
-from recipe.exits import Terminated
+from recipe.exits import OutputClosed, Terminated, discard_output, is_output_closed
 from recipe.sweep import nursery, worker
 from recipe.sweep.gpus import Gpus
 from recipe.sweep.worker import Task
@@ -33,8 +33,9 @@ class _Worker:
     task: Task | None = None
 
     def give(self, task: Task) -> None:
-        self.task = task
+        """Raises OSError if the process has ended since its last job."""
         self.tasks.send(task)
+        self.task = task
 
 
 class Crew:
@@ -54,7 +55,8 @@ class Crew:
         """Runs jobs, of which each is a number and a config; what one prints is printed as a
         whole when it ends.
 
-        Ctrl-C and SIGTERM are handed on to the jobs, which are waited for.
+        Ctrl-C and SIGTERM are handed on to the jobs, which are waited for. The jobs are ended in
+        the same way when nobody reads the output any more; raises OutputClosed then.
         """
         waiting: deque[tuple[int, Any]] = deque()
         stopped: KeyboardInterrupt | None = None
@@ -65,9 +67,15 @@ class Crew:
                 if not self._busy():
                     break
                 self._listen(died)
-            except KeyboardInterrupt as error:
+            except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
+                if is_output_closed(error):
+                    discard_output()
+                    error = OutputClosed()
+                elif isinstance(error, SystemExit):
+                    raise
                 stopped = stopped or error
-                self._signal(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+                terminates = isinstance(error, (Terminated, OutputClosed))
+                self._signal(signal.SIGTERM if terminates else signal.SIGINT)
         if stopped is not None:
             raise stopped
 
@@ -105,7 +113,12 @@ class Crew:
             out, err = (self._folder / f"{number}.{kind}" for kind in ("out", "err"))
             for path in (out, err):
                 path.touch()
-            free.give(Task(number, config, out, err))
+            try:
+                free.give(Task(number, config, out, err))
+            except OSError:  # the job has not begun, so another process runs it
+                free.process.join()
+                self._workers.remove(free)
+                waiting.appendleft(found)
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -124,9 +137,11 @@ class Crew:
         for each in busy:
             if each.tasks in ready:
                 try:
-                    self._hear(each, each.tasks.recv())
+                    said = each.tasks.recv()
                 except (EOFError, OSError):
                     self._bury(each, died)
+                else:
+                    self._hear(each, said)
 
     def _hear(self, speaker: _Worker, said: dict[str, Any]) -> None:
         if "done" in said:
@@ -147,22 +162,27 @@ class Crew:
     def _bury(self, dead: _Worker, died: Died) -> None:
         dead.process.join()
         self._workers.remove(dead)
-        task = dead.task
-        self._show(dead)
-        assert task is not None
-        status = dead.process.exitcode
+        assert dead.task is not None
+        number, status = dead.task.number, dead.process.exitcode
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        if status:
-            died(task.number, how)
+        try:
+            self._show(dead)
+        finally:
+            if status:
+                died(number, how)
 
     def _show(self, done: _Worker) -> None:
         """What a job has printed."""
-        assert done.task is not None
-        for path, stream in ((done.task.out, sys.stdout), (done.task.err, sys.stderr)):
-            stream.write(path.read_text(encoding="utf-8", errors="replace"))
-            stream.flush()
+        task, done.task = done.task, None
+        assert task is not None
+        texts = [
+            path.read_text(encoding="utf-8", errors="replace") for path in (task.out, task.err)
+        ]
+        for path in (task.out, task.err):
             path.unlink()
-        done.task = None
+        for text, stream in zip(texts, (sys.stdout, sys.stderr), strict=True):
+            stream.write(text)
+            stream.flush()
 
     def _signal(self, number: signal.Signals) -> None:
         for each in self._busy():

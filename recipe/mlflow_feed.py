@@ -16,6 +16,7 @@ from recipe import mlflow_server
 from recipe.mlflow_server import Gone
 from recipe.sending import Sending
 from recipe.tracking import Tracking
+from recipe.tracking.local import database_path
 
 SHARE = 1 / 20
 """Part of the time that the thread computes: where all cores train, that is taken from them.
@@ -55,7 +56,7 @@ class Feed:
 
     def __init__(self, run: Path, tracking: Tracking) -> None:
         self._sending = Sending(run, tracking)
-        self._last = LAST_HERE if str(tracking.uri).startswith("sqlite:") else LAST
+        self._last = LAST_HERE if database_path(tracking.uri) else LAST
         self._problem: str | None = None
         """Why the last call failed."""
         self._over = threading.Event()

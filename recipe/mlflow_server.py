@@ -18,6 +18,7 @@ from recipe.credentials import WAY_OUT
 from recipe.errors import RecipeError
 from recipe.journal import Damaged
 from recipe.tracking import Tracking
+from recipe.tracking.local import database_path, database_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -77,24 +78,28 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     """
     assert tracking.uri is not None
     prepare()
-    if not tracking.uri.startswith("sqlite:///"):
+    path = database_path(tracking.uri)
+    if path is None:
         return _experiment(tracking)
     outputs.mkdir(parents=True, exist_ok=True)
-    path = Path(tracking.uri.removeprefix("sqlite:///"))
     with FileLock(outputs / ".mlflow.lock", thread_local=False):
         if not path.exists():
-            _make_database(path)
+            _make_database(path, tracking.artifacts or (outputs / "mlartifacts").as_uri())
         return _experiment(tracking)
 
 
-def _make_database(path: Path) -> None:
-    """A process that is killed while it does so leaves none, as half of one couldn't be mended."""
-    from mlflow.tracking import MlflowClient
+def _make_database(path: Path, artifacts: str) -> None:
+    """A process that is killed while it does so leaves none, as half of one couldn't be mended.
+
+    `artifacts` is the folder of MLflow's "Default" experiment, as a URI: by default that is in the
+    working directory, whose name MLflow writes unquoted into its SQL.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     draft, copy = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.copy")
     for left in (draft, copy):
         left.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+    SqlAlchemyStore(database_uri(draft), artifacts)
     made, database = sqlite3.connect(draft), sqlite3.connect(copy)
     with contextlib.closing(made), contextlib.closing(database):  # MLflow keeps the draft open
         made.backup(database)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import SpecError
+from recipe.tracking.local import database_uri
 
 PATIENCE = 10.0
 """Seconds that the server has to end before it is killed."""
@@ -49,7 +50,7 @@ class Server:
         """Within, the server's processes run; afterwards, none of them."""
         command = [
             sys.executable, "-m", "mlflow", "server",
-            "--backend-store-uri", f"sqlite:///{outputs / 'mlflow.db'}",
+            "--backend-store-uri", database_uri(outputs / "mlflow.db"),
             "--default-artifact-root", (outputs / "mlartifacts").as_uri(),
             "--host", self._host, "--port", str(self._port), "--workers", "1",
             "--uvicorn-opts", "--log-level warning",  # not a line for every request

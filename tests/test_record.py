@@ -21,6 +21,7 @@ from recipe.menu import GROUPS
 from recipe.record import Recorder
 from recipe.spec import RunSpec
 from recipe.tracking import Tracking
+from recipe.tracking.local import database_uri
 from recipe.train import train
 
 CHOSEN = (
@@ -53,7 +54,7 @@ class Recorded:
 def recorded(folder: Path, done: commands.Done) -> Recorded:
     """The only run below `folder`."""
     (run,) = commands.runs(folder)
-    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
+    client = MlflowClient(database_uri(folder / "outputs" / "mlflow.db"))
     found = client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"])
     return Recorded(run, done, client, found)
 
@@ -330,6 +331,18 @@ def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
     assert (information["status"], "mlflow_run_id" in information) == ("FINISHED", False)
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"runs", "fingerprints"}
     assert "MLflow" not in done.out and "recipe ui" not in done.out
+
+
+def test_the_name_of_the_working_directory_may_hold_any_character(tmp_path: Path) -> None:
+    folder = tmp_path / "a?b 50%25 c#d 'e\"f&g=h"
+    folder.mkdir()
+    found = recorded(folder, commands.process(folder, *commands.QUICK, "epochs=1"))
+    assert f"in MLflow as {found.run.info.run_id}" in found.done.out
+    assert found.client.list_artifacts(found.run.info.run_id)
+    assert (folder / "outputs" / "mlflow.db").is_file()
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [path.name for path in folder.iterdir()] == ["outputs"]
+    assert commands.here(folder, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
 def test_a_disk_that_refuses_is_told_with_a_way_that_leads_on(tmp_path: Path) -> None:

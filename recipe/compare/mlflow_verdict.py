@@ -18,6 +18,7 @@ from recipe.mlflow_server import connect, reason
 from recipe.sent import Sent
 from recipe.sweep import parent
 from recipe.tracking import Tracking
+from recipe.tracking.local import database_path, database_uri
 from recipe.wording import counted
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracki
     known = parent.read(sweep).get("uri") or (sent.uri if sent else None)
     if known is None:
         return None
-    here = f"sqlite:///{outputs / 'mlflow.db'}"
+    here = database_uri(outputs / "mlflow.db")
     allowed = known in (here, uri) or origin.is_here(str(known))
     if not allowed:
         from recipe import compose  # with Hydra, which takes a moment
@@ -85,8 +86,8 @@ def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracki
 
 def _moved(known: str, sweep: Path) -> str:
     """What to say where the sweep was recorded into a file of this machine, or of any other."""
-    path = known.removeprefix("sqlite:///")
-    if path == known:
+    path = database_path(known)
+    if path is None:
         return ""
     return (
         f"{sweep.parent.parent} was copied or moved since, and the record of this sweep is in "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import SpecError
+from recipe.tracking.local import database_path, database_uri
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -57,7 +58,7 @@ def missing() -> str | None:
 
 def address(given: str | None, outputs: Path) -> str:
     """The given one; by default that of search.db below the outputs."""
-    return given or f"sqlite:///{outputs / 'search.db'}"
+    return given or database_uri(outputs / "search.db")
 
 
 def opened(address: str) -> BaseStorage:
@@ -67,8 +68,8 @@ def opened(address: str) -> BaseStorage:
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     options: dict[str, Any] = {}
-    if address.startswith("sqlite:///"):
-        Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if path := database_path(address):
+        path.parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": PATIENCE}}
     # SQLAlchemy takes psycopg, its successor, where nothing is said
     driven = re.sub(r"^postgresql:", "postgresql+psycopg2:", address)

@@ -23,6 +23,7 @@ from recipe import dead, mlflow_server
 from recipe.errors import SpecError
 from recipe.sweep import apart, gpus, jobs, launcher, launching, parent
 from recipe.sweep.gpus import Gpus
+from recipe.tracking.local import database_path
 from recipe.wording import counted
 
 PACKAGES = {"joblib": "joblib", "ray": "ray", "slurm": "submitit", "submitit_local": "submitit"}
@@ -124,8 +125,8 @@ class Elsewhere(Launcher):  # type: ignore[misc]
             del config["hydra"]
         spec = RunSpec.from_config(config, choices)
         tracking = part(spec, "tracking")(spec.output_path)
-        made = str(tracking.uri).startswith("sqlite:///")
-        if made and not Path(str(tracking.uri).removeprefix("sqlite:///")).exists():
+        database = database_path(tracking.uri)
+        if database and not database.exists():
             mlflow_server.connect(tracking, spec.output_path)
 
     def _config(self, overrides: Sequence[str]) -> DictConfig:

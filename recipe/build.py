@@ -276,14 +276,17 @@ def _clip(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], tup
         return clip  # type: ignore[no-any-return]
 
     def measured(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        gradients = [p.grad for p in params if p.grad is not None]
-        before = nn.utils.get_total_norm(gradients)
+        before = _gradient_norm(params)
         norm = clip(params)
         if not isinstance(norm, Tensor):
             raise RecipeError(
                 f"clip={spec.options['clip']} returned {norm!r}; a clip returns the norm of all "
                 "gradients before clipping, a tensor of shape ()"
             )
-        return norm, nn.utils.get_total_norm(gradients) != before
+        return norm, _gradient_norm(params) != before
 
     return functools.update_wrapper(measured, clip, (), ())
+
+
+def _gradient_norm(params: list[nn.Parameter]) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])

@@ -6,11 +6,13 @@ The engine is really broken here, one line at a time; without a break every prom
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import commands
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -320,6 +322,33 @@ def draws_globally(inputs: Tensor, targets: Tensor, stream: torch.Generator) -> 
     return inputs + torch.randn(()), targets
 
 
+NUMPY, PYTHON, TORCH = np.random.default_rng(0), random.Random(0), torch.Generator()
+
+
+def draws_from_numpys_generator(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs + float(NUMPY.random()), targets
+
+
+def draws_from_a_generator_made_in_the_call(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs + float(np.random.default_rng().random()), targets
+
+
+def draws_from_pythons_generator(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs, targets.roll(PYTHON.randrange(1, len(targets)))
+
+
+def draws_from_another_generator_of_torch(
+    inputs: Tensor, targets: Tensor, stream: torch.Generator
+) -> tuple[Tensor, ...]:
+    return inputs + torch.rand((), generator=TORCH), targets
+
+
 def changes_in_place(
     inputs: Tensor, targets: Tensor, stream: torch.Generator
 ) -> tuple[Tensor, ...]:
@@ -382,10 +411,17 @@ def test_what_is_unusual_is_neither_broken_nor_without_effect(
     assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect]
 
 
+TWICE = "called twice with one batch and one state of its generator, it gives different results"
+
+
 @pytest.mark.parametrize(
     ("augment", "problem"),
     [
         (draws_globally, "it draws from a global random stream, not from its own"),
+        (draws_from_numpys_generator, TWICE),
+        (draws_from_a_generator_made_in_the_call, TWICE),
+        (draws_from_pythons_generator, TWICE),
+        (draws_from_another_generator_of_torch, TWICE),
         (changes_in_place, "it changes its inputs in place"),
         (turns_after_the_first_batch, "it gives probabilities, not indices"),
     ],
@@ -525,6 +561,37 @@ def test_a_freeze_that_looks_at_the_weights_is_audited_too(small: Small) -> None
     assert verdict.held and verdict.said.startswith(
         "14 frozen parameters"
     )  # not 4 BatchNorm weights
+
+
+def toggles_in_the_forward_pass(model: nn.Module, *, to: bool) -> None:
+    first = next(model.parameters()).requires_grad_(not to)
+
+    def toggle(module: nn.Module, *_: object) -> None:
+        if torch.is_grad_enabled():
+            first.requires_grad_(to)
+
+    model.register_forward_hook(toggle)
+
+
+@pytest.mark.parametrize(("to", "promised"), [(False, "trained"), (True, "frozen")])
+def test_a_freeze_that_acts_within_the_forward_pass_breaks_its_promise(
+    small: Small, to: bool, promised: str
+) -> None:
+    name = f"freeze._target_={__name__}.toggles_in_the_forward_pass"
+    found = broken(audited(small(name, f"+freeze.to={to}", f"trust=[{__name__}]")))
+    problem = f"has requires_grad={to} when the optimizer steps, but is to be {promised}"
+    assert problem in found["freeze"]
+
+
+def removes_gradients(params: list[nn.Parameter]) -> Tensor:
+    norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    params[0].grad = None
+    return norm
+
+
+def test_a_clip_may_leave_a_parameter_without_a_gradient(small: Small) -> None:
+    spec = small(f"clip._target_={__name__}.removes_gradients", f"trust=[{__name__}]")
+    assert broken(audited(spec)) == {}
 
 
 def test_looking_changes_nothing(small: Small) -> None:

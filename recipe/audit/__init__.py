@@ -173,6 +173,8 @@ class Audit:
         optimizer, watch = self.run.optimizer, self.watch
         for problem in self.groups.members(optimizer, epoch):
             watch.broken("optimizer", problem)
+        for problem in self.groups.trainable(epoch):
+            watch.broken("freeze", problem)
         for problem in self.groups.options(optimizer):
             watch.broken("param_groups", problem)
         moves = step - 1 if self.run.schedule.per == "step" else epoch

@@ -33,9 +33,17 @@ class Groups:
         yield from (f"{name} is held, but is to be frozen" for name in set(held) - wanted)
         yield from (f"{name} is to be trained, but isn't held" for name in wanted - set(held))
         yield from (f"{name} is held twice" for name in set(held) if held.count(name) > 1)
+
+    def trainable(self, epoch: int) -> Iterator[str]:
+        """Parameters whose `requires_grad` isn't that of this epoch."""
+        frozen = self.expected.frozen(epoch)
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad != (name in wanted):
-                yield f"{name} has requires_grad={parameter.requires_grad}"
+            if parameter.requires_grad == (name in frozen):
+                promised = "frozen" if name in frozen else "trained"
+                yield (
+                    f"{name} has requires_grad={parameter.requires_grad} when the optimizer "
+                    f"steps, but is to be {promised}"
+                )
 
     def options(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
         """Parameters in another group than promised, and groups with other options or ratios."""

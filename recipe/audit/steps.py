@@ -118,16 +118,36 @@ class Watch:
         self, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         kept, before = (inputs.clone(), targets.clone()), streams.standing()
+        start = generator.clone_state()
         made = self._plain[0](inputs, targets, generator)
         if not (torch.equal(kept[0], inputs) and torch.equal(kept[1], targets)):
             self.augmented = True
             self.broken("augment", "it changes its inputs in place")
-        if streams.standing() != before:
+        elif streams.standing() != before:
             self.broken("augment", "it draws from a global random stream, not from its own")
+        elif not self._repeats(inputs, targets, start, made):
+            self.broken(
+                "augment",
+                "called twice with one batch and one state of its generator, it gives different "
+                "results: it draws from another generator, such as numpy's, or keeps a state",
+            )
         form = "probabilities" if made[1].is_floating_point() else "indices"
         if form != self.gives:
             self.broken("augment", f"it gives {form}, not {self.gives}")
         return made
+
+    def _repeats(
+        self, inputs: Tensor, targets: Tensor, start: torch.Generator, made: tuple[Tensor, Tensor]
+    ) -> bool:
+        """Whether a second call gives the same batch; one with a `state_dict` isn't called."""
+        if "augment" in self.run.remembers:
+            return True
+        with streams.untouched():
+            second = self._plain[0](inputs, targets, start)
+        return all(
+            a.shape == b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
+            for a, b in zip(made, second, strict=True)
+        )
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         self._kept.close()  # the forward pass is over
@@ -251,8 +271,9 @@ def _alike(kept: list[Tensor], now: Iterable[Tensor]) -> bool:
 
 def _marks(p: Tensor) -> Tensor:
     """What tells a parameter's gradient from another without a copy of it: length, largest entry
-    and sum, shape (3,); of a gradient in parts those of this process's."""
-    assert p.grad is not None
+    and sum, shape (3,); of a gradient in parts those of this process's; -1 where there is none."""
+    if p.grad is None:
+        return torch.full((3,), -1.0, device=p.device)
     gradient = own(p.grad.detach())
     if not gradient.numel():
         return gradient.new_zeros(3)

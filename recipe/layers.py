@@ -52,11 +52,46 @@ def _around_others(module: nn.Module) -> bool:
 
 
 def head(model: nn.Module, choice: str, key: str) -> list[str]:
-    """Names of the classifier's parameters: of the last layer (`auto`) or those a pattern takes.
+    """Names of the classifiers' parameters: of all that the model has (`auto`), or those that a
+    pattern takes.
 
+    With `auto` they are what the model's `get_classifier()` returns, as timm's models do; else the
+    last layer, and those beside it in the same module that have its type and shape: layers of the
+    same shape, with other inputs than outputs, don't follow each other.
     Raises SpecError, headed by `key`, if the pattern matches nothing.
     """
-    if choice == "auto":
-        last = in_order(model)[-1].name
-        return [name for name, _ in model.named_parameters() if name.startswith(f"{last}.")]
-    return list(patterns.select(key, [choice], [name for name, _ in model.named_parameters()]))
+    names = [name for name, _ in model.named_parameters()]
+    if choice != "auto":
+        return list(patterns.select(key, [choice], names))
+    heads = tuple(f"{module}." for module in _stated_heads(model) or _last_layers(model))
+    return [name for name in names if name.startswith(heads)]
+
+
+def _stated_heads(model: nn.Module) -> list[str]:
+    """Names of the modules with parameters that `get_classifier()` returns, one or a tuple."""
+    stated = getattr(model, "get_classifier", None)
+    found = stated() if callable(stated) else ()
+    held = {id(each) for each in (found if isinstance(found, tuple | list) else (found,))}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in held and name and any(True for _ in module.parameters())
+    ]
+
+
+def _last_layers(model: nn.Module) -> list[str]:
+    """Names of the last layer and of those beside it that can only be classifiers like it."""
+    last = in_order(model)[-1].name
+    parent, shape = last.rpartition(".")[0], _weight_shape(model.get_submodule(last))
+    holder = model.get_submodule(parent)
+    if isinstance(holder, nn.Sequential) or len(shape) < 2 or shape[0] == shape[1]:
+        return [last]
+    return [
+        f"{parent}.{name}".lstrip(".")
+        for name, child in holder.named_children()
+        if type(child) is type(model.get_submodule(last)) and _weight_shape(child) == shape
+    ]
+
+
+def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+    return tuple(getattr(getattr(module, "weight", None), "shape", ()))

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from recipe import layers
 from recipe.errors import SpecError
+from recipe.freeze.all_but_head import all_but_head
 from recipe.model.mlp import mlp
 from recipe.model.resnet import resnet
 from recipe.model.vgg import vgg
+from recipe.param_groups.head_faster import head_faster
 
 
 def narrow_vgg(batchnorm: bool = True) -> nn.Module:
@@ -117,3 +119,46 @@ def test_a_head_may_be_named_by_a_pattern() -> None:
     ]  # fmt: skip
     with pytest.raises(SpecError, match=r"^freeze\.head: 'clasifier' .*nearest: classifier"):
         layers.head(model, "clasifier", "freeze.head")
+
+
+class TwoHeads(nn.Module):
+    """A body whose last layers have the heads' shape, and two heads as in a distilled model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(3, 8))
+        self.square = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+        self.head_distilled = nn.Linear(8, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = self.square(self.body(features))
+        logits: Tensor = (self.head(features) + self.head_distilled(features)) / 2
+        return logits
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("deit_tiny_distilled_patch16_224", {"head", "head_dist"}),
+        ("repvit_m0_9", {"head.head.bn", "head.head.l", "head.head_dist.bn", "head.head_dist.l"}),
+        ("two heads", {"head", "head_distilled"}),
+    ],
+)
+def test_every_classifier_of_a_model_is_the_head(name: str, heads: set[str]) -> None:
+    model = TwoHeads() if name == "two heads" else foreign("timm", name)
+    found = set(layers.head(model, "auto", "k"))
+    assert {parameter.rpartition(".")[0] for parameter in found} == heads
+    all_but_head(model, head="auto")
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == found
+    faster = head_faster(model, lr=1.0, factor=2.0, head="auto")[1]["params"]
+    assert {id(p) for p in faster} == {id(model.get_parameter(n)) for n in found}
+
+
+def test_layers_of_one_shape_that_follow_each_other_are_not_all_heads() -> None:
+    model = mlp(channels=1, size=4, classes=3, hidden=[3, 3], dropout=0.0)
+    assert layers.head(model, "auto", "k") == ["classifier.weight", "classifier.bias"]
+    square = TwoHeads()
+    square.head, square.head_distilled = nn.Linear(8, 8), nn.Linear(8, 8)
+    assert layers.head(square, "auto", "k") == ["head_distilled.weight", "head_distilled.bias"]

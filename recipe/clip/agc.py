@@ -59,8 +59,8 @@ def agc(
 def agc_but_head(model: nn.Module, *, ratio: Positive, eps: Positive, head: str) -> Clip:
     """`agc` for all of a model's parameters but the classifier's, whose norm still counts.
 
-    `head`: `auto` (the last layer with weights), or a name or pattern. Raises ValueError if the
-    pattern matches nothing.
+    `head`: `auto` (the classifier, all of several), or a name or pattern. Raises ValueError if
+    the pattern matches nothing.
     """
     spared = _head(model, head)
 

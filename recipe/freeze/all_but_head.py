@@ -14,7 +14,7 @@ from recipe import layers
 
 
 def all_but_head(model: nn.Module, *, head: str) -> None:
-    """Freeze everything but `head`: `auto` (the last layer with weights), or a name or pattern.
+    """Freeze everything but `head`: `auto` (the classifier, all of several), or a name or pattern.
 
     Raises SpecError if the pattern matches nothing.
     """

@@ -16,7 +16,7 @@ from typing import Any, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from recipe import first_batch, layout, parts, pretrained, rules, streams
+from recipe import first_batch, layout, output, parts, pretrained, rules, streams
 from recipe import schedule as schedule_module
 from recipe.compiled import compile_model
 from recipe.data import Data, contract
@@ -137,6 +137,7 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     problems += wrong
     needed = {"data", "model", "augment", "loss", "precision", "evaluation"}
     if not needed & broken and not against and not wrong:
+        output.task("computing the first batch")
         problems += first_batch.check_batch(planned)
     if spec.compile and not problems:
         with problems.collect("compile"):
@@ -165,6 +166,7 @@ def _parts_problems(spec: RunSpec) -> list[str]:
 
 
 def _data(spec: RunSpec) -> Data:
+    output.task("reading the data")
     data = contract.checked(
         parts.part(spec, "data", pretrained.auto(spec))(streams.generator(spec.seed, "split"))
     )
@@ -205,6 +207,7 @@ def _augments(spec: RunSpec) -> bool:
 def _model(
     spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device, ranks: Ranks
 ) -> nn.Module:
+    output.task("building the model")
     with streams.seeded(spec.seed, "weights"):
         model: nn.Module = parts.part(spec, "model", facts)()
     wanted = False if ranks.contiguous and spec.channels_last == "auto" else spec.channels_last

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe import menu, usage
+from recipe import menu, output, usage
 from recipe.distributed.world import World
 from recipe.errors import Problems, SpecError
 from recipe.exits import ended, terminate
@@ -41,13 +41,16 @@ HYDRA_FLAGS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and exits: 0 done, 1 failed, 2 refused, 130 and 143 killed."""
+    output.prepare()
+    try:
+        output.start_notices()
+    except SpecError as error:
+        output.error(str(error))
+        sys.exit(error.exit_status)
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: list[str]) -> int:
-    # the console script, unlike python -m, does not look for modules in the working directory
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     signal.signal(signal.SIGTERM, terminate)
     world = World.here()
     if world.size == 1:
@@ -66,6 +69,13 @@ def run(arguments: list[str]) -> int:
 
 
 def _called(arguments: list[str]) -> int:
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise SpecError("the working directory was removed; change to another one") from error
+    # the console script, unlike python -m, does not look for modules in the working directory
+    if "" not in sys.path and here not in sys.path:
+        sys.path.insert(0, here)
     verb, rest = _verb(arguments)
     return verb(rest)
 
@@ -108,13 +118,9 @@ def _verb(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from recipe.console import Console
 
-    # names and paths hold [brackets], which are no markup
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=100)
-    return console
+    return Console()
 
 
 def _train(arguments: list[str]) -> int:
@@ -185,6 +191,7 @@ def _find_lr(arguments: list[str]) -> int:
 def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     """The spec of a single run; what is wrong with the overrides is added to `problems`, and the
     rest of them composed, so that later checks can add theirs."""
+    output.task("reading the command line")
     from recipe import compose
     from recipe.overrides import check
 
@@ -302,6 +309,7 @@ READING = ("compare", "diff", "status", "tricks")
 
 def _own(verb: str, arguments: list[str], module: str = "") -> int:
     """`recipe.<verb>.<verb>`, or that of another module, imported when it is needed."""
+    output.task("reading the recorded runs" if verb in READING else f"importing what {verb} needs")
     if verb in READING:
         gc.set_threshold(100_000)  # what is read stays, and needn't be looked at so often
     found = importlib.import_module(f"recipe.{module or verb}")

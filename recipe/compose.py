@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe import menu, origin, plain, within
+from recipe import menu, origin, output, plain, within
 from recipe.errors import Problems, SpecError
 from recipe.kept_options import Kept, KeptOptions
 from recipe.spec import RunSpec, reason
@@ -230,7 +230,7 @@ def show(kind: str, overrides: Sequence[str], package: str | None, *, resolve: b
 
     if bare := [text for text in overrides if "=" not in text and text[:1] != "~"]:
         raise SpecError(map(_unreadable, bare))
-    with named(overrides):
+    with named(overrides), output.captured():
         Hydra("recipe", _loader()).show_cfg("config", list(overrides), kind, package, resolve)
 
 

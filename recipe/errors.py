@@ -5,6 +5,7 @@ RecipeError         shown as one line per problem, no traceback; exit status 1
   DataError         samples can't be read; found while training, where it couldn't be before
   NonFinite         a loss, gradient or weight is NaN or infinite (nonfinite.py)
   BrokenPromise     a trick didn't do what it says (audit/)
+  OutputError       standard output can't be written, such as a file on a full disk
 KeyboardInterrupt   a run that is ended from outside
   OthersGone        processes that shared the run are gone; it goes on when it is started again
 """
@@ -36,6 +37,10 @@ class SpecError(RecipeError):
 
 class DataError(RecipeError, ValueError):
     """A ValueError too, as a check that reads samples before the first step collects those."""
+
+
+class OutputError(RecipeError):
+    """Nobody sees what is printed; a run is stopped, and can be resumed."""
 
 
 class OthersGone(KeyboardInterrupt):

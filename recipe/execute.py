@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from recipe import device, settings
+from recipe import device, output, settings
 from recipe.distributed.world import World
 from recipe.errors import Problems
 from recipe.exits import is_output_closed
@@ -38,6 +37,7 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
 
     `problems` are those found so far; raises SpecError with them and everything found here.
     """
+    output.task("importing torch")
     # of all parts only the device may be looked at before torch is imported
     before = len(problems)
     for lines in static_problems(spec, ("device",)).values():
@@ -140,7 +140,7 @@ def execute(
         if unread:
             again = runs.command(f"resume {recorder.id}", spec.output_path)
             told = f"nobody reads what the run prints any more, so it stops; {again} goes on"
-            print(f"recipe: {told}", file=sys.stderr)
+            output.error(told)
         raise
     recorder.close("FINISHED")
     with contextlib.suppress(OSError):  # it can be made of the journals again
@@ -157,6 +157,7 @@ def _import_for_the_end() -> None:
 
 
 def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
+    output.task("writing the end of the record")
     from recipe import plots
     from recipe.outcome import note
 

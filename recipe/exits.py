@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from recipe.errors import OthersGone, RecipeError
-from recipe.plain import one_line
+from recipe import atomic, output
+from recipe.errors import OthersGone, OutputError, RecipeError
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,15 +21,15 @@ class OutputClosed(KeyboardInterrupt):
 
 
 def is_output_closed(error: BaseException) -> bool:
-    """Whether it was raised because nobody reads the output any more; rich makes a SystemExit of
-    that."""
-    return isinstance(error, BrokenPipeError) or (
+    """Whether it was raised because nobody reads the output any more, of which rich makes a
+    SystemExit, or because its disk is full."""
+    return isinstance(error, (BrokenPipeError, OutputError)) or (
         isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
     )
 
 
 def discard_output() -> None:
-    """What is printed from now on, and what is still buffered, goes nowhere."""
+    """Nothing more is written, not even what is buffered when the process ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -37,8 +37,12 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
     """The exit status of what was called; how it ended is told, unless another process tells."""
     said: list[str] = []
     try:
-        return work()
+        status = work()
+        output.write("")  # what is buffered
+        return status
     except RecipeError as error:
+        if isinstance(error, OutputError):
+            discard_output()
         if signalled := _cause(error):
             said, status = _stopped(signalled)
             return status
@@ -55,13 +59,22 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
         discard_output()
         return 1
     except Exception as error:
-        if (signalled := _cause(error)) is None:
+        if (signalled := _cause(error)) is not None:
+            said, status = _stopped(signalled)
+            return status
+        if not isinstance(error, OSError) or error.filename is None:
             raise
-        said, status = _stopped(signalled)
-        return status
+        said = [_unwritten(error)]
+        return 1
     finally:
         for line in said if tell else ():
-            print(f"recipe: {one_line(line)}", file=sys.stderr)
+            output.error(line)
+
+
+def _unwritten(error: OSError) -> str:
+    """What to say of a file that can't be read or written."""
+    way_out = "make room" if atomic.is_full(error) else "see to that"
+    return f"{error.filename}: {error.strerror}; {way_out}, then start it again"
 
 
 def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:

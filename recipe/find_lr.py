@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from recipe import range_test, runs
+from recipe import output, range_test, runs
 from recipe.range_test import RangeTest
 from recipe.run import Run
 from recipe.spec import RunSpec
@@ -30,6 +30,7 @@ def find_lr(
 
     `command` are the overrides that the spec was given by.
     """
+    output.task("training at rising learning rates")
     own = float(spec.optimizer["lr"])
     found = range_test.range_test(run, own, lowest=lowest, highest=highest, steps=steps)
     folder = spec.output_path / "reports"

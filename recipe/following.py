@@ -4,15 +4,13 @@ hands over, and trains along. It prints only what it alone finds to be wrong."""
 from __future__ import annotations
 
 import os
-import sys
 
-from rich.console import Console
-
+from recipe import output
+from recipe.console import Console
 from recipe.device import thread_count, thread_environment
 from recipe.distributed import handover
 from recipe.distributed.world import World
 from recipe.errors import Problems, RecipeError, SpecError
-from recipe.plain import one_line
 
 
 def follow() -> int:
@@ -27,8 +25,7 @@ def follow() -> int:
         if not isinstance(error, (SpecError, NonFinite, BrokenPromise)):
             handover.leave_word("; ".join(error.problems))
             for problem in error.problems:
-                told = f"recipe: process {World.here().rank}: {one_line(problem)}"
-                print(told, file=sys.stderr)
+                output.error(f"process {World.here().rank}: {problem}")
         raise
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")

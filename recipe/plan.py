@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 import torchinfo
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from recipe import layers, menu, parameters
+from recipe import layers, menu, output, parameters
+from recipe.console import Console
 from recipe.data import few
 from recipe.data.placing import placed
 from recipe.evaluate import preserved
@@ -88,6 +89,7 @@ class Plan:
 
 
 def make(spec: RunSpec, run: Run) -> Plan:
+    output.task("computing a summary of the model")
     return Plan(spec, run, summarise(run), parameters.rows(run), run.prefix.foresee(run))
 
 
@@ -105,6 +107,7 @@ def plot(values: list[float], width: int) -> str:
 
 def seconds_per_epoch(run: Run) -> float:
     """Roughly, from a few steps; the run isn't moved."""
+    output.task("measuring the time of a step")
     inputs, targets = few(run.data.train, run.batch_size)
     inputs, targets = placed(inputs, run.device), targets.to(run.device)
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
@@ -273,7 +276,7 @@ def counts(plan: Plan) -> str:
 
 def as_text(shown: RenderableType) -> str:
     """What a terminal of fixed width and without colours would show."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    console = Console(io.StringIO(), width=WIDTH)
     console.print(shown)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from recipe import compose, images, runs
+from recipe import output as terminal
 from recipe.arguments import key_values
 from recipe.compare.spreadsheet import csv_lines
 from recipe.device.auto import Auto
@@ -25,7 +25,7 @@ from recipe.image_files import SUFFIXES, image_files
 from recipe.parts import part, static_problems
 from recipe.spec import RunSpec
 from recipe.weights import load_weights, read_weights
-from recipe.wording import printable
+from recipe.wording import counted, printable
 
 BATCH = 64
 
@@ -44,6 +44,7 @@ class Recorded:
     """
 
     def __init__(self, run: Path, trust: Sequence[str]) -> None:
+        terminal.task("building the model")
         weights = run / "model.safetensors"
         if not weights.is_file():
             raise ValueError(
@@ -133,10 +134,10 @@ def predict(arguments: Sequence[str], console: Console) -> int:
             found.append(result)
         else:
             bad += 1
-            print(f"recipe: {result}", file=sys.stderr)
+            terminal.error(str(result))
     _show(found, form, output, console)
     if bad:
-        print(f"recipe: {bad} of {len(files)} files could not be read", file=sys.stderr)
+        terminal.error(f"{bad} of {len(files)} files could not be read")
     return 1 if bad else 0
 
 
@@ -163,6 +164,7 @@ def classify(
     recorded: Recorded, files: Sequence[Path], top: int
 ) -> Iterator[Prediction | ValueError]:
     """One result a file, in order: what it shows, or why it can't be read."""
+    terminal.task(f"reading {counted(len(files), 'image')}")
     for start in range(0, len(files), BATCH):
         inputs: dict[Path, Tensor] = {}
         wrong: dict[Path, ValueError] = {}
@@ -193,9 +195,9 @@ def _show(found: list[Prediction], form: str, output: Path, console: Console) ->
     text = _csv(found) if form == "csv" else json.dumps(_rows(found), indent=2) + "\n"
     if output.suffix:
         output.write_text(text, encoding="utf-8")
-        print(f"{len(found)} predictions in {output}")
+        terminal.write(f"{len(found)} predictions in {output}\n")
     else:
-        print(text, end="")
+        terminal.write(text)
 
 
 def _table(found: list[Prediction]) -> Table:

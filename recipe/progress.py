@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from recipe import output
 from recipe.evaluate import Metrics
 from recipe.run import Run
 from recipe.train import Point
@@ -39,6 +40,8 @@ class Follow:
 
     def __enter__(self) -> Follow:
         self.bar.start()
+        if not self.live:
+            output.task("training, up to the end of an epoch")
         return self
 
     def __exit__(self, *raised: object) -> None:

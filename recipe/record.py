@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from recipe import atomic, journal, runs
+from recipe import atomic, journal, output, runs
 from recipe.errors import RecipeError, SpecError
 from recipe.journal import Journal
 from recipe.mlflow_process import Feed
@@ -196,6 +196,7 @@ class Recorder:
             self._note()
             self._release_reserve()
             if self._feed:
+                output.task("sending the record to MLflow")
                 self.failure = self._feed.finish()
                 self._note()
         finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 from rich.console import Console
 
-from recipe import compose, credentials, dead, mlflow_server, origin, runs
+from recipe import compose, credentials, dead, mlflow_server, origin, output, runs
 from recipe.arguments import key_values
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.journal import Damaged
@@ -92,6 +92,7 @@ class Sync:
             sending = Sending(run, tracking)
             if tracking.uri is None or not (left := sending.sent.left(run)):
                 return None
+            output.task(f"sending run {run.name} to MLflow")
             with sending.sole():
                 return self._send(sending, left)
         except Timeout:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipe import mlflow_page, runs
+from recipe import mlflow_page, output, runs
 from recipe.arguments import key_values
 from recipe.errors import SpecError
 from recipe.mlflow_page import Page
@@ -33,6 +33,7 @@ def ui(arguments: Sequence[str], console: Console) -> int:
     if not database.is_file():
         raise SpecError(f"output_dir: there is no {database}; record a run first: python -m recipe")
     sweep = _sweep(outputs, values["sweep"])
+    output.task("starting MLflow's server")
     server = Server(values["host"], port)
     with server.running(outputs):
         if server.answers():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipe import __version__, menu
+from recipe import __version__, menu, output
 
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
@@ -42,23 +42,23 @@ group=option chooses an option (* is the default), group.setting=value changes a
 
 def show(arguments: list[str]) -> int:
     """Prints the commands and the menu."""
-    print(USAGE)
+    lines = [USAGE]
     defaults = menu.defaults()
     for group in (*menu.GROUPS, "experiment"):
         found = menu.options(group)
         if not found:
             continue
-        print(group)
+        lines.append(group)
         width = max(map(len, found))
         for name, option in found.items():
             mark = "*" if name == defaults.get(group) else " "
-            print(f"{mark} {name:{width}}  {option.help}")
-    print("\nsettings of the whole run, and their defaults:")
+            lines.append(f"{mark} {name:{width}}  {option.help}")
+    lines.append("\nsettings of the whole run, and their defaults:")
     _, own, _ = (menu.own_folder() / "config.yaml").read_text(encoding="utf-8").split("\n\n")
-    print(own)
+    output.write("\n".join([*lines, own, ""]))
     return 0
 
 
 def version(arguments: list[str]) -> int:
-    print(f"recipe {__version__}")
+    output.write(f"recipe {__version__}\n")
     return 0

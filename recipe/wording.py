@@ -46,6 +46,13 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """A text of several lines, each as `printable` has it."""
+    if text.isprintable():
+        return text
+    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
 def bytes_(number: int) -> str:
     """`512 B`, `16.0 KiB`, `3.2 MiB`, `1.5 GiB`."""
     size, unit = float(number), "B"

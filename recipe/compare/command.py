@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from recipe import runs
+from recipe import output, runs
 from recipe.arguments import key_values
 from recipe.compare import document, report, selection, variants
 from recipe.compare.comparison import Comparison
@@ -40,6 +40,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     name = chosen.sweep.name if chosen.sweep else selection.ALL
     which = _special(values["metric"], values["baseline"])
     folder = outputs / "reports" / f"{name}{which}"
+    output.task("writing the report")
     made = report.document(found, folder)
     files = document.write(made, folder, report.TABLES)
     if chosen.sweep and not values["sweep"] and len(find.folders(outputs)) > 1:
@@ -48,6 +49,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     document.show(made, console)
     console.print(f"\nReport  {relative(folder / 'report.html')}", soft_wrap=True)
     if chosen.sweep:
+        output.task("sending the findings to MLflow")
         failure = tell(found, made, files, outputs, which, values["tracking.uri"])
         if failure:
             console.print(f"MLflow wasn't told: {failure}", style="red", soft_wrap=True)

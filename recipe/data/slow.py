@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from recipe import output
 from recipe.wording import printable
 
 
@@ -37,11 +37,10 @@ class _Watch:
                 continue
             if time.monotonic() - reading.since > reading.limit:
                 self._told.add(reading.name)
-                print(
-                    f"recipe: data.slow_after: {reading.name} is being read for more than "
-                    f"{reading.limit:g} s",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                output.error(
+                    f"data.slow_after: {reading.name} is being read for more than "
+                    f"{reading.limit:g} s"
+                )
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
 
-from recipe import atomic
+from recipe import atomic, output
+from recipe.console import Console
+from recipe.errors import OutputError
 from recipe.exits import OutputClosed, Terminated, discard_output
 from recipe.sweep import launcher
 from recipe.sweep.crew import Crew
@@ -59,9 +60,7 @@ class Apart:
             multiprocessing.set_start_method("spawn", force=True)
             launcher.CREWS.append(Crew(1, self.threads, self.gpus, on_cpu=False))
             # before multiprocessing waits for its children, which wait for more jobs
-            Finalize(
-                None, launcher.dismiss, (Console(highlight=False, markup=False),), exitpriority=1
-            )
+            Finalize(None, launcher.dismiss, (Console(),), exitpriority=1)
         died = launcher.Died(sweep)
         died.overrides[number] = list(hydra_config.overrides.task)
         said = io.StringIO()
@@ -69,9 +68,9 @@ class Apart:
             launcher.CREWS[0].run(iter([(number, whole)]), died)
             # this process may be ended at any moment from now on
             for lacking in launcher.CREWS[0].settle():
-                print(f"MLflow did not take all of {lacking}")
+                output.write(f"MLflow did not take all of {lacking}\n")
         if not self.stays:
-            launcher.dismiss(Console(highlight=False, markup=False))
+            launcher.dismiss(Console())
         (sweep / "said").mkdir(exist_ok=True)
         atomic.write(sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False)
 
@@ -85,7 +84,7 @@ def shown(sweep: Path) -> Iterator[None]:
         while not over.wait(PAUSE):
             try:
                 _show(sweep)
-            except BrokenPipeError:
+            except (BrokenPipeError, OutputError):
                 discard_output()
                 closed.set()
                 os.kill(os.getpid(), signal.SIGTERM)  # ends what the launcher waits for
@@ -106,8 +105,7 @@ def shown(sweep: Path) -> Iterator[None]:
 
 def _show(sweep: Path) -> None:
     for path in sorted((sweep / "said").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns):
-        sys.stdout.write(path.read_text(encoding="utf-8", errors="replace"))
-        sys.stdout.flush()
+        output.write(path.read_text(encoding="utf-8", errors="replace"))
         path.unlink()
 
 

@@ -15,7 +15,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from recipe import mlflow_process
+from recipe import mlflow_process, output
+from recipe.errors import OutputError
 from recipe.exits import OutputClosed, Terminated, discard_output, is_output_closed
 from recipe.sweep import nursery, worker
 from recipe.sweep.gpus import Gpus
@@ -67,7 +68,7 @@ class Crew:
                 if not self._busy():
                     break
                 self._listen(died)
-            except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
+            except (KeyboardInterrupt, SystemExit, BrokenPipeError, OutputError) as error:
                 if is_output_closed(error):
                     discard_output()
                     error = OutputClosed()
@@ -181,8 +182,7 @@ class Crew:
         for path in (task.out, task.err):
             path.unlink()
         for text, stream in zip(texts, (sys.stdout, sys.stderr), strict=True):
-            stream.write(text)
-            stream.flush()
+            output.write(text, stream)
 
     def _signal(self, number: signal.Signals) -> None:
         for each in self._busy():

@@ -17,9 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
 
 from recipe import dead, mlflow_server
+from recipe.console import Console
 from recipe.errors import SpecError
 from recipe.sweep import apart, gpus, jobs, launcher, launching, parent
 from recipe.sweep.gpus import Gpus
@@ -105,14 +105,12 @@ class Elsewhere(Launcher):  # type: ignore[misc]
                 dead.close_all(sweep.parent.parent)
                 runs = f"{counted(len(left), 'run')} of {len(given)}"
                 told = f"{self.name} lost {runs}; the same command goes on with what is missing"
-                return Console(highlight=False, markup=False).print(
-                    told, style="red", soft_wrap=True
-                )
+                return Console().print(told, style="red", soft_wrap=True)
 
     def _tell(self, error: Exception) -> None:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         told = f"{self.name} lost a worker ({what})"
-        Console(highlight=False, markup=False).print(told, style="red", soft_wrap=True)
+        Console().print(told, style="red", soft_wrap=True)
 
     def _make_database(self, overrides: Sequence[str]) -> None:
         """Before the first worker starts, as several that make it at once break it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from recipe import output
 from recipe.compare.finding import LEVEL
 from recipe.compare.statistics import least_seeds
 from recipe.results import read_all
@@ -112,7 +113,7 @@ def goes_on() -> bool:
         try:
             answer = input("Go on? [Y/n] ").strip().lower()
         except EOFError:
-            print()
+            output.write("\n")
             return False
         if answer in ("", "y", "yes"):
             return True

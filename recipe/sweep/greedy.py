@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from recipe import results, runs
+from recipe.console import Console
 from recipe.sweep import jobs, parent, variants
 from recipe.sweep.variants import Trick, Variant
 
@@ -31,7 +30,7 @@ Scores = Mapping[Variant, float | str]
 
 def climb(sweep: Path, launch: Launch) -> None:
     """Runs round after round; the path is kept in sweep.json and printed."""
-    console = Console(highlight=False, markup=False, width=100)
+    console = Console(width=100)
     about = parent.read(sweep)
     tricks = [_trick(told) for told in about["tricks"]]
     planned = set(about["variants"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
-from recipe import earlier, fingerprint, recorded
+from recipe import earlier, fingerprint, output, recorded
+from recipe.console import Console
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.execute import execute, prepare
 from recipe.mlflow_process import Feed
@@ -28,14 +28,14 @@ from recipe.sweep.jobs import Ended
 def job(config: DictConfig) -> None:
     """One run of the sweep. A failure costs this run only."""
     hydra_config = HydraConfig.get()
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
+    console = Console()
     sweep = Path(hydra_config.sweep.dir).resolve()
     about = parent.read(sweep)
     overrides = list(hydra_config.overrides.task)
     number = hydra_config.job.num
     variant = about["variants"][number] if "variants" in about else None
     name = jobs.name_of(about, number, overrides)
-    console.print(f"\n[{number + 1}/{about['jobs']}] {name}", markup=False, style="bold")
+    console.print(f"\n[{number + 1}/{about['jobs']}] {name}", style="bold")
     try:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
         name = name or spec.label
@@ -63,7 +63,7 @@ def job(config: DictConfig) -> None:
         jobs.note(sweep, Ended(number, name, "PRUNED", reason.run, problem=str(reason)))
     except RecipeError as error:
         for problem in error.problems:
-            console.print(f"recipe: {problem}", style="red", markup=False, soft_wrap=True)
+            console.print(f"recipe: {problem}", style="red", soft_wrap=True)
         console.print(jobs.alone(overrides), style="red", soft_wrap=True)
         status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
         diverged = isinstance(error, NonFinite)
@@ -73,7 +73,7 @@ def job(config: DictConfig) -> None:
         jobs.note(sweep, Ended(number, name, "KILLED"))
         raise
     except Exception as error:
-        traceback.print_exc()
+        output.write(traceback.format_exc(), sys.stderr)
         console.print(jobs.alone(overrides), style="red", soft_wrap=True)
         jobs.note(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
     else:

@@ -13,9 +13,9 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 
 from recipe import dead, runs
+from recipe.console import Console
 from recipe.device import cores, thread_count
 from recipe.sweep import gpus, jobs, launching, nursery, parent
 from recipe.sweep.crew import Crew
@@ -65,7 +65,7 @@ class Workers(BasicLauncher):  # type: ignore[misc]
                 f"{size} at a time{on}, {counted(threads, 'thread')} each; what a run says is "
                 f"shown when it ends, and {status} shows how far they are"
             )
-            Console(highlight=False, markup=False).print(said, soft_wrap=True)
+            Console().print(said, soft_wrap=True)
         died = Died(sweep)
         # no generator, which would be over where there is nothing to do now
         CREWS[0].run(map(functools.partial(self._composed, died.overrides), jobs), died)
@@ -201,7 +201,7 @@ class Died:
     def __call__(self, number: int, how: str) -> None:
         overrides = self.overrides[number]
         problem = f"its process was ended by {how}; {jobs.alone(overrides)}"
-        Console(highlight=False, markup=False).print(problem, style="red", soft_wrap=True)
+        Console().print(problem, style="red", soft_wrap=True)
         dead.close_all(self._sweep.parent.parent)
         name = jobs.name_of(parent.read(self._sweep), number, overrides)
         jobs.note(self._sweep, Ended(number, name, "KILLED", problem=problem))

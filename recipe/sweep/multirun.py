@@ -11,9 +11,9 @@ from pathlib import Path
 import hydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
-from rich.console import Console
 
-from recipe import compose, menu, mlflow_process, runs
+from recipe import compose, menu, mlflow_process, output, runs
+from recipe.console import Console
 from recipe.errors import SpecError
 from recipe.parts import part
 from recipe.record import Status
@@ -42,6 +42,7 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     `command` is what was typed, for the record. Raises SpecError before the first run if any job's
     overrides or settings are wrong.
     """
+    output.task("checking the jobs of the sweep")
     storage.check(arguments)
     overrides = compose.parse(arguments)
     elsewhere.check(overrides)
@@ -139,6 +140,7 @@ def _run(
     console.print(said, soft_wrap=True)
     if first.options["tracking"] != "none":
         mlflow_process.started()
+    output.task("starting the jobs")
     os.environ[SWEEP] = sweep.name
     status: Status = "KILLED"
     lock = parent.begin(sweep, content)

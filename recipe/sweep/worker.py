@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe import exits, mlflow_process, origin
+from recipe import exits, mlflow_process, origin, output
 from recipe.device import thread_environment
 from recipe.sweep import nursery
 from recipe.sweep.gpus import Gpus
@@ -34,6 +34,7 @@ class Task(NamedTuple):
 def main(tasks: Connection, environment: dict[str, str], threads: int, gpus: Gpus | None) -> None:
     """Runs what comes until nothing more can, or a signal ends a job. `environment` is the
     sweep's."""
+    output.prepare()
     os.setsid()  # the sweep hands on what the terminal sends
     signal.signal(signal.SIGTERM, exits.terminate)
     nursery.heed_signals()

@@ -1,0 +1,146 @@
+"""What a command prints: with `recipe.console`, the only way to standard output and error.
+
+Whatever is printed is escaped by `printable`, so that no name, path or message controls the
+terminal; a character that the stream's encoding lacks is replaced. Where nothing was printed for a
+while, a line on standard error names the current task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import sysconfig
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from recipe.distributed.world import World
+from recipe.errors import OutputError, SpecError
+from recipe.wording import printable, printable_lines
+
+NOTICE_AFTER = "RECIPE_NOTICE_AFTER"
+"""Environment variable: seconds without output after which the current task is printed; 0: never"""
+
+SECONDS = 2.0
+"""The default of NOTICE_AFTER."""
+
+LIBRARIES = ("site-packages", "dist-packages")
+
+
+def prepare() -> None:
+    """Sets up this process's streams, and what becomes of warnings."""
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors=errors)
+    if any(option.startswith("e") for option in sys.warnoptions):
+        warnings.resetwarnings()  # a warning that is raised ends the import of a library
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python itself does
+    os.environ["PYTHONWARNINGS"] = "ignore"  # in the processes that feed MLflow and show its page
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints a warning about the user's own code; those of libraries are for their authors."""
+    path = Path(filename)
+    of_library = (
+        path.name == "sys"
+        or path.name.startswith("<")
+        or not {*LIBRARIES}.isdisjoint(path.parts)
+        or path.is_relative_to(sysconfig.get_path("stdlib"))
+        or path.is_relative_to(Path(__file__).parent)
+    )
+    if not of_library:
+        error(f"{filename}:{lineno}: {category.__name__}: {' '.join(str(message).split())}")
+
+
+def error(line: str) -> None:
+    """Prints a line on standard error; does nothing where that can't be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"recipe: {printable(line)}", file=sys.stderr, flush=True)
+    printed()
+
+
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Writes lines to standard output, or to the other stream. Raises OutputError."""
+    stream = stream or sys.stdout
+    with writing():
+        stream.write(printable_lines(text))
+        stream.flush()
+    printed()
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[None]:
+    """Writes what a library prints in the block, at its end, to standard output."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            yield
+    finally:
+        write(text.getvalue())
+
+
+class writing(contextlib.ContextDecorator):
+    """Turns an OSError of the block into an OutputError; a closed pipe's stays as it is."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
+        if isinstance(raised, OSError) and not isinstance(raised, BrokenPipeError):
+            raise OutputError(f"the output can't be written: {raised.strerror}") from raised
+
+
+# A notice of the current task.
+
+
+class _Task:
+    name: str | None = None
+    since = 0.0
+    """When something was printed last."""
+
+
+def task(name: str) -> None:
+    """Names what is done from now on, until something is printed."""
+    _Task.name = name
+
+
+def printed() -> None:
+    """Something was printed; nothing needs to be said of the current task."""
+    _Task.name, _Task.since = None, time.monotonic()
+
+
+def start_notices() -> None:
+    """Prints the current task whenever nothing was printed for some seconds; at a command's start,
+    and of several processes in the first one.
+
+    Raises SpecError if the environment's value is no number of seconds.
+    """
+    given = os.environ.get(NOTICE_AFTER) or str(SECONDS)
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given, re.ASCII):
+        raise SpecError(f"{NOTICE_AFTER} must be a number of seconds, 0 for never, got {given!r}")
+    printed()
+    if float(given) and World.here().rank == 0:
+        seconds = float(given)
+        threading.Thread(target=_notice, args=(seconds,), name="notices", daemon=True).start()
+
+
+def _notice(seconds: float) -> None:
+    while True:
+        time.sleep(min(0.2, seconds / 4))
+        name = _Task.name
+        if name is not None and time.monotonic() - _Task.since >= seconds:
+            error(f"{name} ...")

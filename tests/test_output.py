@@ -1,0 +1,219 @@
+"""What reaches a terminal: nothing that controls it, whatever its encoding, and never silence."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.table import Table
+from rich.text import Text
+
+import recipe
+from recipe import cli, output
+from recipe.console import Console
+from recipe.weights import save_weights
+
+PACKAGE = Path(recipe.__file__).parent
+
+HOSTILE = "a\u202eb\u2066c\x1b[2Jd\x9be\u200bf\x07\u2028g"
+
+WAYS_OUT = {
+    "print", "sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer.write", "sys.__stdout__",
+    "traceback.print_exc", "traceback.print_exception", "rich.print", "rich.console.Console",
+    "pprint.pprint", "os.write", "logging.basicConfig",
+}  # fmt: skip
+
+
+def is_safe(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+def calls(path: Path) -> set[str]:
+    """The dotted names of what a module calls, as they are imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {a.asname: a.name for a in node.names if a.asname}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            found.add(names.get(first, first) + dot + rest)
+    return found
+
+
+def test_nothing_is_printed_but_by_the_two_modules_that_escape() -> None:
+    others = {
+        str(path.relative_to(PACKAGE)): found
+        for path in PACKAGE.rglob("*.py")
+        if (found := calls(path) & WAYS_OUT)
+    }
+    assert others.pop("output.py") == {"print"}
+    assert others.pop("stopping.py") == {"os.write"}  # a fixed text, from a signal handler
+    assert others.pop("__main__.py") == {"print"}  # a fixed text, before anything is imported
+    assert others == {}
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=30))
+def test_any_text_is_printed_without_what_controls_a_terminal(text: str) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        table = Table(text, title=text)
+        table.add_row(text)
+        table.add_row(Text(text))
+        console = Console(width=40)
+        for shown in (text, Text(text), table):
+            console.print(shown)
+        output.write(text)
+        output.error(text)
+    assert is_safe(out.getvalue()) and is_safe(err.getvalue())
+    assert err.getvalue().count("\n") == 1
+
+
+def test_no_name_or_argument_controls_the_terminal(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, *commands.QUICK, "epochs=1", "tracking=none", "name=net")
+    assert done.status == 0
+    (run,) = commands.runs(tmp_path)
+    for name in ("run.json", "data.json"):
+        content = (
+            (run / name).read_text().replace('"net"', f'"{HOSTILE}"').replace('"7"', '"\u202e7"')
+        )
+        (run / name).write_text(content.replace("\x1b", "\\u001b").replace("\x07", "\\u0007"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / f"{HOSTILE}.png").write_bytes(b"")
+    save_weights({HOSTILE: torch.ones(1)}, tmp_path / "other.safetensors")
+    shown = [
+        commands.here(tmp_path, *arguments)
+        for arguments in (
+            ("status",),
+            ("compare", "all"),
+            ("compare", HOSTILE),
+            ("diff", run.name, HOSTILE),
+            ("predict", f"run={run.name}", "input=images"),
+            ("plan", f"clip={HOSTILE}"),
+            ("plan", HOSTILE),
+            (f"{HOSTILE}=3",),
+            ("plan", "model.weights=other.safetensors"),
+            ("plan", "optimizer.lr=a\u202eb"),
+            ("tricks", HOSTILE),
+            ("resume", HOSTILE),
+            ("--cfg", "job", "name='a\u202eb'"),
+            ("status", f"output_dir={HOSTILE}"),
+        )
+    ]
+    for done in shown:
+        assert is_safe(done.out) and is_safe(done.err), (done.out, done.err)
+        assert done.out or done.err
+    assert "\\u202e" in shown[4].err and "\\u202e" in shown[8].err
+    reports = list((tmp_path / "outputs" / "reports").rglob("report.*"))
+    assert len(reports) == 2 and all(is_safe(path.read_text()) for path in reports)
+
+
+def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: Path) -> None:
+    files = {
+        "mine.py": "import warnings\nwarnings.warn('of my own →')\n"
+        "def clip(parameters):\n    return parameters[0].grad.norm()\n",
+        "conf/clip/mine.yaml": "_target_: mine.clip\n",
+    }
+    commands.project(tmp_path, files)
+    arguments = ("trust=[mine]", "clip=mine", "epochs=1", "tracking=none", "scheduler=cosine")
+    variables = {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"}
+    arguments = (*commands.QUICK, *arguments, "name='n\xe9\u2192'")
+    done = commands.process(tmp_path, *arguments, **variables)
+    assert done.status == 0, done.err
+    assert done.err == f"recipe: {tmp_path}/mine.py:2: UserWarning: of my own \\u2192\n"
+    assert "?" in done.out and "Result  val/accuracy" in done.out
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        ("--version", 1, "the output can't be written: No space left on device"),
+        ("status", 1, "the output can't be written: No space left on device"),
+        ("plan clip=nroom", 2, "clip=nroom: no such option; did you mean norm?"),
+    ],
+)
+def test_output_to_a_full_device_ends_in_a_line(
+    tmp_path: Path, arguments: str, status: int, line: str
+) -> None:
+    program = ("sh", "-c", f'exec "$0" -m recipe {arguments} > /dev/full', sys.executable)
+    done = commands.process(tmp_path, program=program)
+    assert (done.status, done.err) == (status, f"recipe: {line}\n")
+
+
+class Full(io.StringIO):
+    """A file on a disk that takes some more lines."""
+
+    def __init__(self, lines: int, path: Path) -> None:
+        super().__init__()
+        self.left, self.file = lines, path.open("wb")
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def write(self, text: str) -> int:
+        self.left -= text.count("\n")
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+def test_a_run_whose_output_is_full_is_stopped_and_can_be_resumed(tmp_path: Path) -> None:
+    out, err = Full(3, tmp_path / "out"), io.StringIO()
+    shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with contextlib.chdir(tmp_path), shown[0], shown[1]:
+        status = cli.run([*commands.QUICK, "epochs=9", "tracking=none"])
+    (run,) = commands.runs(tmp_path)
+    assert status == 1
+    assert err.getvalue().splitlines() == [
+        f"recipe: nobody reads what the run prints any more, so it stops; python -m recipe resume "
+        f"{run.name} goes on",
+        "recipe: the output can't be written: No space left on device",
+    ]
+    assert commands.read_json(run / "run.json")["status"] == "KILLED"
+
+
+def test_a_working_directory_that_was_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for arguments in ((), ("status",), ("-m", "seed=1,2"), ("--help",), ("predict",)):
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            status = cli.run(list(arguments))
+        line = "recipe: the working directory was removed; change to another one\n"
+        assert (status, err.getvalue()) == (2, line)
+
+
+def test_after_a_silence_the_current_task_is_printed_on_standard_error(tmp_path: Path) -> None:
+    done = commands.process(tmp_path, "plan", *commands.QUICK, RECIPE_NOTICE_AFTER="0.1")
+    assert done.status == 0
+    assert "recipe: importing torch ...\n" in done.err
+    assert all(line.startswith("recipe: ") and line.endswith(" ...") for line in done.problems)
+    assert " ...\n" not in done.out
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "nan", "1e9"])
+def test_a_time_of_silence_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
+    done = commands.process(tmp_path, "status", RECIPE_NOTICE_AFTER=value)
+    line = f"RECIPE_NOTICE_AFTER must be a number of seconds, 0 for never, got {value!r}"
+    assert (done.status, done.problems) == (2, [f"recipe: {line}"])

@@ -147,7 +147,7 @@ def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(home: Path, tmp_path:
     done = predict(copy, "input==1+1.png", "top=1", "--output=csv")
     (row,) = csv.DictReader(done.out.splitlines())
     assert row["file"] == "'=1+1.png"
-    assert row["class_1"] == f"'{name}"
+    assert row["top_1"] == f"'{name}"
 
 
 def test_files_that_are_no_images_are_named_and_the_others_go_through(

@@ -37,7 +37,7 @@ def in_order(model: nn.Module) -> list[Layer]:
             continue
         if isinstance(module, NORMS) and layers:
             layers[-1].parameters += own
-        elif isinstance(module, NORMS) or _around_others(module):
+        elif isinstance(module, NORMS) or around_others(module):
             loose += own
         else:
             layers.append(Layer(name, loose + own))
@@ -47,7 +47,8 @@ def in_order(model: nn.Module) -> list[Layer]:
     return layers
 
 
-def _around_others(module: nn.Module) -> bool:
+def around_others(module: nn.Module) -> bool:
+    """Whether modules in it have parameters."""
     return any(True for child in module.children() for _ in child.parameters())
 
 

@@ -110,21 +110,60 @@ class Misnamed(nn.Module):
         super().__init__()
         self.weight_layer = nn.LayerNorm([2, 2])  # a norm with a matrix for a weight
         self.batchnorm = nn.Linear(4, 3, bias=True)  # no norm, whatever its name
-        self.scale = nn.Parameter(torch.ones(3))  # one dimension, neither bias nor norm
+        self.scale = nn.Parameter(torch.ones(3))  # one dimension, though neither bias nor norm
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.batchnorm(self.weight_layer(inputs).flatten(1)) * self.scale
         return logits
 
 
-def test_no_decay_goes_by_the_modules_type_not_by_name_or_shape() -> None:
+def test_no_decay_goes_by_the_modules_type_and_the_dimensions_not_by_name() -> None:
     model = Misnamed()
     groups = no_decay(model)
     assert members(model, groups) == {
-        "decay": ["scale", "batchnorm.weight"],
-        "no_decay": ["weight_layer.weight", "weight_layer.bias", "batchnorm.bias"],
+        "decay": ["batchnorm.weight"],
+        "no_decay": ["scale", "weight_layer.weight", "weight_layer.bias", "batchnorm.bias"],
     }
     assert "weight_decay" not in groups[0] and groups[1]["weight_decay"] == 0.0
+
+
+class Tokens(nn.Module):
+    """What a transformer has besides the weights of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(1, 1, 4))
+        self.positions = nn.Parameter(torch.ones(1, 3, 4))
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.single = nn.Linear(4, 1)
+        self.gain = nn.Parameter(torch.ones(4, 1, 1))
+        self.table = nn.Embedding(5, 4)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"table.*", "not there"}
+
+
+def test_no_decay_spares_tokens_positions_and_what_the_model_names() -> None:
+    model = nn.Sequential(Tokens())  # also where another module holds the one that names them
+    groups = members(model, no_decay(model))
+    assert groups["decay"] == [
+        "0.attention.in_proj_weight", "0.attention.out_proj.weight", "0.single.weight",
+    ]  # fmt: skip
+    assert {"0.token", "0.positions", "0.gain", "0.table.weight"} < set(groups["no_decay"])
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "resnet18"]
+)
+def test_no_decay_spares_what_timm_spares(name: str) -> None:
+    from timm.optim import param_groups_weight_decay
+
+    model = foreign("timm", name)
+    named = getattr(model, "no_weight_decay", set)()
+    theirs = param_groups_weight_decay(model, 0.1, no_weight_decay_list=named)
+    spared = {id(p) for group in theirs if group["weight_decay"] == 0 for p in group["params"]}
+    assert {id(p) for p in no_decay(model)[1]["params"]} == spared
 
 
 def test_no_decay_keeps_the_optimizers_decay_for_weights(built: Build) -> None:

@@ -173,7 +173,7 @@ def test_no_decay_keeps_the_optimizers_decay_for_weights(built: Build) -> None:
         assert decay == (0.0 if spared else 0.3)
 
 
-def test_layer_decay_halves_the_rate_from_each_layer_to_the_one_below() -> None:
+def test_layer_decay_halves_the_rate_of_each_layer_where_there_are_no_blocks() -> None:
     model = narrow_vgg()
     groups = layer_decay(model, lr=0.8, decay=0.5)
     assert [(group["name"], group["lr"]) for group in groups] == [
@@ -187,18 +187,20 @@ def test_layer_decay_halves_the_rate_from_each_layer_to_the_one_below() -> None:
 
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize(
-    ("library", "name", "first", "head"),
+    ("library", "name", "first", "head", "count"),
     [
-        ("recipe", "resnet", "convolution.weight", "classifier.weight"),
-        ("torchvision", "resnet18", "conv1.weight", "fc.weight"),
-        ("torchvision", "mobilenet_v3_small", "features.0.0.weight", "classifier.3.weight"),
-        ("torchvision", "vit_b_16", "class_token", "heads.head.weight"),
-        ("torchvision", "convnext_tiny", "features.0.0.weight", "classifier.2.weight"),
-        ("timm", "vit_tiny_patch16_224", "cls_token", "head.weight"),
+        # the stem, the blocks and the classifier
+        ("recipe", "resnet", "convolution.weight", "classifier.weight", 1 + 4 + 1),
+        ("torchvision", "resnet18", "conv1.weight", "fc.weight", 1 + 8 + 1),
+        # a convolution and a linear layer are between its last block and the classifier
+        ("torchvision", "mobilenet_v3_small", "features.0.0.weight", "classifier.3.weight", 15),
+        ("torchvision", "vit_b_16", "class_token", "heads.head.weight", 1 + 12 + 1),
+        ("torchvision", "convnext_tiny", "features.0.0.weight", "classifier.2.weight", 1 + 18 + 1),
+        ("timm", "vit_tiny_patch16_224", "cls_token", "head.weight", 1 + 12 + 1),
     ],
 )
 def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parameter(
-    library: str, name: str, first: str, head: str
+    library: str, name: str, first: str, head: str, count: int
 ) -> None:
     if library == "recipe":
         model: nn.Module = resnet(channels=1, classes=3, widths=[2, 4], blocks=2, drop_path=0.0)
@@ -207,6 +209,7 @@ def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parame
     groups = layer_decay(model, lr=1.0, decay=0.9)
     assert_each_once(model, groups)
     rates = [group["lr"] for group in groups]
+    assert len(rates) == count
     assert rates == sorted(rates) and rates[-1] == 1.0
     assert rates[0] == pytest.approx(0.9 ** (len(groups) - 1))
     held = list(members(model, groups).values())
@@ -214,6 +217,81 @@ def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parame
     assert_each_once(model, no_decay(model))
     assert_each_once(model, head_faster(model, lr=1.0, factor=2.0, head="auto"))
     assert all(p.ndim > 0 for p in no_decay(model)[0]["params"])
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize(
+    ("name", "lowest"),
+    [
+        ("vit_tiny_patch16_224", 0.75**13),
+        ("convnext_atto", 0.75**13),
+        ("mixer_s16_224", 0.75**9),
+        ("resnet18", 0.75**9),
+        ("deit_tiny_distilled_patch16_224", 0.75**13),
+        ("efficientnet_b0", 0.75**17),
+        ("vgg11", 0.75**8),
+    ],
+)
+def test_layer_decay_of_timms_models_is_timms(name: str, lowest: float) -> None:
+    from timm.optim import param_groups_layer_decay
+
+    model = foreign("timm", name)
+    theirs = {
+        id(parameter): group["lr_scale"]
+        for group in param_groups_layer_decay(model, layer_decay=0.75)
+        for parameter in group["params"]
+    }
+    ours = {id(p): g["lr"] for g in layer_decay(model, lr=1.0, decay=0.75) for p in g["params"]}
+    assert ours == pytest.approx(theirs)
+    assert min(ours.values()) == pytest.approx(lowest)
+
+
+class Layer(nn.Module):
+    """A transformer's layer, with lists of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict({"query": nn.Linear(4, 4), "key": nn.Linear(4, 4)})
+        self.mlp = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+        self.norm = nn.LayerNorm(4)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([Layer(), Layer()])
+        self.norm = nn.LayerNorm(4)
+
+
+class Body(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.embeddings = nn.Linear(2, 4)
+        self.encoder = Encoder()
+        self.pooler = nn.Linear(4, 4)
+
+
+class Transformer(nn.Module):
+    """Built as in the library transformers: a body within the model, lists within the body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Body()
+        self.classifier = nn.Linear(4, 3)
+
+
+def test_layer_decay_is_by_block_also_where_the_blocks_are_deep_in_the_model() -> None:
+    model = Transformer()
+    groups = layer_decay(model, lr=1.0, decay=0.5)
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("0_body.embeddings", 0.0625), ("1_body.encoder.layer.0", 0.125),
+        ("2_body.encoder.layer.1", 0.25), ("3_body.pooler", 0.5), ("4_classifier", 1.0),
+    ]  # fmt: skip
+    held = members(model, groups)
+    assert held["0_body.embeddings"][0] == "body.token"
+    assert held["2_body.encoder.layer.1"][-1] == "body.encoder.norm.bias"
+    assert_each_once(model, groups)
 
 
 def names_of(model: nn.Module) -> list[str]:

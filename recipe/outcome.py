@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,9 @@ class Outcome:
                     f"{v.group}={v.option} had no effect: {v.no_effect}; this run says nothing "
                     "about it"
                 )
+            if v.caution:
+                yield v.caution
+        yield from self._unlearned()
         if self.plan.run.nonfinite.skipped:
             yield f"{self._skipped()} left out, because a loss or gradient was not finite"
 
@@ -90,6 +94,27 @@ class Outcome:
             yield (
                 f"of {listed(gone)} no validation image could be read, so the validation metrics "
                 f"don't include {'it' if len(gone) == 1 else 'them'}"
+            )
+
+    def _unlearned(self) -> Iterator[str]:
+        """Where training came to nothing: a loss that ends above its first value, or an accuracy
+        that needs no model."""
+        run = self.plan.run
+        losses = [v for _, v in sorted(self.history["train/loss"]) if math.isfinite(v)]
+        if losses and (last := statistics.fmean(losses[-run.steps_per_epoch :])) > losses[0]:
+            yield (
+                f"the training loss did not fall: {losses[0]:.3g} at the first step, {last:.3g} on "
+                "average in the last epoch; look at optimizer.lr (recipe find-lr)"
+            )
+        counts = Counter(run.data.val.targets.tolist())
+        counts.subtract(int(run.data.val.targets[sample]) for sample in unread(run.data.val))
+        commonest, count = counts.most_common(1)[0]
+        share = count / counts.total()
+        if self.accuracy <= share:
+            yield (
+                f"val/accuracy {percent(self.accuracy)} is no better than always guessing the "
+                f"commonest class, {run.data.classes[commonest]} ({percent(share)} of the "
+                "validation samples)"
             )
 
     def _without_images(self, split: Split) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -658,8 +659,8 @@ def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
         "scheduler=step",
     )  # fmt: skip
     assert done.status == 0
-    cautions = [line for line in done.out.splitlines() if line.startswith("Caution ")]
-    assert cautions == [
+    lines = [line for line in done.out.splitlines() if "had no effect" in line]
+    assert lines == [
         "Caution scheduler=step had no effect: it never changed a learning rate; this run says "
         "nothing about it",
         "Caution clip=norm had no effect: it never bit; this run says nothing about it",
@@ -668,3 +669,59 @@ def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
     events = commands.read_lines(run / "events.jsonl")
     tags = {k: v for line in events if line["kind"] == "tags" for k, v in line.items()}
     assert tags["recipe.no_effect"] == "scheduler=step, clip=norm"
+
+
+def cautions(folder: Path, *overrides: str) -> list[str]:
+    done = commands.here(folder, *commands.HERE, "tracking=none", *overrides)
+    assert done.status == 0, done.err
+    lines = [line for line in done.out.splitlines() if line.startswith("Caution ")]
+    return [line.removeprefix("Caution ") for line in lines]
+
+
+def test_a_run_whose_loss_ends_above_its_first_value_is_cautioned_about(tmp_path: Path) -> None:
+    diverged = cautions(tmp_path, *commands.QUICK[2:], "optimizer.lr=5", "param_groups=head_faster")
+    (loss,) = [line for line in diverged if line.startswith("the training loss did not fall: ")]
+    first, last = (float(word) for word in re.findall(r"([\d.e+]+) (?:at|on)", loss))
+    assert first < 3 < last
+
+
+def test_an_accuracy_of_the_commonest_class_is_cautioned_about(tmp_path: Path) -> None:
+    """6 zeros and 2 ones to train with, 3 zeros and 1 one to look at: guessing 0 gives 75 %."""
+    labels = np.array([0, 0, 0, 1] * 3)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 8, 8), np.uint8)
+    np.savez(tmp_path / "rare.npz", x=noise, y=labels)
+    told = cautions(
+        tmp_path, "data=arrays", "data.path=rare.npz", "data.val=0.34", "data.batch_size=4",
+        "model=mlp", "epochs=1", "optimizer.lr=0",
+    )  # fmt: skip
+    assert told[-1].endswith(
+        "is no better than always guessing the commonest class, 0 (75.0 % of the validation "
+        "samples)"
+    )
+
+
+def test_a_run_that_learns_is_not_cautioned_about(tmp_path: Path) -> None:
+    assert cautions(tmp_path, "model=mlp", "data.train_size=100", "epochs=4") == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["optimizer.lr=0"], "no weight moved in 6 steps at a learning rate of 0 (all); this run"),
+        (["optimizer.lr=1e-12", "scheduler=cosine"], "no weight moved in 6 steps at a learning"),
+        (
+            ["param_groups=layer_decay", "param_groups.decay=1e-5"],
+            "hardly any weight (at most 0.0 %) of 3 parameter groups moved in 6 steps at a "
+            "learning rate of 5e-22 (0_convolution1_1), 5e-17 (1_convolution1_2), 5e-12",
+        ),
+        (["freeze=all_but_head"], None),
+        (["optimizer=adamw", "optimizer.lr=1e-6"], None),
+        (["freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*1_*']}]"], None),
+    ],
+)
+def test_weights_that_did_not_move_though_they_were_trained_are_named(
+    small: Small, overrides: list[str], wanted: str | None
+) -> None:
+    found = [v.caution for v in audited(small(*overrides)) if v.caution]
+    assert len(found) == (wanted is not None)
+    assert wanted is None or found[0].startswith(wanted)

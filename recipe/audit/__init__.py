@@ -22,7 +22,7 @@ from recipe.audit.ends import Ends
 from recipe.audit.expected import Expected
 from recipe.audit.groups import CLOSE, Groups
 from recipe.audit.steps import Watch
-from recipe.audit.weights import Weights, same
+from recipe.audit.weights import Movement, Weights, same
 from recipe.errors import RecipeError
 from recipe.run import Run
 from recipe.spec import RunSpec
@@ -48,6 +48,8 @@ class Verdict:
     broken: tuple[str, ...] = ()
     no_effect: str | None = None
     """Why the trick did nothing at all, if so."""
+    caution: str | None = None
+    """What else a reader of the result must know, if anything."""
 
     @property
     def shown(self) -> list[str]:
@@ -80,6 +82,7 @@ class Audit:
         self.spec, self.run = spec, run
         self.expected = expected or Expected.of(spec, run.model, run.steps_per_epoch)
         self.weights = Weights(self.expected, run.model)
+        self.movement = Movement(run.model)
         self.groups = Groups(self.expected, run.model, run.schedule)
         self.epoch = 0
         self.hit_rate = 0.0
@@ -154,6 +157,7 @@ class Audit:
                 said,
                 tuple(self.watch.problems.get(group, ())),
                 no_effect if ended and on else None,
+                self.movement.caution(self.run) if ended and group == "optimizer" else None,
             )
 
     def _follow_rates(self, point: Point) -> None:

@@ -94,7 +94,7 @@ class Expected:
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """With lists for tuples, and the learning rate as a number."""
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-    return {**plain, "lr": float(plain["lr"])}
+    return {**plain, "lr": float(options["lr"])}
 
 
 def _stand_in(model: nn.Module, *, weights: bool) -> nn.Module:

@@ -1,4 +1,5 @@
-"""Frozen parameters and BatchNorm statistics: are they what they were, bit for bit?"""
+"""Frozen parameters and BatchNorm statistics: are they what they were, bit for bit? And did what is
+trained move?"""
 
 from __future__ import annotations
 
@@ -9,8 +10,16 @@ from torch import Tensor, nn
 
 from recipe.audit.expected import NEVER, Expected
 from recipe.data import digest
-from recipe.distributed.shards import whole
-from recipe.wording import counted
+from recipe.distributed.shards import own, whole
+from recipe.run import Run
+from recipe.wording import counted, listed, percent
+
+SAMPLES = 64
+"""Numbers of every parameter that are compared with what they were at the start."""
+
+FEW_MOVED = 0.1
+"""Share of a group's numbers below which a learning rate is too small; of what gets no gradient,
+such as words that aren't in the data, some never move."""
 
 
 class Weights:
@@ -50,6 +59,57 @@ class Weights:
         ) else ""  # fmt: skip
         also = f" and {counted(buffers, 'BatchNorm buffer')}" if buffers else ""
         return f"{counted(parameters, 'frozen parameter')}{also} bit for bit as before{later}"
+
+
+class Movement:
+    """Compares a sample of what is trained with what it was at the start."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.start = {id(p): _sample(p) for p in model.parameters()}
+
+    def caution(self, run: Run) -> str | None:
+        """What hardly moved though it was trained, if anything: the groups by name, with the
+        learning rate that they began with."""
+        shares = {
+            group["name"]: self._share(group["params"], run)
+            for group in run.optimizer.param_groups
+            if group["params"]
+        }
+        still = [name for name, share in shares.items() if share < FEW_MOVED]
+        if not still:
+            return None
+        rates = listed([f"{run.base_lr[name]:g} ({name})" for name in still])
+        during = f"moved in {counted(run.at.step, 'step')} at a learning rate of {rates}"
+        if not any(shares.values()):
+            return f"no weight {during}; this run shows what the model was at its start"
+        share = percent(max(shares[name] for name in still))
+        return (
+            f"hardly any weight (at most {share}) of {counted(len(still), 'parameter group')} "
+            f"{during}; the rate is too small to change a float32 number, or there is no gradient"
+        )
+
+    def _share(self, params: list[nn.Parameter], run: Run) -> float:
+        """Share of the numbers that changed, of matrices where there are any: what starts at 0,
+        as biases do, is moved by any learning rate."""
+        chosen = [p for p in params if p.ndim > 1] or params
+        counts = torch.zeros(2, device=run.device)
+        for p in chosen:
+            start = self.start[id(p)]
+            counts[0] += (start != _sample(p)).sum()
+            counts[1] += start.numel()
+        moved, of = run.ranks.total(counts).tolist()
+        return float(moved / max(of, 1))
+
+
+def _sample(parameter: nn.Parameter) -> Tensor:
+    """Some of a parameter's numbers, of this process's part; always the same ones."""
+    values = own(parameter.detach()).flatten()
+    if values.numel() > SAMPLES:
+        places = torch.randint(
+            values.numel(), (SAMPLES,), generator=torch.Generator().manual_seed(0)
+        )
+        values = values[places.to(values.device)]
+    return values.clone()
 
 
 @torch.no_grad()

@@ -45,6 +45,7 @@ before, began = peak(), time.process_time()
 data = image_folder(
     torch.Generator().manual_seed(0), path=root, val=0.01, size=32, channels=3, workers=workers,
     mean=[0.5] * 3, std=[0.5] * 3, on_bad_file="stop", slow_after=10.0,
+    max_pixels=10**6,
 )
 started, made = time.process_time() - began, peak() - before
 order = torch.randperm(len(data.train))[:5000]

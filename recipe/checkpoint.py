@@ -15,6 +15,7 @@ from recipe.errors import RecipeError
 from recipe.run import Run
 from recipe.state import State
 from recipe.train import Point
+from recipe.weights import load_pickled
 
 FORMAT = 2
 """Of what is in the file; another one is not read."""
@@ -95,10 +96,10 @@ def read(path: Path) -> State:
     """What a checkpoint holds, whole to the bit; nothing pickled is run. Raises ValueError for any
     other file."""
     try:
+        state = load_pickled(path)
         with zipfile.ZipFile(path) as file:
             if damaged := file.testzip():  # torch doesn't look at the checksums
                 raise ValueError(f"{damaged} is damaged")
-        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's many ways to refuse
         raise ValueError("it is damaged, or was cut off") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:

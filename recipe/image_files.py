@@ -19,10 +19,10 @@ from recipe.wording import printable
 
 SUFFIXES = frozenset((
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp",
-    ".ppm", ".pgm", ".pbm",
+    ".ppm", ".pgm", ".pbm", ".heic", ".heif", ".hif",
 ))  # fmt: skip
 UNREAD = frozenset((
-    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".tga",
+    ".avif", ".jxl", ".jp2", ".psd", ".tga",
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 ))  # fmt: skip
 """Of images that aren't read here: listed too, so that they are named and not passed over."""
@@ -53,25 +53,26 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def unreadable(folder: Path, files: Iterable[Path]) -> list[str]:
+def unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> list[str]:
     """`a.png (the file is empty)` for each of the files, relative to `folder`, that check_image
     finds to be none."""
     found = []
     for file in files:
         try:
-            check_image(folder / file)
+            check_image(folder / file, max_pixels)
         except ImageError as error:
             found.append(f"{printable(file)} ({error.reason})")
     return found
 
 
-def check_image(path: Path | str) -> None:
-    """Raise read_image's ImageError where the head or the end of the file shows it is no image."""
-    with opened(Path(path)) as image:
+def check_image(path: Path | str, max_pixels: int | None = None) -> None:
+    """Raise read_image's ImageError where the head or the end of the file shows it is no image, or
+    one of too many pixels."""
+    with opened(Path(path), max_pixels) as image:
         # 32-bit pixels may have values that read_image refuses
         doubtful = image.mode == "I" or not _goes_to_its_end(image)
     if doubtful:
-        read_image(path, channels=1)
+        read_image(path, channels=1, max_pixels=max_pixels)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

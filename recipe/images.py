@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,9 +20,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from recipe.extras import imported
 from recipe.wording import printable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+
+HEIF_BRANDS = frozenset((
+    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1",
+))  # fmt: skip
+"""What a file of an iPhone's or another HEIF photograph says it is, after "ftyp"."""
 
 
 class ImageError(ValueError):
@@ -33,20 +39,38 @@ class ImageError(ValueError):
         super().__init__(f"{printable(path)}: is not a readable image: {reason}")
 
 
-def read_image(path: Path | str, *, channels: int) -> Tensor:
+def read_image(path: Path | str, *, channels: int, max_pixels: int | None = None) -> Tensor:
     """The image in a file, (channels, height, width), float32 in 0..1.
 
     One channel is luma (ITU-R 601), three are red, green and blue; gray is repeated. An 8-bit
     value v is exactly v / 255, a 16-bit gray one v / 65535. The picture is turned as its EXIF
     data says (if they can be read), transparency is laid over white, of several frames the first
-    is taken, and colour profiles are ignored. Raises ImageError, also for an image so large
-    (about 90 million pixels) that it may be an attack.
+    is taken, and colour profiles are ignored. A JPEG of more than `max_pixels` pixels is decoded
+    at a half, a quarter or an eighth of its size, the largest that has no more, unless it is
+    progressive, which would save no memory. Raises ImageError, also for any other image of more
+    pixels (None: about 90 million, Pillow's own limit).
     """
+    return _read(path, channels, max_pixels, lambda plane: plane)
+
+
+def read_fitted(
+    path: Path | str, *, channels: int, size: tuple[int, int], max_pixels: int | None
+) -> Tensor:
+    """fit(read_image(...), size) to the last bit, in less memory: of the image as floats only one
+    channel is held at a time."""
+    return _read(path, channels, max_pixels, lambda plane: fit(plane, size))
+
+
+def _read(
+    path: Path | str, channels: int, max_pixels: int | None, each: Callable[[Tensor], Tensor]
+) -> Tensor:
     if channels not in (1, 3):
         raise ValueError(f"data.channels: image files are read with 1 or 3, not with {channels}")
-    with opened(Path(path)) as image:
+    with opened(Path(path), max_pixels) as image:
         _turn_upright(image)
-        pixels = _sixteen_bit(image) if image.mode[0] == "I" else _eight_bit(image, channels)
+        sixteen_bit = image.mode[0] == "I"
+        planes = iter([_sixteen_bit(image)]) if sixteen_bit else _eight_bit(image, channels)
+        pixels = torch.cat([each(plane[None]) for plane in planes])
     return pixels.expand(channels, -1, -1).contiguous()
 
 
@@ -83,7 +107,7 @@ def normalise_bytes(images: Tensor, *, mean: Sequence[float], std: Sequence[floa
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def opened(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
     """The image of a file whose head has been read. Raises ImageError, also for what the block
     raises."""
     try:
@@ -91,15 +115,44 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             raise ValueError("it is a pipe or a device, not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about metadata that isn't used here
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            large = "error" if max_pixels is None else "ignore"
+            warnings.simplefilter(large, Image.DecompressionBombWarning)
+            with _open(path) as image:
                 if image.mode == "F":
                     raise ValueError(
                         "floating-point pixels have no agreed white; save it with 8 or 16 bits"
                     )
+                if max_pixels is not None:
+                    _reduce(image, max_pixels)
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         raise ImageError(path, _reason(path, error)) from error
+
+
+def _open(path: Path) -> ImageFile.ImageFile:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        with path.open("rb") as stream:
+            head = stream.read(12)
+        if head[4:8] != b"ftyp" or head[8:] not in HEIF_BRANDS:
+            raise
+    imported("pillow_heif", "a HEIC photograph", "heic").register_heif_opener()
+    return Image.open(path, formats=("HEIF",))
+
+
+def _reduce(image: ImageFile.ImageFile, max_pixels: int) -> None:
+    """Has a JPEG of more pixels decoded at less than its size. Raises ValueError where that can't
+    be done."""
+    width, height = image.size
+    if width * height <= max_pixels:
+        return
+    if image.format in ("JPEG", "MPO") and "progressive" not in image.info:
+        for scale in (2, 4, 8):
+            if -(-width // scale) * -(-height // scale) <= max_pixels:
+                image.draft(None, (width // scale, height // scale))
+                return
+    raise ValueError(f"its {width} x {height} pixels are more than data.max_pixels={max_pixels}")
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -117,26 +170,33 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _eight_bit(image: Image.Image, channels: int) -> Tensor:
-    if not image.has_transparency_data:
-        image = image.convert("RGB")
-        return _channels_first(image.convert("L") if channels == 1 else image)
-    image = image.convert("RGBA")
-    layers = _channels_first(image.convert("LA") if channels == 1 else image)
-    colour, opacity = layers[:-1], layers[-1:]
-    return colour * opacity + (1 - opacity)
+def _eight_bit(image: Image.Image, channels: int) -> Iterator[Tensor]:
+    """Each channel, (height, width)."""
+    transparent = image.has_transparency_data
+    image = _converted(image, "RGBA" if transparent else "RGB")
+    if channels == 1:
+        image = _converted(image, "LA" if transparent else "L")
+    opacity = _plane(image, "A") if transparent else None
+    for band in image.getbands():
+        if band != "A":
+            colour = _plane(image, band)
+            yield colour if opacity is None else colour.mul_(opacity).add_(1 - opacity)
 
 
-def _channels_first(image: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1)
-    return pixels.permute(2, 0, 1).contiguous().float().div_(255)
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _plane(image: Image.Image, band: str) -> Tensor:
+    return torch.from_numpy(np.array(image.getchannel(band))).float().div_(255)
 
 
 def _sixteen_bit(image: Image.Image) -> Tensor:
+    """The one channel, (height, width)."""
     values = np.array(image)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"pixels in {values.min()}..{values.max()}; 16 bits hold 0..65535")
     pixels = torch.from_numpy(values.astype(np.float32)).div_(65535)
     if (transparent := image.info.get("transparency")) is not None:
         pixels[torch.from_numpy(values == transparent)] = 1.0
-    return pixels[None]
+    return pixels

@@ -61,6 +61,8 @@ class Recorded:
             raise ValueError(
                 f"run: {run / 'data.json'} has not one mean and std a channel; use another run"
             )
+        limit = spec.data.get("max_pixels")
+        self.max_pixels = limit if type(limit) is int else None
         self.device = Auto(threads="auto").select()
         counts = {"channels": self.channels, "classes": len(self.classes), "size": self.size[0]}
         try:
@@ -92,7 +94,9 @@ class Recorded:
 
         Raises ValueError, naming the file, if it is no image.
         """
-        image = images.fit(images.read_image(path, channels=self.channels), self.size)
+        image = images.read_fitted(
+            path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
+        )
         return images.normalise(image, mean=self.mean, std=self.std)[None]
 
     def probabilities(self, inputs: Tensor) -> Tensor:

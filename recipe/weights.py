@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recipe import atomic
-from recipe.wording import counted, listed, printable
+from recipe.data import memory
+from recipe.wording import bytes_, counted, listed, printable
+
+SPARE = 2**29
+"""Bytes that loading may take besides the file's content."""
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -47,7 +52,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_pickled(path)
+    except Inflated as error:
+        raise ValueError(f"{path}: isn't loaded: {error}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
         raise ValueError(f"{path}: can't be read as weights: {reason}") from error
@@ -71,6 +78,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             + f"; save a state_dict alone or under {' or '.join(STATE_DICT_KEYS)}"
         )
     return content
+
+
+class Inflated(ValueError):
+    """A file would take more memory than its size accounts for."""
+
+
+def load_pickled(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; no pickled code runs, and memory is taken only in
+    proportion to the file's size. Raises Inflated, and whatever torch.load does."""
+    size = path.stat().st_size
+    with memory.limited(2 * size + SPARE):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise Inflated("its entries are compressed, which torch.save never does")
+            if (stated := sum(entry.file_size for entry in entries)) > size:
+                raise Inflated(f"its entries state {bytes_(stated)}, and it has {bytes_(size)}")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except MemoryError as error:
+            raise Inflated(f"it takes far more memory than its {bytes_(size)}") from error
 
 
 MAX_KEY = 80

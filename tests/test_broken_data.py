@@ -161,6 +161,7 @@ def test_what_may_not_be_read_is_named(pets: Path, locked: str) -> None:
                 image_folder(
                     torch.Generator(), path=str(root), val=0.2, size=4, channels=3, workers=0,
                     mean=[0.0] * 3, std=[1.0] * 3, on_bad_file="stop", slow_after=10.0,
+                    max_pixels=10**6,
                 )  # fmt: skip
         finally:
             (root / locked).chmod(0o755)

@@ -35,7 +35,7 @@ def pets(root: Path) -> Path:
 
 def made(path: Path | None, seed: int = 0, **changed: Any) -> Data:
     chosen: dict[str, Any] = {"val": 0.2, "size": 4, "channels": 1, "workers": 0}
-    chosen |= {"on_bad_file": "stop", "slow_after": 10.0}
+    chosen |= {"on_bad_file": "stop", "slow_after": 10.0, "max_pixels": 5 * 10**7}
     chosen |= {"mean": [0.0], "std": [1.0]} | changed
     path_setting = None if path is None else str(path)
     return image_folder(torch.Generator().manual_seed(seed), path=path_setting, **chosen)

@@ -33,6 +33,7 @@ SKIP = "data.on_bad_file=skip"
 def made(root: Path, **changed: Any) -> Data:
     chosen: dict[str, Any] = {"val": 0.4, "size": 8, "channels": 3, "workers": 0}
     chosen |= {"mean": [0.0] * 3, "std": [1.0] * 3, "on_bad_file": "skip", "slow_after": 10.0}
+    chosen |= {"max_pixels": 5 * 10**7}
     return image_folder(torch.Generator(), path=str(root), **(chosen | changed))
 
 

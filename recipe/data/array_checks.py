@@ -9,6 +9,9 @@ import numpy as np
 
 from recipe.wording import listed
 
+CHUNK = 2**24
+"""Bytes of images that are looked at together."""
+
 NUMBERED = "number the classes 0, 1, ..., as np.unique(y, return_inverse=True)[1] does"
 
 
@@ -68,12 +71,17 @@ def _part(found: Mapping[str, Any], end: str) -> Iterator[str]:
 
 
 def _not_finite(x: Any, name: str) -> Iterator[str]:
-    with np.errstate(over="ignore"):
-        bad = ~np.isfinite(x.astype(np.float32))
-    if bad.any():
-        images = bad.reshape(len(x), -1).any(1).nonzero()[0]
+    counts = np.zeros(len(x), np.int64)
+    per_image = max(1, x[:1].nbytes)
+    step = max(1, CHUNK // per_image)
+    for first in range(0, len(x), step):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(x[first : first + step].astype(np.float32))
+        counts[first : first + step] = (~finite).reshape(len(finite), -1).sum(1)
+    if counts.any():
+        images = counts.nonzero()[0]
         yield (
-            f"{int(bad.sum()):,} of {x.size:,} values in {name} are NaN, infinite or beyond "
+            f"{counts.sum():,} of {x.size:,} values in {name} are NaN, infinite or beyond "
             f"float32, in {len(images):,} of {len(x):,} images ({listed(images.tolist())}); "
             "replace them"
         )

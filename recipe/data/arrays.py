@@ -99,8 +99,8 @@ def _data(parts: Parts, names: tuple[str, ...], shown: str) -> Data:
 def _pair(found: Arrays, end: str, layout: Layout) -> tuple[Tensor, Tensor]:
     """Inputs (n, c, h, w), uint8 or float32, and targets (n,) int64 of one part of the file."""
     x, y = found[f"x{end}"], found[f"y{end}"]
-    inputs = torch.from_numpy(x.astype(np.uint8 if x.dtype == np.uint8 else np.float32))
-    return _channels_first(inputs, layout), torch.from_numpy(y.astype(np.int64))
+    x = x.astype(np.uint8 if x.dtype == np.uint8 else np.float32, copy=False)
+    return _channels_first(torch.from_numpy(x), layout), torch.from_numpy(y.astype(np.int64))
 
 
 def _channels_first(inputs: Tensor, layout: Layout) -> Tensor:

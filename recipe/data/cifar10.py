@@ -5,11 +5,13 @@ Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Nothing is
 
 from __future__ import annotations
 
+import os
 import pickle
+import pickletools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -127,6 +129,7 @@ def _from_binary(file: Path) -> tuple[Any, Any]:
 def _from_pickle(file: Path) -> tuple[Any, Any]:
     try:
         with file.open("rb") as stream:
+            _check_memo(stream)
             content = _ArraysOnly(stream, encoding="latin1").load()
         pixels, labels = content["data"], np.array(content["labels"])
     except Exception as error:  # what a foreign pickle raises is up to whoever wrote it
@@ -142,12 +145,35 @@ def _from_pickle(file: Path) -> tuple[Any, Any]:
     return pixels, labels
 
 
+def _check_memo(stream: BinaryIO) -> None:
+    """Raises ValueError for a place in the pickle's memo that no file of this size needs: memory is
+    taken for all places up to the highest."""
+    size = os.fstat(stream.fileno()).st_size
+    for opcode, place, _ in pickletools.genops(stream):
+        if opcode.name.endswith("PUT") and place is not None and int(place) > size:
+            raise ValueError(f"it asks for place {place} in a memo, and has {size} bytes")
+    stream.seek(0)
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Reads numpy arrays in plain containers; refuses every other name, so no code can run."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        if (module, name) == ("numpy", "ndarray"):
+            return _ARRAY
         if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]
+            return _empty
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are let in")
+
+
+_ARRAY = object()
+"""Stands for the class of arrays, which would take memory for any shape if it were called."""
+
+
+def _empty(kind: object, shape: tuple[int, ...], _: bytes) -> Any:
+    """What numpy pickles an array as, before its content: an array of shape (0,)."""
+    if kind is not _ARRAY or shape != (0,):
+        raise pickle.UnpicklingError(f"it asks for an array of shape {shape} without content")
+    return np.empty(0)

@@ -15,7 +15,7 @@ Listing = dict[str, list[Path]]
 """The images of each class, relative to the whole folder; classes and images sorted."""
 
 
-def listings(root: Path, val: float | None, *, check: bool) -> dict[str, Listing]:
+def listings(root: Path, val: float | None, *, check: bool, max_pixels: int) -> dict[str, Listing]:
     """The images of each part; the part is `train` where `val` is to divide it.
 
     Raises SpecError with everything that is wrong: images that can't be read (if `check`), are
@@ -42,7 +42,7 @@ def listings(root: Path, val: float | None, *, check: bool) -> dict[str, Listing
             found[place[0]][place[1]].append(file)
     problems = Problems()
     count, where = counted(len(images), "image"), printable(root)
-    bad = unreadable(root, images) if check else []
+    bad = unreadable(root, images, max_pixels) if check else []
     for files, wrong, way_out in (
         (bad, "can't be read", f"mend or remove them, or {SKIP}"),
         (hidden, "are hidden", "remove or rename them"),

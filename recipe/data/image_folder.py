@@ -30,7 +30,7 @@ from recipe.data import (
 from recipe.data.class_folders import SKIP, Listing, listings
 from recipe.data.names import Names
 from recipe.errors import DataError, Problems
-from recipe.images import ImageError, fit, normalise, read_image
+from recipe.images import ImageError, normalise, read_fitted
 from recipe.wording import listed, printable
 
 WHOLE = 2**30  # bytes of all images together up to which the digest reads every one of them
@@ -69,6 +69,7 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    max_pixels: int
     workers: int
     on_bad_file: Literal["stop", "skip"]
     slow_after: float
@@ -83,10 +84,12 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
         path = self.root / self.files[index]
         try:
             with slow.named_after(self.slow_after, path):
-                image = read_image(path, channels=self.channels)
+                image = read_fitted(
+                    path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
+                )
         except ImageError as error:
             return Unread(index, f"{printable(self.files[index])} ({error.reason})")
-        return normalise(fit(image, self.size), mean=self.mean, std=self.std), self.targets[index]
+        return normalise(image, mean=self.mean, std=self.std), self.targets[index]
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """As Split.batches, with on_bad_file=skip less the samples that can't be read.
@@ -164,6 +167,7 @@ def image_folder(
     channels: Literal[1, 3],
     mean: list[Mean],
     std: list[Std],
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)],
     workers: NonNegativeInt,
     on_bad_file: Literal["stop", "skip"],
     slow_after: Annotated[float, Field(gt=0, allow_inf_nan=False)],
@@ -171,7 +175,9 @@ def image_folder(
     """Images below `path`/<class>/, of which `val` are held out; or below `path`/train/<class>/
     and `path`/val/<class>/, and where there is one, `path`/test/<class>/.
 
-    Classes are sorted by name. Each image is cut and resized by recipe.images.fit. Files without
+    Classes are sorted by name. Each image is read by recipe.images.read_image, which says what
+    becomes of one of more than `max_pixels` pixels (Pillow reads none beyond 178,956,970), and cut
+    and resized by recipe.images.fit. Files without
     the suffix of an image are passed over; what else is wrong is told by recipe.data.class_folders,
     all at once, before the first step. Of each file only the head and the end are checked then
     (recipe.image_files says why), and with on_bad_file=skip nothing; one that turns out to be
@@ -188,7 +194,7 @@ def image_folder(
         memory.check(8 * channels * size**2, "data.size", f"{size} is too large, use fewer pixels")
     with problems.collect("data"), paths.reported():
         root = paths.given(path, "a folder of images, such as data.path=/data/pets")
-        found = listings(root, val, check=on_bad_file == "stop")
+        found = listings(root, val, check=on_bad_file == "stop", max_pixels=max_pixels)
         content = digest_files(
             root,
             sorted(file for part in found.values() for has in part.values() for file in has),
@@ -207,6 +213,7 @@ def image_folder(
             size=(size, size),
             mean=tuple(mean),
             std=tuple(std),
+            max_pixels=max_pixels,
             workers=workers,
             on_bad_file=on_bad_file,
             slow_after=slow_after,
@@ -225,7 +232,9 @@ def image_folder(
         size=(size, size),
         mean=tuple(mean),
         std=tuple(std),
-        digest=digest(content, *listed, f"image_folder {channels} {size} {mean} {std}"),
+        digest=digest(
+            content, *listed, f"image_folder {channels} {size} {mean} {std} {max_pixels}"
+        ),
     )
 
 

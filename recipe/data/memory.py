@@ -1,6 +1,11 @@
-"""Whether data fit into memory, told before it is asked for."""
+"""Whether data fit into memory, before it is asked for; and a limit to what is asked for."""
 
 from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -13,3 +18,21 @@ def check(needed: int, key: str, way_out: str) -> None:
             f"{key}: needs {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} are free;"
             f" {way_out}"
         )
+
+
+@contextmanager
+def limited(more: int) -> Iterator[None]:
+    """In the block this process can take about `more` bytes of memory; beyond that asking for
+    memory fails, with a MemoryError or what a library makes of it. On Linux alone."""
+    if sys.platform != "linux":
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = psutil.Process().memory_info().vms + more
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -18,6 +18,7 @@ from recipe.checkpoint import read
 from recipe.errors import SpecError
 from recipe.menu import GROUPS
 from recipe.run import Best, Run
+from recipe.schedule import learning_rates
 from recipe.settings import ELSEWHERE, ROOT, SPARED
 from recipe.spec import RunSpec
 from recipe.state import State
@@ -34,6 +35,8 @@ class Carried:
     over: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    first_step: list[str] = field(default_factory=list)
+    """What is different in the next step from the last one, with numbers."""
 
     def lines(self) -> Iterator[str]:
         """Each kind and thing in a line, for people."""
@@ -48,6 +51,8 @@ class Carried:
                 full = list(filter(None, rests))
                 many = f" of {counted(len(full), 'tensor')}: {listed(full, SHOWN)}"
                 yield f"{what}: {thing}{many if full else ''}"
+        for line in self.first_step:
+            yield f"first step: {line}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,87 @@ def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data:
             run.best = Best(**saved["best"])
     told = {name.partition(" ")[0] for name in (*found.over, *found.new)}
     found.new += [f"{group}={new.options[group]}" for group in GROUPS if group in differs - told]
+    found.first_step += _first_step(run, saved, old, new, differs)
     return found
+
+
+def _first_step(
+    run: Run, saved: State, old: RunSpec, new: RunSpec, differs: set[str]
+) -> Iterator[str]:
+    """What is different in the next step from the last one, each in a line with both values."""
+    yield from _rates(run, saved, new)
+    yield from _settings(old, new, differs)
+    position = saved["position"]
+    if position["epoch"]:
+        steps = (position["step"] - position["batch"]) // position["epoch"]
+        if steps != run.steps_per_epoch:
+            yield f"steps per epoch {steps} before, {run.steps_per_epoch} now"
+    if not differs & {"optimizer", "scheduler", "warmup"}:
+        yield from _group_settings(run, saved)
+    trained, trains = set(saved["trainable"]), set(state.trainable(run))
+    if trained != trains:
+        yield f"trained tensors {len(trained)} before, {len(trains)} now" + "".join(
+            f"; {what}: {listed(sorted(names))}"
+            for what, names in (("frozen now", trained - trains), ("new", trains - trained))
+            if names
+        )
+
+
+def _settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
+    """The options and settings that differ; of another option all settings in one line."""
+    for key in (key for key in ROOT if key in differs):
+        yield f"{key} {getattr(old, key)} before, {getattr(new, key)} now"
+    before, now = old.parameters(), new.parameters()
+    for group in (group for group in GROUPS if group in differs):
+        named = {
+            key: now[key]
+            for key in now
+            if key.startswith(f"{group}.")
+            and key.partition(".")[2] not in SPARED.get(group, ())
+            and before.get(key) != now[key]
+        }
+        if before[group] == now[group]:
+            for key, value in named.items():
+                yield f"{key} {before.get(key, 'not set')} before, {value} now"
+            continue
+        settings = " ".join(f"{key}={value}" for key, value in named.items())
+        yield f"{group}={before[group]} before, {group}={now[group]} now {settings}".strip()
+
+
+def _rates(run: Run, saved: State, new: RunSpec) -> Iterator[str]:
+    """The learning rates at both sides of the joint."""
+    groups = saved["optimizer"]["groups"]
+    last = saved["position"].get("rates") or {name: group["lr"] for name, group in groups.items()}
+    before = listed([f"{name} {rate:.3g}" for name, rate in last.items()], SHOWN)
+    jumps = False
+    for name, rate in learning_rates(run.optimizer).items():
+        if name not in last:
+            jumps |= rate not in last.values()
+            yield f"learning rate of the new group {name} {rate:.3g}; in the last step: {before}"
+        elif f"{last[name]:.3g}" == f"{rate:.3g}":
+            yield f"learning rate of group {name} {rate:.3g}, as in the last step"
+        else:
+            jumps = True
+            yield f"learning rate of group {name} {last[name]:.3g} in the last step, {rate:.3g} now"
+    moves = any(len(set(rates)) > 1 for rates in run.rates.values())
+    if jumps and moves and run.schedule.spans:
+        share = f"epoch {run.at.epoch} of {run.epochs}"
+        yield (
+            f"scheduler={new.options['scheduler']} is as long as the run, and continues where a "
+            f"run of this length is after {share}; scheduler=constant with optimizer.lr keeps one "
+            "rate"
+        )
+
+
+def _group_settings(run: Run, saved: State) -> Iterator[str]:
+    """Settings of the optimizer, less the learning rates."""
+    for group in run.optimizer.param_groups:
+        before = saved["optimizer"]["groups"].get(group["name"], {})
+        for key in run.optimizer.defaults:
+            if key != "lr" and key in before and key in group:
+                then, now = before[key], group[key]
+                if state.plain(now, key) != then:
+                    yield f"{key} of group {group['name']} {then} before, {now} now"
 
 
 def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None:

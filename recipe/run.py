@@ -108,6 +108,8 @@ class Position:
     """Batches of this epoch, counted from 0, that weren't finite."""
     accuracies: list[float] = field(default_factory=list)
     """val/accuracy of the epochs that are over."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Learning rate of each group in the last step."""
     augmentation: torch.Generator = field(default_factory=torch.Generator)
     """Of the epoch that `batch` is in."""
     began: float = 0.0

@@ -38,6 +38,7 @@ def capture(run: Run) -> State:
             "bitten": float(at.bitten),
             "left_out": sorted(at.left_out),
             "accuracies": at.accuracies,
+            "rates": at.rates,
             "optimizer_steps": run.schedule.steps,
             "augmentation": at.augmentation.get_state(),
             "seconds": time.perf_counter() - at.began,
@@ -102,6 +103,7 @@ def restore_position(run: Run, state: State) -> None:
     at.epoch, at.batch, at.step = position["epoch"], position["batch"], position["step"]
     at.bitten, at.left_out = position["bitten"], set(position["left_out"])
     at.accuracies = list(position["accuracies"])
+    at.rates = position.get("rates", {})  # older checkpoints have none
     at.augmentation.set_state(position["augmentation"])
     at.began = time.perf_counter() - position["seconds"]
     known = streams_of(state)

@@ -67,7 +67,8 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
     model = run.ranks.wrapped(feed.model)
     read = feed.split.batches(map(run.ranks.read, left))
     for batch, (inputs, targets) in zip(left, read, strict=True):
-        rates = {f"lr/{key}": lr for key, lr in learning_rates(run.optimizer).items()}
+        at.rates = learning_rates(run.optimizer)
+        rates = {f"lr/{key}": lr for key, lr in at.rates.items()}
         inputs = placed(inputs, run.device)
         targets = targets.to(run.device, non_blocking=True)
         try:

@@ -147,6 +147,62 @@ def test_an_average_of_a_model_of_other_shapes_begins_anew(small: Compose, avera
     assert "best" in carried.dropped
 
 
+def test_the_rates_on_both_sides_of_a_longer_schedule_are_reported(small: Compose) -> None:
+    """Half a cosine from 0.08 is 0.04; its last of six steps has 0.08 * (1 + cos(150 deg)) / 2."""
+    old, new = (
+        small(f"epochs={n}", "scheduler=cosine", "scheduler.per=step", "optimizer.lr=0.08")
+        for n in (2, 4)
+    )
+    _, carried, points = went_on(old, new, 8)
+    assert points[0].metrics["lr/all"] == pytest.approx(0.04)
+    assert carried.first_step == [
+        "learning rate of group all 0.00536 in the last step, 0.04 now",
+        "scheduler=cosine is as long as the run, and continues where a run of this length is after "
+        "epoch 2 of 4; scheduler=constant with optimizer.lr keeps one rate",
+        "epochs 2 before, 4 now",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (
+            ["data.batch_size=5"],
+            ["data.batch_size 8 before, 5 now", "steps per epoch 3 before, 4 now"],
+        ),
+        (["clip=norm"], ["clip=none before, clip=norm now clip.max_norm=1.0 clip.norm_type=2"]),
+        (["optimizer.momentum=0.5"], ["optimizer.momentum 0.9 before, 0.5 now"]),
+        (["accumulate=2"], ["accumulate 1 before, 2 now"]),
+        (
+            ["param_groups=head_faster"],
+            [
+                "learning rate of the new group body 0.05; in the last step: all 0.05",
+                "learning rate of the new group head 0.5; in the last step: all 0.05",
+                "param_groups=all before, param_groups=head_faster now param_groups.lr=0.05 "
+                "param_groups.factor=10.0 param_groups.head=auto",
+            ],
+        ),
+        (
+            ["freeze=all_but_head"],
+            [
+                "freeze=none before, freeze=all_but_head now freeze.head=auto "
+                "freeze.batchnorm=eval",
+                "trained tensors 18 before, 2 now; frozen now: batchnorm1_1.bias, "
+                "batchnorm1_1.weight, batchnorm1_2.bias and 13 more",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_changed_spec_changes_at_the_first_step_is_reported_with_both_values(
+    small: Compose, changes: list[str], lines: list[str]
+) -> None:
+    _, carried, _ = went_on(small(), small(*changes), 4)
+    if "param_groups" not in changes[0]:
+        lines = ["learning rate of group all 0.05, as in the last step", *lines]
+    assert carried.first_step == lines
+    assert list(carried.lines())[-len(lines) :] == [f"first step: {line}" for line in lines]
+
+
 def test_a_trick_that_changed_is_named(small: Compose) -> None:
     _, carried, _ = went_on(small(), small("clip=norm", "augment=mixup"), 4)
     assert {"clip=norm", "augment=mixup"} <= {*carried.new}

@@ -1,5 +1,6 @@
 """`python -m recipe`."""
 
+import signal
 import sys
 
 
@@ -8,6 +9,7 @@ def main() -> None:
     try:
         from recipe import cli
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would change the exit status
         print("recipe: interrupted", file=sys.stderr)
         sys.exit(130)
     cli.main()

@@ -5,6 +5,7 @@ torch and mlflow are imported by the verb that needs them, after the device's en
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import importlib
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from recipe import menu, output, usage
 from recipe.distributed.world import World
 from recipe.errors import Problems, SpecError
-from recipe.exits import ended, terminate
+from recipe.exits import ended, ignore_signals, leave, listen
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -42,16 +43,17 @@ HYDRA_FLAGS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and exits: 0 done, 1 failed, 2 refused, 130 and 143 killed."""
     output.prepare()
+    atexit.register(ignore_signals)  # the first registered, and so the last that is called
     try:
         output.start_notices()
     except SpecError as error:
         output.error(str(error))
         sys.exit(error.exit_status)
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    leave(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: list[str]) -> int:
-    signal.signal(signal.SIGTERM, terminate)
+    listen()
     world = World.here()
     if world.size == 1:
         return ended(lambda: _called(arguments))

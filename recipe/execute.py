@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -143,6 +144,9 @@ def execute(
             output.error(told)
         raise
     recorder.close("FINISHED")
+    if outcome.asked is not None and not sweep:  # a sweep stops
+        name = "Ctrl-C" if outcome.asked == signal.SIGINT else signal.Signals(outcome.asked).name
+        console.print(f"{name} came after the last step, and the run has reached its end")
     with contextlib.suppress(OSError):  # it can be made of the journals again
         results.keep(recorder.folder)
     return outcome, recorder

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from recipe import atomic, output
 from recipe.errors import OthersGone, OutputError, RecipeError
@@ -33,12 +35,46 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+arrived: list[int] = []
+"""The signals that this process was sent, in order: whatever runs when one comes, such as a
+finaliser, may swallow the exception that it raises."""
+
+
+def listen() -> None:
+    """From here on Ctrl-C and SIGTERM are remembered, and raise as they do; one that is ignored, as
+    under nohup, stays so."""
+    arrived.clear()
+    signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process with this status, whatever signals come while it tidies up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(status))
+    for stream in (sys.stdout, sys.stderr):  # a signal leaves no time for it
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    sys.exit(status)
+
+
+def ignore_signals() -> None:
+    """When nothing is left but the interpreter's own end, where Python runs no handler."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def ended(work: Callable[[], int], *, tell: bool = True) -> int:
     """The exit status of what was called; how it ended is told, unless another process tells."""
     said: list[str] = []
     try:
         status = work()
         output.write("")  # what is buffered
+        if status == 0 and arrived:  # nobody obeyed it
+            by = Terminated() if arrived[0] == signal.SIGTERM else KeyboardInterrupt()
+            said, status = _stopped(by)
         return status
     except RecipeError as error:
         if isinstance(error, OutputError):
@@ -67,6 +103,7 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
         said = [_unwritten(error)]
         return 1
     finally:
+        arrived.clear()
         for line in said if tell else ():
             output.error(line)
 
@@ -96,6 +133,13 @@ def _cause(error: BaseException) -> KeyboardInterrupt | None:
     return None
 
 
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT."""
+    arrived.append(signum)
+    raise KeyboardInterrupt
+
+
 def terminate(signum: int, frame: FrameType | None) -> None:
     """The handler of SIGTERM."""
+    arrived.append(signum)
     raise Terminated

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from recipe import exits
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 SAID = b"recipe: stopping after this step; again to stop at once\n"
@@ -29,7 +31,9 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.asked: int | None = exits.arrived[0] if exits.arrived else None
+        """The signal; from the beginning one that came while the run was being built, and whose
+        exception was swallowed by what it interrupted."""
         self._usual: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def __enter__(self) -> Stopping:

@@ -74,14 +74,16 @@ def refused(folder: Path, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def _as_it_was(folder: Path) -> Iterator[None]:
     environment, path, arguments = dict(os.environ), list(sys.path), list(sys.argv)
-    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:], sys.argv[:] = path, arguments
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         torch.set_num_threads(threads)
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None)).startswith(f"{folder}{os.sep}"):

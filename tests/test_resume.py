@@ -100,7 +100,10 @@ def test_a_run_that_is_to_stop_after_its_last_step_is_evaluated_and_ends(
 ) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("9 SIGINT")
-    assert commands.here(tmp_path, *QUIET).status == 0
+    done = commands.here(tmp_path, *QUIET)
+    assert done.status == 0
+    reached = "Ctrl-C came after the last step, and the run has reached its end"
+    assert reached in done.out.splitlines()
     (run,) = commands.runs(tmp_path)
     alike(run, whole)
 

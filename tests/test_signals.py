@@ -61,6 +61,55 @@ def test_what_fails_at_tidying_up_after_a_signal_was_ended_by_it(
     assert not commands.runs(tmp_path)
 
 
+SWALLOWS = """
+import os, signal, torch
+
+def clip(model):
+    for _ in range(TIMES):
+        try:
+            os.kill(os.getpid(), signal.SIGNAL)
+        except KeyboardInterrupt:
+            pass
+    return lambda params: torch.nn.utils.get_total_norm([p.grad for p in params])
+"""
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_the_run_is_built_stops_it_though_its_exception_is_swallowed(
+    tmp_path: Path, name: str, status: int, times: int
+) -> None:
+    parts = SWALLOWS.replace("SIGNAL", name).replace("TIMES", f"{times}")
+    commands.project(tmp_path, {"parts.py": parts, "conf/clip/mine.yaml": "_target_: parts.clip\n"})
+    settings = (*commands.QUICK, "clip=mine", "trust=[parts]", "tracking=none")
+    done = commands.here(tmp_path, *settings)
+    assert done.status == status, done.err
+    (run,) = commands.runs(tmp_path)
+    assert commands.read_json(run / "run.json")["status"] == "KILLED"
+    planned = commands.here(tmp_path, "plan", *settings[:-1])  # which has nothing to stop
+    assert planned.status == status
+
+
+AT_THE_END = """
+import os, signal, sys, threading
+
+def interrupt():
+    threading.main_thread().join()
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+from recipe import cli
+cli.main(["--version"])
+"""
+
+
+def test_signals_while_the_interpreter_ends_change_no_exit_status(tmp_path: Path) -> None:
+    done = commands.process(tmp_path, program=(sys.executable, "-c", AT_THE_END))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("recipe ")
+
+
 def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ def main(tasks: Connection, environment: dict[str, str], threads: int, gpus: Gpu
     sweep's."""
     output.prepare()
     os.setsid()  # the sweep hands on what the terminal sends
-    signal.signal(signal.SIGTERM, exits.terminate)
+    exits.listen()
     nursery.heed_signals()
     gc.freeze()  # what is imported by now stays, so no collection need look at it
     os.environ.update(environment | thread_environment(threads))

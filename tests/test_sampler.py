@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,6 +86,37 @@ def test_the_audit_finds_a_class_that_is_drawn_too_often() -> None:
         "class 1 is drawn 4 times an epoch, not 8",
         "class 2 is drawn 4 times an epoch, not 8",
     ]
+
+
+def backwards(targets: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randperm(len(targets), generator=generator).flip(0)
+
+
+def usual(targets: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randperm(len(targets), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((f"sampler._target_={__name__}.backwards", f"trust=[{__name__}]"), None),
+        (
+            (f"sampler._target_={__name__}.usual", f"trust=[{__name__}]"),
+            "every epoch's order is that of sampler=shuffled",
+        ),
+        (("sampler=balanced", "sampler.power=1e-9"), "every class is drawn as often as it occurs"),
+    ],
+)
+def test_a_sampler_has_no_effect_only_where_the_order_or_the_classes_are_as_without_it(
+    small: Callable[..., RunSpec], arguments: tuple[str, ...], why: str | None
+) -> None:
+    spec = small(*arguments)
+    spec = replace(spec, options={**spec.options, "sampler": "mine"})
+    run = build.build(spec)
+    with Audit(spec, run) as audit:
+        verdicts = [audit.look(point) for point in train(run)][-1]
+    found = next(v for v in verdicts if v.group == "sampler")
+    assert found.held and found.no_effect == why
 
 
 def half(targets: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,12 +23,15 @@ from recipe import atomic, journal, runs
 from recipe.errors import SpecError
 from recipe.wording import printable
 
-FORMAT = 2
+FORMAT = 3
 """Of result.json; a file of another format is passed over."""
 
 JOURNALS = ("events.jsonl", "metrics.jsonl")
 
 EPOCH = "time/epoch_s"
+
+OF_A_BATCH = ("train/", "clip/grad_norm")
+"""How the names of metrics begin that are measured on each batch."""
 
 LARGEST = 2**28
 """Bytes of a journal."""
@@ -52,7 +55,8 @@ class Result:
     seconds: float | None = None
     """From its start to its end, what lies between being stopped and going on left out."""
     last: Mapping[str, float] = field(default_factory=dict)
-    """Of every metric its last value."""
+    """Of every metric its value after the last epoch; of one that is measured on each batch the
+    mean over that epoch."""
     curves: Mapping[str, Points] = field(default_factory=dict)
     """Of the metrics that are taken after an epoch."""
     epoch_s: float | None = None
@@ -149,11 +153,23 @@ def _from_journals(run: Path) -> Result | None:
         settings=settings,
         tags={k: v for k, v in said["tags"].items() if not k.startswith("mlflow.note")},
         seconds=_seconds(events),
-        last={key: values[-1][1] for key, values in points.items()},
+        last=_last(points),
         curves={key: values for key, values in points.items() if key.startswith("val/")},
         epoch_s=_of(statistics.median, _warm(run, events, points.get(EPOCH, []))),
         peak_mb=_of(max, points.get("memory/peak_mb")),
     )
+
+
+def _last(points: Mapping[str, Points]) -> dict[str, float]:
+    ends = [step for step, _ in points.get(EPOCH) or points.get("val/accuracy", [])]
+    began = ends[-2] if len(ends) > 1 else -1
+    found = {}
+    for key, values in points.items():
+        found[key] = values[-1][1]
+        if key.startswith(OF_A_BATCH):
+            finite = [value for step, value in values if step > began and math.isfinite(value)]
+            found[key] = math.fsum(finite) / len(finite) if finite else math.nan
+    return found
 
 
 def _merged(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,93 @@ def test_losses_on_different_scales_get_no_verdict(tmp_path: Path, other: dict[s
     assert "shown to" not in out.partition("How to read")[0]
     assert not list((outputs / "reports").glob("*/pareto.png"))
     assert {row["efficient"] for row in rows(tmp_path, "variants").values()} == {"False"}
+
+
+@pytest.mark.parametrize(
+    ("trick", "why"),
+    [
+        ({"augment": "mixup"}, "augment changes the inputs and targets"),
+        ({"sampler": "balanced"}, "sampler changes which samples come how often"),
+        ({"sharpness": "sam"}, "sharpness changes what is minimised"),
+        ({"loss": "mse_one_hot"}, "loss changes what is minimised"),
+        ({"loss": "label_smoothing", "loss.smoothing": "0.2"}, "loss changes what is minimised"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["train/accuracy", "train/loss"])
+def test_metrics_of_training_get_no_verdict_where_they_are_measured_on_something_else(
+    tmp_path: Path, trick: dict[str, str], why: str, metric: str
+) -> None:
+    usual = {"augment": "none", "sampler": "shuffled", "sharpness": "none"}
+    usual |= {"loss": "label_smoothing", "loss.smoothing": "0.1"}
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, on) in enumerate(itertools.product(range(6), [{}, trick, CLIP])):
+        start = {"order": f"o{seed}{on.get('sampler', '')}"}
+        metrics = {metric: 0.4 if on else 0.6}
+        ids.append(
+            compared_runs.run(
+                outputs, number, [0.5], usual | on, seed=seed, metrics=metrics, start=start
+            )
+        )
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path, "--metric", metric)
+    (said,) = lines(out, "could not be compared")
+    reason = f"{metric} is measured on what a run trains with, and {why}"
+    assert f"{reason}; take --metric val/accuracy" in said
+    assert lines(out, f"Caution: {reason}; --metric val/accuracy compares all variants")
+    assert lines(out, "clip=norm changed", "shown to")  # which trains with the same
+    assert {row["efficient"] for row in rows(tmp_path, "variants").values()} == {"False"}
+
+
+def test_a_metric_of_training_is_the_mean_over_the_last_epoch(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for seed in range(2):
+        ids.append(compared_runs.run(outputs, seed, [0.5, 0.5], seed=seed))
+        values = [(1, 0.1), (5, 0.2), (6, 0.3), (8, 0.8), (10, 0.7)]  # an epoch has 5 steps
+        points = [{"step": n, "time": 0, "metrics": {"train/accuracy": v}} for n, v in values]
+        with (outputs / "runs" / ids[-1] / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(point) + "\n" for point in points)
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path, "--metric", "train/accuracy")
+    assert float(rows(tmp_path, "variants")["baseline"]["mean"]) == pytest.approx(0.6)
+    assert lines(out, "the mean of train/accuracy over the batches of the last epoch")
+    assert lines(out, "Caution: train/accuracy is measured in training")
+
+
+@pytest.mark.parametrize(
+    ("trick", "name"),
+    [
+        ({"sampler": "balanced"}, "order"),
+        ({"sampler": "mine", "sampler.power": "2"}, "order"),
+        ({"model": "resnet"}, "weights"),
+        ({"model.weights": "mine.pt"}, "weights"),
+    ],
+)
+def test_a_start_that_the_compared_trick_makes_is_no_reason_against_a_pair(
+    tmp_path: Path, trick: dict[str, str], name: str
+) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, on) in enumerate(itertools.product(range(6), [{}, trick, CLIP])):
+        start = {"order": f"o{seed}", "weights": f"w{seed}"}
+        start[name] += "other" if on else ""
+        accuracy = 0.6 if on else 0.5
+        settings = {"sampler": "shuffled", **on}
+        ids.append(compared_runs.run(outputs, number, [accuracy], settings, seed=seed, start=start))
+    compared_runs.sweep(outputs, ids)
+    out = compared(tmp_path)
+    level = next(iter(trick))
+    assert lines(out, f"{level}=", "changed val/accuracy by +10.00 points", "6 paired seeds")
+    assert lines(out, f"clip=norm could not be compared: they started from other {name} (seed 0")
+
+
+def test_a_sampler_does_not_excuse_other_weights(tmp_path: Path) -> None:
+    outputs, ids = tmp_path / "outputs", []
+    for number, (seed, sampler) in enumerate(itertools.product(range(2), ["shuffled", "balanced"])):
+        start = {"order": f"{seed}{sampler}", "weights": f"{seed}{sampler}"}
+        settings = {"sampler": sampler}
+        ids.append(compared_runs.run(outputs, number, [0.5], settings, seed=seed, start=start))
+    compared_runs.sweep(outputs, ids)
+    said = "sampler=balanced could not be compared: they started from other weights (seed 0, 1)."
+    assert lines(compared(tmp_path), said)
 
 
 def test_what_did_nothing_is_not_counted_among_the_interactions(tmp_path: Path) -> None:

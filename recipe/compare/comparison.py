@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from recipe.compare import findings, sentences, summary
 from recipe.compare.finding import Finding
-from recipe.compare.pairs import scales
+from recipe.compare.pairs import scales, training_only
 from recipe.compare.selection import Selection
 from recipe.compare.summary import Summary
 from recipe.compare.units import Unit
@@ -63,7 +63,7 @@ class Comparison:
     @property
     def is_one_scale(self) -> bool:
         """Whether the metric of every variant is measured alike."""
-        return len(scales(self.selection.runs, self.unit)) < 2
+        return not scales(self.selection.runs, self.unit)
 
     @property
     def sentences(self) -> list[str]:
@@ -126,11 +126,16 @@ def cautions(found: Comparison) -> Iterator[str]:
             f"the runs were recorded in {counted(len(sweeps), 'sweep')} or by themselves, at other "
             "times: what they cost in seconds may differ for that alone"
         )
-    if not found.is_one_scale:
-        losses = scales(found.selection.runs, found.unit)
+    if different := scales(found.selection.runs, found.unit):
+        why = f"{found.unit.metric} is of different losses ({listed(different)}), so it is on "
+        why += "different scales"
+        if found.unit.is_training:
+            why = training_only(different, found.unit)
+        yield f"{why}; --metric val/accuracy compares all variants"
+    if found.unit.is_training:
         yield (
-            f"{found.unit.metric} is of different losses ({listed(losses)}), so it is on different "
-            "scales; --metric val/accuracy compares all variants"
+            f"{found.unit.metric} is measured in training, batch by batch before each step, with "
+            "dropout and BatchNorm as they train, so it doesn't say which model is better"
         )
     values = {
         run.last[found.unit.metric] for o in found.summaries for run in o.variant.runs.values()

@@ -60,26 +60,81 @@ def _unlike(one: Result, other: Result, unit: Unit) -> str:
     """Why two runs of one seed can't be compared; empty if they can."""
     if not one.start or not other.start:
         return "recorded without hashes of what it started from"
-    names = [name for name in one.start if one.start[name] != other.start.get(name)]
+    names = [
+        name
+        for name in one.start
+        if one.start[name] != other.start.get(name) and not _explained(name, one, other)
+    ]
     if names:
         return f"they started from other {' and '.join(names)}"
-    if unit.is_loss and loss(one) != loss(other):
+    groups = _measured_otherwise([one, other], unit)
+    if unit.is_training and groups:
+        return f"{training_only(groups, unit)}; take --metric val/accuracy"
+    if groups:
         accuracy = f"{unit.metric.removesuffix('loss')}accuracy"
         return f"{unit.metric} is of another loss there; take --metric {accuracy}"
     return ""
 
 
-def loss(run: Result) -> str:
-    """What decides on which scale a loss is."""
+MADE_BY = {"weights": "model", "order": "sampler"}
+"""Of what a run starts from, the group that makes it: it differs where that is compared."""
+
+
+def _explained(name: str, one: Result, other: Result) -> bool:
+    """Whether a start differs because the two runs are of different options or settings of the
+    group that makes it: runs of a pair differ in nothing but the trick that is compared."""
+    group = MADE_BY.get(name)
+    return group is not None and settings_of(one, group) != settings_of(other, group)
+
+
+TRAINED_WITH = {
+    "data": "the inputs",
+    "sampler": "which samples come how often",
+    "augment": "the inputs and targets",
+    "loss": "what is minimised",
+    "sharpness": "what is minimised",
+}
+"""What each group changes of that which a metric of training is measured on."""
+
+SPARED = (
+    "data.path", "data.workers", "data.slow_after", "data.batch_size", "data.eval_batch_size",
+    "loss.takes", "augment.gives",
+)  # fmt: skip
+"""Settings of those groups that change nothing of it."""
+
+
+def settings_of(run: Result, group: str) -> str:
+    """The option of a group and those of its settings that change what is measured."""
     settings = sorted(run.settings.items())
-    given = [f"{key}={value}" for key, value in settings if key.startswith("loss.")]
-    said = [text for text in given if not text.startswith("loss.takes=")]
-    return " ".join([run.settings.get("loss", ""), *said])
+    given = [
+        f"{key}={value}"
+        for key, value in settings
+        if key.startswith(f"{group}.") and key not in SPARED
+    ]
+    return " ".join([run.settings.get(group, ""), *given])
+
+
+def _measured_otherwise(runs: Iterable[Result], unit: Unit) -> list[str]:
+    """The groups in which the runs differ so that the metric is not measured alike."""
+    groups = TRAINED_WITH if unit.is_training else ["loss"] if unit.is_loss else []
+    runs = list(runs)
+    return [group for group in groups if len({settings_of(run, group) for run in runs}) > 1]
+
+
+def training_only(groups: Iterable[str], unit: Unit) -> str:
+    """Why a metric of training can't be compared between runs that differ in these groups."""
+    changed = [f"{group} changes {TRAINED_WITH[group]}" for group in groups]
+    return f"{unit.metric} is measured on what a run trains with, and {' and '.join(changed)}"
 
 
 def scales(runs: Iterable[Result], unit: Unit) -> list[str]:
-    """The losses that the metric is of; none of another metric."""
-    return sorted({loss(run) for run in runs}) if unit.is_loss else []
+    """Why the metric isn't measured alike in all runs: for a loss of validation the losses, for a
+    metric of training the groups; none where it is."""
+    runs = list(runs)
+    groups = _measured_otherwise(runs, unit)
+    if unit.is_training:
+        return groups
+    return sorted({settings_of(run, "loss") for run in runs}) if groups else []
 
 
 def in_order(seeds: Iterable[str]) -> list[str]:

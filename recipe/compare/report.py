@@ -251,9 +251,10 @@ def _method(found: Comparison) -> Iterator[str]:
         test += f" (of more than {EXACT} differences, of {FLIPS:,} random ones of its signs)"
     yield (
         "Runs of one seed share initial weights, split, order, augmentation and dropout streams, "
-        "which hashes recorded with each run show; only such runs are paired, and a change is the "
-        f"mean of the paired differences. Its interval is Student's, by itself. {test}, and then "
-        "corrected by Holm over the tricks of a table. A trick is shown to help or hurt if "
+        "which hashes recorded with each run show; only such runs are paired, but for what the "
+        "compared trick itself makes (a model its weights, a sampler the order), and a change is "
+        f"the mean of the paired differences. Its interval is Student's, by itself. {test}, and "
+        "then corrected by Holm over the tricks of a table. A trick is shown to help or hurt if "
         f"that is at most {LEVEL:g}; where the seeds are too few for it, no verdict is given. A "
         "trick that the audit saw doing nothing in any run counts as not tried."
     )
@@ -266,8 +267,11 @@ def _method(found: Comparison) -> Iterator[str]:
         )
     if found.unit.metric.startswith("best/"):
         return
+    numbers = f"{found.unit.metric} after the last epoch"
+    if found.unit.is_training:
+        numbers = f"the mean of {found.unit.metric} over the batches of the last epoch"
     yield (
-        f"The numbers are {found.unit.metric} after the last epoch, as they are wherever `compare` "
+        f"The numbers are {numbers}, as they are wherever `compare` "
         "says nothing else; the table at a sweep's end and `status` show each run's best epoch. "
         "The best of many epochs, `--metric best/val_accuracy`, is a little too good in every "
         "variant. Intervals of variants are wider than those of paired differences: they hold the "

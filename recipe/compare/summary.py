@@ -50,7 +50,7 @@ def all_of(variants: Variants, unit: Unit, among: Container[Levels]) -> list[Sum
 
     found.sort(key=place)
     runs = [run for one in found for run in one.variant.runs.values()]
-    if not unit.sign or len(scales(runs, unit)) > 1:
+    if not unit.sign or scales(runs, unit):
         return found
     beside = [one for one in found if one.variant.levels in among]
     front = dict(zip(map(id, beside), _efficient(beside, sign), strict=True))

@@ -12,6 +12,8 @@ QUALITY = ("val/", "train/", "best/val_accuracy")
 """How the names of those metrics begin of which one direction is better. Of others, such as seconds
 or learning rates, which one is depends on what is wanted."""
 
+IN_TRAINING = "train/"
+
 TO_SEE = 0.5
 """Points of accuracy that are worth seeing."""
 
@@ -32,6 +34,11 @@ class Unit:
     def sign(self) -> int:
         """1: more is better, -1: less is; 0: neither is by itself."""
         return 0 if not self.metric.startswith(QUALITY) else -1 if self.is_loss else 1
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is measured in training, on the batches as they are trained on."""
+        return self.metric.startswith(IN_TRAINING)
 
     def of(self, run: Result) -> float:
         return run.last[self.metric]

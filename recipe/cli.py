@@ -154,7 +154,7 @@ def _train(arguments: list[str]) -> int:
 
 def _plan(arguments: list[str]) -> int:
     problems = Problems()
-    spec = _spec(arguments, problems)
+    spec = _spec(arguments, problems, _of_one_run("plan"))
     from recipe.execute import prepare
 
     run = prepare(spec, problems)
@@ -180,7 +180,7 @@ def _find_lr(arguments: list[str]) -> int:
         steps = int(number("find-lr", "steps", given["steps"], whole=True))
     problems.raise_any()
     rest = [text for text in arguments if text not in own]
-    spec = _spec(rest, problems)
+    spec = _spec(rest, problems, _of_one_run("find-lr"))
     run = prepare(spec, problems)
     from recipe.find_lr import find_lr
 
@@ -190,9 +190,17 @@ def _find_lr(arguments: list[str]) -> int:
     return 0
 
 
-def _spec(arguments: list[str], problems: Problems) -> RunSpec:
+def _of_one_run(verb: str) -> str:
+    """What to do with several values where a verb takes one."""
+    return f"{verb} takes a single run; give one value, or run all with python -m recipe -m"
+
+
+def _spec(
+    arguments: list[str], problems: Problems, several: str = "several values need a sweep; add -m"
+) -> RunSpec:
     """The spec of a single run; what is wrong with the overrides is added to `problems`, and the
-    rest of them composed, so that later checks can add theirs."""
+    rest of them composed, so that later checks can add theirs. `several`: what to do with several
+    values."""
     output.task("reading the command line")
     from recipe import compose
     from recipe.overrides import check
@@ -200,7 +208,7 @@ def _spec(arguments: list[str], problems: Problems) -> RunSpec:
     if any(argument.startswith("spec=") for argument in arguments):
         return _recorded_spec(arguments)
     overrides = compose.parse(arguments)
-    _refuse_several(overrides, "several values need a sweep; add -m")
+    _refuse_several(overrides, several)
     with compose.menu_folder():
         checked = check(overrides)
         problems += checked.problems

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe import compose, menu
 from recipe.errors import Problems
 from recipe.menu import EXPERIMENT, GROUPS, nearest
+from recipe.wording import listed
 
 CHOOSABLE = (*GROUPS, EXPERIMENT)
 
@@ -169,11 +170,26 @@ class _Keys:
 
             if key.partition(".")[2] not in ENGINE.get(root, {}):
                 return []  # the part's own signature decides, once it may be imported
-        return [
-            p
-            for name, config in self._configs(root)
-            for p in self._missing(text, key, name, config)
-        ]
+        lacking = {
+            name: self._missing(text, key, name, config) for name, config in self._configs(root)
+        }
+        having = [name for name, problems in lacking.items() if not problems]
+        way_out = self._for_some(override, having) if having else ""
+        return [f"{problem}{way_out}" for problems in lacking.values() for problem in problems]
+
+    def _for_some(self, override: Override, having: Sequence[str]) -> str:
+        """How a setting is given to those of the swept options that have it."""
+        group, _, setting = override.key_or_group.partition(".")
+        option = having[0].partition("=")[2]
+        value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
+        file = f"conf/{group}/<name>.yaml"
+        told = (
+            f"; to give it to {listed(having)} alone, write {file} with `defaults: [{option}, "
+            f"_self_]` and `{setting}: {value}`, and sweep over <name> instead of {option}"
+        )
+        if set(self.groups.options(group)) == {option, menu.OFF.get(group)}:
+            told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
+        return told
 
     @cached_property
     def base(self) -> DictConfig:

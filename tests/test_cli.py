@@ -163,7 +163,11 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("optimizer.lr=???", "optimizer.lr: Missing mandatory value: lr"),
         # several values
         ("seed=0,1", "seed=0,1: several values need a sweep; add -m"),
-        ("plan 'seed=range(3)'", "seed=range(3): several values need a sweep; add -m"),
+        (
+            "plan 'seed=range(3)'",
+            "seed=range(3): plan takes a single run; give one value, or run all with "
+            "python -m recipe -m",
+        ),
         # what is no override
         ("plan clip", "clip: can't be read as an override; write key=value"),
         ("a\nb=1", "a b=1: can't be read as an override; quote what the shell or Hydra would read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,24 @@ def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
         else:
             found.append(
                 f"{text}: an ablation varies tricks, on and off, and the seed; give one value, or "
-                "sweep over several with python -m recipe -m"
+                f"run every combination with {_combinations(overrides)}"
             )
     return found
+
+
+def _combinations(overrides: Sequence[Override]) -> str:
+    """The sweep over the same tricks, on and off, and over all else that has several values."""
+    words = ["python -m recipe -m"]
+    for override in overrides:
+        key, group = override.key_or_group, _group(override)
+        if group in TRICKS and key != group:
+            return words[0]  # no job may have the settings of a trick that is off in it
+        if group in TRICKS:
+            names = dict.fromkeys([OFF[group], *option_names(override)])
+            words.append(f"{group}={','.join(names)}")
+        elif not key.startswith("hydra"):
+            words.append(shlex.quote(override.input_line))
+    return " ".join(words)
 
 
 def _first(override: Override) -> str:

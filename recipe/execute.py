@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from recipe import device, output, settings
 from recipe.distributed.world import World
-from recipe.errors import Problems
+from recipe.errors import Problems, SpecError
 from recipe.exits import is_output_closed
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
@@ -56,6 +57,35 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
         handover.hand(spec)
     handover.start()
     return handover.agreed(lambda: _built(spec, problems, broken))
+
+
+def problems(spec: RunSpec, *, on_cpu: bool) -> list[str]:
+    """What is wrong with a spec, found by making its parts; those that are made for a GPU are left
+    out, and no GPU is used."""
+    try:
+        if on_cpu:
+            prepare(spec, Problems())
+        else:
+            _built(replace(spec, compile=False), Problems(), {"device"})
+    except SpecError as error:
+        return error.problems
+    except Exception:  # whatever a user's part raises; the job itself reports it
+        return []
+    return []
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[None]:
+    """Around what is made to be looked at: the environment and torch's threads are restored."""
+    import torch
+
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
 
 
 def _built(spec: RunSpec, problems: Problems, broken: set[str]) -> Run:

@@ -112,16 +112,28 @@ def test_each_run_has_what_its_variant_says_and_its_tag(ablated: Path) -> None:
 def test_what_is_recorded_is_not_run_again_whatever_the_plan(
     ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # the same runs in other words: an option of another name, a setting that only says how fast
+    commands.project(tmp_path, {"conf/clip/mine.yaml": "defaults: [norm, _self_]\n"})
+    bites = ("clip=mine", "clip.max_norm=0.1")
     shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")
     shutil.copytree(ablated / "outputs" / "fingerprints", tmp_path / "outputs" / "fingerprints")
     before = commands.runs(tmp_path)
     lines = asked(
-        tmp_path, *QUIET, *BITES, "freeze=vgg_first2", "seed=0,1", "plan=leave_one_out",
-        "yes=true", answer="", patch=monkeypatch,
+        tmp_path, *QUIET, *bites, "freeze=vgg_first2", "freeze.cache=off", "seed=0,1",
+        "plan=leave_one_out", "yes=true", answer="", patch=monkeypatch,
     )  # fmt: skip
+    assert "Recorded 6" in lines
     assert commands.runs(tmp_path) == before
     assert len([line for line in lines if line.startswith("finished before, as ")]) == 6
     assert "Time none, all of it is recorded" in lines
+
+
+def test_the_plan_does_not_count_runs_that_the_jobs_would_not_find(
+    ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")  # and no marks
+    lines = asked(tmp_path, *QUIET, *BITES, "seed=0,1", patch=monkeypatch)
+    assert "clip=norm clip=norm clip.max_norm=0.1 0 of 2 seeds" in lines and "Recorded 0" in lines
 
 
 def test_the_plan_tells_what_is_recorded_and_how_long_the_rest_takes(
@@ -232,7 +244,8 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
             [
                 "paln=both: ablate has no such argument; did you mean plan?",
                 "optimizer.lr=0.1,0.01: an ablation varies tricks, on and off, and the seed; give "
-                "one value, or sweep over several with python -m recipe -m",
+                "one value, or run every combination with python -m recipe -m clip=none,norm "
+                "optimizer.lr=0.1,0.01",
             ],
         ),
         (

@@ -42,6 +42,37 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        (("clip=none,norm,value", "seed=0,1,2,3", "data.batch_size=64"), [64]),
+        (("data.batch_size=61,64", "seed=0,1"), [61, 64]),
+    ],
+)
+def test_a_mistake_of_all_jobs_is_refused_once_before_the_sweep(
+    tmp_path: Path, given: tuple[str, ...], sizes: list[int]
+) -> None:
+    done = commands.in_turn(
+        tmp_path, "-m", *commands.HERE, *given, "data.train_size=60",
+        "tracking=none",
+    )  # fmt: skip
+    assert (done.status, done.out) == (2, "")
+    assert done.problems == [
+        f"recipe: data.batch_size is {size}, but there are 60 samples to train on; use "
+        "data.batch_size=60 or less"
+        for size in sizes
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_of_some_jobs_costs_only_those(tmp_path: Path) -> None:
+    given = ("data.batch_size=64,60", "data.train_size=60", "tracking=none")
+    done = commands.in_turn(tmp_path, "-m", *commands.QUICK[:2], *commands.QUICK[3:], *given)
+    assert done.status == 1
+    states = [("data.batch_size=64", "REFUSED"), ("data.batch_size=60", "FINISHED")]
+    assert names_and_states(tmp_path) == states
+
+
 def test_every_combination_is_a_run_with_a_readable_name_under_one_parent(swept: Path) -> None:
     parent, children = mlflow_runs(swept)
     names = ["clip=none seed=0", "clip=none seed=1", "clip=norm seed=0", "clip=norm seed=1"]
@@ -102,7 +133,17 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         ("clip=none,nrom", "clip=nrom: no such option; did you mean norm?"),
         (
             "clip=none,norm clip.max_norm=2",
-            "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm",
+            "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm; to give "
+            "it to clip=norm alone, write conf/clip/<name>.yaml with `defaults: [norm, _self_]` "
+            "and `max_norm: 2`, and sweep over <name> instead of norm, or use python -m recipe "
+            "ablate clip=norm clip.max_norm=2",
+        ),
+        (
+            "optimizer=sgd,adam optimizer.momentum=0.5,0.8",
+            "optimizer.momentum=0.5,0.8: optimizer=adam has no setting momentum; it is a setting "
+            "of optimizer=sgd; to give it to optimizer=sgd alone, write "
+            "conf/optimizer/<name>.yaml with `defaults: [sgd, _self_]` and `momentum: ...`, and "
+            "sweep over <name> instead of sgd",
         ),
         ("optimizer.lr=0.1,-1", "optimizer.lr: Invalid learning rate: -1; sgd's own is 0.05"),
         (

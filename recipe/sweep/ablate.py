@@ -55,6 +55,10 @@ class Ablation:
             },
         )
 
+    def job(self, variant: Variant, seed: str) -> Job:
+        """The job of a variant, with a seed given as an override."""
+        return _job(self.asked, variant, seed)
+
 
 def arguments(given: Sequence[str]) -> list[str]:
     """The arguments of `ablate` as those of a sweep. Raises SpecError for another sweeper."""

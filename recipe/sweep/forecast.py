@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from recipe import output
+from recipe import compose, output
 from recipe.compare.finding import LEVEL
 from recipe.compare.statistics import least_seeds
+from recipe.errors import Problems, RecipeError
 from recipe.results import read_all
 from recipe.spec import RunSpec
-from recipe.sweep import variants
+from recipe.sweep import gpus, launcher, nursery, parent, variants
 from recipe.sweep.ablate import Ablation
 from recipe.sweep.planned import is_hydras
 from recipe.sweep.variants import Variant
@@ -50,23 +52,66 @@ def make(ablation: Ablation) -> Forecast:
     specs = ablation.specs
     first = next(iter(specs.values()))
     done = [each for each in read_all(first.output_path) if each.status == "FINISHED"]
-    seeds = {seed.removeprefix("seed=") for seed in ablation.asked.seeds}
-    recorded, exact, seconds = {}, 0, 0.0
+    seeds = ablation.asked.seeds
+    there = _recorded(ablation, {each.seed for each in done})
+    exact, seconds = 0, 0.0
     alike = [each.seconds for each in done if _basis(each.settings) == _basis(_settings(first))]
     usual = _mean(alike)
     for variant, spec in specs.items():
-        wanted = _settings(spec)
-        same = [each for each in done if _less(each.settings) == wanted]
-        there = set() if spec.again else seeds & {each.seed for each in same}
-        recorded[variant] = len(there)
+        wanted, ids = _settings(spec), there[variant]
+        same = [each for each in done if each.run in ids or _less(each.settings) == wanted]
         took = [each.seconds for each in same]
         exact += len([each for each in took if each is not None])
-        seconds += (_mean(took) or usual or 0.0) * (len(seeds) - len(there))
+        seconds += (_mean(took) or usual or 0.0) * (len(seeds) - len(ids))
+    recorded = {variant: len(ids) for variant, ids in there.items()}
     if usual is None:
         return Forecast(ablation, recorded, None, "")
     known = len([each for each in alike if each is not None])
     source = f"{counted(known, 'recorded run')} of this model, data and epochs"
     return Forecast(ablation, recorded, seconds, f"{source}, {exact} of them of these variants")
+
+
+def _recorded(ablation: Ablation, seeds: Collection[str]) -> dict[Variant, list[str]]:
+    """The finished runs that the ablation's own would be, by their fingerprints; `seeds` are those
+    of all finished runs."""
+    asked, found = ablation.asked, {variant: list[str]() for variant in ablation.specs}
+    first = next(iter(ablation.specs.values()))
+    wanted = [seed for seed in asked.seeds if seed.removeprefix("seed=") in seeds]
+    if first.again or not wanted:
+        return found
+    with compose.menu_folder():
+        specs = [[ablation.job(variant, seed).spec() for variant in found] for seed in wanted]
+        settings = compose.config(asked.fixed).hydra.launcher
+    planned = ablation.planned
+    unfinished = planned.unfinished(first.output_path / "sweeps")
+    kept = parent.read(unfinished).get("threads") if unfinished else None
+    threads = launcher.planned_threads(settings, [first.device], len(planned.jobs), kept)
+    question = functools.partial(_finished, threads=threads)
+    for of_seed in nursery.asked(question, specs, alone=not gpus.is_cpu(first.device)):
+        for variant, run in zip(found, of_seed, strict=True):
+            found[variant] += [run] if run else []
+    return found
+
+
+def _finished(by_seed: Sequence[Sequence[RunSpec]], *, threads: int) -> list[list[str]]:
+    """The finished runs of the specs' fingerprints, as a job asks for them; empty where there is
+    none. Those of a seed have their data in common, so one of them is built."""
+    import torch
+
+    from recipe import earlier, execute, fingerprint
+
+    found = []
+    for specs in by_seed:
+        with execute.rehearsal():
+            try:
+                run = execute.prepare(specs[0], Problems())
+                torch.set_num_threads(threads)
+                ids = [fingerprint.of(spec, run) for spec in specs]
+            except RecipeError:  # the jobs say so, each
+                ids = []
+        ended = [earlier.look(specs[0].output_path, each).finished for each in ids]
+        found.append([run.name if run else "" for run in ended] or [""] * len(specs))
+    return found
 
 
 def show(forecast: Forecast, console: Console) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -183,6 +183,20 @@ def share(
     size = max(1, min(count, at_once)) if workers == "auto" else workers
     threads = threads or max(1, cores() // size)
     return Share(size, threads, size == 1 and threads == (stated or thread_count("auto")))
+
+
+def planned_threads(
+    settings: Mapping[str, Any], devices: Sequence[Any], count: int, kept: int | None
+) -> int:
+    """The threads that each of `count` jobs will have, by the settings of a launcher; `kept`: those
+    with which the sweep began, if it did."""
+    stated = max((n for each in devices if isinstance(n := each.get("threads"), int)), default=None)
+    size = settings.get("workers", settings.get("n_jobs"))
+    if size is not None:
+        places = gpus.of(Path(), settings["gpus"], settings["per_gpu"], devices)
+        return share(devices, count, size, kept, places=places.places if places else 1).threads
+    cpus = settings.get("cpus_per_task", settings.get("remote", {}).get("num_cpus"))
+    return stated or (thread_count("auto") if cpus is None else max(1, int(cpus)))
 
 
 def _device_words(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from recipe import compose, menu, mlflow_process, output, runs
 from recipe.console import Console
-from recipe.errors import SpecError
+from recipe.errors import Problems, SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.search import storage, sweeper
@@ -29,7 +29,7 @@ from recipe.sweep import (
     own,
     parent,
 )
-from recipe.sweep.planned import Planned, grid
+from recipe.sweep.planned import Planned, grid, shared_problems
 from recipe.wording import counted
 
 SWEEP = "RECIPE_SWEEP"
@@ -128,7 +128,9 @@ def _run(
     """The exit status, and the sweep's folder."""
     gpus.check(compose.parse(arguments), planned.first)
     first, content = planned.first, planned.content(command)
-    sweep = _unfinished(first.output_path / "sweeps", planned)
+    Problems(shared_problems(planned)).raise_any()
+    nursery.end_answers()
+    sweep = planned.unfinished(first.output_path / "sweeps")
     said = f"{content['name']}: {counted(content['jobs'], 'run')}"
     if sweep is None or first.again:
         sweep = first.output_path / "sweeps" / runs.new_id()
@@ -168,15 +170,6 @@ def _end(sweep: Path, status: Status, planned: Planned, console: Console) -> Non
         sync = runs.command("sync", spec.output_path)
         told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
         console.print(told, style="red", soft_wrap=True)
-
-
-def _unfinished(sweeps: Path, planned: Planned) -> Path | None:
-    """The newest sweep of the same command lines, if it isn't done and nobody is running it."""
-    for folder in sorted(sweeps.glob("*"), reverse=True):
-        about = parent.read(folder)
-        if about.get("digest") == planned.digest:
-            return None if planned.is_done(about) or runs.alive(folder) else folder
-    return None
 
 
 def _launch(arguments: Sequence[str]) -> None:

@@ -73,9 +73,13 @@ def context(threads: int) -> SpawnContext | ForkServerContext:
     return multiprocessing.get_context("forkserver") if AT_WORK else SPAWN
 
 
-def asked(question: Callable[[A], B], about: A) -> B:
+def asked(question: Callable[[A], B], about: A, *, alone: bool = False) -> B:
     """The answer of a process that has torch imported, if there is one to be had, else of this
-    one. The question raises nothing."""
+    one; `alone`: of a process that ends when it has answered, as one that has used a GPU must. The
+    question raises nothing."""
+    if alone:
+        with ProcessPoolExecutor(1, SPAWN) as fresh:
+            return fresh.submit(question, about).result()
     if not AT_WORK:
         return question(about)
     if not ANSWERING:
@@ -88,10 +92,15 @@ def asked(question: Callable[[A], B], about: A) -> B:
         return question(about)
 
 
-def end() -> None:
-    """Of the fork server, whose other processes have ended."""
+def end_answers() -> None:
+    """Ends the process that is asked, with the memory that it keeps."""
     while ANSWERING:
         ANSWERING.pop().shutdown()
+
+
+def end() -> None:
+    """Of the fork server, whose other processes have ended."""
+    end_answers()
     if AT_WORK:
         AT_WORK.clear()
         server: Any = forkserver._forkserver

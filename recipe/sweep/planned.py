@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 from hydra.core.override_parser.types import Glob, Override
 
-from recipe import compose
+from recipe import compose, runs
 from recipe.compose import Job
 from recipe.errors import Problems
 from recipe.overrides import check
@@ -18,7 +19,10 @@ from recipe.parts import static_problems
 from recipe.record import Status
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
-from recipe.sweep import jobs, nursery, parent
+from recipe.sweep import gpus, jobs, nursery, parent
+
+SEEDS_TRIED = 3
+"""Seeds with which the parts of jobs are made before a sweep starts, if none can be."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,14 @@ class Planned:
     def is_done(self, about: Mapping[str, Any]) -> bool:
         """Whether a sweep of these command lines has nothing left to do, as its sweep.json says."""
         return bool(about.get("end", {}).get("status") == "FINISHED")
+
+    def unfinished(self, sweeps: Path) -> Path | None:
+        """The newest sweep of the same command lines, if it isn't done and nobody is running it."""
+        for folder in sorted(sweeps.glob("*"), reverse=True):
+            about = parent.read(folder)
+            if about.get("digest") == self.digest:
+                return None if self.is_done(about) or runs.alive(folder) else folder
+        return None
 
     def open(self, sweep: Path) -> None:
         """What is to be done before the first job of a sweep. Raises SpecError."""
@@ -126,6 +138,43 @@ def spec_problems(spec: RunSpec) -> list[str]:
 
 def _static(spec: RunSpec) -> list[str]:
     return [line for lines in static_problems(spec).values() for line in lines]
+
+
+def shared_problems(planned: Planned) -> list[str]:
+    """What keeps every job from running, found by making their parts: of one after the other until
+    those of one can be made, so that each value that is swept over is tried, and a few seeds."""
+    tried: list[set[str]] = []
+    seen: set[str] = set()
+    seeds: set[str] = set()
+    variants = {tuple(t for t in job.overrides if not _is_seed(t)) for job in planned.jobs}
+    with compose.menu_folder():
+        for job in planned.jobs:
+            seeds |= set(filter(_is_seed, job.overrides)) if len(seeds) < SEEDS_TRIED else set()
+            values = {text for text in job.swept if not _is_seed(text) or text in seeds}
+            if tried and values <= seen:
+                continue
+            spec = job.spec()
+            question = functools.partial(_made, on_cpu=gpus.is_cpu(spec.device))
+            lines = nursery.asked(question, spec)
+            if not lines:
+                return []
+            seen |= values
+            tried.append(lines)
+    common = [line for line in tried[0] if all(line in lines for lines in tried)] if tried else []
+    if not common and len(variants) <= len(tried):
+        return list(dict.fromkeys(line for lines in tried for line in lines))
+    return common
+
+
+def _is_seed(text: str) -> bool:
+    return text.startswith("seed=")
+
+
+def _made(spec: RunSpec, *, on_cpu: bool) -> list[str]:
+    from recipe import execute
+
+    with execute.rehearsal():
+        return execute.problems(spec, on_cpu=on_cpu)
 
 
 def seed_problems(spec: RunSpec, jobs: Sequence[Job]) -> list[str]:

@@ -27,7 +27,8 @@ def write(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None
             if sync:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -98,7 +98,7 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
         if (signalled := _cause(error)) is not None:
             said, status = _stopped(signalled)
             return status
-        if not isinstance(error, OSError) or error.filename is None:
+        if not isinstance(error, OSError) or not (error.filename or atomic.is_full(error)):
             raise
         said = [_unwritten(error)]
         return 1
@@ -111,7 +111,7 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
 def _unwritten(error: OSError) -> str:
     """What to say of a file that can't be read or written."""
     way_out = "make room" if atomic.is_full(error) else "see to that"
-    return f"{error.filename}: {error.strerror}; {way_out}, then start it again"
+    return f"{error.filename or 'a file'}: {error.strerror}; {way_out}, then start it again"
 
 
 def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:

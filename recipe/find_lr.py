@@ -32,9 +32,9 @@ def find_lr(
     """
     output.task("training at rising learning rates")
     own = float(spec.optimizer["lr"])
-    found = range_test.range_test(run, own, lowest=lowest, highest=highest, steps=steps)
     folder = spec.output_path / "reports"
     folder.mkdir(parents=True, exist_ok=True)
+    found = range_test.range_test(run, own, lowest=lowest, highest=highest, steps=steps)
     path = folder / f"find-lr-{runs.new_id()}.png"
     range_test.picture(found, path)
     console.print(_course(found), soft_wrap=True)

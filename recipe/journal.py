@@ -40,7 +40,9 @@ class Journal:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except BaseException:  # a signal too can come between two parts of a line
+        except BaseException as error:  # a signal too can come between two parts of a line
+            if isinstance(error, OSError):
+                error.filename = self._file.name
             self._cut()
             raise
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import commands
@@ -87,3 +91,67 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
         assert servers.points(client(tmp_path), run_id) == servers.journal(run)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recorded run."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert commands.here(folder, *commands.QUICK, "tracking=none").status == 0
+    return folder
+
+
+WRITING = {
+    "sweep": ("-m", *commands.QUICK, "tracking=none", "seed=1,2", "hydra/launcher=basic"),
+    "ablation": ("ablate", *commands.QUICK, "tracking=none", "clip=norm", "yes=true"),
+    "search": ("search", *commands.QUICK, "tracking=none", "optimizer.lr=0.1,0.2", "yes=true"),
+    "comparison": ("compare", "all"),
+    "range test": ("find-lr", *commands.QUICK, "steps=10"),
+    "prediction": ("predict", "run={run}", "input=image.png", "--output", "found.csv"),
+    "run": (*commands.QUICK, "tracking=none", "seed=1"),
+    "continuation": ("resume", "{run}", "epochs=3"),
+}
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file can be written in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(WRITING[name], id=name) for name in WRITING if name != "range test"]
+)
+def test_a_full_disk_ends_every_verb_with_a_line(
+    tmp_path: Path, trained: Path, arguments: tuple[str, ...]
+) -> None:
+    shutil.copytree(trained / "outputs", tmp_path / "outputs")
+    (run,) = commands.runs(tmp_path)
+    shutil.copy(run / "lr.png", tmp_path / "image.png")
+    with no_room():
+        done = commands.here(tmp_path, *(text.format(run=run.name) for text in arguments))
+    (line,) = done.problems
+    assert done.status == 1 and line.startswith("recipe: ")
+    assert "File too large; make room, then start it again" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [("sweeps", "sweep"), ("reports", "comparison"), ("reports", "range test"), ("runs", "run")],
+)
+def test_a_file_in_the_place_of_a_folder_ends_every_verb_with_a_line(
+    tmp_path: Path, trained: Path, name: str, verb: str
+) -> None:
+    shutil.copytree(trained / "outputs", tmp_path / "outputs")
+    shutil.rmtree(tmp_path / "outputs" / name, ignore_errors=True)
+    (tmp_path / "outputs" / name).touch()
+    done = commands.here(tmp_path, *WRITING[verb])
+    assert done.status != 0 and len(done.problems) == 1
+    assert str(tmp_path / "outputs" / name) in done.err
+    for reading in ("status", "sync"):
+        assert commands.here(tmp_path, reading).problems == []

@@ -12,7 +12,7 @@ import hydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from recipe import compose, menu, mlflow_process, output, runs
+from recipe import atomic, compose, menu, mlflow_process, output, runs
 from recipe.console import Console
 from recipe.errors import Problems, SpecError
 from recipe.parts import part
@@ -135,7 +135,7 @@ def _run(
     if sweep is None or first.again:
         sweep = first.output_path / "sweeps" / runs.new_id()
         sweep.mkdir(parents=True)
-        (sweep / "sweep.json").write_text(json.dumps(content), encoding="utf-8")
+        atomic.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
     else:
         said += f", going on with {sweep.name}"
         content = {key: value for key, value in content.items() if key not in planned.keeps}

@@ -18,7 +18,7 @@ from rich.table import Table
 from recipe import device, output, settings
 from recipe.distributed.world import World
 from recipe.errors import Problems, SpecError
-from recipe.exits import is_output_closed
+from recipe.exits import cause, is_output_closed
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
@@ -67,10 +67,10 @@ def problems(spec: RunSpec, *, on_cpu: bool) -> list[str]:
             prepare(spec, Problems())
         else:
             _built(replace(spec, compile=False), Problems(), {"device"})
-    except SpecError as error:
-        return error.problems
-    except Exception:  # whatever a user's part raises; the job itself reports it
-        return []
+    except Exception as error:  # of a user's part, anything; the job itself reports it
+        if signalled := cause(error):
+            raise signalled from None
+        return error.problems if isinstance(error, SpecError) else []
     return []
 
 

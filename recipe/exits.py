@@ -79,7 +79,7 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
     except RecipeError as error:
         if isinstance(error, OutputError):
             discard_output()
-        if signalled := _cause(error):
+        if signalled := cause(error):
             said, status = _stopped(signalled)
             return status
         said = error.problems
@@ -95,7 +95,7 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
         discard_output()
         return 1
     except Exception as error:
-        if (signalled := _cause(error)) is not None:
+        if (signalled := cause(error)) is not None:
             said, status = _stopped(signalled)
             return status
         if not isinstance(error, OSError) or not (error.filename or atomic.is_full(error)):
@@ -123,9 +123,9 @@ def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
     return said, 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
-def _cause(error: BaseException) -> KeyboardInterrupt | None:
-    """The signal that came first, if any: what it interrupts, such as Hydra's composing, may then
-    fail at tidying up."""
+def cause(error: BaseException) -> KeyboardInterrupt | None:
+    """The signal that an error comes from, if any: what it interrupts, such as Hydra's composing,
+    may then fail at tidying up."""
     while (before := error.__context__) is not None:
         if isinstance(before, KeyboardInterrupt):
             return before

@@ -145,6 +145,8 @@ def execute(
         plan = planning.make(spec, run)
         with run.ranks.together():
             saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
+        for caution in plan.cautions:
+            console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
         with worker.reported(spec.data.get("workers", 0)):
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)

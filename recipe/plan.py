@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from recipe import layers, menu, output, parameters
+from recipe import layers, menu, output, parameters, rules
 from recipe.console import Console
 from recipe.data import few
 from recipe.data.placing import placed
@@ -86,11 +86,18 @@ class Plan:
     rows: list[parameters.Row]
     prefix: str | None
     """What will be done with the part that is frozen; None: nothing is."""
+    schedule: str | None
+    """What the schedule says of itself, such as the lengths of its parts."""
+    cautions: list[str]
 
 
 def make(spec: RunSpec, run: Run) -> Plan:
     output.task("computing a summary of the model")
-    return Plan(spec, run, summarise(run), parameters.rows(run), run.prefix.foresee(run))
+    planned = rules.Planned(spec, vars(run))
+    return Plan(
+        spec, run, summarise(run), parameters.rows(run), run.prefix.foresee(run),
+        rules.description(planned, "scheduler"), rules.cautions(planned),
+    )  # fmt: skip
 
 
 def plot(values: list[float], width: int) -> str:
@@ -183,10 +190,14 @@ def _sections(plan: Plan, seconds: float | None) -> Iterator[RenderableType]:
     yield groups(plan)
     yield Text()
     yield learning_rates_plot(plan)
+    if plan.schedule is not None:
+        yield Text(plan.schedule)
     yield Text()
     yield Text(counts(plan))
     if plan.prefix is not None:
         yield Text(f"Frozen: {plan.prefix}")
+    for caution in plan.cautions:
+        yield Text(f"Caution {caution}", style="yellow")
     if seconds is not None:
         yield Text(f"Time: roughly {duration(seconds * run.epochs)} ({duration(seconds)} an epoch)")
 

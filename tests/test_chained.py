@@ -12,7 +12,7 @@ from conftest import Compose
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, SequentialLR, StepLR
 
-from recipe import build, compose, state
+from recipe import build, compose, plan, state
 from recipe.audit import Audit
 from recipe.errors import SpecError
 from recipe.run import Run
@@ -239,3 +239,43 @@ def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
     assert caught.value.problems == [
         "scheduler.parts[0]: recipe.clip.none is no schedule; choose an option of scheduler"
     ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown", "caution"),
+    [
+        ((CONSTANT + ", length: 2", PER_STEP),
+         "Parts: constant 2 steps, cosine 4 steps; an epoch has 3 steps",
+         ["scheduler.parts[0].length is 2 training steps, less than an epoch of 3; with "
+          "scheduler.per=epoch it counts epochs"]),
+        ((CONSTANT + ", length: 3", PER_STEP),
+         "Parts: constant 3 steps, cosine 3 steps; an epoch has 3 steps", []),
+        ((CONSTANT + ", length: 3", "epochs=5"), "Parts: constant 3 epochs, cosine 2 epochs", []),
+    ],
+)  # fmt: skip
+def test_the_plan_shows_the_length_of_every_part_and_of_an_epoch(
+    small: Callable[..., RunSpec], parts: tuple[str, str], shown: str, caution: list[str]
+) -> None:
+    spec = small(*chain(parts[0], "option: cosine"), parts[1])
+    made = plan.make(spec, build.build(spec))
+    assert (made.schedule, made.cautions) == (shown, caution)
+    text = plan.as_text(plan.describe(made))
+    assert shown in text and ("Caution scheduler.parts[0].length" in text) == bool(caution)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "caution"),
+    [
+        ("scheduler=step scheduler.step_size=2", "scheduler.step_size is 2 training steps, less"),
+        ("scheduler=multistep scheduler.milestones=[1,5]", "scheduler.milestones[0] is 1 training"),
+        ("optimizer.lr=0", "the learning rate is 0 at every step, so no weight will move"),
+        ("scheduler=step scheduler.step_size=3", None),
+    ],
+)
+def test_a_plan_that_is_not_meant_so_is_cautioned_about(
+    small: Callable[..., RunSpec], overrides: str, caution: str | None
+) -> None:
+    spec = small(*overrides.split(), PER_STEP)
+    found = plan.make(spec, build.build(spec)).cautions
+    assert len(found) == (caution is not None)
+    assert caution is None or found[0].startswith(caution)

@@ -23,3 +23,9 @@ def check(planned: Planned) -> Iterator[str]:
                 f"optimizer.momentum must be below 1, got {momentum} for {', '.join(names)}: the "
                 "steps would grow without end; 0.9 is usual"
             )
+
+
+def caution(planned: Planned) -> Iterator[str]:
+    """A run in which no weight can move."""
+    if not any(planned.ramp) or not any(any(curve) for curve in planned.rates.values()):
+        yield "the learning rate is 0 at every step, so no weight will move; raise optimizer.lr"

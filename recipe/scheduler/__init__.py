@@ -183,6 +183,15 @@ def never_reached(planned: Planned, key: str, part: float) -> Iterator[str]:
         )
 
 
+def under_an_epoch(planned: Planned, key: str, length: int) -> Iterator[str]:
+    """For a length that is counted in moves: with one at every step it may be meant in epochs."""
+    if planned.settings("scheduler")["per"] == "step" and length < planned.steps_per_epoch:
+        yield (
+            f"scheduler.{key} is {counted(length, 'training step')}, less than an epoch of "
+            f"{planned.steps_per_epoch}; with scheduler.per=epoch it counts epochs"
+        )
+
+
 def _moves(planned: Planned) -> str:
     per = planned.settings("scheduler")["per"]
     return f"{counted(planned.moves, 'move')} (one every {per})"

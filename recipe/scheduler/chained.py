@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from recipe import settings
 from recipe.errors import SpecError
-from recipe.scheduler import over
+from recipe.scheduler import over, under_an_epoch
 from recipe.wording import counted
 
 if TYPE_CHECKING:
@@ -160,3 +160,20 @@ def check_chained(planned: Planned, *, parts: list[Part]) -> Iterator[str]:
             f"{planned.choice('warmup')} doesn't go with scheduler.parts[0], {first}, which warms "
             "up itself; use warmup=none, or another option there"
         )
+
+
+def describe_chained(planned: Planned, *, parts: list[Part]) -> str:
+    """The length of every part, and of an epoch."""
+    per = planned.settings("scheduler")["per"]
+    lengths = _lengths(parts, planned.moves)
+    shown = ", ".join(
+        f"{part.keywords['option']} {counted(length, per)}"
+        for part, length in zip(parts, lengths, strict=True)
+    )
+    epoch = f"; an epoch has {counted(planned.steps_per_epoch, 'step')}" if per == "step" else ""
+    return f"Parts: {shown}{epoch}"
+
+
+def caution_chained(planned: Planned, *, parts: list[Part]) -> Iterator[str]:
+    for index, part in enumerate(parts[:-1]):
+        yield from under_an_epoch(planned, f"parts[{index}].length", part.keywords["length"])

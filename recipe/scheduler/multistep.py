@@ -9,12 +9,18 @@ Source: torch.optim.lr_scheduler.MultiStepLR.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
+
+from recipe.scheduler import under_an_epoch
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
 
 
 def multistep(
@@ -36,3 +42,7 @@ def multistep(
             f"for the falls in their order use {sorted(set(milestones))}"
         )
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
+
+
+def caution_multistep(planned: Planned, *, milestones: list[int], gamma: float) -> Iterator[str]:
+    yield from under_an_epoch(planned, "milestones[0]", milestones[0])

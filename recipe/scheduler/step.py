@@ -9,11 +9,17 @@ Source: torch.optim.lr_scheduler.StepLR.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
+
+from recipe.scheduler import under_an_epoch
+
+if TYPE_CHECKING:
+    from recipe.rules import Planned
 
 
 def step(
@@ -24,3 +30,7 @@ def step(
 ) -> StepLR:
     """Multiplies every group's learning rate by `gamma` at every `step_size`-th move."""
     return StepLR(optimizer, step_size=step_size, gamma=gamma)
+
+
+def caution_step(planned: Planned, *, step_size: int, gamma: float) -> Iterator[str]:
+    yield from under_an_epoch(planned, "step_size", step_size)

@@ -34,7 +34,7 @@ wheel: .venv/dev
 	touch $@
 
 .venv/dev: .venv/run
-	$(PIP) --editable '.[dev,vision,optimizers,server,search,joblib,slurm]'
+	$(PIP) --editable '.[dev,heic,vision,optimizers,server,search,joblib,slurm]'
 	touch $@
 
 clean:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from recipe import __version__, sources
+from recipe.image_files import decoders
 from recipe.menu import GROUPS
 from recipe.run import Run
 from recipe.settings import ELSEWHERE, SPARED
@@ -48,7 +49,7 @@ def code(spec: RunSpec, run: Run) -> dict[str, str]:
     if used.intersection(spec.trust):
         used.update(spec.trust)
     if hasattr(run.data.train, "files"):  # images are decoded anew each time
-        used.add("PIL")
+        used |= decoders(run.data.train.files)
     return sources.identities(used, but=frozenset(("recipe", "torch", "builtins")))
 
 

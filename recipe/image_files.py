@@ -11,15 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from PIL import ImageFile, TiffImagePlugin
 
 from recipe.images import ImageError, opened, read_image
 from recipe.wording import printable
 
-SUFFIXES = frozenset((
+HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+"""Of photographs that pillow-heif reads."""
+SUFFIXES = HEIF_SUFFIXES | frozenset((
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp",
-    ".ppm", ".pgm", ".pbm", ".heic", ".heif", ".hif",
+    ".ppm", ".pgm", ".pbm",
 ))  # fmt: skip
 UNREAD = frozenset((
     ".avif", ".jxl", ".jp2", ".psd", ".tga",
@@ -51,6 +54,12 @@ def image_files(folder: Path) -> list[Path]:
                 elif Path(entry.name).suffix.lower() in SUFFIXES | UNREAD:
                     found.append(Path(entry.path).relative_to(folder))
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def decoders(files: Iterable[str]) -> set[str]:
+    """The packages that decode them."""
+    heif = any(os.path.splitext(file)[1].lower() in HEIF_SUFFIXES for file in files)
+    return {"PIL", "pillow_heif"} if heif else {"PIL"}
 
 
 def unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> list[str]:
@@ -101,6 +110,8 @@ def _goes_to_its_end(image: ImageFile.ImageFile) -> bool:
         return int.from_bytes(head[4:8], "little") + 8 <= size
     if image.format == "BMP":
         return 0 < int.from_bytes(head[2:6], "little") <= size
+    if image.format == "HEIF":
+        return _boxes_end(stream) == size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         starts, lengths = (
             image.tag_v2.get(strips) or image.tag_v2.get(tiles) or ()
@@ -109,3 +120,16 @@ def _goes_to_its_end(image: ImageFile.ImageFile) -> bool:
         ends = [sum(strip) for strip in zip(starts, lengths, strict=False)]
         return len(starts) == len(lengths) and 0 < max(ends, default=0) <= size
     return False
+
+
+def _boxes_end(stream: IO[bytes]) -> int:
+    """Where the last of the boxes ends that a HEIF file consists of; -1 if it says no end."""
+    end = stream.seek(0)
+    while head := stream.read(16):
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:  # the length follows the box's name
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:
+            return -1
+        end = stream.seek(end + length)
+    return end

@@ -1,14 +1,16 @@
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import ExifTags, Image
 
 from recipe.image_files import check_image, image_files
 from recipe.images import fit, normalise, normalise_bytes, read_image
@@ -197,6 +199,47 @@ def test_a_decompression_bomb_is_refused(
         ):
             read(file)
         assert not seen
+
+
+def heic(folder: Path, name: str = "phone.heic") -> Path:
+    """A photograph of 64 x 48 pixels, red to the left, that is to be turned to the right."""
+    pillow_heif.register_heif_opener()
+    pixels = np.full((48, 64, 3), 128, np.uint8)
+    pixels[:, :32] = (200, 30, 30)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(folder / "image.heic", exif=exif.tobytes(), quality=95)
+    return (folder / "image.heic").rename(folder / name)
+
+
+@pytest.mark.parametrize("name", ["phone.heic", "renamed.jpg"])
+def test_a_heic_photograph_is_read_and_turned_upright(tmp_path: Path, name: str) -> None:
+    file = heic(tmp_path, name)
+    check_image(file)
+    found = read_image(file, channels=3)
+    assert found.shape == (3, 64, 48)
+    above, below = found[:, 8, 24] * 255, found[:, 56, 24] * 255
+    torch.testing.assert_close(above, torch.tensor([200.0, 30.0, 30.0]), atol=4, rtol=0)
+    torch.testing.assert_close(below, torch.tensor([128.0] * 3), atol=4, rtol=0)
+
+
+def test_a_heic_photograph_that_was_cut_off_is_found_before_training(tmp_path: Path) -> None:
+    file = heic(tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is not a readable image: "):
+        check_image(file)
+
+
+def test_without_pillow_heif_a_heic_photograph_is_named_with_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = heic(tmp_path)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for read in (check_image, lambda path: read_image(path, channels=1)):
+        with pytest.raises(ValueError, match="a HEIC photograph needs pillow_heif, and") as caught:
+            read(file)
+        assert str(caught.value).endswith("install the extra: pip install torch-recipe[heic]")
 
 
 def test_the_head_of_a_file_is_enough_to_see_that_it_is_text(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from recipe import device, sources
 from recipe.data import Data, digest
 from recipe.data import Split as Samples
 from recipe.errors import SpecError
+from recipe.image_files import decoders
 from recipe.prefix.refused import Refused
 from recipe.prefix.split import Split
 
@@ -122,7 +123,7 @@ def _packages(split: Split, samples: Samples) -> dict[str, str]:
         transform = transform.func
     used |= {_name(type(samples)), _name(transform)}
     if hasattr(samples, "files"):  # images are decoded anew each time
-        used.add("PIL")
+        used |= decoders(samples.files)
     for node in split.graph.nodes:
         if node.op == "call_module":
             module = split.whole.get_submodule(str(node.target))

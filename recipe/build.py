@@ -245,8 +245,6 @@ def _prefix(spec: RunSpec) -> Prefix:
     why_not: dict[str, str] = {}
     if _augments(spec):
         why_not["train"] = f"augment={spec.options['augment']} changes the inputs"
-    if spec.data.get("on_bad_file") == "skip":
-        why_not |= dict.fromkeys(("train", "val"), "data.on_bad_file=skip leaves samples out")
     if spec.freeze.get("cache") == "off":
         why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
     if spec.accumulate > 1:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recipe import streams, training_step
-from recipe.data import readable, unread
+from recipe.data import readable, skips, unread
 from recipe.data.placing import placed
 from recipe.distributed import shards
 from recipe.evaluate import Metrics
@@ -109,7 +109,7 @@ def _end_epoch(run: Run, epoch: int) -> Point:
     }
     if run.nonfinite.policy == "skip":
         metrics["nonfinite/skipped"] = run.nonfinite.skipped
-    if getattr(run.data.train, "on_bad_file", "stop") == "skip":
+    if skips(run.data.train):
         metrics["data/skipped"] = len(unread(run.data.train)) + len(unread(run.data.val))
     at.epoch, at.batch, at.left_out = epoch + 1, 0, set()
     at.accuracies.append(metrics["val/accuracy"])

@@ -148,12 +148,42 @@ def test_a_class_of_which_no_training_or_validation_image_can_be_read_is_named(
     ]
 
 
-def test_the_frozen_prefix_is_computed_each_time(tmp_path: Path, pets: Path) -> None:  # noqa: F811
-    plain = tuple(text for text in HALF if not text.startswith("augment"))
-    options = (*plain, f"data.path={pets}", "freeze=all_but_head")
-    assert "Frozen: computed once" in commands.here(tmp_path, "plan", *options).out
-    said = commands.here(tmp_path, "plan", *options, SKIP).out
-    assert "computed each time: data.on_bad_file=skip leaves samples out" in said
+FROZEN = (*(text for text in HALF if not text.startswith("augment")), "freeze=all_but_head", SKIP)
+
+
+def test_what_is_frozen_is_computed_once_and_gives_the_same_bits(
+    tmp_path: Path,
+    pets: Path,  # noqa: F811
+) -> None:
+    names = broken(pets)
+    for file in (pets / "dog").glob("1?.jpg"):  # so that a whole batch of the files can't be read
+        names.add(f"dog/{file.name}")
+        file.write_bytes(b"")
+    options = (*FROZEN, f"data.path={pets}")
+    found = {}
+    for name, cache in (("each", "off"), ("once", "auto"), ("found", "auto")):
+        done = commands.here(tmp_path, *options, f"freeze.cache={cache}", "again=true")
+        assert (done.status, done.err) == (0, "")
+        assert ("computed once up to" in done.out) == (cache == "auto"), done.out
+        found[name] = commands.runs(tmp_path)[-1]
+    for name in ("once", "found"):
+        alike(found["each"], found[name])
+        left_out = (found[name] / "left_out.txt").read_text()
+        assert left_out == (found["each"] / "left_out.txt").read_text()
+        assert {line.split(" (")[0] for line in left_out.splitlines()} == names
+
+
+def test_a_batch_of_which_nothing_was_kept_ends_the_run(tmp_path: Path, pets: Path) -> None:  # noqa: F811
+    """Of one class nothing can be read, so that an evaluation has a batch without samples."""
+    for file in (pets / "dog").iterdir():
+        file.write_bytes(b"")
+    options = (*FROZEN, f"data.path={pets}", "data.batch_size=12", "data.eval_batch_size=4")
+    ends = []
+    for cache in ("off", "auto"):
+        done = commands.here(tmp_path, *options, f"freeze.cache={cache}")
+        ends.append((done.status, done.err.partition("; ")[0]))
+    assert ends[0] == ends[1] and ends[0][0] == 1
+    assert ends[0][1].startswith("recipe: data.path: all of a batch's images in ")
 
 
 def test_a_run_that_is_stopped_goes_on_without_the_files_it_knew(

@@ -97,9 +97,30 @@ class Data:
 def few(split: Split, count: int) -> Batch:
     """So many samples, the first ones that can be read; from a smaller split each again and again,
     unless it leaves some out."""
-    skips = getattr(split, "on_bad_file", "stop") == "skip"
-    first = split.readable(count) if skips else torch.arange(count) % len(split)  # type: ignore[attr-defined]
-    return next(iter(split.batches([first])))
+    return next(iter(split.batches([first_samples(split, count)])))
+
+
+def first_samples(split: Split, count: int) -> Tensor:
+    """The numbers of the samples that `few` gives."""
+    if skips(split):
+        found: Tensor = split.readable(count)  # type: ignore[attr-defined]
+        return found
+    return torch.arange(count) % len(split)
+
+
+def skips(split: Split) -> bool:
+    """Whether samples that can't be read are left out of the split, and not an error."""
+    return getattr(split, "on_bad_file", "stop") == "skip"
+
+
+def served(split: Split, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+    """The numbers of those samples of each batch that can be read, and their inputs."""
+    if skips(split):
+        yield from split.served(batches)  # type: ignore[attr-defined]
+        return
+    listed = list(batches)
+    for indices, (inputs, _) in zip(listed, split.batches(listed), strict=True):
+        yield indices.tolist(), inputs
 
 
 def unread(split: Split) -> dict[int, str]:

@@ -97,13 +97,10 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
         Raises DataError naming the files of a batch that can't be read, or with skip of one in
         which none can.
         """
-        asked: deque[Tensor] = deque()
-        for read in self._loaded(self._wanted(batches, asked)):
-            indices, found = asked.popleft().tolist(), dict(read.unread)
-            if self.on_bad_file == "skip":
-                self.unread.update(found)
-                if not len(read.targets):
-                    found = {index: self.unread[index] for index in indices}
+        for indices, read in self._read(batches):
+            found = dict(read.unread)
+            if self.on_bad_file == "skip" and not len(read.targets):
+                found = {index: self.unread[index] for index in indices}
             if found and (self.on_bad_file == "stop" or not len(read.targets)):
                 every = "all" if not len(read.targets) else len(found)
                 skip = "" if self.on_bad_file == "skip" else f", or {SKIP}"
@@ -113,6 +110,19 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
                     f"again{skip}"
                 )
             yield read.inputs, read.targets
+
+    def served(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """With on_bad_file=skip: the numbers of those samples of each batch that can be read, which
+        may be none, and their inputs."""
+        for indices, read in self._read(batches):
+            yield [index for index in indices if index not in self.unread], read.inputs
+
+    def leave_out(self, samples: Iterable[int]) -> bool:
+        """Tries to read the samples; False if one of them can be read, which isn't left out."""
+        tried = {index: self[index] for index in samples}
+        unread = {n: sample.reason for n, sample in tried.items() if isinstance(sample, Unread)}
+        self.unread.update(unread)
+        return len(unread) == len(tried)
 
     def readable(self, count: int) -> Tensor:
         """The numbers of the first samples that can be read, as far as there are so many."""
@@ -125,6 +135,14 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
             if len(found) == count:
                 break
         return torch.tensor(found, dtype=torch.int64)
+
+    def _read(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Read]]:
+        """The numbers in each batch, and what came of reading it."""
+        asked: deque[Tensor] = deque()
+        for read in self._loaded(self._wanted(batches, asked)):
+            if self.on_bad_file == "skip":
+                self.unread.update(read.unread)
+            yield asked.popleft().tolist(), read
 
     def _wanted(self, batches: Iterable[Tensor], asked: deque[Tensor]) -> Iterator[list[int]]:
         for indices in batches:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from recipe.data import Batch, Split
+from recipe.data import Batch, Split, readable, unread
 from recipe.prefix import split as splitting
 from recipe.prefix.store import Store
 
@@ -55,7 +56,8 @@ class Tail(nn.Module):
 
 @dataclass(frozen=True)
 class Numbers:
-    """A split that gives the number of each sample in place of its inputs."""
+    """A split that gives the number of each sample in place of its inputs, and leaves out what
+    `data` does."""
 
     data: Split
 
@@ -63,10 +65,19 @@ class Numbers:
     def targets(self) -> Tensor:
         return self.data.targets
 
+    @property
+    def unread(self) -> dict[int, str]:
+        return unread(self.data)
+
     def __len__(self) -> int:
         return len(self.data)
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         targets = self.targets
         for indices in batches:
+            if self.unread:
+                left = torch.tensor(readable(self.data, indices.tolist()), dtype=torch.int64)
+                if not len(left):
+                    next(iter(self.data.batches([indices])))  # raises DataError
+                indices = left
             yield indices, targets[indices]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from recipe import device, sources
-from recipe.data import Data, digest
+from recipe.data import Data, digest, skips
 from recipe.data import Split as Samples
 from recipe.errors import SpecError
 from recipe.image_files import decoders
@@ -47,6 +47,7 @@ def key(split: Split, data: Data, part: str, inputs: Tensor, size: int) -> str:
         },
         "tensors": {name: _content(tensor) for name, tensor in _tensors(split)},
         "kept": [str(layout) for layout in split.layouts],
+        "left out": skips(samples),
         "code": {"recipe": _own_code(), **_packages(split, samples)},
         "numerics": _numerics(inputs.device),
     }

@@ -86,6 +86,10 @@ class Layout:
         return lying.permute(*(self.order.index(dim) for dim in range(len(full))))
 
 
+FLAG = Layout(dim=0, fold=1, shape=(), order=(0,), strides=(1,), dtype=torch.uint8)
+"""Of a tensor (samples,) that says whether each could be read: 1, else 0."""
+
+
 def _dense(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
     """Strides without gaps."""
     found, step = [0] * len(shape), 1

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from recipe import streams
-from recipe.data import Split, worker
+from recipe.data import Split, first_samples, readable, served, skips, unread, worker
 from recipe.data.placing import placed
 from recipe.errors import RecipeError
 from recipe.evaluate import preserved
-from recipe.prefix import feed, room, store, verify
+from recipe.prefix import feed, layout, room, store, verify
 from recipe.prefix import key as keys
 from recipe.prefix import split as splitting
 from recipe.prefix.feed import Feed
@@ -67,6 +67,8 @@ class _Kept:
     feed: Feed
     versions: Versions
     """Of the trained model's tensors that the prefix reads."""
+    sizes: set[int] = field(default_factory=set)
+    """Numbers of samples in a batch for which it was found to be right."""
 
 
 @dataclass
@@ -111,7 +113,8 @@ class Prefix:
         """What the evaluation after that epoch reads and calls."""
         model = run.average.model
         part = _Part("val", model, False, run.data.val, run.eval_batch_size)
-        kept = self._current(run, part, epoch, [chunk for _, chunk in part.chunks()][-1:])
+        batches = [chunk for _, chunk in part.chunks()]
+        kept = self._current(run, part, epoch, batches if skips(part.data) else batches[-1:])
         return kept.feed if kept else feed.whole(part.model, part.data)
 
     def foresee(self, run: Run) -> str | None:
@@ -153,12 +156,16 @@ class Prefix:
         if boundary != self._boundary:
             self._kept, self._boundary = {}, boundary
         kept = self._kept.get(part.name)
+        new = part.name not in self._kept or (kept and kept.part.model is not part.model)
         try:
-            if part.name not in self._kept or (kept and kept.part.model is not part.model):
-                kept = self._made(run, part, epoch, batches)
-                self._said[part.name].add(epoch, _once(kept.split), once=True)
+            if new:
+                kept = self._made(run, part, epoch)
             elif kept and _touched(run, kept):
-                kept = self._again(run, kept, epoch, batches)
+                kept = self._again(run, kept, epoch)
+            if kept and (skips(part.data) or not kept.sizes):
+                _check_sizes(run, kept, batches)
+            if kept and new:
+                self._said[part.name].add(epoch, _once(kept.split), once=True)
             if kept:
                 _check_average(run, kept)
         except Refused as refused:
@@ -167,12 +174,12 @@ class Prefix:
         self._kept[part.name] = kept
         return kept
 
-    def _again(self, run: Run, kept: _Kept, epoch: int, batches: Iterable[Tensor]) -> _Kept:
+    def _again(self, run: Run, kept: _Kept, epoch: int) -> _Kept:
         """As `kept`, of which tensors were written to; if they became others, kept anew."""
         with _quietly(run, kept.part, buffers=False):
             key = self._key(run, kept.part, kept.split)
         if key != kept.key:
-            return self._made(run, kept.part, epoch, batches)
+            return self._made(run, kept.part, epoch)
         kept.versions = _versions(run.model, kept.split)
         return kept
 
@@ -200,15 +207,13 @@ class Prefix:
             self._foreseen = boundary, found
         return found
 
-    def _made(self, run: Run, part: _Part, epoch: int, batches: Iterable[Tensor]) -> _Kept:
+    def _made(self, run: Run, part: _Part, epoch: int) -> _Kept:
         """Raises Refused."""
         split = self._split(run, part, epoch)
         with _quietly(run, part):
             key = self._key(run, part, split)
             there = self._stored(run, part, split, key).to(run.device)
             made = feed.tail(split, there, part.data, lambda inputs: placed(inputs, run.device))
-            for batch in _full_and_ragged(batches, part.size):
-                _check_batch(run, part, made, batch)
         return _Kept(part, split, key, made, _versions(run.model, split))
 
     def _samples(self, run: Run, part: _Part) -> Tensor:
@@ -228,10 +233,15 @@ class Prefix:
             free, _ = torch.cuda.mem_get_info(run.device)
             if split.bytes * count > free // 2:
                 raise Refused(f"{bytes_(split.bytes * count)} would take too much of the GPU")
-        found = store.find(self.folder, key, split.layouts, count)
-        if found is not None:
-            return found
-        return store.make(self.folder, key, split.layouts, count, lambda: _rows(run, part, split))
+        layouts = (*split.layouts, layout.FLAG) if skips(part.data) else split.layouts
+        found = store.find(self.folder, key, layouts, count)
+        if found is None:
+            found = store.make(self.folder, key, layouts, count, lambda: _rows(run, part, split))
+        if skips(part.data):
+            *rows, flags = found.tensors
+            found.tensors = tuple(rows)
+            _leave_out(part.data, flags)
+        return found
 
 
 def _training(run: Run) -> _Part:
@@ -274,7 +284,8 @@ def _quietly(run: Run, part: _Part, *, buffers: bool = True) -> Iterator[None]:
 
 def _samples(run: Run, part: _Part) -> Tensor:
     """A few inputs; raises Refused if they aren't the same each time."""
-    few = torch.arange(max(COUNTS)) % len(part.data)
+    few = first_samples(part.data, max(COUNTS))
+    few = few[torch.arange(max(COUNTS)) % len(few)]
     before = streams.standing()
     (one, _), (other, _) = part.data.batches([few, few])
     if streams.standing() != before or not verify.same_bits(one, other):
@@ -301,9 +312,22 @@ def _check_few(run: Run, part: _Part, split: splitting.Split, inputs: Tensor) ->
         )
 
 
-def _full_and_ragged(batches: Iterable[Tensor], size: int) -> list[Tensor]:
-    listed = list(batches)
-    return [listed[0], *(batch for batch in listed[-1:] if len(batch) < size and listed[1:])]
+def _check_sizes(run: Run, kept: _Kept, batches: Iterable[Tensor]) -> None:
+    """Checks a batch of each size that these have without the samples that are left out, unless
+    one of that size was checked before. Raises Refused."""
+    for batch in batches:
+        left = torch.tensor(readable(kept.part.data, batch.tolist()), dtype=torch.int64)
+        if len(left) and len(left) not in kept.sizes:
+            with _quietly(run, kept.part):
+                _check_batch(run, kept.part, kept.feed, left)
+            kept.sizes.add(len(left))
+
+
+def _leave_out(data: Split, flags: Tensor) -> None:
+    """Has the samples left out that could not be read when the others were kept."""
+    samples = (flags[:, 0] == 0).nonzero().flatten().tolist()
+    if not data.leave_out(sample for sample in samples if sample not in unread(data)):  # type: ignore[attr-defined]
+        raise Refused("a file that could not be read before can be read now")
 
 
 def _check_batch(run: Run, part: _Part, made: Feed, batch: Tensor) -> None:
@@ -321,12 +345,28 @@ def _check_batch(run: Run, part: _Part, made: Feed, batch: Tensor) -> None:
 def _rows(run: Run, part: _Part, split: splitting.Split) -> Iterator[tuple[int, Rows]]:
     """What is to be kept, in the mode and with the gradient mode it is computed in otherwise."""
     chunks = list(part.chunks())
-    read = part.data.batches(chunk for _, chunk in chunks)
-    for (first, _), (inputs, _) in zip(chunks, read, strict=True):
-        with torch.inference_mode(not part.training), run.autocast():
-            values = split.prefix(placed(inputs, run.device))
-        rows = (layout.rows(value) for layout, value in zip(split.layouts, values, strict=True))
-        yield first, tuple(each.cpu() for each in rows)
+    read = served(part.data, (chunk for _, chunk in chunks))
+    for (start, chunk), (samples, inputs) in zip(chunks, read, strict=True):
+        rows: Rows = ()
+        if samples:
+            with torch.inference_mode(not part.training), run.autocast():
+                values = split.prefix(placed(inputs, run.device))
+            pairs = zip(split.layouts, values, strict=True)
+            rows = tuple(each.rows(value).cpu() for each, value in pairs)
+        if skips(part.data):
+            places = torch.tensor(samples, dtype=torch.int64) - start
+            rows = _spread(rows, split, places, len(chunk))
+        yield start, rows
+
+
+def _spread(rows: Rows, split: splitting.Split, places: Tensor, count: int) -> Rows:
+    """Rows of the samples at these places among `count`, zeros for the others, and the flags."""
+    spread = [torch.zeros(count, each.numbers, dtype=each.dtype) for each in split.layouts]
+    for complete, given in zip(spread, rows, strict=False):
+        complete[places] = given
+    flags = torch.zeros(count, 1, dtype=layout.FLAG.dtype)
+    flags[places] = 1
+    return (*spread, flags)
 
 
 def _versions(model: nn.Module, split: splitting.Split) -> Versions:

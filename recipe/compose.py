@@ -96,8 +96,14 @@ def menu_folder() -> Iterator[None]:
 @contextmanager
 def _hydra() -> Iterator[None]:
     register_user_options()
-    with hydra.initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
-        yield
+    around = GlobalHydra.instance().hydra  # of a sweep whose job asks
+    GlobalHydra.instance().clear()
+    folder = str(menu.own_folder())
+    try:
+        with hydra.initialize_config_dir(folder, version_base="1.3", job_name="recipe"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import re
 import secrets
 import shlex
@@ -106,16 +108,32 @@ def mark(run: Path, fingerprint: str) -> None:
 
 
 def command(verb: str, outputs: Path) -> str:
-    """The command line that a person is to type or paste."""
-    own = menu.user_folder()
-    # a project's own output_dir would take the place of the default
-    fixed = own is not None and (own / "project").is_dir()
-    if outputs == Path("outputs").resolve() and not fixed:
+    """The command line that a person is to type or paste: the shortest that works from the working
+    directory."""
+    if _is_default(outputs):
         return f"python -m recipe {verb}"
-    value = printable(outputs)
+    value = printable(min(os.path.relpath(outputs), str(outputs), key=len))
     if verb.split()[0] in ("resume", "replay") and not re.fullmatch(r"[\w/.+@-]+", value):
         value = "'" + value.replace("'", "\\'") + "'"  # Hydra reads it
     return f"python -m recipe {verb} {shlex.quote(f'output_dir={value}')}"
+
+
+def _is_default(folder: Path) -> bool:
+    """Whether verbs look there unless they are given another folder."""
+    own = menu.user_folder()
+    file = own / "project" / "default.yaml" if own is not None else None
+    try:
+        changed = file.stat().st_mtime_ns if file is not None and file.is_file() else 0
+        return _default(changed, Path.cwd()) == folder
+    except (SpecError, OSError):  # the project's files are damaged by now
+        return False
+
+
+@functools.lru_cache(maxsize=1)
+def _default(changed: int, working_directory: Path) -> Path:
+    """Where runs are recorded by default; composing a project, whose file was `changed` then, takes
+    a moment."""
+    return outputs("")
 
 
 def find(outputs: Path, wanted: str, key: str) -> Path:

@@ -101,6 +101,24 @@ def test_verbs_look_where_the_project_says_that_its_runs_are(tmp_path: Path) -> 
     assert (done.status, done.out) == (0, f"There are no runs in {tmp_path}/outputs/runs\n")
 
 
+def test_printed_commands_are_the_shortest_that_work_from_the_working_directory(
+    tmp_path: Path,
+) -> None:
+    commands.project(tmp_path, OWN)
+    settings = (*commands.QUICK, "tracking=none", "epochs=1")
+    done = commands.here(tmp_path, *settings)
+    (run,) = (tmp_path / "kept here" / "runs").iterdir()
+    line = f"Try it  python -m recipe predict run={run.name} input=<image or folder>"
+    assert line in done.out.splitlines()
+    done = commands.in_turn(tmp_path, "-m", *settings, "clip=none,norm")
+    printed = [line for line in done.out.splitlines() if "python -m recipe compare" in line]
+    assert printed and "output_dir" not in done.out, done.out
+    done = commands.here(tmp_path, *settings, "output_dir=there")
+    (other,) = (tmp_path / "there" / "runs").iterdir()
+    line = line.replace(run.name, other.name)
+    assert f"{line} output_dir=there" in done.out.splitlines()
+
+
 @pytest.mark.parametrize("name", ["my outs", "it's (1), $a=b", "plain"])
 def test_a_command_that_was_printed_can_be_pasted(tmp_path: Path, name: str) -> None:
     stopped_runs.project(tmp_path)

@@ -4,50 +4,82 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from recipe.errors import Problems
+import re2
+
+from recipe.errors import Problems, SpecError
+
+MAX_PATTERNS = 1000
+"""In one list."""
+
+MAX_CHARACTERS = 1000
+"""Of one pattern."""
+
+MAX_PROBLEMS = 20
+"""Patterns without a match that are listed one by one."""
 
 
 def matching(pattern: str, names: Sequence[str]) -> list[str]:
     """The names that a pattern takes, in their order; may be none.
 
-    - `re:<expression>`: names in which the regular expression is found;
+    - `re:<expression>`: names in which the regular expression is found, in the syntax of RE2
+      (https://github.com/google/re2/wiki/Syntax), whose time is linear in the length of a name:
+      no look-around and no back-references;
     - with `*`, `?` or `[`: a glob over the whole name;
     - else the parameter of that very name, or all parameters of the module of that name.
 
-    Raises ValueError for an expression that is none.
+    Raises ValueError for an expression that is none, and for a pattern of more than MAX_CHARACTERS.
     """
+    if len(pattern) > MAX_CHARACTERS:
+        raise ValueError(
+            f"{pattern[:40]!r}... is a pattern of {len(pattern):,} characters, and at most "
+            f"{MAX_CHARACTERS:,} are read; use a shorter glob, or several patterns"
+        )
     if pattern.startswith("re:"):
+        options = re2.Options()
+        options.log_errors = False
         try:
-            expression = re.compile(pattern[3:])
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            expression = re2.compile(pattern[3:], options)
+        except re2.error as error:
+            reason = error.args[0].decode("utf-8", "replace")
+            raise ValueError(
+                f"{pattern!r} is no regular expression: {reason} (the syntax is RE2's, without "
+                "look-around and back-references; use several patterns instead)"
+            ) from error
         return [name for name in names if expression.search(name)]
     if any(character in pattern for character in "*?["):
         return [name for name in names if fnmatchcase(name, pattern)]
     return [name for name in names if name == pattern or name.startswith(f"{pattern}.")]
 
 
-def select(key: str, patterns: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+def select(key: str, patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """The first pattern that takes each name, for the names that one takes.
 
     Raises SpecError with a problem for every pattern that is none, or that matches nothing (with
-    the names nearest to it), each headed by the dotted `key`.
+    the names nearest to it), each headed by the dotted `key`; and for more than MAX_PATTERNS.
     """
+    if len(patterns) > MAX_PATTERNS:
+        raise SpecError(
+            f"{key}: {len(patterns):,} patterns, and at most {MAX_PATTERNS:,} are read; use the "
+            "names of modules, or globs"
+        )
     taken: dict[str, str] = {}
-    problems = Problems()
+    problems, more = Problems(), 0
     for pattern in patterns:
         found: list[str] = []
         with problems.collect(key):
             found = matching(pattern, names)
-            if not found:
+            more += not found and len(problems) >= MAX_PROBLEMS
+            if not found and len(problems) < MAX_PROBLEMS:
                 raise ValueError(
                     f"{pattern!r} matches none of the {len(names)} parameters{near(pattern, names)}"
                 )
         for name in found:
             taken.setdefault(name, pattern)
+    if more:
+        problems.append(f"{key}: {more:,} more match nothing")
     problems.raise_any()
     return taken
 

@@ -65,6 +65,36 @@ def test_every_pattern_without_a_match_is_named_with_what_is_near() -> None:
     assert none.startswith("freeze.names: 're:^bn' matches none of the 5 ")
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["re:^(?:.?){60}!$", "re:(a*)*!", "re:" + "(a|a)*" * 30 + "!", "*a" * 200 + "!", "[a-z]*" * 90],
+)
+def test_a_pattern_that_could_try_for_ever_ends_at_once(pattern: str) -> None:
+    assert matching(pattern, ["a" * 2000, *NAMES]) in ([], ["a" * 2000])
+
+
+@pytest.mark.parametrize(
+    "expression", ["^(?!head)", "(?<=1_)1", r"(a)\1", "(?>a)", "a++", "(a{500}){500}"]
+)
+def test_an_expression_beyond_linear_time_is_refused(expression: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        select("freeze.names", [f"re:{expression}"], NAMES)
+    (line,) = caught.value.problems
+    assert line.startswith(f"freeze.names: {f're:{expression}'!r} is no regular expression: ")
+    assert "the syntax is RE2's, without look-around and back-references" in line
+
+
+def test_more_patterns_than_a_model_has_names_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"^freeze.names: 1,001 patterns, and at most 1,000 are"):
+        select("freeze.names", ["fc"] * 1001, NAMES)
+    with pytest.raises(SpecError, match=r"^freeze.names: 'aaa.* is a pattern of 1,001 characters"):
+        select("freeze.names", ["a" * 1001], NAMES)
+    with pytest.raises(SpecError) as caught:
+        select("freeze.names", [f"*nothing{i}" for i in range(900)], NAMES)
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[-1] == "freeze.names: 880 more match nothing"
+
+
 def test_a_broken_expression_is_named() -> None:
     with pytest.raises(ValueError, match=r"^'re:\(' is no regular expression: missing \)"):
         matching("re:(", NAMES)

@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +54,8 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
             named = plain.texts(path, "defaults")
-        except ValueError as error:
+            content = OmegaConf.create(plain.load_mapping(path))
+        except (ValueError, OmegaConfBaseException) as error:
             raise SpecError(" ".join(str(error).split())) from error
         for text in named:
             if ".." in text:
@@ -65,7 +67,12 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
                     f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
                     f"of that file and give {chosen[1]}=<name> there"
                 )
-        return super().load_config(config_path)
+        header = self._get_header_dict(path.read_text(encoding="utf-8")[:HEADER])
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", content, header)
+
+
+HEADER = 512
+"""Characters at a file's beginning in which Hydra looks for `# @package`."""
 
 
 def register_user_options() -> None:
@@ -109,6 +116,8 @@ def _hydra() -> Iterator[None]:
 def parse(arguments: Sequence[str]) -> list[Override]:
     """The overrides of a command line; raises SpecError with every one that can't be read."""
     parser, problems, parsed = OverridesParser.create(), Problems(), []
+    problems += _too_long(arguments)
+    problems.raise_any()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
     for argument in arguments:
@@ -120,6 +129,28 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     for override in parsed:
         override.config_loader = loader  # it knows the options that glob(...) stands for
     return parsed
+
+
+MAX_COMMAS = 1000
+"""In one argument; Hydra's parser takes a time that grows with their square."""
+
+MAX_CHARACTERS = 20_000
+"""Of all arguments together."""
+
+
+def _too_long(arguments: Sequence[str]) -> Iterator[str]:
+    """What of a command line would take Hydra minutes to read."""
+    way_out = "write them in an option or experiment file"
+    for argument in arguments:
+        key = argument.partition("=")[0][:200]
+        if (commas := argument.count(",")) > MAX_COMMAS:
+            yield f"{key}: {commas + 1:,} values, and at most {MAX_COMMAS:,} are read; {way_out}"
+    if (length := sum(map(len, arguments))) > MAX_CHARACTERS:
+        longest = max(arguments, key=len).partition("=")[0][:200]
+        yield (
+            f"{longest}: with it the arguments have {length:,} characters, and at most "
+            f"{MAX_CHARACTERS:,} are read; {way_out}"
+        )
 
 
 def _unreadable(argument: str) -> str:
@@ -237,6 +268,15 @@ def show(kind: str, overrides: Sequence[str], package: str | None, *, resolve: b
     if bare := [text for text in overrides if "=" not in text and text[:1] != "~"]:
         raise SpecError(map(_unreadable, bare))
     with named(overrides), output.captured():
+        whole = config(overrides)
+        shown = [
+            str(key) for key in whole if kind == "all" or (key == "hydra") == (kind == "hydra")
+        ]
+        chosen = (
+            OmegaConf.select(OmegaConf.masked_copy(whole, shown), package) if package else whole
+        )
+        if not OmegaConf.is_config(chosen):
+            raise SpecError(f"--package: {package} is no mapping of --cfg {kind}; leave it out")
         Hydra("recipe", _loader()).show_cfg("config", list(overrides), kind, package, resolve)
 
 
@@ -278,6 +318,8 @@ def _no_option(told: str) -> str:
         return ""
     where, group, name = found.groups()
     known = menu.options(group)
+    if name in known:  # a device, which Hydra takes for none
+        return f"{group}={name} can't be used: {known[name].problem}"
     hint = menu.nearest(name, known) or f"; there are {', '.join(known)}"
     return f"{where}.yaml: {group}={name}: no such option{hint}"
 

@@ -11,12 +11,13 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+
+from recipe import plain
 
 GROUPS = (
     "device", "data", "sampler", "model", "loss", "freeze", "param_groups", "optimizer",
@@ -57,18 +58,63 @@ class Option:
     path: Path
 
     @property
+    def problem(self) -> str:
+        """What keeps the file from being used, in a line; empty if nothing does."""
+        return self._read[1]
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The values of the file, texts with ${...} as they are written; none if it can't be
+        used."""
+        return self._read[0]
+
+    @property
+    def text(self) -> str:
+        """What is written in the file, comments included; empty if it can't be used."""
+        ours = self.path.parents[1] == own_folder()
+        return "" if not ours and self.problem else self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def _read(self) -> tuple[Mapping[str, Any], str]:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return _mapping(self.path, ())
+        return _mapping(self.path, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+    @property
     def help(self) -> str:
-        """The first line of comment in the file; lines that begin with `# @` are Hydra's."""
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        """The first line of comment in the file, or what is wrong with the file; lines that begin
+        with `# @` are Hydra's."""
+        for line in self.text.splitlines():
             if line.startswith("#") and not line.startswith("# @"):
                 return line.lstrip("# ").rstrip()
-        return ""
+        return f"can't be used: {self.problem}" if self.problem else ""
 
     @property
     def keys(self) -> set[str]:
         """The top-level settings written in this very file."""
-        content = map(str, OmegaConf.load(self.path))
+        content = map(str, self.content)
         return {key for key in content if not key.startswith("_") and key != "defaults"}
+
+    @property
+    def parents(self) -> list[str]:
+        """The options that the file builds on, from its defaults list."""
+        entries = self.content.get("defaults")
+        found = entries if isinstance(entries, list) else []
+        return [str(entry).partition("@")[0] for entry in found if str(entry) != "_self_"]
+
+
+@functools.lru_cache(maxsize=1000)
+def _mapping(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], str]:
+    """The content of an option file and what is wrong with it, for a file that was `written` then.
+
+    A user's file may be anything: it is read as `plain` does.
+    """
+    try:
+        return plain.load_mapping(path), ""
+    except ValueError as error:
+        return {}, plain.one_line(str(error))
 
 
 def options(group: str) -> dict[str, Option]:
@@ -111,47 +157,46 @@ def as_written(group: str, option: str, settings: Mapping[str, Any]) -> dict[str
 @functools.cache
 def _floats(group: str, option: str, _: Path | None) -> frozenset[str]:
     """The settings that are floats in the option's file, or in one that it builds on."""
-    files = options(group)
-    if option not in files:
-        return frozenset()
-    try:
-        own: Any = OmegaConf.to_container(OmegaConf.load(files[option].path), resolve=False)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return frozenset()  # whoever composes it has told already
-    if not isinstance(own, dict):
-        return frozenset()
-    found = {str(key) for key, value in own.items() if isinstance(value, float)}
-    for parent in parents(files[option].path):
-        found |= _floats(group, parent, _) - own.keys()
-    return frozenset(found)
+    found: dict[str, bool] = {}
+    for file in lineage(group, option):
+        found |= {str(key): isinstance(value, float) for key, value in file.content.items()}
+    return frozenset(key for key, is_float in found.items() if is_float)
+
+
+def lineage(group: str, option: str) -> list[Option]:
+    """The file of an option behind those that it builds on, each once; what comes later wins."""
+    known, found, asked = options(group), dict[str, Option](), set[str]()
+
+    def add(name: str) -> None:
+        if name in known and name not in asked:
+            asked.add(name)
+            for parent in known[name].parents:
+                add(parent)
+            found[name] = known[name]
+
+    add(option)
+    return list(found.values())
 
 
 def comments(group: str, option: str) -> dict[str, str]:
     """What an option's file says beside each setting, for messages; inherited settings included."""
-    files = options(group)
     notes: dict[str, str] = {}
-    if option in files:
-        text = files[option].path.read_text(encoding="utf-8")
-        for parent in parents(files[option].path):
-            notes |= comments(group, parent)
-        for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", text, re.MULTILINE):
+    for file in lineage(group, option):
+        for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", file.text, re.MULTILINE):
             notes[key] = note.strip()
     return notes
 
 
 def own_settings(option: Option) -> dict[str, Any]:
     """What an option's file gives itself, by dotted key; texts with ${...} as they are written."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(option.path), resolve=False)
-    content.pop("defaults", None)
-    whole_run = "@package _global_" in option.path.read_text(encoding="utf-8")
-    groups = content if whole_run else {option.group: content}
-    return {f"{group}.{key}": v for group, given in groups.items() for key, v in given.items()}
-
-
-def parents(path: Path) -> list[str]:
-    """The options that an option file builds on, from its defaults list."""
-    entries = OmegaConf.select(OmegaConf.load(path), "defaults") or []
-    return [str(entry).partition("@")[0] for entry in entries if str(entry) not in ("_self_",)]
+    content = {key: value for key, value in option.content.items() if key != "defaults"}
+    groups = content if "@package _global_" in option.text else {option.group: content}
+    return {
+        f"{group}.{key}": value
+        for group, given in groups.items()
+        if isinstance(given, dict)
+        for key, value in given.items()
+    }
 
 
 def hidden(group: str, name: str) -> Path | None:

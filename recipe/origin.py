@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe import credentials, menu
-from recipe.errors import Problems
+from recipe import credentials, menu, plain
+from recipe.errors import Problems, SpecError
 from recipe.spec import RunSpec
 
 OWN = "the command line or conf/project/default.yaml"
@@ -184,25 +184,33 @@ def _same_folder(one: str, other: Any) -> bool:
 
 @contextmanager
 def environment(overrides: Iterable[str]) -> Iterator[None]:
-    """Within it `${oc.env:NAME}` gives the variables that the user's own words name, and no others.
+    """Within it `${oc.env:NAME}` gives the variables that the user's own words name, and no others;
+    and interpolations expand to a bounded number of values.
 
-    Raises ValueError, from where it is resolved, for any other.
+    Raises ValueError, from where it is resolved, for any other, and SpecError for a file of the
+    project's that can't be read.
     """
     texts = list(overrides)
     folder = menu.user_folder()
-    if folder is not None and (folder / "project" / "default.yaml").is_file():
-        texts.append((folder / "project" / "default.yaml").read_text(encoding="utf-8"))
+    if folder is not None and (folder / "project" / "default.yaml").exists():
+        try:
+            texts.append(plain.read_text(folder / "project" / "default.yaml"))
+        except ValueError as error:
+            raise SpecError(str(error)) from error
     reads = r"oc\.env\\?:[\s\\'\"]*(\w+)"  # Hydra hands overrides on with backslashes in them
     named = {name for text in texts for name in re.findall(reads, text)}
     before = NAMED.set(frozenset(named))
     try:
-        yield
+        with plain.bounded_interpolations():
+            yield
     finally:
         NAMED.reset(before)
 
 
 def guard_environment() -> None:
-    """Puts what `environment` decides in front of OmegaConf's own `oc.env`."""
+    """Puts what `environment` decides in front of OmegaConf's own `oc.env`, and bounds what
+    interpolations expand to."""
+    plain.guard_interpolations()
     OmegaConf.register_new_resolver("oc.env", guarded_variable, replace=True)
 
 

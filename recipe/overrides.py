@@ -94,6 +94,8 @@ class _Groups:
             hint = nearest(name, known) or f"; there are {', '.join(known)}"
             hint = f"; without it is {group}={off}" if off else hint
             return [f"{group}={name}: no such option{hint}"]
+        if problem := known[name].problem:
+            return [f"{group}={name} can't be used: {problem}"]
         mine = menu.hidden(group, name)
         if mine is not None:
             return [f"{group}={name}: recipe's own option hides {mine}; give yours another name"]

@@ -6,21 +6,33 @@ would grow, recurse or name Python objects costs nothing.
 
 from __future__ import annotations
 
+import functools
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import Container, Node, OmegaConf
+from omegaconf._utils import get_yaml_loader
+from omegaconf.resolvers import oc
 
 LARGEST = 2**20
-"""Bytes of a YAML file."""
+"""Bytes of a YAML file, and of the texts in it once aliases or interpolations are expanded."""
 
 DEEPEST = 30
 """Mappings and lists within each other."""
 
-MOST = 100_000
-"""Values of a YAML file, aliases written out."""
+MOST = 10_000
+"""Values of a YAML file, aliases expanded; OmegaConf takes about 0.3 ms for each. Also the values
+that the interpolations of a config expand to."""
+
+MAX_INTERPOLATED = 2000
+"""Characters of a text with a `${...}` in it, which OmegaConf's parser reads."""
 
 DIGITS = 1000
 """Digits of a number; Python itself refuses to read very many."""
@@ -29,22 +41,28 @@ TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in (
     "str", "int", "float", "bool", "null", "map", "seq",
 ))  # fmt: skip
 
+NUMBERS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+
 
 def read_text(path: Path) -> str:
     """The text of a YAML file that holds plain values.
 
     Raises ValueError for a file that is none, that is too large, too deep or too long once its
-    aliases are written out, and for tags of anything but plain values.
+    aliases are expanded, and for tags of anything but plain values.
     """
-    if not path.is_file():  # a device or a pipe may never end
-        raise ValueError(f"{path}: there is no such file")
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
+    try:
+        if not path.is_file():  # a device or a pipe may never end
+            wrong = "is not a regular file" if path.exists() else "there is no such file"
+            raise ValueError(f"{path}: {wrong}")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:  # such as a file of another user
+        raise ValueError(f"{path}: can't be read: {error.strerror}") from error
     if len(content) > LARGEST:
         raise ValueError(f"{path}: is larger than {LARGEST} bytes, too large for settings")
     try:
         text = content.decode("utf-8")
-        _check_events(text)
+        check_text(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
     except ValueError as error:
@@ -52,33 +70,165 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _check_events(text: str) -> None:
-    anchored: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = []
-    count = 0  # values so far, aliases written out
+WORDS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    "int": (r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", "-+0123456789"),
+    "float": (
+        r"[-+]?[0-9]+(_[0-9]+)*(\.[0-9_]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"
+        r"|[-+]?\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),
+}
+"""Words of YAML that are no texts, and how they may begin: as Hydra reads them on the command line.
+YAML 1.1 takes `on` and `no` for booleans too, 010 for 8 and 12:30 for 750."""
+
+
+@functools.cache
+def _loader() -> Any:
+    """OmegaConf's loader, which refuses a key that is given twice, with the words above."""
+    loader = get_yaml_loader()  # a new class each time
+    loader.yaml_implicit_resolvers = {}
+    for kind, (form, first) in WORDS.items():
+        tag = f"tag:yaml.org,2002:{kind}"
+        loader.add_implicit_resolver(tag, re.compile(f"^({form})$"), list(first))
+    return loader
+
+
+def load(path: Path) -> Any:
+    """The content of a YAML file of plain values. Raises ValueError as `read_text` does."""
+    return _loaded(path, _loader())
+
+
+def load_mapping(path: Path) -> dict[Any, Any]:
+    """As `load`, of a file that holds a mapping or nothing. Raises ValueError for another."""
+    content = load(path)
+    if not isinstance(content, dict | None):
+        raise ValueError(f"{path}: must be a mapping; write lines of the form setting: value")
+    return content or {}
+
+
+def _loaded(path: Path, loader: Any) -> Any:
+    text = read_text(path)
+    try:
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:
+        # the last two by tags that don't fit, such as `!!bool maybe`
+        raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
+
+
+def check_text(text: str) -> None:
+    """Raises ValueError and YAMLError for YAML that is refused, whatever file it is from."""
+    anchored: dict[str, tuple[int, int]] = {}
+    open_nodes: list[tuple[str | None, int, int]] = []
+    count = length = 0  # of the values so far, and of their texts, aliases expanded
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchored:
-                raise ValueError(f"the alias *{event.anchor} stands for nothing, or for itself")
-            count += anchored[event.anchor]
+                raise ValueError(
+                    f"the alias *{str(event.anchor)[:100]} stands for nothing, or for itself"
+                )
+            count += anchored[event.anchor][0]
+            length += anchored[event.anchor][1]
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = open_nodes.pop()
+            anchor, *before = open_nodes.pop()
             if anchor is not None:
-                anchored[anchor] = count - before
+                anchored[anchor] = count - before[0], length - before[1]
         elif isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
             if event.tag is not None and event.tag not in TAGS:
-                raise ValueError(f"the tag {event.tag} isn't that of a plain value; leave it out")
+                raise ValueError(
+                    f"the tag {event.tag[:100]} isn't that of a plain value; leave it out"
+                )
             if isinstance(event, yaml.ScalarEvent):
-                if len(event.value) > DIGITS and event.implicit[0] and event.value.isdigit():
+                number = event.value.isdigit() if event.implicit[0] else event.tag in NUMBERS
+                if len(event.value) > DIGITS and number:
                     raise ValueError(f"a number of {len(event.value)} digits; give a smaller one")
-                anchored |= {event.anchor: 1} if event.anchor else {}
+                if len(event.value) > MAX_INTERPOLATED and "${" in event.value:
+                    raise ValueError(
+                        f"a text of {len(event.value)} characters with a ${{...}} in it; at most "
+                        f"{MAX_INTERPOLATED} are read, give the value itself"
+                    )
+                anchored |= {event.anchor: (1, len(event.value))} if event.anchor else {}
+                length += len(event.value)
             else:
-                open_nodes.append((event.anchor, count))
+                open_nodes.append((event.anchor, count, length))
             count += 1
         if count > MOST:
-            raise ValueError(f"more than {MOST} values, its aliases written out")
+            raise ValueError(f"more than {MOST} values, its aliases expanded; give fewer")
+        if length > LARGEST:
+            raise ValueError(f"more than {LARGEST} characters, its aliases expanded; give fewer")
         if len(open_nodes) > DEEPEST:
             raise ValueError(f"more than {DEEPEST} mappings and lists within each other")
+
+
+MAX_LOOKUPS = 1000
+"""Interpolations that a config may resolve, those within others included; each takes OmegaConf
+about a millisecond."""
+
+LEFT: ContextVar[Counter[str] | None] = ContextVar("LEFT", default=None)
+"""What interpolations may still expand to: lookups, values and characters; None: any number."""
+
+
+@contextmanager
+def bounded_interpolations() -> Iterator[None]:
+    """Within it OmegaConf raises an error for more than MAX_LOOKUPS interpolations, and once they
+    expand to more than MOST values or to texts of more than LARGEST characters."""
+    before = LEFT.set(Counter(lookups=MAX_LOOKUPS, values=MOST, characters=LARGEST))
+    try:
+        yield
+    finally:
+        LEFT.reset(before)
+
+
+def guard_interpolations() -> None:
+    """Has OmegaConf count what `bounded_interpolations` bounds, which it has no setting for."""
+    Container._resolve_node_interpolation = _looked_up  # type: ignore[method-assign]
+    OmegaConf.register_new_resolver("oc.create", _created, replace=True)
+    OmegaConf.register_new_resolver("oc.decode", _decoded, replace=True)
+
+
+_look_up = Container._resolve_node_interpolation
+
+
+def _looked_up(self: Container, inter_key: str, memo: set[int] | None) -> Node:
+    found = _look_up(self, inter_key=inter_key, memo=memo)
+    _spend(found)
+    return found
+
+
+def _created(content: Any, _parent_: Container) -> Any:
+    if isinstance(content, str):
+        check_text(content)
+    return oc.create(content, _parent_)
+
+
+def _decoded(text: str | None, _parent_: Container, _node_: Node) -> Any:
+    if text is not None and len(text) > MAX_INTERPOLATED:
+        raise ValueError(f"oc.decode of {len(text)} characters; give at most {MAX_INTERPOLATED}")
+    for _ in range(10):  # reading it takes longer than looking it up
+        _spend(text)
+    return oc.decode(text, _parent_, _node_)
+
+
+def _spend(value: Any) -> None:
+    """Raises ValueError once there is nothing left."""
+    if (left := LEFT.get()) is None:
+        return
+    left["lookups"] -= 1
+    values = [value]
+    while values:
+        value = values.pop()
+        content = value._value() if isinstance(value, Node) else value
+        left["values"] -= 1
+        left["characters"] -= len(content) if isinstance(content, str) else 0
+        if min(left.values()) < 0:
+            raise ValueError(
+                f"more than {MAX_LOOKUPS} interpolations, or ones that expand to more than {MOST} "
+                f"values or {LARGEST} characters; give the values themselves"
+            )
+        if isinstance(content, dict | list):
+            values += content.values() if isinstance(content, dict) else content
 
 
 def interpolations(path: Path) -> list[str]:
@@ -95,10 +245,7 @@ def texts(path: Path, key: str) -> list[str]:
 
 def _as_texts(path: Path) -> Any:
     """A YAML file's content with nothing converted. Raises ValueError."""
-    try:
-        return yaml.load(read_text(path), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
+    return _loaded(path, yaml.BaseLoader)
 
 
 def problems(content: Mapping[Any, Any]) -> list[str]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -120,7 +119,7 @@ def _file(path: Path) -> Path:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    content: Any = OmegaConf.to_container(OmegaConf.create(plain.read_text(path)), resolve=False)
+    content = plain.load(path)
     if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
         raise ValueError("is no run's spec (it has no options)")
     options = {str(group): shown(option) for group, option in content.pop("options").items()}

@@ -105,7 +105,7 @@ class RunSpec:
         """
         try:
             asking = plain.interpolations(path)
-            config = None if asking else OmegaConf.load(path)
+            config = None if asking else OmegaConf.create(plain.load(path))
         except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
             raise SpecError(f"spec: {path}: {reason}") from error

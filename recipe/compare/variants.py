@@ -351,7 +351,9 @@ def _default(key: str, pairs: Mapping[str, str]) -> str | None:
         if not setting:
             return str(menu.root(key))
         option = pairs.get(group, "")
-        path = menu.options(group)[option].path if option in menu.options(group) else None
-        value: Any = OmegaConf.select(OmegaConf.load(path), setting) if path else None
+        file = menu.options(group).get(option)
+        value: Any = (
+            OmegaConf.select(OmegaConf.create(dict(file.content)), setting) if file else None
+        )
         return None if value is None else _compact(str(value))
     return None

@@ -24,7 +24,7 @@ def tricks(arguments: Sequence[str], console: Console) -> int:
     """The verb: lists all options, those of a group (`clip`), or shows the card of one
     (`clip=agc`) with what the runs recorded here say of it.
 
-    Raises SpecError for a group or an option that there isn't.
+    Raises SpecError for a group or an option that there isn't, and for one that can't be used.
     """
     asked = [argument for argument in arguments if _is_asked(argument)]
     rest = [argument for argument in arguments if argument not in asked]
@@ -54,6 +54,8 @@ def _chosen(asked: str) -> list[Card]:
         known = [card.name for card in found]
         hint = menu.nearest(name, known) or f"; there are {', '.join(known)}"
         raise SpecError(f"tricks: {asked}: no such option{hint}")
+    if equals and (problem := menu.options(group)[name].problem):
+        raise SpecError(f"tricks: {asked} can't be used: {problem}")
     return [card for card in found if not equals or card.name == name]
 
 

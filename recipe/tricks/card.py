@@ -15,6 +15,7 @@ import yaml
 
 from recipe import menu
 from recipe.menu import Option
+from recipe.plain import LARGEST
 
 FIELDS = ("Helps", "Not with", "Costs", "Source")
 """What a paragraph of a docstring, or a line of comment, may begin with, followed by a colon."""
@@ -73,7 +74,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "pytorch_optimizer")
 
 def card(option: Option) -> Card:
     paragraphs = [
-        *_of_comments(option.path.read_text(encoding="utf-8")),
+        *_of_comments(option.text),
         *_of_docstrings(_target(option)),
     ]
     fields: dict[str, str] = {}
@@ -100,12 +101,10 @@ def _settings(option: Option) -> Iterator[Setting]:
 
 def _values(option: Option) -> dict[str, Any]:
     """By dotted key."""
-    known = menu.options(option.group)
     found: dict[str, Any] = {}
-    for parent in menu.parents(option.path):
-        if parent in known:
-            found |= _values(known[parent])
-    return found | menu.own_settings(option)
+    for file in menu.lineage(option.group, option.name):
+        found |= menu.own_settings(file)
+    return found
 
 
 def _shown(value: Any) -> str:
@@ -139,10 +138,13 @@ def _of_docstrings(target: str) -> Iterator[str]:
     """The paragraphs of the module's docstring but its first line, which the option's file has in
     its own words, then those of the function's."""
     module, _, name = target.rpartition(".")
-    file = _file(module)
-    if file is None:
-        return
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    try:
+        file = _file(module)
+        if file is None or file.stat().st_size > LARGEST:
+            return
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # a user's, which may be anything
     found: list[ast.Module | ast.ClassDef | ast.FunctionDef] = [tree]
     found += [
         node

@@ -1,0 +1,378 @@
+"""A user's option files: what their words mean, and files that are broken, hostile or huge.
+
+A bad file is named in one line where it is chosen and where it is listed; all else works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import commands
+import hypothesis
+import pytest
+import yaml
+from hypothesis import strategies as st
+
+from recipe import compose
+from recipe.overrides import check
+from recipe.plain import one_line
+from recipe.spec import RunSpec
+
+GLOBAL = "# @package _global_\n# Mine.\n"
+
+QUICK = (*commands.QUICK, "tracking=none")
+
+# Words that YAML 1.1 takes for booleans, octal, sexagesimal and other numbers, and dates.
+
+WORDS = (
+    "on", "off", "yes", "no", "On", "OFF", "y", "n", "true", "False", "null", "1e3", "1E-3",
+    "12:30", "1:30.5", "010", "0x1F", "0o7", "0b1", "1_000", "+5", "-0", ".5", "5.", "00",
+    "2026-01-01", "1.2.3", "inf", "nan",
+)  # fmt: skip
+
+DIFFERENT = {"inf": "inf", "nan": "nan"}
+"""Texts in YAML, which writes these numbers .inf and .nan."""
+
+
+def test_a_word_means_in_an_option_file_what_it_means_on_the_command_line(
+    composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = ", ".join(WORDS)
+    commands.project(
+        tmp_path, {"conf/experiment/mine.yaml": f"{GLOBAL}augment: {{x: [{listed}]}}\n"}
+    )
+    in_file = composed("experiment=mine").augment["x"]
+    given = composed(f"+augment.x=[{listed}]").augment["x"]
+    wanted = [DIFFERENT.get(word, value) for word, value in zip(WORDS, given, strict=True)]
+    assert [(type(value), value) for value in in_file] == [(type(v), v) for v in wanted]
+
+
+def test_off_in_a_file_is_the_option_and_a_boolean_is_true_or_false(
+    composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands.project(
+        tmp_path,
+        {
+            "conf/experiment/off.yaml": f"{GLOBAL}freeze: {{cache: off}}\n",
+            "conf/experiment/on.yaml": f"{GLOBAL}summary: on\n",
+        },
+    )
+    in_file = composed("freeze=all_but_head", "experiment=off")
+    assert in_file.freeze == composed("freeze=all_but_head", "freeze.cache=off").freeze
+    assert in_file.freeze["cache"] == "off"
+    done = commands.here(tmp_path, "plan", *QUICK, "experiment=on")
+    assert (done.status, done.problems) == (2, ["recipe: summary must be true or false, got 'on'"])
+
+
+def test_a_recorded_spec_is_read_as_it_was_written(
+    small: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    spec = small("+augment.x=[" + ",".join(WORDS[:-2]) + "]", "name='010'", "+augment.off=on")
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    assert RunSpec.read(tmp_path / "spec.yaml", []) == spec
+
+
+# Files that are broken.
+
+BROKEN = {
+    "half": (b"# Half written.\n_target_: recipe.clip.norm.norm\nmax_norm: [", "can't be read: "),
+    "latin": (b"# Gr\xf6\xdfe.\nmax_norm: 1\n", "can't be read: 'utf-8' codec can't decode"),
+    "escape": (b"# A\x1b[2Jname.\nmax_norm: 1\n", "special characters are not allowed"),
+    "zero": (b"\0" * 100, "special characters are not allowed"),
+    "listed": (b"# A list.\n- max_norm\n", "must be a mapping"),
+    "word": (b"norm", "must be a mapping"),
+    "tag": (b"a: !!python/object/apply:os.mkdir [RAN]", "isn't that of a plain value"),
+    "misfit": (b"a: !!bool maybe\nb: !!int ''\n", "can't be read: "),
+    "twice": (b"a: 1\na: 2\n", "found duplicate key a"),
+    "loop": (b"a: &a [*a]\n", "the alias *a stands for nothing, or for itself"),
+    "large": (b"a: " + b"x" * 2**20, "is larger than 1048576 bytes"),
+    "many": (b"a: [" + b"1, " * 20_000 + b"]", "more than 10000 values"),
+}
+
+VALUE = "_target_: recipe.clip.value.value\nmax_value: 1.0\n"
+
+ODD = ("pipe", "device", "folder", "circle", "nowhere")
+
+CYCLE = {"first": "defaults: [second, _self_]\n", "second": "defaults: [first, _self_]\n"}
+"""Files that build on each other."""
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A project with all of these among its clips, and one good option."""
+    folder = tmp_path / "conf" / "clip"
+    commands.project(
+        tmp_path,
+        {
+            "conf/clip/good.yaml": f"# A good one.\n{VALUE}",
+            **{f"conf/clip/{name}.yaml": text for name, text in CYCLE.items()},
+        },
+    )
+    for name, (content, _) in BROKEN.items():
+        (folder / f"{name}.yaml").write_bytes(content)
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "device.yaml").symlink_to("/dev/zero")
+    (folder / "folder.yaml").mkdir()
+    (folder / "circle.yaml").symlink_to("circle.yaml")
+    (folder / "nowhere.yaml").symlink_to("missing.yaml")
+    return tmp_path
+
+
+def test_broken_files_are_named_in_the_menu_and_the_rest_of_it_is_shown(broken: Path) -> None:
+    for verb in (["--help"], ["tricks"], ["tricks", "clip"]):
+        done = commands.here(broken, *verb)
+        assert (done.status, done.err) == (0, ""), verb
+        assert all(char.isprintable() or char == "\n" for char in done.out)
+        shown = "".join(done.out.split())  # a table breaks long lines
+        assert "goodAgoodone." in shown and "valueValueclipping:" in shown
+        for name in (*BROKEN, *ODD):
+            said = BROKEN.get(name, (b"", ""))[1]
+            line = f"{name} can't be used: {broken}/conf/clip/{name}.yaml: "
+            found = shown.partition("".join(line.split()))[2]
+            assert "".join(said.split()) in found[:400] and found, (verb, name)
+
+
+def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(broken)
+    for name in (*BROKEN, *ODD):
+        said = BROKEN.get(name, (b"", ""))[1]
+        given = compose.parse([f"clip={name}"])
+        with compose.menu_folder():
+            (line,) = check(given).problems
+        assert line.startswith(f"clip={name} can't be used: ")
+        assert f"conf/clip/{name}.yaml: " in line and said in line
+    (line,) = commands.here(broken, "tricks", "clip=pipe").problems
+    assert line.endswith("conf/clip/pipe.yaml: is not a regular file")
+    for name in CYCLE:
+        (line,) = commands.here(broken, "plan", *QUICK, f"clip={name}").problems
+        assert "refers to itself" in line
+    assert commands.here(broken, "tricks", "clip=first").status == 0
+    # a hint looks through the settings of all options
+    (line,) = commands.here(broken, "plan", *QUICK, "clip.max_value=1").problems
+    assert line.endswith("it is a setting of clip=value and good")
+    assert commands.here(broken, "plan", *QUICK, "clip=good").status == 0
+
+
+def test_settings_of_the_project_that_cannot_be_read_are_named(broken: Path) -> None:
+    (broken / "conf" / "project").mkdir()
+    for content in (BROKEN["latin"][0], BROKEN["half"][0]):
+        (broken / "conf" / "project" / "default.yaml").write_bytes(content)
+        done = commands.here(broken, "plan", *QUICK)
+        (line,) = done.problems
+        assert (done.status, "conf/project/default.yaml: can't be read: " in line) == (2, True)
+        assert commands.here(broken, "--help").status == 0
+
+
+# Files that grow.
+
+
+def chain(item: str, last: str, length: int = 40) -> str:
+    """Settings that each have the next one twice."""
+    lines = [f"  a{i}: {item.replace('*', f'${{clip.a{i + 1}}}')}\n" for i in range(length)]
+    return f"clip:\n{''.join(lines)}  a{length}: {last}\n"
+
+
+REFERENCE = '"${clip.a}", '
+
+GROWING = {
+    "aliases, ten times ten times": "\n".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'x'}]" for i in range(12)
+    ),
+    "a square of aliases": f"a: &a [{'1, ' * 3000}]\nb: [{'*a, ' * 3000}]",
+    "a long text many times": f"a: &a {'x' * 100_000}\nb: [{'*a, ' * 3000}]",
+    "merged keys": "\n".join(
+        f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 9}]}}" if i else "a0: &a0 {x: 1}" for i in range(12)
+    ),
+    "texts that double": chain('"**"', "xxxx"),
+    "lists that double": chain('["*", "*"]', "1"),
+    "a list many times": f"clip:\n  a: [{'1, ' * 1000}]\n  b: [{REFERENCE * 100}]",
+    "a text many times": f"clip:\n  a: {'x' * 9000}\n  b: '{'${clip.a}' * 200}'",
+    "a text that is parsed": "clip:\n  a: \"${oc.create:'{"
+    + ", ".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(9))
+    + "}'}\"",
+    "a long text to parse": f"clip:\n  a: '[{'1,' * 9000}]'\n  b: ${{oc.decode:${{clip.a}}}}",
+    "an interpolation in a long text": f"name: '${{seed}}{',' * 9000}'",
+}
+
+
+@pytest.mark.parametrize("content", GROWING.values(), ids=GROWING)
+def test_a_file_that_grows_is_refused(tmp_path: Path, content: str) -> None:
+    commands.project(tmp_path, {"conf/experiment/grows.yaml": f"{GLOBAL}{content}\n"})
+    done = commands.here(tmp_path, "plan", *QUICK, "experiment=grows")
+    assert done.status == 2, done
+    (line,) = done.problems
+    assert "more than " in line or "at most 2000" in line, line
+    assert line.startswith(("recipe: clip.", "recipe: name: ", "recipe: experiment=grows can't"))
+    assert len(line) < 500
+
+
+def test_what_is_interpolated_within_bounds_is_resolved(
+    composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "clip:\n  a: ${oc.decode:'[1,${seed}]'}\n  b: \"${oc.create:'{x: 1}'}\"\n"
+    text += "  c: ${clip.a}${seed}\n"
+    commands.project(tmp_path, {"conf/experiment/mine.yaml": f"{GLOBAL}{text}"})
+    clip = composed("experiment=mine", "seed=3").clip
+    assert (clip["a"], clip["b"], clip["c"]) == ([1, 3], {"x": 1}, "[1, 3]3")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        (f"model.hidden=[{'2,' * 30_000}2]", "model.hidden: 30,001 values, and at most 1,000"),
+        (f"freeze.names=[{'a*,' * 2000}a]", "freeze.names: 2,001 values, and at most 1,000 are"),
+        (f"name={'x' * 100_000}", "name: with it the arguments have 100,"),
+    ],
+)
+def test_a_list_that_is_too_long_for_the_command_line_is_refused(
+    tmp_path: Path, argument: str, said: str
+) -> None:
+    done = commands.here(tmp_path, "plan", *QUICK, argument)
+    assert done.status == 2 and done.problems[0].startswith(f"recipe: {said}")
+    assert all(
+        line.endswith("write them in an option or experiment file") for line in done.problems
+    )
+
+
+def test_a_long_value_is_shown_in_part(tmp_path: Path) -> None:
+    text = f"{GLOBAL}model: {{widths: [{', '.join(['0.5'] * 900)}], dropout: [{'1, ' * 900}]}}\n"
+    commands.project(tmp_path, {"conf/experiment/long.yaml": text})
+    done = commands.here(tmp_path, "plan", *QUICK[:-2], "~model.widths", "experiment=long")
+    assert done.status == 2 and all(len(line) < 500 for line in done.problems)
+
+
+# At random.
+
+SECONDS, MEBIBYTES = 5, 1024
+"""What an input may take: processor time, and memory beyond what the process had."""
+
+FEW, MANY = 15, 500
+
+PIECES = (
+    "a: ", "b", "\n", "  ", "- ", "[", "]", "{", "}", "&a ", "*a", "${", "}", "${clip.a}", "<<: ",
+    "? ", ": ", "#", "# Mine.\n", "# @package _global_\n", "!!int ", "!!bool ", "|", ">-", "'", '"',
+    "\\", "1e3", "0x1F", "~", "---\n", "...", "%YAML 1.1\n", "\t", "\x1b[2J", "\x00", "\x85",
+    "\u2028", "\u202e", "\ufeff", "defaults: [norm, _self_]\n", "defaults: [drawn]\n",
+    "_target_: recipe.clip.norm.norm\n", "max_norm: ", "norm_type: 2.0\n", "clip: ", "hydra: ",
+    "${oc.env:HOME}", "${oc.create:${clip.a}}", "${oc.decode:'[1'}", "x" * 5000, "[" * 100,
+)  # fmt: skip
+"""What option files are made of."""
+
+KEYS = ("_target_", "defaults", "max_norm", "norm_type", "clip", "hydra", "trust", "a", "${a}", "")
+
+FILES = st.one_of(
+    st.lists(
+        st.one_of(st.sampled_from(PIECES).map(str.encode), st.binary(max_size=8)), max_size=30
+    ).map(b"".join),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=10)
+        | st.sampled_from(PIECES),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(KEYS) | st.text(max_size=5) | st.integers() | st.none(),
+                inner,
+                max_size=6,
+            )
+        ),
+        max_leaves=20,
+    ).map(lambda content: yaml.safe_dump(content, allow_unicode=True).encode()),
+)
+
+WORDS_OF_VERBS = st.one_of(
+    st.sampled_from(("clip=drawn", "clip=norm", "clip", "tricks", "experiment=drawn", "clip=mine")),
+    st.lists(
+        st.sampled_from(
+            ("clip", "seed", "=", ".", ",", "[", "]", "{", "${", "}", "+", "~", "-", "@")
+        )
+        | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=3),
+        max_size=8,
+    ).map("".join),
+)
+
+COMMANDS = st.tuples(
+    st.sampled_from((("--help",), ("tricks",), ("plan", *QUICK))),
+    st.lists(WORDS_OF_VERBS, max_size=3),
+)
+
+
+def try_files(folder: Path, number: int) -> tuple[float, float]:
+    """The most seconds and mebibytes that a command over random option files took, none of which
+    may end in another way than with what it is for or with lines that are refusals."""
+    most = {"seconds": 0.0, "mebibytes": 0.0}
+    commands.project(folder, {"conf/clip/mine.yaml": f"# A good one.\n{VALUE}"})
+    (folder / "conf" / "experiment").mkdir()
+
+    @hypothesis.seed(number)
+    @hypothesis.settings(
+        max_examples=number, database=None, suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )  # fmt: skip
+    @hypothesis.given(FILES, st.sampled_from(("clip", "experiment")), COMMANDS)
+    def try_one(content: bytes, group: str, command: tuple[tuple[str, ...], list[str]]) -> None:
+        file = folder / "conf" / group / "drawn.yaml"
+        file.write_bytes(content)
+        verb, words = command
+        if verb[0] == "plan" and not words:
+            words = [f"{group}=drawn"]
+        started, before = time.process_time(), peak()
+        with limited(60):
+            done = commands.here(folder, *verb, *words)
+        most["seconds"] = max(most["seconds"], time.process_time() - started)
+        most["mebibytes"] = max(most["mebibytes"], peak() - before)
+        file.unlink()
+        assert done.status == 0 or (done.status == 2 and done.problems), done
+        for line in done.problems:
+            assert line.startswith("recipe: ") and one_line(line) == line, line
+
+    try_one()
+    return most["seconds"], most["mebibytes"]
+
+
+def peak() -> float:
+    """The most memory that this process has had, in mebibytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Any:
+    """Raises TimeoutError in the block after so many seconds of processor time."""
+
+    def over(*_: Any) -> None:
+        raise TimeoutError(f"hangs: not done after {seconds} s")
+
+    before = signal.signal(signal.SIGPROF, over)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def test_random_option_files_end_no_command_in_a_traceback(tmp_path: Path) -> None:
+    seconds, mebibytes = try_files(tmp_path, FEW)
+    assert seconds < SECONDS and mebibytes < MEBIBYTES
+
+
+@pytest.mark.long
+def test_five_hundred_random_option_files_end_no_command_in_a_traceback(tmp_path: Path) -> None:
+    seconds, mebibytes = try_files(tmp_path, MANY)
+    print(f"\n{MANY} inputs: at most {seconds:.1f} s and {mebibytes:.0f} MiB more")
+    assert seconds < SECONDS and mebibytes < MEBIBYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -125,7 +126,8 @@ def foresee(overrides: Sequence[Override]) -> None:
     chosen = any(key.startswith(("hydra/launcher", "hydra.launcher")) for key in keys)
     device = keys["device"].input_line if "device" in keys else "device=auto"
     part = {"device=cpu": "recipe.device.cpu.Cpu", "device=auto": "recipe.device.auto.Auto"}
-    if chosen or cores() < 2 or not gpus.is_cpu({"_target_": part.get(device, "")}):
+    here = "torch" in sys.modules  # then this process can check all
+    if here or chosen or cores() < 2 or not gpus.is_cpu({"_target_": part.get(device, "")}):
         return
     stated = keys["device.threads"].value() if "device.threads" in keys else None
     of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None

@@ -112,9 +112,15 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (len(inputs), classes):
+        way_out = f"it must give {(len(inputs), classes)}"
+        if not isinstance(output, Tensor):
+            way_out += (
+                "; make it without auxiliary outputs (often a setting, such as aux_logits=false), "
+                "or write a model of your own around it that returns the logits alone"
+            )
         raise ValueError(
             f"gives {shape} for {len(inputs)} inputs in {mode}, but the data have {classes} "
-            f"classes; it must give {(len(inputs), classes)}"
+            f"classes; {way_out}"
         )
     if not training and not bool(output.isfinite().all()):
         where = "the inputs hold" if not bool(inputs.isfinite().all()) else "its output holds"

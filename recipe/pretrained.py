@@ -151,8 +151,9 @@ def start(
     with Problems.headed("model.weights"):
         given = _given(spec, facts)
         weights = unwrapped(given.weights, model)
-        if renames := rules.beside(parts.part(spec, "model").func, "renamed"):
-            weights = renames(weights)
+        bound = parts.part(spec, "model", facts)
+        if adapt := rules.beside(bound.func, "adapted"):
+            weights = adapt(weights, **bound.keywords)
         head = set(layers.head(model, "auto", "model.weights"))
         for module in given.head:
             head |= {name for name, _ in model.named_parameters() if name.startswith(f"{module}.")}

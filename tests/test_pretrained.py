@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe.errors import SpecError
+from recipe.pretrained import IMAGENET
 from recipe.run import Run
 from recipe.spec import RunSpec
 
@@ -216,3 +217,47 @@ def test_one_command_fine_tunes_on_a_folder_and_another_names_what_it_sees(
     seen = commands.here(tmp_path, "predict", f"run={run.name}", "input=photos/owl", "top=3")
     assert seen.status == 0, seen.err
     assert all(name in seen.out for name in ("cat", "dog", "owl"))
+
+
+@pytest.mark.filterwarnings("ignore:The default weight init:FutureWarning")
+def test_a_model_with_auxiliary_classifiers_is_made_without_them(
+    built: Callable[..., Run], tmp_path: Path
+) -> None:
+    from torchvision import models
+
+    weights = kept_by_torch(tmp_path, "googlenet", "googlenet-1378be20.pth")
+    assert any(name.startswith("aux1.") for name in weights)
+    run = built(
+        "model=torchvision", "model.name=googlenet", "model.weights=DEFAULT", *FOLDER,
+        "data.size=32",
+    )  # fmt: skip
+    theirs = models.googlenet(num_classes=3, transform_input=True, init_weights=False).eval()
+    theirs.load_state_dict(run.model.state_dict(), strict=False)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET.mean, IMAGENET.std))
+    pixels = torch.rand(2, 3, 32, 32)
+    run.model.eval()
+    # run.data is normalised by the mean and deviation of 0.5 that the weights are made for
+    assert (run.data.mean, run.data.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    torch.testing.assert_close(run.model((pixels - 0.5) / 0.5), theirs((pixels - mean) / std))
+
+
+class Auxiliary(nn.Sequential):
+    """Gives a tuple in training, as models with auxiliary outputs do."""
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        logits: Tensor = super().forward(images)
+        return (logits, logits) if self.training else logits
+
+
+def auxiliary(*, classes: int, **others: Any) -> nn.Module:
+    return Auxiliary(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+
+
+def test_auxiliary_outputs_are_refused_with_a_way_out(built: Callable[..., Run]) -> None:
+    mine = [f"model._target_={__name__}.auxiliary", f"trust=[{__name__}]"]
+    with pytest.raises(
+        SpecError,
+        match=r"^model=vgg: gives tuple for 2 inputs in training, .* "
+        r"without auxiliary outputs \(often a setting, such as aux_logits=false\)",
+    ):
+        built(*mine, *FOLDER, "data.size=32")

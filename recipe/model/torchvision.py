@@ -27,22 +27,30 @@ if TYPE_CHECKING:
 NAMES = re.compile(r"(?:IMAGENET|DEFAULT|COCO)[A-Z0-9_]*")
 """What torchvision calls weights."""
 
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""The models with auxiliary classifiers, and how the names of the parameters of those begin."""
+
 
 def torchvision(
     *, name: str, classes: PositiveInt, drop_path: Annotated[float, Field(ge=0, lt=1)] | None
 ) -> nn.Module:
     """A model with random weights and `classes` outputs; takes (batch, 3, height, width).
 
-    `drop_path` is torchvision's stochastic_depth_prob. Raises ValueError for a name torchvision
-    doesn't have, for a model without residual branches to drop, and if it can't be imported.
+    `drop_path` is torchvision's stochastic_depth_prob. Auxiliary classifiers, as googlenet and
+    inception_v3 have them, are left out: nothing here trains them. Raises ValueError for a name
+    torchvision doesn't have, for a model without residual branches to drop, and if it can't be
+    imported.
     """
     models = _library()
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"model.name: torchvision has no {name!r}{nearest(name, known)}")
-    more = {} if drop_path is None else {"stochastic_depth_prob": drop_path}
+    more: dict[str, Any] = {} if drop_path is None else {"stochastic_depth_prob": drop_path}
+    without = {"aux_logits": False} if name in AUXILIARY else {}
     try:
-        model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **more)
+        model: nn.Module = models.get_model(
+            name, weights=None, num_classes=classes, **without, **more
+        )
     except TypeError as error:
         if not more:
             raise
@@ -70,9 +78,12 @@ def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered 
         return None
     entry = known[member]
     treated = entry.transforms()
+    mean, std = treated.mean, treated.std
+    if name in AUXILIARY:  # their weights are for these, to which torchvision's model goes back
+        mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     return Offered(
         name=f"torchvision {entry}",
-        inputs=Inputs(treated.crop_size[0], tuple(treated.mean), tuple(treated.std)),
+        inputs=Inputs(treated.crop_size[0], tuple(mean), tuple(std)),
         classes=tuple(entry.meta["categories"]),
         head=(),
         place=entry.url,
@@ -91,9 +102,15 @@ Source: `_load_state_dict` in torchvision/models/densenet.py.
 """
 
 
-def renamed_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under today's names, as torchvision itself renames them before it loads them."""
-    return renamed(weights, lambda name: DENSE_LAYER.sub(r"\1\2", name))
+def adapted_torchvision(
+    weights: Mapping[str, Tensor], *, name: str, **settings: Any
+) -> dict[str, Tensor]:
+    """Weights of a file under today's names, as torchvision itself renames them before it loads
+    them, without those of auxiliary classifiers."""
+    found = renamed(weights, lambda key: DENSE_LAYER.sub(r"\1\2", key))
+    for key in [key for key in found if key.startswith(AUXILIARY.get(name, ()))]:
+        del found[key]
+    return found
 
 
 def _library() -> Any:

@@ -154,5 +154,6 @@ def _facts(run: Run) -> dict[str, object]:
         "size": list(data.size),
         "mean": list(data.mean),
         "std": list(data.std),
+        "white_known": data.white_known,
         "digest": data.digest,
     }

@@ -57,6 +57,11 @@ class Recorded:
         self.classes = facts.classes
         self.channels, self.size = facts.channels, facts.size
         self.mean, self.std = facts.mean, facts.std
+        if not facts.white_known:
+            raise ValueError(
+                "run: its images were floats that are neither in 0..1 nor in 0..255, so how a new "
+                "image is to be scaled isn't known; train it with data.white=<the value of white>"
+            )
         if {len(self.mean), len(self.std)} != {self.channels}:
             raise ValueError(
                 f"run: {run / 'data.json'} has not one mean and std a channel; use another run"

@@ -41,6 +41,7 @@ class Facts:
     mean: tuple[FiniteFloat, ...]
     std: tuple[FiniteFloat, ...]
     """Each one per channel."""
+    white_known: bool = True
 
 
 @dataclass(frozen=True)

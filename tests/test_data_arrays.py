@@ -14,9 +14,9 @@ X = np.arange(12 * 2 * 2, dtype=np.uint8).reshape(12, 2, 2)  # image n holds 4n 
 
 
 def made(folder: Path, seed: int = 0, **found: Any) -> Data:
-    settings = {name: found.pop(name) for name in ("val", "layout") if name in found}
+    settings = {name: found.pop(name) for name in ("val", "layout", "white") if name in found}
     np.savez(folder / "file.npz", **found)
-    chosen: dict[str, Any] = {"layout": "auto", "val": None} | settings
+    chosen: dict[str, Any] = {"layout": "auto", "white": "auto", "val": None} | settings
     return arrays(torch.Generator().manual_seed(seed), path=str(folder / "file.npz"), **chosen)
 
 
@@ -68,6 +68,28 @@ def test_floats_are_taken_as_they_are(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(
         raw(data)[:, 0, 0, 0], torch.tensor([-3.0, 0, 3]).repeat_interleave(4)
     )
+
+
+@pytest.mark.parametrize(
+    ("high", "given", "white"),
+    [(1, "auto", 1), (255, "auto", 255), (128, "auto", 255), (127, "auto", None),
+     (256, "auto", None), (256, 1023, 1023), (255, 1, 1)],
+)  # fmt: skip
+def test_mean_and_std_are_on_the_scale_where_white_is_1(
+    tmp_path: Path, high: float, given: float | str, white: float | None
+) -> None:
+    x = np.array([0.0, high, 0.0, high], np.float32)[:, None, None].repeat(4, 1)
+    data = made(tmp_path, x_train=x, y_train=Y[:4], x_val=x[:3], y_val=Y[:3], white=given)
+    assert data.white_known == (white is not None)
+    half = pytest.approx(high / 2 / (white or 1))
+    assert data.mean == (half,) and data.std == (half,)
+    ((val, _),) = data.val.batches([torch.tensor([0, 1])])
+    torch.testing.assert_close(val[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))
+
+
+def test_white_of_bytes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"^data\.white: 255 would be ignored, as x is uint8"):
+        made(tmp_path, x_train=X, y_train=Y, x_val=X, y_val=Y, white=255)
 
 
 @pytest.mark.parametrize(
@@ -194,12 +216,14 @@ def test_what_is_no_npz_is_named(tmp_path: Path, content: bytes | None, reason: 
     with pytest.raises(
         ValueError, match=rf"^data\.path: .*other\.npz is not a readable \.npz: .*{reason}"
     ):
-        arrays(torch.Generator(), path=str(file), layout="auto", val=0.2)
+        arrays(torch.Generator(), path=str(file), layout="auto", white="auto", val=0.2)
 
 
 def test_one_array_without_a_name_and_no_path_at_all_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", X)
     with pytest.raises(ValueError, match=r"^data\.path: .*one array without a name; .*savez"):
-        arrays(torch.Generator(), path=str(tmp_path / "one.npy"), layout="auto", val=0.2)
+        arrays(
+            torch.Generator(), path=str(tmp_path / "one.npy"), layout="auto", white="auto", val=0.2
+        )
     with pytest.raises(ValueError, match=r"^data\.path: null; give an \.npz file"):
-        arrays(torch.Generator(), path=None, layout="auto", val=0.2)
+        arrays(torch.Generator(), path=None, layout="auto", white="auto", val=0.2)

@@ -8,6 +8,7 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -100,6 +101,39 @@ def test_one_image_gets_the_batch_dimension_in_front(home: Path, tmp_path: Path)
     inputs = recorded.input(tmp_path / "one.png")
     assert inputs.shape == (1, 1, 16, 16)
     assert recorded.probabilities(inputs).shape == (1, 10)
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_an_image_of_float_arrays_is_scaled_as_they_were(tmp_path: Path, white: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    Image.fromarray(pixels[3]).save(tmp_path / "3.png")
+    x = (pixels * (white / 255)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2, classes=["a", "b"])
+    options = ("data=arrays", "data.path=x.npz", "data.val=0.5", "data.batch_size=10", "epochs=1")
+    small = (*commands.HERE, "tracking=none", "model.widths=[2]")
+    assert commands.here(tmp_path, *small, *options).status == 0
+    (run,) = commands.runs(tmp_path)
+    found = Recorded(run, ()).input(tmp_path / "3.png")
+    facts = commands.read_json(run / "data.json")
+    expected = (pixels[3] / 255 - facts["mean"][0]) / facts["std"][0]
+    torch.testing.assert_close(found[0, 0].double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
+    assert 0.4 < facts["mean"][0] < 0.6 and 0.2 < facts["std"][0] < 0.4  # of uniform noise in 0..1
+
+
+def test_a_run_of_arrays_whose_white_is_unknown_predicts_nothing(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 8, 8))
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    options = ("data=arrays", "data.path=x.npz", "data.val=0.5", "data.batch_size=10", "epochs=1")
+    small = (*commands.HERE, "tracking=none", "model.widths=[2]")
+    assert commands.here(tmp_path, *small, *options).status == 0
+    done = commands.here(
+        tmp_path, "predict", f"run={commands.runs(tmp_path)[0].name}", "input=a.png"
+    )
+    assert (done.status, done.problems) == (2, [
+        "recipe: run: its images were floats that are neither in 0..1 nor in 0..255, so how a new "
+        "image is to be scaled isn't known; train it with data.white=<the value of white>"
+    ])  # fmt: skip
 
 
 def test_one_image_gives_the_top_classes(home: Path) -> None:

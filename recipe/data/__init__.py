@@ -92,6 +92,8 @@ class Data:
     returns it is computed by recipe.data.contract.content_digest, which adds to what is given
     here."""
     test: Split | None = None
+    white_known: bool = True
+    """Whether mean and std are on that scale; if not, new images can't be treated the same way."""
 
 
 def few(split: Split, count: int) -> Batch:

@@ -26,15 +26,18 @@ def arrays(
     *,
     path: str | None,
     layout: Layout,
+    white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
     val: Annotated[float, Field(gt=0, lt=1)] | None,
 ) -> Data:
     """The arrays `x` (or `x_train`) and `y` (or `y_train`), and where there are, `x_val`, `y_val`,
     `x_test`, `y_test` and `classes`, the names of the classes.
 
-    x is (n, h, w), (n, c, h, w) or (n, h, w, c); bytes, where 255 is white, or floats, taken as
-    they are (a prediction takes white as 1). y is (n,) of whole numbers 0, 1, ..., each found in
-    every part. Inputs are normalised by the training part. Raises SpecError with all that is
-    wrong with the file, ValueError where that hides the rest.
+    x is (n, h, w), (n, c, h, w) or (n, h, w, c); bytes, where 255 is white, or floats, where
+    `white` is: auto takes 1 for floats in 0..1, and 255 for those that reach from 128 to 255 and no
+    further. Of other floats it isn't known, which is nothing to the training, and predict refuses
+    the run. y is (n,) of whole numbers 0, 1, ..., each found in every part. Inputs are normalised
+    by the training part. Raises SpecError with all that is wrong with the file, ValueError where
+    that hides the rest.
     """
     file = paths.given(path, "an .npz file, such as data.path=/data/cells.npz")
     shown = printable(file)
@@ -57,6 +60,7 @@ def arrays(
     if not wrong:
         with problems.collect("data"):
             parts: Parts = {part: _pair(found, end, layout) for part, end in ends.items()}
+            scale = _white([inputs for inputs, _ in parts.values()], white)
     problems.raise_any()
     inputs, targets = parts["train"]
     names = tuple(found.get("classes", np.arange(int(targets.max()) + 1).astype(str)).tolist())
@@ -66,10 +70,28 @@ def arrays(
             ("train", "val"), stratified(targets, val, names, split), strict=True
         ):
             parts[part] = inputs[indices], targets[indices]
-    return _data(parts, names, shown)
+    return _data(parts, names, shown, scale)
 
 
-def _data(parts: Parts, names: tuple[str, ...], shown: str) -> Data:
+def _white(inputs: list[Tensor], white: float | Literal["auto"]) -> float | None:
+    """The value of white in floats; None: it isn't known."""
+    if inputs[0].dtype == torch.uint8:
+        if white != "auto":
+            raise ValueError(
+                f"data.white: {white} would be ignored, as x is uint8, where white is 255; use "
+                "data.white=auto"
+            )
+        return 1.0  # `moments` and `normalise_bytes` divide by 255
+    if white != "auto":
+        return white
+    low = min(part.min().item() for part in inputs)
+    high = max(part.max().item() for part in inputs)
+    if low < 0 or high > 255 or 1 < high < 128:
+        return None
+    return 1.0 if high <= 1 else 255.0
+
+
+def _data(parts: Parts, names: tuple[str, ...], shown: str, white: float | None) -> Data:
     inputs, _ = parts["train"]
     mean, std = moments(inputs)
     smallest = torch.finfo(torch.float32).tiny
@@ -90,9 +112,10 @@ def _data(parts: Parts, names: tuple[str, ...], shown: str) -> Data:
         classes=names,
         channels=inputs.shape[1],
         size=(inputs.shape[2], inputs.shape[3]),
-        mean=mean,
-        std=std,
-        digest=digest(*content, f"arrays {names}"),
+        mean=tuple(each / (white or 1.0) for each in mean),
+        std=tuple(each / (white or 1.0) for each in std),
+        white_known=white is not None,
+        digest=digest(*content, f"arrays {names} {white}"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,5 +63,7 @@ def _with_threads(spec: RunSpec, folder: Path) -> tuple[RunSpec, str | None]:
     threads, usual = int(had), device.thread_count("auto")
     if threads == usual or not 1 <= threads <= MOST_THREADS:
         return spec, None
+    if threads > device.cores():
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # which says that they are wanted
     line = f"On {counted(threads, 'thread')}, as the recorded run was; here auto would be {usual}"
     return replace(spec, device={**spec.device, "threads": threads}), line

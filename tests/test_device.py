@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 
@@ -70,7 +71,8 @@ def test_the_order_of_gpus_stands_before_torch_is_first_imported(tmp_path: Path)
 
 def test_threads_stand_before_torch_is_imported_and_gpus_are_left_alone(tmp_path: Path) -> None:
     code = WATCH + command("plan", "device=cpu", "device.threads=3", "data=random", "model=mlp")
-    process = fresh(tmp_path, code + "\n", CUDA_VISIBLE_DEVICES="")
+    variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "4"}
+    process = fresh(tmp_path, code + "\n", **variables)
     assert process.returncode == 0, process.stderr
     assert at_first_import(process) == {
         "CUDA_VISIBLE_DEVICES": "",
@@ -108,10 +110,10 @@ def test_variables_that_stand_already_are_no_problem(monkeypatch: pytest.MonkeyP
 
 
 def test_physical_gpu_1_comes_first_if_it_is_named_first() -> None:
-    environment = Gpu(order=[1, 0], threads=4).environment()
+    environment = Gpu(order=[1, 0], threads=1).environment()
     assert environment["CUDA_VISIBLE_DEVICES"] == "1,0"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert environment["OMP_NUM_THREADS"] == "4"
+    assert environment["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,29 @@ def test_auto_falls_back_to_the_cpu_and_the_record_names_it() -> None:
     assert not any(name.startswith("CUDA") for name in auto.environment())
 
 
+@pytest.mark.parametrize("option", ["cpu", "auto"])
+def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    cores = device.cores()
+    words = ("plan", f"device={option}", "tracking=none", *commands.QUICK[2:])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for threads in (cores + 1, 100_000, 10**18):
+        done = commands.here(tmp_path, *words, f"device.threads={threads}")
+        (line,) = done.problems
+        assert done.status == 2
+        assert line.startswith(
+            f"recipe: device.threads must be at most {cores}, the cores that this process may use, "
+            f"got {threads}; for more on purpose, set OMP_NUM_THREADS="
+        )
+    assert device.thread_count(cores) == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores + 1))
+    assert device.thread_count(cores + 1) == cores + 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    with pytest.raises(SpecError, match=r"^device.threads: OMP_NUM_THREADS is 100000, and at most"):
+        device.thread_count(1)
+
+
 @pytest.mark.parametrize(
     "given", [None, "3"], ids=["the cores it may use", "OMP_NUM_THREADS if that is set"]
 )
@@ -146,7 +171,7 @@ def test_auto_threads_are(given: str | None) -> None:
     code = (
         "from recipe import device; from recipe.device.cpu import Cpu\n"
         "print(Cpu(threads='auto').threads)\n"
-        "device.apply(Cpu(threads=7).environment())\n"
+        "device.apply(Cpu(threads=1).environment())\n"
         "print(Cpu(threads='auto').threads)\n"  # what one run sets is not what the user gave
     )
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from recipe import allocator
 from recipe.distributed.world import World
+from recipe.errors import SpecError
 
 if TYPE_CHECKING:
     import torch
@@ -47,18 +48,44 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000"}
 
 
+MAX_THREADS = 1024
+"""That OMP_NUM_THREADS may ask for; OpenMP ends the process where it can't start as many."""
+
+
 def thread_count(threads: int | Literal["auto"]) -> int:
     """The number given; `auto`: OMP_NUM_THREADS, else the cores this process may use, which several
-    processes of a run share. They have 1 in OMP_NUM_THREADS from torchrun, so it says nothing."""
-    return _own_count(World.here().local_size) if threads == "auto" else threads
+    processes of a run share. They have 1 in OMP_NUM_THREADS from torchrun, so it says nothing.
+
+    Raises SpecError for more than the cores, unless OMP_NUM_THREADS has as many, and for more than
+    MAX_THREADS there.
+    """
+    if threads == "auto":
+        return _own_count(World.here().local_size)
+    if threads > (most := max(cores(), _of_variable())):
+        raise SpecError(
+            f"device.threads must be at most {most}, the cores that this process may use, got "
+            f"{threads}; for more on purpose, set OMP_NUM_THREADS={min(threads, MAX_THREADS)} too"
+        )
+    return threads
+
+
+def _of_variable() -> int:
+    """OMP_NUM_THREADS; 0 if it is not set, or no number."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given[:9]) if given.isdecimal() else 0
+    if threads > MAX_THREADS:
+        raise SpecError(
+            f"device.threads: OMP_NUM_THREADS is {given}, and at most {MAX_THREADS} threads are "
+            f"started; set it to {cores()}, the cores that this process may use"
+        )
+    return threads
 
 
 @functools.cache
 def _own_count(processes: int) -> int:
     """Asked before the first run sets the variable for itself; later runs get the same answer."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > (processes > 1):
-        return int(given)
+    if (given := _of_variable()) > (processes > 1):
+        return given
     return max(1, cores() // processes)
 
 

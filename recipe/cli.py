@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from recipe import menu, output, usage
 from recipe.distributed.world import World
@@ -23,6 +23,8 @@ from recipe.errors import Problems, SpecError
 from recipe.exits import ended, ignore_signals, leave, listen
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from hydra.core.override_parser.types import Override
     from rich.console import Console
 
@@ -278,28 +280,36 @@ def _search(arguments: list[str]) -> int:
 SHOWING = {"cfg", "overrides", "package", "resolve"}
 """What may be given with `--cfg` for us to print what was composed to be checked."""
 
+ASKING = ("cfg", "info", "shell_completion", "hydra_help", "run")
+"""What Hydra is asked for; one at a time."""
+
+ELSEWHERE = ("config_path", "config_name", "config_dir", "experimental_rerun")
+"""Hydra's flags that read other files than recipe's menu and the user's conf/."""
+
+COMPLETION = tuple(
+    f"{command}={shell}"
+    for command in ("install", "uninstall", "query")
+    for shell in ("bash", "fish", "zsh")
+)
+"""What `--shell-completion` takes."""
+
 
 def _hydra(arguments: list[str]) -> int:
     import hydra
-    from hydra._internal.utils import get_args
 
     from recipe import compose
     from recipe.overrides import check
 
     compose.register_user_options()
-    flags = {argument.split("=")[0] for argument in arguments}
-    if flags & {"-m", "--multirun"}:
-        raise SpecError("-m: what Hydra tells is of one run; leave -m out, and give one value each")
-    if not flags & {"-sc", "--shell-completion"}:
+    asked = _hydra_arguments(arguments)
+    if not asked.shell_completion:
         # Hydra configures logging from what it composes, and logging calls things
-        given = [a for a in arguments if a[:1] == "~" or (a[:1] != "-" and "=" in a)]
-        overrides = compose.parse(given)
+        overrides = compose.parse(asked.overrides)
         _refuse_several(overrides, "what Hydra tells is of one run; give one value")
         with compose.menu_folder():
             check(overrides).problems.raise_any()
             for job in compose.jobs(overrides):
                 job.spec()
-            asked = get_args(arguments)
             if asked.cfg and SHOWING.issuperset(key for key, value in vars(asked).items() if value):
                 compose.show(asked.cfg, asked.overrides, asked.package, resolve=asked.resolve)
                 return 0
@@ -311,6 +321,46 @@ def _hydra(arguments: list[str]) -> int:
         lambda config: None
     )()
     return 0
+
+
+def _hydra_arguments(arguments: list[str]) -> Namespace:
+    """Hydra's own flags, as it reads them. Raises SpecError for what it would end with an error of
+    its own for, and for flags that read other option files."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        shown = message.removeprefix("argument ")
+        raise SpecError(f"{shown}; python -m recipe --hydra-help lists Hydra's flags")
+
+    parser = get_args_parser()
+    parser.error = refuse
+    asked: Namespace = parser.parse_args(arguments)
+    if asked.multirun:
+        raise SpecError("-m: what Hydra tells is of one run; leave -m out, and give one value each")
+    given = [f"--{key.replace('_', '-')}" for key in ASKING if getattr(asked, key)]
+    problems, typed = Problems(), os.environ.get("COMP_LINE", "")
+    if len(given) > 1:
+        problems.append(f"{' and '.join(given)}: Hydra answers one at a time; give one of them")
+    for key in ELSEWHERE:
+        if getattr(asked, key) is not None:
+            problems.append(
+                f"--{key.replace('_', '-')}: recipe reads its own option files and those of the "
+                "working directory's conf/; leave it out"
+            )
+    for key in ("package", "resolve"):
+        if getattr(asked, key) and not asked.cfg:
+            problems.append(f"--{key} is a flag of --cfg; add --cfg job, or leave it out")
+    if asked.shell_completion and (
+        len(asked.overrides) != 1 or asked.overrides[0] not in COMPLETION
+    ):
+        problems.append(f"--shell-completion takes one of {', '.join(COMPLETION)}")
+    elif asked.shell_completion and "query" in asked.overrides[0] and not typed.strip():
+        problems.append(
+            f"--shell-completion: {asked.overrides[0]} is for the shell, which sets COMP_LINE; use "
+            f"{asked.overrides[0].replace('query', 'install')}"
+        )
+    problems.raise_any()
+    return asked
 
 
 READING = ("compare", "diff", "status", "tricks")

@@ -325,6 +325,44 @@ def test_hydras_cfg_tells_mistakes_as_a_run_does(tmp_path: Path, line: str, prob
     assert refused(tmp_path, "--cfg", "job", *line.split()) == [problem]
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("-sc", "--shell-completion takes one of install=bash, "),
+        ("-sc install", "--shell-completion takes one of "),
+        ("-sc install=tcsh", "--shell-completion takes one of "),
+        ("-sc install=bash uninstall=bash", "--shell-completion takes one of "),
+        ("-sc query=bash", "--shell-completion: query=bash is for the shell, which sets COMP_LINE"),
+        ("-c", "--cfg/-c: expected one argument; python -m recipe --hydra-help lists"),
+        ("--cfg=x", "--cfg/-c: invalid choice: 'x' (choose from 'job', 'hydra', 'all'); "),
+        ("--cfg job --info", "--cfg and --info: Hydra answers one at a time"),
+        ("--cfg job --run", "--cfg and --run: Hydra answers one at a time"),
+        ("-i x", "--info/-i: invalid choice: 'x' (choose from 'all', 'config', "),
+        ("--info --resolve", "--resolve is a flag of --cfg; add --cfg job"),
+        ("--hydra-help -p clip", "--package is a flag of --cfg; add --cfg job"),
+        ("--hydra-help x", "x: can't be read as an override; write key=value"),
+        ("--cfg job -p", "--package/-p: expected one argument; "),
+        ("--cfg job -p nope", "--package: nope is no mapping of --cfg job; leave it out"),
+        ("--cfg job -p seed", "--package: seed is no mapping of --cfg job; leave it out"),
+        ("--cfg job -p hydra", "--package: hydra is no mapping of --cfg job; leave it out"),
+        ("--cfg job --resolve=3", "--resolve: ignored explicit argument '3'; "),
+        ("--cfg job --foo", "unrecognized arguments: --foo; "),
+        ("--cfg job -cd /tmp", "--config-dir: recipe reads its own option files and those of "),
+        ("--info -cn x", "--config-name: recipe reads its own option files and those of "),
+        ("--info -cp x", "--config-path: recipe reads its own option files and those of "),
+        ("--info --experimental-rerun x", "--experimental-rerun: recipe reads its own option "),
+    ],
+)  # fmt: skip
+def test_hydras_flags_are_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, said: str
+) -> None:
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    done = commands.here(tmp_path, *flags.split())
+    (line,) = done.problems
+    assert (done.status, done.out) == (2, "")
+    assert line.startswith(f"recipe: {said}")
+
+
 def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
     for arguments in (["--help"], ["seed=0,1"]):
         module = commands.process(tmp_path, *arguments)

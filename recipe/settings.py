@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import ErrorDetails
 
-from recipe import menu
+from recipe import menu, trust
 from recipe.menu import nearest
 from recipe.wording import counted
 
@@ -84,6 +84,9 @@ SPARED = {
 }
 """Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""
 
+LONGEST = 200
+"""Characters of a value in a message."""
+
 RUNTIME = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""
 
@@ -152,7 +155,7 @@ def problems(
     taken, any_name = accepted(part, group)
     if lacking := _lacks_arguments(group, part):
         return [f"{group}={option} {lacking}"]
-    found = []
+    found = _clashes(group, settings, taken)
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
         wrong = type_problems(f"{group}.{key}", kind, value, finite=group in FINITE)
@@ -171,10 +174,23 @@ def problems(
     for key in PATHS.get(group, ()):
         if isinstance(settings.get(key), str):
             found += _path_problems(f"{group}.{key}", settings[key])
-    for key in (*REQUIRED.get(group, ()), *_required(part, group)):
+    needed = [key for key in _required(part, group) if key not in ENGINE.get(group, {})]
+    for key in (*REQUIRED.get(group, ()), *needed):
         if key not in settings:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
     return found
+
+
+def _clashes(group: str, settings: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:
+    """Parameters of a user's part that are named like a setting of ENGINE, without which it is
+    called. Those of a library's keep their defaults."""
+    target = str(settings.get("_target_"))
+    return [
+        f"{group}.{key}: {target} has a parameter of that name, which it is never called with, as "
+        f"the engine obeys {group}.{key} itself; rename the parameter and its setting"
+        for key in ENGINE.get(group, {})
+        if key in taken and target.partition(".")[0] not in trust.KNOWN
+    ]
 
 
 def _lacks_arguments(group: str, part: Callable[..., Any]) -> str:
@@ -228,7 +244,7 @@ def type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> l
     """
     wanted = _fit_to_compute(value, finite=finite) if key not in ROOT else None
     if wanted is not None:
-        return [f"{key} must be {wanted}, got {value!r}"]
+        return [f"{key} must be {wanted}, got {_shown(value)}"]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -262,8 +278,15 @@ def _message(key: str, value: Any, error: ValidationError) -> str:
     whole = all(detail["type"] in ("missing", "extra_forbidden") for detail in details)
     path = details[0]["loc"][:-1] if whole else details[0]["loc"]
     where = _where(path, value)
-    shown = value if whole and not where else details[0]["input"] if where else value
-    return f"{key}{where} must be {(' and ' if whole else ' or ').join(wanted)}, got {shown!r}"
+    got = value if whole and not where else details[0]["input"] if where else value
+    rule = (" and " if whole else " or ").join(wanted)
+    return f"{key}{where} must be {rule}, got {_shown(got)}"
+
+
+def _shown(value: Any) -> str:
+    """As Python writes it, its beginning if that is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _where(path: Sequence[int | str], value: Any) -> str:

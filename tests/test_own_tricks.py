@@ -74,6 +74,53 @@ def test_a_file_that_is_no_python_is_named_with_the_line(project: Path) -> None:
     assert problem.endswith("unfinished.py, line 1)")
 
 
+PARTS = """
+import torch
+
+
+def changed(inputs, targets, generator, *, gives, alpha: float):
+    return inputs, targets
+
+
+def frozen(model, *, batchnorm, cache="auto"):
+    pass
+
+
+class Net(torch.nn.Linear):
+    def __init__(self, *, weights=None, classes: int):
+        super().__init__(8, classes)
+
+
+def rated(optimizer, *, per="epoch", total: int):
+    return torch.optim.lr_scheduler.ConstantLR(optimizer)
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "settings", "names"),
+    [
+        ("augment", "parts.changed", "gives: indices\nalpha: 0.1", ["gives"]),
+        ("augment", "parts.changed", "alpha: 0.1", ["gives"]),
+        ("freeze", "parts.frozen", "batchnorm: eval", ["batchnorm", "cache"]),
+        ("model", "parts.Net", "classes: 10", ["weights"]),
+        ("scheduler", "parts.rated", "per: epoch", ["per"]),
+    ],
+)
+def test_a_parameter_named_like_a_setting_of_the_engine_is_refused(
+    tmp_path: Path, group: str, target: str, settings: str, names: list[str]
+) -> None:
+    option = f"# Mine.\n_target_: {target}\n{settings}\n"
+    commands.project(tmp_path, {"parts.py": PARTS, f"conf/{group}/mine.yaml": option})
+    base = [word for word in QUICK if not word.startswith(f"{group}.")]
+    done = commands.here(tmp_path, "plan", *base, f"{group}=mine", "trust=[parts]")
+    assert done.status == 2
+    assert done.problems == [
+        f"recipe: {group}.{name}: {target} has a parameter of that name, which it is never called "
+        f"with, as the engine obeys {group}.{name} itself; rename the parameter and its setting"
+        for name in names
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -67,8 +67,38 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
                     f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
                     f"of that file and give {chosen[1]}=<name> there"
                 )
+        if self._files(config_path, {}) > menu.MAX_FILES:
+            raise SpecError(
+                f"defaults: {path} builds on more than {menu.MAX_FILES} files; name fewer"
+            )
         header = self._get_header_dict(path.read_text(encoding="utf-8")[:HEADER])
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", content, header)
+
+    def _files(self, config_path: str, counted: dict[str, int]) -> int:
+        """How many files Hydra would read for one, it included; stops beyond MAX_FILES."""
+        if config_path in counted or len(counted) > menu.MAX_FILES:
+            return counted.get(config_path, 1)
+        counted[config_path] = 1  # of a circle, which Hydra refuses
+        path = Path(self.path, self._normalize_file_name(config_path))
+        group = config_path.rpartition("/")[0]
+        for named in _defaults(path):
+            place = named[1:] if named.startswith("/") else f"{group}/{named}".lstrip("/")
+            counted[config_path] += self._files(place, counted)
+        return counted[config_path]
+
+
+def _defaults(path: Path) -> Iterator[str]:
+    """The files that a file's defaults list names, relative to its folder or from conf/ with a
+    slash; of a file that can't be read none."""
+    try:
+        entries = plain.load_mapping(path).get("defaults")
+    except ValueError:  # it is told where it is loaded
+        return
+    for entry in entries if isinstance(entries, list) else ():
+        for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():
+            folder = re.sub(r"^(?:optional|override)\s+", "", str(group)).partition("@")[0]
+            for name in names if isinstance(names, list) else [names]:
+                yield "/".join(filter(None, [folder, str(name).partition("@")[0]]))
 
 
 HEADER = 512

@@ -36,6 +36,9 @@ OFF = {
 
 EXPERIMENT = "experiment"
 
+MAX_FILES = 100
+"""That an option file may build on; one that it names twice counts twice."""
+
 GLOBAL = "an experiment file's first line is `# @package _global_`"
 
 
@@ -105,7 +108,7 @@ class Option:
         return [str(entry).partition("@")[0] for entry in found if str(entry) != "_self_"]
 
 
-@functools.lru_cache(maxsize=1000)
+@functools.cache
 def _mapping(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], str]:
     """The content of an option file and what is wrong with it, for a file that was `written` then.
 
@@ -168,7 +171,7 @@ def lineage(group: str, option: str) -> list[Option]:
     known, found, asked = options(group), dict[str, Option](), set[str]()
 
     def add(name: str) -> None:
-        if name in known and name not in asked:
+        if name in known and name not in asked and len(asked) < MAX_FILES:
             asked.add(name)
             for parent in known[name].parents:
                 add(parent)

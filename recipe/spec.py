@@ -105,7 +105,8 @@ class RunSpec:
         """
         try:
             asking = plain.interpolations(path)
-            config = None if asking else OmegaConf.create(plain.load(path))
+            content = None if asking else plain.load(path)
+            config = OmegaConf.create(content) if isinstance(content, dict) else None
         except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
             raise SpecError(f"spec: {path}: {reason}") from error
@@ -115,7 +116,7 @@ class RunSpec:
                 "resolved; write the value itself"
                 for key in asking
             )
-        if not isinstance(config, DictConfig) or not OmegaConf.is_dict(config.get("options")):
+        if config is None or not OmegaConf.is_dict(config.get("options")):
             raise SpecError(f"spec: {path} is no run's spec.yaml (it has no options)")
         chosen: Any = OmegaConf.to_container(config.pop("options"))
         lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]

@@ -217,6 +217,20 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, content: str) -> None:
     assert len(line) < 500
 
 
+def test_a_file_that_builds_on_too_many_others_is_refused(tmp_path: Path) -> None:
+    defaults = "defaults: [g{next}@x, /clip/g{next}@y, _self_]\na: 1\n"
+    files = {f"conf/clip/g{i}.yaml": defaults.format(next=i + 1) for i in range(25)}
+    files["conf/clip/g25.yaml"] = VALUE
+    files["conf/experiment/all.yaml"] = f"{GLOBAL}defaults: [override /clip: g0]\n"
+    commands.project(tmp_path, files)
+    for word in ("clip=g0", "experiment=all"):
+        (line,) = commands.here(tmp_path, "plan", *QUICK, word).problems
+        assert line.startswith("recipe: defaults: ")
+        assert line.endswith(".yaml builds on more than 100 files; name fewer")
+    assert commands.here(tmp_path, "tricks", "clip=g0").status == 0
+    assert commands.here(tmp_path, "plan", *QUICK, "clip=g25").status == 0
+
+
 def test_what_is_interpolated_within_bounds_is_resolved(
     composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

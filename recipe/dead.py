@@ -80,4 +80,4 @@ def recorded(folder: Path, name: str) -> list[Path]:
         there = sorted(os.listdir(folder))
     except OSError:
         return []
-    return [folder / each for each in there if os.path.exists(os.path.join(folder, each, name))]
+    return [folder / each for each in there if os.path.lexists(os.path.join(folder, each, name))]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipe import plain
 from recipe.wording import printable
 
 CLOCKED = ("time/", "memory/")
@@ -76,20 +77,23 @@ def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, An
     """The whole lines from byte `start` on, and the byte that the next read is to start at.
 
     With `limit` no more than about so many bytes are read, but at least a line if there is one. No
-    file is an empty one. Raises Damaged for a line that isn't a JSON object.
+    file is an empty one. Raises Damaged for a line that isn't a JSON object, and for what is no
+    ordinary file.
     """
     try:
-        with open(path, "rb") as file:
+        with plain.open_file(path) as file:
             file.seek(start)
             content = file.read() if limit < 0 else file.read(limit) + file.readline()
     except FileNotFoundError:
         return [], start
+    except OSError as error:
+        raise Damaged(f"{printable(path)}: {error.strerror}") from error
     whole = content.rfind(b"\n") + 1
     lines = []
     for number, line in enumerate(content[:whole].splitlines()):
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
+            found = plain.read_json(line)
+        except ValueError:
             found = None
         if not isinstance(found, dict):
             number += count(path) - count(path, start) + 1
@@ -113,13 +117,16 @@ def trace(run: Path) -> Trace:
 
 
 def count(path: Path, start: int = 0) -> int:
-    """The number of whole lines from byte `start` on."""
+    """The number of whole lines from byte `start` on. Raises Damaged for what is no ordinary
+    file."""
     try:
-        with open(path, "rb") as file:
+        with plain.open_file(path) as file:
             file.seek(start)
             return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     except FileNotFoundError:
         return 0
+    except OSError as error:
+        raise Damaged(f"{printable(path)}: {error.strerror}") from error
 
 
 def mark(path: Path, end: int) -> str | None:
@@ -128,7 +135,7 @@ def mark(path: Path, end: int) -> str | None:
     if not end:
         return ""
     try:
-        with open(path, "rb") as file:
+        with plain.open_file(path) as file:
             if os.pread(file.fileno(), 1, end - 1) != b"\n":
                 return None
             start = _whole(end - 1, file.fileno())
@@ -140,10 +147,10 @@ def mark(path: Path, end: int) -> str | None:
 def last(path: Path) -> dict[str, Any] | None:
     """The last whole line; it alone is read. None if there is none, or it is damaged."""
     try:
-        with open(path, "rb") as file:
+        with plain.open_file(path) as file:
             end = _whole(file.seek(0, os.SEEK_END), file.fileno())
             start = _whole(max(0, end - 1), file.fileno())
-            line = json.loads(os.pread(file.fileno(), end - start, start))
+            line = plain.read_json(os.pread(file.fileno(), end - start, start))
             return line if isinstance(line, dict) else None
     except (OSError, ValueError):
         return None

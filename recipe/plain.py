@@ -6,15 +6,19 @@ would grow, recurse or name Python objects costs nothing.
 
 from __future__ import annotations
 
+import errno
 import functools
+import json
+import os
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from omegaconf import Container, Node, OmegaConf
@@ -23,6 +27,9 @@ from omegaconf.resolvers import oc
 
 LARGEST = 2**20
 """Bytes of a YAML file, and of the texts in it once aliases or interpolations are expanded."""
+
+LARGEST_RECORD = 2**28
+"""Bytes of a file of a record."""
 
 DEEPEST = 30
 """Mappings and lists within each other."""
@@ -68,6 +75,31 @@ def read_text(path: Path) -> str:
     except ValueError as error:
         raise ValueError(f"{path}: can't be read: {error}") from error
     return text
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Opens an ordinary file; a folder, a pipe or a device, which may never end, isn't read.
+
+    Raises OSError, also for one of more than LARGEST_RECORD bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    about, reason = os.fstat(descriptor), ""
+    if not stat.S_ISREG(about.st_mode):
+        reason = "is no ordinary file"
+    elif about.st_size > LARGEST_RECORD:
+        reason = f"is larger than {LARGEST_RECORD:,} bytes"
+    if reason:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, reason, str(path))
+    return open(descriptor, "rb")
+
+
+def read_json(content: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also for one that is nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
 
 
 WORDS = {

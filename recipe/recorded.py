@@ -161,7 +161,7 @@ def _environment(path: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    return shown(json.loads(path.read_bytes())["digest"])
+    return shown(plain.read_json(path.read_bytes())["digest"])
 
 
 def _trace(path: Path) -> journal.Trace:

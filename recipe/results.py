@@ -17,9 +17,9 @@ from operator import lt
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from recipe import atomic, journal, runs
+from recipe import atomic, journal, plain, runs
 from recipe.errors import SpecError
 from recipe.wording import printable
 
@@ -104,8 +104,8 @@ def read_all(outputs: Path, ids: Iterable[str] | None = None) -> list[Result]:
 
 def read(run: Path) -> Result | None:
     """None if there is none, or its files are damaged."""
-    with contextlib.suppress(OSError, ValidationError):
-        with open(f"{run}/result.json", "rb") as file:  # a Path of its own takes as long again
+    with contextlib.suppress(OSError, ValueError):
+        with plain.open_file(f"{run}/result.json") as file:  # a Path of its own takes as long again
             kept, sizes = KEPT.validate_json(file.read()), _sizes(run)
         if kept.format == FORMAT and kept.sizes == sizes:
             return kept.result

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shlex
-import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -19,7 +18,7 @@ from typing import Annotated, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from recipe import atomic, menu
+from recipe import atomic, menu, plain
 from recipe.errors import SpecError
 from recipe.plain import one_line
 from recipe.sent import Sent
@@ -245,9 +244,8 @@ def alive(folder: Path) -> bool:
 
 def _content(kind: TypeAdapter[T], path: Path, key: str) -> T:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe may never end
-            raise SpecError(f"{key}: {printable(path)} is no file; use another run")
-        return kind.validate_json(path.read_bytes())
+        with plain.open_file(path) as file:
+            return kind.validate_json(file.read())
     except OSError as error:
         raise SpecError(f"{key}: {printable(path)} can't be read: {error.strerror}") from error
     except ValidationError as error:

@@ -6,11 +6,17 @@ import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from recipe import atomic, journal
+from pydantic import Field, TypeAdapter
+
+from recipe import atomic, journal, plain
 
 MOST = 20
 """Refusals that are remembered."""
+
+
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass
@@ -20,9 +26,9 @@ class Sent:
     uri: str | None
     """MLflow's tracking URI; None: this run is sent nowhere."""
     mlflow_run_id: str | None = None
-    metrics: int = 0
-    events: int = 0
-    asked: int = 0
+    metrics: Bytes = 0
+    events: Bytes = 0
+    asked: Bytes = 0
     """How often MLflow was asked to make the run; after more than once there may be two of it."""
     problems: list[str] = field(default_factory=list)
     """What MLflow refused."""
@@ -34,11 +40,11 @@ class Sent:
     @classmethod
     def read(cls, run: Path) -> Sent | None:
         """None if there is none, or it is damaged."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            found = cls(**json.loads((run / "sent.json").read_bytes()))
-            if min(found.metrics, found.events) >= 0:
-                found._check(run)
-                return found
+        with contextlib.suppress(OSError, ValueError):
+            with plain.open_file(run / "sent.json") as file:
+                found = SENT.validate_json(file.read())
+            found._check(run)
+            return found
         return None
 
     @staticmethod
@@ -46,7 +52,8 @@ class Sent:
         """Whether MLflow has as many bytes of the journals as there are, or the run is sent
         nowhere; no journal is opened for that."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found = json.loads((run / "sent.json").read_bytes())
+            with plain.open_file(run / "sent.json") as file:
+                found = plain.read_json(file.read())
             return found["uri"] is None or all(
                 found[name] == (run / f"{name}.jsonl").stat().st_size
                 for name in ("metrics", "events")
@@ -84,7 +91,7 @@ class Sent:
             self.problems.append(problem)
 
     def left(self, run: Path) -> str:
-        """What of the journals isn't sent, in words; empty if all is."""
+        """What of the journals isn't sent, in words; empty if all is. Raises journal.Damaged."""
         if self.uri is None:
             return ""
         found = []
@@ -92,3 +99,6 @@ class Sent:
             lines = journal.count(run / name, done)
             found += [f"{lines:,} of {name}"] if lines else []
         return f"lines: {' and '.join(found)}" if found else ""
+
+
+SENT = TypeAdapter(Sent)

@@ -13,6 +13,7 @@ from rich.table import Table
 from recipe import dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
+from recipe.journal import Damaged
 from recipe.reached import reached
 from recipe.runs import Info
 from recipe.sent import Sent
@@ -115,7 +116,10 @@ def _is_unsent(run: Path, info: Info | None) -> bool:
     if info is None or info.status == "RUNNING" or Sent.has_all(run):
         return False
     sent = Sent.read(run)
-    return sent is None or bool(sent.left(run) and not sent.gone)
+    try:
+        return sent is None or bool(sent.left(run) and not sent.gone)
+    except Damaged:
+        return True
 
 
 def _show(infos: Mapping[Path, Info | None], console: Console) -> None:
@@ -126,6 +130,7 @@ def _show(infos: Mapping[Path, Info | None], console: Console) -> None:
     for run, info in infos.items():
         if info is None:
             states["damaged"] += 1
+            table.add_row(printable(run.name), "", "damaged", "-", "-")
             continue
         states[printable(info.status)] += 1
         if info.status not in ("FINISHED", "PRUNED"):  # a pruned one is never gone on with

@@ -81,13 +81,13 @@ class Sync:
 
     def run(self, run: Path) -> str | None:
         """Sends a run; what became of it, in words, or None if nothing was left to send."""
-        sent = Sent.read(run)
-        if sent is not None and (sent.uri is None or not (self.uri or sent.left(run))):
-            if not self._is_lost(run, sent):
-                return None
-            sent.forget()
-            sent.write(run)
         try:
+            sent = Sent.read(run)
+            if sent is not None and (sent.uri is None or not (self.uri or sent.left(run))):
+                if not self._is_lost(run, sent):
+                    return None
+                sent.forget()
+                sent.write(run)
             tracking = self._tracking(run, sent)
             sending = Sending(run, tracking)
             if tracking.uri is None or not (left := sending.sent.left(run)):

@@ -158,7 +158,7 @@ def _without_runs(sweep: Path, ended: Sequence[Ended]) -> Iterator[str]:
 def _recorded(outputs: Path) -> list[str]:
     """The ids of all runs."""
     folder = runs.folder(outputs)
-    return [name for name in os.listdir(folder) if os.path.exists(f"{folder}/{name}/run.json")]
+    return [name for name in os.listdir(folder) if os.path.lexists(f"{folder}/{name}/run.json")]
 
 
 def _read(outputs: Path, ids: Sequence[str]) -> list[Result]:

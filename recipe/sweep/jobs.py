@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from recipe.sweep import parent
 class Ended:
     """A job that ended: a line of jobs.jsonl."""
 
-    number: int
+    number: Annotated[int, Field(ge=0, lt=10**9)]
     """Of the job, from 0."""
     name: str
     status: str
@@ -41,6 +42,9 @@ class Ended:
     def percent(self) -> str:
         """The accuracy as it is shown; empty if there is none."""
         return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+
+
+LINE = TypeAdapter(Ended)
 
 
 def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
@@ -74,8 +78,8 @@ def read(sweep: Path) -> list[Ended]:
 
 
 def lines(sweep: Path) -> list[Ended]:
-    """Every end of a job, in the order in which they came."""
-    return [Ended(**line) for line in journal.read(sweep / "jobs.jsonl")[0]]
+    """Every end of a job, in the order in which they came. Raises ValueError."""
+    return [LINE.validate_python(line) for line in journal.read(sweep / "jobs.jsonl")[0]]
 
 
 def report(console: Console, sweep: Path) -> None:

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recipe import runs
+from recipe import plain, runs
 from recipe.errors import SpecError
 from recipe.reached import parameters
 from recipe.runs import Info
@@ -92,8 +92,11 @@ def recorded(sweep: Path) -> Iterator[tuple[Path, Info]]:
         for name in sorted(os.listdir(folder)):
             path = folder / name / "run.json"
             with contextlib.suppress(OSError, SpecError):
-                if path.stat().st_mtime < began or sweep.name.encode() not in path.read_bytes():
+                if path.stat().st_mtime < began:
                     continue
+                with plain.open_file(path) as file:
+                    if sweep.name.encode() not in file.read():
+                        continue
                 info = runs.read(path.parent, "run")
                 if info.sweep == sweep.name:
                     yield path.parent, info

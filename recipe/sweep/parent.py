@@ -5,17 +5,19 @@ What MLflow is to be told at the end is kept there first, so that `sync` can do 
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from filelock import FileLock
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from recipe import atomic, runs
+from recipe import atomic, plain, runs
 from recipe.mlflow_server import connect, knows, origin, reason, running_again
 from recipe.tracking import Tracking
 from recipe.wording import printable
@@ -117,12 +119,52 @@ def command(typed: Sequence[str]) -> str:
 
 
 def read(sweep: Path) -> dict[str, Any]:
-    """What sweep.json says; nothing, if it is damaged."""
+    """What sweep.json says, less what is of another kind than is ever written there; nothing, if it
+    is damaged."""
     try:
-        content = json.loads((sweep / "sweep.json").read_bytes())
+        with plain.open_file(sweep / "sweep.json") as file:
+            content = plain.read_json(file.read())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if _is_of_kind(key, value)}
+
+
+KINDS: dict[str, Any] = {
+    "name": str,
+    "command": list[str],
+    "swept": list[str],
+    "jobs": Annotated[int, Field(ge=0, lt=10**9)],
+    "planned": list[list[str]],
+    "digest": str,
+    "variants": list[str],
+    "threads": Annotated[int, Field(gt=0, lt=10**6)],
+    "begun": str,
+    "mlflow_run_id": str,
+    "uri": str,
+    "end": dict[str, str | int],
+    "ended": bool,
+    "again": bool,
+    "path": list[dict[str, Any]],
+    "plan": str,
+    "stopped": str,
+    "by": str,
+}
+
+
+@functools.cache
+def _kind(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(KINDS[key], config=ConfigDict(strict=True))
+
+
+def _is_of_kind(key: str, value: object) -> bool:
+    try:
+        if key in KINDS:
+            _kind(key).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 @contextmanager

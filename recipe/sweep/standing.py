@@ -7,10 +7,8 @@ found among the runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from recipe import results, runs
 from recipe.reached import Reached, reached
@@ -26,8 +24,6 @@ STATES = ("done", "pruned", "running", "elsewhere", "failed", "killed", "refused
 ENDED = {"FINISHED": "done", "PRUNED": "pruned", "RUNNING": "elsewhere", "FAILED": "failed",
          "KILLED": "killed", "REFUSED": "refused"}  # fmt: skip
 """The state that a job's status stands for, in jobs.jsonl or in run.json."""
-
-LINE = TypeAdapter(Ended)
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def read(sweep: Path) -> Sweep:
     cautions = [] if about else [f"{printable(sweep / 'sweep.json')} is damaged"]
     ended: dict[int, Ended] = {}
     try:
-        ended = {each.number: LINE.validate_python(asdict(each)) for each in jobs.read(sweep)}
+        ended = {each.number: each for each in jobs.read(sweep)}
     except (OSError, ValueError, TypeError) as error:
         reason = printable(str(error).splitlines()[0])
         cautions.append(f"jobs.jsonl can't be read ({reason}); what the runs say is shown")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from hydra.core.override_parser.types import Override
-    from rich.console import Console
 
+    from recipe.console import Console
     from recipe.spec import RunSpec
 
 HYDRA_FLAGS = (

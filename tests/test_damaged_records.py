@@ -46,20 +46,17 @@ def file_of(folder: Path, name: str) -> Path:
     return sorted(folder.glob(f"outputs/*/*/{name}"))[0]
 
 
-def replace(path: Path, kind: str) -> None:
-    """Puts something else than an ordinary file in its place."""
+def replace(path: Path) -> Path:
+    """Makes way for something else than an ordinary file."""
     path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to({"device": "/dev/zero", "loop": path.name}[kind])
+    return path
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    **{kind: lambda path, kind=kind: replace(path, kind)
-       for kind in ("folder", "pipe", "device", "loop")},
+    "folder": lambda path: replace(path).mkdir(),
+    "pipe": lambda path: os.mkfifo(replace(path)),
+    "device": lambda path: replace(path).symlink_to("/dev/zero"),
+    "loop": lambda path: replace(path).symlink_to(path.name),
     "deep": lambda path: path.write_bytes(b"[" * 200_000),
     "a deep last line": lambda path: path.write_bytes(
         path.read_bytes().rstrip(b"\n") + b"\n" + b"[" * 100_000 + b"\n"
@@ -75,7 +72,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def damaged(folder: Path, files: Sequence[str]) -> list[Path]:
     """Adds a copy of the first run or sweep for every damage to each of these files."""
     (original,) = {file_of(folder, name).parent for name in files}
-    copies = []
+    copies: list[Path] = []
     for name in files:
         for damage in DAMAGES.values():
             copies.append(original.with_name(f"{original.name[:-4]}{len(copies):04}"))

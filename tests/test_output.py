@@ -41,7 +41,7 @@ def is_safe(text: str) -> bool:
 def calls(path: Path) -> set[str]:
     """The dotted names of what a module calls, as they are imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
@@ -130,10 +130,9 @@ def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: P
         "conf/clip/mine.yaml": "_target_: mine.clip\n",
     }
     commands.project(tmp_path, files)
-    arguments = ("trust=[mine]", "clip=mine", "epochs=1", "tracking=none", "scheduler=cosine")
-    variables = {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"}
-    arguments = (*commands.QUICK, *arguments, "name='n\xe9\u2192'")
-    done = commands.process(tmp_path, *arguments, **variables)
+    own = ("trust=[mine]", "clip=mine", "epochs=1", "tracking=none", "scheduler=cosine")
+    arguments = (*commands.QUICK, *own, "name='n\xe9\u2192'")
+    done = commands.process(tmp_path, *arguments, PYTHONIOENCODING="ascii", PYTHONWARNINGS="error")
     assert done.status == 0, done.err
     assert done.err == f"recipe: {tmp_path}/mine.py:2: UserWarning: of my own \\u2192\n"
     assert "?" in done.out and "Result  val/accuracy" in done.out

@@ -35,6 +35,8 @@ LIBRARIES = ("site-packages", "dist-packages")
 
 def prepare() -> None:
     """Sets up this process's streams, and what becomes of warnings."""
+    if sys.stdout is None:  # it was closed by whoever started the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the end)
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors=errors)

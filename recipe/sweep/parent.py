@@ -150,6 +150,11 @@ KINDS: dict[str, Any] = {
     "plan": str,
     "stopped": str,
     "by": str,
+    "search": dict[str, Any],
+    "tricks": list[dict[str, Any]],
+    "seeds": list[str],
+    "fixed": list[str],
+    "trials": list[int],
 }
 
 

@@ -47,7 +47,7 @@ class Builder:
             self.broken.add(group)
             return None
         before = len(self.problems)
-        with self.problems.collect(f"{group}={self.spec.options[group]}"):
+        with self.problems.component(f"{group}={self.spec.options[group]}"):
             try:
                 return make()
             except (RuntimeError, MemoryError, OverflowError) as error:  # such as absurd sizes
@@ -78,7 +78,9 @@ class Builder:
         optimizer = made(
             "optimizer", lambda: sorter.optimizer(groups, frozen), ("param_groups", "freeze")
         )
-        base_lr = schedule_module.learning_rates(optimizer) if optimizer else {}
+        base_lr = made(
+            "optimizer", lambda: schedule_module.learning_rates(optimizer), ("optimizer",)
+        )
         per_epoch = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
         ramp = made("warmup", lambda: schedule_module.ramp(spec, per_epoch), ("data",))
         schedule = made(
@@ -101,7 +103,7 @@ class Builder:
             "loss": made("loss", lambda: _loss(spec, facts)),
             "frozen": frozen,
             "optimizer": optimizer,
-            "base_lr": base_lr,
+            "base_lr": base_lr or {},
             "groups": groups,
             "sharpness": made("sharpness", lambda: parts.part(spec, "sharpness")),
             "schedule": schedule,
@@ -201,7 +203,7 @@ def _ranks(spec: RunSpec) -> Ranks:
 
 
 def _augments(spec: RunSpec) -> bool:
-    return bool(spec.augment["_target_"] != "recipe.augment.none.none")
+    return spec.augment.get("_target_") != "recipe.augment.none.none"
 
 
 def _model(
@@ -249,7 +251,7 @@ def _prefix(spec: RunSpec) -> Prefix:
         why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
     if spec.accumulate > 1:
         why_not["train"] = f"accumulate={spec.accumulate} computes a batch in parts"
-    if spec.evaluation["_target_"] != "recipe.evaluation.plain.plain":
+    if spec.evaluation.get("_target_") != "recipe.evaluation.plain.plain":
         why_not["val"] = f"evaluation={spec.options['evaluation']} looks at changed inputs"
     if World.here().size > 1:
         why_not = dict.fromkeys(("train", "val"), "several processes share the run")

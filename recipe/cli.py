@@ -160,13 +160,15 @@ def _plan(arguments: list[str]) -> int:
     from recipe.execute import prepare
 
     run = prepare(spec, problems)
-    from recipe import plan
+    from recipe import component_errors, plan
 
     console = _console()
-    made = plan.make(spec, run)
+    with component_errors.reported(spec, run):
+        made = plan.make(spec, run)
+        seconds = plan.seconds_per_epoch(run)
     if spec.summary:
         console.print(str(made.summary), soft_wrap=True)
-    console.print(plan.describe(made, seconds=plan.seconds_per_epoch(run)))
+    console.print(plan.describe(made, seconds=seconds))
     return 0
 
 

@@ -12,10 +12,32 @@ KeyboardInterrupt   a run that is ended from outside
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from recipe.credentials import masked_addresses
+
+DEBUG = "RECIPE_DEBUG"
+"""The variable of the environment with which tracebacks are printed."""
+
+DEBUG_HINT = f"{DEBUG}=1 prints the traceback"
+
+
+def raised(error: Exception) -> str:
+    """The type of an exception and the first line of its message."""
+    message = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def print_traceback(error: Exception) -> None:
+    """Prints the traceback of an exception that is reported in a line, if RECIPE_DEBUG is set."""
+    from recipe import output  # which raises errors of this module
+
+    if os.environ.get(DEBUG):
+        output.write("".join(traceback.format_exception(error)), sys.stderr)
 
 
 class RecipeError(Exception):
@@ -59,10 +81,22 @@ class Problems(list[str]):
         except SpecError as error:
             self.extend(error.problems)
         except (ValueError, ImportError) as error:
+            print_traceback(error)
             message = " ".join(str(error).split())
             self.append(
                 message if message.startswith(where.split("=")[0]) else f"{where}: {message}"
             )
+
+    @contextmanager
+    def component(self, choice: str) -> Iterator[None]:
+        """As `collect`, for the code of a component: whatever it raises becomes a problem."""
+        with self.collect(choice):
+            try:
+                yield
+            except (RecipeError, ValueError, ImportError):
+                raise
+            except Exception as error:
+                raise ValueError(f"raised {raised(error)}; {DEBUG_HINT}") from error
 
     @staticmethod
     @contextmanager

@@ -45,7 +45,7 @@ def prepare(spec: RunSpec, problems: Problems) -> Run:
     for lines in static_problems(spec, ("device",)).values():
         problems += lines
     if len(problems) == before:
-        with problems.collect(f"device={spec.options['device']}"):
+        with problems.component(f"device={spec.options['device']}"):
             device.apply(device_part(spec).environment())
     broken = {"device"} if len(problems) > before else set()
     world = World.here()
@@ -121,8 +121,8 @@ def execute(
     An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, Pruned as PRUNED,
     and goes on to the caller.
     """
+    from recipe import component_errors, results, runs
     from recipe import plan as planning
-    from recipe import results, runs
     from recipe.beginning import begin
     from recipe.data import worker
     from recipe.record import Recorder
@@ -142,12 +142,14 @@ def execute(
         )
     try:
         threading.Thread(target=_import_for_the_end, name="imports").start()
-        plan = planning.make(spec, run)
+        with component_errors.reported(spec, run):
+            plan = planning.make(spec, run)
         with run.ranks.together():
             saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
         for caution in plan.cautions:
             console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
-        with worker.reported(spec.data.get("workers", 0)):
+        workers = worker.reported(spec.data.get("workers", 0))
+        with component_errors.reported(spec, run), workers:
             if spec.summary:
                 console.print(str(plan.summary), highlight=False, soft_wrap=True)
             outcome = train_recorded(recorder, plan, console, saved=saved, watch=watch)

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from recipe import atomic, output
-from recipe.errors import OthersGone, OutputError, RecipeError
+from recipe.errors import OthersGone, OutputError, RecipeError, print_traceback
 
 
 class Terminated(KeyboardInterrupt):
@@ -82,6 +82,8 @@ def ended(work: Callable[[], int], *, tell: bool = True) -> int:
         if signalled := cause(error):
             said, status = _stopped(signalled)
             return status
+        if error.__cause__ is not None:
+            print_traceback(error)
         said = error.problems
         return error.exit_status
     except OthersGone as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from recipe import output, range_test, runs
+from recipe import component_errors, output, range_test, runs
 from recipe.range_test import RangeTest
 from recipe.run import Run
 from recipe.spec import RunSpec
@@ -34,7 +34,8 @@ def find_lr(
     own = float(spec.optimizer["lr"])
     folder = spec.output_path / "reports"
     folder.mkdir(parents=True, exist_ok=True)
-    found = range_test.range_test(run, own, lowest=lowest, highest=highest, steps=steps)
+    with component_errors.reported(spec, run):
+        found = range_test.range_test(run, own, lowest=lowest, highest=highest, steps=steps)
     path = folder / f"find-lr-{runs.new_id()}.png"
     range_test.picture(found, path)
     console.print(_course(found), soft_wrap=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recipe import streams
 from recipe.data import Data, few
-from recipe.errors import Problems, SpecError
+from recipe.errors import DEBUG_HINT, Problems, RecipeError, SpecError, raised
 from recipe.evaluate import preserved
 from recipe.rules import Planned
 
@@ -39,17 +39,20 @@ def check_batch(planned: Planned) -> Problems:
     ):
         inputs, targets, plain = _augmented(planned, problems)
         if not problems:
-            with problems.collect(planned.choice("model")):
+            with problems.component(planned.choice("model")):
                 output = _output(planned, inputs, training=False)
                 _output(planned, inputs[: _last_batch(planned)], training=True)
         if not problems:
-            with problems.collect(planned.choice("evaluation")):
+            with problems.component(planned.choice("evaluation")):
                 _check_evaluation(planned, inputs, output)
         if not problems:
-            with problems.collect(planned.choice("loss")):
+            with problems.component(planned.choice("loss")):
                 _check_loss(planned, output, targets)
                 _check_loss(planned, output, plain)  # validation isn't augmented
+                _check_gradient(planned, output, targets)
                 _check_parts(planned, output, targets)
+    with problems.component(planned.choice("stop")):
+        planned.stop([0.5])
     return problems
 
 
@@ -58,12 +61,12 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
     train, device = planned.data.train, planned.device
     # two, or with two classes three, as class indices would broadcast over a square of outputs
     count = 3 if len(planned.data.classes) == 2 else 2
-    with problems.collect("data"):  # a sample that can't be read
+    with problems.component("data"):  # a sample that can't be read
         inputs, targets = few(train, count)
     if problems:
         return torch.empty(0), torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)
-    with problems.collect(planned.choice("augment")):
+    with problems.component(planned.choice("augment")):
         stream = streams.generator(planned.spec.seed, "augmentation")
         augmented, mixed = planned.augment(inputs, targets, stream)
         gives = planned.settings("augment").get("gives", "indices")
@@ -90,7 +93,7 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
     mode = "training" if training else "evaluation"
     classes = len(planned.data.classes)
     try:
-        output: Any = planned.model(inputs)
+        output: Any = _forward(planned, inputs, gradient=training)
     except ValueError as error:
         if training and len(inputs) == 1:
             if planned.spec.accumulate > 1:
@@ -105,10 +108,12 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
                 f"{planned.choice('model')} can't learn from one: {error}; use another"
             ) from error
         raise
-    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+    except RecipeError:
+        raise
+    except Exception as error:
         raise ValueError(
-            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {str(error).splitlines()[0]}; "
-            "the data's channels and size must be those the model is made for"
+            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {raised(error)}; the data's "
+            f"channels and size must be those the model is made for ({DEBUG_HINT})"
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (len(inputs), classes):
@@ -129,7 +134,21 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
             "the model's settings"
         )
     assert isinstance(output, Tensor)
+    if training and planned.ranks.alone and not output.requires_grad:
+        raise ValueError(
+            "gives an output that has no gradient in training, so nothing would be learned; look "
+            "for torch.no_grad or detach in it"
+        )
     return output
+
+
+def _forward(planned: Planned, inputs: Tensor, *, gradient: bool) -> Any:
+    """What the model returns; with `gradient` it is recorded for a backward pass, unless several
+    processes share the model, which such a pass without its end would confuse."""
+    if not (gradient and planned.ranks.alone):
+        return planned.model(inputs)
+    with torch.inference_mode(False), torch.enable_grad():
+        return planned.model(inputs.clone())
 
 
 def _whose(planned: Planned) -> str:
@@ -162,6 +181,16 @@ def _check_parts(planned: Planned, output: Tensor, targets: Tensor) -> None:
         )
 
 
+def _check_gradient(planned: Planned, output: Tensor, targets: Tensor) -> None:
+    """Raises ValueError where a loss has no gradient that leads back to the model's output."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = output.clone().requires_grad_()
+        value = planned.loss(leaf, targets.clone())
+        if not value.requires_grad:
+            raise ValueError("gives no gradient, so nothing would be learned; use another loss")
+        torch.autograd.grad(value, leaf)
+
+
 def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
     """Raises ValueError where shapes don't fit or would only broadcast."""
     with warnings.catch_warnings():
@@ -170,7 +199,8 @@ def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
             value = planned.loss(output, targets)
         except (RuntimeError, TypeError, UserWarning) as error:
             broadcast = "they would broadcast to a wrong loss"
-            why = broadcast if isinstance(error, UserWarning) else str(error).splitlines()[0]
+            lines = str(error).splitlines() or [type(error).__name__]
+            why = broadcast if isinstance(error, UserWarning) else lines[0]
             raise ValueError(
                 f"can't take outputs {tuple(output.shape)} with targets {tuple(targets.shape)}: "
                 f"{why.rstrip('.')}; use loss=cross_entropy or loss=mse_one_hot"

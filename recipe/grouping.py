@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from recipe import menu, uncompiled
-from recipe.errors import Problems
+from recipe.errors import DEBUG_HINT, Problems, print_traceback, raised
 from recipe.frozen import Frozen
 from recipe.settings import accepted, type_problems
 
@@ -88,11 +88,31 @@ class Grouping:
         settings = self.make.keywords
         whole = self._refusal(settings)
         if whole is None:
-            return []
+            return self._step_problems()
+        bare = self._refusal({})  # which no setting is the reason of
         alone = [(key, self._refusal({key: value})) for key, value in settings.items()]
         return [
-            f"optimizer.{key}: {message}{self._own(key)}" for key, message in alone if message
+            f"optimizer.{key}: {message}{self._own(key)}"
+            for key, message in alone
+            if message not in (None, bare)
         ] or [f"optimizer={self.optimizer_name}: {whole}"]
+
+    def _step_problems(self) -> list[str]:
+        """What keeps the optimizer from a step as the training loop takes one: without a closure,
+        on a dense gradient."""
+        parameter = nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.ones(1)
+        try:
+            optimizer = self.make([parameter])
+            uncompiled.step(optimizer)
+            optimizer.step()
+        except Exception as error:
+            print_traceback(error)
+            return [
+                f"optimizer={self.optimizer_name}: a step without a closure, on a dense gradient, "
+                f"raised {raised(error)}; use another optimizer, such as optimizer=adamw"
+            ]
+        return []
 
     def _own(self, key: str) -> str:
         """What the option's file gives to a setting, as a way out; empty if it gives none."""
@@ -131,6 +151,9 @@ class Grouping:
             self.make.func([nn.Parameter(torch.zeros(1))], **options)
         except (ValueError, TypeError, RuntimeError) as error:
             return str(error)
+        except Exception as error:
+            print_traceback(error)
+            return f"raised {raised(error)}; {DEBUG_HINT}"
         return None
 
     def optimizer(self, groups: list[dict[str, Any]], frozen: Frozen) -> torch.optim.Optimizer:

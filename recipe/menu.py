@@ -129,6 +129,13 @@ def options(group: str) -> dict[str, Option]:
     return found
 
 
+@functools.cache
+def own_targets(group: str) -> frozenset[str]:
+    """What recipe's own option files of a group name as `_target_`."""
+    texts = [path.read_text(encoding="utf-8") for path in (own_folder() / group).glob("*.yaml")]
+    return frozenset(re.findall(r"^_target_: (\S+)$", "\n".join(texts), re.MULTILINE))
+
+
 def defaults() -> dict[str, str]:
     """The option that each group has if none is chosen."""
     return dict(_defaults())

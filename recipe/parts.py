@@ -23,7 +23,7 @@ def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str
     for group in groups:
         problems, node = Problems(), getattr(spec, group)
         option = spec.options[group]
-        with problems.collect(f"{group}={option}"):
+        with problems.component(f"{group}={option}"):
             called = _checked(node, spec.trust, group)
             problems += settings.problems(group, option, called, node)
             if group == "optimizer" and not problems:

@@ -66,7 +66,7 @@ def check(planned: Planned, broken: set[str]) -> Problems:
     for group in GROUPS:
         if group not in broken:
             for rule in _rules(planned, group):
-                with suppress(Unmade), problems.collect(planned.choice(group)):
+                with problems.component(planned.choice(group)), suppress(Unmade):
                     problems.extend(rule() or ())
     return problems
 

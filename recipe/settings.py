@@ -211,7 +211,8 @@ def _lacks_arguments(group: str, part: Callable[..., Any]) -> str:
 
 def _parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = list(inspect.signature(part).parameters.values())[POSITIONAL[group] :]
+    by_place = 0 if group == "loss" and inspect.isclass(part) else POSITIONAL[group]
+    parameters = list(inspect.signature(part).parameters.values())[by_place:]
     filled = RUNTIME.get(group, ())
     return [
         parameter
@@ -252,8 +253,16 @@ def type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> l
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return [_message(key, value, error)]
+        # what YAML can't hold is given as a nested `_target_`, and made of it later
+        objects = all(detail["type"] == "needs_python_object" for detail in error.errors())
+        return [] if objects and _is_made(value) else [_message(key, value, error)]
     return []
+
+
+def _is_made(value: Any) -> bool:
+    """Whether a value, or an item of it, is a nested `_target_`."""
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, Mapping) and "_target_" in item for item in items)
 
 
 def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
@@ -271,7 +280,9 @@ def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
 
 def _message(key: str, value: Any, error: ValidationError) -> str:
     # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
-    details = [d for d in error.errors() if d["type"] != "needs_python_object"] or error.errors()
+    details = [d for d in error.errors() if d["type"] != "needs_python_object"]
+    if not details:
+        return f"{key} must be an object, which a file names by _target_, got {value!r}"
     if details[0]["type"] == "value_error":  # a check of ours, which says all there is to say
         return f"{key}: {details[0]['ctx']['error']}"
     wanted = list(dict.fromkeys(_wanted(detail) for detail in details))

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from recipe.menu import GROUPS, nearest
+from recipe.menu import GROUPS, nearest, own_targets
 
 WAY_OUT = "choose an option of the menu, or trust a package of your own"
 
@@ -19,11 +19,10 @@ DOWNLOADS = ("weights", "pretrained")
 def locate(target: object, trusted: Sequence[str], group: str | None = None) -> Callable[..., Any]:
     """The callable of that dotted name.
 
-    It must be a part of recipe (`recipe.<group>.<option>.<name>`; of that `group`, if one is
-    given), a building block of torch (torch.nn, torch.optim) that the group has use for, one of
+    It must be what one of recipe's own option files names (of that `group`, if one is given), a
+    building block of torch (torch.nn, torch.optim) that the group has use for, one of
     torchvision's models, one of pytorch_optimizer's optimizers, or defined in one of the `trusted`
-    packages. What the name resolves to is
-    looked at, not only how it is spelled.
+    packages. What the name resolves to is looked at, not only how it is spelled.
     Raises ValueError otherwise, before anything that could not be a part is imported.
     """
     if not isinstance(target, str) or not all(word.isidentifier() for word in target.split(".")):
@@ -127,9 +126,8 @@ def _home(found: Any) -> str:
 
 
 def _ours(target: str, found: Any, group: str | None) -> bool:
-    parts = target.split(".")
-    at_home = len(parts) == 4 and _home(found) == ".".join(parts[:3]) + "."
-    return at_home and not parts[3].startswith("_")
+    """Whether an option file of recipe's names it; the functions beside it are no parts."""
+    return any(target in own_targets(name) for name in ([group] if group else GROUPS))
 
 
 def _torchs(target: str, found: Any, group: str | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import torch
 
 from recipe import parts
 from recipe.errors import SpecError
+from recipe.menu import GROUPS, own_targets
 from recipe.run import Run
 from recipe.spec import RunSpec
 from recipe.trust import locate
@@ -234,6 +237,20 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
 def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
     with pytest.raises(ValueError, match=r"^_target_ "):
         locate(target, ())
+
+
+def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -> None:
+    for group in GROUPS:
+        package = importlib.import_module(f"recipe.{group}")
+        for module in pkgutil.iter_modules(package.__path__, f"recipe.{group}."):
+            home = importlib.import_module(module.name)
+            for name, found in vars(home).items():
+                target = f"{module.name}.{name}"
+                if target in own_targets(group):
+                    assert locate(target, (), group) is found
+                elif callable(found):
+                    with pytest.raises(ValueError, match="not a part that a spec may call"):
+                        locate(target, (), group)
 
 
 @pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}])

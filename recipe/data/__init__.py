@@ -268,7 +268,7 @@ def check(planned: Planned) -> Iterator[str]:
     }
     for group in ("model", "augment", "loss"):
         settings = planned.settings(group)
-        ours = settings["_target_"].startswith("recipe.")  # a user's may mean something else by it
+        ours = str(settings.get("_target_")).startswith("recipe.")  # a user's may differ
         for key, fact in facts.items():
             stated = settings.get(key, "auto")
             if ours and stated not in ("auto", fact):

@@ -93,17 +93,17 @@ def check_fsdp(planned: Planned, *, per: str) -> Iterator[str]:
     if planned.ranks.size == 1:
         return
     choice, spec = planned.choice("distributed"), planned.spec
-    if spec.clip["_target_"] not in KNOWN:
+    if spec.clip.get("_target_") not in KNOWN:
         yield (
             f"{planned.choice('clip')} would see parts of gradients under {choice}; use clip=norm "
             "or clip=none, or distributed=ddp"
         )
-    if spec.average["_target_"] != "recipe.average.none.none":
+    if spec.average.get("_target_") != "recipe.average.none.none":
         yield (
             f"{planned.choice('average')} would average parts of weights under {choice}; use "
             "average=none, or distributed=ddp"
         )
-    if spec.sharpness["_target_"] != "recipe.sharpness.none.none":
+    if spec.sharpness.get("_target_") != "recipe.sharpness.none.none":
         yield (
             f"{planned.choice('sharpness')} would measure parts of gradients under {choice}; use "
             "sharpness=none, or distributed=ddp"

@@ -56,7 +56,7 @@ def shares(targets: Tensor, power: float) -> Tensor:
 
 def check_balanced(planned: Planned, **settings: Any) -> Iterator[str]:
     """One way of counting rare classes more is enough."""
-    if planned.settings("loss")["_target_"] == "recipe.loss.class_weights.class_weights":
+    if planned.settings("loss").get("_target_") == "recipe.loss.class_weights.class_weights":
         yield (
             f"{planned.choice('sampler')} draws rare classes more often, and "
             f"{planned.choice('loss')} weighs them more as well, so they would count twice; use "

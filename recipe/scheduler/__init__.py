@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -30,6 +31,7 @@ from torch.optim.lr_scheduler import (
     LRScheduler,
     OneCycleLR,
     ReduceLROnPlateau,
+    SequentialLR,
 )
 
 from recipe.wording import counted
@@ -39,9 +41,18 @@ if TYPE_CHECKING:
     from recipe.schedule import Rates
 
 
+OF_SCHEDULERS = (ChainedScheduler, SequentialLR)
+"""Classes of torch that take other schedulers."""
+
+
 def over(part: Callable[..., Any], optimizer: Optimizer, total: int) -> LRScheduler:
     """The scheduler that a part, called in either way, makes over this optimizer for `total`
     moves."""
+    if getattr(part, "func", part) in OF_SCHEDULERS:
+        raise ValueError(
+            "combines schedulers that are made over the optimizer already, which no setting can "
+            "name; use scheduler=chained"
+        )
     parameters = inspect.signature(part).parameters
     if next(iter(parameters)) == "progress":
         return LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))

@@ -35,7 +35,7 @@ def linear(
 
 def check_linear(planned: Planned, *, share: float, **settings: Any) -> Iterator[str]:
     """It must be the only rise, and longer than a step."""
-    if planned.settings("scheduler")["_target_"] in RISE:
+    if planned.settings("scheduler").get("_target_") in RISE:
         yield (
             f"{planned.choice('warmup')} doesn't go with {planned.choice('scheduler')}, which "
             "warms up itself; use warmup=none, or scheduler=cosine"

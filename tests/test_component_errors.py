@@ -1,0 +1,315 @@
+"""What a component raises, whatever it is, ends in one line that names its group and option.
+
+The components are a user's own, and every class of torch that a `_target_` may name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+import torch
+from torch import Tensor, nn, optim
+
+from recipe import build, train
+from recipe.errors import RecipeError, SpecError
+from recipe.menu import GROUPS
+from recipe.spec import RunSpec
+
+Small = Callable[..., RunSpec]
+
+TRUST = f"trust=[{__name__}]"
+
+QUICK = (*commands.QUICK, "tracking=none")
+
+
+class OddError(Exception):
+    """None of those that a component is expected to raise."""
+
+
+def odd(*arguments: Any, **settings: Any) -> Any:
+    raise OddError("odd\nnumbers")
+
+
+def empty(*arguments: Any, **settings: Any) -> Any:
+    raise AssertionError
+
+
+def changed(base: RunSpec, group: str, settings: dict[str, Any]) -> RunSpec:
+    """With other settings of a group."""
+    field: dict[str, Any] = {group: settings}
+    return replace(base, **field)
+
+
+BEFORE_A_RUN = sorted({*GROUPS} - {"device", "distributed", "tracking", "clip", "sharpness"})
+"""Groups whose component is called before anything is recorded."""
+
+
+@pytest.mark.parametrize(
+    ("component", "what"), [(odd, "OddError: odd"), (empty, "AssertionError")], ids=["odd", "empty"]
+)
+def test_what_a_component_raises_is_one_problem_with_group_and_option(
+    small: Small, component: Any, what: str
+) -> None:
+    base = small(TRUST)
+    for group in BEFORE_A_RUN:
+        settings = {
+            key: value
+            for key, value in getattr(base, group).items()
+            if key in ("batch_size", "eval_batch_size", "classes", "per", "takes")
+        }
+        target = f"{__name__}.{component.__name__}"
+        spec = changed(base, group, {**settings, "_target_": target})
+        with pytest.raises(SpecError) as refused:
+            build.build(spec)
+        choice = f"{group}={base.options[group]}"
+        told = f"{choice}: raised {what}; RECIPE_DEBUG=1 prints the traceback"
+        assert refused.value.problems == [told]
+
+
+MINE = """
+import torch
+from torch import nn
+
+
+def clip(params):
+    return {}["norm"]
+
+
+def imported(params):
+    return params
+
+
+class Sized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, inputs):
+        assert inputs.shape[-1] == 224, "Wrong image height"
+        return self.layer(inputs.flatten(1))
+
+
+class Constant(Sized):
+    @torch.no_grad()
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1)[:, :64])
+
+
+class Tired(Sized):
+    calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        if self.calls > 4:
+            raise KeyError("tired")
+        return self.layer(inputs.flatten(1)[:, :64])
+
+
+def errors(output, target):
+    return (output.argmax(1) != target).float().mean()
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    targets = {
+        "clip/mine": "mine.clip", "clip/broken": "broken.clip", "model/sized": "mine.Sized",
+        "model/constant": "mine.Constant", "model/tired": "mine.Tired",
+        "loss/errors": "mine.errors",
+    }  # fmt: skip
+    files = {f"conf/{name}.yaml": f"_target_: {target}\n" for name, target in targets.items()}
+    return commands.project(tmp_path, {"mine.py": MINE, "broken.py": "1 / 0\n", **files})
+
+
+HINT = "RECIPE_DEBUG=1 prints the traceback"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["clip=broken"], f"clip=broken: raised ZeroDivisionError: division by zero; {HINT}"),
+        (
+            ["model=sized"],
+            "model=sized: can't take inputs of shape (1, 8, 8): AssertionError: Wrong image "
+            "height; the data's channels and size must be those the model is made for "
+            f"({HINT})",
+        ),
+        (
+            ["model=constant"],
+            "model=constant: gives an output that has no gradient in training, so nothing would "
+            "be learned; look for torch.no_grad or detach in it",
+        ),
+        (
+            ["loss=errors"],
+            "loss=errors: gives no gradient, so nothing would be learned; use another loss",
+        ),
+    ],
+)
+def test_it_is_refused_before_anything_is_recorded(
+    project: Path, given: list[str], told: str
+) -> None:
+    quick = [o for o in QUICK if not (given[0].startswith("model") and o.startswith("model."))]
+    refused = commands.refused(project, *quick, "data.size=8", *given, "trust=[mine,broken]")
+    assert refused == [told]
+
+
+def test_what_is_raised_in_a_step_ends_the_run_in_a_line_and_its_record_has_the_traceback(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = commands.here(project, *QUICK, "clip=mine", "trust=[mine]")
+    told = f"recipe: clip=mine raised KeyError: 'norm' after 0 steps; {HINT}"
+    assert (done.status, done.problems) == (1, [told])
+    (run,) = commands.runs(project)
+    assert 'return {}["norm"]' in (run / "error.txt").read_text(encoding="utf-8")
+    monkeypatch.setenv("RECIPE_DEBUG", "1")
+    done = commands.here(project, *QUICK, "clip=mine", "trust=[mine]", "again=true")
+    assert 'return {}["norm"]' in done.err and done.problems[-1] == told
+
+
+@pytest.mark.parametrize("verb", ["plan", "find-lr"])
+def test_what_a_model_raises_later_is_one_line_of_every_verb(project: Path, verb: str) -> None:
+    quick = [override for override in QUICK if not override.startswith("model.")]
+    done = commands.here(project, verb, *quick, "data.size=8", "model=tired", "trust=[mine]")
+    (problem,) = done.problems
+    assert done.status == 1 and problem.startswith("recipe: model=tired raised KeyError: 'tired'")
+
+
+# Every class of torch
+
+
+def classes(module: Any, kind: type) -> Iterator[str]:
+    for name, found in vars(module).items():
+        if inspect.isclass(found) and issubclass(found, kind):
+            yield f"{module.__name__}.{name}"
+
+
+def ends(spec: RunSpec) -> list[str]:
+    """The problems that a spec is refused with; none if it trains."""
+    try:
+        run = build.build(spec)
+    except SpecError as error:
+        assert error.problems and all(len(line.splitlines()) == 1 for line in error.problems)
+        return error.problems
+    losses = [point.metrics["train/loss"] for point in train.train(run) if not point.ends_epoch]
+    assert len(losses) == run.steps and all(map(math.isfinite, losses))
+    return []
+
+
+def tried(base: RunSpec, group: str, nodes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The problems of each `_target_` with its settings, in a group of the spec."""
+    return {
+        target: ends(changed(base, group, {"_target_": target, **settings}))
+        for target, settings in nodes.items()
+    }
+
+
+def test_every_class_of_torch_nn_is_refused_as_a_loss_or_trains(small: Small) -> None:
+    names = list(classes(nn, nn.Module))
+    assert len(names) >= 126
+    node = {"takes": ["indices"]}
+    found = tried(small("model=mlp", "model.hidden=[4]"), "loss", dict.fromkeys(names, node))
+    trained = {name.rpartition(".")[2] for name, problems in found.items() if not problems}
+    assert trained == {"CrossEntropyLoss", "MultiMarginLoss", "NLLLoss", "NLLLoss2d"}
+    assert found["torch.nn.Linear"] == [
+        "loss.in_features is not given, and loss=cross_entropy needs it",
+        "loss.out_features is not given, and loss=cross_entropy needs it",
+    ]
+
+
+def test_every_optimizer_of_torch_is_refused_or_trains(small: Small) -> None:
+    nodes: dict[str, Any] = {name: {} for name in classes(optim, optim.Optimizer)}
+    found = tried(small("model=mlp", "model.hidden=[4]"), "optimizer", nodes)
+    refused = {name.rpartition(".")[2] for name, problems in found.items() if problems}
+    assert refused == {"LBFGS", "SparseAdam", "Muon", "Optimizer"}
+    step = "optimizer=sgd: a step without a closure, on a dense gradient, raised "
+    assert found["torch.optim.LBFGS"][0].startswith(f"{step}TypeError: LBFGS.step() missing")
+    assert found["torch.optim.SparseAdam"][0].startswith(f"{step}RuntimeError: SparseAdam does not")
+    assert found["torch.optim.Muon"][0].startswith("optimizer=sgd: Muon only supports 2D")
+
+
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "StepLR": {"step_size": 1}, "MultiStepLR": {"milestones": [1]}, "ExponentialLR": {"gamma": 0.9},
+    "CosineAnnealingLR": {"T_max": 2}, "CosineAnnealingWarmRestarts": {"T_0": 1},
+    "ReduceLROnPlateau": {"monitor": "val/loss"}, "LinearLR": {"total_iters": 1},
+    "ConstantLR": {"total_iters": 1}, "LambdaLR": {"lr_lambda": 0.5},
+    "MultiplicativeLR": {"lr_lambda": {"_target_": "torch.nn.ReLU"}},
+    "SequentialLR": {
+        "schedulers": [
+            {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1}
+        ],
+        "milestones": [1],
+    },
+    "OneCycleLR": {"max_lr": 0.1, "total_steps": 6}, "CyclicLR": {"base_lr": 0.1, "max_lr": 0.2},
+}  # fmt: skip
+"""What torch's schedulers need."""
+
+
+def test_every_scheduler_of_torch_is_refused_or_trains(small: Small) -> None:
+    names = list(classes(optim.lr_scheduler, optim.lr_scheduler.LRScheduler))
+    nodes = {
+        name: {"per": "epoch", **SCHEDULERS.get(name.rpartition(".")[2], {})} for name in names
+    }
+    found = tried(small("model=mlp", "model.hidden=[4]"), "scheduler", nodes)
+    trained = {name.rpartition(".")[2] for name, problems in found.items() if not problems}
+    assert trained == {
+        "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "PolynomialLR",
+        "CosineAnnealingLR", "ReduceLROnPlateau", "CosineAnnealingWarmRestarts",
+    }  # fmt: skip
+    for name in ("ChainedScheduler", "SequentialLR"):
+        (problem,) = found[f"torch.optim.lr_scheduler.{name}"]
+        assert problem.startswith("scheduler=constant: combines schedulers")
+        assert problem.endswith("use scheduler=chained")
+    (number,) = found["torch.optim.lr_scheduler.LambdaLR"]
+    assert number.startswith("scheduler=constant: raised TypeError: 'float' object is not callable")
+
+
+def test_a_file_and_a_command_line_name_a_class_of_torch_alike(tmp_path: Path) -> None:
+    commands.project(
+        tmp_path,
+        {
+            "conf/loss/pool.yaml": "_target_: torch.nn.AvgPool1d\n",
+            "conf/optimizer/lbfgs.yaml": "_target_: torch.optim.LBFGS\n",
+            "conf/scheduler/lam.yaml": (
+                "_target_: torch.optim.lr_scheduler.LambdaLR\nper: epoch\nlr_lambda: 2\n"
+            ),
+        },
+    )
+    for given, told in {
+        "loss=pool": "loss.kernel_size is not given, and loss=pool needs it",
+        "loss._target_=torch.nn.AvgPool1d": "loss.kernel_size is not given, and loss=cross_entropy",
+        "optimizer=lbfgs": "optimizer=lbfgs: a step without a closure",
+        "optimizer._target_=torch.optim.LBFGS": "optimizer.momentum: optimizer=sgd has no such",
+        "scheduler=lam": "scheduler=lam: raised TypeError: 'int' object is not callable",
+        "scheduler._target_=torch.optim.lr_scheduler.LambdaLR": "scheduler.lr_lambda is not given",
+    }.items():
+        done = commands.here(tmp_path, "plan", *QUICK, given)
+        assert done.status == 2 and done.err.startswith(f"recipe: {told}"), given
+
+
+def test_a_target_that_is_no_text_is_refused_in_every_group(small: Small) -> None:
+    base = small()
+    for group, target in itertools.product(GROUPS, (["torch.nn.ReLU"], {"a": 1}, 3, None)):
+        if group in ("device", "tracking"):  # which are read before the parts are built
+            continue
+        spec = changed(base, group, {**getattr(base, group), "_target_": target})
+        with pytest.raises(RecipeError) as refused:
+            build.build(spec)
+        choice = f"{group}={base.options[group]}"
+        told = f"{choice}: _target_ must be the dotted name of a callable, got {target!r}"
+        assert refused.value.problems[0].startswith(told)
+
+
+def test_a_loss_that_is_a_class_takes_its_first_settings_too(small: Small) -> None:
+    node = {"_target_": "torch.nn.MultiMarginLoss", "takes": ["indices"], "p": 2, "margin": 0.5}
+    loss = build.build(replace(small(), loss=node)).loss
+    output, target = torch.tensor([[0.0, 1.0]]), torch.tensor([0])
+    assert float(loss(output, target)) == pytest.approx((0.5 + 1.0) ** 2 / 2)
+    assert isinstance(loss(output, target), Tensor)

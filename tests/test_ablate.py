@@ -244,8 +244,9 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
             [
                 "paln=both: ablate has no such argument; did you mean plan?",
                 "optimizer.lr=0.1,0.01: an ablation varies tricks, on and off, and the seed; give "
-                "one value, or run every combination with python -m recipe -m clip=none,norm "
-                "optimizer.lr=0.1,0.01",
+                "one value, or run every combination with python -m recipe -m device=cpu "
+                "tracking=none clip=none,norm device.threads=1 data.train_size=50 "
+                "data.batch_size=25 epochs=1 'model.widths=[4,8]' optimizer.lr=0.1,0.01",
             ],
         ),
         (

@@ -68,15 +68,15 @@ class Crew:
                 if not self._busy():
                     break
                 self._listen(died)
-            except (KeyboardInterrupt, SystemExit, BrokenPipeError, OutputError) as error:
-                if is_output_closed(error):
-                    discard_output()
-                    error = OutputClosed()
-                elif isinstance(error, SystemExit):
-                    raise
+            except KeyboardInterrupt as error:
                 stopped = stopped or error
-                terminates = isinstance(error, (Terminated, OutputClosed))
-                self._signal(signal.SIGTERM if terminates else signal.SIGINT)
+                self._signal(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+            except (SystemExit, BrokenPipeError, OutputError) as error:
+                if not is_output_closed(error):
+                    raise
+                discard_output()
+                stopped = stopped or OutputClosed()
+                self._signal(signal.SIGTERM)
         if stopped is not None:
             raise stopped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from recipe import compose, output
 from recipe.compare.finding import LEVEL
 from recipe.compare.statistics import least_seeds
 from recipe.errors import Problems, RecipeError
-from recipe.results import read_all
+from recipe.results import Result, read_all
 from recipe.spec import RunSpec
 from recipe.sweep import gpus, launcher, nursery, parent, variants
 from recipe.sweep.ablate import Ablation
@@ -53,7 +53,7 @@ def make(ablation: Ablation) -> Forecast:
     first = next(iter(specs.values()))
     done = [each for each in read_all(first.output_path) if each.status == "FINISHED"]
     seeds = ablation.asked.seeds
-    there = _recorded(ablation, {each.seed for each in done})
+    there = _recorded(ablation, done)
     exact, seconds = 0, 0.0
     alike = [each.seconds for each in done if _basis(each.settings) == _basis(_settings(first))]
     usual = _mean(alike)
@@ -71,15 +71,18 @@ def make(ablation: Ablation) -> Forecast:
     return Forecast(ablation, recorded, seconds, f"{source}, {exact} of them of these variants")
 
 
-def _recorded(ablation: Ablation, seeds: Collection[str]) -> dict[Variant, list[str]]:
-    """The finished runs that the ablation's own would be, by their fingerprints; `seeds` are those
-    of all finished runs."""
+def _recorded(ablation: Ablation, done: Sequence[Result]) -> dict[Variant, list[str]]:
+    """The finished runs, among those `done`, that the ablation's jobs would find, by their
+    fingerprints; where other machines run the jobs, those of the same settings and seeds."""
     asked, found = ablation.asked, {variant: list[str]() for variant in ablation.specs}
     first = next(iter(ablation.specs.values()))
-    wanted = [seed for seed in asked.seeds if seed.removeprefix("seed=") in seeds]
+    known = {f"seed={each.seed}" for each in done}
+    wanted = [seed for seed in asked.seeds if seed in known]
     if first.again or not wanted:
         return found
     with compose.menu_folder():
+        if not launcher.is_local(asked.fixed):
+            return {v: _alike(spec, wanted, done) for v, spec in ablation.specs.items()}
         specs = [[ablation.job(variant, seed).spec() for variant in found] for seed in wanted]
         settings = compose.config(asked.fixed).hydra.launcher
     planned = ablation.planned
@@ -91,6 +94,13 @@ def _recorded(ablation: Ablation, seeds: Collection[str]) -> dict[Variant, list[
         for variant, run in zip(found, of_seed, strict=True):
             found[variant] += [run] if run else []
     return found
+
+
+def _alike(spec: RunSpec, seeds: Sequence[str], done: Sequence[Result]) -> list[str]:
+    """The latest run of the spec's settings with each of the seeds."""
+    wanted = _settings(spec)
+    same = {f"seed={each.seed}": each.run for each in done if _less(each.settings) == wanted}
+    return [same[seed] for seed in seeds if seed in same]
 
 
 def _finished(by_seed: Sequence[Sequence[RunSpec]], *, threads: int) -> list[list[str]]:

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
-from recipe import dead, runs
+from recipe import compose, dead, runs
 from recipe.console import Console
 from recipe.device import cores, thread_count
 from recipe.sweep import gpus, jobs, launching, nursery, parent
@@ -185,6 +185,22 @@ def share(
     size = max(1, min(count, at_once)) if workers == "auto" else workers
     threads = threads or max(1, cores() // size)
     return Share(size, threads, size == 1 and threads == (stated or thread_count("auto")))
+
+
+LOCAL = (
+    "hydra_plugins.recipe.Workers",
+    "hydra_plugins.recipe.Joblib",
+    "hydra_plugins.recipe.Local",
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+)
+"""The launchers whose jobs run on this machine."""
+
+
+def is_local(overrides: Sequence[str]) -> bool:
+    """Whether all jobs run on this machine, so that what is found out here holds for them. Call
+    within `menu_folder()`."""
+    hydras = [text for text in overrides if text.startswith(("hydra.", "hydra/"))]
+    return compose.config(hydras).hydra.launcher["_target_"] in LOCAL
 
 
 def planned_threads(

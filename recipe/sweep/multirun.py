@@ -128,8 +128,10 @@ def _run(
     """The exit status, and the sweep's folder."""
     gpus.check(compose.parse(arguments), planned.first)
     first, content = planned.first, planned.content(command)
-    Problems(shared_problems(planned)).raise_any()
-    nursery.end_answers()
+    with compose.menu_folder():
+        if launcher.is_local(arguments):
+            Problems(shared_problems(planned)).raise_any()
+            nursery.end_answers()
     sweep = planned.unfinished(first.output_path / "sweeps")
     said = f"{content['name']}: {counted(content['jobs'], 'run')}"
     if sweep is None or first.again:

@@ -142,28 +142,32 @@ def _static(spec: RunSpec) -> list[str]:
 
 def shared_problems(planned: Planned) -> list[str]:
     """What keeps every job from running, found by making their parts: of one after the other until
-    those of one can be made, so that each value that is swept over is tried, and a few seeds."""
-    tried: list[set[str]] = []
+    those of one can be made, so that each value that is swept over is tried, and a few seeds. Call
+    within `menu_folder()`."""
+    found: list[list[str]] = []
     seen: set[str] = set()
-    seeds: set[str] = set()
-    variants = {tuple(t for t in job.overrides if not _is_seed(t)) for job in planned.jobs}
-    with compose.menu_folder():
-        for job in planned.jobs:
-            seeds |= set(filter(_is_seed, job.overrides)) if len(seeds) < SEEDS_TRIED else set()
-            values = {text for text in job.swept if not _is_seed(text) or text in seeds}
-            if tried and values <= seen:
-                continue
-            spec = job.spec()
-            question = functools.partial(_made, on_cpu=gpus.is_cpu(spec.device))
-            lines = nursery.asked(question, spec)
-            if not lines:
-                return []
-            seen |= values
-            tried.append(lines)
-    common = [line for line in tried[0] if all(line in lines for lines in tried)] if tried else []
-    if not common and len(variants) <= len(tried):
-        return list(dict.fromkeys(line for lines in tried for line in lines))
-    return common
+    seeds: list[str] = []
+    variants: set[tuple[str, ...]] = set()
+    for job in planned.jobs:
+        seeds += [text for text in job.swept if _is_seed(text) and text not in seeds]
+        values = {text for text in job.swept if text not in seeds[SEEDS_TRIED:]}
+        if found and values <= seen:
+            continue
+        spec = job.spec()
+        question = functools.partial(_made, on_cpu=gpus.is_cpu(spec.device))
+        lines = nursery.asked(question, spec)
+        if not lines:
+            return []
+        seen |= values
+        found.append(lines)
+        variants.add(_variant(job))
+    if found and variants == set(map(_variant, planned.jobs)):
+        return list(dict.fromkeys(line for lines in found for line in lines))
+    return [line for line in found[0] if all(line in lines for lines in found)] if found else []
+
+
+def _variant(job: Job) -> tuple[str, ...]:
+    return tuple(text for text in job.swept if not _is_seed(text))
 
 
 def _is_seed(text: str) -> bool:

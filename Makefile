@@ -33,6 +33,8 @@ wheel: .venv/dev
 	$(PIP) --editable .
 	touch $@
 
+# torchvision as PyPI has it can't be imported beside a torch for the CPU alone: tests/conftest.py
+# defines the two operators that it lacks there. The README ("Installing") has pairs that work.
 .venv/dev: .venv/run
 	$(PIP) --editable '.[dev,heic,vision,optimizers,server,search,joblib,slurm]'
 	touch $@

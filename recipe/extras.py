@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import Any
+
+BUILT_FOR_TORCH = ("torchvision", "timm")
+"""torchvision, and what imports it."""
 
 
 def imported(module: str, choice: str, extra: str) -> Any:
@@ -16,9 +20,20 @@ def imported(module: str, choice: str, extra: str) -> Any:
         way_out = f"install the extra: pip install torch-recipe[{extra}]"
         if not isinstance(error, ModuleNotFoundError):
             way_out = (
-                f"it isn't made for this torch: install torch and {library} of one release, from "
-                "one place"
+                _pair()
+                if library in BUILT_FOR_TORCH
+                else f"it isn't made for this Python or torch; install {library} again"
             )
         raise ValueError(
             f"{choice} needs {library}, and it can't be imported ({error}); {way_out}"
         ) from error
+
+
+def _pair() -> str:
+    """How to install a torch and a torchvision that were built for each other."""
+    torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+    return (
+        "torchvision was not built for this torch; install both builds for the CPU alone with "
+        f"`uv pip install --reinstall --torch-backend=cpu {torch} torchvision`, or both for an "
+        f"NVIDIA GPU with `pip install --force-reinstall {torch} torchvision`"
+    )

@@ -115,8 +115,9 @@ def opened(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.Imag
             raise ValueError("it is a pipe or a device, not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about metadata that isn't used here
-            large = "error" if max_pixels is None else "ignore"
-            warnings.simplefilter(large, Image.DecompressionBombWarning)
+            warnings.simplefilter(
+                "error" if max_pixels is None else "ignore", Image.DecompressionBombWarning
+            )
             with _open(path) as image:
                 if image.mode == "F":
                     raise ValueError(

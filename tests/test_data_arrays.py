@@ -82,7 +82,7 @@ def test_mean_and_std_are_on_the_scale_where_white_is_1(
     data = made(tmp_path, x_train=x, y_train=Y[:4], x_val=x[:3], y_val=Y[:3], white=given)
     assert data.white_known == (white is not None)
     half = pytest.approx(high / 2 / (white or 1))
-    assert data.mean == (half,) and data.std == (half,)
+    assert [*data.mean, *data.std] == [half, half]
     ((val, _),) = data.val.batches([torch.tensor([0, 1])])
     torch.testing.assert_close(val[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))
 

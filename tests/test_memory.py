@@ -185,11 +185,9 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_at_the_largest_scale_that_has_no_m
     assert inside.abs().max() < 0.05
 
 
-@pytest.mark.parametrize(("name", "more"), [("a.png", {}), ("a.jpg", {"progressive": True})])
-def test_other_images_of_too_many_pixels_are_refused(
-    tmp_path: Path, name: str, more: dict[str, bool]
-) -> None:
-    Image.new("L", (100, 60)).save(tmp_path / name, **more)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_other_images_of_too_many_pixels_are_refused(tmp_path: Path, name: str) -> None:
+    Image.new("L", (100, 60)).save(tmp_path / name, progressive=True)  # which a .png is not
     assert read_image(tmp_path / name, channels=1, max_pixels=6000).shape == (1, 60, 100)
     with pytest.raises(
         ValueError, match=r"its 100 x 60 pixels are more than data\.max_pixels=5999$"

@@ -244,7 +244,9 @@ def image_folder(
         parts = {"train": _only(every, train), "val": _only(every, held)}
     listed = [each for part, has in sorted(parts.items()) for each in (part, *has.files)]
     return Data(
-        **parts,
+        train=parts["train"],
+        val=parts["val"],
+        test=parts.get("test"),
         classes=names,
         channels=channels,
         size=(size, size),

@@ -165,22 +165,21 @@ MAX_COMMAS = 1000
 """In one argument; Hydra's parser takes a time that grows with their square."""
 
 MAX_CHARACTERS = 20_000
-"""Of all arguments together."""
+"""Of one argument."""
 
 
 def _too_long(arguments: Sequence[str]) -> Iterator[str]:
     """What of a command line would take Hydra minutes to read."""
-    way_out = "write them in an option or experiment file"
+    way_out = "write it in an option or experiment file"
     for argument in arguments:
         key = argument.partition("=")[0][:200]
         if (commas := argument.count(",")) > MAX_COMMAS:
             yield f"{key}: {commas + 1:,} values, and at most {MAX_COMMAS:,} are read; {way_out}"
-    if (length := sum(map(len, arguments))) > MAX_CHARACTERS:
-        longest = max(arguments, key=len).partition("=")[0][:200]
-        yield (
-            f"{longest}: with it the arguments have {length:,} characters, and at most "
-            f"{MAX_CHARACTERS:,} are read; {way_out}"
-        )
+        elif len(argument) > MAX_CHARACTERS:
+            yield (
+                f"{key}: {len(argument):,} characters, and at most {MAX_CHARACTERS:,} are read; "
+                f"{way_out}"
+            )
 
 
 def _unreadable(argument: str) -> str:

@@ -25,7 +25,8 @@ from recipe.errors import OutputError, SpecError
 from recipe.wording import printable, printable_lines
 
 NOTICE_AFTER = "RECIPE_NOTICE_AFTER"
-"""Environment variable: seconds without output after which the current task is printed; 0: never"""
+"""Environment variable: seconds without output after which the current task is printed; 0 for
+never."""
 
 SECONDS = 2.0
 """The default of NOTICE_AFTER."""
@@ -96,14 +97,15 @@ def captured() -> Iterator[None]:
         write(text.getvalue())
 
 
-class writing(contextlib.ContextDecorator):
-    """Turns an OSError of the block into an OutputError; a closed pipe's stays as it is."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
-        if isinstance(raised, OSError) and not isinstance(raised, BrokenPipeError):
-            raise OutputError(f"the output can't be written: {raised.strerror}") from raised
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turns an OSError of the block into an OutputError; that of a closed pipe stays as it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the output can't be written: {error.strerror}") from error
 
 
 # A notice of the current task.

@@ -160,7 +160,7 @@ def test_no_decay_spares_what_timm_spares(name: str) -> None:
     from timm.optim import param_groups_weight_decay
 
     model = foreign("timm", name)
-    named = getattr(model, "no_weight_decay", set)()
+    named: set[str] = getattr(model, "no_weight_decay", set)()
     theirs = param_groups_weight_decay(model, 0.1, no_weight_decay_list=named)
     spared = {id(p) for group in theirs if group["weight_decay"] == 0 for p in group["params"]}
     assert {id(p) for p in no_decay(model)[1]["params"]} == spared

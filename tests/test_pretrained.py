@@ -241,16 +241,20 @@ def test_a_model_with_auxiliary_classifiers_is_made_without_them(
     torch.testing.assert_close(run.model((pixels - 0.5) / 0.5), theirs((pixels - mean) / std))
 
 
-class Auxiliary(nn.Sequential):
+class Auxiliary(nn.Module):
     """Gives a tuple in training, as models with auxiliary outputs do."""
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
-        logits: Tensor = super().forward(images)
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(3 * 32 * 32, classes)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits: Tensor = self.classifier(images.flatten(1))
         return (logits, logits) if self.training else logits
 
 
 def auxiliary(*, classes: int, **others: Any) -> nn.Module:
-    return Auxiliary(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+    return Auxiliary(classes)
 
 
 def test_auxiliary_outputs_are_refused_with_a_way_out(built: Callable[..., Run]) -> None:

@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from recipe import atomic
+
 
 def identity(fingerprint: str, checkpoint: Path) -> str:
     """The fingerprint of what a spec makes of a checkpoint; 64 hexadecimal digits."""
@@ -36,6 +38,14 @@ def keep(folder: Path, checkpoint: Path) -> None:
         temporary = folder / "checkpoints" / ".copy.tmp"
         shutil.copyfile(checkpoint, temporary)
         os.replace(temporary, folder / "checkpoints" / checkpoint.name)
+
+
+def release(run: Path) -> None:
+    """Frees the checkpoint that a finished run went on from; an empty file of its name still says
+    which one that was. Raises OSError."""
+    path = source(run)
+    if path is not None and path.stat().st_size:
+        atomic.write(path, b"")
 
 
 def source(run: Path) -> Path | None:

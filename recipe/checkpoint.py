@@ -12,6 +12,7 @@ import torch
 
 from recipe import atomic, runs
 from recipe.errors import RecipeError
+from recipe.prune import removable, written
 from recipe.run import Run
 from recipe.state import State
 from recipe.train import Point
@@ -25,9 +26,11 @@ class Checkpoints:
     """The newest ones of a run are kept; a file that is there is whole."""
 
     def __init__(self, run_folder: Path, settings: Mapping[str, Any]) -> None:
-        """`settings` are `every` (None: never), `per` and `keep` of the spec's `checkpoint`."""
+        """`settings` are `every` (None: never), `per`, `keep` and `keep_finished` of the spec's
+        `checkpoint`."""
         self.folder = run_folder / "checkpoints"
         self._every, self._per, self._keep = settings["every"], settings["per"], settings["keep"]
+        self._keep_finished = settings["keep_finished"]
         self.step = 0
         """At which the newest one was written, or the run went on."""
         self.damaged: list[str] = []
@@ -71,9 +74,14 @@ class Checkpoints:
         for path in [*older[: max(0, len(older) + 1 - self._keep)], *beyond]:
             path.unlink()
 
+    def finish(self) -> None:
+        """Removes what a run that has ended for good needs no more. Raises OSError."""
+        for path in removable(self.folder.parent, self._keep_finished):
+            path.unlink()
+
     def paths(self) -> list[Path]:
         """The oldest first."""
-        return sorted(self.folder.glob("step-*.ckpt"))
+        return written(self.folder.parent)
 
     def latest(self) -> State | None:
         """The newest one that can be read; None if there is none."""

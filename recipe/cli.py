@@ -391,6 +391,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
         for verb in (
             "diff",
             "predict",
+            "prune",
             "replay",
             "resume",
             "status",

@@ -157,6 +157,7 @@ def execute(
     except Pruned as reason:
         reason.run = recorder.id
         recorder.tags({"recipe.pruned": str(reason)})
+        _free(spec, recorder)
         recorder.close("PRUNED")
         _tell_lacking(console, recorder)
         raise
@@ -177,6 +178,7 @@ def execute(
             told = f"nobody reads what the run prints any more, so it stops; {again} goes on"
             output.error(told)
         raise
+    _free(spec, recorder)
     recorder.close("FINISHED")
     if outcome.asked is not None and not sweep:  # a sweep stops
         name = "Ctrl-C" if outcome.asked == signal.SIGINT else signal.Signals(outcome.asked).name
@@ -184,6 +186,16 @@ def execute(
     with contextlib.suppress(OSError):  # it can be made of the journals again
         results.keep(recorder.folder)
     return outcome, recorder
+
+
+def _free(spec: RunSpec, recorder: Recorder) -> None:
+    """Removes what a run needs only until it ends; what can't be removed takes room, no more."""
+    from recipe import branch
+    from recipe.checkpoint import Checkpoints
+
+    with contextlib.suppress(OSError):
+        Checkpoints(recorder.folder, spec.checkpoint).finish()
+        branch.release(recorder.folder)
 
 
 def _import_for_the_end() -> None:

@@ -88,7 +88,8 @@ def _branch(wanted: Asked, problems: Problems, line: str, console: Console) -> N
     newest = Checkpoints(wanted.folder, wanted.spec.checkpoint).newest()
     if newest is None:
         raise SpecError(
-            f"resume: {wanted.folder.name} has no checkpoint to go on from; start a new run"
+            f"resume: {wanted.folder.name} has no checkpoint to go on from (checkpoint.every, "
+            "checkpoint.keep_finished and recipe prune keep=0 decide what is kept); start a new run"
         )
     checkpoint, saved = newest
     carried.check(wanted.spec, saved["run"])

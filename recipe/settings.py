@@ -33,6 +33,7 @@ ROOT: dict[str, Any] = {
     "checkpoint.every": PositiveInt | None,
     "checkpoint.per": Literal["epoch", "step"],
     "checkpoint.keep": PositiveInt,
+    "checkpoint.keep_finished": NonNegativeInt,
     "again": bool,
     "output_dir": str,
     "trust": list[str],

@@ -128,6 +128,9 @@ class RunSpec:
         if wrong := lost or odd or plain.problems({"options": chosen}):
             raise SpecError(wrong)
         config.trust = list(trust)
+        checkpoint = config.get("checkpoint")
+        if isinstance(checkpoint, DictConfig) and "keep_finished" not in checkpoint:
+            checkpoint.keep_finished = menu.root("checkpoint.keep_finished")  # of an older version
         return cls.from_config(config, {group: str(chosen[group]) for group in GROUPS})
 
     @property

@@ -14,6 +14,7 @@ from recipe import dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.journal import Damaged
+from recipe.prune import ENDED
 from recipe.reached import reached
 from recipe.runs import Info
 from recipe.sent import Sent
@@ -74,19 +75,37 @@ def _advice(run: Path, outputs: Path) -> str:
 
 
 def _take_up(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:
-    """Takes up the runs that were found dead, one after the other; one that fails costs itself."""
+    """Resumes the runs that were found dead, one after the other; one that fails costs itself, and
+    one that another process resumed is left to that."""
     from recipe.resume import resume
 
     given = [f"{key}={values[key]}" for key in ("output_dir", "tracking.uri", "trust")]
     failed = 0
     for run in closed:
+        if reason := _needs_nobody(run):
+            console.print(reason, soft_wrap=True)
+            continue
         try:
             resume([run.name, *(text for text in given if not text.endswith("="))], console)
         except RecipeError as error:
+            if reason := _needs_nobody(run):
+                console.print(reason, soft_wrap=True)
+                continue
             failed = 1
             for problem in error.problems:
                 console.print(f"recipe: {problem}", style="red", soft_wrap=True)
     return failed
+
+
+def _needs_nobody(run: Path) -> str | None:
+    """Why a run isn't to be resumed, though it was found dead; None: it is."""
+    status = runs.said(run, "run").status
+    name = printable(run.name)
+    if status in ENDED:
+        return f"{name} is {status} by now, so there is nothing to resume"
+    if status == "RUNNING" and runs.alive(run):
+        return f"{name} is being run by another process, so it is left to that"
+    return None
 
 
 def _tell(outputs: Path, closed: list[Path], values: dict[str, str], console: Console) -> None:

@@ -33,6 +33,9 @@ python -m recipe status <sweep>          its variants by seeds, what is left, an
 python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
 python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
 python -m recipe diff <id> <id>          what differed between two recorded runs
+python -m recipe prune [RUN or SWEEP] [keep=1] [yes=true]
+                                         the checkpoints that finished runs need no more: how much
+                                         they take; with yes=true removes them
 python -m recipe sync [tracking.uri=...] sends MLflow what it lacks of the record
 python -m recipe spec=<spec.yaml>        train what a recorded run's spec.yaml says, as it is
 

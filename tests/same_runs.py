@@ -44,7 +44,7 @@ def numbers_alike(run: Path, other: Path) -> None:
 def alike(run: Path, other: Path) -> None:
     """As `numbers_alike`, and all of the last checkpoint."""
     numbers_alike(run, other)
-    settings = {"every": 1, "per": "epoch", "keep": 1}
+    settings = {"every": 1, "per": "epoch", "keep": 1, "keep_finished": 1}
     states = [Checkpoints(r, settings).latest() for r in (run, other)]
     for state in states:
         assert state is not None

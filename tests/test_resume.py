@@ -275,15 +275,20 @@ def test_a_run_can_be_stopped_and_resumed_as_often_as_one_likes(
 # which checkpoints there are
 
 
+EVERY = "checkpoint.per=step checkpoint.keep=3 checkpoint.keep_finished=3"
+
+
 @pytest.mark.parametrize(
     ("settings", "steps"),
     [
-        ([], [6, 9]),
-        (["checkpoint.keep=1"], [9]),
-        (["checkpoint.keep=9"], [3, 6, 9]),
+        ([], [9]),
+        (["checkpoint.keep_finished=0"], []),
+        (["checkpoint.keep_finished=9"], [6, 9]),
+        (["checkpoint.keep=1", "checkpoint.keep_finished=9"], [9]),
+        (["checkpoint.keep=9", "checkpoint.keep_finished=9"], [3, 6, 9]),
         (["checkpoint.every=2"], [6]),
-        (["checkpoint.every=2", "checkpoint.per=step", "checkpoint.keep=3"], [4, 6, 8]),
-        (["checkpoint.every=4", "checkpoint.per=step", "checkpoint.keep=3"], [4, 8]),
+        ([*EVERY.split(), "checkpoint.every=2"], [4, 6, 8]),
+        ([*EVERY.split(), "checkpoint.every=4"], [4, 8]),
         (["checkpoint.every=null"], []),
     ],
 )
@@ -309,6 +314,10 @@ def test_without_checkpoints_a_signal_still_leaves_one(tmp_path: Path, whole: Pa
         ("checkpoint.every=0", "checkpoint.every must be greater than 0, got 0"),
         ("checkpoint.every=1.5", "checkpoint.every must be a whole number, got 1.5"),
         ("checkpoint.per=minute", "checkpoint.per must be 'epoch' or 'step', got 'minute'"),
+        (
+            "checkpoint.keep_finished=-1",
+            "checkpoint.keep_finished must be greater than or equal to 0, got -1",
+        ),
         ("checkpoint.keep=0", "checkpoint.keep must be greater than 0, got 0"),
         ("checkpoint.keep=null", "checkpoint.keep must be a whole number, got None"),
         ("again=maybe", "again must be true or false, got 'maybe'"),

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import commands
@@ -242,6 +243,45 @@ def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
     done = commands.here(tmp_path, "status", "resume=true")
     assert done.status == 1
     assert "was stopped before it began; start it again" in done.out
+
+
+FINISHED_BY_ANOTHER = """
+import os, subprocess, sys, torch
+
+def clip(model):
+    if run := os.environ.pop("FINISHES", ""):
+        command = [sys.executable, "-m", "recipe", "resume", run, "trust=[parts]"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return lambda params: torch.nn.utils.get_total_norm([p.grad for p in params])
+"""
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"parts.py": FINISHED_BY_ANOTHER, "conf/clip/mine.yaml": "_target_: parts.clip\n"}
+    commands.project(tmp_path, files)
+    settings = (*commands.QUICK, "clip=mine", "trust=[parts]", "tracking=none")
+    assert commands.here(tmp_path, *settings).status == 0
+    (run,) = commands.runs(tmp_path)
+    info = runs.read(run, "run")
+    runs.write(run, replace(info, status="RUNNING"))
+    events = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    (run / "events.jsonl").write_text("".join(line for line in events if '"end"' not in line))
+    monkeypatch.setenv("FINISHES", run.name)
+    monkeypatch.setenv("PYTHONPATH", str(commands.CHECKOUT))
+    done = commands.here(tmp_path, "status", "resume=true", "trust=[parts]")
+    assert done.status == 0, done.out + done.err
+    assert f"{run.name} is FINISHED by now, so there is nothing to resume" in done.out
+
+
+def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> None:
+    run = died(tmp_path, POINTS)
+    with open(run / "events.jsonl", "a") as file:
+        file.write('{"kind": "end", "time": 1, "status": "FINISHED"}\n')
+    done = commands.here(tmp_path, "status", "resume=true")
+    assert done.status == 0
+    assert f"{run.name} is FINISHED by now, so there is nothing to resume" in done.out
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:

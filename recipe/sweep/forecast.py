@@ -16,7 +16,7 @@ from recipe.compare.statistics import least_seeds
 from recipe.errors import Problems, RecipeError
 from recipe.results import Result, read_all
 from recipe.spec import RunSpec
-from recipe.sweep import gpus, launcher, nursery, parent, variants
+from recipe.sweep import disk, gpus, launcher, nursery, parent, variants
 from recipe.sweep.ablate import Ablation
 from recipe.sweep.planned import is_hydras
 from recipe.sweep.variants import Variant
@@ -149,6 +149,9 @@ def show(forecast: Forecast, console: Console) -> None:
     console.print(f"Jobs      {told}", soft_wrap=True)
     console.print(f"Recorded  {forecast.jobs - forecast.left}", soft_wrap=True)
     console.print(f"Time      {_time(forecast)}", soft_wrap=True)
+    first = next(iter(forecast.ablation.specs.values()))
+    if need := disk.sentence(first, forecast.left):
+        console.print(f"Disk      {need}", soft_wrap=True)
     needed = least_seeds(len(asked.tricks), LEVEL)
     if len(seeds) < needed:
         tricks = counted(len(asked.tricks), "trick")

@@ -20,6 +20,7 @@ from recipe.record import Status
 from recipe.search import storage, sweeper
 from recipe.sweep import (
     ablation,
+    disk,
     elsewhere,
     every,
     gpus,
@@ -65,7 +66,10 @@ def _multirun(
     chosen = own.sweeper(overrides)
     if chosen in VERBS:
         return VERBS[chosen](overrides, arguments, console, command)
-    return _run(grid(overrides), arguments, console, command)[0]
+    planned = grid(overrides)
+    if need := disk.sentence(planned.first, len(planned.jobs)):
+        console.print(f"Disk  {need}", soft_wrap=True)
+    return _run(planned, arguments, console, command)[0]
 
 
 # what only these need is imported by them: statistics take a moment to be imported
@@ -100,6 +104,8 @@ def _search(
     wanted = asked.read(overrides)
     planned = plan.of(wanted)
     plan.show(wanted, console)
+    if need := disk.sentence(planned.first, planned.about["jobs"]):
+        console.print(f"Disk      at most {need.removeprefix('about ')}", soft_wrap=True)
     if not wanted.yes and not forecast.goes_on():
         return 0
     status, sweep = _run(planned, arguments, console, command)

@@ -173,6 +173,36 @@ def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(fol
     started.communicate()
 
 
+KILL_IDLE = """
+import os, signal, sys
+from recipe import cli
+from recipe.sweep import launcher
+
+composed = launcher.Workers._composed
+
+def kill_idle(self, known, job):  # when the second job is about to be handed out
+    for each in launcher.CREWS[0]._workers if job[0] == 1 else ():
+        if each.task is None:
+            print("killed")
+            os.kill(each.process.pid, signal.SIGKILL)
+            each.process.join()
+    return composed(self, known, job)
+
+launcher.Workers._composed = kill_idle
+if __name__ == "__main__":
+    sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_a_process_that_is_killed_between_two_jobs_costs_none(folder: Path) -> None:
+    commands.project(folder, {"kill_idle.py": KILL_IDLE})
+    given = ("kill_idle.py", *TWO, "seed=0,1", "tracking=none")
+    done = commands.process(folder, *given, program=(sys.executable,))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines().count("killed") == 1
+    assert statuses(folder) == ["FINISHED"] * 2
+
+
 def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path) -> None:
     (folder / "wait").touch()
     command = (*TWO, "clip=waiting", "seed=0,1,2,3", "tracking=none")

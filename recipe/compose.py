@@ -92,7 +92,7 @@ def _defaults(path: Path) -> Iterator[str]:
     slash; of a file that can't be read none."""
     try:
         entries = plain.load_mapping(path).get("defaults")
-    except ValueError:  # it is told where it is loaded
+    except ValueError:  # reported where it is loaded
         return
     for entry in entries if isinstance(entries, list) else ():
         for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():

@@ -216,15 +216,22 @@ def bounded_interpolations() -> Iterator[None]:
 def guard_interpolations() -> None:
     """Has OmegaConf count what `bounded_interpolations` bounds, which it has no setting for."""
     Container._resolve_node_interpolation = _looked_up  # type: ignore[method-assign]
+    Container._evaluate_custom_resolver = _evaluated  # type: ignore[method-assign]
     OmegaConf.register_new_resolver("oc.create", _created, replace=True)
     OmegaConf.register_new_resolver("oc.decode", _decoded, replace=True)
 
 
-_look_up = Container._resolve_node_interpolation
+_look_up, _evaluate = Container._resolve_node_interpolation, Container._evaluate_custom_resolver
 
 
 def _looked_up(self: Container, inter_key: str, memo: set[int] | None) -> Node:
     found = _look_up(self, inter_key=inter_key, memo=memo)
+    _spend(found)
+    return found
+
+
+def _evaluated(self: Container, **asked: Any) -> Any:
+    found = _evaluate(self, **asked)
     _spend(found)
     return found
 

@@ -177,9 +177,10 @@ def test_settings_of_the_project_that_cannot_be_read_are_named(broken: Path) -> 
 # Files that grow.
 
 
-def chain(item: str, last: str, length: int = 40) -> str:
+def chain(item: str, last: str, length: int = 40, resolver: str = "") -> str:
     """Settings that each have the next one twice."""
-    lines = [f"  a{i}: {item.replace('*', f'${{clip.a{i + 1}}}')}\n" for i in range(length)]
+    named = [f"${{{resolver}clip.a{i + 1}}}" for i in range(length)]
+    lines = [f"  a{i}: {item.replace('*', name)}\n" for i, name in enumerate(named)]
     return f"clip:\n{''.join(lines)}  a{length}: {last}\n"
 
 
@@ -195,6 +196,8 @@ GROWING = {
         f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 9}]}}" if i else "a0: &a0 {x: 1}" for i in range(12)
     ),
     "texts that double": chain('"**"', "xxxx"),
+    "selected texts that double": chain('"**"', "xxxx", resolver="oc.select:"),
+    "values of a mapping that doubles": chain('{x: "*", y: "*"}', "{x: 1}", 40, "oc.dict.values:"),
     "lists that double": chain('["*", "*"]', "1"),
     "a list many times": f"clip:\n  a: [{'1, ' * 1000}]\n  b: [{REFERENCE * 100}]",
     "a text many times": f"clip:\n  a: {'x' * 9000}\n  b: '{'${clip.a}' * 200}'",

@@ -205,7 +205,7 @@ def look_at_all(folder: Path) -> None:
             selection.select(outputs, wanted, "val/accuracy")
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages())
 def test_files_that_are_damaged_at_random_end_nothing(
     tmp_path_factory: pytest.TempPathFactory, recorded: Path, damage: Any

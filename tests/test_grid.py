@@ -272,7 +272,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
         assert lines[0] == f"{SWEEP} ({SWEEP})"
         assert {"clip=none  failed", "0 of 2 done, 2 failed"} <= set(lines)
         said = f"Caution {sweep}/sweep.json is damaged"
-        assert (said in lines) == (content[0:2] in ("{", "[]"))
+        assert said in lines
         assert status(tmp_path)  # goes on too
     escape = "\x1b]0;x"
     (sweep / "sweep.json").write_text(json.dumps({"name": escape, "planned": [[escape]]}))

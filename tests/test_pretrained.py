@@ -239,29 +239,3 @@ def test_a_model_with_auxiliary_classifiers_is_made_without_them(
     # run.data is normalised by the mean and deviation of 0.5 that the weights are made for
     assert (run.data.mean, run.data.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     torch.testing.assert_close(run.model((pixels - 0.5) / 0.5), theirs((pixels - mean) / std))
-
-
-class Auxiliary(nn.Module):
-    """Gives a tuple in training, as models with auxiliary outputs do."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(3 * 32 * 32, classes)
-
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        logits: Tensor = self.classifier(images.flatten(1))
-        return (logits, logits) if self.training else logits
-
-
-def auxiliary(*, classes: int, **others: Any) -> nn.Module:
-    return Auxiliary(classes)
-
-
-def test_auxiliary_outputs_are_refused_with_a_way_out(built: Callable[..., Run]) -> None:
-    mine = [f"model._target_={__name__}.auxiliary", f"trust=[{__name__}]"]
-    with pytest.raises(
-        SpecError,
-        match=r"^model=vgg: gives tuple for 2 inputs in training, .* "
-        r"without auxiliary outputs \(often a setting, such as aux_logits=false\)",
-    ):
-        built(*mine, *FOLDER, "data.size=32")

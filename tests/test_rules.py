@@ -406,7 +406,8 @@ RULES = {
     "a model gives in training what it gives in evaluation": (
         f"{THEIRS} +model.more=true model.channels=64",
         "model=mlp: gives tuple for 2 inputs in training, but the data have 3 classes; it must "
-        "give (2, 3)",
+        "give (2, 3); make it without auxiliary outputs (often a setting, such as "
+        "aux_logits=false), or write a model of your own around it that returns the logits alone",
         f"{THEIRS} +model.more=false model.channels=64",
     ),
 }  # fmt: skip

@@ -230,8 +230,8 @@ def _looked_up(self: Container, inter_key: str, memo: set[int] | None) -> Node:
     return found
 
 
-def _evaluated(self: Container, **asked: Any) -> Any:
-    found = _evaluate(self, **asked)
+def _evaluated(self: Container, *asked: Any, **named: Any) -> Any:
+    found = _evaluate(self, *asked, **named)
     _spend(found)
     return found
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -158,7 +160,24 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     problems.raise_any()
     for override in parsed:
         override.config_loader = loader  # it knows the options that glob(...) stands for
+        if _value_count(override) > MAX_JOBS:
+            problems.append(
+                f"{override.input_line[:200]}: more than {MAX_JOBS:,} values; give fewer"
+            )
+    problems.raise_any()
     return parsed
+
+
+MAX_JOBS = 10_000
+"""Of one command line, and values of one sweep over a setting."""
+
+
+def _value_count(override: Override) -> int:
+    """The values that a sweep lists, counted up to MAX_JOBS + 1; 1 for others."""
+    if override.is_range_sweep() or override.is_choice_sweep():
+        values = override.sweep_string_iterator()
+        return sum(1 for _ in itertools.islice(values, MAX_JOBS + 1))
+    return 1
 
 
 MAX_COMMAS = 1000
@@ -260,9 +279,17 @@ def named(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def jobs(overrides: Sequence[Override]) -> list[Job]:
-    """The grid that a basic sweep over these overrides stands for; one job without a sweep."""
+    """The grid that a basic sweep over these overrides stands for; one job without a sweep.
+
+    Raises SpecError for more than MAX_JOBS.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    if (count := math.prod(map(_value_count, overrides))) > MAX_JOBS:
+        raise SpecError(
+            f"the sweep has {count:,} jobs, and at most {MAX_JOBS:,} are run by one command; give "
+            "fewer values, or sweep in parts"
+        )
     (batch,) = BasicSweeper.split_arguments(list(overrides), None)
     sweeps = {o.get_key_element() for o in overrides if o.is_sweep_override()}
     return [

@@ -262,6 +262,30 @@ def test_a_list_that_is_too_long_for_the_command_line_is_refused(
     assert line.endswith("read; write it in an option or experiment file")
 
 
+@pytest.mark.parametrize(
+    ("verb", "arguments", "said"),
+    [
+        ("-m", ["seed=range(100000000)"], "seed=range(100000000): more than 10,000 values"),
+        ("plan", ["seed=range(0,1e9)"], "seed=range(0,1e9): more than 10,000 values"),
+        (
+            "-m", ["seed=range(2000)", "optimizer.lr=range(1,12)"],
+            "the sweep has 22,000 jobs, and at most 10,000 are run by one command",
+        ),
+        ("ablate", ["clip=norm", "seed=range(9999999)"], "seed=range(9999999): more than 10,000"),
+        (
+            "search", ["optimizer.lr=range(1,99999999)", "trials=2"],
+            "optimizer.lr=range(1,99999999): more than 10,000 values",
+        ),
+    ],
+)  # fmt: skip
+def test_a_sweep_of_more_jobs_than_are_run_is_refused(
+    tmp_path: Path, verb: str, arguments: list[str], said: str
+) -> None:
+    done = commands.here(tmp_path, verb, *QUICK, *arguments)
+    (line,) = done.problems
+    assert done.status == 2 and line.startswith(f"recipe: {said}")
+
+
 def test_a_long_value_is_shown_in_part(tmp_path: Path) -> None:
     text = f"{GLOBAL}model: {{widths: [{', '.join(['0.5'] * 900)}], dropout: [{'1, ' * 900}]}}\n"
     commands.project(tmp_path, {"conf/experiment/long.yaml": text})

@@ -6,6 +6,7 @@ torch and mlflow are imported by the verb that needs them, after the device's en
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -63,6 +64,8 @@ def run(arguments: list[str]) -> int:
     from recipe.distributed import handover
 
     if world.rank:
+        with contextlib.suppress(SpecError):  # the first process prints it
+            _import_from_here()
         status = ended(following.follow, tell=False)
     else:
         status = ended(lambda: _shared(world, arguments))
@@ -72,7 +75,8 @@ def run(arguments: list[str]) -> int:
     return status
 
 
-def _called(arguments: list[str]) -> int:
+def _import_from_here() -> None:
+    """Looks for modules in the working directory. Raises SpecError if that was removed."""
     try:
         here = str(Path.cwd())
     except FileNotFoundError as error:
@@ -80,6 +84,10 @@ def _called(arguments: list[str]) -> int:
     # the console script, unlike python -m, does not look for modules in the working directory
     if "" not in sys.path and here not in sys.path:
         sys.path.insert(0, here)
+
+
+def _called(arguments: list[str]) -> int:
+    _import_from_here()
     verb, rest = _verb(arguments)
     return verb(rest)
 

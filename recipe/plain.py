@@ -216,7 +216,7 @@ def bounded_interpolations() -> Iterator[None]:
 def guard_interpolations() -> None:
     """Has OmegaConf count what `bounded_interpolations` bounds, which it has no setting for."""
     Container._resolve_node_interpolation = _looked_up  # type: ignore[method-assign]
-    Container._evaluate_custom_resolver = _evaluated  # type: ignore[method-assign,assignment]
+    Container._evaluate_custom_resolver = _evaluated  # type: ignore[method-assign]
     OmegaConf.register_new_resolver("oc.create", _created, replace=True)
     OmegaConf.register_new_resolver("oc.decode", _decoded, replace=True)
 

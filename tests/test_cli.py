@@ -414,9 +414,9 @@ def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path
     done = commands.process(
         tmp_path, *commands.HERE, "trust=[parts]", "model=mine", "data.train_size=100"
     )
-    assert done.status == 1
-    assert done.problems[0] == "Traceback (most recent call last):"
-    assert done.problems[-1] == "RuntimeError: the second batch is too much"
+    raised = "model=mine raised RuntimeError: the second batch is too much after 1 step"
+    hint = "RECIPE_DEBUG=1 prints the traceback"
+    assert (done.status, done.problems) == (1, [f"recipe: {raised}; {hint}"])
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
     assert len(commands.read_lines(run / "metrics.jsonl")) == 2  # the sizes, and one step

@@ -41,7 +41,7 @@ def fresh(tmp_path: Path, code: str, **environment: str) -> subprocess.Completed
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=inherited | environment,
+        env=inherited | {"RECIPE_NOTICE_AFTER": "0"} | environment,
         capture_output=True,
         text=True,
         timeout=120,

@@ -615,13 +615,12 @@ def test_without_anything_left_to_scale_down_an_infinite_gradient_stops(built: B
 PARTS = """
 import torch
 
-calls = 0
+calls = {}
 
 def mark(inputs, targets, generator, *, call: int):
-    "Marks the sixth sample of one call; the plan's is the first."
-    global calls
-    calls += 1
-    if calls == call:
+    "Marks the sixth sample of one step, as each has another state of the generator."
+    drawn = torch.rand((), generator=generator).item()
+    if calls.setdefault(drawn, len(calls) + 1) == call:
         inputs = inputs.clone()
         inputs[5, 0, 0, 0] = 1000.0
     return inputs, targets
@@ -650,7 +649,7 @@ MINE = (
 def project(folder: Path) -> Path:
     return commands.project(folder, {
         "mine.py": PARTS,
-        "conf/augment/mark.yaml": "# Marks.\n_target_: mine.mark\ncall: 5  # when\n",
+        "conf/augment/mark.yaml": "# Marks.\n_target_: mine.mark\ncall: 4  # when\n",
         "conf/model/mine.yaml": f"# Overflows.\n_target_: mine.model\n{GROUP}",
     })  # fmt: skip
 
@@ -690,7 +689,7 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
 
 def test_it_goes_on_changed_from_the_last_good_checkpoint(tmp_path: Path) -> None:
     """Which is not that of the best weights: with steps so small no later epoch is better."""
-    arguments = (*MINE, "tracking=none", "epochs=4", "augment.call=8", "optimizer.lr=1e-9")
+    arguments = (*MINE, "tracking=none", "epochs=4", "augment.call=7", "optimizer.lr=1e-9")
     done = commands.here(project(tmp_path), *arguments)
     (run,), (problem,) = commands.runs(tmp_path), done.problems
     kept = f"outputs/runs/{run.name}"
@@ -716,7 +715,7 @@ def test_weights_that_overflowed_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_before_the_first_evaluation_there_are_no_weights_to_name(tmp_path: Path) -> None:
-    done = commands.here(project(tmp_path), *MINE, "augment.call=3", "tracking=none")
+    done = commands.here(project(tmp_path), *MINE, "augment.call=2", "tracking=none")
     (run,) = commands.runs(tmp_path)
     assert "; no weights are kept yet, as no epoch had been evaluated; lower " in done.problems[0]
     assert not (run / "model.safetensors").exists()
@@ -758,7 +757,7 @@ def test_samples_from_files_are_told_by_their_names(tmp_path: Path) -> None:
         Image.fromarray(noise[number]).save(file)
     done = commands.here(
         project(tmp_path), *commands.HERE, "trust=[mine]", "model=mine", "augment=mark",
-        "augment.call=2", "tracking=none", "data=image_folder", f"data.path={tmp_path / 'pets'}",
+        "augment.call=3", "tracking=none", "data=image_folder", f"data.path={tmp_path / 'pets'}",
         "data.size=8", "data.val=0.5", "data.batch_size=8",
     )  # fmt: skip
     (run,) = commands.runs(tmp_path)

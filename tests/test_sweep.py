@@ -196,7 +196,8 @@ def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
         tmp_path, "-m", *commands.HERE, "trust=[parts]", "data.train_size=100", "epochs=1",
         "model=mine", "model.fails=true,false",
     )  # fmt: skip
-    assert done.status == 1 and "RuntimeError: it is to fail" in done.err
+    assert (done.status, done.err) == (1, "")
+    assert "recipe: model=mine raised RuntimeError: it is to fail after 0 steps" in done.out
     states = {"model.fails=True": "FAILED", "model.fails=False": "FINISHED"}
     assert dict(names_and_states(tmp_path)) == states
     parent, children = mlflow_runs(tmp_path)

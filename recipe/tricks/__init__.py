@@ -65,6 +65,8 @@ def _list(chosen: Sequence[Card], said: dict[str, Evidence], console: Console) -
         table = Table(
             title=group, title_justify="left", box=None, show_header=False, pad_edge=False
         )
+        table.add_column()
+        table.add_column(overflow="fold")
         for card in (card for card in chosen if card.group == group):
             mark = "*" if card.name == defaults[group] else " "
             line = card.line

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recipe import streams
-from recipe.data import Data, few
+from recipe.data import Data, few, first_samples
 from recipe.errors import DEBUG_HINT, Problems, RecipeError, SpecError, raised
 from recipe.evaluate import preserved
 from recipe.rules import Planned
@@ -61,8 +61,9 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
     train, device = planned.data.train, planned.device
     # two, or with two classes three, as class indices would broadcast over a square of outputs
     count = 3 if len(planned.data.classes) == 2 else 2
-    with problems.component("data"):  # a sample that can't be read
+    with problems.component("data"):  # samples that can't be read
         inputs, targets = few(train, count)
+        first_samples(planned.data.val, 1)
     if problems:
         return torch.empty(0), torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)

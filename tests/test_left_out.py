@@ -128,6 +128,24 @@ def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was
     assert ", 18 samples)" in done.out
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_part_of_which_nothing_can_be_read_is_refused(
+    tmp_path: Path,
+    pets: Path,  # noqa: F811
+    part: str,
+) -> None:
+    for each in ("train", "val"):
+        shutil.copytree(pets, tmp_path / "parts" / each)
+    for path in (tmp_path / "parts" / part).glob("*/*"):
+        path.write_bytes(b"")
+    parts = (f"data.path={tmp_path / 'parts'}", "data.val=null", "data.eval_batch_size=20")
+    done = commands.here(tmp_path, *HALF, *parts, SKIP)
+    (problem,) = done.problems
+    assert done.status == 2 and not (tmp_path / "outputs").exists()
+    assert problem.startswith("recipe: data.path: none of 20 images in ")
+    assert f"can be read: {part}/cat/" in problem
+
+
 def test_a_class_of_which_no_training_or_validation_image_can_be_read_is_named(
     tmp_path: Path,
     pets: Path,  # noqa: F811

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from recipe import parts, rules, streams
 from recipe.data import few
@@ -60,20 +59,17 @@ class Ends:
         drawn = data.train.targets[first].bincount(minlength=names).tolist()
         shown = listed([f"{name} {n}" for name, n in zip(data.classes, drawn, strict=True)])
         said = f"order is a function of seed and epoch; samples an epoch: {shown}"
-        return said, self._idle_sampler(first)
+        return said, self._idle_sampler()
 
-    def _idle_sampler(self, first: Tensor) -> str | None:
-        """Why the sampler had no effect: each order is that of shuffled, or the `idle_` function
-        beside the sampler says why."""
+    def _idle_sampler(self) -> str | None:
+        """Why the sampler had no effect: each order is that of shuffled."""
         run, spec = self.run, self.spec
         targets = run.data.train.targets
         epochs = {0, max(0, run.at.epoch - 1)}
         usual = {e: shuffled(targets, streams.generator(spec.seed, "order", e)) for e in epochs}
         if all(torch.equal(torch.cat(list(order(run, e))), usual[e]) for e in epochs):
             return "every epoch's order is that of sampler=shuffled"
-        bound = parts.part(spec, "sampler")
-        own = rules.beside(bound.func, "idle")
-        return own(targets, first, **bound.keywords) if own else None
+        return None
 
     def evaluation(self) -> Finding:
         run = self.run

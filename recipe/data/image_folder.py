@@ -31,7 +31,7 @@ from recipe.data.class_folders import SKIP, Listing, listings
 from recipe.data.names import Names
 from recipe.errors import DataError, Problems
 from recipe.images import ImageError, normalise, read_fitted
-from recipe.wording import listed, printable
+from recipe.wording import counted, listed, printable
 
 WHOLE = 2**30  # bytes of all images together up to which the digest reads every one of them
 
@@ -125,7 +125,8 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
         return len(unread) == len(tried)
 
     def readable(self, count: int) -> Tensor:
-        """The numbers of the first samples that can be read, as far as there are so many."""
+        """The numbers of the first samples that can be read, as far as there are so many. Raises
+        DataError if none can be."""
         found: list[int] = []
         for index in range(len(self)):
             if isinstance(sample := self[index], Unread):
@@ -134,6 +135,11 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
                 found.append(index)
             if len(found) == count:
                 break
+        if not found:
+            raise DataError(
+                f"data.path: none of {counted(len(self), 'image')} in {printable(self.root)} can "
+                f"be read: {listed(list(self.unread.values()))}; mend or replace them"
+            )
         return torch.tensor(found, dtype=torch.int64)
 
     def _read(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Read]]:

@@ -7,8 +7,7 @@ is a CPU torch.Generator that the engine seeds anew for every epoch; nothing els
 so that the order is a pure function of the seed and the epoch.
 
 Beside a part `name` may stand `audit_name(targets, indices, **settings)` in its module: what is
-wrong with an epoch's indices, one line each; and `idle_name(targets, indices, **settings)`: why the
-first epoch's order is of no effect, or None. Without it only the order of sampler=shuffled is.
+wrong with an epoch's indices, one line each. Only the order of sampler=shuffled is of no effect.
 """
 
 from __future__ import annotations

@@ -64,12 +64,6 @@ def check_balanced(planned: Planned, **settings: Any) -> Iterator[str]:
         )
 
 
-def idle_balanced(targets: Tensor, indices: Tensor, *, power: float) -> str | None:
-    """Why it had no effect, where the classes are balanced already."""
-    alike = torch.equal(targets[indices].bincount(), targets.bincount())
-    return "every class is drawn as often as it occurs" if alike else None
-
-
 def audit_balanced(targets: Tensor, indices: Tensor, *, power: float) -> Iterator[str]:
     wanted = shares(targets, power)
     found = targets[indices].bincount(minlength=len(wanted))

@@ -101,15 +101,17 @@ class Outcome:
         that needs no model."""
         run = self.plan.run
         losses = [v for _, v in sorted(self.history["train/loss"]) if math.isfinite(v)]
-        if losses and (last := statistics.fmean(losses[-run.steps_per_epoch :])) > losses[0]:
+        count = max(1, min(run.steps_per_epoch, len(losses) // 2))
+        if losses and (last := statistics.fmean(losses[-count:])) > losses[0]:
             yield (
-                f"the training loss did not fall: {losses[0]:.3g} at the first step, {last:.3g} on "
-                "average in the last epoch; look at optimizer.lr (recipe find-lr)"
+                f"the training loss did not fall: {losses[0]:.4g} at the first step, {last:.4g} on "
+                f"average over the last {counted(count, 'step')}; look at optimizer.lr (recipe "
+                "find-lr)"
             )
         counts = Counter(run.data.val.targets.tolist())
         counts.subtract(int(run.data.val.targets[sample]) for sample in unread(run.data.val))
-        commonest, count = counts.most_common(1)[0]
-        share = count / counts.total()
+        commonest, most = counts.most_common(1)[0]
+        share = most / counts.total()
         if self.accuracy <= share:
             yield (
                 f"val/accuracy {percent(self.accuracy)} is no better than always guessing the "

@@ -126,7 +126,11 @@ def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data:
         if fits:
             run.best = Best(**saved["best"])
     told = {name.partition(" ")[0] for name in (*found.over, *found.new)}
-    found.new += [f"{group}={new.options[group]}" for group in GROUPS if group in differs - told]
+    found.new += [
+        f"{group}={new.options[group]}"
+        for group in GROUPS
+        if group in differs - told and old.options[group] != new.options[group]
+    ]
     found.first_step += _first_step(run, saved, old, new, differs)
     return found
 
@@ -170,8 +174,9 @@ def _settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
             for key, value in named.items():
                 yield f"{key} {before.get(key, 'not set')} before, {value} now"
             continue
-        settings = " ".join(f"{key}={value}" for key, value in named.items())
-        yield f"{group}={before[group]} before, {group}={now[group]} now {settings}".strip()
+        settings = ", ".join(f"{key}={value}" for key, value in named.items())
+        with_them = f", with {settings}" if settings else ""
+        yield f"{group}={before[group]} before, {group}={now[group]} now{with_them}"
 
 
 def _rates(run: Run, saved: State, new: RunSpec) -> Iterator[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from recipe import menu, output, usage
 from recipe.distributed.world import World
 from recipe.errors import Problems, SpecError
-from recipe.exits import ended, ignore_signals, leave, listen
+from recipe.exits import ended, ignore_signals, leave, listen, status_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -52,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SpecError as error:
         output.error(str(error))
         sys.exit(error.exit_status)
-    leave(run(list(sys.argv[1:] if arguments is None else arguments)))
+    try:
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as error:  # a second signal, while the first one was reported
+        status = status_of(error)
+    leave(status)
 
 
 def run(arguments: list[str]) -> int:

@@ -120,9 +120,12 @@ def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
     """What is said of a signal that ended a command, and the exit status."""
     if isinstance(by, OutputClosed):
         return ["nobody reads the output any more; the same command resumes the sweep"], 1
-    terminated = isinstance(by, Terminated)
-    said = ["terminated" if terminated else "interrupted"]
-    return said, 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    return ["terminated" if isinstance(by, Terminated) else "interrupted"], status_of(by)
+
+
+def status_of(by: KeyboardInterrupt) -> int:
+    """The exit status of a command that a signal ended: 143 for SIGTERM, else 130."""
+    return 128 + (signal.SIGTERM if isinstance(by, Terminated) else signal.SIGINT)
 
 
 def cause(error: BaseException) -> KeyboardInterrupt | None:

@@ -170,7 +170,10 @@ def test_the_rates_on_both_sides_of_a_longer_schedule_are_reported(small: Compos
             ["data.batch_size=5"],
             ["data.batch_size 8 before, 5 now", "steps per epoch 3 before, 4 now"],
         ),
-        (["clip=norm"], ["clip=none before, clip=norm now clip.max_norm=1.0 clip.norm_type=2"]),
+        (
+            ["clip=norm"],
+            ["clip=none before, clip=norm now, with clip.max_norm=1.0, clip.norm_type=2"],
+        ),
         (["optimizer.momentum=0.5"], ["optimizer.momentum 0.9 before, 0.5 now"]),
         (["accumulate=2"], ["accumulate 1 before, 2 now"]),
         (
@@ -178,14 +181,14 @@ def test_the_rates_on_both_sides_of_a_longer_schedule_are_reported(small: Compos
             [
                 "learning rate of the new group body 0.05; in the last step: all 0.05",
                 "learning rate of the new group head 0.5; in the last step: all 0.05",
-                "param_groups=all before, param_groups=head_faster now param_groups.lr=0.05 "
-                "param_groups.factor=10.0 param_groups.head=auto",
+                "param_groups=all before, param_groups=head_faster now, with param_groups.lr=0.05, "
+                "param_groups.factor=10.0, param_groups.head=auto",
             ],
         ),
         (
             ["freeze=all_but_head"],
             [
-                "freeze=none before, freeze=all_but_head now freeze.head=auto "
+                "freeze=none before, freeze=all_but_head now, with freeze.head=auto, "
                 "freeze.batchnorm=eval",
                 "trained tensors 18 before, 2 now; frozen now: batchnorm1_1.bias, "
                 "batchnorm1_1.weight, batchnorm1_2.bias and 13 more",

@@ -239,8 +239,7 @@ class Audit:
                 None,
             ),
             "sharpness": (
-                "weights were put back after each look uphill; it moved neither BatchNorm's "
-                "statistics nor random streams",
+                "it left the weights, BatchNorm's statistics and random streams as they were",
                 None if watch.steeper else "the gradients stayed as they were",
             ),
             "scheduler": (

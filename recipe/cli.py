@@ -242,9 +242,15 @@ def _spec(
 
 
 def _refuse_several(overrides: Sequence[Override], why: str) -> None:
-    sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
-    if sweeps:
-        raise SpecError(f"{line}: {why}" for line in sweeps)
+    from recipe.overrides import interval_problem
+
+    Problems(
+        interval_problem(override, "one value")
+        if override.is_interval_sweep()
+        else f"{override.input_line}: {why}"
+        for override in overrides
+        if override.is_sweep_override()
+    ).raise_any()
 
 
 def _is_option(override: Override) -> bool:

@@ -121,6 +121,16 @@ def option_names(override: Override) -> list[str]:
     return [override.get_value_element_as_str().strip("'\"")]
 
 
+def interval_problem(override: Override, give: str) -> str:
+    """What is wrong with an interval where nothing is searched, and what to `give` instead."""
+    key, text = override.key_or_group, override.input_line
+    if key.startswith("hydra"):
+        return f"{text.removeprefix('hydra.sweeper.')}: give one value"
+    if key == "seed" or key in CHOOSABLE:
+        return f"{text}: no interval can be given for {key}; give {give}"
+    return f"{text}: an interval is for python -m recipe search; give {give}, or use search instead"
+
+
 def _hydra_problems(override: Override) -> list[str]:
     """What is wrong with an override of Hydra's own config."""
     key, text = override.key_or_group, override.input_line
@@ -172,12 +182,18 @@ class _Keys:
 
             if key.partition(".")[2] not in ENGINE.get(root, {}):
                 return []  # the part's own signature decides, once it may be imported
-        lacking = {
-            name: self._missing(text, key, name, config) for name, config in self._configs(root)
+        configs = dict(self._configs(root))
+        having = [name for name, config in configs.items() if self._has(key, config)]
+        hints = {
+            name: self._hint(key, name, config)
+            for name, config in configs.items()
+            if name not in having
         }
-        having = [name for name, problems in lacking.items() if not problems]
-        way_out = self._for_some(override, having) if having else ""
-        return [f"{problem}{way_out}" for problems in lacking.values() for problem in problems]
+        if not having or not hints:
+            return [f"{text}: {lacks}{hint}" for lacks, hint in hints.values()]
+        lacking = listed([lacks for lacks, _ in hints.values()])
+        hint = next(hint for _, hint in hints.values())
+        return [f"{text}: {lacking}{hint}{self._for_some(override, having)}"]
 
     def _for_some(self, override: Override, having: Sequence[str]) -> str:
         """How a setting is given to those of the swept options that have it."""
@@ -185,13 +201,30 @@ class _Keys:
         option = having[0].partition("=")[2]
         value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
         file = f"conf/{group}/<name>.yaml"
+        given = self._options_with(override, [name.partition("=")[2] for name in having])
         told = (
-            f"; to give it to {listed(having)} alone, write {file} with `defaults: [{option}, "
+            f"; {group}={given[0]} has that value already, so leave {override.input_line} out and "
+            f"sweep over {given[0]}"
+            if given
+            else f"; to give it to {listed(having)} alone, write {file} with `defaults: [{option}, "
             f"_self_]` and `{setting}: {value}`, and sweep over <name> instead of {option}"
         )
         if set(self.groups.options(group)) == {option, menu.OFF.get(group)}:
             told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
         return told
+
+    @staticmethod
+    def _options_with(override: Override, having: Sequence[str]) -> list[str]:
+        """The options among `having`, and those built on one of them, that have the value."""
+        group, _, setting = override.key_or_group.partition(".")
+        found = []
+        for name in [] if override.is_sweep_override() else menu.options(group):
+            files = menu.lineage(group, name)
+            settings = {key: value for file in files for key, value in file.content.items()}
+            is_one = any(file.name in having for file in files)
+            if is_one and setting in settings and settings[setting] == override.value():
+                found.append(name)
+        return found
 
     @cached_property
     def base(self) -> DictConfig:
@@ -208,7 +241,7 @@ class _Keys:
             choice = f"{group}={option}"
             yield choice, self.compose([*self.groups.first_choices(but=group), choice])
 
-    def _missing(self, text: str, key: str, choice: str, config: DictConfig) -> list[str]:
+    def _has(self, key: str, config: DictConfig) -> bool:
         node: Any = config
         for name in re.split(r"\.|\[", key):
             index = name.rstrip("]")
@@ -217,10 +250,11 @@ class _Keys:
             elif OmegaConf.is_list(node) and index.isdigit() and int(index) < len(node):
                 node = node._get_node(int(index))
             else:
-                return [f"{text}: {self._hint(key, choice, config)}"]
-        return []
+                return False
+        return True
 
-    def _hint(self, key: str, choice: str, config: DictConfig) -> str:
+    def _hint(self, key: str, choice: str, config: DictConfig) -> tuple[str, str]:
+        """What an option lacks, and what to give instead."""
         group, _, setting = key.partition(".")
         paths = [path for path in self._paths(config) if path.startswith(f"{group}.")]
         settings = [path.removeprefix(f"{group}.") for path in paths]
@@ -231,7 +265,7 @@ class _Keys:
         if not hint and paths:
             hint = f"; there are {', '.join(settings)}"
         lacks = f"has no setting {setting}" if paths else "takes no settings"
-        return f"{choice} {lacks}{hint}"
+        return f"{choice} {lacks}", hint
 
     @staticmethod
     def _paths(config: DictConfig) -> list[str]:

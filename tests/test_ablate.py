@@ -250,6 +250,21 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
             ],
         ),
         (
+            "clip=norm clip.max_norm=1,2 plan=add_one",
+            [
+                "clip.max_norm=1,2: an ablation varies tricks, on and off, and the seed; give one "
+                "value",
+            ],
+        ),
+        (
+            "clip=norm optimizer.lr=interval(1,2) seed=interval(0,3) yes=true",
+            [
+                "optimizer.lr=interval(1,2): an interval is for python -m recipe search; give "
+                "values, or use search instead",
+                "seed=interval(0,3): no interval can be given for seed; give values",
+            ],
+        ),
+        (
             "clip=norm clip=agc seed=0 seed=1 plan=both,greedy",
             [
                 "clip=norm, clip=agc: clip is given 2 times; give it once, several as "

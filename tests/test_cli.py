@@ -168,6 +168,14 @@ def refused(folder: Path, *arguments: str) -> list[str]:
             "seed=range(3): plan takes a single run; give one value, or run all with "
             "python -m recipe -m",
         ),
+        *(
+            (
+                f"{verb}'optimizer.lr=interval(0.1,0.2)'",
+                "optimizer.lr=interval(0.1,0.2): an interval is for python -m recipe search; give "
+                "one value, or use search instead",
+            )
+            for verb in ("", "plan ")
+        ),
         # what is no override
         ("plan clip", "clip: can't be read as an override; write key=value"),
         ("a\nb=1", "a b=1: can't be read as an override; quote what the shell or Hydra would read"),

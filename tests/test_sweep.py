@@ -139,6 +139,22 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
             "ablate clip=norm clip.max_norm=2",
         ),
         (
+            "clip=none,norm,value clip.max_norm=2",
+            "clip.max_norm=2: clip=none takes no settings, clip=value has no setting max_norm; it "
+            "is a setting of clip=norm; to give it to clip=norm alone, write conf/clip/<name>.yaml "
+            "with `defaults: [norm, _self_]` and `max_norm: 2`, and sweep over <name> instead of "
+            "norm",
+        ),
+        (
+            "optimizer.lr=interval(0.1,0.2)",
+            "optimizer.lr=interval(0.1,0.2): an interval is for python -m recipe search; give "
+            "values, or use search instead",
+        ),
+        (
+            "clip=interval(0,1)",
+            "clip=interval(0,1): no interval can be given for clip; give values",
+        ),
+        (
             "optimizer=sgd,adam optimizer.momentum=0.5,0.8",
             "optimizer.momentum=0.5,0.8: optimizer=adam has no setting momentum; it is a setting "
             "of optimizer=sgd; to give it to optimizer=sgd alone, write "
@@ -168,6 +184,21 @@ def test_one_wrong_value_refuses_the_sweep_before_its_first_run(
     done = commands.here(tmp_path, "-m", *commands.HERE, *arguments.split(" "))
     assert (done.status, done.out, done.err) == (2, "", f"recipe: {problem}\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("value", "option"), [("2", "norm2"), ("1", "norm")])
+def test_an_option_that_has_the_value_is_named_instead_of_a_file_to_write(
+    tmp_path: Path, value: str, option: str
+) -> None:
+    commands.project(
+        tmp_path, {"conf/clip/norm2.yaml": "defaults: [norm, _self_]\nmax_norm: 2.0\n"}
+    )
+    done = commands.here(tmp_path, "-m", "clip=none,norm,value", f"clip.max_norm={value}")
+    assert done.status == 2 and done.err.endswith(
+        f"; clip={option} has that value already, so leave clip.max_norm={value} out and sweep "
+        f"over {option}\n"
+    )
+    assert len(done.problems) == 1 and "conf/clip/<name>.yaml" not in done.err
 
 
 FAILS = """

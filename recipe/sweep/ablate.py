@@ -72,10 +72,9 @@ def plan(overrides: Sequence[Override]) -> Ablation:
     """
     problems = Problems()
     with compose.menu_folder():
-        # what is given twice is told below, as not every sweep is one here
-        empty = {t: line for t, line in value_problems(overrides).items() if "no value" in line}
-        problems += empty.values()
-        overrides = [o for o in overrides if o.input_line not in empty]
+        wrong = value_problems(overrides)
+        problems += wrong.values()
+        overrides = [o for o in overrides if o.input_line not in wrong]
         unknown = own.unknown("ablate", OWN, overrides)
         checked = check([o for o in overrides if o.input_line not in unknown])
         problems += [*unknown.values(), *checked.problems]

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Glob, Override
 from recipe import compose, runs
 from recipe.compose import Job
 from recipe.errors import Problems
-from recipe.overrides import check
+from recipe.overrides import check, interval_problem
 from recipe.parts import static_problems
 from recipe.record import Status
 from recipe.settings import root_problems
@@ -37,6 +37,11 @@ class Planned:
 
     keeps: ClassVar[Collection[str]] = ()
     """What sweep.json says that stays where a sweep is gone on with."""
+
+    @property
+    def tried(self) -> Sequence[Job]:
+        """The jobs of which the parts may be made before the first is run."""
+        return self.jobs
 
     @property
     def digest(self) -> str:
@@ -88,6 +93,7 @@ def grid(overrides: Sequence[Override]) -> Planned:
     specs: list[RunSpec] = []
     with compose.menu_folder():
         wrong = value_problems(overrides)
+        wrong |= repetition_problems([o for o in overrides if o.input_line not in wrong])
         problems += wrong.values()
         checked = check([o for o in overrides if o.input_line not in wrong])
         problems += checked.problems
@@ -110,17 +116,30 @@ def grid(overrides: Sequence[Override]) -> Planned:
 
 
 def value_problems(overrides: Sequence[Override]) -> dict[str, str]:
-    """What is wrong with how often and with how many values something is given, by what was typed:
-    Hydra takes the last of several, and none for no sweep at all."""
+    """What is wrong with the sweeps that can't be listed, by what was typed: an interval, and one
+    without a value, which Hydra takes for no sweep at all."""
     found = {}
+    for override in overrides:
+        text = override.input_line
+        if not override.is_sweep_override() or isinstance(override.value(), Glob):
+            continue
+        if override.is_interval_sweep():
+            found[text] = interval_problem(override, "values")
+        elif next(iter(override.sweep_string_iterator()), None) is None:
+            found[text] = f"{text}: there is no value in it; give one at least"
+    return found
+
+
+def repetition_problems(overrides: Sequence[Override]) -> dict[str, str]:
+    """What is swept over and given several times, of which Hydra takes the last, by what was
+    typed."""
+    found: dict[str, str] = {}
     for override in overrides:
         text, key = override.input_line, override.key_or_group
         if not override.is_sweep_override() or isinstance(override.value(), Glob):
             continue
         others = [o.input_line for o in overrides if o.key_or_group == key and o is not override]
-        if next(iter(override.sweep_string_iterator()), None) is None:
-            found[text] = f"{text}: there is no value in it; give one at least"
-        elif others and not any(line in found for line in others):
+        if others and not any(line in found for line in others):
             lines = ", ".join([text, *others])
             found[text] = f"{lines}: {key} is given {len(others) + 1} times; give it once"
     return found
@@ -142,16 +161,17 @@ def _static(spec: RunSpec) -> list[str]:
 
 def shared_problems(planned: Planned) -> list[str]:
     """What keeps every job from running, found by making their parts: of one after the other until
-    those of one can be made, so that each value that is swept over is tried, and a few seeds. Call
+    those of one can be made, so that each value that is swept over is tried, and a few seeds. The
+    jobs of a search are not known before: only what all that are tried have in common counts. Call
     within `menu_folder()`."""
     found: list[list[str]] = []
     seen: set[str] = set()
     seeds: list[str] = []
     variants: set[tuple[str, ...]] = set()
-    for job in planned.jobs:
+    for job in planned.tried:
         seeds += [text for text in job.swept if _is_seed(text) and text not in seeds]
         values = {text for text in job.swept if text not in seeds[SEEDS_TRIED:]}
-        if found and values <= seen:
+        if planned.jobs and found and values <= seen:
             continue
         spec = job.spec()
         question = functools.partial(_made, on_cpu=gpus.is_cpu(spec.device))

@@ -70,20 +70,22 @@ def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
         if key.startswith("hydra"):
             found.append(f"{text.removeprefix('hydra.sweeper.')}: give one value")
         else:
+            command = _combinations(overrides)
             found.append(
-                f"{text}: an ablation varies tricks, on and off, and the seed; give one value, or "
-                f"run every combination with {_combinations(overrides)}"
+                f"{text}: an ablation varies tricks, on and off, and the seed; give one value"
+                + (f", or run every combination with {command}" if command else "")
             )
     return found
 
 
 def _combinations(overrides: Sequence[Override]) -> str:
-    """The sweep over the same tricks, on and off, and over all else that has several values."""
+    """The sweep over the same tricks, on and off, and over all else that has several values; empty
+    where there is none."""
     words = ["python -m recipe -m"]
     for override in overrides:
         key, group = override.key_or_group, _group(override)
         if group in TRICKS and key != group:
-            return words[0]  # no job may have the settings of a trick that is off in it
+            return ""  # no job may have the settings of a trick that is off in it
         if group in TRICKS:
             names = dict.fromkeys([OFF[group], *option_names(override)])
             words.append(f"{group}={','.join(names)}")

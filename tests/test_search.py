@@ -23,9 +23,10 @@ from optuna.distributions import (
 from rich.console import Console
 
 from recipe import compose, runs
-from recipe.search import dimension, pruning, storage
+from recipe.search import asked, dimension, plan, pruning, storage
 from recipe.stopping import Pruned
 from recipe.sweep import jobs
+from recipe.sweep.planned import shared_problems
 from recipe.train import Point
 
 PARTS = {
@@ -341,6 +342,9 @@ REFUSED = {
         "storage=redis://h/1: write postgresql://<host>/<database>, or leave it out for sqlite",
     ],
     ("optimizer.lr=interval(-0.1, 0.1)",): ["optimizer.lr: Invalid learning rate: -0.1"],
+    ("optimizer.lr=interval(0.01,0.1)", "data.train_size=60", "data.batch_size=64", "yes=true"): [
+        "data.batch_size is 64, but there are 60 samples to train on"
+    ],
     ("clip=none,norm", "metric=time/epoch_s"): ["metric=time/epoch_s: no such metric; there are "],
     ("loss=glob(*)", "metric=val/loss"): ["values of different losses can't be compared"],
     ("clip=none,norm", "hydra/sweeper=basic"): ["hydra/sweeper=basic: search is hydra/sweeper=sea"],
@@ -363,6 +367,38 @@ def test_mistakes_are_all_told_before_the_first_run(
         [part] for part in told
     ], done.err
     assert "s3cret" not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    "searched",
+    [
+        ("data.batch_size=range(40,100)", "data.train_size=60"),
+        ("data.batch_size=64,80", "data.train_size=60,100"),
+        ("data.batch_size=64", "data.train_size=range(50,70)", "clip=none,norm"),
+    ],
+)
+def test_a_mistake_that_depends_on_a_searched_value_keeps_no_search_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ("hydra/sweeper=search", *commands.HERE, *LITTLE[2:4], *searched)
+    planned = plan.of(asked.read(compose.parse(typed)))
+    with compose.menu_folder():
+        assert shared_problems(planned) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "middle"),
+    [
+        ("optimizer.lr=interval(0.1,0.3)", "optimizer.lr=0.2"),
+        ("optimizer.lr=tag(log,interval(0.01,1))", "optimizer.lr=0.1"),
+        ("epochs=range(1,9,3)", "epochs=4"),
+        ("epochs=tag(int,interval(1,4))", "epochs=2"),
+        ("clip=none,norm,agc", "clip=norm"),
+    ],
+)
+def test_the_middle_of_a_dimension_is_a_value_that_may_be_tried(text: str, middle: str) -> None:
+    assert dimension.read(compose.parse_one(text)).middle == middle
 
 
 def test_a_storage_that_cant_be_reached_is_told_and_nothing_runs(tmp_path: Path) -> None:

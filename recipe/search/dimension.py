@@ -47,6 +47,19 @@ class Dimension:
         values = self.options or (self.low, self.high)
         return [self.override(value) for value in values]
 
+    @property
+    def middle(self) -> str:
+        """An override between the ends, one that may be taken."""
+        if self.options:
+            return self.override(self.options[len(self.options) // 2])
+        middle = (
+            math.sqrt(self.low) * math.sqrt(self.high) if self.log else (self.low + self.high) / 2
+        )
+        step = 1 if self.is_whole and self.step is None else self.step
+        if step is not None:
+            middle = self.low + (middle - self.low) // step * step
+        return self.override(int(middle) if self.is_whole else middle)
+
     def override(self, value: Any) -> str:
         """What gives the setting a value that Optuna chose."""
         return f"{self.key}={value if isinstance(value, str) else repr(value)}"

@@ -11,17 +11,21 @@ from typing import Any, ClassVar
 from rich.console import Console
 from rich.table import Table
 
+from recipe.compose import Job
 from recipe.record import Status
-from recipe.search import ending
+from recipe.search import dimension, ending
 from recipe.search.asked import Asked
 from recipe.search.dimension import Dimension
 from recipe.search.study import Study
 from recipe.sweep import jobs
-from recipe.sweep.planned import Planned
+from recipe.sweep.planned import SEEDS_TRIED, Planned
 from recipe.wording import counted, listed
 
 AT_ANY_TIME = ("workers", "basic")
 """The launchers that can be given a job whenever they have room for one."""
+
+MOST_TRIED = 20
+"""Jobs of which the parts are made before a search starts, if none can be."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,21 @@ class Searched(Planned):
         search = {k: v for k, v in self.about["search"].items() if k not in ("trials", "batch")}
         what = (search, self.about["seeds"], sorted(self.about["fixed"]))
         return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    @property
+    def tried(self) -> Sequence[Job]:
+        """The ends of every dimension, one dimension at a time, and its middle; the last of every
+        dimension; the first of every dimension with other seeds. None if these are many."""
+        dimensions, seeds = dimension.of(self.about), self.about["seeds"]
+        firsts = {d.key: d.ends[0] for d in dimensions}
+        points = [firsts, {d.key: d.ends[-1] for d in dimensions}]
+        points.append({d.key: d.middle for d in dimensions})
+        points += [{**firsts, d.key: text} for d in dimensions for text in d.ends[1:]]
+        swept = [(*point.values(), seeds[0]) for point in points]
+        swept += [(*firsts.values(), seed) for seed in seeds[1:SEEDS_TRIED]]
+        if len(swept) > MOST_TRIED:
+            return []
+        return [Job((*self.about["fixed"], *texts), texts) for texts in dict.fromkeys(swept)]
 
     def is_done(self, about: Mapping[str, Any]) -> bool:
         """More trials of the same search can be asked for later."""

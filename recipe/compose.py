@@ -32,6 +32,7 @@ from recipe import menu, origin, output, plain, within
 from recipe.errors import Problems, SpecError
 from recipe.kept_options import Kept, KeptOptions
 from recipe.spec import RunSpec, reason
+from recipe.wording import written
 
 
 class UserOptions(SearchPathPlugin):  # type: ignore[misc]
@@ -69,6 +70,8 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
                     f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
                     f"of that file and give {chosen[1]}=<name> there"
                 )
+        if circle := menu.circle(config_path.removesuffix(".yaml")):
+            raise SpecError(circle)
         if self._files(config_path, {}) > menu.MAX_FILES:
             raise SpecError(
                 f"defaults: {path} builds on more than {menu.MAX_FILES} files; name fewer"
@@ -82,25 +85,9 @@ class UserFiles(FileConfigSource):  # type: ignore[misc]
             return counted.get(config_path, 1)
         counted[config_path] = 1  # of a circle, which Hydra refuses
         path = Path(self.path, self._normalize_file_name(config_path))
-        group = config_path.rpartition("/")[0]
-        for named in _defaults(path):
-            place = named[1:] if named.startswith("/") else f"{group}/{named}".lstrip("/")
-            counted[config_path] += self._files(place, counted)
+        for named in menu.builds_on(path):
+            counted[config_path] += self._files(menu.placed(named, config_path), counted)
         return counted[config_path]
-
-
-def _defaults(path: Path) -> Iterator[str]:
-    """The files that a file's defaults list names, relative to its folder or from conf/ with a
-    slash; of a file that can't be read none."""
-    try:
-        entries = plain.load_mapping(path).get("defaults")
-    except ValueError:  # reported where it is loaded
-        return
-    for entry in entries if isinstance(entries, list) else ():
-        for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():
-            folder = re.sub(r"^(?:optional|override)\s+", "", str(group)).partition("@")[0]
-            for name in names if isinstance(names, list) else [names]:
-                yield "/".join(filter(None, [folder, str(name).partition("@")[0]]))
 
 
 HEADER = 512
@@ -221,7 +208,9 @@ def project() -> DictConfig:
         with named([]):
             OmegaConf.resolve(composed)
     if not OmegaConf.is_list(composed.trust):
-        raise SpecError(f"trust must be a list of packages, [mypackage], got {composed.trust!r}")
+        raise SpecError(
+            f"trust must be a list of packages, [mypackage], got {written(composed.trust)}"
+        )
     return composed
 
 

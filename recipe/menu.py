@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +63,7 @@ class Option:
     @property
     def problem(self) -> str:
         """What keeps the file from being used, in a line; empty if nothing does."""
-        return self._read[1]
+        return self._read[1] or circle(f"{self.group}/{self.name}")
 
     @property
     def content(self) -> Mapping[str, Any]:
@@ -79,11 +79,7 @@ class Option:
 
     @cached_property
     def _read(self) -> tuple[Mapping[str, Any], str]:
-        try:
-            found = self.path.stat()
-        except OSError:
-            return _mapping(self.path, ())
-        return _mapping(self.path, (found.st_mtime_ns, found.st_size, found.st_ino))
+        return _read(self.path)
 
     @property
     def help(self) -> str:
@@ -106,6 +102,56 @@ class Option:
         entries = self.content.get("defaults")
         found = entries if isinstance(entries, list) else []
         return [str(entry).partition("@")[0] for entry in found if str(entry) != "_self_"]
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], str]:
+    """The content of an option file as it is now, and what is wrong with it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return _mapping(path, ())
+    return _mapping(path, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+def builds_on(path: Path) -> Iterator[str]:
+    """The files that a file's defaults list names, relative to its folder or from conf/ with a
+    slash; of a file that can't be read none."""
+    entries = _read(path)[0].get("defaults")  # what is wrong is reported where it is loaded
+    for entry in entries if isinstance(entries, list) else ():
+        for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():
+            folder = re.sub(r"^(?:optional|override)\s+", "", str(group)).partition("@")[0]
+            for name in names if isinstance(names, list) else [names]:
+                yield "/".join(filter(None, [folder, str(name).partition("@")[0]]))
+
+
+def placed(named: str, place: str) -> str:
+    """What a file that is at `place` in conf/ names, as a place in conf/."""
+    return named[1:] if named.startswith("/") else f"{place.rpartition('/')[0]}/{named}".lstrip("/")
+
+
+def circle(place: str) -> str:
+    """That a user's option file builds on itself or on one that does; empty if it doesn't."""
+    user, done = user_folder(), set[str]()
+
+    def found(place: str, chain: tuple[str, ...]) -> tuple[str, ...]:
+        if place in chain:
+            return (*chain[chain.index(place) :], place)
+        if place in done or max(len(chain), len(done)) > MAX_FILES or ".." in place:
+            return ()
+        done.add(place)
+        file = f"{place.lstrip('/')}.yaml"
+        if user is None or (own_folder() / file).is_file():  # ours build on no circle
+            return ()
+        links = (found(placed(name, place), (*chain, place)) for name in builds_on(user / file))
+        return next(filter(None, links), ())
+
+    files = found(place, ())
+    if not files or user is None:
+        return ""
+    return plain.one_line(
+        f"{user / files[0]}.yaml: defaults: builds on itself ({' -> '.join(files)}); take "
+        f"{files[1]} out of the list"
+    )
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import yaml
 from omegaconf import Container, Node, OmegaConf
 from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 LARGEST = 2**20
@@ -59,8 +60,7 @@ def read_text(path: Path) -> str:
     """
     try:
         if not path.is_file():  # a device or a pipe may never end
-            wrong = "is not a regular file" if path.exists() else "there is no such file"
-            raise ValueError(f"{path}: {wrong}")
+            raise ValueError(f"{path}: {_not_regular(path)}")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:  # such as a file of another user
@@ -75,6 +75,20 @@ def read_text(path: Path) -> str:
     except ValueError as error:
         raise ValueError(f"{path}: can't be read: {error}") from error
     return text
+
+
+def _not_regular(path: Path) -> str:
+    """What is wrong with a path that leads to no regular file. Raises OSError."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        link = f"is a link to {os.readlink(path)}, and " if path.is_symlink() else ""
+        return one_line(f"{link}there is no such file")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return "is a link that leads to itself; link it to the file"
+    return "is not a regular file"
 
 
 def open_file(path: Path | str) -> BinaryIO:
@@ -134,20 +148,101 @@ def load(path: Path) -> Any:
 
 
 def load_mapping(path: Path) -> dict[Any, Any]:
-    """As `load`, of a file that holds a mapping or nothing. Raises ValueError for another."""
-    content = load(path)
+    """As `load`, of an option or experiment file: a mapping with names that are texts, or nothing.
+
+    Raises ValueError for another, for a `defaults` that is no list of options, and for a text that
+    OmegaConf can't read.
+    """
+    text = read_text(path)
+    content = _parsed(path, text, _loader())
     if not isinstance(content, dict | None):
         raise ValueError(f"{path}: must be a mapping; write lines of the form setting: value")
-    return content or {}
+    content = content or {}
+    levels = 2 if "@package _global_" in text else 1
+    wrong = _wrong_names(content, levels) or _wrong_defaults(content) or _wrong_texts(content)
+    if wrong:
+        raise ValueError(f"{path}: {wrong}")
+    return content
 
 
 def _loaded(path: Path, loader: Any) -> Any:
-    text = read_text(path)
+    return _parsed(path, read_text(path), loader)
+
+
+def _parsed(path: Path, text: str, loader: Any) -> Any:
     try:
         return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:
         # the last two by tags that don't fit, such as `!!bool maybe`
         raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
+
+
+def _wrong_names(content: Any, levels: int, prefix: str = "") -> str:
+    """What is wrong with the name of a setting, which must be a text in so many levels of mappings,
+    and not null in those below; empty if nothing is."""
+    items: list[tuple[Any, Any]] = []
+    if isinstance(content, dict):
+        items = list(content.items())
+    elif isinstance(content, list):
+        items, levels = [("", value) for value in content], 0
+    for key, value in items:
+        shown = json.dumps(key) if not isinstance(key, str) else key
+        name = _shown(f"{prefix}.{shown}".strip("."))
+        if key is None or (levels > 0 and not isinstance(key, str)):
+            return (
+                f"{name}: the name of a setting must be a text, got {shown[:100]}; write "
+                f'"{shown[:100]}" in quotes, or leave it out'
+            )
+        if wrong := _wrong_names(value, levels - 1, name):
+            return wrong
+    return ""
+
+
+def _wrong_defaults(content: dict[str, Any]) -> str:
+    """What of a defaults list Hydra can't read; empty if there is nothing."""
+    if "defaults" not in content:
+        return ""
+    entries = content["defaults"]
+    way_out = "write [<option>, _self_], or [override /<group>: <option>] in an experiment file"
+    if not isinstance(entries, list):
+        return f"defaults must be a list of options, got {_as_yaml(entries)}; {way_out}"
+    for index, entry in enumerate(entries):
+        names: list[Any] = [entry]
+        if isinstance(entry, dict) and len(entry) == 1:
+            ((group, value),) = entry.items()
+            names = [group, *(value if isinstance(value, list) else [value or ""])]
+        if not all(isinstance(name, str) for name in names):
+            return (
+                f"defaults[{index}] must be the name of an option or one pair of a group and an "
+                f"option, got {_as_yaml(entry)}; {way_out}"
+            )
+    return ""
+
+
+def _wrong_texts(content: dict[str, Any]) -> str:
+    """The first text whose `${...}` OmegaConf can't parse and why; empty if there is none."""
+    left = MAX_PARSED
+    for key, value in _leaves("", content):
+        if isinstance(value, str) and "${" in value and (left := left - len(value)) >= 0:
+            try:
+                OmegaConf.create([value])
+            except (OmegaConfBaseException, RecursionError) as error:
+                return (
+                    f"{_shown(key)} must have a complete ${{...}}, got {value[:100]!r} "
+                    f"({str(error).splitlines()[0][:200]}); write ${{group.setting}}, or "
+                    "\\${ for the characters themselves"
+                )
+    return ""
+
+
+MAX_PARSED = 20_000
+"""Characters of texts with a `${...}` that are checked in one file; what is wrong with those beyond
+is found where the file is chosen."""
+
+
+def _as_yaml(value: Any) -> str:
+    """A value in one line, as YAML writes it, cut to a readable length."""
+    return json.dumps(value)[:100]
 
 
 def check_text(text: str) -> None:

@@ -22,6 +22,8 @@ ENDED = ("FINISHED", "PRUNED")
 
 MAX_ROWS = 20
 
+KNOWN = {"which": "", "keep": "1", "yes": "false", "output_dir": ""}
+
 
 def written(run_folder: Path) -> list[Path]:
     """The checkpoints of a run, the oldest first."""
@@ -52,8 +54,7 @@ class Removable:
 
 def prune(arguments: Sequence[str], console: Console) -> int:
     """The verb. Raises SpecError for wrong arguments, RecipeError for what can't be removed."""
-    known = {"which": "", "keep": "1", "yes": "false", "output_dir": ""}
-    values = key_values("prune", arguments, known, positional="which")
+    values = key_values("prune", arguments, KNOWN, positional="which")
     if values["yes"] not in ("true", "false"):
         raise SpecError(f"prune: yes must be true or false, got {values['yes']}")
     keep = int(number("prune", "keep", values["keep"], whole=True))
@@ -62,7 +63,7 @@ def prune(arguments: Sequence[str], console: Console) -> int:
     outputs = runs.outputs(values["output_dir"])
     found = list(_removable(outputs, values["which"], keep))
     if not found:
-        console.print("No finished run has a checkpoint that it needs no more", soft_wrap=True)
+        console.print("No finished run has a checkpoint that it no longer needs", soft_wrap=True)
         return 0
     _show(found, console)
     files = sum(len(each.files) for each in found)
@@ -70,7 +71,7 @@ def prune(arguments: Sequence[str], console: Console) -> int:
     what = f"{counted(files, 'file')} of {counted(len(found), 'run')}, {total}"
     if values["yes"] == "false":
         which = [shlex.quote(values["which"])] if values["which"] else []
-        given = [f"keep={keep}"] if values["keep"] != known["keep"] else []
+        given = [f"keep={keep}"] if values["keep"] != KNOWN["keep"] else []
         again = runs.command(" ".join(["prune", *which, *given, "yes=true"]), outputs)
         console.print(f"{what}; nothing is removed yet, {again} removes them", soft_wrap=True)
         return 0
@@ -87,10 +88,18 @@ def _removable(outputs: Path, which: str, keep: int) -> Iterator[Removable]:
         with contextlib.suppress(SpecError):  # a damaged one is left alone
             infos[run] = runs.said(run, "prune")
     chosen = {run: info for run, info in infos.items() if not which or _is_meant(which, run, info)}
-    if which and not chosen:
+    if which == runs.ALL and not chosen:
+        chosen = infos
+    elif which and not chosen:
+        if "=" in which:
+            settings = ", ".join(key for key in KNOWN if key != "which")
+            raise SpecError(
+                f"prune: {which}: no such setting, and no run or sweep of that name is recorded in "
+                f"{printable(outputs)}; the settings are {settings}"
+            )
         raise SpecError(
             f"prune: no run or sweep {which!r} is recorded in {printable(outputs)}; give an id or "
-            "a name, or leave it out for all runs"
+            "a name, or all for all runs"
         )
     for run, info in chosen.items():
         if info.status in ENDED:

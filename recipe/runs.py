@@ -22,7 +22,7 @@ from recipe import atomic, menu, plain
 from recipe.errors import SpecError
 from recipe.plain import one_line
 from recipe.sent import Sent
-from recipe.wording import printable
+from recipe.wording import printable, written
 
 Text = Annotated[str, AfterValidator(one_line)]
 
@@ -61,6 +61,9 @@ class Info:
 
 T = TypeVar("T")
 
+ALL = "all"
+"""What stands for all recorded runs where a run or a sweep is named."""
+
 FACTS = TypeAdapter(Facts)
 
 INFO = TypeAdapter(Info)
@@ -82,7 +85,7 @@ def outputs(given: str) -> Path:
 
         folder = compose.project().output_dir
         if not isinstance(folder, str):
-            raise SpecError(f"output_dir must be a text, got {folder!r}")
+            raise SpecError(f"output_dir must be a text, got {written(folder)}")
         given = folder
     try:
         return Path(given or "outputs").expanduser().resolve()

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from recipe import menu, trust
 from recipe.menu import nearest
-from recipe.wording import counted
+from recipe.wording import counted, written
 
 FACTS = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
@@ -84,9 +84,6 @@ SPARED = {
     "device": ("order", "threads"),
 }
 """Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""
-
-LONGEST = 200
-"""Characters of a value in a message."""
 
 RUNTIME = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""
@@ -246,7 +243,7 @@ def type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> l
     """
     wanted = _fit_to_compute(value, finite=finite) if key not in ROOT else None
     if wanted is not None:
-        return [f"{key} must be {wanted}, got {_shown(value)}"]
+        return [f"{key} must be {wanted}, got {written(value)}"]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -292,13 +289,7 @@ def _message(key: str, value: Any, error: ValidationError) -> str:
     where = _where(path, value)
     got = value if whole and not where else details[0]["input"] if where else value
     rule = (" and " if whole else " or ").join(wanted)
-    return f"{key}{where} must be {rule}, got {_shown(got)}"
-
-
-def _shown(value: Any) -> str:
-    """As Python writes it, its beginning if that is long."""
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return f"{key}{where} must be {rule}, got {written(got)}"
 
 
 def _where(path: Sequence[int | str], value: Any) -> str:

@@ -17,6 +17,7 @@ from yaml import YAMLError
 from recipe import menu, plain
 from recipe.errors import SpecError
 from recipe.menu import EXPERIMENT, GLOBAL, GROUPS, nearest
+from recipe.wording import written
 
 Settings = Mapping[str, Any]
 
@@ -72,7 +73,8 @@ class RunSpec:
         try:
             content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise SpecError(f"{error.full_key or 'spec'}: {reason(error)}") from error
+            said = _not_given(error, choices) or f"{error.full_key or 'spec'}: {reason(error)}"
+            raise SpecError(said) from error
         except RecursionError as error:
             raise SpecError("spec: refers to itself; give the values themselves") from error
         if wrong := plain.problems(content):
@@ -92,7 +94,7 @@ class RunSpec:
             raise SpecError(wrong)
         trust = content["trust"]
         if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
-            raise SpecError(f"trust must be a list of packages, [mypackage], got {trust!r}")
+            raise SpecError(f"trust must be a list of packages, [mypackage], got {written(trust)}")
         content["trust"] = tuple(trust)
         return cls(options={group: choices[group] for group in GROUPS}, **content)
 
@@ -179,7 +181,7 @@ def _no_settings(group: str, node: Any) -> list[str]:
         way_out = (
             f"choose an option{named}" if group in GROUPS else f"give {group}.<setting>=<value>"
         )
-        return [f"{group} must be a mapping of settings, got {node!r}; {way_out}"]
+        return [f"{group} must be a mapping of settings, got {written(node)}; {way_out}"]
     return [
         f"{group}.{key}: the name of a setting must be a text; leave it out"
         for key in node
@@ -190,6 +192,20 @@ def _no_settings(group: str, node: Any) -> list[str]:
 def reason(error: OmegaConfBaseException) -> str:
     """What OmegaConf says, less the type of the error in a resolver."""
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+
+
+def _not_given(error: OmegaConfBaseException, choices: Mapping[str, str]) -> str:
+    """What to say of a setting that another one is taken from and that the chosen option lacks;
+    empty if it is something else."""
+    found = re.search(r"Interpolation key '(\w+)\.(\w[\w.]*)' not found", str(error))
+    if not found or found[1] not in choices:
+        return ""
+    group, setting = found.groups()
+    option = f"{group}={choices[group]}"
+    return (
+        f"{group}.{setting} is not given, and {error.full_key} is taken from it; write {setting} "
+        f"in the file of {option}, or give +{group}.{setting}=<value>"
+    )
 
 
 def _plain(spec: RunSpec) -> dict[str, Any]:

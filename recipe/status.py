@@ -55,8 +55,9 @@ def status(arguments: Sequence[str], console: Console) -> int:
     if closed:
         _tell(outputs, closed, values, console)
     if unsent := sum(_is_unsent(run, info) for run, info in infos.items()):
+        verb = "is" if unsent == 1 else "are"
         console.print(
-            f"{counted(unsent, 'run')} that ended not wholly in MLflow; "
+            f"{counted(unsent, 'ended run')} {verb} not completely in MLflow; "
             f"{runs.command('sync', outputs)} sends what is left",
             soft_wrap=True,
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from recipe.menu import GROUPS, nearest, own_targets
+from recipe.wording import written
 
 WAY_OUT = "choose an option of the menu, or trust a package of your own"
 
@@ -27,7 +28,8 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
     """
     if not isinstance(target, str) or not all(word.isidentifier() for word in target.split(".")):
         raise ValueError(
-            f"_target_ must be the dotted name of a callable, got {target!r}; write package.name"
+            f"_target_ must be the dotted name of a callable, got {written(target)}; "
+            "write package.name"
         )
     root = target.partition(".")[0]
     if root not in (*KNOWN, *trusted):
@@ -78,9 +80,9 @@ def _check_made(node: Mapping[Any, Any], trusted: Sequence[str]) -> None:
     if odd:
         raise ValueError(f"_target_ {target} has no setting {odd[0]!r}; leave it out")
     if not isinstance(node.get("_partial_", False), bool):
-        raise ValueError(f"_partial_ must be true or false, got {node['_partial_']!r}")
+        raise ValueError(f"_partial_ must be true or false, got {written(node['_partial_'])}")
     if not isinstance(node.get("_args_", []), list):
-        raise ValueError(f"_args_ must be a list, got {node['_args_']!r}")
+        raise ValueError(f"_args_ must be a list, got {written(node['_args_'])}")
     check_downloads(target, called, node)
 
 

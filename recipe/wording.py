@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+
+LONGEST = 200
+"""Characters of a value in a message."""
 
 
 def counted(number: int, thing: str) -> str:
@@ -31,6 +35,12 @@ def listed(names: Sequence[object], limit: int = 3) -> str:
     """`a, b, c and 4 more`."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return f"{', '.join(map(str, names[:limit]))}{more}"
+
+
+def written(value: object, longest: int = LONGEST) -> str:
+    """A value as Python writes it, or YAML if it is null, true or false; cut to `longest`."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def relative(path: Path) -> str:

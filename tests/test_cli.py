@@ -79,7 +79,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         # types and ranges
         ("epochs=1.5", "epochs must be a whole number, got 1.5"),
         ("epochs=0", "epochs must be greater than 0, got 0"),
-        ("seed=true", "seed must be a whole number, got True"),
+        ("seed=true", "seed must be a whole number, got true"),
         ("name=3", "name must be a text, got 3"),
         ("trust=mine", "trust must be a list of packages, [mypackage], got 'mine'"),
         ("trust=[3]", "trust must be a list of packages, [mypackage], got [3]"),

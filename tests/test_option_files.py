@@ -96,11 +96,40 @@ BROKEN = {
     "loop": (b"a: &a [*a]\n", "the alias *a stands for nothing, or for itself"),
     "large": (b"a: " + b"x" * 2**20, "is larger than 1048576 bytes"),
     "many": (b"a: [" + b"1, " * 20_000 + b"]", "more than 10000 values"),
+    "null_key": (b"null: 3\n", "null: the name of a setting must be a text, got null; write"),
+    "null_below": (b"a:\n- ~: 3\n", "a.null: the name of a setting must be a text, got null"),
+    "number_key": (b"1: 2\n", "1: the name of a setting must be a text, got 1; write"),
+    "fraction_key": (b"1.5: 2\n", "1.5: the name of a setting must be a text, got 1.5; write"),
+    "boolean_key": (b"true: 1\n", "true: the name of a setting must be a text, got true; write"),
+    "global_key": (b"# @package _global_\nclip: {1: 2}\n", "clip.1: the name of a setting must be"),
+    "half_reference": (b"y: ${\n", "y must have a complete ${...}, got '${'"),
+    "half_below": (b"y: {z: ['${a.b c']}\n", "y.z[0] must have a complete ${...}, got '${a.b c'"),
+    "deep_reference": (b"y: " + b"${a:" * 300 + b"1" + b"}" * 300, "y must have a complete ${...}"),
+    "defaults_number": (b"defaults: 3\n", "defaults must be a list of options, got 3; write"),
+    "defaults_null": (b"defaults:\n", "defaults must be a list of options, got null; write"),
+    "defaults_pair": (b"defaults: {a: b}\n", "defaults must be a list of options, got {"),
+    "defaults_nested": (b"defaults: [{a: {b: c}}]\n", "defaults[0] must be the name of an option"),
+    "defaults_two": (b"defaults: [_self_, {a: b, c: d}]\n", "defaults[1] must be the name of"),
+    "defaults_item": (b"defaults: [[norm]]\n", "defaults[0] must be the name of an option"),
+    "selfy": (
+        b"defaults: [selfy]\n",
+        "defaults: builds on itself (clip/selfy -> clip/selfy); take clip/selfy out of the list",
+    ),
+    "on_selfy": (
+        b"defaults: [/clip/selfy, _self_]\n",
+        "defaults: builds on itself (clip/selfy -> ",
+    ),
 }
 
 VALUE = "_target_: recipe.clip.value.value\nmax_value: 1.0\n"
 
-ODD = ("pipe", "device", "folder", "circle", "nowhere")
+ODD = {
+    "pipe": "is not a regular file",
+    "device": "is not a regular file",
+    "folder": "is not a regular file",
+    "circle": "is a link that leads to itself; link it to the file",
+    "nowhere": "is a link to missing.yaml, and there is no such file",
+}
 
 CYCLE = {"first": "defaults: [second, _self_]\n", "second": "defaults: [first, _self_]\n"}
 """Files that build on each other."""
@@ -135,8 +164,9 @@ def test_broken_files_are_named_in_the_menu_and_the_rest_of_it_is_shown(broken: 
         shown = "".join(done.out.split())  # a table breaks long lines
         assert "goodAgoodone." in shown and "valueValueclipping:" in shown
         for name in (*BROKEN, *ODD):
-            said = BROKEN.get(name, (b"", ""))[1]
-            line = f"{name} can't be used: {broken}/conf/clip/{name}.yaml: "
+            said = BROKEN[name][1] if name in BROKEN else ODD[name]
+            file = "selfy" if name == "on_selfy" else name
+            line = f"{name} can't be used: {broken}/conf/clip/{file}.yaml: "
             found = shown.partition("".join(line.split()))[2]
             assert "".join(said.split()) in found[:400] and found, (verb, name)
 
@@ -146,22 +176,64 @@ def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
 ) -> None:
     monkeypatch.chdir(broken)
     for name in (*BROKEN, *ODD):
-        said = BROKEN.get(name, (b"", ""))[1]
+        said = BROKEN[name][1] if name in BROKEN else ODD[name]
         given = compose.parse([f"clip={name}"])
         with compose.menu_folder():
             (line,) = check(given).problems
         assert line.startswith(f"clip={name} can't be used: ")
-        assert f"conf/clip/{name}.yaml: " in line and said in line
+        assert f"conf/clip/{name.removeprefix('on_')}.yaml: " in line and said in line
     (line,) = commands.here(broken, "tricks", "clip=pipe").problems
     assert line.endswith("conf/clip/pipe.yaml: is not a regular file")
     for name in CYCLE:
         (line,) = commands.here(broken, "plan", *QUICK, f"clip={name}").problems
-        assert "refers to itself" in line
-    assert commands.here(broken, "tricks", "clip=first").status == 0
+        assert f"conf/clip/{name}.yaml: defaults: builds on itself (clip/{name} -> " in line
+        (shown,) = commands.here(broken, "tricks", f"clip={name}").problems
+        assert shown == line.replace("recipe: ", "recipe: tricks: ")
     # a hint looks through the settings of all options
     (line,) = commands.here(broken, "plan", *QUICK, "clip.max_value=1").problems
     assert line.endswith("it is a setting of clip=value and good")
     assert commands.here(broken, "plan", *QUICK, "clip=good").status == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "said"),
+    [
+        (
+            {"conf/data/mine.yaml": "_target_: recipe.data.digits.digits\n"},
+            ["data=mine"],
+            "data.classes is not given, and model.classes is taken from it; write classes in the "
+            "file of data=mine, or give +data.classes=<value>",
+        ),
+        (
+            {"conf/optimizer/mine.yaml": "_target_: torch.optim.SGD\n"},
+            ["optimizer=mine", "param_groups=head_faster"],
+            "optimizer.lr is not given, and param_groups.lr is taken from it; write lr in the file "
+            "of optimizer=mine, or give +optimizer.lr=<value>",
+        ),
+        (
+            {},
+            ["freeze=all_but_head", "freeze.cache=null"],
+            "freeze.cache must be 'auto' or 'off', got null",
+        ),
+    ],
+)
+def test_a_setting_that_an_option_lacks_or_leaves_null_is_named(
+    tmp_path: Path, files: dict[str, str], arguments: list[str], said: str
+) -> None:
+    commands.project(tmp_path, files)
+    (line,) = commands.here(tmp_path, "plan", *commands.HERE, "tracking=none", *arguments).problems
+    assert line.startswith(f"recipe: {said}")
+
+
+def test_a_broken_file_that_another_file_chooses_is_named(
+    broken: Path,
+) -> None:
+    folder = broken / "conf" / "experiment"
+    folder.mkdir()
+    for name in ("null_key", "half_reference", "defaults_nested", "selfy"):
+        (folder / "mine.yaml").write_text(f"{GLOBAL}defaults: [override /clip: {name}]\n")
+        (line,) = commands.here(broken, "plan", *QUICK, "experiment=mine").problems
+        assert f"conf/clip/{name}.yaml: " in line and BROKEN[name][1] in line
 
 
 def test_settings_of_the_project_that_cannot_be_read_are_named(broken: Path) -> None:

@@ -355,7 +355,7 @@ def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
         ),
         ("[{match: classifier, lr: nan}]", r"^param_groups\.rules must be a finite number"),
         ("[{match: classifier, lr: 1e39}]", r"^param_groups\.rules must be within .* 3\.4e38"),
-        ("[{match: classifier, lr: true}]", r"sets lr=True: it must be a number, got True"),
+        ("[{match: classifier, lr: true}]", r"sets lr=True: it must be a number, got true"),
         (
             "[{match: classifier, nesterov: maybe}]",
             r"sets nesterov=maybe: it must be true or false, got 'maybe'",

@@ -62,7 +62,11 @@ def test_prune_shows_what_it_would_free_and_removes_it_only_when_that_is_confirm
     assert done.out.splitlines()[-1] == f"Removed 1 file of 1 run, {size / 1024:.1f} KiB"
     assert checkpoints(finished) == BOTH[1:] and checkpoints(killed) == BOTH
     assert {path.name for path in finished.iterdir()} == before
-    assert "No finished run has" in commands.here(home, "prune").out
+    nothing = "No finished run has a checkpoint that it no longer needs\n"
+    assert commands.here(home, "prune").out == nothing
+    assert commands.here(home, "prune", "all").out == nothing
+    (line,) = commands.here(home, "prune", "bogus=1").problems
+    assert line.endswith("; the settings are keep, yes, output_dir")
 
 
 def test_what_is_left_is_what_more_epochs_start_from_and_without_it_that_is_refused(
@@ -88,6 +92,8 @@ def test_what_is_left_is_what_more_epochs_start_from_and_without_it_that_is_refu
     ("arguments", "problem"),
     [
         (["nothing"], "prune: no run or sweep 'nothing' is recorded in "),
+        (["bogus=1"], "prune: bogus=1: no such setting, and no run or sweep of that name is "),
+        (["checkpoint.keep_finished=0"], "prune: checkpoint.keep_finished=0: no such setting, and"),
         (["keep=-1"], "prune: keep must be 0 or more, got -1"),
         (["keep=x"], "prune: keep must be a whole number, got 'x'"),
         (["--yes", "1"], "prune: yes must be true or false, got 1"),

@@ -319,7 +319,7 @@ def test_without_checkpoints_a_signal_still_leaves_one(tmp_path: Path, whole: Pa
             "checkpoint.keep_finished must be greater than or equal to 0, got -1",
         ),
         ("checkpoint.keep=0", "checkpoint.keep must be greater than 0, got 0"),
-        ("checkpoint.keep=null", "checkpoint.keep must be a whole number, got None"),
+        ("checkpoint.keep=null", "checkpoint.keep must be a whole number, got null"),
         ("again=maybe", "again must be true or false, got 'maybe'"),
         ("checkpoint.evry=2", "checkpoint.evry=2: checkpoint has no setting evry; did you mean "
          "every?"),

@@ -249,7 +249,7 @@ RULES = {
     ),
     "a plateau follows a metric": (
         f"{SCHEDULE}ReduceLROnPlateau",
-        "scheduler.monitor must be val/loss or val/accuracy, got None",
+        "scheduler.monitor must be val/loss or val/accuracy, got null",
         f"{SCHEDULE}ReduceLROnPlateau +scheduler.monitor=val/loss",
     ),
     "no other schedule follows one": (

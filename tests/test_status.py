@@ -298,7 +298,7 @@ def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) 
     assert "is closed as KILLED" in died_too.out and "Connection refused" in died_too.out
     for done in (died_too, commands.here(tmp_path, "status")):
         assert done.out.splitlines()[-1] == (
-            "1 run that ended not wholly in MLflow; python -m recipe sync sends what is left"
+            "1 ended run is not completely in MLflow; python -m recipe sync sends what is left"
         )
 
 

@@ -18,7 +18,7 @@ from recipe.sweep import find, jobs, members, parent, standing
 from recipe.sweep.jobs import Ended
 from recipe.wording import counted, listed, printable
 
-ALL = "all"
+ALL = runs.ALL
 """Given as the sweep: every recorded run."""
 
 MOST_METRICS = 16

@@ -34,7 +34,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from recipe.wording import counted
+from recipe.wording import counted, written
 
 if TYPE_CHECKING:
     from recipe.rules import Planned
@@ -171,7 +171,7 @@ def _monitor(planned: Planned) -> Iterator[str]:
             )
         return
     if schedule.monitor not in better:
-        yield f"scheduler.monitor must be val/loss or val/accuracy, got {schedule.monitor!r}"
+        yield f"scheduler.monitor must be val/loss or val/accuracy, got {written(schedule.monitor)}"
         return
     if settings["per"] != "epoch":
         yield (

@@ -21,6 +21,7 @@ from recipe.settings import ELSEWHERE
 from recipe.spec import RunSpec
 from recipe.sweep import own
 from recipe.sweep.planned import is_hydras, seed_problems, spec_problems
+from recipe.wording import written
 
 OWN = (
     "trials", "metric", "sampler", "pruner", "startup", "warmup", "storage", "batch", "yes",
@@ -177,9 +178,13 @@ def _settings(texts: Sequence[str], problems: Problems) -> tuple[Settings | None
             found.append(f"{key}={node[key]}: no such {key}{hint}")
     for key, least in LEAST.items():
         if type(node[key]) is not int or node[key] < least:
-            found.append(f"{key} must be a whole number of at least {least}, got {node[key]!r}")
+            found.append(
+                f"{key} must be a whole number of at least {least}, got {written(node[key])}"
+            )
     if not isinstance(node["yes"], bool):
-        found.append(f"yes must be true or false, got {node['yes']!r} (whether to start unasked)")
+        found.append(
+            f"yes must be true or false, got {written(node['yes'])} (whether to start unasked)"
+        )
     found += filter(None, [storage.problem(node["storage"])])
     problems += found
     names = [key for key in OWN if key != "yes"]

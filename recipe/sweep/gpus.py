@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override
 from recipe import compose
 from recipe.errors import Problems, SpecError
 from recipe.spec import RunSpec
-from recipe.wording import counted
+from recipe.wording import counted, written
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 
@@ -118,18 +118,22 @@ def _uncounted(node: Mapping[str, Any]) -> Iterator[str]:
         number = node.get(key, "auto")
         if number != "auto" and (type(number) is not int or number < 1):
             yield (
-                f"hydra.launcher.{key} must be auto or a whole number of at least 1, got {number!r}"
+                f"hydra.launcher.{key} must be auto or a whole number of at least 1, "
+                f"got {written(number)}"
             )
 
 
 def _malformed(asked: Any, per_gpu: Any) -> Iterator[str]:
     if type(per_gpu) is not int or per_gpu < 1:
-        yield f"hydra.launcher.per_gpu must be a whole number of at least 1, got {per_gpu!r}"
+        yield f"hydra.launcher.per_gpu must be a whole number of at least 1, got {written(per_gpu)}"
     if asked == "auto":
         return
     indices = [None] if isinstance(asked, str) or not isinstance(asked, Sequence) else list(asked)
     if not indices or any(type(each) is not int or each < 0 for each in indices):
-        yield f"hydra.launcher.gpus must be auto or a list of indices, such as [0,1], got {asked}"
+        yield (
+            "hydra.launcher.gpus must be auto or a list of indices, such as [0,1], "
+            f"got {written(asked)}"
+        )
         return
     if len(set(indices)) < len(indices):
         yield (

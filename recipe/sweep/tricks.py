@@ -15,7 +15,7 @@ from recipe.errors import Problems
 from recipe.menu import GROUPS, OFF, nearest
 from recipe.overrides import option_names
 from recipe.sweep.variants import FULL_SET, LARGEST, PLANS, Trick, size
-from recipe.wording import counted
+from recipe.wording import counted, written
 
 TRICKS = tuple(group for group in GROUPS if group in OFF)
 
@@ -147,7 +147,9 @@ def _plan_problems(asked: Asked, sweeper: Any) -> list[str]:
     found = []
     plan = asked.plan
     if not isinstance(sweeper.yes, bool):
-        found.append(f"yes must be true or false, got {sweeper.yes!r} (whether to start unasked)")
+        found.append(
+            f"yes must be true or false, got {written(sweeper.yes)} (whether to start unasked)"
+        )
     if plan not in PLANS:
         hint = nearest(plan, PLANS) or f"; there are {', '.join(PLANS)}"
         return [*found, f"plan={plan}: no such plan{hint}"]

@@ -8,10 +8,12 @@ input, `normalise` to its scale; always in this order.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +129,7 @@ def opened(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.Imag
                     _reduce(image, max_pixels)
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
-        raise ImageError(path, _reason(path, error)) from error
+        raise ImageError(path, _reason(path, error, max_pixels)) from error
 
 
 def _open(path: Path) -> ImageFile.ImageFile:
@@ -156,10 +158,15 @@ def _reduce(image: ImageFile.ImageFile, max_pixels: int) -> None:
     raise ValueError(f"its {width} x {height} pixels are more than data.max_pixels={max_pixels}")
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path, error: Exception, max_pixels: int | None) -> str:
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        pixels, *limit = re.findall(r"\d+", str(error))  # the size itself isn't said
+        most = f"Pillow's limit of {limit[0]}" if max_pixels is None else f"data.{max_pixels=}"
+        return f"its {pixels} pixels are more than {most}"
     if isinstance(error, UnidentifiedImageError):
         size = path.stat().st_size
-        return f"none of {', '.join(FORMATS)}" if size else "the file is empty"
+        heic = ["HEIC"] if find_spec("pillow_heif") else []
+        return f"none of {', '.join([*FORMATS, *heic])}" if size else "the file is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

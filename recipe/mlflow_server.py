@@ -31,6 +31,9 @@ TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SHORTEST, LONGEST = 10, 60
 """Seconds that a server has for an answer: at first, and once it has shown that it is slow."""
 
+LONGEST_REASON = 200
+"""Characters of an error that is told as it is."""
+
 REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
 """MLflow's codes for what it will not take, however often it is offered."""
 
@@ -198,4 +201,5 @@ def reason(error: Exception) -> str:
         last = re.sub(r"\[Errno \d+\] ", "", text[found.end() :].rpartition(": ")[2])
         last = re.sub(r"[\"']\)+$", "", last)
         return f"{found[1]}:{found[2]}: {last}"
-    return f"{type(error).__name__}: {text[:600]}"
+    first = credentials.masked(str(error).strip().partition("\n")[0].partition("[SQL:")[0])
+    return f"{type(error).__name__}: {' '.join(first.split())[:LONGEST_REASON]}"

@@ -47,10 +47,8 @@ class Recorder:
         self.folder = runs.folder(outputs) / runs.new_id()
         sweep_id = sweep.name if sweep else None
         info = runs.Info(self.folder.name, name, "RUNNING", fingerprint=fingerprint, sweep=sweep_id)
-        try:
+        with runs.making(self.folder):
             self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise RecipeError(_refusal(self.folder, error)) from error
         self._lock = runs.take(self.folder, "run")
         self.known: journal.Trace = {}
         """What was recorded before the run was taken up."""
@@ -252,11 +250,10 @@ def _line(kind: str, /, **content: Any) -> dict[str, Any]:
 
 
 def _refusal(folder: Path, error: OSError) -> str:
-    said = f"output_dir: {printable(folder)}: {error.strerror}"
-    full = atomic.is_full(error)
-    first = "make room, then" if full else "see to that, then"
     if not (folder / "run.json").is_file():
-        return f"{said}; {'make room, then start it again' if full else 'give another output_dir'}"
+        return runs.unwritable(folder, error)
+    said = f"output_dir: {printable(folder)}: {error.strerror}"
+    first = "make room, then" if atomic.is_full(error) else "see to that, then"
     if not (folder / "spec.yaml").is_file():  # there is nothing to go on from yet
         return f"{said}; {first} start it again"
     again = runs.command(f"resume {folder.name}", folder.parent.parent)

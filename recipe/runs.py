@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from recipe import atomic, menu, plain
-from recipe.errors import SpecError
+from recipe.errors import RecipeError, SpecError
 from recipe.plain import one_line
 from recipe.sent import Sent
 from recipe.wording import printable, written
@@ -195,6 +195,25 @@ def write(run: Path, info: Info) -> None:
     """Writes `run.json`, whole or not at all. Raises OSError."""
     content = {key: value for key, value in asdict(info).items() if value is not None}
     atomic.write(run / "run.json", json.dumps(content).encode() + b"\n", sync=False)
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Raises SpecError, headed by output_dir, where a new folder below it can't be made or written
+    to; on a full disk RecipeError."""
+    try:
+        yield
+    except OSError as error:
+        kind = RecipeError if atomic.is_full(error) else SpecError
+        raise kind(unwritable(folder, error)) from error
+
+
+def unwritable(folder: Path, error: OSError) -> str:
+    """What to say of an output_dir in which a new folder can't be made."""
+    way_out = (
+        "make room, then start it again" if atomic.is_full(error) else "give another output_dir"
+    )
+    return f"output_dir: {printable(folder)}: {error.strerror or error}; {way_out}"
 
 
 def lock(folder: Path) -> FileLock:

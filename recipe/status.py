@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe import dead, runs
+from recipe import damage, dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.journal import Damaged
@@ -47,6 +47,8 @@ def status(arguments: Sequence[str], console: Console) -> int:
     closed = dead.close_all(outputs, running)
     infos |= _infos(closed)
     _show(infos, console)
+    if damaged := damage.find(there):
+        console.print(f"Caution {damage.sentence(damaged)}", style="yellow", soft_wrap=True)
     grid.show_unfinished(outputs, console)
     for run in closed[:MOST]:
         console.print(_advice(run, outputs), soft_wrap=True)
@@ -61,10 +63,11 @@ def status(arguments: Sequence[str], console: Console) -> int:
             f"{runs.command('sync', outputs)} sends what is left",
             soft_wrap=True,
         )
-    if values["resume"] == "true" and not closed:
-        resume = runs.command("resume RUN", outputs)
-        console.print(f"No run was found dead; {resume} takes up one that was stopped")
-    return _take_up(closed, values, console) if values["resume"] == "true" else 0
+    if values["resume"] != "true":
+        return 0
+    killed = [run for run, info in infos.items() if info and info.status == "KILLED"]
+    _tell_not_resumed([run for run in killed if run not in closed], not closed, outputs, console)
+    return _take_up(closed, values, console)
 
 
 def _advice(run: Path, outputs: Path) -> str:
@@ -73,6 +76,23 @@ def _advice(run: Path, outputs: Path) -> str:
         return f"{said}; it had not begun, start it again"
     resumes = runs.command(f"resume {printable(run.name)}", outputs)
     return f"{said}; {resumes} takes it up"
+
+
+def _tell_not_resumed(
+    killed: Sequence[Path], none_dead: bool, outputs: Path, console: Console
+) -> None:
+    """Which runs `resume=true` doesn't resume, why, and how they are resumed."""
+    resumable = [printable(run.name) for run in killed if (run / "spec.yaml").is_file()]
+    said = ["No run was found dead"] if none_dead else []
+    if resumable:
+        which = listed(resumable[::-1], MOST)
+        resume = runs.command(f"resume {resumable[-1]}", outputs)
+        said.append(
+            f"{counted(len(resumable), 'run')} recorded as KILLED before, maybe on purpose, not "
+            f"resumed ({which}); {resume} resumes {'it' if len(resumable) == 1 else 'the last'}"
+        )
+    if said:
+        console.print("; ".join(said), soft_wrap=True)
 
 
 def _take_up(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 from rich.console import Console
 
-from recipe import compose, credentials, dead, mlflow_server, origin, output, runs
+from recipe import compose, credentials, damage, dead, mlflow_server, origin, output, runs
 from recipe.arguments import key_values
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.journal import Damaged
@@ -43,9 +43,14 @@ def sync(arguments: Sequence[str], console: Console) -> int:
     dead.close_all(outputs)
     sending = Sync(outputs, values["tracking.uri"], values["trust"])
     ended = [run for run in there if not runs.alive(run)]
+    damaged, unclear = damage.find(ended), 0
     for run in ended:
         if said := sending.run(run):
             console.print(f"{printable(run.name)}  {said}", soft_wrap=True)
+        elif run in damaged:
+            unclear += 1
+    if damaged:
+        console.print(f"Caution {damage.sentence(damaged)}", style="yellow", soft_wrap=True)
     sending.sweeps()
     if sending.uri and not sending.taken:
         raise SpecError(
@@ -53,7 +58,7 @@ def sync(arguments: Sequence[str], console: Console) -> int:
         )
     for reason in dict.fromkeys(sending.reasons.values()):
         console.print(f"recipe: {reason}", style="red", soft_wrap=True)
-    console.print(sending.summary(len(ended)), soft_wrap=True)
+    console.print(sending.summary(len(ended) - unclear), soft_wrap=True)
     return 1 if sending.unsent else 0
 
 
@@ -149,7 +154,9 @@ class Sync:
             return f"{done}, {self.unsent} left; {runs.command('sync', self._outputs)} goes on"
         if self.gone:
             return f"{done}, {counted(self.gone, 'run')} deleted in MLflow"
-        return done if self.sent else f"MLflow has all of {counted(number, 'run')} that ended"
+        if self.sent or not number:
+            return done
+        return f"MLflow has all of {counted(number, 'run')} that ended"
 
     def _tracking(self, run: Path, sent: Sent | None) -> Tracking:
         """Where a run's record goes. Raises SpecError where only the reader may say so."""

@@ -67,8 +67,8 @@ def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
         "cat/1.jpg ("
     )
     assert problem.endswith(
-        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM) and 2 more; mend or remove them, "
-        "or leave them out: data.on_bad_file=skip"
+        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC) and 2 more; mend or "
+        "remove them, or leave them out: data.on_bad_file=skip"
     )
 
 
@@ -97,8 +97,8 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: P
     overrides = ("data.mean=[0.5]", "clip=norm", "clip.max_norm=-1")
     unread, hidden, stray, names, empty = (f"data.path: {line}" for line in (
         f"2 of 23 images in {pets} can't be read: cat/0.png (the file is empty), cat/IMG_1.HEIC "
-        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM); mend or remove them, or leave them out: "
-        "data.on_bad_file=skip",
+        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC); mend or remove them, or leave "
+        "them out: data.on_bad_file=skip",
         f"1 of 23 images in {pets} are hidden: dog/.ipynb_checkpoints/10-checkpoint.png; "
         "remove or rename them",
         f"1 of 23 images in {pets} are in no class folder: stray.png; move them into one",

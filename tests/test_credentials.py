@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import commands
 import pytest
 import servers
+import sqlalchemy.exc
+from mlflow.exceptions import MlflowException
 
 from recipe import mlflow_server
 from recipe.credentials import masked
@@ -128,3 +131,17 @@ def test_a_token_that_no_header_takes_is_not_shown(
     with pytest.raises(Exception, match="s3cret") as error:  # what MLflow itself says
         mlflow_server.connect(Tracking("http://127.0.0.1:9"), tmp_path)
     assert "s3cret" not in mlflow_server.reason(error.value)
+
+
+def test_what_a_database_says_is_told_shortly_and_without_its_statement() -> None:
+    said = "(sqlite3.OperationalError) database or disk is full"
+    shown = f"OperationalError: {said}"
+    for error in (
+        sqlalchemy.exc.OperationalError("CREATE TABLE runs (" + "x" * 900, {}, Exception("full")),
+        MlflowException(f"{said} [SQL: CREATE TABLE runs (\n{'x' * 900})]"),
+        RuntimeError("x" * 900 + "\nmore"),
+    ):
+        told = mlflow_server.reason(error)
+        assert "SQL:" not in told and "\n" not in told and len(told) <= 220
+    error = sqlalchemy.exc.OperationalError("CREATE", {}, sqlite3.OperationalError(said[27:]))
+    assert mlflow_server.reason(error) == shown

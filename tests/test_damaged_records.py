@@ -102,6 +102,36 @@ def test_runs_with_a_damaged_file_are_named_and_the_rest_is_shown(
         assert done.status in (0, 2) and len(done.problems) == done.status // 2, done
 
 
+def test_status_and_sync_name_the_damaged_files_of_finished_runs(
+    tmp_path: Path, recorded: Path
+) -> None:
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
+    (first, second) = commands.runs(tmp_path)
+    seen = ("folder", "pipe", "device", "loop", "deep", "no text")
+    for name in ("metrics.jsonl", "events.jsonl", "result.json", "spec.yaml", "data.json"):
+        for damage in seen:
+            content = (first / name).read_bytes()
+            DAMAGES[damage](first / name)
+            sentence = f"Caution 1 run with damaged files: {first.name} ({name})\n"
+            assert sentence in commands.here(tmp_path, "status").out, damage
+            if damage == "deep":
+                done = commands.here(tmp_path, "sync")
+                assert sentence in done.out and "all of 1 run that ended" in done.out
+            shutil.rmtree(first / name) if (first / name).is_dir() else (first / name).unlink()
+            (first / name).write_bytes(content)
+    with open(second / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "ti')  # its process was killed
+    assert "damaged" not in commands.here(tmp_path, "status").out
+
+
+def test_status_lists_a_sweep_with_a_damaged_file_as_damaged(
+    tmp_path: Path, recorded: Path
+) -> None:
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
+    DAMAGES["deep"](file_of(tmp_path, "sweep.json"))
+    assert "  sweep.json is damaged\n" in commands.here(tmp_path, "status").out
+
+
 def test_sweeps_with_a_damaged_file_are_named_and_the_rest_is_shown(
     tmp_path: Path, recorded: Path
 ) -> None:
@@ -141,6 +171,28 @@ def test_sync_names_runs_with_a_damaged_file_and_sends_the_rest(
         assert run.name in done.out or number % len(DAMAGES) >= not_read
     status = commands.here(tmp_path, "status")
     assert (status.status, status.err) == (0, "")
+
+
+def test_an_output_dir_that_can_not_be_written_to_is_refused_alike_by_all(
+    tmp_path: Path, recorded: Path
+) -> None:
+    shutil.copytree(recorded / "outputs", tmp_path / "compared")
+    for name in ("outputs/runs", "outputs/sweeps", "compared/reports"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()  # a file where the folder is to be made
+    quick = (*commands.QUICK, "tracking=none")
+    for where, command in (
+        ("outputs/runs", quick),
+        ("outputs/sweeps", ("-m", *quick, "seed=1,2")),
+        ("outputs/sweeps", ("ablate", *quick, "clip=none,norm", "yes=true")),
+        ("outputs/sweeps", ("search", *quick, "clip=none,norm", "trials=2", "yes=true")),
+        ("compared/reports", ("compare", "all", "output_dir=compared")),
+    ):
+        done = commands.here(tmp_path, *command)
+        assert done.status == 2, done
+        (problem,) = done.problems
+        assert problem.startswith(f"recipe: output_dir: {tmp_path}/{where}/"), problem
+        assert problem.endswith(": Not a directory; give another output_dir"), problem
 
 
 JSON = st.recursive(

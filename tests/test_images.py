@@ -1,5 +1,7 @@
+import struct
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,7 @@ def broken(kind: str, folder: Path) -> Path:
         ("missing", "No such file or directory"),
         ("folder", "Is a directory"),
         ("empty", "the file is empty"),
-        ("text", "none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM"),
+        ("text", "none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC"),
         ("postscript", "none of PNG"),
         ("cut png", ""),
         ("cut jpg", "truncated"),
@@ -195,10 +197,31 @@ def test_a_decompression_bomb_is_refused(
     for read in (check_image, lambda path: read_image(path, channels=1)):
         with (
             warnings.catch_warnings(record=True) as seen,
-            pytest.raises(ValueError, match=r"a readable image: Image size \(10000 pixels\)"),
+            pytest.raises(ValueError, match=r"a readable image: its 10000 pixels are more than "),
         ):
             read(file)
         assert not seen
+
+
+def test_an_image_beyond_the_limit_of_pillow_is_refused_by_max_pixels(tmp_path: Path) -> None:
+    file = saved(Image.new("1", (1, 1)), tmp_path)
+    content = bytearray(file.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"image: its 3600000000 pixels are more than data\.max_pixels=50000000$"
+    ):
+        check_image(file, 50_000_000)
+
+
+def test_a_heic_file_that_can_not_be_read_is_reported_with_heic_in_the_list(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "phone.heic"
+    file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    with pytest.raises(ValueError, match=r"none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC$"):
+        check_image(file)
 
 
 def heic(folder: Path, name: str = "phone.heic") -> Path:

@@ -254,7 +254,7 @@ def test_predict_names_what_it_cannot_read_and_shows_the_rest(home: Path, tmp_pa
     assert f"{tmp_path}/\\udcff\\n.png" in done.out
     assert done.problems == [
         f"recipe: {tmp_path}/phone.heic: is not a readable image: none of PNG, JPEG, BMP, GIF, "
-        "TIFF, WEBP, PPM",
+        "TIFF, WEBP, PPM, HEIC",
         f"recipe: {tmp_path}/pipe.png: is not a readable image: it is a pipe or a device, not a "
         "file",
         "recipe: 2 of 3 files could not be read",

@@ -284,6 +284,19 @@ def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> No
     assert f"{run.name} is FINISHED by now, so there is nothing to resume" in done.out
 
 
+def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(
+    tmp_path: Path,
+) -> None:
+    run = died(tmp_path, POINTS + 'recorder.text("spec.yaml", "name: short")')
+    commands.here(tmp_path, "status")
+    done = commands.here(tmp_path, "status", "resume=true")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.endswith(
+        f"No run was found dead; 1 run recorded as KILLED before, maybe on purpose, not resumed "
+        f"({run.name}); python -m recipe resume {run.name} resumes it\n"
+    )
+
+
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     done = commands.here(tmp_path, "status", "resume=yes")
     assert (done.status, done.err) == (2, "recipe: resume must be true or false, got yes\n")

@@ -41,8 +41,9 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     which = _special(values["metric"], values["baseline"])
     folder = outputs / "reports" / f"{name}{which}"
     output.task("writing the report")
-    made = report.document(found, folder)
-    files = document.write(made, folder, report.TABLES)
+    with runs.making(folder):
+        made = report.document(found, folder)
+        files = document.write(made, folder, report.TABLES)
     if chosen.sweep and not values["sweep"] and len(find.folders(outputs)) > 1:
         others = runs.command("compare SWEEP", outputs)
         console.print(f"Sweep   {name}, the latest; {others} takes another", soft_wrap=True)

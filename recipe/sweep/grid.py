@@ -59,6 +59,8 @@ def show_unfinished(outputs: Path, console: Console) -> None:
     for folder in unfinished[-MOST:]:
         sweep = standing.read(folder)
         done = f"{sweep.done} of {sweep.total}" + (", going on" if sweep.alive else "")
+        if not parent.read(folder):
+            done = "sweep.json is damaged"
         table.add_row(printable(folder.name), printable(sweep.name), done)
     console.print(table)
     if len(unfinished) > MOST:

@@ -142,8 +142,9 @@ def _run(
     said = f"{content['name']}: {counted(content['jobs'], 'run')}"
     if sweep is None or first.again:
         sweep = first.output_path / "sweeps" / runs.new_id()
-        sweep.mkdir(parents=True)
-        atomic.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
+        with runs.making(sweep):
+            sweep.mkdir(parents=True)
+            atomic.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
     else:
         said += f", going on with {sweep.name}"
         content = {key: value for key, value in content.items() if key not in planned.keeps}

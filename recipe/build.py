@@ -22,7 +22,7 @@ from recipe.compiled import compile_model
 from recipe.data import Data, contract
 from recipe.distributed.ranks import Alone, Ranks, Several
 from recipe.distributed.world import World
-from recipe.errors import Problems, RecipeError
+from recipe.errors import Problems, RecipeError, first_line
 from recipe.frozen import Frozen
 from recipe.grouping import Grouping
 from recipe.nonfinite import Guard
@@ -47,11 +47,11 @@ class Builder:
             self.broken.add(group)
             return None
         before = len(self.problems)
-        with self.problems.component(f"{group}={self.spec.options[group]}"):
+        with self.problems.component(self.spec.choice(group)):
             try:
                 return make()
             except (RuntimeError, MemoryError, OverflowError) as error:  # such as absurd sizes
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                reason = first_line(error) or type(error).__name__
                 raise ValueError(f"can't be made: {reason}; look at its settings") from error
         assert len(self.problems) > before
         self.broken.add(group)
@@ -69,7 +69,7 @@ class Builder:
         model = made("model", lambda: _model(spec, facts, home, ranks), ("data",))
         start = made("model", lambda: pretrained.start(spec, model, data, facts), ("model",))
         frozen = made("freeze", lambda: _freeze(spec, model), ("model",))
-        sorter = made("optimizer", lambda: Grouping(spec.options, parts.part(spec, "optimizer")))
+        sorter = made("optimizer", lambda: Grouping(spec, parts.part(spec, "optimizer")))
         groups = made(
             "param_groups",
             lambda: sorter.groups(model, _groups(spec, model)),

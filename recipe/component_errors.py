@@ -11,6 +11,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from recipe.errors import DEBUG_HINT, RecipeError, raised
+from recipe.exits import is_output_closed
 from recipe.menu import GROUPS
 from recipe.run import Run
 from recipe.spec import RunSpec
@@ -24,8 +25,8 @@ def reported(spec: RunSpec, run: Run) -> Iterator[None]:
         yield
     except RecipeError:
         raise
-    except Exception as error:
-        group = _origin(run, error)
+    except (Exception, SystemExit) as error:
+        group = None if is_output_closed(error) else _origin(run, error)
         if group is None:
             raise
         raise RecipeError(
@@ -34,7 +35,7 @@ def reported(spec: RunSpec, run: Run) -> Iterator[None]:
         ) from error
 
 
-def _origin(run: Run, error: Exception) -> str | None:
+def _origin(run: Run, error: BaseException) -> str | None:
     """The group of the component in whose code, or below it, an exception was raised."""
     if isinstance(error.__cause__, Exception) and (group := _origin(run, error.__cause__)):
         return group

@@ -26,13 +26,25 @@ DEBUG = "RECIPE_DEBUG"
 DEBUG_HINT = f"{DEBUG}=1 prints the traceback"
 
 
-def raised(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; empty if it has none, or raises while giving it."""
+    return next(iter(_message(error).splitlines()), "")
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # out of the code of whoever wrote the exception's class
+        return ""
+
+
+def raised(error: BaseException) -> str:
     """The type of an exception and the first line of its message."""
-    message = next(iter(str(error).splitlines()), "")
+    message = first_line(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def print_traceback(error: Exception) -> None:
+def print_traceback(error: BaseException) -> None:
     """Prints the traceback of an exception that is reported in a line, if RECIPE_DEBUG is set."""
     from recipe import output  # which raises errors of this module
 
@@ -82,20 +94,24 @@ class Problems(list[str]):
             self.extend(error.problems)
         except (ValueError, ImportError) as error:
             print_traceback(error)
-            message = " ".join(str(error).split())
-            self.append(
-                message if message.startswith(where.split("=")[0]) else f"{where}: {message}"
-            )
+            message = " ".join(_message(error).split()) or f"raised {raised(error)}"
+            key = where.partition("=")[0].partition(".")[0]
+            self.append(message if message.startswith(key) else f"{where}: {message}")
 
     @contextmanager
     def component(self, choice: str) -> Iterator[None]:
-        """As `collect`, for the code of a component: whatever it raises becomes a problem."""
+        """As `collect`, for the code of a component: whatever it raises becomes a problem, an exit
+        too."""
+        from recipe.exits import is_output_closed  # which ends with errors of this module
+
         with self.collect(choice):
             try:
                 yield
             except (RecipeError, ValueError, ImportError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                if is_output_closed(error):
+                    raise
                 raise ValueError(f"raised {raised(error)}; {DEBUG_HINT}") from error
 
     @staticmethod

@@ -67,7 +67,9 @@ def problems(spec: RunSpec, *, on_cpu: bool) -> list[str]:
             prepare(spec, Problems())
         else:
             _built(replace(spec, compile=False), Problems(), {"device"})
-    except Exception as error:  # of a user's part, anything; the job itself reports it
+    except (Exception, SystemExit) as error:  # of a user's part; the job itself reports it
+        if is_output_closed(error):
+            raise
         if signalled := cause(error):
             raise signalled from None
         return error.problems if isinstance(error, SpecError) else []

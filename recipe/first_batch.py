@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recipe import streams
 from recipe.data import Data, few, first_samples
-from recipe.errors import DEBUG_HINT, Problems, RecipeError, SpecError, raised
+from recipe.errors import DEBUG_HINT, Problems, RecipeError, SpecError, first_line, raised
 from recipe.evaluate import preserved
 from recipe.rules import Planned
 
@@ -114,7 +114,8 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
     except Exception as error:
         raise ValueError(
             f"can't take inputs of shape {tuple(inputs.shape[1:])}: {raised(error)}; the data's "
-            f"channels and size must be those the model is made for ({DEBUG_HINT})"
+            f"channels and size must be those the model is made for; "
+            f"{_other_sizes(planned, error)} ({DEBUG_HINT})"
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (len(inputs), classes):
@@ -141,6 +142,14 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
             "for torch.no_grad or detach in it"
         )
     return output
+
+
+def _other_sizes(planned: Planned, error: Exception) -> str:
+    """What may be tried where a model can't take the inputs."""
+    size = "a larger data.size" if "too small" in first_line(error) else "another data.size"
+    models = [name for name in ("mlp", "resnet") if name != planned.spec.options["model"]]
+    ways = [size] if "size" in planned.spec.data else []
+    return f"use {' or '.join([*ways, *(f'model={name}' for name in models)])}"
 
 
 def _forward(planned: Planned, inputs: Tensor, *, gradient: bool) -> Any:
@@ -200,12 +209,22 @@ def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
             value = planned.loss(output, targets)
         except (RuntimeError, TypeError, UserWarning) as error:
             broadcast = "they would broadcast to a wrong loss"
-            lines = str(error).splitlines() or [type(error).__name__]
-            why = broadcast if isinstance(error, UserWarning) else lines[0]
+            reason = first_line(error) or type(error).__name__
+            why = broadcast if isinstance(error, UserWarning) else reason
             raise ValueError(
                 f"can't take outputs {tuple(output.shape)} with targets {tuple(targets.shape)}: "
-                f"{why.rstrip('.')}; use loss=cross_entropy or loss=mse_one_hot"
+                f"{why.rstrip('.')}; {_other_losses(planned)}"
             ) from error
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"gives {shape}, not a tensor of shape (); average over the batch")
+
+
+def _other_losses(planned: Planned) -> str:
+    """What may be used in place of a loss that can't take the outputs."""
+    chosen = planned.spec.options["loss"]
+    names = [name for name in ("cross_entropy", "mse_one_hot") if name != chosen]
+    use = f"use {' or '.join(f'loss={name}' for name in names)}"
+    if planned.spec.replaces_target("loss"):
+        return f"leave loss._target_ out, or {use}"
+    return use

@@ -13,6 +13,7 @@ from recipe import menu, uncompiled
 from recipe.errors import DEBUG_HINT, Problems, print_traceback, raised
 from recipe.frozen import Frozen
 from recipe.settings import accepted, type_problems
+from recipe.spec import RunSpec
 
 NOT_FOR_THE_LOOP = {
     "differentiable": "it is for training through the optimizer's steps, which isn't done here",
@@ -27,11 +28,10 @@ OWN_KEYS = ("params", "name", "rule")
 class Grouping:
     """Turns what a param_groups part gives into the optimizer's own groups."""
 
-    def __init__(
-        self, options: Mapping[str, str], optimizer: functools.partial[torch.optim.Optimizer]
-    ) -> None:
-        self.option = f"param_groups={options['param_groups']}"
-        self.optimizer_name = options["optimizer"]
+    def __init__(self, spec: RunSpec, optimizer: functools.partial[torch.optim.Optimizer]) -> None:
+        self.option = spec.choice("param_groups")
+        self.chosen = spec.choice("optimizer")
+        self.optimizer_name = spec.options["optimizer"]
         self.make = optimizer
         uncompiled.methods()
 
@@ -95,7 +95,7 @@ class Grouping:
             f"optimizer.{key}: {message}{self._own(key)}"
             for key, message in alone
             if message not in (None, bare)
-        ] or [f"optimizer={self.optimizer_name}: {whole}"]
+        ] or [f"{self.chosen}: {whole}"]
 
     def _step_problems(self) -> list[str]:
         """What keeps the optimizer from a step as the training loop takes one: without a closure,
@@ -109,7 +109,7 @@ class Grouping:
         except Exception as error:
             print_traceback(error)
             return [
-                f"optimizer={self.optimizer_name}: a step without a closure, on a dense gradient, "
+                f"{self.chosen}: a step without a closure, on a dense gradient, "
                 f"raised {raised(error)}; use another optimizer, such as optimizer=adamw"
             ]
         return []
@@ -130,7 +130,7 @@ class Grouping:
             if key not in known:
                 names = [name for name in kinds if name in known]
                 hint = menu.nearest(str(key), names) or f"; it has {', '.join(names)}"
-                found.append((key, f"optimizer={self.optimizer_name} has no such option{hint}"))
+                found.append((key, f"{self.chosen} has no such option{hint}"))
             elif not isinstance(value, torch.Tensor):
                 wrong = type_problems("it", kinds.get(key, Any), value, finite=True)
                 found += [(key, problem) for problem in wrong]

@@ -23,13 +23,17 @@ def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str
     for group in groups:
         problems, node = Problems(), getattr(spec, group)
         option = spec.options[group]
-        with problems.component(f"{group}={option}"):
+        with problems.component(f"{group}={option}"):  # the message itself names the `_target_`
             called = _checked(node, spec.trust, group)
+        if problems:
+            found[group] = list(problems)
+            continue
+        with problems.component(spec.choice(group)):
             problems += settings.problems(group, option, called, node)
             if group == "optimizer" and not problems:
                 from recipe.grouping import Grouping
 
-                problems += Grouping(spec.options, part(spec, group)).settings_problems()
+                problems += Grouping(spec, part(spec, group)).settings_problems()
         if problems:
             found[group] = list(problems)
     return found

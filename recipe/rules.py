@@ -52,8 +52,7 @@ class Planned:
         return schedule.moves(self.spec, self.steps_per_epoch)
 
     def choice(self, group: str) -> str:
-        """As it is written: `clip=norm`."""
-        return f"{group}={self.spec.options[group]}"
+        return self.spec.choice(group)
 
     def settings(self, group: str) -> Mapping[str, Any]:
         settings: Mapping[str, Any] = getattr(self.spec, group)

@@ -150,6 +150,20 @@ class RunSpec:
         ]
         return self.name or " ".join(on) or "baseline"
 
+    def choice(self, group: str) -> str:
+        """What was chosen, as it is written: `clip=norm`, or the `_target_` given in place of that
+        of the option."""
+        target = getattr(self, group).get("_target_")
+        if isinstance(target, str) and self.replaces_target(group):
+            return f"{group}._target_={target}"
+        return f"{group}={self.options[group]}"
+
+    def replaces_target(self, group: str) -> bool:
+        """Whether another `_target_` was given than the option's file has."""
+        files = menu.lineage(group, self.options[group])
+        named = [file.content["_target_"] for file in files if "_target_" in file.content]
+        return bool(named) and getattr(self, group).get("_target_") != named[-1]
+
     @property
     def as_written(self) -> RunSpec:
         """With numbers of the kinds that the options' files have, so that 1 and 1.0 are alike."""

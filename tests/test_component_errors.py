@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,31 @@ def empty(*arguments: Any, **settings: Any) -> Any:
     raise AssertionError
 
 
+def exits(*arguments: Any, **settings: Any) -> Any:
+    raise SystemExit(0)
+
+
+class SilentError(Exception):
+    def __str__(self) -> str:
+        raise KeyError("x")
+
+
+def silent(*arguments: Any, **settings: Any) -> Any:
+    raise SilentError
+
+
+class SilentValueError(SilentError, ValueError):
+    """One that components are expected to raise."""
+
+
+def silent_value(*arguments: Any, **settings: Any) -> Any:
+    raise SilentValueError
+
+
+def endless(*arguments: Any, **settings: Any) -> Any:
+    return endless(*arguments, **settings)
+
+
 def changed(base: RunSpec, group: str, settings: dict[str, Any]) -> RunSpec:
     """With other settings of a group."""
     field: dict[str, Any] = {group: settings}
@@ -53,8 +79,13 @@ BEFORE_A_RUN = sorted({*GROUPS} - {"device", "distributed", "tracking", "clip", 
 
 
 @pytest.mark.parametrize(
-    ("component", "what"), [(odd, "OddError: odd"), (empty, "AssertionError")], ids=["odd", "empty"]
-)
+    ("component", "what"),
+    [
+        (odd, "OddError: odd"), (empty, "AssertionError"), (exits, "SystemExit: 0"),
+        (silent, "SilentError"),
+    ],
+    ids=["odd", "empty", "exits", "silent"],
+)  # fmt: skip
 def test_what_a_component_raises_is_one_problem_with_group_and_option(
     small: Small, component: Any, what: str
 ) -> None:
@@ -69,9 +100,17 @@ def test_what_a_component_raises_is_one_problem_with_group_and_option(
         spec = changed(base, group, {**settings, "_target_": target})
         with pytest.raises(SpecError) as refused:
             build.build(spec)
-        choice = f"{group}={base.options[group]}"
+        choice = f"{group}._target_={target}"
         told = f"{choice}: raised {what}; RECIPE_DEBUG=1 prints the traceback"
         assert refused.value.problems == [told]
+
+
+def test_an_error_of_a_known_type_that_has_no_message_is_named_by_its_type(small: Small) -> None:
+    spec = replace(small(TRUST), loss={"_target_": f"{__name__}.silent_value"})
+    with pytest.raises(SpecError) as refused:
+        build.build(spec)
+    told = f"loss._target_={__name__}.silent_value: raised SilentValueError"
+    assert refused.value.problems == [told]
 
 
 MINE = """
@@ -139,8 +178,8 @@ HINT = "RECIPE_DEBUG=1 prints the traceback"
         (
             ["model=sized"],
             "model=sized: can't take inputs of shape (1, 8, 8): AssertionError: Wrong image "
-            "height; the data's channels and size must be those the model is made for "
-            f"({HINT})",
+            "height; the data's channels and size must be those the model is made for; use "
+            f"another data.size or model=mlp or model=resnet ({HINT})",
         ),
         (
             ["model=constant"],
@@ -180,6 +219,61 @@ def test_what_a_model_raises_later_is_one_line_of_every_verb(project: Path, verb
     done = commands.here(project, verb, *quick, "data.size=8", "model=tired", "trust=[mine]")
     (problem,) = done.problems
     assert done.status == 1 and problem.startswith("recipe: model=tired raised KeyError: 'tired'")
+
+
+def test_ctrl_c_and_a_closed_output_in_a_component_are_none_of_its_errors(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*arguments: Any, **settings: Any) -> Any:
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904  # as rich does
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        raise KeyboardInterrupt
+
+    spec = replace(small(TRUST), loss={"_target_": f"{__name__}.odd"})
+    for component, kind in ((closed, SystemExit), (interrupted, KeyboardInterrupt)):
+        component.__module__ = __name__
+        monkeypatch.setattr(sys.modules[__name__], "odd", component)
+        with pytest.raises(kind):
+            build.build(spec)
+
+
+def test_a_component_that_exits_is_reported_in_a_sweep_too(tmp_path: Path) -> None:
+    files = {
+        "mine.py": "def ex(*arguments):\n    raise SystemExit(0)\n",
+        "conf/loss/ex.yaml": "_target_: mine.ex\n",
+    }
+    commands.project(tmp_path, files)
+    told = f"loss=ex: raised SystemExit: 0; {HINT}"
+    assert commands.refused(tmp_path, *QUICK, "loss=ex", "trust=[mine]") == [told]
+    done = commands.in_turn(tmp_path, "-m", *QUICK, "loss=ex,cross_entropy", "trust=[mine]")
+    assert done.status == 1 and "REFUSED" in done.out and told in done.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["Sequential", "CTCLoss", "Module"])
+def test_a_target_that_is_no_loss_is_named_and_the_option_in_use_not_advised(
+    small: Small, name: str
+) -> None:
+    target = f"torch.nn.{name}"
+    (problem,) = ends(replace(small(), loss={"_target_": target}))
+    assert problem.startswith(f"loss._target_={target}: can't take outputs (2, 3) with targets")
+    assert problem.endswith("; leave loss._target_ out, or use loss=mse_one_hot")
+
+
+def test_a_loss_that_calls_itself_for_ever_is_refused(small: Small) -> None:
+    target = f"{__name__}.endless"
+    (problem,) = ends(replace(small(TRUST), loss={"_target_": target}))
+    assert problem.startswith(f"loss._target_={target}: ") and "recursion" in problem
+
+
+def test_images_too_small_for_a_model_have_a_way_out(tmp_path: Path) -> None:
+    quick = [override for override in QUICK if not override.startswith("model.")]
+    (told,) = commands.refused(tmp_path, *quick, "data.size=8")
+    assert told.startswith("model=vgg: can't take inputs of shape (1, 8, 8): RuntimeError: Given")
+    assert told.endswith(f"; use a larger data.size or model=mlp or model=resnet ({HINT})")
 
 
 # Every class of torch
@@ -229,10 +323,16 @@ def test_every_optimizer_of_torch_is_refused_or_trains(small: Small) -> None:
     found = tried(small("model=mlp", "model.hidden=[4]"), "optimizer", nodes)
     refused = {name.rpartition(".")[2] for name, problems in found.items() if problems}
     assert refused == {"LBFGS", "SparseAdam", "Muon", "Optimizer"}
-    step = "optimizer=sgd: a step without a closure, on a dense gradient, raised "
-    assert found["torch.optim.LBFGS"][0].startswith(f"{step}TypeError: LBFGS.step() missing")
-    assert found["torch.optim.SparseAdam"][0].startswith(f"{step}RuntimeError: SparseAdam does not")
-    assert found["torch.optim.Muon"][0].startswith("optimizer=sgd: Muon only supports 2D")
+    step = ": a step without a closure, on a dense gradient, raised "
+    assert found["torch.optim.LBFGS"][0].startswith(
+        f"optimizer._target_=torch.optim.LBFGS{step}TypeError: LBFGS.step() missing"
+    )
+    assert found["torch.optim.SparseAdam"][0].startswith(
+        f"optimizer._target_=torch.optim.SparseAdam{step}RuntimeError: SparseAdam does not"
+    )
+    assert found["torch.optim.Muon"][0].startswith(
+        "optimizer._target_=torch.optim.Muon: Muon only supports 2D"
+    )
 
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
@@ -265,10 +365,14 @@ def test_every_scheduler_of_torch_is_refused_or_trains(small: Small) -> None:
     }  # fmt: skip
     for name in ("ChainedScheduler", "SequentialLR"):
         (problem,) = found[f"torch.optim.lr_scheduler.{name}"]
-        assert problem.startswith("scheduler=constant: combines schedulers")
+        target = f"torch.optim.lr_scheduler.{name}"
+        assert problem.startswith(f"scheduler._target_={target}: combines schedulers")
         assert problem.endswith("use scheduler=chained")
     (number,) = found["torch.optim.lr_scheduler.LambdaLR"]
-    assert number.startswith("scheduler=constant: raised TypeError: 'float' object is not callable")
+    target = "torch.optim.lr_scheduler.LambdaLR"
+    assert number.startswith(
+        f"scheduler._target_={target}: raised TypeError: 'float' object is not callable"
+    )
 
 
 def test_a_file_and_a_command_line_name_a_class_of_torch_alike(tmp_path: Path) -> None:

@@ -171,5 +171,5 @@ def test_a_trick_that_ends_the_process_fails_its_run(tmp_path: Path) -> None:
     )
     done = commands.process(tmp_path, *QUICK, "clip=ends", "trust=[ends]")
     (run,) = commands.runs(tmp_path)
-    assert done.status == 3 and "nobody reads" not in done.err
+    assert done.status == 1 and "clip=ends raised SystemExit: 3 after 0 steps" in done.err
     assert commands.read_json(run / "run.json")["status"] == "FAILED"

@@ -397,8 +397,8 @@ def a_perfect_prediction_has_a_squared_error() -> None:
 def indices_are_made_one_hot_or_refused(ours: Ours) -> None:
     assert mse_one_hot(torch.eye(2), torch.tensor([0, 1])).item() == 0.0
     assert ours.refuses("loss._target_=torch.nn.MSELoss", "data.classes=2") == [
-        "loss=cross_entropy: can't take outputs (3, 2) with targets (3,): they would broadcast to "
-        "a wrong loss; use loss=cross_entropy or loss=mse_one_hot"
+        "loss._target_=torch.nn.MSELoss: can't take outputs (3, 2) with targets (3,): they would "
+        "broadcast to a wrong loss; leave loss._target_ out, or use loss=mse_one_hot"
     ]
 
 

@@ -144,7 +144,7 @@ ABSOLUTE = (
 )
 
 RATIO = (
-    "scheduler={} destroys the ratio between the groups: body to head is {} after {}; "
+    "{} destroys the ratio between the groups: body to head is {} after {}; "
     "multiply each group's own learning rate instead"
 )
 
@@ -162,12 +162,12 @@ RULES = {
     ),
     "a user's part that hides its max_lr is found by what it makes": (
         f"scheduler._target_={__name__}.own_one_cycle +scheduler.top=0.1 scheduler.per=step",
-        f"scheduler=constant: its max_lr {IGNORED.format('all 0.05')}",
+        f"scheduler._target_={__name__}.own_one_cycle: its max_lr {IGNORED.format('all 0.05')}",
         f"scheduler._target_={__name__}.own_one_cycle +scheduler.top=0.05 scheduler.per=step",
     ),
     "the base_lr of a cycle is one number for all groups": (
         f"{TWO} {SCHEDULE}CyclicLR +scheduler.max_lr=[0.05,0.5] +scheduler.base_lr=0.01",
-        RATIO.format("constant", "0.05 to 0.5, but 0.01 to 0.01", "0 moves"),
+        RATIO.format(f"{SCHEDULE}CyclicLR", "0.05 to 0.5, but 0.01 to 0.01", "0 moves"),
         f"{TWO} {SCHEDULE}CyclicLR +scheduler.max_lr=[0.05,0.5] +scheduler.base_lr=[0.01,0.1]",
     ),
     "eta_min ends all groups at one learning rate": (
@@ -194,13 +194,16 @@ RULES = {
     "a plateau's eps leaves out the smaller group once a fall is that small": (
         # from 1e-6 the body falls to 1e-7, then 1e-8; the next fall would be by less than 1e-8
         f"{TWO} optimizer.lr=1e-6 {FALLS} epochs=4",
-        "scheduler=plateau destroys the ratio between the groups: body to head is 1e-06 to 1e-05, "
-        "but 1e-08 to 1e-08 after 3 falls; use eps=0",
+        f"{SCHEDULE}ReduceLROnPlateau destroys the ratio between the groups: body to head is 1e-06 "
+        "to 1e-05, but 1e-08 to 1e-08 after 3 falls; use eps=0",
         f"{TWO} optimizer.lr=1e-6 {FALLS} epochs=4 +scheduler.eps=0",
     ),
     "a user's schedule may not change the ratio between the groups": (
         f"{TWO} scheduler._target_={__name__}.own_lambdas +scheduler.second=0.5",
-        RATIO.format("constant", "0.05 to 0.5, but 0.05 to 0.25", "1 move"),
+        RATIO.format(
+            f"scheduler._target_={__name__}.own_lambdas",
+            "0.05 to 0.5, but 0.05 to 0.25", "1 move",
+        ),
         f"{TWO} scheduler._target_={__name__}.own_lambdas +scheduler.second=1",
     ),
     "what thaws after the one cycle's only top learns from the falling end alone": (
@@ -230,8 +233,8 @@ RULES = {
     ),
     "torch's own number of moves counts where none is given": (
         f"{SCHEDULE}LinearLR",
-        "scheduler=constant: its total_iters is 5, but the run has 2 moves (one every epoch), so "
-        "the warm-up wouldn't end; use fewer, or more epochs",
+        "scheduler._target_=torch.optim.lr_scheduler.LinearLR: its total_iters is 5, but the run "
+        "has 2 moves (one every epoch), so the warm-up wouldn't end; use fewer, or more epochs",
         f"{SCHEDULE}LinearLR epochs=6",
     ),
     "a constant warm-up ends, while a fall may take the whole run": (
@@ -321,27 +324,28 @@ RULES = {
     ),
     "a loss that says it takes mixed targets is tried with some": (
         f"augment=mixup loss._target_={__name__}.indices_alone",
-        "loss=cross_entropy: can't take outputs (2, 3) with targets (2, 3): 0D or 1D target tensor "
-        "expected, multi-target not supported; use loss=cross_entropy or loss=mse_one_hot",
+        f"loss._target_={__name__}.indices_alone: can't take outputs (2, 3) with targets (2, 3): "
+        "0D or 1D target tensor expected, multi-target not supported; leave loss._target_ out, or "
+        "use loss=mse_one_hot",
         f"augment=flip_crop augment.flip=0 loss._target_={__name__}.indices_alone",
     ),
     "validation gives indices whatever the augmentation gives": (
         "augment=mixup loss._target_=torch.nn.MSELoss loss.takes=[probabilities]",
-        "loss=cross_entropy takes probabilities alone (loss.takes), but validation, which isn't "
-        "augmented, gives indices; use loss=cross_entropy or loss=mse_one_hot",
+        "loss._target_=torch.nn.MSELoss takes probabilities alone (loss.takes), but validation, "
+        "which isn't augmented, gives indices; use loss=cross_entropy or loss=mse_one_hot",
         "augment=mixup loss._target_=torch.nn.CrossEntropyLoss",
     ),
     "a loss of torch's that would broadcast with a warning is refused": (
         "loss._target_=torch.nn.MSELoss data.classes=2",
-        "loss=cross_entropy: can't take outputs (3, 2) with targets (3,): they would broadcast to "
-        "a wrong loss; use loss=cross_entropy or loss=mse_one_hot",
+        "loss._target_=torch.nn.MSELoss: can't take outputs (3, 2) with targets (3,): they would "
+        "broadcast to a wrong loss; leave loss._target_ out, or use loss=mse_one_hot",
         "loss._target_=torch.nn.CrossEntropyLoss data.classes=2 +loss.label_smoothing=0.1",
     ),
     "one that would broadcast without a word is refused": (
         f"loss._target_={__name__}.squares data.classes=2",
-        "loss=cross_entropy: can't take outputs (3, 2) with targets (3,): The size of tensor a (2) "
-        "must match the size of tensor b (3) at non-singleton dimension 1; use loss=cross_entropy "
-        "or loss=mse_one_hot",
+        f"loss._target_={__name__}.squares: can't take outputs (3, 2) with targets (3,): The size "
+        "of tensor a (2) must match the size of tensor b (3) at non-singleton dimension 1; leave "
+        "loss._target_ out, or use loss=mse_one_hot",
         "loss=mse_one_hot data.classes=2",
     ),
     # Precision
@@ -352,14 +356,16 @@ RULES = {
     ),
     "a user's float16 needs a scaler": (
         f"precision._target_={__name__}.half_without_scaler",
-        "precision=fp32 computes in float16, but its scaler is off, so small gradients would "
-        "become 0; return a GradScaler that is enabled, or use precision=bf16",
+        f"precision._target_={__name__}.half_without_scaler computes in float16, but its scaler is "
+        "off, so small gradients would become 0; return a GradScaler that is enabled, or use "
+        "precision=bf16",
         f"precision._target_={__name__}.half",
     ),
     "a scaler gives back the gradients of the loss": (
         f"precision._target_={__name__}.lazy clip=norm",
-        "precision=fp32: its scaler's unscale_ doesn't give back the gradients of the loss, so "
-        "clip=norm would compare scaled ones with its limit; use torch's GradScaler",
+        f"precision._target_={__name__}.lazy: its scaler's unscale_ doesn't give back the "
+        "gradients of the loss, so clip=norm would compare scaled ones with its limit; use torch's "
+        "GradScaler",
         f"precision._target_={__name__}.scaled clip=norm",
     ),
     # Data and model
@@ -405,9 +411,10 @@ RULES = {
     ),
     "a model gives in training what it gives in evaluation": (
         f"{THEIRS} +model.more=true model.channels=64",
-        "model=mlp: gives tuple for 2 inputs in training, but the data have 3 classes; it must "
-        "give (2, 3); make it without auxiliary outputs (often a setting, such as "
-        "aux_logits=false), or write a model of your own around it that returns the logits alone",
+        f"model._target_={__name__}.changing: gives tuple for 2 inputs in training, but the "
+        "data have 3 classes; it must give (2, 3); make it without auxiliary outputs (often "
+        "a setting, such as aux_logits=false), or write a model of your own around it that returns "
+        "the logits alone",
         f"{THEIRS} +model.more=false model.channels=64",
     ),
 }  # fmt: skip

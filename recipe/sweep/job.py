@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 
 from recipe import earlier, fingerprint, output, recorded
 from recipe.console import Console
-from recipe.errors import Problems, RecipeError, SpecError
+from recipe.errors import Problems, RecipeError, SpecError, raised
 from recipe.execute import execute, prepare
+from recipe.exits import is_output_closed
 from recipe.mlflow_process import Feed
 from recipe.nonfinite import NonFinite
 from recipe.parts import part
@@ -72,10 +73,12 @@ def job(config: DictConfig) -> None:
     except KeyboardInterrupt:
         jobs.note(sweep, Ended(number, name, "KILLED"))
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if is_output_closed(error):
+            raise
         output.write(traceback.format_exc(), sys.stderr)
         console.print(jobs.alone(overrides), style="red", soft_wrap=True)
-        jobs.note(sweep, Ended(number, name, "FAILED", problem=f"{type(error).__name__}: {error}"))
+        jobs.note(sweep, Ended(number, name, "FAILED", problem=raised(error)))
     else:
         console.print(outcome.sentence(), soft_wrap=True)
         for caution in outcome.cautions():

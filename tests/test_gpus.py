@@ -216,7 +216,7 @@ REFUSED = {
         "hydra.launcher.workers must be auto or a whole number of at least 1, got 0"
     ],
     ("device=card", "hydra.launcher.gpus=all"): [
-        "hydra.launcher.gpus must be auto or a list of indices, such as [0,1], got all"
+        "hydra.launcher.gpus must be auto or a list of indices, such as [0,1], got 'all'"
     ],
     ("device=card", "hydra.launcher.gpus=[1,2]"): [
         "hydra.launcher.gpus: there is no GPU 2, as CUDA_VISIBLE_DEVICES shows 0, 1; name others, "

@@ -43,10 +43,7 @@ def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
     hint = menu.nearest(wanted, [*names.values(), *(sweep.name for sweep in there)])
     if there and not hint:
         hint = f"; there are {_latest(names)}"
-    no_setting = f", and the command has no setting {wanted.partition('=')[0]}" * ("=" in wanted)
-    raise SpecError(
-        f"{key}: no sweep {wanted!r} is recorded in {outputs / 'sweeps'}{no_setting}{hint}"
-    )
+    raise SpecError(f"{key}: no sweep {wanted!r} is recorded in {outputs / 'sweeps'}{hint}")
 
 
 def _latest(names: Mapping[Path, str]) -> str:

@@ -102,15 +102,17 @@ class Problems(list[str]):
     def component(self, choice: str) -> Iterator[None]:
         """As `collect`, for the code of a component: whatever it raises becomes a problem, an exit
         too."""
-        from recipe.exits import is_output_closed  # which ends with errors of this module
+        from recipe.exits import cause, is_output_closed  # which ends with errors of this module
 
         with self.collect(choice):
             try:
                 yield
-            except (RecipeError, ValueError, ImportError):
-                raise
             except (Exception, SystemExit) as error:
-                if is_output_closed(error):
+                if is_output_closed(error) or isinstance(error, RecipeError):
+                    raise
+                if signalled := cause(error):
+                    raise signalled from None
+                if isinstance(error, (ValueError, ImportError)):
                     raise
                 raise ValueError(f"raised {raised(error)}; {DEBUG_HINT}") from error
 

@@ -32,6 +32,7 @@ def find_lr(
     """
     output.task("training at rising learning rates")
     own = float(spec.optimizer["lr"])
+    range_test.check(own, lowest=lowest, highest=highest, steps=steps)
     folder = spec.output_path / "reports"
     folder.mkdir(parents=True, exist_ok=True)
     with component_errors.reported(spec, run):

@@ -67,6 +67,16 @@ class RangeTest:
         return int(slopes.argmin()) if slopes.min() < 0 else None
 
 
+def check(own: float, *, lowest: float, highest: float, steps: int) -> None:
+    """Raises ValueError for what `range_test` doesn't take."""
+    if not 0 < lowest < highest < math.inf:
+        raise ValueError(f"from must be above 0 and below to, got from={lowest:g} to={highest:g}")
+    if steps < 10:
+        raise ValueError(f"steps must be at least 10, got {steps}")
+    if not own > 0:
+        raise ValueError(f"optimizer.lr is {own:g}, so no rate is a multiple of it; give another")
+
+
 def range_test(run: Run, own: float, *, lowest: float, highest: float, steps: int) -> RangeTest:
     """Trains for up to `steps` steps, the learning rate rising from `lowest` to `highest`, and
     leaves the run as it was.
@@ -75,12 +85,7 @@ def range_test(run: Run, own: float, *, lowest: float, highest: float, steps: in
     to it. The run's schedule is left out; all else is as in training. Raises ValueError unless
     0 < lowest < highest, there are at least ten steps, and `own` is above 0.
     """
-    if not 0 < lowest < highest < math.inf:
-        raise ValueError(f"from must be above 0 and below to, got from={lowest:g} to={highest:g}")
-    if steps < 10:
-        raise ValueError(f"steps must be at least 10, got {steps}")
-    if not own > 0:
-        raise ValueError(f"optimizer.lr is {own:g}, so no rate is a multiple of it; give another")
+    check(own, lowest=lowest, highest=highest, steps=steps)
     rates = [lowest * (highest / lowest) ** (n / (steps - 1)) for n in range(steps)]
     losses: list[float] = []
     with _as_it_was(run):

@@ -296,9 +296,10 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
         (
             "clip=norm scheduler=step optimizer.lr=${clip.max_norm}",
             [
-                "optimizer.lr: Interpolation key 'clip.max_norm' not found (with clip=none only: "
-                "with every trick on it holds; give what holds with the trick off too, or leave "
-                "the trick out of the ablation)"
+                "clip.max_norm is not given, and optimizer.lr is taken from it; write max_norm in "
+                "the file of clip=none, or give +clip.max_norm=<value> (with clip=none only: with "
+                "every trick on it holds; give what holds with the trick off too, or leave the "
+                "trick out of the ablation)"
             ],
         ),
         (

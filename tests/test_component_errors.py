@@ -23,6 +23,7 @@ from recipe import build, train
 from recipe.errors import RecipeError, SpecError
 from recipe.menu import GROUPS
 from recipe.spec import RunSpec
+from recipe.wording import written
 
 Small = Callable[..., RunSpec]
 
@@ -407,7 +408,7 @@ def test_a_target_that_is_no_text_is_refused_in_every_group(small: Small) -> Non
         with pytest.raises(RecipeError) as refused:
             build.build(spec)
         choice = f"{group}={base.options[group]}"
-        told = f"{choice}: _target_ must be the dotted name of a callable, got {target!r}"
+        told = f"{choice}: _target_ must be the dotted name of a callable, got {written(target)}"
         assert refused.value.problems[0].startswith(told)
 
 

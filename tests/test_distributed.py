@@ -125,7 +125,7 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
         "channels_last is true, but distributed=fsdp can't cut weights that lie in that order",
     ],
     (*several.HERE, "model=mlp", "loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=sum"):
-        ["loss=cross_entropy is no mean over the samples of a batch"],
+        ["loss._target_=torch.nn.CrossEntropyLoss is no mean over the samples of a batch"],
 }  # fmt: skip
 """What the first process tells of a command line, by its beginnings."""
 

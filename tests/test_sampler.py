@@ -134,10 +134,10 @@ def chance(targets: Tensor, generator: torch.Generator) -> Tensor:
 @pytest.mark.parametrize(
     ("part", "problem"),
     [
-        ("half", "sampler=shuffled gives (10,), torch.int64, on cpu; it must give as many indices "
+        ("half", "gives (10,), torch.int64, on cpu; it must give as many indices "
          "as there are training samples, (20,), int64, on the cpu"),
-        ("beyond", "sampler=shuffled gives indices from 1 to 20, but there are samples 0 to 19"),
-        ("chance", "sampler=shuffled draws from a global random stream; draw from the generator "
+        ("beyond", "gives indices from 1 to 20, but there are samples 0 to 19"),
+        ("chance", "draws from a global random stream; draw from the generator "
          "it is given"),
     ],
 )  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_users_sampler_that_breaks_the_contract_is_refused(
 ) -> None:
     with pytest.raises(SpecError) as caught:
         built(f"sampler._target_={__name__}.{part}", f"trust=[{__name__}]")
-    assert caught.value.problems == [problem]
+    assert caught.value.problems == [f"sampler._target_={__name__}.{part} {problem}"]
 
 
 def test_rare_classes_are_not_counted_twice(built: Callable[..., Any]) -> None:

@@ -16,15 +16,16 @@ from typing import Any, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from recipe import first_batch, layout, output, parts, pretrained, rules, streams
+from recipe import contract, first_batch, layout, output, parts, pretrained, rules, streams
 from recipe import schedule as schedule_module
 from recipe.compiled import compile_model
-from recipe.data import Data, contract
+from recipe.data import Data
+from recipe.data import contract as data_contract
 from recipe.distributed.ranks import Alone, Ranks, Several
 from recipe.distributed.world import World
 from recipe.errors import Problems, RecipeError, first_line
 from recipe.frozen import Frozen
-from recipe.grouping import Grouping
+from recipe.grouping import Grouping, static_problems
 from recipe.nonfinite import Guard
 from recipe.prefix.prefix import Prefix
 from recipe.run import Run
@@ -127,12 +128,12 @@ def build(spec: RunSpec, problems: Problems | None = None, broken: set[str] | No
     """
     problems = Problems() if problems is None else problems
     if broken is None:
-        static = parts.static_problems(spec)
+        static = static_problems(spec)
         problems += [line for lines in static.values() for line in lines]
         broken = set(static)
     builder = Builder(spec, problems, broken)
     made = builder.parts()
-    planned = rules.Planned(spec, {key: part for key, part in made.items() if part is not None})
+    planned = contract.Planned(spec, {key: part for key, part in made.items() if part is not None})
     against = rules.check(planned, broken)
     problems += against
     wrong = _parts_problems(spec)
@@ -169,7 +170,7 @@ def _parts_problems(spec: RunSpec) -> list[str]:
 
 def _data(spec: RunSpec) -> Data:
     output.task("reading the data")
-    data = contract.checked(
+    data = data_contract.checked(
         parts.part(spec, "data", pretrained.auto(spec))(streams.generator(spec.seed, "split"))
     )
     stated = spec.data["classes"]
@@ -183,7 +184,7 @@ def _data(spec: RunSpec) -> Data:
             raise ValueError(f"data={spec.options['data']}: the {name} part is empty")
     if spec.data["_target_"].startswith("recipe."):
         return data  # its digest is of everything it returns
-    return replace(data, digest=contract.content_digest(data))
+    return replace(data, digest=data_contract.content_digest(data))
 
 
 def _facts(data: Data) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from recipe import atomic, runs
 from recipe.errors import RecipeError
-from recipe.prune import removable, written
+from recipe.removable import removable, written
 from recipe.run import Run
 from recipe.state import State
 from recipe.train import Point

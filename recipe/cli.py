@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output.prepare()
     atexit.register(ignore_signals)  # the first registered, and so the last that is called
     try:
-        output.start_notices()
+        if World.here().rank == 0:
+            output.start_notices()
     except SpecError as error:
         output.error(str(error))
         sys.exit(error.exit_status)

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
 
-from recipe.errors import DEBUG_HINT, RecipeError, raised
-from recipe.exits import is_output_closed
+from recipe.errors import DEBUG_HINT, RecipeError, is_output_closed, raised
 from recipe.menu import GROUPS
 from recipe.run import Run
 from recipe.spec import RunSpec

@@ -7,7 +7,8 @@ it is refused. What others say, MLflow above all, is masked before it is shown o
 from __future__ import annotations
 
 import os
-import re
+
+from recipe.wording import MASK, masked_addresses
 
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 TOKEN = "MLFLOW_TRACKING_TOKEN"
@@ -16,8 +17,6 @@ SECRET = (PASSWORD, TOKEN, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Variables whose values are shown nowhere: of the server, and of a store that it sends us to."""
 
 WAY_OUT = f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment"
-
-MASK = "***"
 
 
 def without(address: str) -> str:
@@ -36,11 +35,6 @@ def without(address: str) -> str:
             f"with the run; use {plain.rstrip('/')} and {WAY_OUT}"
         )
     return address
-
-
-def masked_addresses(text: str) -> str:
-    """The text with what stands between :// and @ masked; a password may hold a / or @ itself."""
-    return re.sub(r"://(\S*|[^@]*)@", f"://{MASK}@", text)
 
 
 def masked(text: str) -> str:

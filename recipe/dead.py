@@ -11,7 +11,7 @@ from pathlib import Path
 from recipe import journal, runs
 from recipe.errors import SpecError
 from recipe.journal import Journal
-from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 
 
 def last_sign(run: Path) -> int:
@@ -50,13 +50,13 @@ def close(run: Path) -> bool:
 def close_sweep(sweep: Path) -> bool:
     """As `close`, of a sweep: its runs are closed one by one."""
     # those without a lock were recorded before there was one
-    if not (sweep / ".lock").exists() or "end" in (parent.read(sweep) or {"end": ""}):
+    if not (sweep / ".lock").exists() or "end" in (sweep_record.read(sweep) or {"end": ""}):
         return False
     with runs.unheld(sweep) as free:
-        if not free or "end" in parent.read(sweep):
+        if not free or "end" in sweep_record.read(sweep):
             return False
         said = [path for path in (sweep / "jobs.jsonl", sweep / "sweep.json") if path.exists()]
-        parent.end(sweep, "KILLED", "", said[0].stat().st_mtime_ns // 1_000_000)
+        sweep_record.end(sweep, "KILLED", "", said[0].stat().st_mtime_ns // 1_000_000)
         return True
 
 

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from recipe.credentials import masked_addresses
+from recipe.wording import masked_addresses, printable_lines
 
 DEBUG = "RECIPE_DEBUG"
 """The variable of the environment with which tracebacks are printed."""
@@ -46,10 +46,9 @@ def raised(error: BaseException) -> str:
 
 def print_traceback(error: BaseException) -> None:
     """Prints the traceback of an exception that is reported in a line, if RECIPE_DEBUG is set."""
-    from recipe import output  # which raises errors of this module
-
     if os.environ.get(DEBUG):
-        output.write("".join(traceback.format_exception(error)), sys.stderr)
+        sys.stderr.write(printable_lines("".join(traceback.format_exception(error))))
+        sys.stderr.flush()
 
 
 class RecipeError(Exception):
@@ -81,6 +80,32 @@ class OthersGone(KeyboardInterrupt):
     """No fault of this process, and nobody is there to go on with."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, ending a run in the same way as Ctrl-C."""
+
+
+class OutputClosed(KeyboardInterrupt):
+    """Whoever read the output of a sweep is gone, such as head; ends it in the same way."""
+
+
+def is_output_closed(error: BaseException) -> bool:
+    """Whether it was raised because nobody reads the output any more, of which rich makes a
+    SystemExit, or because its disk is full."""
+    return isinstance(error, (BrokenPipeError, OutputError)) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
+
+
+def cause(error: BaseException) -> KeyboardInterrupt | None:
+    """The signal that an error comes from, if any: what it interrupts, such as Hydra's composing,
+    may then fail at tidying up."""
+    while (before := error.__context__) is not None:
+        if isinstance(before, KeyboardInterrupt):
+            return before
+        error = before
+    return None
+
+
 class Problems(list[str]):
     """Problems found so far, so that all of them can be reported at once."""
 
@@ -102,8 +127,6 @@ class Problems(list[str]):
     def component(self, choice: str) -> Iterator[None]:
         """As `collect`, for the code of a component: whatever it raises becomes a problem, an exit
         too."""
-        from recipe.exits import cause, is_output_closed  # which ends with errors of this module
-
         with self.collect(choice):
             try:
                 yield

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from recipe import streams
 from recipe.data import Split, unread
 from recipe.data.placing import placed
+from recipe.preserved import preserved
 
 if TYPE_CHECKING:
     from recipe.distributed.ranks import Ranks
 
 Metrics = dict[str, float]
-
-
-@contextmanager
-def preserved(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
-    """Afterwards every module's train/eval mode and every random stream is as it was before.
-
-    With `buffers` the buffers too, such as BatchNorm's statistics, which training mode moves.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if buffers else []
-    with streams.untouched():
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in kept:
-                    buffer.copy_(value)
-            for module, training in modes:
-                module.training = training
 
 
 def evaluate(

@@ -17,8 +17,7 @@ from rich.table import Table
 
 from recipe import device, output, settings
 from recipe.distributed.world import World
-from recipe.errors import Problems, SpecError
-from recipe.exits import cause, is_output_closed
+from recipe.errors import Problems, SpecError, cause, is_output_closed
 from recipe.menu import GROUPS
 from recipe.parts import device_part, part, static_problems
 from recipe.spec import RunSpec
@@ -91,6 +90,7 @@ def rehearsal() -> Iterator[None]:
 
 
 def _built(spec: RunSpec, problems: Problems, broken: set[str]) -> Run:
+    from recipe import grouping
     from recipe.build import build
     from recipe.data import worker
 
@@ -100,7 +100,7 @@ def _built(spec: RunSpec, problems: Problems, broken: set[str]) -> Run:
             broken |= {"data", "sampler", "scheduler", "warmup", "freeze"}  # they need these two
         if any(line.startswith("accumulate") for line in root):
             spec = replace(spec, accumulate=1)  # told already, so that the rest is checked
-    static = static_problems(spec, tuple(group for group in GROUPS if group != "device"))
+    static = grouping.static_problems(spec, tuple(group for group in GROUPS if group != "device"))
     problems += [line for lines in static.values() for line in lines]
     with worker.reported(spec.data.get("workers", 0)):
         return build(spec, problems, broken | set(static))

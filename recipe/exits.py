@@ -11,23 +11,15 @@ from types import FrameType
 from typing import NoReturn
 
 from recipe import atomic, output
-from recipe.errors import OthersGone, OutputError, RecipeError, print_traceback
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, ending a run in the same way as Ctrl-C."""
-
-
-class OutputClosed(KeyboardInterrupt):
-    """Whoever read the output of a sweep is gone, such as head; ends it in the same way."""
-
-
-def is_output_closed(error: BaseException) -> bool:
-    """Whether it was raised because nobody reads the output any more, of which rich makes a
-    SystemExit, or because its disk is full."""
-    return isinstance(error, (BrokenPipeError, OutputError)) or (
-        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
-    )
+from recipe.errors import (
+    OthersGone,
+    OutputClosed,
+    OutputError,
+    RecipeError,
+    Terminated,
+    cause,
+    print_traceback,
+)
 
 
 def discard_output() -> None:
@@ -126,16 +118,6 @@ def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
 def status_of(by: KeyboardInterrupt) -> int:
     """The exit status of a command that a signal ended: 143 for SIGTERM, else 130."""
     return 128 + (signal.SIGTERM if isinstance(by, Terminated) else signal.SIGINT)
-
-
-def cause(error: BaseException) -> KeyboardInterrupt | None:
-    """The signal that an error comes from, if any: what it interrupts, such as Hydra's composing,
-    may then fail at tidying up."""
-    while (before := error.__context__) is not None:
-        if isinstance(before, KeyboardInterrupt):
-            return before
-        error = before
-    return None
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:

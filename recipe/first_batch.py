@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from recipe import streams
+from recipe.contract import Planned
 from recipe.data import Data, few, first_samples
 from recipe.errors import DEBUG_HINT, Problems, RecipeError, SpecError, first_line, raised
-from recipe.evaluate import preserved
-from recipe.rules import Planned
+from recipe.preserved import preserved
 
 
 def check_targets(data: Data) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe import menu, uncompiled
+from recipe import menu, parts, uncompiled
 from recipe.errors import DEBUG_HINT, Problems, print_traceback, raised
 from recipe.frozen import Frozen
 from recipe.settings import accepted, type_problems
@@ -23,6 +23,18 @@ NOT_FOR_THE_LOOP = {
 
 OWN_KEYS = ("params", "name", "rule")
 """Keys of a group that are no options of the optimizer."""
+
+
+def static_problems(spec: RunSpec, groups: tuple[str, ...] = menu.GROUPS) -> dict[str, list[str]]:
+    """As `parts.static_problems`, and what the optimizer refuses of its own settings."""
+    found = parts.static_problems(spec, groups)
+    if "optimizer" in groups and "optimizer" not in found:
+        problems = Problems()
+        with problems.component(spec.choice("optimizer")):
+            problems += Grouping(spec, parts.part(spec, "optimizer")).settings_problems()
+        if problems:
+            found["optimizer"] = list(problems)
+    return found
 
 
 class Grouping:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from recipe.distributed.world import World
 from recipe.errors import OutputError, SpecError
 from recipe.wording import printable, printable_lines
 
@@ -128,8 +127,7 @@ def printed() -> None:
 
 
 def start_notices() -> None:
-    """Prints the current task whenever nothing was printed for some seconds; at a command's start,
-    and of several processes in the first one.
+    """Prints the current task whenever nothing was printed for some seconds; at a command's start.
 
     Raises SpecError if the environment's value is no number of seconds.
     """
@@ -137,7 +135,7 @@ def start_notices() -> None:
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given, re.ASCII):
         raise SpecError(f"{NOTICE_AFTER} must be a number of seconds, 0 for never, got {given!r}")
     printed()
-    if float(given) and World.here().rank == 0:
+    if float(given):
         seconds = float(given)
         threading.Thread(target=_notice, args=(seconds,), name="notices", daemon=True).start()
 

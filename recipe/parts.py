@@ -30,10 +30,6 @@ def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str
             continue
         with problems.component(spec.choice(group)):
             problems += settings.problems(group, option, called, node)
-            if group == "optimizer" and not problems:
-                from recipe.grouping import Grouping
-
-                problems += Grouping(spec, part(spec, group)).settings_problems()
         if problems:
             found[group] = list(problems)
     return found

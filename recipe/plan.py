@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from recipe import layers, menu, output, parameters, rules
+from recipe import contract, layers, menu, output, parameters, rules
 from recipe.console import Console
+from recipe.contract import Rates
 from recipe.data import few
 from recipe.data.placing import placed
-from recipe.evaluate import preserved
+from recipe.preserved import preserved
 from recipe.run import Run
-from recipe.schedule import Rates
 from recipe.spec import RunSpec
 from recipe.wording import counted, duration
 
@@ -93,7 +93,7 @@ class Plan:
 
 def make(spec: RunSpec, run: Run) -> Plan:
     output.task("computing a summary of the model")
-    planned = rules.Planned(spec, vars(run))
+    planned = contract.Planned(spec, vars(run))
     return Plan(
         spec, run, summarise(run), parameters.rows(run), run.prefix.foresee(run),
         rules.description(planned, "scheduler"), rules.cautions(planned),

@@ -7,16 +7,17 @@ setting of `data` leaves to `auto` follows them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from recipe import layers, parts, rules, runs, streams
+from recipe import contract, layers, parts, runs, streams
 from recipe.data import Data, digest
 from recipe.errors import Problems, SpecError
+from recipe.offered import IMAGENET, Inputs, Offered
 from recipe.spec import RunSpec
 from recipe.weights import load_weights, read_weights, unwrapped
 from recipe.wording import listed
@@ -27,41 +28,6 @@ UNNAMED = "there without class names"
 
 CLOSE = 1e-3
 """By how much means and deviations may differ to be called the same."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The images that weights are made for."""
-
-    size: int
-    """Height and width, in pixels."""
-    mean: Sequence[float]
-    """Per channel, on the scale where black is 0 and white is 1."""
-    std: Sequence[float]
-
-    def __str__(self) -> str:
-        return f"{self.size} pixels, mean {list(self.mean)}, std {list(self.std)}"
-
-
-IMAGENET = Inputs(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What nearly all weights for photographs are made for; `auto` where nothing else is known."""
-
-
-@dataclass(frozen=True)
-class Offered:
-    """Weights that a model's library has under a name."""
-
-    name: str
-    """In full, for people."""
-    inputs: Inputs
-    classes: tuple[str, ...]
-    """What they tell apart; empty where that isn't known."""
-    head: tuple[str, ...]
-    """Modules that classify; empty: the last layer with weights."""
-    place: str
-    """Where they come from, for someone who has to fetch them by hand."""
-    load: Callable[[], Mapping[str, Tensor]]
-    """Fetches them, unless the library has before. May raise anything."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +58,7 @@ def offered(spec: RunSpec, facts: Mapping[str, Any] | None = None) -> Offered | 
     if source is None or Path(source).expanduser().is_file():
         return None
     bound = parts.part(spec, "model", facts)
-    own = rules.beside(bound.func, "weights")
+    own = contract.beside(bound.func, "weights")
     found: Offered | None = own(source, **bound.keywords) if own else None
     return found
 
@@ -152,7 +118,7 @@ def start(
         given = _given(spec, facts)
         weights = unwrapped(given.weights, model)
         bound = parts.part(spec, "model", facts)
-        if adapt := rules.beside(bound.func, "adapted"):
+        if adapt := contract.beside(bound.func, "adapted"):
             weights = adapt(weights, **bound.keywords)
         head = set(layers.head(model, "auto", "model.weights"))
         for module in given.head:

@@ -14,27 +14,13 @@ from rich.table import Table
 from recipe import branch, dead, runs
 from recipe.arguments import key_values, number
 from recipe.errors import RecipeError, SpecError
+from recipe.removable import ENDED, removable
 from recipe.runs import Info
 from recipe.wording import bytes_, counted, printable
-
-ENDED = ("FINISHED", "PRUNED")
-"""Runs that failed or were killed are resumed from their checkpoints."""
 
 MAX_ROWS = 20
 
 KNOWN = {"which": "", "keep": "1", "yes": "false", "output_dir": ""}
-
-
-def written(run_folder: Path) -> list[Path]:
-    """The checkpoints of a run, the oldest first."""
-    return sorted((run_folder / "checkpoints").glob("step-*.ckpt"))
-
-
-def removable(run_folder: Path, keep: int) -> list[Path]:
-    """All checkpoints of a run but its newest ones, and what killed writers left."""
-    paths = written(run_folder)
-    strays = sorted((run_folder / "checkpoints").glob(".*.tmp"))
-    return [*paths[: max(0, len(paths) - keep)], *strays]
 
 
 @dataclass(frozen=True)

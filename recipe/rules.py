@@ -10,53 +10,15 @@ cautions, with which a run trains all the same; `describe_name` gives a line for
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
-from recipe import parts, schedule
+from recipe import parts
+from recipe.contract import Planned, Unmade, beside
 from recipe.errors import Problems
 from recipe.menu import GROUPS
-from recipe.spec import RunSpec
 
 Rule = Callable[[], Iterator[str] | None]
-
-
-class Unmade(Exception):
-    """Asked for a part that couldn't be made; why is told already."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The run as it is planned, for a rule to look at."""
-
-    spec: RunSpec
-    made: Mapping[str, Any]
-    """What could be made, under the names of Run's fields."""
-
-    def __getattr__(self, name: str) -> Any:
-        """The made part of that name; raises Unmade, which ends the rule."""
-        if name not in self.made:
-            raise Unmade(name)
-        return self.made[name]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.data.train) // int(self.spec.data["batch_size"]))
-
-    @property
-    def moves(self) -> int:
-        """How often the scheduler is moved in the whole run."""
-        return schedule.moves(self.spec, self.steps_per_epoch)
-
-    def choice(self, group: str) -> str:
-        return self.spec.choice(group)
-
-    def settings(self, group: str) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = getattr(self.spec, group)
-        return settings
 
 
 def check(planned: Planned, broken: set[str]) -> Problems:
@@ -95,10 +57,3 @@ def _rules(planned: Planned, group: str, prefix: str = "check") -> Iterator[Rule
     own = beside(bound.func, prefix)
     if own is not None:
         yield lambda: own(planned, **bound.keywords)
-
-
-def beside(part: Callable[..., Any], prefix: str) -> Callable[..., Any] | None:
-    """The function `<prefix>_<name of the part>` that stands in the part's own module, if any."""
-    home = getattr(part, "__module__", "")
-    found = getattr(sys.modules.get(home), f"{prefix}_{getattr(part, '__name__', '')}", None)
-    return found if getattr(found, "__module__", None) == home else None

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from recipe import streams
 from recipe.average import Average
+from recipe.contract import Rates
 from recipe.data import Data
 from recipe.distributed.ranks import Ranks
 from recipe.frozen import Frozen
 from recipe.nonfinite import Guard
 from recipe.prefix.prefix import Prefix
 from recipe.pretrained import Start
-from recipe.schedule import Rates, Schedule
+from recipe.schedule import Schedule
 
 
 @dataclass

@@ -12,11 +12,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from recipe import parts
+from recipe.contract import Rates, scheduler_moves
 from recipe.scheduler import over
 from recipe.spec import RunSpec
-
-Rates = dict[str, list[float]]
-"""Learning rate of each group by name after 0, 1, ... moves of the scheduler."""
 
 
 @dataclass
@@ -76,12 +74,6 @@ class Schedule:
         self.rise()
 
 
-def moves(spec: RunSpec, steps_per_epoch: int) -> int:
-    """How often the scheduler is moved in the whole run, the last move after the last step."""
-    per_epoch = steps_per_epoch if spec.scheduler["per"] == "step" else 1
-    return int(spec.epochs * per_epoch)
-
-
 def ramp(spec: RunSpec, steps_per_epoch: int) -> list[float]:
     """What the warm-up multiplies every learning rate by after 0, 1, ... steps of the run."""
     part, total = parts.part(spec, "warmup"), spec.epochs * steps_per_epoch
@@ -95,7 +87,7 @@ def make(
     factors: Sequence[float] = (),
 ) -> Schedule:
     """The scheduler over this optimizer, as long as the run; `factors` are those of the warm-up."""
-    total = moves(spec, steps_per_epoch)
+    total = scheduler_moves(spec, steps_per_epoch)
     part = parts.part(spec, "scheduler")
     parameters = inspect.signature(part).parameters
     spans = next(iter(parameters)) == "progress" or "total" in parameters
@@ -121,7 +113,7 @@ def rates(spec: RunSpec, base: Mapping[str, float], steps_per_epoch: int) -> Rat
     curves: Rates = {name: [] for name in base}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # no step to take
-        for _ in range(moves(spec, steps_per_epoch)):
+        for _ in range(scheduler_moves(spec, steps_per_epoch)):
             for name, lr in learning_rates(optimizer).items():
                 curves[name].append(lr)
             if not schedule.waits:

@@ -14,8 +14,8 @@ from recipe import damage, dead, runs
 from recipe.arguments import key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.journal import Damaged
-from recipe.prune import ENDED
 from recipe.reached import reached
+from recipe.removable import ENDED
 from recipe.runs import Info
 from recipe.sent import Sent
 from recipe.sweep import find, grid, standing

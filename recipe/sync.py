@@ -20,6 +20,7 @@ from recipe.sending import Sending
 from recipe.sent import Sent
 from recipe.spec import RunSpec
 from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
 from recipe.wording import counted, printable
@@ -132,7 +133,9 @@ class Sync:
     def sweeps(self) -> None:
         """Tells MLflow of the sweeps that ended."""
         folder = self._outputs / "sweeps"
-        untold = {s.name: s for s in dead.recorded(folder, "sweep.json") if parent.is_untold(s)}
+        untold = {
+            s.name: s for s in dead.recorded(folder, "sweep.json") if sweep_record.is_untold(s)
+        }
         for run in dead.recorded(runs.folder(self._outputs), "run.json") if untold else []:
             try:
                 if sweep := untold.pop(runs.read(run, "run").sweep or "", None):

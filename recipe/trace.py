@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipe.data import Batch
 from recipe.distributed.shards import own
-from recipe.evaluate import preserved
+from recipe.preserved import preserved
 
 SMALLER = "lower the learning rate or clip the gradients"
 THE_LOSS = "look at the loss, and at what it is given"
@@ -27,6 +26,7 @@ THE_SAMPLES = "mend or remove them"
 Loss = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
 Named = list[tuple[str, Tensor]]
+Batch = tuple[Tensor, Tensor]
 
 UNTRACED = "where is not looked for, as a process can't call this model by itself"
 

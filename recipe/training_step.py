@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recipe.evaluate import preserved
 from recipe.prefix.feed import Feed
+from recipe.preserved import preserved
 from recipe.run import Run
 from recipe.trace import UNTRACED, Found, Step, trace_step
 

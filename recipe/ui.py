@@ -15,7 +15,8 @@ from recipe import mlflow_page, output, runs
 from recipe.arguments import key_values
 from recipe.errors import SpecError
 from recipe.mlflow_page import Page
-from recipe.sweep import find, jobs, parent
+from recipe.sweep import find, jobs
+from recipe.sweep import record as sweep_record
 from recipe.ui_server import Server
 
 KNOWN = {"sweep": "", "port": "5000", "output_dir": "", "host": "127.0.0.1", "open": ""}
@@ -70,16 +71,18 @@ def _sweep(outputs: Path, wanted: str) -> Path | None:
     """The sweep to show: the one asked for, or the newest that MLflow knows."""
     if not wanted:
         newest = reversed(find.folders(outputs))
-        return next((sweep for sweep in newest if "mlflow_run_id" in parent.read(sweep)), None)
+        return next(
+            (sweep for sweep in newest if "mlflow_run_id" in sweep_record.read(sweep)), None
+        )
     sweep = find.find(outputs, wanted)
-    if "mlflow_run_id" not in parent.read(sweep):
+    if "mlflow_run_id" not in sweep_record.read(sweep):
         raise SpecError(f"sweep: {sweep.name} has no run in MLflow; give another sweep")
     return sweep
 
 
 def _pages(server: Server, outputs: Path, sweep: Path | None) -> dict[str, str]:
     """The addresses to show, by what is there; the first is opened."""
-    about = parent.read(sweep) if sweep else {}
+    about = sweep_record.read(sweep) if sweep else {}
     run = about.get("mlflow_run_id") or _newest_run(outputs)
     experiment = server.experiment(str(run)) if run else None
     if experiment is None:  # recorded elsewhere, or deleted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,3 +72,11 @@ def bytes_(number: int) -> str:
             break
         size, unit = size / 1024, larger
     return f"{size:.1f} {unit}" if unit != "B" else f"{number} B"
+
+
+MASK = "***"
+
+
+def masked_addresses(text: str) -> str:
+    """The text with what stands between :// and @ masked; a password may hold a / or @ itself."""
+    return re.sub(r"://(\S*|[^@]*)@", f"://{MASK}@", text)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe.errors import SpecError
-from recipe.pretrained import IMAGENET
+from recipe.offered import IMAGENET
 from recipe.run import Run
 from recipe.spec import RunSpec
 

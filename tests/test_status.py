@@ -21,7 +21,7 @@ from recipe import dead, runs
 from recipe.errors import SpecError
 from recipe.record import Recorder
 from recipe.sent import Sent
-from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
 
@@ -205,16 +205,16 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 2}))
-    lock = parent.begin(sweep)
+    lock = sweep_record.begin(sweep)
     tracking = local(tmp_path / "outputs", experiment="recipe")
     Recorder(tmp_path / "outputs", "one", tracking, sweep=sweep).close("FINISHED")
     commands.here(tmp_path, "status")
-    above = parent.read(sweep)["mlflow_run_id"]
+    above = sweep_record.read(sweep)["mlflow_run_id"]
     assert client(tmp_path).get_run(above).info.status == "RUNNING"
     lock.release()
     commands.here(tmp_path, "sync")
     assert client(tmp_path).get_run(above).info.status == "KILLED"
-    with parent.begin(sweep):  # taken up again
+    with sweep_record.begin(sweep):  # taken up again
         Recorder(tmp_path / "outputs", "two", tracking, sweep=sweep).close("FINISHED")
         assert client(tmp_path).get_run(above).info.status == "RUNNING"
 

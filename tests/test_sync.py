@@ -18,6 +18,7 @@ from recipe import compose, mlflow_process, runs
 from recipe.record import Recorder
 from recipe.sent import Sent
 from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 from recipe.tracking import Tracking
 from recipe.tracking.local import local
 
@@ -148,18 +149,18 @@ def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: P
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
-    lock = parent.begin(sweep)
+    lock = sweep_record.begin(sweep)
     recorder = record(tmp_path, sweep=sweep)
     recorder.close("FINISHED")
-    parent.end(sweep, "FAILED", "| a table |")
+    sweep_record.end(sweep, "FAILED", "| a table |")
     lock.release()
     nowhere = Tracking(f"http://127.0.0.1:{servers.free_port()}", "recipe")
     assert "Connection refused" in str(parent.tell(nowhere, tmp_path / "outputs", sweep))
-    above = client(tmp_path).get_run(parent.read(sweep)["mlflow_run_id"])
+    above = client(tmp_path).get_run(sweep_record.read(sweep)["mlflow_run_id"])
     assert above.info.status == "RUNNING"
     done = commands.here(tmp_path, "sync")
     assert (done.status, done.out) == (0, "1 of 1 sent\n")
-    above = client(tmp_path).get_run(parent.read(sweep)["mlflow_run_id"])
+    above = client(tmp_path).get_run(sweep_record.read(sweep)["mlflow_run_id"])
     assert (above.info.status, above.data.tags["mlflow.note.content"]) == ("FAILED", "| a table |")
     below = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
@@ -255,7 +256,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
-    parent.begin(sweep).release()
+    sweep_record.begin(sweep).release()
     run = with_a_database_that_is_removed(tmp_path, sweep.name)
     if another:
         record(tmp_path).close("FINISHED")

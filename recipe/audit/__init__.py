@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from recipe import menu, parts, rules
+from recipe import contract, menu, parts
 from recipe.audit.ends import Ends
 from recipe.audit.expected import Expected
 from recipe.audit.groups import CLOSE, Groups
@@ -280,14 +280,14 @@ class Audit:
 
 def _idle(part: Callable[..., Any]) -> str | None:
     """Why a part with its settings does nothing, as the `idle_` function beside it says."""
-    own = rules.beside(getattr(part, "func", part), "idle")
+    own = contract.beside(getattr(part, "func", part), "idle")
     return own(**getattr(part, "keywords", {})) if own else None
 
 
 def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
     """What the clip's own `audit_` function says, if it has one."""
     bound = parts.part(spec, "clip")
-    own = rules.beside(bound.func, "audit")
+    own = contract.beside(bound.func, "audit")
     if own is None:
         return lambda params: iter(())
     if next(iter(inspect.signature(bound.func).parameters)) == "model":

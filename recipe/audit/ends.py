@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from recipe import parts, rules, streams
+from recipe import contract, parts, streams
 from recipe.data import few
-from recipe.evaluate import preserved
+from recipe.preserved import preserved
 from recipe.run import Run, order
 from recipe.sampler.shuffled import shuffled
 from recipe.spec import RunSpec
@@ -37,7 +37,7 @@ class Ends:
             yield "sampler", "it draws from a global random stream, not from its own"
         if not torch.equal(torch.cat(list(order(self.run, last))), indices):
             yield "sampler", "an epoch's order isn't a function of the seed and the epoch alone"
-        own = rules.beside(bound.func, "audit")
+        own = contract.beside(bound.func, "audit")
         for problem in own(targets, indices, **bound.keywords) if own else ():
             yield "sampler", problem
         early = self.run.at.epoch < self.run.epochs

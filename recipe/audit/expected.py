@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from recipe import frozen, parts, schedule, streams
+from recipe.contract import Rates
 from recipe.grouping import OWN_KEYS
 from recipe.spec import RunSpec
 
@@ -35,7 +36,7 @@ class Expected:
     """The optimizer's settings for what a group doesn't set."""
     base_lr: dict[str, float]
     """Of every group that is ever trained."""
-    rates: schedule.Rates
+    rates: Rates
     ramp: list[float]
     """What the warm-up multiplies them by after 0, 1, ... steps."""
 

@@ -25,7 +25,7 @@ from torch.nn.utils import get_total_norm
 from recipe import layers
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 

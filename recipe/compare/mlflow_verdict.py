@@ -17,6 +17,7 @@ from recipe.errors import RecipeError
 from recipe.mlflow_server import connect, reason
 from recipe.sent import Sent
 from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 from recipe.tracking import Tracking
 from recipe.tracking.local import database_path, database_uri
 from recipe.wording import counted
@@ -53,7 +54,7 @@ def tell(
         parent.tell(tracking, outputs, sweep)
         for path in files:
             client.log_artifact(parent_id, str(path), f"{FOLDER}{which}")
-        jobs = str(parent.read(sweep).get("end", {}).get("note", ""))
+        jobs = str(sweep_record.read(sweep).get("end", {}).get("note", ""))
         client.set_tag(
             parent_id, "mlflow.note.content", _page(found, made, jobs, f"{FOLDER}{which}")
         )
@@ -66,7 +67,7 @@ def _tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> Tracki
     """Where the sweep is recorded. Raises RecipeError where only the reader may say so."""
     first = found.selection.runs[0]
     sent = Sent.read(runs.folder(outputs) / first.run)
-    known = parent.read(sweep).get("uri") or (sent.uri if sent else None)
+    known = sweep_record.read(sweep).get("uri") or (sent.uri if sent else None)
     if known is None:
         return None
     here = database_uri(outputs / "mlflow.db")

@@ -14,7 +14,8 @@ from recipe import menu, results, runs
 from recipe.compare.units import QUALITY
 from recipe.errors import SpecError
 from recipe.results import Result
-from recipe.sweep import find, jobs, members, parent, standing
+from recipe.sweep import find, jobs, members, standing
+from recipe.sweep import record as sweep_record
 from recipe.sweep.jobs import Ended
 from recipe.wording import counted, listed, printable
 
@@ -84,7 +85,7 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
         cautions = _lost(ids, found)
     else:
         found, cautions = _of_sweep(outputs, sweep)
-        title = printable(str(parent.read(sweep).get("name") or sweep.name))
+        title = printable(str(sweep_record.read(sweep).get("name") or sweep.name))
     cautions += _unfinished(found)
     kept = [run for run in found if run.status == "FINISHED"]
     cautions += _set_apart(kept)
@@ -99,7 +100,7 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
     if not having:
         where = sweep.name if sweep else printable(outputs)
         raise SpecError(f"compare: no finished run of {where} has {metric}{_metrics(metric, kept)}")
-    climb = _climb(parent.read(sweep)) if sweep else None
+    climb = _climb(sweep_record.read(sweep)) if sweep else None
     return Selection(title, sweep, having, [*cautions, *_unlike(having)], climb)
 
 
@@ -125,7 +126,7 @@ def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
     ids = [each.run for each in ended if each.run]
     found = _read(outputs, ids)
     cautions += _lost(ids, found)
-    total = parent.read(sweep).get("jobs")
+    total = sweep_record.read(sweep).get("jobs")
     failed = Counter(each.status for each in ended if each.status != "FINISHED")
     for status, number in sorted(failed.items()):
         cautions.append(f"{counted(number, 'job')} left out: {status.lower()}")
@@ -138,7 +139,7 @@ def _without_runs(sweep: Path, ended: Sequence[Ended]) -> Iterator[str]:
     """The variants that were planned and of which nothing can be said, and why."""
     by_number = {each.number: each for each in ended}
     jobs: dict[str, list[Ended | None]] = defaultdict(list)
-    for number, job in members.planned(parent.read(sweep), by_number).items():
+    for number, job in members.planned(sweep_record.read(sweep), by_number).items():
         jobs[printable(job.variant)].append(by_number.get(number))
     unseen = []
     for variant, its in jobs.items():

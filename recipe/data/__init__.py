@@ -27,7 +27,7 @@ from torch import Tensor
 from recipe.data import memory
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 Mean = Annotated[float, Field(ge=0, le=1)]
 """Of a channel, black being 0 and white 1; one on a scale of 0 to 255 is refused."""

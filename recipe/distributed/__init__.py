@@ -14,11 +14,25 @@ How the processes keep one model; who they are, and what they tell each other, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    import torch
+    from torch import Tensor, nn
+
+    from recipe.contract import Planned
+
+
+class SharedRun(Protocol):
+    """What `joined` reads and replaces of a run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    groups: list[dict[str, Any]]
+    device: torch.device
+    clip: Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
+
 
 SAMPLES = 4
 

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from recipe import layers
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
-    from recipe.run import Run
+    from recipe.contract import Planned
+    from recipe.distributed import SharedRun
 
 
 class Ddp:
@@ -31,7 +31,7 @@ class Ddp:
         made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return made
 
-    def joined(self, run: Run) -> None:
+    def joined(self, run: SharedRun) -> None:
         pass
 
     def wrapped(self, model: nn.Module) -> nn.Module:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from recipe.distributed.shards import as_in, whole
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
-    from recipe.run import Run
+    from recipe.contract import Planned
+    from recipe.distributed import SharedRun
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
@@ -34,13 +34,14 @@ class Fsdp:
     def prepared(self, model: nn.Module) -> nn.Module:
         return model
 
-    def joined(self, run: Run) -> None:
+    def joined(self, run: SharedRun) -> None:
         """Cuts the model; the optimizer and the groups hold its new parameters, by name."""
+        from torch.distributed import get_world_size
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         names = {id(p): name for name, p in run.model.named_parameters()}
-        mesh = init_device_mesh(run.device.type, (run.ranks.size,))
+        mesh = init_device_mesh(run.device.type, (get_world_size(),))
         for piece in _pieces(run.model) if self.per == "children" else ():
             fully_shard(piece, mesh=mesh)
         fully_shard(run.model, mesh=mesh)

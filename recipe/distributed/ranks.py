@@ -20,7 +20,7 @@ from recipe.distributed.world import World
 from recipe.errors import OthersGone, RecipeError
 
 if TYPE_CHECKING:
-    from recipe.run import Run
+    from recipe.distributed import SharedRun
     from recipe.trace import Found
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class How(Protocol):
 
     def prepared(self, model: nn.Module) -> nn.Module: ...
 
-    def joined(self, run: Run) -> None: ...
+    def joined(self, run: SharedRun) -> None: ...
 
     def wrapped(self, model: nn.Module) -> nn.Module: ...
 
@@ -49,7 +49,7 @@ class Alone:
     def prepared(self, model: nn.Module) -> nn.Module:
         return model
 
-    def joined(self, run: Run) -> None:
+    def joined(self, run: SharedRun) -> None:
         pass
 
     def together(self) -> AbstractContextManager[None]:
@@ -115,7 +115,7 @@ class Several:
     def prepared(self, model: nn.Module) -> nn.Module:
         return self._how.prepared(model)
 
-    def joined(self, run: Run) -> None:
+    def joined(self, run: SharedRun) -> None:
         self._how.joined(run)
 
     @contextmanager

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 
 def check(planned: Planned) -> Iterator[str]:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from recipe.loss import check_target
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 
 def class_weights(

@@ -6,6 +6,6 @@ are drawn from torch's global stream, which the engine seeds. Settings named `ch
 engine's own: `weights`, none, a file (.safetensors, or a state_dict) or a recorded run.
 
 Beside a part `name` may stand `weights_name(weights, **settings)` in its module: what its library
-has under that name (recipe.pretrained.Offered), or None. It is asked for `model.weights` that is
+has under that name (recipe.offered.Offered), or None. It is asked for `model.weights` that is
 no file, before recorded runs are; settings that are `auto` may still be so.
 """

@@ -17,7 +17,7 @@ from recipe.extras import imported
 from recipe.menu import nearest
 
 if TYPE_CHECKING:
-    from recipe.pretrained import Offered
+    from recipe.offered import Offered
 
 
 def timm(
@@ -53,7 +53,7 @@ def timm(
 def weights_timm(weights: str, *, name: str, channels: Any, **settings: Any) -> Offered | None:
     """What timm has for that model under a tag, such as a1_in1k, or as DEFAULT; None for any other
     name. timm itself adapts the first convolution where `channels` isn't 3."""
-    from recipe.pretrained import Inputs, Offered
+    from recipe.offered import Inputs, Offered
 
     library = _library()
     full = name if weights == "DEFAULT" else f"{name}.{weights}"

@@ -21,7 +21,7 @@ from recipe.menu import nearest
 from recipe.weights import renamed
 
 if TYPE_CHECKING:
-    from recipe.pretrained import Offered
+    from recipe.offered import Offered
 
 
 NAMES = re.compile(r"(?:IMAGENET|DEFAULT|COCO)[A-Z0-9_]*")
@@ -64,7 +64,7 @@ def torchvision(
 def weights_torchvision(weights: str, *, name: str, **settings: Any) -> Offered | None:
     """What torchvision has for that model as IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT (its
     newest); None for any other name. Raises ValueError for one that only looks like those."""
-    from recipe.pretrained import Inputs, Offered
+    from recipe.offered import Inputs, Offered
 
     models = _library()
     if name not in models.list_models(module=models):

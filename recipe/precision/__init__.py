@@ -16,7 +16,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 Precision = tuple[Callable[[], AbstractContextManager[object]], GradScaler]
 

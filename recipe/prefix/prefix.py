@@ -19,7 +19,6 @@ from recipe import streams
 from recipe.data import Split, first_samples, readable, served, skips, unread, worker
 from recipe.data.placing import placed
 from recipe.errors import RecipeError
-from recipe.evaluate import preserved
 from recipe.prefix import feed, layout, room, store, verify
 from recipe.prefix import key as keys
 from recipe.prefix import split as splitting
@@ -28,6 +27,7 @@ from recipe.prefix.layout import COUNTS
 from recipe.prefix.refused import Refused
 from recipe.prefix.store import Rows, Store
 from recipe.prefix.traced import tensors
+from recipe.preserved import preserved
 from recipe.wording import bytes_, percent
 
 if TYPE_CHECKING:

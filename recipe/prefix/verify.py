@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from recipe import streams
-from recipe.evaluate import preserved
 from recipe.prefix.refused import Refused
 from recipe.prefix.traced import check_unchanged, remembered, tensors
+from recipe.preserved import preserved
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 

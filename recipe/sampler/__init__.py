@@ -20,7 +20,7 @@ import torch
 from recipe import streams
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 
 def check(planned: Planned) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 Power = Annotated[float, Field(gt=0, le=1)]
 

@@ -37,8 +37,7 @@ from torch.optim.lr_scheduler import (
 from recipe.wording import counted, written
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
-    from recipe.schedule import Rates
+    from recipe.contract import Planned, Rates
 
 
 OF_SCHEDULERS = (ChainedScheduler, SequentialLR)

@@ -31,7 +31,7 @@ from recipe.scheduler import over, under_an_epoch
 from recipe.wording import counted
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 Part = functools.partial[Any]
 """An option of the menu with its settings, and what the chain wants to know of it."""

@@ -24,7 +24,7 @@ from recipe.scheduler import never_reached
 from recipe.wording import counted
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 
 def one_cycle(

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import StepLR
 from recipe.scheduler import under_an_epoch
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 
 def step(

@@ -19,7 +19,7 @@ from pydantic import Field
 from recipe.scheduler import never_reached
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 
 def warmup_cosine(

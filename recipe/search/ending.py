@@ -15,7 +15,8 @@ from recipe.compare.statistics import interval
 from recipe.compare.units import Unit
 from recipe.search import dimension, storage
 from recipe.search.study import name
-from recipe.sweep import jobs, parent
+from recipe.sweep import jobs
+from recipe.sweep import record as sweep_record
 from recipe.wording import counted, listed
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def command(about: Mapping[str, Any], trial: optuna.trial.FrozenTrial, seed: str
 def _read(sweep: Path) -> Found:
     import optuna
 
-    about = parent.read(sweep)
+    about = sweep_record.read(sweep)
     there = storage.opened(storage.address(about["search"]["storage"], sweep.parent.parent))
     return Found(about, optuna.load_study(study_name=name(sweep), storage=there))
 

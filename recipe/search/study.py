@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recipe.errors import SpecError
 from recipe.search import dimension, storage
 from recipe.search.dimension import Dimension
-from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ class Study:
 
         from recipe.compare.units import Unit  # workers import this file, and not that
 
-        about = parent.read(sweep)
+        about = sweep_record.read(sweep)
         asked = about["search"]
         there = storage.opened(storage.address(asked["storage"], sweep.parent.parent))
         known = len(set(about["trials"]))

@@ -7,7 +7,8 @@ from typing import Any
 
 from recipe.search.study import Study
 from recipe.search.trials import Trials
-from recipe.sweep import launching, parent
+from recipe.sweep import launching
+from recipe.sweep import record as sweep_record
 from recipe.sweep.launching import Launching
 
 
@@ -23,7 +24,7 @@ class Search(Launching):
         folder = self.folder()
         trials = Trials(folder, Study.begun(folder))
         if hasattr(self.launcher, "stream"):
-            self.launcher.stream(trials, parent.read(folder)["jobs"])
+            self.launcher.stream(trials, sweep_record.read(folder)["jobs"])
         else:
             # Hydra loads its own plugins under names of their own
             alone = type(self.launcher).__name__ == "BasicLauncher"

@@ -18,7 +18,7 @@ from typing import Any
 from recipe import journal, results, runs
 from recipe.search import dimension
 from recipe.search.study import Point, Study
-from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 from recipe.sweep.jobs import Ended
 
 FINAL = {"FAILED": "FAIL", "REFUSED": "FAIL", "PRUNED": "PRUNED"}
@@ -30,7 +30,7 @@ class Trials(Iterator[tuple[int, list[str]]]):
     """The number and the overrides of each job."""
 
     def __init__(self, sweep: Path, study: Study) -> None:
-        about = parent.read(sweep)
+        about = sweep_record.read(sweep)
         self._sweep, self._study = sweep, study
         self._dimensions = dimension.of(about)
         self._asked, self._seeds = about["search"], about["seeds"]
@@ -118,7 +118,7 @@ class Trials(Iterator[tuple[int, list[str]]]):
         open_ = sum(t.number in planned and not t.state.is_finished() for t in known)
         to_come = (open_ + self._asked["trials"] - len(known)) * len(self._seeds)
         running = sum(not known[t].state.is_finished() for t in self._trials)
-        parent.note(
+        sweep_record.note(
             self._sweep,
             planned=self._planned,
             variants=self._variants,

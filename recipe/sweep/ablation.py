@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recipe.sweep import greedy, launching, parent
+from recipe.sweep import greedy, launching
+from recipe.sweep import record as sweep_record
 from recipe.sweep.launching import Launching
 
 
@@ -17,7 +18,7 @@ class Ablation(Launching):
         if self.plan == "greedy":
             greedy.climb(folder, self.launch)
         else:
-            about = parent.read(folder)
+            about = sweep_record.read(folder)
             self.launch([[*about["fixed"], *swept] for swept in about["planned"]], 0)
 
 

@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import atomic, output
 from recipe.console import Console
-from recipe.errors import OutputError
-from recipe.exits import OutputClosed, Terminated, discard_output
+from recipe.errors import OutputClosed, OutputError, Terminated
+from recipe.exits import discard_output
 from recipe.sweep import launcher
 from recipe.sweep.crew import Crew
 from recipe.sweep.gpus import Gpus

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe import mlflow_process, output
-from recipe.errors import OutputError
-from recipe.exits import OutputClosed, Terminated, discard_output, is_output_closed
+from recipe.errors import OutputClosed, OutputError, Terminated, is_output_closed
+from recipe.exits import discard_output
 from recipe.sweep import nursery, worker
 from recipe.sweep.gpus import Gpus
 from recipe.sweep.worker import Task

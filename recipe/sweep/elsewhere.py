@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe import dead, mlflow_server
 from recipe.console import Console
 from recipe.errors import SpecError
-from recipe.sweep import apart, gpus, jobs, launcher, launching, parent
+from recipe.sweep import apart, gpus, jobs, launcher, launching
+from recipe.sweep import record as sweep_record
 from recipe.sweep.gpus import Gpus
 from recipe.tracking.local import database_path
 from recipe.wording import counted
@@ -143,7 +144,7 @@ class Joblib(Elsewhere):
 
     def share(self, sweep: Path, device: DictConfig) -> tuple[int, Gpus | None]:
         places = gpus.of(sweep, self.gpus, self.per_gpu, [device])
-        count = parent.read(sweep)["jobs"]
+        count = sweep_record.read(sweep)["jobs"]
         share = launcher.kept_share(sweep, [device], count, self.settings["n_jobs"], places)
         self.settings["n_jobs"] = max(2, share.size)  # 1 would be this process
         self.stays = places is None or places.places > 1  # else the other never had the one place

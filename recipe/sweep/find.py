@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipe import menu
 from recipe.errors import SpecError
-from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 from recipe.wording import listed, printable
 
 MOST = 5
@@ -18,7 +18,7 @@ def folders(outputs: Path) -> list[Path]:
     """The folders of all recorded sweeps; the one that was begun or gone on with last is the last
     of them."""
     there = [path.parent for path in (outputs / "sweeps").glob("*/sweep.json")]
-    return sorted(there, key=lambda sweep: (parent.begun(sweep), sweep.name))
+    return sorted(there, key=lambda sweep: (sweep_record.begun(sweep), sweep.name))
 
 
 def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
@@ -31,7 +31,7 @@ def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
     by_id = [sweep for sweep in there if sweep.name.startswith(wanted)]
     if len(by_id) == 1:
         return by_id[0]
-    names = {sweep: str(parent.read(sweep).get("name", "")) for sweep in there}
+    names = {sweep: str(sweep_record.read(sweep).get("name", "")) for sweep in there}
     if len(by_id) > 1:
         which = _latest({sweep: names[sweep] for sweep in by_id})
         raise SpecError(

@@ -16,7 +16,8 @@ from recipe.compare.statistics import least_seeds
 from recipe.errors import Problems, RecipeError
 from recipe.results import Result, read_all
 from recipe.spec import RunSpec
-from recipe.sweep import disk, gpus, launcher, nursery, parent, variants
+from recipe.sweep import disk, gpus, launcher, nursery, variants
+from recipe.sweep import record as sweep_record
 from recipe.sweep.ablate import Ablation
 from recipe.sweep.planned import is_hydras
 from recipe.sweep.variants import Variant
@@ -87,7 +88,7 @@ def _recorded(ablation: Ablation, done: Sequence[Result]) -> dict[Variant, list[
         settings = compose.config(asked.fixed).hydra.launcher
     planned = ablation.planned
     unfinished = planned.unfinished(first.output_path / "sweeps")
-    kept = parent.read(unfinished).get("threads") if unfinished else None
+    kept = sweep_record.read(unfinished).get("threads") if unfinished else None
     threads = launcher.planned_threads(settings, [first.device], len(planned.jobs), kept)
     question = functools.partial(_finished, threads=threads)
     for of_seed in nursery.asked(question, specs, alone=not gpus.is_cpu(first.device)):

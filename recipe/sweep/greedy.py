@@ -13,7 +13,8 @@ from typing import Any
 
 from recipe import results, runs
 from recipe.console import Console
-from recipe.sweep import jobs, parent, variants
+from recipe.sweep import jobs, variants
+from recipe.sweep import record as sweep_record
 from recipe.sweep.variants import Trick, Variant
 
 METRIC = "val/accuracy"
@@ -31,7 +32,7 @@ Scores = Mapping[Variant, float | str]
 def climb(sweep: Path, launch: Launch) -> None:
     """Runs round after round; the path is kept in sweep.json and printed."""
     console = Console(width=100)
-    about = parent.read(sweep)
+    about = sweep_record.read(sweep)
     tricks = [_trick(told) for told in about["tricks"]]
     planned = set(about["variants"])
     best: Variant = ()
@@ -47,7 +48,7 @@ def climb(sweep: Path, launch: Launch) -> None:
             (added,) = set(chosen) - set(best)
             best, score = chosen, float(scores[chosen])
             path.append(_stage(best, added, score))
-        parent.note(sweep, path=path)
+        sweep_record.note(sweep, path=path)
         rivals = [trick for trick in rivals if trick not in best]
         if chosen is None or not rivals:
             return _stop(sweep, console, why or "every trick is on", path)
@@ -56,7 +57,7 @@ def climb(sweep: Path, launch: Launch) -> None:
         )
         console.print(f"\n{said(path)}; next: {others}")
         nexts = [variants.ordered([*best, trick]) for trick in rivals]
-        scores = _run(sweep, launch, nexts, tricks, len(parent.read(sweep)["planned"]))
+        scores = _run(sweep, launch, nexts, tricks, len(sweep_record.read(sweep)["planned"]))
 
 
 def choose(best: Variant, score: float, scores: Scores) -> tuple[Variant | None, str]:
@@ -81,12 +82,12 @@ def _run(
     sweep: Path, launch: Launch, among: Sequence[Variant], tricks: Sequence[Trick], first: int
 ) -> dict[Variant, float | str]:
     """Runs a round; its jobs stand in sweep.json before they are launched."""
-    about = parent.read(sweep)
+    about = sweep_record.read(sweep)
     pairs = variants.seed_major(among, tricks, about["seeds"])
     recorded = runs.folder(sweep.parent.parent)
     planned = about["planned"][:first] + [list(swept) for _, swept in pairs]
     names = about["variants"][:first] + [name for name, _ in pairs]
-    parent.note(sweep, planned=planned, variants=names, jobs=len(planned))
+    sweep_record.note(sweep, planned=planned, variants=names, jobs=len(planned))
     launch([[*about["fixed"], *swept] for _, swept in pairs], first)
     ended = {each.number: each for each in jobs.read(sweep)}
     numbers = range(first, len(planned))
@@ -121,7 +122,7 @@ def _stage(variant: Variant, added: Trick | None, mean: float) -> dict[str, Any]
 
 
 def _stop(sweep: Path, console: Console, why: str, path: Sequence[Mapping[str, Any]] = ()) -> None:
-    parent.note(sweep, path=list(path), stopped=why, by=BY)
+    sweep_record.note(sweep, path=list(path), stopped=why, by=BY)
     told = f"{said(path)}; {why}\nThat goes by {BY}: compare says how sure each step is"
     console.print(f"\n{told}" if path else f"\nStopped: {why}", soft_wrap=True)
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from recipe import results, runs
-from recipe.sweep import find, parent, standing
+from recipe.sweep import find, standing
+from recipe.sweep import record as sweep_record
 from recipe.sweep.standing import STATES, Standing, Sweep
 from recipe.wording import counted, duration, printable
 
@@ -44,7 +45,7 @@ def show(sweep: Sweep, console: Console) -> None:
             console.print(f"Time left  about {left}", soft_wrap=True)
     elif sweep.done < sweep.total:
         told = f"; that takes about {left}" if left else ""
-        console.print(f"Go on with: {parent.command(sweep.command)}{told}", soft_wrap=True)
+        console.print(f"Go on with: {sweep_record.command(sweep.command)}{told}", soft_wrap=True)
 
 
 def show_unfinished(outputs: Path, console: Console) -> None:
@@ -59,7 +60,7 @@ def show_unfinished(outputs: Path, console: Console) -> None:
     for folder in unfinished[-MOST:]:
         sweep = standing.read(folder)
         done = f"{sweep.done} of {sweep.total}" + (", going on" if sweep.alive else "")
-        if not parent.read(folder):
+        if not sweep_record.read(folder):
             done = "sweep.json is damaged"
         table.add_row(printable(folder.name), printable(sweep.name), done)
     console.print(table)

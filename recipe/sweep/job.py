@@ -12,9 +12,8 @@ from omegaconf import DictConfig
 
 from recipe import earlier, fingerprint, output, recorded
 from recipe.console import Console
-from recipe.errors import Problems, RecipeError, SpecError, raised
+from recipe.errors import Problems, RecipeError, SpecError, is_output_closed, raised
 from recipe.execute import execute, prepare
-from recipe.exits import is_output_closed
 from recipe.mlflow_process import Feed
 from recipe.nonfinite import NonFinite
 from recipe.parts import part
@@ -22,7 +21,8 @@ from recipe.search import pruning
 from recipe.sent import Sent
 from recipe.spec import RunSpec
 from recipe.stopping import Pruned
-from recipe.sweep import jobs, parent
+from recipe.sweep import jobs
+from recipe.sweep import record as sweep_record
 from recipe.sweep.jobs import Ended
 
 
@@ -31,7 +31,7 @@ def job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     console = Console()
     sweep = Path(hydra_config.sweep.dir).resolve()
-    about = parent.read(sweep)
+    about = sweep_record.read(sweep)
     overrides = list(hydra_config.overrides.task)
     number = hydra_config.job.num
     variant = about["variants"][number] if "variants" in about else None

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from recipe import journal, runs
 from recipe.journal import Journal
-from recipe.sweep import parent
+from recipe.sweep import record as sweep_record
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read(sweep: Path) -> list[Ended]:
     """How the jobs ended; of one that was started again, how it did last. Those that aren't
     planned any more don't count."""
     ended = lines(sweep)
-    planned = parent.read(sweep).get("jobs", len(ended))
+    planned = sweep_record.read(sweep).get("jobs", len(ended))
     latest = {each.number: each for each in ended if each.number < planned}
     return [latest[number] for number in sorted(latest)]
 
@@ -94,11 +94,11 @@ def report(console: Console, sweep: Path) -> None:
         cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
     console.print(table)
-    about = parent.read(sweep)
+    about = sweep_record.read(sweep)
     if about.get("end", {}).get("status") != "FINISHED":
         done = sum(ended.status == "FINISHED" for ended in read(sweep))
         typed = about.get("command", [])
-        told = f"{done} of {about['jobs']} runs finished; go on with: {parent.command(typed)}"
+        told = f"{done} of {about['jobs']} runs finished; go on with: {sweep_record.command(typed)}"
         console.print(f"\n{told}", soft_wrap=True)
     ui = runs.command("ui", sweep.parent.parent)
     compare = runs.command(f"compare {sweep.name}", sweep.parent.parent)

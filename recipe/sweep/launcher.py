@@ -18,7 +18,8 @@ from omegaconf import DictConfig, open_dict
 from recipe import compose, dead, runs
 from recipe.console import Console
 from recipe.device import cores, thread_count
-from recipe.sweep import gpus, jobs, launching, nursery, parent
+from recipe.sweep import gpus, jobs, launching, nursery
+from recipe.sweep import record as sweep_record
 from recipe.sweep.crew import Crew
 from recipe.sweep.gpus import Gpus
 from recipe.sweep.jobs import Ended
@@ -158,10 +159,10 @@ def kept_share(
 ) -> Share:
     """The threads are the same for all jobs of a sweep, whenever it is gone on with, as their
     number changes the last bits."""
-    kept = parent.read(sweep).get("threads")
+    kept = sweep_record.read(sweep).get("threads")
     made = share(devices, count, workers, kept, places=places.places if places else 1)
     if kept is None:
-        parent.note(sweep, threads=made.threads)
+        sweep_record.note(sweep, threads=made.threads)
     return made
 
 
@@ -235,7 +236,7 @@ class Died:
         problem = f"its process was ended by {how}; {jobs.alone(overrides)}"
         Console().print(problem, style="red", soft_wrap=True)
         dead.close_all(self._sweep.parent.parent)
-        name = jobs.name_of(parent.read(self._sweep), number, overrides)
+        name = jobs.name_of(sweep_record.read(self._sweep), number, overrides)
         jobs.note(self._sweep, Ended(number, name, "KILLED", problem=problem))
 
 

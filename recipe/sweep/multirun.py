@@ -18,18 +18,8 @@ from recipe.errors import Problems, SpecError
 from recipe.parts import part
 from recipe.record import Status
 from recipe.search import storage, sweeper
-from recipe.sweep import (
-    ablation,
-    disk,
-    elsewhere,
-    every,
-    gpus,
-    jobs,
-    launcher,
-    nursery,
-    own,
-    parent,
-)
+from recipe.sweep import ablation, disk, elsewhere, every, gpus, jobs, launcher, nursery, own
+from recipe.sweep import record as sweep_record
 from recipe.sweep.planned import Planned, grid, shared_problems
 from recipe.wording import counted
 
@@ -154,7 +144,7 @@ def _run(
     output.task("starting the jobs")
     os.environ[SWEEP] = sweep.name
     status: Status = "KILLED"
-    lock = parent.begin(sweep, content)
+    lock = sweep_record.begin(sweep, content)
     try:
         planned.open(sweep)
         _launch(arguments)
@@ -170,9 +160,9 @@ def _run(
 def _end(sweep: Path, status: Status, planned: Planned, console: Console) -> None:
     spec = planned.first
     tracking = part(spec, "tracking")(spec.output_path)
-    parent.end(sweep, status, planned.note(sweep))
+    sweep_record.end(sweep, status, planned.note(sweep))
     failure = None
-    if parent.is_untold(sweep):
+    if sweep_record.is_untold(sweep):
         failure = mlflow_process.tell(tracking, spec.output_path, sweep)
     jobs.report(console, sweep)
     if failure:

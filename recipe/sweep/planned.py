@@ -15,11 +15,11 @@ from recipe import compose, runs
 from recipe.compose import Job
 from recipe.errors import Problems
 from recipe.overrides import check, interval_problem
-from recipe.parts import static_problems
 from recipe.record import Status
 from recipe.settings import root_problems
 from recipe.spec import RunSpec
-from recipe.sweep import gpus, jobs, nursery, parent
+from recipe.sweep import gpus, jobs, nursery
+from recipe.sweep import record as sweep_record
 
 SEEDS_TRIED = 3
 """Seeds with which the parts of jobs are made before a sweep starts, if none can be."""
@@ -57,7 +57,7 @@ class Planned:
     def unfinished(self, sweeps: Path) -> Path | None:
         """The newest sweep of the same command lines, if it isn't done and nobody is running it."""
         for folder in sorted(sweeps.glob("*"), reverse=True):
-            about = parent.read(folder)
+            about = sweep_record.read(folder)
             if about.get("digest") == self.digest:
                 return None if self.is_done(about) or runs.alive(folder) else folder
         return None
@@ -68,7 +68,7 @@ class Planned:
     def status(self, sweep: Path) -> Status:
         """How a sweep ended that was not interrupted."""
         done = [each for each in jobs.read(sweep) if each.status == "FINISHED"]
-        return "FINISHED" if len(done) == parent.read(sweep)["jobs"] else "FAILED"
+        return "FINISHED" if len(done) == sweep_record.read(sweep)["jobs"] else "FAILED"
 
     def note(self, sweep: Path) -> str:
         """The sweep's page in MLflow, as Markdown."""
@@ -156,6 +156,8 @@ def spec_problems(spec: RunSpec) -> list[str]:
 
 
 def _static(spec: RunSpec) -> list[str]:
+    from recipe.grouping import static_problems
+
     return [line for lines in static_problems(spec).values() for line in lines]
 
 

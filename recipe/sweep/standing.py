@@ -13,7 +13,8 @@ from pathlib import Path
 from recipe import results, runs
 from recipe.reached import Reached, reached
 from recipe.runs import Info
-from recipe.sweep import jobs, members, parent
+from recipe.sweep import jobs, members
+from recipe.sweep import record as sweep_record
 from recipe.sweep.jobs import Ended
 from recipe.sweep.members import Job
 from recipe.wording import counted, listed, printable
@@ -65,7 +66,7 @@ class Sweep:
 
 def read(sweep: Path) -> Sweep:
     """What is damaged is told as a caution, and the rest is shown."""
-    about = parent.read(sweep)
+    about = sweep_record.read(sweep)
     cautions = [] if about else [f"{printable(sweep / 'sweep.json')} is damaged"]
     ended: dict[int, Ended] = {}
     try:
@@ -105,7 +106,7 @@ def read(sweep: Path) -> Sweep:
 
 def is_finished(sweep: Path) -> bool:
     """Whether it said so; nothing but sweep.json is read."""
-    end = parent.read(sweep).get("end")
+    end = sweep_record.read(sweep).get("end")
     return isinstance(end, dict) and end.get("status") == "FINISHED"
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from recipe.rules import Planned
+    from recipe.contract import Planned
 
 RISE = ("recipe.scheduler.warmup_cosine.warmup_cosine", "recipe.scheduler.one_cycle.one_cycle")
 

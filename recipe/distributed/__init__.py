@@ -5,6 +5,7 @@ How the processes keep one model; who they are, and what they tell each other, i
 
 - `prepared(model) -> model`: once, before anything is frozen.
 - `joined(run)`: once, before the first step, when the plain model has been looked at.
+- `sharded_clip(clip) -> clip`: once, after `joined`: the clip of gradients as the run keeps them.
 - `wrapped(model) -> nn.Module`: at the start of every epoch, what its steps call: a module that
   leaves in every process the mean over the processes of their gradients.
 - `before_hooks: bool`: whether a parameter's own hooks see the gradient of this process alone.
@@ -14,12 +15,12 @@ How the processes keep one model; who they are, and what they tell each other, i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from recipe.contract import Planned
 
@@ -31,7 +32,6 @@ class SharedRun(Protocol):
     optimizer: torch.optim.Optimizer
     groups: list[dict[str, Any]]
     device: torch.device
-    clip: Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
 SAMPLES = 4

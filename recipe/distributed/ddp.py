@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recipe import layers
@@ -14,6 +14,9 @@ from recipe import layers
 if TYPE_CHECKING:
     from recipe.contract import Planned
     from recipe.distributed import SharedRun
+
+
+Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
 class Ddp:
@@ -33,6 +36,9 @@ class Ddp:
 
     def joined(self, run: SharedRun) -> None:
         pass
+
+    def sharded_clip(self, clip: Clip) -> Clip:
+        return clip
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """Anew whenever layers have thawed: torch's wrapper averages what was trained when it was

@@ -6,7 +6,7 @@ takes its rows of it. Means are weighted by rows, so uneven shares give the mean
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -21,9 +21,11 @@ from recipe.errors import OthersGone, RecipeError
 
 if TYPE_CHECKING:
     from recipe.distributed import SharedRun
+    from recipe.run import Run
     from recipe.trace import Found
 
 T = TypeVar("T")
+Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
 class How(Protocol):
@@ -37,6 +39,8 @@ class How(Protocol):
 
     def joined(self, run: SharedRun) -> None: ...
 
+    def sharded_clip(self, clip: Clip) -> Clip: ...
+
     def wrapped(self, model: nn.Module) -> nn.Module: ...
 
 
@@ -49,7 +53,7 @@ class Alone:
     def prepared(self, model: nn.Module) -> nn.Module:
         return model
 
-    def joined(self, run: SharedRun) -> None:
+    def joined(self, run: Run) -> None:
         pass
 
     def together(self) -> AbstractContextManager[None]:
@@ -115,8 +119,9 @@ class Several:
     def prepared(self, model: nn.Module) -> nn.Module:
         return self._how.prepared(model)
 
-    def joined(self, run: SharedRun) -> None:
+    def joined(self, run: Run) -> None:
         self._how.joined(run)
+        run.clip = self._how.sharded_clip(run.clip)
 
     @contextmanager
     def together(self) -> Iterator[None]:

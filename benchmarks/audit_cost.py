@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from recipe import compose
-from recipe.audit import Audit
-from recipe.build import build
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.audit.auditor import Audit
+from recipe.config import compose
+from recipe.config.spec import RunSpec
+from recipe.training.build import build
+from recipe.training.loop import train
 
 QUIET = ("device=cpu", "device.threads=1", "tracking=none")
 

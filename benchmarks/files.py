@@ -35,7 +35,7 @@ from PIL import Image
 ONE = """
 import resource, sys, time
 import psutil, torch
-from recipe.data.image_folder import image_folder
+from recipe.components.data.image_folder import image_folder
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

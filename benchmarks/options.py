@@ -17,9 +17,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from recipe import compose, device
-from recipe.build import build
-from recipe.train import Point, train
+from recipe.components import device
+from recipe.config import compose
+from recipe.training.build import build
+from recipe.training.loop import Point, train
 
 OPTIONS = (
     "channels_last=false",

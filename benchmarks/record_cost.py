@@ -22,12 +22,12 @@ from pathlib import Path
 
 import psutil
 
-from recipe import compose
-from recipe.build import build
-from recipe.parts import part
-from recipe.record import Recorder
-from recipe.spec import RunSpec
-from recipe.train import Point, train
+from recipe.config import compose
+from recipe.config.instantiate import part
+from recipe.config.spec import RunSpec
+from recipe.runner.recorder import Recorder
+from recipe.training.build import build
+from recipe.training.loop import Point, train
 
 QUIET = ("device=cpu", "device.threads=1", "epochs=100000")
 

@@ -108,8 +108,8 @@ def _installed(launcher: str) -> bool:
 FEEDS = """
 import sys
 from pathlib import Path
-from recipe.record import Recorder
-from recipe.tracking import Tracking
+from recipe.runner.recorder import Recorder
+from recipe.components.tracking import Tracking
 
 folder, name, uri, points = sys.argv[1:]
 recorder = Recorder(Path(folder), name, Tracking(uri, "scaling"))

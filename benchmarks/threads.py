@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from recipe.device import cores, thread_environment
+from recipe.components.device import cores, thread_environment
 
 MODELS = (
     ("model=mlp", "model.hidden=[32]"),
@@ -46,9 +46,10 @@ def measured(settings: tuple[str, ...], counts: tuple[int, ...]) -> None:
     """In a process of its own, whose environment has the threads."""
     import torch
 
-    from recipe import compose, plan
-    from recipe.build import build
-    from recipe.train import train
+    from recipe.config import compose
+    from recipe.runner import plan
+    from recipe.training.build import build
+    from recipe.training.loop import train
 
     with compose.menu_folder():
         given = ("epochs=1000000", "device=cpu", f"device.threads={max(counts)}", *settings)

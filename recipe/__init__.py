@@ -4,4 +4,4 @@ Each trick is one option file and one function; the chosen ones are composed int
 run spec, trained, and recorded, so that runs can be compared trick by trick.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

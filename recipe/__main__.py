@@ -5,9 +5,9 @@ import sys
 
 
 def main() -> None:
-    """As recipe.cli.main; Ctrl-C while that is imported ends it as it does later."""
+    """As recipe.cli.main.main; Ctrl-C while that is imported ends it as it does later."""
     try:
-        from recipe import cli
+        from recipe.cli import main as cli
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would change the exit status
         print("recipe: interrupted", file=sys.stderr)

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from recipe.wording import masked_addresses, printable_lines
+from recipe.formatting import masked_addresses, printable_lines
 
 DEBUG = "RECIPE_DEBUG"
 """The variable of the environment with which tracebacks are printed."""

@@ -1,4 +1,4 @@
-"""What a command prints: with `recipe.console`, the only way to standard output and error.
+"""What a command prints: with `recipe.runner.console`, the only way to standard output and error.
 
 Whatever is printed is escaped by `printable`, so that no name, path or message controls the
 terminal; a character that the stream's encoding lacks is replaced. Where nothing was printed for a
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from recipe.errors import OutputError, SpecError
-from recipe.wording import printable, printable_lines
+from recipe.formatting import printable, printable_lines
 
 NOTICE_AFTER = "RECIPE_NOTICE_AFTER"
 """Environment variable: seconds without output after which the current task is printed; 0 for

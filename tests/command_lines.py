@@ -25,8 +25,9 @@ import small
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from recipe import cli, menu, settings, trust, within
-from recipe.menu import EXPERIMENT
+from recipe.cli import main
+from recipe.config import allowlist, nested_options, option_files, schema
+from recipe.config.option_files import EXPERIMENT
 
 Line = list[str]
 
@@ -45,7 +46,7 @@ BASE = (
 COSTLY = {"epochs", "convolutions", "blocks", "workers", "threads"}
 """Whole numbers that may be as large as one has time and memory; never drawn huge."""
 
-ROOTS = {key: kind for key, kind in settings.ROOT.items() if key != "output_dir"}
+ROOTS = {key: kind for key, kind in schema.ROOT.items() if key != "output_dir"}
 """Settings of the whole run; the record stays where the test looks for it."""
 
 PLACES = (
@@ -95,7 +96,7 @@ TOKENS = (
     "clip@model=norm", "clip@_global_=norm", "clip=[norm,value]", "clip=norm,value", "clip={a: 1}",
     "clip=null", "clip=", "clip='norm'", "hydra=1", "hydra.foo=1", "hydra/launcher=nowhere",
     "hydra.searchpath=[nowhere]", "hydra.job.chdir=true", "spec=nowhere.yaml", "options.clip=norm",
-    "clip._target_=os.system", "clip._target_=recipe.clip.nowhere", "+clip._partial_=true",
+    "clip._target_=os.system", "clip._target_=recipe.components.clip.nowhere", "+clip._partial_=true",
     "+clip._recursive_=false", "clip.max_norm.x=1", "model.widths.0=4", "model.widths[0]=4",
     "+model.widths.0=4", "seed.x=1", "-x", "--force", "日本=1", "名.前=1", "'a'=1", "a'b=1",
     "\udcff=1", "a\nb=1", "defaults=[]", "+defaults=[]", "_self_=1", "project=default",
@@ -105,12 +106,12 @@ TOKENS = (
 @functools.cache
 def written(group: str, option: str) -> dict[str, Any]:
     """The settings of an option as its file gives them, those it inherits included."""
-    path = menu.options(group)[option].path
+    path = option_files.options(group)[option].path
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
     found: dict[str, Any] = {}
     for parent in content.pop("defaults", []):
         name = str(parent).partition("@")[0]
-        if name in menu.options(group):
+        if name in option_files.options(group):
             found |= written(group, name)
     if "# @package _global_" in path.read_text(encoding="utf-8"):
         content = content.get(group, {})
@@ -119,7 +120,7 @@ def written(group: str, option: str) -> dict[str, Any]:
 
 def made_of(experiment: str) -> dict[str, str]:
     """The options that an experiment chooses, by group."""
-    content = OmegaConf.load(menu.options(EXPERIMENT)[experiment].path)
+    content = OmegaConf.load(option_files.options(EXPERIMENT)[experiment].path)
     entries = [entry for entry in content.defaults if OmegaConf.is_dict(entry)]
     return {str(k).rpartition("/")[2]: str(v) for entry in entries for k, v in entry.items()}
 
@@ -128,8 +129,8 @@ def made_of(experiment: str) -> dict[str, str]:
 def known(group: str, option: str) -> dict[str, Any]:
     """Every setting that an option takes, in its file or not, with its annotation."""
     content = written(group, option)
-    taken, _ = settings.accepted(trust.locate(content["_target_"], ()), group)
-    engine = {k: kind for k, kind in settings.ENGINE.get(group, {}).items() if k in content}
+    taken, _ = schema.accepted(allowlist.locate(content["_target_"], ()), group)
+    engine = {k: kind for k, kind in schema.ENGINE.get(group, {}).items() if k in content}
     return engine | taken
 
 
@@ -191,17 +192,17 @@ def lines(draw: Draw, group: str, option: str) -> Line:
     """
     chosen = {group: option} if group else {}
     chosen |= made_of(option) if group == EXPERIMENT else {}
-    others = [name for name in menu.GROUPS if name not in chosen]
+    others = [name for name in option_files.GROUPS if name not in chosen]
     for name in draw(st.lists(st.sampled_from(others), unique=True, max_size=2)):
-        chosen[name] = draw(st.sampled_from(sorted(menu.options(name))))
+        chosen[name] = draw(st.sampled_from(sorted(option_files.options(name))))
     for name, choice in [*chosen.items()]:
         for text in small.NEEDS.get(f"{name}={choice}", ()):
             needed, _, value = text.partition("=")
-            if needed in menu.GROUPS:
+            if needed in option_files.GROUPS:
                 chosen.setdefault(needed, value)
     choices = [f"{name}={choice}" for name, choice in chosen.items()]
     needs = [text for choice in choices for text in small.NEEDS.get(choice, ())]
-    needs = [text for text in needs if text.partition("=")[0] not in menu.GROUPS]
+    needs = [text for text in needs if text.partition("=")[0] not in option_files.GROUPS]
     keys = settable(chosen, group)
     fits = draw(st.lists(fitting_override(keys), min_size=not group, max_size=3))
     spoils = draw(st.sampled_from((0, 0, 0, 1, 1, 2)))
@@ -226,8 +227,8 @@ def beneath(base: Iterable[str], line: Sequence[str]) -> Line:
 def settable(chosen: Mapping[str, str], group: str) -> list[Key]:
     """The settings of a line's options and of the whole run; one in three is the group's own."""
     base = dict(text.split("=") for text in BASE)
-    options = {**menu.defaults(), **base, **chosen}
-    keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in menu.GROUPS}
+    options = {**option_files.defaults(), **base, **chosen}
+    keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in option_files.GROUPS}
     keys[""] = [("", "", key) for key in ROOTS]
     everywhere = [key for held in keys.values() for key in held]
     own = keys.get(group, [])
@@ -246,7 +247,11 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
         return values.map(lambda value: f"{name}={typed(value)}")
     content = written(group, option)
     default = content.get(name)
-    values = parts(group) if name == within.LIST else fitting(known(group, option)[name], default)
+    values = (
+        parts(group)
+        if name == nested_options.LIST
+        else fitting(known(group, option)[name], default)
+    )
     if default is not None and not (isinstance(default, int) and default > 16):
         values = st.one_of(st.just(default), values)
     plus = "" if name in content else "+"
@@ -256,7 +261,7 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
 def parts(group: str) -> st.SearchStrategy[Any]:
     """Options of the group one after the other, most of them with a length that fits; the last
     without."""
-    option = st.fixed_dictionaries({"option": st.sampled_from(sorted(menu.options(group)))})
+    option = st.fixed_dictionaries({"option": st.sampled_from(sorted(option_files.options(group)))})
     sized = st.fixed_dictionaries({"length": st.sampled_from((1, 1, 2))})
     scaled = st.sampled_from(({}, {}, {"scale": 0.5}))
     first = st.tuples(option, sized, scaled).map(lambda drawn: {**drawn[0], **drawn[1], **drawn[2]})
@@ -271,13 +276,13 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
     wild = st.sampled_from(keys).flatmap(_wild)
     strange = [
         (g, option, name)
-        for g in ([group] if group in menu.GROUPS else menu.GROUPS)
-        for option in menu.options(g)
+        for g in ([group] if group in option_files.GROUPS else option_files.GROUPS)
+        for option in option_files.options(g)
         for name in known(g, option)
     ] or list(keys)
     other = st.sampled_from(strange).flatmap(_wild)
     prefixed = st.tuples(st.sampled_from(("+", "++", "~")), st.one_of(wild, _choice())).map("".join)
-    words = [*map(_dotted, keys), *menu.GROUPS, EXPERIMENT]
+    words = [*map(_dotted, keys), *option_files.GROUPS, EXPERIMENT]
     misspelt = st.tuples(st.sampled_from(words).flatmap(_misspelt), st.sampled_from(("=1", "=a")))
     option = _choice().flatmap(_misspelt)
     tokens = st.sampled_from(TOKENS)
@@ -290,7 +295,7 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
         misspelt.map("".join),
         option,
         tokens,
-    ).filter(lambda text: text not in cli.VERBS)
+    ).filter(lambda text: text not in main.VERBS)
 
 
 def _dotted(key: Key) -> str:
@@ -320,7 +325,11 @@ def _nested() -> st.SearchStrategy[Any]:
 
 def _choice() -> st.SearchStrategy[str]:
     return st.sampled_from(
-        [f"{group}={name}" for group in (*menu.GROUPS, EXPERIMENT) for name in menu.options(group)]
+        [
+            f"{group}={name}"
+            for group in (*option_files.GROUPS, EXPERIMENT)
+            for name in option_files.options(group)
+        ]
     )
 
 

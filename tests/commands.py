@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from recipe import cli
+from recipe.cli import main
 
 HERE = ("device=cpu", "device.threads=1")
 
@@ -51,7 +51,7 @@ def here(folder: Path, *arguments: str) -> Done:
     out, err = io.StringIO(), io.StringIO()
     shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with _as_it_was(folder), contextlib.chdir(folder), shown[0], shown[1]:
-        status = cli.run(list(arguments))
+        status = main.run(list(arguments))
     return Done(status, out.getvalue(), err.getvalue())
 
 

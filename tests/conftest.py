@@ -11,9 +11,10 @@ import hypothesis
 import pytest
 import torch
 
-from recipe import build, compose
-from recipe.run import Run
-from recipe.spec import RunSpec
+from recipe.config import compose
+from recipe.config.spec import RunSpec
+from recipe.training import build
+from recipe.training.run import Run
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recipe.model.timm import timm
-from recipe.model.torchvision import torchvision
+from recipe.components.model.timm import timm
+from recipe.components.model.torchvision import torchvision
 
 FAMILIES = {
     "VGG": ("vgg11", "vgg11"),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from recipe.prefix.layout import Layout
-from recipe.prefix.store import Rows
+from recipe.training.frozen_cache.cache_file import Rows
+from recipe.training.frozen_cache.tensor_layout import Layout
 
 LAYOUTS = (
     Layout(0, 1, (4, 2), (0, 1, 2), (8, 2, 1), torch.float32),

@@ -121,7 +121,7 @@ def _writes(path: object, mode: object, flags: object) -> bool:
 
 def main() -> None:
     states, *arguments = sys.argv[1:]
-    from recipe import cli
+    from recipe.cli import main as cli
 
     sys.addaudithook(Camera(Path.cwd() / "outputs", Path(states)).look)
     cli.main(arguments)

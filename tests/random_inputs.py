@@ -21,7 +21,8 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from recipe import cli, menu
+from recipe.cli import main
+from recipe.config import option_files
 
 SMALL = (
     "device=cpu", "device.threads=1", "tracking=none", "epochs=1", "data.batch_size=4",
@@ -185,7 +186,7 @@ KEYS = (
     "run", "input", "top", "output", "output_dir", "trust", "sweep", "resume", "baseline", "metric",
     "from", "to", "steps", "spec", "seed", "epochs", "name", "again", "options", "rank", "order",
     "greedy", "trials", "seconds", "port", "again", "tricks", "seeds", "direction", "over", "group",
-    "checkpoint.every", "summary", "accumulate", "experiment", *menu.GROUPS,
+    "checkpoint.every", "summary", "accumulate", "experiment", *option_files.GROUPS,
 )  # fmt: skip
 
 FLAGS = ("--help", "-h", "--version", "-m", "--multirun", "--cfg", "job", "--yes", "-", "--", "all")
@@ -211,20 +212,22 @@ def words(place: Mapping[str, str]) -> st.SearchStrategy[list[str]]:
     )
     settings = [
         f"{group}.{name}"
-        for group in menu.GROUPS
-        for option in menu.options(group)
+        for group in option_files.GROUPS
+        for option in option_files.options(group)
         for name in command_lines.known(group, option)
         if name not in command_lines.COSTLY and name != "uri"
     ]
     key = st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(settings))
     prefix = st.sampled_from(("", "", "", "", "--", "+", "~"))
     pair = st.tuples(prefix, key, value).map(lambda drawn: f"{drawn[0]}{drawn[1]}={drawn[2]}")
-    option = st.sampled_from([f"{g}={o}" for g in menu.GROUPS for o in menu.options(g)])
+    option = st.sampled_from(
+        [f"{g}={o}" for g in option_files.GROUPS for o in option_files.options(g)]
+    )
     word = st.one_of(
         pair, pair, pair, option, value, st.sampled_from(FLAGS),
         st.sampled_from(command_lines.TOKENS),
     )  # fmt: skip
-    verbs = st.sampled_from([*cli.VERBS, "-m", ""])
+    verbs = st.sampled_from([*main.VERBS, "-m", ""])
     line = st.tuples(verbs, st.lists(word, max_size=4), st.booleans())
     return line.map(_line).filter(_harmless)
 

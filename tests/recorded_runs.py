@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from recipe.weights import save_weights
+from recipe.nn.weights import save_weights
 
 
 def write(

@@ -13,8 +13,8 @@ import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
-from recipe.checkpoint import Checkpoints
-from recipe.journal import trace
+from recipe.checkpoint.files import Checkpoints
+from recipe.store.journal import trace
 
 CLOCKED = ("time/", "memory/")
 

@@ -16,8 +16,9 @@ import stopped_runs
 from hydra.core.singleton import Singleton
 from mlflow.tracking import MlflowClient
 
-from recipe import cli, compose
-from recipe.sweep import ablation
+from recipe.cli import main
+from recipe.config import compose
+from recipe.sweep.ablation import sweeper
 
 TINY = (
     *commands.HERE,
@@ -45,7 +46,7 @@ def asked(
     patch.setattr(sys, "stdin", Terminal(answer))
     shown = Terminal()
     with contextlib.chdir(folder), contextlib.redirect_stdout(shown):
-        status = cli.run(["ablate", *arguments])
+        status = main.run(["ablate", *arguments])
     assert status == 0, shown.getvalue()
     return [" ".join(line.split()) for line in shown.getvalue().splitlines()]
 
@@ -201,7 +202,7 @@ def test_the_tricks_of_a_file_count_too_and_their_settings_go_with_them(tmp_path
 def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same = "# None under another name.\n_target_: recipe.clip.none.none\n"
+    same = "# None under another name.\n_target_: recipe.components.clip.none.none\n"
     commands.project(tmp_path, {"conf/clip/idle.yaml": same})
     lines = asked(
         tmp_path, *QUIET, "clip=norm,idle", "seed=range(3)", "plan=add_one", patch=monkeypatch
@@ -318,7 +319,7 @@ def test_what_cannot_be_is_refused_before_the_first_run(
 
 def test_what_a_launcher_hands_to_other_processes_can_be_handed_on() -> None:
     compose.register_user_options()
-    ablation.register()
+    sweeper.register()
     state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
     assert "oc.env" in state["omegaconf_resolvers"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from recipe.errors import SpecError
-from recipe.run import Run, order
-from recipe.train import train
+from recipe.training.loop import train
+from recipe.training.run import Run, order
 
 NO_NORM = ("model.batchnorm=false",)
 """BatchNorm sees the parts, so with it nothing is equal."""

@@ -11,8 +11,8 @@ import recorded_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe import agreement
-from recipe.agreement import Agreement, compare
+from recipe.compare import agreement
+from recipe.compare.agreement import Agreement, compare
 from recipe.errors import SpecError
 
 Values = Sequence[float | None]

@@ -18,14 +18,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipe import build as building
-from recipe import frozen, grouping, streams, train, training_step
-from recipe.audit import Audit, Verdict
-from recipe.prefix.feed import Feed
-from recipe.run import Run
-from recipe.schedule import Schedule
-from recipe.spec import RunSpec
-from recipe.train import Point
+from recipe.audit.auditor import Audit, Verdict
+from recipe.config.spec import RunSpec
+from recipe.nn import rng
+from recipe.training import build as building
+from recipe.training import freezing, loop, param_groups
+from recipe.training import step as training_step
+from recipe.training.frozen_cache.inputs import Feed
+from recipe.training.loop import Point
+from recipe.training.lr_schedule import Schedule
+from recipe.training.run import Run
 
 Small = Callable[..., RunSpec]
 
@@ -41,7 +43,7 @@ def audited(spec: RunSpec, change: Callable[[Run], None] = lambda run: None) -> 
     change(run)
     verdicts: list[Verdict] = []
     with Audit(spec, run) as audit:
-        for point in train.train(run):
+        for point in loop.train(run):
             verdicts = audit.look(point) or verdicts
     return verdicts
 
@@ -65,7 +67,7 @@ def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
 def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
     plain = building._freeze
 
-    def freeze(spec: RunSpec, model: nn.Module) -> frozen.Frozen:
+    def freeze(spec: RunSpec, model: nn.Module) -> freezing.Frozen:
         kept = plain(spec, model)
         model.requires_grad_(True)
         return kept
@@ -75,10 +77,10 @@ def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:
     """Momentum and weight decay then move what is frozen."""
-    plain, step = grouping.Grouping.optimizer, training_step.take
+    plain, step = param_groups.Grouping.optimizer, training_step.take
 
     def optimizer(
-        self: grouping.Grouping, groups: list[dict[str, Any]], kept: frozen.Frozen
+        self: param_groups.Grouping, groups: list[dict[str, Any]], kept: freezing.Frozen
     ) -> torch.optim.Optimizer:
         made = plain(self, groups, kept)
         held = {group["name"]: group for group in made.param_groups}
@@ -94,23 +96,23 @@ def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None
                 p.grad = torch.zeros_like(p)
         return step(run, *rest)
 
-    patch.setattr(grouping.Grouping, "optimizer", optimizer)
+    patch.setattr(param_groups.Grouping, "optimizer", optimizer)
     patch.setattr(training_step, "take", zeroed)
 
 
 def batchnorm_obeys_model_train(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(frozen, "_stay_in_eval", nn.Module.train)
+    patch.setattr(freezing, "_stay_in_eval", nn.Module.train)
 
 
 def all_groups_get_the_same_rate(patch: pytest.MonkeyPatch) -> None:
-    plain = grouping.Grouping.groups
+    plain = param_groups.Grouping.groups
 
     def groups(
-        self: grouping.Grouping, model: nn.Module, made: list[dict[str, Any]]
+        self: param_groups.Grouping, model: nn.Module, made: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         return [{**group, "lr": 0.05} for group in plain(self, model, made)]
 
-    patch.setattr(grouping.Grouping, "groups", groups)
+    patch.setattr(param_groups.Grouping, "groups", groups)
 
 
 def one_rate_for_all_after_the_first_epoch(patch: pytest.MonkeyPatch) -> None:
@@ -125,15 +127,15 @@ def one_rate_for_all_after_the_first_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def parameters_change_places(patch: pytest.MonkeyPatch) -> None:
-    plain = grouping.Grouping.optimizer
+    plain = param_groups.Grouping.optimizer
 
-    def optimizer(self: grouping.Grouping, *rest: Any) -> torch.optim.Optimizer:
+    def optimizer(self: param_groups.Grouping, *rest: Any) -> torch.optim.Optimizer:
         made = plain(self, *rest)
         body, head = made.param_groups
         head["params"].append(body["params"].pop())
         return made
 
-    patch.setattr(grouping.Grouping, "optimizer", optimizer)
+    patch.setattr(param_groups.Grouping, "optimizer", optimizer)
 
 
 def the_schedule_moves_twice(patch: pytest.MonkeyPatch) -> None:
@@ -601,13 +603,13 @@ def test_looking_changes_nothing(small: Small) -> None:
 
     def weights_and_points(audit: bool) -> tuple[dict[str, Tensor], list[Point]]:
         run = building.build(spec)
-        streams.seed_global(0, "test")
+        rng.seed_global(0, "test")
         if not audit:
-            points = list(train.train(run))
+            points = list(loop.train(run))
         else:
             points = []
             with Audit(spec, run) as watching:
-                for point in train.train(run):
+                for point in loop.train(run):
                     watching.look(point)
                     points.append(point)
         return run.average.model.state_dict(), points
@@ -626,7 +628,7 @@ def test_the_run_is_as_it_was_when_the_audit_is_over(small: Small) -> None:
     run = building.build(spec)
     parts = run.augment, run.loss, run.clip
     with Audit(spec, run) as audit:
-        audit.look(next(iter(train.train(run))))
+        audit.look(next(iter(loop.train(run))))
     assert (run.augment, run.loss, run.clip) == parts
     assert not run.optimizer._optimizer_step_pre_hooks
     assert not any(module._forward_hooks for module in run.model.modules())

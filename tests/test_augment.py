@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recipe import build, state
-from recipe.augment import draw_share
-from recipe.augment.cutmix import cutmix
-from recipe.augment.flip_crop import flip_crop
-from recipe.augment.mixup import mixup
-from recipe.augment.none import none
-from recipe.augment.randaugment import randaugment
-from recipe.augment.random_erasing import random_erasing
+from recipe.checkpoint import state
+from recipe.components.augment import draw_share
+from recipe.components.augment.cutmix import cutmix
+from recipe.components.augment.flip_crop import flip_crop
+from recipe.components.augment.mixup import mixup
+from recipe.components.augment.none import none
+from recipe.components.augment.randaugment import randaugment
+from recipe.components.augment.random_erasing import random_erasing
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipe.average import Average
-from recipe.average.ema import ema
-from recipe.average.none import none
-from recipe.average.swa import swa
-from recipe.run import Run
-from recipe.train import train
+from recipe.components.average import Average
+from recipe.components.average.ema import ema
+from recipe.components.average.none import none
+from recipe.components.average.swa import swa
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 
 def weight_of(value: float) -> nn.Linear:

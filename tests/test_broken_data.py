@@ -16,7 +16,7 @@ import test_data_cifar10
 import torch
 from PIL import Image
 
-from recipe.data.image_folder import image_folder
+from recipe.components.data.image_folder import image_folder
 from recipe.errors import SpecError
 
 TINY = (*commands.HERE, "epochs=1", "model.widths=[2,4]", "tracking=none")

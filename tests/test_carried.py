@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_state import ended, numbers, stopped
 
-from recipe.audit import Audit
-from recipe.build import build
-from recipe.carried import Carried, carry_over
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import Point, train
+from recipe.audit.auditor import Audit
+from recipe.checkpoint.transfer import Carried, carry_over
+from recipe.config.spec import RunSpec
+from recipe.training.build import build
+from recipe.training.loop import Point, train
+from recipe.training.run import Run
 
 Compose = Callable[..., RunSpec]
 

@@ -12,12 +12,15 @@ from conftest import Compose
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, SequentialLR, StepLR
 
-from recipe import build, compose, plan, state
-from recipe.audit import Audit
+from recipe.audit.auditor import Audit
+from recipe.checkpoint import state
+from recipe.config import compose
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.runner import plan
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 
 def chain(*parts: str) -> tuple[str, str]:
@@ -144,7 +147,7 @@ def test_the_spec_holds_all_that_the_parts_are_and_runs_again_without_the_menu(
 ) -> None:
     spec = small(*chain("option: step, length: 1", "option: cosine"))
     assert spec.scheduler["parts"][0] == {
-        "_target_": "recipe.scheduler.step.step", "_partial_": True,
+        "_target_": "recipe.components.scheduler.step.step", "_partial_": True,
         "option": "step", "length": 1, "step_size": 10, "gamma": 0.1,
     }  # fmt: skip
     path = tmp_path / "spec.yaml"
@@ -231,13 +234,13 @@ def test_only_one_of_warm_up_and_first_part_may_rise(built: Callable[..., Run]) 
 def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
     with compose.menu_folder():
         config = compose.config([*chain(f"{CONSTANT}, length: 1", CONSTANT), "epochs=2"])
-    config.scheduler.parts[0]._target_ = "recipe.clip.none.none"
+    config.scheduler.parts[0]._target_ = "recipe.components.clip.none.none"
     choices = config.hydra.runtime.choices
     del config["hydra"]
     with pytest.raises(SpecError) as caught:
         build.build(RunSpec.from_config(config, choices))
     assert caught.value.problems == [
-        "scheduler.parts[0]: recipe.clip.none is no schedule; choose an option of scheduler"
+        "scheduler.parts[0]: recipe.components.clip.none is no schedule; choose an option of scheduler"
     ]
 
 

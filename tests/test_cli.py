@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from recipe import menu
+from recipe.config import option_files
 
 BIN = Path(sys.executable).parent
 
@@ -271,7 +271,7 @@ def test_a_refused_command_exits_with_2_without_a_traceback(tmp_path: Path) -> N
 def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path) -> None:
     lines = commands.here(tmp_path, "--help").out.splitlines()
     assert "  vgg_first2    Freeze the first two convolutions of a VGG: " in "\n".join(lines)
-    for group in (*menu.GROUPS, "experiment"):
+    for group in (*option_files.GROUPS, "experiment"):
         at = lines.index(group)
         files = sorted((commands.CHECKOUT / "conf" / group).glob("*.yaml"))
         assert files
@@ -285,7 +285,7 @@ def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path
 
 def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from recipe.cli import run; print(run(sys.argv[1:]));"
+        "import sys; from recipe.cli.main import run; print(run(sys.argv[1:]));"
         "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
     for argument, status in (("--help", 0), ("seed=0,1", 2)):
@@ -304,7 +304,9 @@ def test_hydras_cfg_shows_what_hydra_composes(
     overrides = ["clip=norm", "clip.max_norm=2", "+optimizer.dampening=0.5"]
     done = commands.here(tmp_path, *flags, *overrides)
     assert (done.status, done.err) == (0, "")
-    with initialize_config_dir(str(menu.own_folder()), version_base="1.3", job_name="recipe"):
+    with initialize_config_dir(
+        str(option_files.own_folder()), version_base="1.3", job_name="recipe"
+    ):
         composed = compose("config", overrides, return_hydra_config=True)
     wanted = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     shown = OmegaConf.create(done.out)

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from recipe.clip.agc import agc
-from recipe.clip.none import none
-from recipe.clip.norm import norm
-from recipe.clip.value import value
-from recipe.train import train
+from recipe.components.clip.agc import agc
+from recipe.components.clip.none import none
+from recipe.components.clip.norm import norm
+from recipe.components.clip.value import value
+from recipe.training.loop import train
 
 
 def parameter(

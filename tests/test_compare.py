@@ -10,7 +10,7 @@ import compared_runs
 import pytest
 from mlflow.tracking import MlflowClient
 
-from recipe.compare.statistics import sign_flip
+from recipe.evidence.statistics import sign_flip
 
 
 def compared(folder: Path, *arguments: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from test_verdicts import CLIP, RISING, STEP, compared, lines, rows
 
-from recipe import results
+from recipe.store import results
 
 TINY = (
     *commands.HERE,

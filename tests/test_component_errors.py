@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from recipe import build, train
+from recipe.config.option_files import GROUPS
+from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError, SpecError
-from recipe.menu import GROUPS
-from recipe.spec import RunSpec
-from recipe.wording import written
+from recipe.formatting import written
+from recipe.training import build, loop
 
 Small = Callable[..., RunSpec]
 
@@ -293,7 +293,7 @@ def ends(spec: RunSpec) -> list[str]:
     except SpecError as error:
         assert error.problems and all(len(line.splitlines()) == 1 for line in error.problems)
         return error.problems
-    losses = [point.metrics["train/loss"] for point in train.train(run) if not point.ends_epoch]
+    losses = [point.metrics["train/loss"] for point in loop.train(run) if not point.ends_epoch]
     assert len(losses) == run.steps and all(map(math.isfinite, losses))
     return []
 

@@ -6,7 +6,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from recipe import compose, menu
+from recipe.config import compose, option_files
 
 LINES = [
     (),
@@ -26,7 +26,7 @@ def test_options_and_settings_give_what_hydra_gives(line: tuple[str, ...]) -> No
         return OmegaConf.to_container(config, resolve=False)
 
     compose.register_user_options()
-    folder = str(menu.own_folder())
+    folder = str(option_files.own_folder())
     with hydra.initialize_config_dir(folder, version_base="1.3", job_name="recipe"):
         theirs = hydra.compose("config", list(line), return_hydra_config=True)
     with compose.menu_folder():

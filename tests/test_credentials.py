@@ -11,10 +11,10 @@ import servers
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 
-from recipe import mlflow_server
-from recipe.credentials import masked
-from recipe.record import Recorder
-from recipe.tracking import Tracking
+from recipe.components.tracking import Tracking
+from recipe.config.credentials import masked
+from recipe.mlflow_sync import client
+from recipe.runner.recorder import Recorder
 
 SECRET = "s3cret/of@the:test"
 """With what ends a password for those who look for the first @ or the first /."""
@@ -81,7 +81,7 @@ def recorded(folder: Path) -> Path:
 
 
 def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipe.mlflow_process.PATIENCE", 0.0)
+    monkeypatch.setattr("recipe.mlflow_sync.worker_process.PATIENCE", 0.0)
     first = recorded(tmp_path)
     second = recorded(tmp_path)
     to = f"tracking.uri={ADDRESS}"
@@ -129,8 +129,8 @@ def test_a_token_that_no_header_takes_is_not_shown(
     assert "in header value: 'Bearer ***\\n'" in failure
     check_shown_nowhere(tmp_path, failure)
     with pytest.raises(Exception, match="s3cret") as error:  # what MLflow itself says
-        mlflow_server.connect(Tracking("http://127.0.0.1:9"), tmp_path)
-    assert "s3cret" not in mlflow_server.reason(error.value)
+        client.connect(Tracking("http://127.0.0.1:9"), tmp_path)
+    assert "s3cret" not in client.reason(error.value)
 
 
 def test_what_a_database_says_is_told_shortly_and_without_its_statement() -> None:
@@ -141,7 +141,7 @@ def test_what_a_database_says_is_told_shortly_and_without_its_statement() -> Non
         MlflowException(f"{said} [SQL: CREATE TABLE runs (\n{'x' * 900})]"),
         RuntimeError("x" * 900 + "\nmore"),
     ):
-        told = mlflow_server.reason(error)
+        told = client.reason(error)
         assert "SQL:" not in told and "\n" not in told and len(told) <= 220
     error = sqlalchemy.exc.OperationalError("CREATE", {}, sqlite3.OperationalError(said[27:]))
-    assert mlflow_server.reason(error) == shown
+    assert client.reason(error) == shown

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from recipe.compare import selection
 from recipe.errors import SpecError
-from recipe.sweep import find
+from recipe.store import sweep_dirs
 
 FILES = (
     "run.json", "sent.json", "result.json", "data.json", "spec.yaml", "metrics.jsonl",
@@ -153,7 +153,7 @@ def test_sync_names_runs_with_a_damaged_file_and_sends_the_rest(
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
     spec = yaml.safe_load(file_of(tmp_path, "spec.yaml").read_text())
     spec["options"]["tracking"], spec["tracking"] = "local", {
-        "_target_": "recipe.tracking.local.local", "experiment": "recipe"
+        "_target_": "recipe.components.tracking.local.local", "experiment": "recipe"
     }  # fmt: skip
     for run in commands.runs(tmp_path):
         (run / "spec.yaml").write_text(yaml.safe_dump(spec))
@@ -248,7 +248,7 @@ def with_value(content: Any, place: int, value: Any) -> Any:
 def look_at_all(folder: Path) -> None:
     """As `status`, `compare` and `sync` do."""
     outputs = folder / "outputs"
-    sweeps = [("status", sweep.name) for sweep in find.folders(outputs)]
+    sweeps = [("status", sweep.name) for sweep in sweep_dirs.folders(outputs)]
     for arguments in [("status",), ("sync",), *sweeps]:
         done = commands.here(folder, *arguments)
         assert (done.status, done.err) == (0, ""), done

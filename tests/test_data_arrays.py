@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.data import Data, Split
-from recipe.data.arrays import arrays
+from recipe.components.data import Data, Split
+from recipe.components.data.arrays import arrays
 from recipe.errors import SpecError
 
 Y = np.array([0, 1, 2] * 4)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.data import Data
-from recipe.data.cifar10 import cifar10
+from recipe.components.data import Data
+from recipe.components.data.cifar10 import cifar10
 from recipe.errors import SpecError
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]

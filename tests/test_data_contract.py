@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recipe.data import InMemory, balanced, digest, digest_files, moments, stratified
+from recipe.components.data import (
+    InMemory,
+    balanced,
+    digest,
+    digest_files,
+    moments,
+    stratified,
+)
 
 seeds = st.integers(0, 2**32)
 labels = st.lists(st.integers(0, 3), min_size=4, max_size=60)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from recipe.data import Data
-from recipe.data.digits import digits
-from recipe.images import fit, normalise, read_image
+from recipe.components.data import Data
+from recipe.components.data.digits import digits
+from recipe.components.data.images import fit, normalise, read_image
 
 ALL = list(range(10))
 COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # images of each digit

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from recipe.data import Data
-from recipe.data.image_folder import image_folder
+from recipe.components.data import Data
+from recipe.components.data.image_folder import image_folder
+from recipe.components.data.images import fit, normalise, read_image
 from recipe.errors import DataError, SpecError
-from recipe.images import fit, normalise, read_image
 
 in_tmp_path = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import torch
 
-from recipe.data import Data
-from recipe.data.random import random
+from recipe.components.data import Data
+from recipe.components.data.random import random
 
 
 def made(seed: int = 0, **changed: Any) -> Data:

@@ -13,11 +13,11 @@ import commands
 import pytest
 import torch
 
-from recipe import device
-from recipe.device.auto import Auto
-from recipe.device.gpu import Gpu
+from recipe.components import device
+from recipe.components.device.auto import Auto
+from recipe.components.device.gpu import Gpu
 from recipe.errors import SpecError
-from recipe.run import Run
+from recipe.training.run import Run
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 
@@ -49,7 +49,7 @@ def fresh(tmp_path: Path, code: str, **environment: str) -> subprocess.Completed
 
 
 def command(*arguments: str) -> str:
-    return f"from recipe.cli import main\nmain({list(arguments)!r})\n"
+    return f"from recipe.cli.main import main\nmain({list(arguments)!r})\n"
 
 
 def at_first_import(process: subprocess.CompletedProcess[str]) -> dict[str, str | None]:
@@ -169,7 +169,7 @@ def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
 )
 def test_auto_threads_are(given: str | None) -> None:
     code = (
-        "from recipe import device; from recipe.device.cpu import Cpu\n"
+        "from recipe import device; from recipe.components.device.cpu import Cpu\n"
         "print(Cpu(threads='auto').threads)\n"
         "device.apply(Cpu(threads=1).environment())\n"
         "print(Cpu(threads='auto').threads)\n"  # what one run sets is not what the user gave

@@ -17,8 +17,8 @@ import torch
 from commands import Done
 from safetensors.torch import load_file
 
-from recipe import journal, runs
-from recipe.journal import Trace
+from recipe.store import journal, run_dirs
+from recipe.store.journal import Trace
 
 EXACT = 1e-5
 """Sums over processes are formed in another order than those over a batch."""
@@ -170,7 +170,7 @@ class Launched:
             "uneven shares": ALIKE["uneven shares"],
             "stopped": (
                 "resume",
-                runs.find(folder / "outputs", "three", "run").name,
+                run_dirs.find(folder / "outputs", "three", "run").name,
                 "trust=[parts]",
             ),
             "parts gone on with": ("resume", parts, "epochs=3"),
@@ -262,7 +262,7 @@ def test_as_many_processes_as_one_likes_go_on_with_a_run(launched: Launched) -> 
     assert "not as it was when" in first.out and "processes 2 -> 3" in first.out
     assert "It was that of 2 processes, and is shared by 3 now" in first.out
     assert_alike(run_of(first, launched.folder), whole)
-    stopped = runs.find(launched.folder / "outputs", "one", "run")
+    stopped = run_dirs.find(launched.folder / "outputs", "one", "run")
     done = commands.here(launched.folder, "resume", stopped.name, "trust=[parts]")
     assert "processes 2 -> 1" in done.out
     assert done.status == 0 and "and is shared by 1 now" in done.out

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import several
 
-from recipe import journal
+from recipe.store import journal
 
 PARTS = """
 import time

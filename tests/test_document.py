@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console
 
-from recipe.compare.content import Style
-from recipe.compare.document import (
+from recipe.compare.report.content import Style
+from recipe.compare.report.document import (
     Document,
     Picture,
     Section,
@@ -28,7 +28,7 @@ from recipe.compare.document import (
     show,
     write,
 )
-from recipe.wording import printable
+from recipe.formatting import printable
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="

@@ -9,10 +9,10 @@ import torch
 from test_augment import assert_goes_on_after_a_step
 from torch import nn
 
-from recipe.model.resnet import Block, resnet
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.components.model.resnet import Block, resnet
+from recipe.config.spec import RunSpec
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 RESNET = ("model=resnet", "model.widths=[2,4]", "model.drop_path=0.5")
 

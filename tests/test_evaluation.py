@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from recipe import build
-from recipe.audit import Audit
-from recipe.evaluation.flip import flip
-from recipe.evaluation.plain import plain
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.audit.auditor import Audit
+from recipe.components.evaluation.flip import flip
+from recipe.components.evaluation.plain import plain
+from recipe.config.spec import RunSpec
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 
 class FirstColumn(nn.Module):

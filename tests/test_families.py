@@ -8,11 +8,11 @@ import commands
 import pytest
 from foreign import MODELS, foreign
 
-from recipe import layers
-from recipe.freeze.all_but_head import all_but_head
-from recipe.freeze.first_layers import first_layers
-from recipe.param_groups.head_faster import head_faster
-from recipe.param_groups.layer_decay import layer_decay
+from recipe.components.freeze.all_but_head import all_but_head
+from recipe.components.freeze.first_layers import first_layers
+from recipe.components.param_groups.head_faster import head_faster
+from recipe.components.param_groups.layer_decay import layer_decay
+from recipe.nn import layers
 
 pytestmark = pytest.mark.usefixtures("torchvision")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from recipe import state
-from recipe.range_test import RangeTest, range_test
-from recipe.run import Run
-from recipe.train import train
+from recipe.checkpoint import state
+from recipe.runner.lr_range_test import RangeTest, range_test
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 Build = Callable[..., Run]
 

@@ -15,14 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe import build, compose, fingerprint, menu, sources
-from recipe.distributed.ddp import Ddp
-from recipe.distributed.ranks import Several
-from recipe.distributed.world import World
+from recipe.components.distributed.ddp import Ddp
+from recipe.config import compose, option_files, source_hash
+from recipe.config.schema import SPARED
+from recipe.config.spec import RunSpec
+from recipe.config.world_size import World
 from recipe.errors import SpecError
-from recipe.settings import SPARED
-from recipe.spec import RunSpec
-from recipe.weights import save_weights
+from recipe.nn.weights import save_weights
+from recipe.runner import fingerprint
+from recipe.training import build
+from recipe.training.collectives import Several
 
 QUICK = (*commands.QUICK, "tracking=none")
 
@@ -64,7 +66,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 COUNTING = [
     (group, path)
-    for group in menu.GROUPS
+    for group in option_files.GROUPS
     for path in leaves(getattr(SPEC, group))
     if group not in ("device", "distributed", "tracking") and path[0] not in SPARED.get(group, ())
 ]
@@ -111,7 +113,7 @@ def test_the_order_of_keys_does_not_count(chance: Any) -> None:
             return {key: shuffled(node[key]) for key in keys}
         return [shuffled(item) for item in node] if isinstance(node, list) else node
 
-    settings: Any = {group: shuffled(getattr(SPEC, group)) for group in menu.GROUPS}
+    settings: Any = {group: shuffled(getattr(SPEC, group)) for group in option_files.GROUPS}
     assert fingerprint.of(replace(SPEC, **settings), RUN) == fingerprint.of(SPEC, RUN)
 
 
@@ -257,7 +259,7 @@ def test_junk_in_a_package_is_passed_over(project: Project, tmp_path: Path) -> N
 def test_more_code_than_can_be_read_is_refused(project: Project, tmp_path: Path) -> None:
     project(FILES)
     with (tmp_path / "mytricks" / "huge.py").open("wb") as file:
-        file.truncate(sources.LARGEST + 1)
+        file.truncate(source_hash.LARGEST + 1)
     with pytest.raises(SpecError, match=r"^trust: mytricks holds more than 10,000 files or 268"):
         of(*MINE)
 
@@ -274,7 +276,7 @@ def test_of_an_installed_package_the_version_counts_and_not_its_files(
         info = "their_tricks-1.dist-info"
         files = {f"{info}/METADATA": content, f"{info}/RECORD": record, "their_tricks.py": code}
         commands.project(library, files)
-        return sources.identities(["their_tricks"], but=frozenset())
+        return source_hash.identities(["their_tricks"], but=frozenset())
 
     assert installed("1.0", "a = 1") == installed("1.0", "a = 2") == {"their_tricks": "1.0"}
     assert installed("1.1", "a = 2") == {"their_tricks": "1.1"}

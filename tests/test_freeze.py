@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipe import parameters, plan
+from recipe.components.freeze.all_but_head import all_but_head
+from recipe.components.freeze.by_name import by_name
+from recipe.components.freeze.first_layers import first_layers
+from recipe.components.freeze.gradual import gradual
+from recipe.components.freeze.none import none
+from recipe.components.model.vgg import vgg
 from recipe.errors import SpecError
-from recipe.freeze.all_but_head import all_but_head
-from recipe.freeze.by_name import by_name
-from recipe.freeze.first_layers import first_layers
-from recipe.freeze.gradual import gradual
-from recipe.freeze.none import none
-from recipe.frozen import Frozen, Policy
-from recipe.model.vgg import vgg
-from recipe.run import Run
-from recipe.train import train
+from recipe.runner import parameter_table, plan
+from recipe.training.freezing import Frozen, Policy
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 Build = Callable[..., Run]
 STRONG = ("optimizer.momentum=0.9", "optimizer.weight_decay=0.1")
@@ -297,7 +297,7 @@ def test_the_sources_own_network_prints_the_sources_own_table(built: Build) -> N
     run.optimizer = torch.optim.SGD([{"name": "all", "params": trained}], lr=0.1)
     lines = [
         line.split()
-        for line in plan.as_text(parameters.table(parameters.rows(run))).splitlines()
+        for line in plan.as_text(parameter_table.table(parameter_table.rows(run))).splitlines()
         if line.startswith("cnn.")
     ]
     assert [(words[0], words[-2], words[-1]) for words in lines] == [

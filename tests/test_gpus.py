@@ -18,12 +18,12 @@ import commands
 import pytest
 from test_workers import statuses
 
-from recipe import compose
+from recipe.config import compose
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.spec import RunSpec
-from recipe.sweep import gpus
-from recipe.sweep.gpus import Gpus
-from recipe.sweep.launcher import share
+from recipe.sweep.launchers import gpu_assignment
+from recipe.sweep.launchers.gpu_assignment import Gpus
+from recipe.sweep.launchers.pool_launcher import share
 
 PARTS = {
     "sitecustomize.py": """
@@ -191,7 +191,7 @@ def test_which_there_are_is_what_the_environment_shows_else_what_nvidia_smi_list
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def names(asked: object = "auto") -> tuple[str, ...] | None:
-        found = gpus.of(tmp_path, asked, 1, [CARD])
+        found = gpu_assignment.of(tmp_path, asked, 1, [CARD])
         return found.names if found else None
 
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -249,7 +249,7 @@ def test_what_would_be_ignored_or_isnt_there_is_refused(
     monkeypatch.chdir(folder)
     device = [text for text in typed if text.startswith("device")]
     with pytest.raises(SpecError) as refused:
-        gpus.check(compose.parse(typed), composed(*device))
+        gpu_assignment.check(compose.parse(typed), composed(*device))
     assert refused.value.problems == told
 
 

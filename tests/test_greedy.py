@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.sweep import greedy, jobs
-from recipe.sweep.variants import Trick, Variant
+from recipe.store import sweep_jobs
+from recipe.sweep.ablation import greedy
+from recipe.sweep.ablation.variants import Trick, Variant
 
 PARTS = """
 import torch
@@ -47,9 +48,9 @@ BOOST = ("ablate", *LITTLE, "clip=boost", "plan=greedy", "seed=0,1")
 GREEDY = (*BOOST, "scheduler=slow")
 
 
-def sweep(folder: Path) -> tuple[dict[str, Any], dict[str, jobs.Ended]]:
+def sweep(folder: Path) -> tuple[dict[str, Any], dict[str, sweep_jobs.Ended]]:
     (found,) = (folder / "outputs" / "sweeps").glob("*")
-    return commands.read_json(found / "sweep.json"), {e.name: e for e in jobs.read(found)}
+    return commands.read_json(found / "sweep.json"), {e.name: e for e in sweep_jobs.read(found)}
 
 
 def mean(folder: Path, variant: str) -> float:

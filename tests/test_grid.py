@@ -13,9 +13,9 @@ import commands
 import pytest
 import stopped_runs
 
-from recipe import runs
-from recipe.record import Recorder
-from recipe.tracking import Tracking
+from recipe.components.tracking import Tracking
+from recipe.runner.recorder import Recorder
+from recipe.store import run_dirs
 
 SWEEP = "20260101-000000-aaaaaa"
 
@@ -114,9 +114,9 @@ def end(sweep: Path, number: int, name: str, status: str = "FINISHED", **values:
 
 def run_that_took(outputs: Path, run: str, *seconds: float) -> str:
     """A run that was stopped and went on, so many seconds each; an hour in between."""
-    folder = runs.folder(outputs) / run
+    folder = run_dirs.folder(outputs) / run
     folder.mkdir(parents=True)
-    runs.write(folder, runs.Info(run, "some", "FINISHED"))
+    run_dirs.write(folder, run_dirs.Info(run, "some", "FINISHED"))
     lines, time = [], 0
     for number, took in enumerate(seconds):
         lines.append({"kind": "resumed" if number else "started", "time": time})
@@ -133,7 +133,7 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
     sweep = sweep_folder(outputs, name="mine", planned=planned(["clip=none", "clip=norm"], [0, 1]))
     run = run_that_took(outputs, "20251231-000000-000000", 60, 40)
     end(sweep, 0, "clip=none seed=0", run=run, accuracy=0.5)
-    lock = runs.take(sweep, "sweep")
+    lock = run_dirs.take(sweep, "sweep")
     recorder = Recorder(outputs, "clip=norm seed=0", Tracking(None), sweep=sweep)
     # taken up by the sweep, under the name it has of its own: its settings tell its job
     other = Recorder(outputs, "long ago", Tracking(None), sweep=sweep)

@@ -23,8 +23,8 @@ import torch
 import yaml
 from PIL import Image
 
-from recipe import compose
-from recipe.weights import save_weights
+from recipe.config import compose
+from recipe.nn.weights import save_weights
 
 QUICK = (*commands.QUICK, "epochs=1", "tracking=none")
 
@@ -129,11 +129,11 @@ COMMAND_LINES = [
     "clip._target_=torch.utils.model_zoo.load_url",
     "clip._target_=torch.distributed.run.main",
     "clip._target_=recipe.__main__.main",
-    "clip._target_=recipe.cli.os.mkdir",
-    "clip._target_=recipe.clip.norm.norm.__globals__",
-    "clip._target_=recipe.clip.norm.__builtins__",
-    "clip._target_=recipe.data.cifar10.pickle.loads",
-    "clip._target_=recipe.tracking.server.server",
+    "clip._target_=recipe.cli.main.os.mkdir",
+    "clip._target_=recipe.components.clip.norm.norm.__globals__",
+    "clip._target_=recipe.components.clip.norm.__builtins__",
+    "clip._target_=recipe.components.data.cifar10.pickle.loads",
+    "clip._target_=recipe.components.tracking.server.server",
     "clip._target_=evil.payload",
     "clip._target_=evil.os.mkdir",
     "clip._target_='\uff4f\uff53.mkdir'",
@@ -231,7 +231,7 @@ def changed(recorded: dict[str, Any], changes: dict[str, Any]) -> str:
     return str(yaml.safe_dump(content))
 
 
-SERVER = {"_target_": "recipe.tracking.server.server", "experiment": "recipe"}
+SERVER = {"_target_": "recipe.components.tracking.server.server", "experiment": "recipe"}
 
 REPLAYS: list[tuple[dict[str, Any], str]] = [
     ({"clip": MKDIR}, "clip=none: _target_ os.mkdir: the package os isn't trusted"),
@@ -322,7 +322,7 @@ TEXTS = [
     ("name: !!binary UkFO", "isn't that of a plain value"),
     (BOMB, "more than 10000 values, its aliases expanded; give fewer"),
     ("loop: &loop [*loop]", "the alias *loop stands for nothing, or for itself"),
-    ("clip: {_target_: recipe.clip.none.none}", "duplicate key clip"),
+    ("clip: {_target_: recipe.components.clip.none.none}", "duplicate key clip"),
     ("deep: " + "[" * 5000 + "]" * 5000, "more than 30 mappings and lists within each other"),
     ("deep: " + "{a: " * 5000 + "1" + "}" * 5000, "more than 30 mappings and lists"),
     (f"huge: {'9' * 5000}", "a number of 5000 digits"),
@@ -428,7 +428,7 @@ EXPERIMENTS = {
     "no mapping": "- clip",
     "loop": "name: ${name}",
     "huge": f"seed: {'9' * 5000}",
-    "another group's part": "clip: {_target_: recipe.tracking.server.server}",
+    "another group's part": "clip: {_target_: recipe.components.tracking.server.server}",
     "Hydra's node": HYDRA["callbacks"],
 }
 
@@ -565,7 +565,7 @@ STRANGERS = {
     "by position": spec_with(**{"model._args_": [MKDIR]}),
     "partial": spec_with(**{"model._partial_": True}),
     "secret": spec_with(name="${oc.env:RECIPE_CANARY}"),
-    "not a model": spec_with(model={"_target_": "recipe.data.random.random"}),
+    "not a model": spec_with(model={"_target_": "recipe.components.data.random.random"}),
     "no model": spec_with(model=None),
     "weights by pickle": file("model.safetensors", pickle.dumps(Bomb())),
     "no weights": file("model.safetensors", b""),

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import ExifTags, Image
 
-from recipe.image_files import check_image, image_files
-from recipe.images import fit, normalise, normalise_bytes, read_image
+from recipe.components.data.image_files import check_image, image_files
+from recipe.components.data.images import fit, normalise, normalise_bytes, read_image
 
 in_tmp_path = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.journal import Journal, read, trace
+from recipe.store.journal import Journal, read, trace
 
 
 def test_what_is_written_is_read_and_reading_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_nothing_of_a_line_that_does_not_fit_on_the_disk_is_left(tmp_path: Path)
     program = f"""
 import resource
 from pathlib import Path
-from recipe.journal import Journal
+from recipe.store.journal import Journal
 journal = Journal(Path({str(path)!r}))
 journal.write({{"step": 1}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

@@ -7,13 +7,13 @@ import torch
 from foreign import foreign
 from torch import Tensor, nn
 
-from recipe import layers
+from recipe.components.freeze.all_but_head import all_but_head
+from recipe.components.model.mlp import mlp
+from recipe.components.model.resnet import resnet
+from recipe.components.model.vgg import vgg
+from recipe.components.param_groups.head_faster import head_faster
 from recipe.errors import SpecError
-from recipe.freeze.all_but_head import all_but_head
-from recipe.model.mlp import mlp
-from recipe.model.resnet import resnet
-from recipe.model.vgg import vgg
-from recipe.param_groups.head_faster import head_faster
+from recipe.nn import layers
 
 
 def narrow_vgg(batchnorm: bool = True) -> nn.Module:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from recipe import layout
 from recipe.errors import SpecError
-from recipe.run import Run, order
-from recipe.train import train
+from recipe.nn import memory_format
+from recipe.training.loop import train
+from recipe.training.run import Run, order
 
 Build = Callable[..., Run]
 
@@ -68,11 +68,11 @@ def test_a_group_norm_is_left_as_it_is() -> None:
     """Channels last, torch 2.13 ends the process in its gradient if all before it is frozen."""
     given = nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
     given[0].requires_grad_(False)
-    model = layout.arrange(given, torch.device("cpu"), "auto")
+    model = memory_format.arrange(given, torch.device("cpu"), "auto")
     assert not any(map(lies_channels_last, convolutions(model)))
     model(torch.rand(2, 4, 5, 5)).sum().backward()
     with pytest.raises(SpecError, match=r"channels_last: 1 is a GroupNorm: .* frozen; use"):
-        layout.arrange(given, torch.device("cpu"), True)
+        memory_format.arrange(given, torch.device("cpu"), True)
 
 
 def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -> None:

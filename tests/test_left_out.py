@@ -13,12 +13,12 @@ from same_runs import alike
 from stopped_runs import PARTS
 from test_broken_data import pets, spoil  # noqa: F401  (a fixture)
 
-from recipe import evaluate as evaluation
-from recipe.data import Data
-from recipe.data.image_folder import image_folder
-from recipe.distributed.ranks import Alone
+from recipe.components.data import Data
+from recipe.components.data.image_folder import image_folder
+from recipe.components.evaluation.plain import plain
 from recipe.errors import DataError
-from recipe.evaluation.plain import plain
+from recipe.training import evaluation
+from recipe.training.collectives import Alone
 
 HALF = (
     *commands.HERE, "tracking=none", "model.widths=[2,4]", "epochs=3", "data=image_folder",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from recipe import parts
-from recipe.spec import RunSpec
+from recipe.config import instantiate
+from recipe.config.spec import RunSpec
 
 
 def test_a_step_is_the_sign_of_the_mean_and_its_size_the_learning_rate(
@@ -17,7 +17,7 @@ def test_a_step_is_the_sign_of_the_mean_and_its_size_the_learning_rate(
 ) -> None:
     settings = ("optimizer.lr=0.1", "optimizer.betas=[0.5,0.9]", "optimizer.weight_decay=0.2")
     weights = nn.Parameter(torch.tensor([1.0, 1.0]))
-    optimizer = parts.part(small("optimizer=lion", *settings), "optimizer")([weights])
+    optimizer = instantiate.part(small("optimizer=lion", *settings), "optimizer")([weights])
     weights.grad = torch.tensor([3.0, -0.01])
     optimizer.step()
     # decay first: 1 - 0.1 * 0.2 = 0.98; then 0.1 against the sign, however large the gradient

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipe.loss.cross_entropy import cross_entropy
-from recipe.loss.label_smoothing import label_smoothing
-from recipe.loss.mse_one_hot import mse_one_hot
+from recipe.components.loss.cross_entropy import cross_entropy
+from recipe.components.loss.label_smoothing import label_smoothing
+from recipe.components.loss.mse_one_hot import mse_one_hot
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

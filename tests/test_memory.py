@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from test_data_cifar10 import pickled
 
-from recipe.images import fit, read_fitted, read_image
+from recipe.components.data.images import fit, read_fitted, read_image
 
 NUMBERS = 4 * 10**8
 """Of float32, which take 1.6 GB."""

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recipe import streams
-from recipe.data import InMemory
-from recipe.nonfinite import NonFinite
-from recipe.run import Run
-from recipe.train import Point, train
+from recipe.components.data import InMemory
+from recipe.nn import rng
+from recipe.training.loop import Point, train
+from recipe.training.nonfinite import NonFinite
+from recipe.training.run import Run
 
 Build = Callable[..., Run]
 Overrides = tuple[str, ...]
@@ -97,7 +97,7 @@ def marked(run: Run, *samples: int, part: str = "train") -> Run:
 
 def by_hand(sample: int, epoch: int, seed: int = SEED) -> tuple[int, list[int]]:
     """The batch of an epoch (both from 1) in which a sample of 20 is, 8 at a time."""
-    order = torch.randperm(20, generator=streams.generator(seed, "order", epoch - 1)).split(8)
+    order = torch.randperm(20, generator=rng.generator(seed, "order", epoch - 1)).split(8)
     (found,) = [
         (number, indices.tolist()) for number, indices in enumerate(order, 1) if sample in indices
     ]
@@ -449,10 +449,8 @@ def written_out(built: Build, bad: int, *overrides: str) -> Iterator[tuple[Run, 
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     for epoch in range(3):
         model.train()
-        torch.manual_seed(streams.spawn(SEED, "dropout", epoch))
-        for indices in torch.randperm(20, generator=streams.generator(SEED, "order", epoch)).split(
-            8
-        ):
+        torch.manual_seed(rng.spawn(SEED, "dropout", epoch))
+        for indices in torch.randperm(20, generator=rng.generator(SEED, "order", epoch)).split(8):
             if bad in indices:
                 copy.deepcopy(model)(data.inputs[indices])
                 yield run, False
@@ -540,7 +538,7 @@ def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(
     assert isinstance(run.data.train, InMemory)
     run.data.train.inputs[13] = math.nan
     list(train(run))
-    order = torch.randperm(20, generator=streams.generator(SEED, "order", 2)).split(8)
+    order = torch.randperm(20, generator=rng.generator(SEED, "order", 2)).split(8)
     kept = [run.data.train.inputs[indices] for indices in order if 13 not in indices]
     model: Any = run.average.model
     means = [model.convolution(inputs).mean((0, 2, 3)).detach() for inputs in kept]
@@ -663,7 +661,7 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
     done = commands.process(project(tmp_path), *MINE)
     (run,) = commands.runs(tmp_path)
     (problem,) = done.problems
-    order = torch.randperm(100, generator=streams.generator(0, "order", 1)).split(64)[1].tolist()
+    order = torch.randperm(100, generator=rng.generator(0, "order", 1)).split(64)[1].tolist()
     kept = f"outputs/runs/{run.name}/model.safetensors"
     assert done.status == 1
     assert problem.startswith(

@@ -20,10 +20,10 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from recipe import compose
-from recipe.overrides import check
-from recipe.plain import one_line
-from recipe.spec import RunSpec
+from recipe.config import compose
+from recipe.config.overrides import check
+from recipe.config.safe_yaml import one_line
+from recipe.config.spec import RunSpec
 
 GLOBAL = "# @package _global_\n# Mine.\n"
 
@@ -84,7 +84,10 @@ def test_a_recorded_spec_is_read_as_it_was_written(
 # Files that are broken.
 
 BROKEN = {
-    "half": (b"# Half written.\n_target_: recipe.clip.norm.norm\nmax_norm: [", "can't be read: "),
+    "half": (
+        b"# Half written.\n_target_: recipe.components.clip.norm.norm\nmax_norm: [",
+        "can't be read: ",
+    ),
     "latin": (b"# Gr\xf6\xdfe.\nmax_norm: 1\n", "can't be read: 'utf-8' codec can't decode"),
     "escape": (b"# A\x1b[2Jname.\nmax_norm: 1\n", "special characters are not allowed"),
     "zero": (b"\0" * 100, "special characters are not allowed"),
@@ -121,7 +124,7 @@ BROKEN = {
     ),
 }
 
-VALUE = "_target_: recipe.clip.value.value\nmax_value: 1.0\n"
+VALUE = "_target_: recipe.components.clip.value.value\nmax_value: 1.0\n"
 
 ODD = {
     "pipe": "is not a regular file",
@@ -199,7 +202,7 @@ def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
     ("files", "arguments", "said"),
     [
         (
-            {"conf/data/mine.yaml": "_target_: recipe.data.digits.digits\n"},
+            {"conf/data/mine.yaml": "_target_: recipe.components.data.digits.digits\n"},
             ["data=mine"],
             "data.classes is not given, and model.classes is taken from it; write classes in the "
             "file of data=mine, or give +data.classes=<value>",
@@ -377,7 +380,7 @@ PIECES = (
     "? ", ": ", "#", "# Mine.\n", "# @package _global_\n", "!!int ", "!!bool ", "|", ">-", "'", '"',
     "\\", "1e3", "0x1F", "~", "---\n", "...", "%YAML 1.1\n", "\t", "\x1b[2J", "\x00", "\x85",
     "\u2028", "\u202e", "\ufeff", "defaults: [norm, _self_]\n", "defaults: [drawn]\n",
-    "_target_: recipe.clip.norm.norm\n", "max_norm: ", "norm_type: 2.0\n", "clip: ", "hydra: ",
+    "_target_: recipe.components.clip.norm.norm\n", "max_norm: ", "norm_type: 2.0\n", "clip: ", "hydra: ",
     "${oc.env:HOME}", "${oc.create:${clip.a}}", "${oc.decode:'[1'}", "x" * 5000, "[" * 100,
 )  # fmt: skip
 """What option files are made of."""

@@ -11,15 +11,15 @@ import pytest
 import small
 import torch
 
-from recipe import menu
+from recipe.config import option_files
+from recipe.config.instantiate import part
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.parts import part
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 CONF = Path(__file__).parents[1] / "conf"
-FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in menu.GROUPS)
+FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in option_files.GROUPS)
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 
@@ -86,8 +86,8 @@ def test_a_model_takes_the_shape_that_the_data_turn_out_to_have(
 
 def test_every_group_has_options_and_the_one_that_stands_for_without() -> None:
     found = {label(path) for path in FILES}
-    assert {path.parent.name for path in FILES} == set(menu.GROUPS)
-    assert {f"{group}={off}" for group, off in menu.OFF.items()} <= found
+    assert {path.parent.name for path in FILES} == set(option_files.GROUPS)
+    assert {f"{group}={off}" for group, off in option_files.OFF.items()} <= found
 
 
 @pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=label)
@@ -99,8 +99,8 @@ def test_an_option_opens_with_one_line_that_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_every_setting_has_a_comment_that_says_what_it_does(path: Path) -> None:
-    inherited = menu.Option(path.parent.name, path.stem, path).keys - {path.parent.name}
-    notes = menu.comments(path.parent.name, path.stem)
+    inherited = option_files.Option(path.parent.name, path.stem, path).keys - {path.parent.name}
+    notes = option_files.comments(path.parent.name, path.stem)
     assert {key for key in inherited if not notes.get(key)} <= {"names", "optimizer"}
     for line in path.read_text().splitlines():
         setting = re.match(r"\s*(\w+):\s*\S", line)

@@ -15,11 +15,12 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import mlflow_process, runs
-from recipe.record import Recorder
-from recipe.sent import Sent
-from recipe.tracking import Tracking
-from recipe.tracking.local import local
+from recipe.components.tracking import Tracking
+from recipe.components.tracking.local import local
+from recipe.mlflow_sync import worker_process
+from recipe.runner.recorder import Recorder
+from recipe.store import run_dirs
+from recipe.store.upload_state import Sent
 
 QUICKLY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
 """Seconds that a server has for an answer."""
@@ -227,7 +228,7 @@ def feeders() -> list[psutil.Process]:
     found = []
     for each in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # or it has ended, and nobody asked how
-            if "recipe.feeder" in each.cmdline():
+            if "recipe.mlflow_sync.worker" in each.cmdline():
                 found.append(each)
     return found
 
@@ -253,7 +254,7 @@ def test_when_what_feeds_mlflow_is_killed_the_run_ends_and_the_next_is_fed_again
     assert commands.here(tmp_path, "sync").status == 0
     client = MlflowClient(tracking.uri)
     for run in commands.runs(tmp_path):
-        there = servers.points(client, str(runs.read(run, "run").mlflow_run_id))
+        there = servers.points(client, str(run_dirs.read(run, "run").mlflow_run_id))
         assert there == servers.journal(run) and len(there) == 2
 
 
@@ -265,7 +266,7 @@ def test_when_what_feeds_mlflow_hangs_the_run_ends_all_the_same(
         feeder.suspend()
     recorder.metrics(1, {"loss": 0.5})
     with monkeypatch.context() as hurried:
-        hurried.setattr(mlflow_process, "SILENCE", 1.0)
+        hurried.setattr(worker_process, "SILENCE", 1.0)
         recorder.close("FINISHED")
     said = "the process that sends it doesn't answer; python -m recipe sync "
     assert str(recorder.failure).startswith(said)

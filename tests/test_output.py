@@ -19,9 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 import recipe
-from recipe import cli, output
-from recipe.console import Console
-from recipe.weights import save_weights
+from recipe import output
+from recipe.cli import main
+from recipe.nn.weights import save_weights
+from recipe.runner.console import Console
 
 PACKAGE = Path(recipe.__file__).parent
 
@@ -180,7 +181,7 @@ def test_a_run_whose_output_is_full_is_stopped_and_can_be_resumed(tmp_path: Path
     out, err = Full(3, tmp_path / "out"), io.StringIO()
     shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with contextlib.chdir(tmp_path), shown[0], shown[1]:
-        status = cli.run([*commands.QUICK, "epochs=9", "tracking=none"])
+        status = main.run([*commands.QUICK, "epochs=9", "tracking=none"])
     (run,) = commands.runs(tmp_path)
     assert status == 1
     assert err.getvalue().splitlines() == [
@@ -201,7 +202,7 @@ def test_a_working_directory_that_was_removed_is_named(
     for arguments in ((), ("status",), ("-m", "seed=1,2"), ("--help",), ("predict",)):
         err = io.StringIO()
         with contextlib.redirect_stderr(err):
-            status = cli.run(list(arguments))
+            status = main.run(list(arguments))
         line = "recipe: the working directory was removed; change to another one\n"
         assert (status, err.getvalue()) == (2, line)
 

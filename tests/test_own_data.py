@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipe.data import Batch, Data, InMemory
-from recipe.data.contract import content_digest
+from recipe.components.data import Batch, Data, InMemory
+from recipe.components.data.validation import content_digest
 
 PARTS = """
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
-from recipe.data import Data, InMemory
+from recipe.components.data import Data, InMemory
 
 def made(x, y):
     return Data(train=InMemory(x[:24], y[:24]), val=InMemory(x[24:], y[24:]), classes=("a", "b"),
@@ -126,12 +126,12 @@ def test_a_summary_that_cannot_be_made_is_reported_and_the_run_trains(home: Path
     ("option", "problem"),
     [
         ("datasets", "returns a tuple of TensorDataset, TensorDataset; it must return "
-                     "recipe.data.Data(train=..., val=..., classes=..., channels=..., size=..., "
+                     "recipe.components.data.Data(train=..., val=..., classes=..., channels=..., size=..., "
                      "mean=..., std=...), with train and val as "
-                     "recipe.data.InMemory(inputs, targets)"),
+                     "recipe.components.data.InMemory(inputs, targets)"),
         ("dataset_inside", "returns a TensorDataset as val, which has no targets and no batches; "
-                           "return recipe.data.InMemory(inputs, targets), or a class with the "
-                           "methods of recipe.data.Split"),
+                           "return recipe.components.data.InMemory(inputs, targets), or a class with the "
+                           "methods of recipe.components.data.Split"),
         ("float_targets", "returns val with targets that are float32 of shape (8,); they must be "
                           "class indices, torch.int64 of shape (8,), one per sample"),
         ("too_few_targets", "returns train with targets that are int64 of shape (3,); they must be "

@@ -24,14 +24,17 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from recipe import build, plan, state, streams
+from recipe.checkpoint import state
+from recipe.components.loss.mse_one_hot import mse_one_hot
+from recipe.components.precision import Precision
+from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError, SpecError
-from recipe.loss.mse_one_hot import mse_one_hot
-from recipe.nonfinite import NonFinite
-from recipe.precision import Precision
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import Point, train
+from recipe.nn import rng
+from recipe.runner import plan
+from recipe.training import build
+from recipe.training.loop import Point, train
+from recipe.training.nonfinite import NonFinite
+from recipe.training.run import Run
 
 FROZEN = {
     "convolution1_1.weight", "convolution1_1.bias", "convolution1_2.weight", "convolution1_2.bias",
@@ -440,7 +443,7 @@ def seed_0_is_a_seed_like_any_other(ours: Ours) -> None:
     runs = [ours.built(f"seed={seed}", "model.dropout=0.5") for seed in (0, 0, 1)]
     losses = [steps(list(train(run)), "train/loss") for run in runs]
     assert losses[0] == losses[1] != losses[2]
-    assert streams.spawn(0, "weights") != streams.spawn(0, "order")
+    assert rng.spawn(0, "weights") != rng.spawn(0, "order")
 
 
 def looking_at_the_validation_data_changes_the_training() -> None:

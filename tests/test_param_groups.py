@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from recipe import build, parameters
+from recipe.components.model.resnet import resnet
+from recipe.components.model.vgg import vgg
+from recipe.components.param_groups.all import all as all_
+from recipe.components.param_groups.by_name import by_name
+from recipe.components.param_groups.head_faster import head_faster
+from recipe.components.param_groups.layer_decay import layer_decay
+from recipe.components.param_groups.no_decay import no_decay
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.model.resnet import resnet
-from recipe.model.vgg import vgg
-from recipe.param_groups.all import all as all_
-from recipe.param_groups.by_name import by_name
-from recipe.param_groups.head_faster import head_faster
-from recipe.param_groups.layer_decay import layer_decay
-from recipe.param_groups.no_decay import no_decay
-from recipe.run import Run
-from recipe.spec import RunSpec
+from recipe.runner import parameter_table
+from recipe.training import build
+from recipe.training.run import Run
 
 Build = Callable[..., Run]
 Compose = Callable[..., RunSpec]
@@ -87,7 +88,7 @@ def test_by_name_sets_any_option_and_leaves_the_rest_to_the_optimizer(built: Bui
         "classifier": (0.7, (0.9, 0.999), 0.8),
         "rest": (0.2, (0.9, 0.999), 0.0),
     }
-    rules = {row.name: row.rule for row in parameters.rows(run)}
+    rules = {row.name: row.rule for row in parameter_table.rows(run)}
     assert rules["convolution2_1.bias"] == "*1_1*, *2_1*" and rules["batchnorm1_2.bias"] == "rest"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.errors import SpecError
-from recipe.patterns import matching, select
+from recipe.nn.patterns import matching, select
 
 NAMES = [
     "convolution1_1.weight",

@@ -18,10 +18,10 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.figure import Figure
 from PIL import Image
 
-from recipe.compare.curves import curves_figure
-from recipe.compare.forest import forest_figure
-from recipe.compare.pareto import pareto_figure
-from recipe.compare.pictures import Band, Effect, Spot, curves, forest, pareto
+from recipe.compare.figures.forest import forest_figure
+from recipe.compare.figures.learning_curves import curves_figure
+from recipe.compare.figures.pareto import pareto_figure
+from recipe.compare.figures.save import Band, Effect, Spot, curves, forest, pareto
 from recipe.compare.variants import Factor, Levels, Variant, Variants
 
 NAN, INF = math.nan, math.inf

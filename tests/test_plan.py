@@ -5,8 +5,10 @@ import pytest
 import torch
 from conftest import Compose
 
-from recipe import build, plan, wording
-from recipe.run import Run
+from recipe import formatting
+from recipe.runner import plan
+from recipe.training import build
+from recipe.training.run import Run
 
 GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
 
@@ -142,4 +144,4 @@ def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
     ],
 )
 def test_durations_are_in_words(seconds: float, text: str) -> None:
-    assert wording.duration(seconds) == text
+    assert formatting.duration(seconds) == text

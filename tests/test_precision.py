@@ -10,11 +10,11 @@ import torch
 from conftest import Build, Compose
 from torch import Tensor
 
-from recipe import build
-from recipe.precision import Precision
-from recipe.precision.bf16 import bf16
-from recipe.precision.fp16 import fp16
-from recipe.precision.fp32 import fp32
+from recipe.components.precision import Precision
+from recipe.components.precision.bf16 import bf16
+from recipe.components.precision.fp16 import fp16
+from recipe.components.precision.fp32 import fp32
+from recipe.training import build
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from recipe.predict import Recorded
+from recipe.cli.predict import Recorded
 
 TRAINED = (
     *commands.HERE, "data.size=16", "model.widths=[16,32]", "epochs=6", "scheduler=cosine",

@@ -17,11 +17,11 @@ from same_runs import finished
 from stopped_runs import QUIET, project, stopped
 from torch import Tensor
 
-from recipe import streams
-from recipe.data import InMemory
-from recipe.nonfinite import NonFinite
-from recipe.run import Run, order
-from recipe.train import train
+from recipe.components.data import InMemory
+from recipe.nn import rng
+from recipe.training.loop import train
+from recipe.training.nonfinite import NonFinite
+from recipe.training.run import Run, order
 
 Build = Callable[..., Run]
 Points = list[dict[str, float]]
@@ -284,12 +284,12 @@ def test_looking_for_the_cut_and_keeping_leave_no_trace(built: Build) -> None:
     run = built("freeze=first_layers", "freeze.count=2", "model.dropout=0.5", "epochs=3")
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     modes = [module.training for module in run.model.modules()]
-    drawn = streams.standing()
+    drawn = rng.standing()
     assert str(run.prefix.foresee(run)).startswith("computed once up to batchnorm1_2")
     feed = run.prefix.training(run, 0, order(run, 0))
     assert feed.model is not run.model
     run.prefix.evaluation(run, 0)
-    assert streams.standing() == drawn
+    assert rng.standing() == drawn
     assert [module.training for module in run.model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())

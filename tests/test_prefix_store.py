@@ -18,22 +18,22 @@ from kept_rows import LAYOUTS, SAMPLES, batches
 from same_runs import numbers_alike
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe.prefix import room, store
-from recipe.prefix.refused import Refused
-from recipe.prefix.store import Rows
-from recipe.run import Run
-from recipe.train import train
+from recipe.training.frozen_cache import cache_file, eviction
+from recipe.training.frozen_cache.cache_file import Rows
+from recipe.training.frozen_cache.not_cacheable import Refused
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 Build = Callable[..., Run]
 
 FROZEN = ("freeze=first_layers", "freeze.count=2", "epochs=3")
 
 
-def made(folder: Path, key: str = "a") -> store.Store:
-    return store.make(folder, key, LAYOUTS, SAMPLES, batches)
+def made(folder: Path, key: str = "a") -> cache_file.Store:
+    return cache_file.make(folder, key, LAYOUTS, SAMPLES, batches)
 
 
-def check(found: store.Store) -> None:
+def check(found: cache_file.Store) -> None:
     chosen = torch.tensor([19, 0, 7, 7])
     assert [part.tolist() for part in found.of(chosen)] == [
         [[19.0] * 8, [0.0] * 8, [7.0] * 8, [7.0] * 8],
@@ -107,7 +107,7 @@ TOGETHER = """
 import sys
 from pathlib import Path
 from kept_rows import LAYOUTS, SAMPLES, batches
-from recipe.prefix import store
+from recipe.training.frozen_cache import store
 
 def told():
     print("builds", flush=True)
@@ -145,7 +145,7 @@ def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_goes(tmp_path: 
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=100)
     assert len(list(tmp_path.glob("*.tmp"))) == 1
-    assert store.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
+    assert cache_file.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
     check(made(tmp_path))
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -164,7 +164,7 @@ def test_a_damaged_file_is_noticed_and_made_again(tmp_path: Path, damage: str) -
     else:
         content[{"first": 2, "middle": len(content) // 2, "last": -1}[damage]] ^= 1
     path.write_bytes(content)
-    assert store.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
+    assert cache_file.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
     check(made(tmp_path))
     assert kept(tmp_path) == [path] and path.read_bytes() == good
 
@@ -175,7 +175,7 @@ def test_nothing_is_kept_where_a_samples_place_changes_its_bits(tmp_path: Path) 
             yield first, tuple(each + first / 4 for each in given)
 
     with pytest.raises(Refused, match="a sample's place in its batch changes the last bits"):
-        store.make(tmp_path, "a", LAYOUTS, SAMPLES, shifted)
+        cache_file.make(tmp_path, "a", LAYOUTS, SAMPLES, shifted)
     assert not kept(tmp_path) and not list(tmp_path.glob("*.tmp"))
 
 
@@ -213,21 +213,21 @@ def test_the_least_recently_used_makes_way_but_nothing_in_use(tmp_path: Path) ->
     for key in "bcd":
         made(tmp_path, key)
     size = kept(tmp_path)[0].stat().st_size
-    assert store.find(tmp_path, "b", LAYOUTS, SAMPLES) is not None  # which is now the newest
-    room.make(tmp_path, size, limit=4 * size)
+    assert cache_file.find(tmp_path, "b", LAYOUTS, SAMPLES) is not None  # which is now the newest
+    eviction.make(tmp_path, size, limit=4 * size)
     assert [path.stem for path in kept(tmp_path)] == ["a", "b", "d"]
-    room.make(tmp_path, 2 * size, limit=4 * size)
+    eviction.make(tmp_path, 2 * size, limit=4 * size)
     assert [path.stem for path in kept(tmp_path)] == ["a", "b"]
     with pytest.raises(Refused, match="has no room for it"):
-        room.make(tmp_path, 4 * size, limit=4 * size)
+        eviction.make(tmp_path, 4 * size, limit=4 * size)
     assert [path.stem for path in kept(tmp_path)] == ["a"]
     check(in_use)
     del in_use
-    room.make(tmp_path, 4 * size, limit=4 * size)
+    eviction.make(tmp_path, 4 * size, limit=4 * size)
     assert not kept(tmp_path)
 
 
 def test_more_than_the_limit_is_not_kept() -> None:
     with pytest.raises(Refused, match=r"^8\.0 GiB would have to be kept; (the limit|half of the) "):
-        room.check(2**33)
-    room.check(2**20)
+        eviction.check(2**33)
+    eviction.check(2**20)

@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from recipe.components.model.library_weights import IMAGENET
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.offered import IMAGENET
-from recipe.run import Run
-from recipe.spec import RunSpec
+from recipe.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("torchvision", "photos")
 

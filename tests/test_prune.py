@@ -11,8 +11,8 @@ import pytest
 from same_runs import alike
 from stopped_runs import QUIET, stopped
 
-from recipe.spec import RunSpec
-from recipe.sweep.disk import measure
+from recipe.config.spec import RunSpec
+from recipe.sweep.disk_estimate import measure
 
 SETTINGS = (*commands.QUICK, "tracking=none", "checkpoint.keep_finished=2")
 

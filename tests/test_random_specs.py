@@ -24,11 +24,15 @@ import small
 from command_lines import Line
 from matplotlib.figure import Figure
 
-from recipe import menu, mlflow_process, settings
-from recipe.menu import EXPERIMENT
-from recipe.plain import one_line
+from recipe.config import option_files, schema
+from recipe.config.option_files import EXPERIMENT
+from recipe.config.safe_yaml import one_line
+from recipe.mlflow_sync import worker_process
 
-CHOICES = [*(f"{g}={o}" for g in (*menu.GROUPS, EXPERIMENT) for o in menu.options(g)), ""]
+CHOICES = [
+    *(f"{g}={o}" for g in (*option_files.GROUPS, EXPERIMENT) for o in option_files.options(g)),
+    "",
+]
 """What the lines are about: an option, or the settings of the whole run."""
 
 EVERY = 2
@@ -48,7 +52,7 @@ SECONDS = 60
 """After which a run of a few steps hangs."""
 
 NAMED = re.compile(
-    rf"(?:{'|'.join(menu.GROUPS)}|{EXPERIMENT})[.=:]|(?:{'|'.join(settings.ROOT)}|spec)\b"
+    rf"(?:{'|'.join(option_files.GROUPS)}|{EXPERIMENT})[.=:]|(?:{'|'.join(schema.ROOT)}|spec)\b"
 )
 """A group, an option of one, a dotted key, or a setting of the whole run."""
 
@@ -77,7 +81,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that isn't there is asked once, and once more at the end."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(mlflow_process, "PATIENCE", 0.0)
+    monkeypatch.setattr(worker_process, "PATIENCE", 0.0)
 
 
 @contextlib.contextmanager

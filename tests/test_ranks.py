@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recipe import device
-from recipe.distributed.ddp import Ddp
-from recipe.distributed.ranks import Several
-from recipe.distributed.world import World
+from recipe.components import device
+from recipe.components.distributed.ddp import Ddp
+from recipe.config.world_size import World
+from recipe.training.collectives import Several
 
 
 def several(size: int, *, early: bool = True) -> list[Several]:

@@ -15,14 +15,16 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from recipe import build, compose, fingerprint
+from recipe.components.tracking import Tracking
+from recipe.components.tracking.local import database_uri
+from recipe.config import compose
+from recipe.config.option_files import GROUPS
+from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
-from recipe.menu import GROUPS
-from recipe.record import Recorder
-from recipe.spec import RunSpec
-from recipe.tracking import Tracking
-from recipe.tracking.local import database_uri
-from recipe.train import train
+from recipe.runner import fingerprint
+from recipe.runner.recorder import Recorder
+from recipe.training import build
+from recipe.training.loop import train
 
 CHOSEN = (
     *commands.QUICK, "freeze=vgg_first2", "scheduler=step", "scheduler.step_size=1", "clip=norm",

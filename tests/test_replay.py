@@ -10,7 +10,7 @@ import pytest
 import yaml
 from commands import Done, here
 
-from recipe import device
+from recipe.components import device
 
 QUICK = (*commands.QUICK, "tracking=none")
 
@@ -193,13 +193,15 @@ def test_a_strangers_spec_runs_no_code_and_sends_nothing_away(copied: Path) -> N
     (folder / "evil.py").write_text("open('ran', 'w')\ndef payload(params): ...\n")
     text = (copied / "spec.yaml").read_text()
     (copied / "spec.yaml").write_text(
-        text.replace("recipe.clip.none.none", "evil.payload").replace("trust: []", "trust: [evil]")
+        text.replace("recipe.components.clip.none.none", "evil.payload").replace(
+            "trust: []", "trust: [evil]"
+        )
     )
     assert "the package evil isn't trusted" in refused(folder, copied.name)[0]
     assert not (folder / "ran").exists()
     away = text.replace("tracking: none", "tracking: server").replace(
-        "  _target_: recipe.tracking.none.none",
-        "  _target_: recipe.tracking.server.server\n  uri: http://example.com\n  experiment: x",
+        "  _target_: recipe.components.tracking.none.none",
+        "  _target_: recipe.components.tracking.server.server\n  uri: http://example.com\n  experiment: x",
     )
     (copied / "spec.yaml").write_text(away)
     said = "tracking.uri: 'http://example.com' of this spec is another machine's"

@@ -19,13 +19,13 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from recipe import build
-from recipe.audit import Audit, Verdict
+from recipe.audit.auditor import Audit, Verdict
+from recipe.components.precision import Precision
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.precision import Precision
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]

@@ -12,14 +12,14 @@ import pytest
 import stopped_runs
 from PIL import Image
 
-from recipe import runs
 from recipe.errors import SpecError
+from recipe.store import run_dirs
 
 DAMAGED = [b"", b"{", b"\xff\xfe{}", b"null", b"[]", b'"run"', b"[" * 100_000, b'{"name": 5}']
 
 
 def recorded(outputs: Path, run_id: str, name: str, **more: Any) -> Path:
-    run = runs.folder(outputs) / run_id
+    run = run_dirs.folder(outputs) / run_id
     run.mkdir(parents=True)
     information = {"id": run_id, "name": name, "status": "FINISHED", **more}
     (run / "run.json").write_text(json.dumps(information))
@@ -32,11 +32,11 @@ def test_a_run_is_found_by_id_its_beginning_its_name_and_its_id_in_mlflow(tmp_pa
     for wanted, run in (
         (first.name, first), ("20260101", first), ("5eed", first), ("same", last),
     ):  # fmt: skip
-        assert runs.find(tmp_path, wanted, "run") == run
+        assert run_dirs.find(tmp_path, wanted, "run") == run
     with pytest.raises(SpecError, match=r"^run: 2026 begins 2 run ids; give more of it$"):
-        runs.find(tmp_path, "2026", "run")
+        run_dirs.find(tmp_path, "2026", "run")
     with pytest.raises(SpecError, match=r"^run: no run 'sane' is recorded in .*same"):
-        runs.find(tmp_path, "sane", "run")
+        run_dirs.find(tmp_path, "sane", "run")
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
@@ -47,28 +47,28 @@ def test_one_damaged_run_among_many_is_in_nobodys_way_until_it_is_asked_for(
     good = recorded(tmp_path, "20260102-000000-bbbbbb", "same")
     (bad / "run.json").write_bytes(content)
     for wanted in (good.name, "20260102", "same"):
-        assert runs.find(tmp_path, wanted, "run") == good
+        assert run_dirs.find(tmp_path, wanted, "run") == good
     for wanted in (bad.name, "20260101"):
         with pytest.raises(SpecError) as caught:
-            runs.find(tmp_path, wanted, "model.weights")
+            run_dirs.find(tmp_path, wanted, "model.weights")
         (problem,) = caught.value.problems
         assert problem.startswith(f"model.weights: {bad}/run.json is damaged")
         assert problem.endswith("; use another run") and "\n" not in problem
     with pytest.raises(SpecError, match=r"\(in 1 of 2 folders run.json is damaged\)$"):
-        runs.find(tmp_path, "other", "run")
+        run_dirs.find(tmp_path, "other", "run")
 
 
 def test_a_run_without_the_file_is_named_with_it(tmp_path: Path) -> None:
     run = recorded(tmp_path, "20260101-000000-aaaaaa", "one")
     with pytest.raises(SpecError, match=r"^run: .*/data.json can't be read: No such file or dire"):
-        runs.classes(run, "run")
+        run_dirs.classes(run, "run")
 
 
 def test_damaged_facts_are_told_alike_by_fine_tuning_and_predict(tmp_path: Path) -> None:
     assert commands.here(tmp_path, *commands.QUICK, "epochs=1", "tracking=none").status == 0
     (run,) = commands.runs(tmp_path)
     whole = commands.read_json(run / "data.json")
-    assert runs.classes(run, "run") == tuple("0123456789")
+    assert run_dirs.classes(run, "run") == tuple("0123456789")
     for content in ("{", json.dumps({**whole, "classes": None})):
         (run / "data.json").write_text(content)
         tuned = commands.here(tmp_path, "plan", *commands.QUICK, f"model.weights={run.name}")
@@ -131,7 +131,7 @@ def test_a_command_that_was_printed_can_be_pasted(tmp_path: Path, name: str) -> 
     done = commands.here(tmp_path, *shlex.split(line), "trust=[parts]")
     assert done.status == 0 and f"Goes on with {run.name} after step 5" in done.out, done.err
     for verb in ("status", "sync"):
-        line = runs.command(verb, tmp_path / name).removeprefix("python -m recipe ")
+        line = run_dirs.command(verb, tmp_path / name).removeprefix("python -m recipe ")
         assert commands.here(tmp_path, *shlex.split(line)).status == 0
     (tries,) = (line for line in done.out.splitlines() if line.startswith("Try it  "))
     line = tries.removeprefix("Try it  python -m recipe ").replace("<image or folder>", "none.png")

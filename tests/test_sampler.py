@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipe import build, streams
-from recipe.audit import Audit
+from recipe.audit.auditor import Audit
+from recipe.components.sampler.balanced import audit_balanced, balanced, shares
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.run import Run, order
-from recipe.sampler.balanced import audit_balanced, balanced, shares
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.nn import rng
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run, order
 
 TARGETS = torch.tensor([0] * 16 + [1] * 4 + [2] * 4)
 
@@ -61,7 +62,7 @@ def test_the_order_is_a_function_of_the_generator_alone() -> None:
 
 def test_an_epoch_without_the_trick_is_torchs_permutation(built: Callable[..., Run]) -> None:
     run = built()
-    plain = torch.randperm(20, generator=streams.generator(0, "order", 1)).split(8)
+    plain = torch.randperm(20, generator=rng.generator(0, "order", 1)).split(8)
     assert all(map(torch.equal, order(run, 1), plain))
 
 

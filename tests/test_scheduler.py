@@ -15,19 +15,19 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from recipe import compose
-from recipe.menu import options
-from recipe.parts import part
-from recipe.scheduler import over
-from recipe.scheduler.constant import constant
-from recipe.scheduler.cosine import cosine
-from recipe.scheduler.exponential import exponential
-from recipe.scheduler.multistep import multistep
-from recipe.scheduler.one_cycle import one_cycle
-from recipe.scheduler.plateau import plateau
-from recipe.scheduler.step import step
-from recipe.scheduler.warmup_cosine import warmup_cosine
-from recipe.spec import RunSpec
+from recipe.components.scheduler import over
+from recipe.components.scheduler.constant import constant
+from recipe.components.scheduler.cosine import cosine
+from recipe.components.scheduler.exponential import exponential
+from recipe.components.scheduler.multistep import multistep
+from recipe.components.scheduler.one_cycle import one_cycle
+from recipe.components.scheduler.plateau import plateau
+from recipe.components.scheduler.step import step
+from recipe.components.scheduler.warmup_cosine import warmup_cosine
+from recipe.config import compose
+from recipe.config.instantiate import part
+from recipe.config.option_files import options
+from recipe.config.spec import RunSpec
 
 
 def optimizer_of(kind: Callable[..., Optimizer], *rates: float) -> Optimizer:

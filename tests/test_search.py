@@ -22,12 +22,12 @@ from optuna.distributions import (
 )
 from rich.console import Console
 
-from recipe import compose, runs
-from recipe.search import asked, dimension, plan, pruning, storage
-from recipe.stopping import Pruned
-from recipe.sweep import jobs
-from recipe.sweep.planned import shared_problems
-from recipe.train import Point
+from recipe.config import compose
+from recipe.runner.interruption import Pruned
+from recipe.store import run_dirs, sweep_jobs
+from recipe.sweep.plan import shared_problems
+from recipe.sweep.search import arguments, dimension, plan, pruning, storage
+from recipe.training.loop import Point
 
 PARTS = {
     "parts.py": """
@@ -66,7 +66,7 @@ def study(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name=f"recipe-{sweep(folder).name}", storage=there)
 
 
-def last(folder: Path, ended: jobs.Ended, metric: str = "val/accuracy") -> float:
+def last(folder: Path, ended: sweep_jobs.Ended, metric: str = "val/accuracy") -> float:
     lines = commands.read_lines(folder / "outputs/runs" / str(ended.run) / "metrics.jsonl")
     values: list[float] = [x["metrics"][metric] for x in lines if metric in x["metrics"]]
     return values[-1]
@@ -81,7 +81,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
     typed = (*LITTLE, "clip.factor=0.0,2.0", "seed=4,7", "trials=5", *WHOLE)
     done = commands.here(folder, "search", *typed)
     assert done.status == 0, done.err
-    ended, about = jobs.read(sweep(folder)), commands.read_json(sweep(folder) / "sweep.json")
+    ended, about = sweep_jobs.read(sweep(folder)), commands.read_json(sweep(folder) / "sweep.json")
     # two different settings, each run once for each seed, however often they are asked for
     assert (
         sorted(text for text, _ in about["planned"])
@@ -130,13 +130,13 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     assert "by SIGKILL; alone: python -m recipe device=cpu" in done.out
     killed = [t.number for t in study(folder).trials if not t.state.is_finished()]
     assert {study(folder).trials[n].params["clip.factor"] for n in killed} == {13}
-    others = {e.run for e in jobs.read(sweep(folder)) if e.status == "FINISHED"}
+    others = {e.run for e in sweep_jobs.read(sweep(folder)) if e.status == "FINISHED"}
     again = commands.process(folder, "search", *typed)
     assert again.status == 0, again.err
     assert [t.state.name for t in study(folder).trials] == ["COMPLETE"] * 6
     # one is gone on with, and none of the others run again
     assert len(commands.runs(folder)) == len(others) + 1
-    assert {each.run for each in jobs.read(sweep(folder))} > others
+    assert {each.run for each in sweep_jobs.read(sweep(folder))} > others
 
 
 @pytest.mark.long
@@ -196,7 +196,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> None:
     states = [t.state.name for t in study(pruned).trials]
     assert set(states) == {"COMPLETE", "PRUNED"}
-    cut = [each for each in jobs.read(sweep(pruned)) if each.status == "PRUNED"]
+    cut = [each for each in sweep_jobs.read(sweep(pruned)) if each.status == "PRUNED"]
     assert len(cut) == states.count("PRUNED")
     # of a pruned trial the second seed isn't run
     assert len(commands.runs(pruned)) == 2 * states.count("COMPLETE") + len(cut)
@@ -204,7 +204,7 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
     parents = set()
     for each in cut:
         folder = pruned / "outputs" / "runs" / str(each.run)
-        info = runs.read(folder, "run")
+        info = run_dirs.read(folder, "run")
         assert info.status == "PRUNED"
         assert commands.read_lines(folder / "events.jsonl")[-1]["status"] == "PRUNED"
         there = client.get_run(str(info.mlflow_run_id))
@@ -222,7 +222,7 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
 
 
 def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
-    cut = next(each for each in jobs.read(sweep(pruned)) if each.status == "PRUNED")
+    cut = next(each for each in sweep_jobs.read(sweep(pruned)) if each.status == "PRUNED")
     done = commands.here(pruned, "resume", str(cut.run))
     assert done.status == 2 and "was pruned, as a search wanted no more of it" in done.err
     text = commands.read_json(sweep(pruned) / "sweep.json")["planned"][cut.number]
@@ -382,7 +382,7 @@ def test_a_mistake_that_depends_on_a_searched_value_keeps_no_search_from_startin
 ) -> None:
     monkeypatch.chdir(tmp_path)
     typed = ("hydra/sweeper=search", *commands.HERE, *LITTLE[2:4], *searched)
-    planned = plan.of(asked.read(compose.parse(typed)))
+    planned = plan.of(arguments.read(compose.parse(typed)))
     with compose.menu_folder():
         assert shared_problems(planned) == []
 

@@ -12,7 +12,7 @@ import postgres
 import pytest
 from test_search import LITTLE, PARTS, sweep
 
-from recipe.search import storage
+from recipe.sweep.search import storage
 
 pytestmark = [
     pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing())),

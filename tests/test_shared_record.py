@@ -16,9 +16,9 @@ import pytest
 import servers
 from test_outages import SLOW, command
 
-from recipe import runs
-from recipe.record import Recorder
-from recipe.tracking import Tracking
+from recipe.components.tracking import Tracking
+from recipe.runner.recorder import Recorder
+from recipe.store import run_dirs
 
 pytestmark = [
     pytest.mark.long,
@@ -58,7 +58,7 @@ def check_all_there(server: servers.Server, folder: Path, number: int) -> None:
     assert len(recorded) == number
     for run in recorded:
         (found,) = client.search_runs([experiment], f"tags.`recipe.run` = '{run.name}'")
-        assert found.info.run_id == runs.read(run, "run").mlflow_run_id
+        assert found.info.run_id == run_dirs.read(run, "run").mlflow_run_id
         assert found.info.status == "FINISHED"
         assert servers.points(client, found.info.run_id) == servers.journal(run)
 
@@ -101,7 +101,7 @@ def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("recipe.mlflow_process.PATIENCE", 2.0)
+    monkeypatch.setattr("recipe.mlflow_sync.worker_process.PATIENCE", 2.0)
     to = (*commands.QUICK, "tracking=server")
     good = commands.here(tmp_path, *to, f"tracking.uri={server.uri}")
     assert (good.status, good.err) == (0, "") and "MLflow did not take" not in good.out

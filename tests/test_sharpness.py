@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipe import build
-from recipe.audit import Audit, Verdict
-from recipe.run import Run
-from recipe.sharpness.none import none
-from recipe.sharpness.sam import sam
-from recipe.spec import RunSpec
-from recipe.train import train
+from recipe.audit.auditor import Audit, Verdict
+from recipe.components.sharpness.none import none
+from recipe.components.sharpness.sam import sam
+from recipe.config.spec import RunSpec
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 DROPS = ("model.dropout=0.5", "augment=flip_crop")
 

@@ -11,16 +11,16 @@ import commands
 import psutil
 import pytest
 
-from recipe.record import Recorder
-from recipe.sent import Sent
-from recipe.tracking.local import local
+from recipe.components.tracking.local import local
+from recipe.runner.recorder import Recorder
+from recipe.store.upload_state import Sent
 
 WHILE_IMPORTING = """
 import os, runpy, signal, sys
 
 class Interrupts:
     def find_spec(self, name, path, target=None):
-        if name == "recipe.usage":
+        if name == "recipe.cli.help":
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupts())

@@ -10,8 +10,8 @@ import pytest
 
 from recipe.compare import findings, variants
 from recipe.compare.finding import Finding
-from recipe.compare.units import Unit
-from recipe.results import Result
+from recipe.compare.metric_unit import Unit
+from recipe.store.results import Result
 
 UNIT = Unit("val/accuracy")
 

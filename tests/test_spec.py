@@ -53,7 +53,9 @@ def test_what_is_no_spec_is_named(tmp_path: Path, content: str, said: str) -> No
 def test_a_spec_can_not_trust_itself(tmp_path: Path) -> None:
     assert here(tmp_path, *SMALL).status == 0
     (run,) = (tmp_path / "outputs" / "runs").iterdir()
-    text = (run / "spec.yaml").read_text().replace("recipe.clip.none.none", "evil.payload")
+    text = (
+        (run / "spec.yaml").read_text().replace("recipe.components.clip.none.none", "evil.payload")
+    )
     (tmp_path / "evil.py").write_text("open('ran', 'w')\ndef payload(params): ...\n")
     (tmp_path / "spec.yaml").write_text(text.replace("trust: []", "trust: [evil]"))
     done = here(tmp_path, "spec=spec.yaml")

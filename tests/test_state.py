@@ -14,13 +14,13 @@ import pytest
 import torch
 from test_nonfinite import marked, skipping
 
-from recipe.audit import Audit
-from recipe.build import build
+from recipe.audit.auditor import Audit
+from recipe.checkpoint.state import State, capture, plain, restore
+from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.state import State, capture, plain, restore
-from recipe.train import Point, train
+from recipe.training.build import build
+from recipe.training.loop import Point, train
+from recipe.training.run import Run
 
 CASES = {
     "dropout and an average": ["model.dropout=0.5", "average=ema", "clip=norm"],

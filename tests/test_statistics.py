@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recipe.compare import statistics
-from recipe.compare.statistics import (
+from recipe.evidence import statistics
+from recipe.evidence.statistics import (
     holm,
     interactions,
     interval,

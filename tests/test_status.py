@@ -17,13 +17,12 @@ import servers
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
-from recipe import dead, runs
+from recipe.components.tracking import Tracking
+from recipe.components.tracking.local import local
 from recipe.errors import SpecError
-from recipe.record import Recorder
-from recipe.sent import Sent
-from recipe.sweep import record as sweep_record
-from recipe.tracking import Tracking
-from recipe.tracking.local import local
+from recipe.runner.recorder import Recorder
+from recipe.store import run_dirs, stale_records, sweep_record
+from recipe.store.upload_state import Sent
 
 
 def client(folder: Path) -> MlflowClient:
@@ -36,9 +35,9 @@ def died(folder: Path, program: str, *, tracked: bool = False) -> Path:
     begins = f"""
 import os, signal, time
 from pathlib import Path
-from recipe.record import Recorder
-from recipe.sent import Sent
-from recipe.tracking import Tracking
+from recipe.runner.recorder import Recorder
+from recipe.store.upload_state import Sent
+from recipe.components.tracking import Tracking
 recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recipe"))
 """
     kills = "\nos.kill(os.getpid(), signal.SIGKILL)\n"
@@ -60,7 +59,7 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     while started.poll() is None and not list(tmp_path.glob("outputs/runs/*/model.safetensors")):
         time.sleep(0.05)
     (run,) = commands.runs(tmp_path)
-    while runs.read(run, "run").mlflow_run_id is None:  # MLflow heard of it
+    while run_dirs.read(run, "run").mlflow_run_id is None:  # MLflow heard of it
         time.sleep(0.05)
     alive = commands.here(tmp_path, "status")
     assert " RUNNING  " in alive.out and "1 run: 1 RUNNING" in alive.out
@@ -77,7 +76,7 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
     end = commands.read_lines(run / "events.jsonl")[-1]
     assert (end["kind"], end["status"], end["time"]) == ("end", "KILLED", last["time"])
-    run_id = str(runs.read(run, "run").mlflow_run_id)
+    run_id = str(run_dirs.read(run, "run").mlflow_run_id)
     found = client(tmp_path).get_run(run_id)
     assert (found.info.status, found.info.end_time) == ("KILLED", last["time"])
     assert servers.points(client(tmp_path), run_id) == servers.journal(run)
@@ -93,7 +92,7 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
     recorder = Recorder.reopen(run, tracking)
     run_id = str(recorder.mlflow_run_id)
     assert (recorder.id, recorder.name) == (run.name, "short")
-    assert runs.read(run, "run").status == "RUNNING"
+    assert run_dirs.read(run, "run").status == "RUNNING"
     for _ in range(100):
         found = client(tmp_path).get_run(run_id).info
         if found.status == "RUNNING":
@@ -126,12 +125,12 @@ def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> 
 
 def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "outputs", "mine", Tracking(None))
-    assert runs.alive(recorder.folder)
+    assert run_dirs.alive(recorder.folder)
     program = f"""
 from pathlib import Path
-from recipe.record import Recorder
-from recipe.sent import Sent
-from recipe.tracking import Tracking
+from recipe.runner.recorder import Recorder
+from recipe.store.upload_state import Sent
+from recipe.components.tracking import Tracking
 Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
 """
     other = commands.process(tmp_path, "-c", program, program=(sys.executable,))
@@ -141,9 +140,9 @@ Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
         "its end"
     )
     recorder.close("FAILED")
-    assert not runs.alive(recorder.folder)
+    assert not run_dirs.alive(recorder.folder)
     with pytest.raises(SpecError, match="no run"):
-        runs.find(tmp_path / "outputs", "other", "run")
+        run_dirs.find(tmp_path / "outputs", "other", "run")
 
 
 def test_a_process_that_reads_data_does_not_keep_a_dead_run_alive(tmp_path: Path) -> None:
@@ -156,7 +155,7 @@ if os.fork() == 0:
     os._exit(0)
 """
     run = died(tmp_path, forks)
-    assert not runs.alive(run)
+    assert not run_dirs.alive(run)
 
 
 def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
@@ -164,7 +163,7 @@ def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "time": 99999999999999, "met')
     at = commands.read_lines(run / "events.jsonl")[-1]["time"]
-    assert dead.last_sign(run) - at < 60_000
+    assert stale_records.last_sign(run) - at < 60_000
     assert " 7 of 40  " in commands.here(tmp_path, "status").out
     recorder = Recorder.reopen(run, Tracking(None))
     recorder.metrics(8, {"loss": 0.1})
@@ -197,7 +196,7 @@ def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path
         assert (started.returncode, err) == (143, "recipe: terminated\n")
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
-    assert not runs.alive(run)
+    assert not run_dirs.alive(run)
     assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
 
 
@@ -232,7 +231,7 @@ def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Pat
     assert done.status == 0, done.err
     run = commands.runs(tmp_path)[-1]
     assert f"Goes on with {run.name} after step" in done.out
-    states = [runs.read(folder, "run").status for folder in (ended, run)]
+    states = [run_dirs.read(folder, "run").status for folder in (ended, run)]
     assert states == ["KILLED", "FINISHED"]
 
 
@@ -264,8 +263,8 @@ def test_a_run_that_another_process_finishes_meanwhile_is_no_error(
     settings = (*commands.QUICK, "clip=mine", "trust=[parts]", "tracking=none")
     assert commands.here(tmp_path, *settings).status == 0
     (run,) = commands.runs(tmp_path)
-    info = runs.read(run, "run")
-    runs.write(run, replace(info, status="RUNNING"))
+    info = run_dirs.read(run, "run")
+    run_dirs.write(run, replace(info, status="RUNNING"))
     events = (run / "events.jsonl").read_text().splitlines(keepends=True)
     (run / "events.jsonl").write_text("".join(line for line in events if '"end"' not in line))
     monkeypatch.setenv("FINISHES", run.name)
@@ -327,7 +326,7 @@ def test_a_run_is_taken_up_and_ends_without_waiting_for_a_busy_database(tmp_path
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):  # the end is waited for, until one has had enough
             again.close("FINISHED")
-    assert runs.read(first.folder, "run").status == "FINISHED"
+    assert run_dirs.read(first.folder, "run").status == "FINISHED"
     sent = Sent.read(first.folder)
     assert sent is not None and "1 of metrics.jsonl" in sent.left(first.folder)
     assert commands.here(tmp_path, "sync").status == 0
@@ -343,9 +342,9 @@ def test_a_folder_without_runs_is_no_mistake(tmp_path: Path) -> None:
 
 def test_of_many_dead_runs_a_few_are_told_one_by_one(tmp_path: Path) -> None:
     for number in range(8):
-        run = runs.folder(tmp_path / "outputs") / f"20260101-000000-00000{number}"
+        run = run_dirs.folder(tmp_path / "outputs") / f"20260101-000000-00000{number}"
         run.mkdir(parents=True)
-        runs.write(run, runs.Info(run.name, "one", "RUNNING"))
+        run_dirs.write(run, run_dirs.Info(run.name, "one", "RUNNING"))
         Sent(None).write(run)
         if number:
             (run / "spec.yaml").touch()

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from recipe import build, state
-from recipe.audit import Audit
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.stop.early import early
-from recipe.train import Point, train
+from recipe.audit.auditor import Audit
+from recipe.checkpoint import state
+from recipe.components.stop.early import early
+from recipe.config.spec import RunSpec
+from recipe.training import build
+from recipe.training.loop import Point, train
+from recipe.training.run import Run
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from same_runs import alike, finished
 
-from recipe.data.names import Names
+from recipe.components.data.names import Names
 
 RUN = (
     *commands.HERE, "tracking=none", "model.widths=[2,4]", "model.dropout=0.2", "epochs=2",
@@ -114,7 +114,7 @@ def test_names_are_what_they_were_made_of() -> None:
 PEAK = """
 import resource, sys, time, torch
 from pathlib import Path
-from recipe.data.image_folder import image_folder
+from recipe.components.data.image_folder import image_folder
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

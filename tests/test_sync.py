@@ -14,13 +14,13 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import compose, mlflow_process, runs
-from recipe.record import Recorder
-from recipe.sent import Sent
-from recipe.sweep import parent
-from recipe.sweep import record as sweep_record
-from recipe.tracking import Tracking
-from recipe.tracking.local import local
+from recipe.components.tracking import Tracking
+from recipe.components.tracking.local import local
+from recipe.config import compose
+from recipe.mlflow_sync import parent_run, worker_process
+from recipe.runner.recorder import Recorder
+from recipe.store import run_dirs, sweep_record
+from recipe.store.upload_state import Sent
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
     folder = tmp_path_factory.mktemp("unsent")
     down = f"tracking.uri=http://127.0.0.1:{servers.free_port()}"
     with pytest.MonkeyPatch.context() as impatient:
-        impatient.setattr(mlflow_process, "PATIENCE", 0.0)
+        impatient.setattr(worker_process, "PATIENCE", 0.0)
         done = commands.here(folder, *commands.QUICK, "tracking=server", down)
     assert done.status == 0 and "python -m recipe sync sends what is left" in done.out
     return folder
@@ -155,7 +155,7 @@ def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: P
     sweep_record.end(sweep, "FAILED", "| a table |")
     lock.release()
     nowhere = Tracking(f"http://127.0.0.1:{servers.free_port()}", "recipe")
-    assert "Connection refused" in str(parent.tell(nowhere, tmp_path / "outputs", sweep))
+    assert "Connection refused" in str(parent_run.tell(nowhere, tmp_path / "outputs", sweep))
     above = client(tmp_path).get_run(sweep_record.read(sweep)["mlflow_run_id"])
     assert above.info.status == "RUNNING"
     done = commands.here(tmp_path, "sync")
@@ -235,8 +235,8 @@ def with_a_database_that_is_removed(folder: Path, sweep: str | None = None) -> P
     """A killed run, recorded by another process, as MLflow keeps connections to its files."""
     program = f"""
 from pathlib import Path
-from recipe.record import Recorder
-from recipe.tracking.local import local
+from recipe.runner.recorder import Recorder
+from recipe.components.tracking.local import local
 outputs = Path("outputs").resolve()
 sweep = {sweep!r} and outputs / "sweeps" / {sweep!r}
 recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"), sweep=sweep)
@@ -272,7 +272,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
 @pytest.mark.long
 def test_a_run_whose_database_was_removed_goes_on_as_a_new_one(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
-    before = runs.read(run, "run").mlflow_run_id
+    before = run_dirs.read(run, "run").mlflow_run_id
     again = Recorder.reopen(run, local(tmp_path / "outputs", experiment="recipe"))
     again.metrics(30, {"loss": 0.5})
     again.close("FINISHED")

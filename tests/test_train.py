@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recipe import parameters, plan, streams
-from recipe.data import Batch, Data, InMemory, Split
-from recipe.distributed.ranks import Alone
+from recipe.components.data import Batch, Data, InMemory, Split
+from recipe.components.evaluation.plain import plain
+from recipe.components.freeze.by_name import by_name
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.evaluate import evaluate
-from recipe.evaluation.plain import plain
-from recipe.freeze.by_name import by_name
-from recipe.frozen import Frozen
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import Point, train
+from recipe.nn import rng
+from recipe.runner import parameter_table, plan
+from recipe.training.collectives import Alone
+from recipe.training.evaluation import evaluate
+from recipe.training.freezing import Frozen
+from recipe.training.loop import Point, train
+from recipe.training.run import Run
 
 Build = Callable[..., Run]
 Compose = Callable[..., RunSpec]
@@ -72,7 +73,7 @@ def test_the_loop_is_the_one_that_one_would_write_by_hand(built: Build) -> None:
     losses, norms = [], []
     for epoch in range(3):
         model.train()
-        order = torch.randperm(20, generator=streams.generator(5, "order", epoch))
+        order = torch.randperm(20, generator=rng.generator(5, "order", epoch))
         for indices in order.split(8):
             optimizer.zero_grad()
             loss = functional.cross_entropy(model(data.inputs[indices]), data.targets[indices])
@@ -211,9 +212,9 @@ def test_evaluation_only_looks() -> None:
     model.layer.eval()  # a user's own choice
     before = weights(model)
     split = InMemory(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
-    streams.seed_global(3, "dropout")
+    rng.seed_global(3, "dropout")
     expected = (torch.rand(1).item(), np.random.rand(), random.random())
-    streams.seed_global(3, "dropout")
+    rng.seed_global(3, "dropout")
     evaluate(
         model, split, functional.cross_entropy, look=plain,
         batch_size=2, device=CPU, autocast=full_precision, ranks=Alone(),
@@ -230,10 +231,10 @@ MEMORY = """
 import contextlib, torch
 from torch import nn
 from torch.nn import functional
-from recipe.data import InMemory
-from recipe.distributed.ranks import Alone
-from recipe.evaluate import evaluate
-from recipe.evaluation.plain import plain
+from recipe.components.data import InMemory
+from recipe.training.collectives import Alone
+from recipe.training.evaluation import evaluate
+from recipe.components.evaluation.plain import plain
 torch.set_num_threads(1)
 
 class Scale(nn.Module):
@@ -313,7 +314,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone(built: Build) -> 
     expected = [
         indices.tolist()
         for epoch in range(3)
-        for indices in torch.randperm(20, generator=streams.generator(4, "order", epoch)).split(8)
+        for indices in torch.randperm(20, generator=rng.generator(4, "order", epoch)).split(8)
     ]
     assert batches_of(built("seed=4", "epochs=3", "model.dropout=0.5")) == expected
     assert batches_of(built("seed=4", "epochs=2", "augment=flip_crop")) == expected[:6]
@@ -370,7 +371,7 @@ def test_looking_changes_nothing(built: Build, composed: Compose) -> None:
 
     def look() -> None:
         plan.seconds_per_epoch(run)
-        parameters.rows(run)
+        parameter_table.rows(run)
         evaluate(run.model, run.data.val, run.loss, look=plain, batch_size=3, device=CPU,
                  autocast=run.autocast, ranks=run.ranks)  # fmt: skip
 

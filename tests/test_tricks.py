@@ -8,10 +8,10 @@ import commands
 import compared_runs
 import pytest
 
-from recipe import menu
-from recipe.tricks.card import Card, cards
-from recipe.tricks.evidence import of_options
-from recipe.tricks.page import markdown
+from recipe.cli.trick_card import Card, cards
+from recipe.cli.trick_evidence import of_options
+from recipe.cli.trick_page import markdown
+from recipe.config import option_files
 
 PAGE = Path(__file__).parents[1] / "docs" / "tricks.md"
 
@@ -40,8 +40,8 @@ def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card:
 
 def test_every_option_is_listed_with_its_line(tmp_path: Path) -> None:
     shown = " ".join(commands.here(tmp_path, "tricks").out.split())
-    for group in menu.GROUPS:
-        for name, option in menu.options(group).items():
+    for group in option_files.GROUPS:
+        for name, option in option_files.options(group).items():
             assert f"{name} {option.help}" in shown
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipe import parts
+from recipe.config import instantiate
+from recipe.config.allowlist import locate
+from recipe.config.option_files import GROUPS, own_targets
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.menu import GROUPS, own_targets
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.trust import locate
+from recipe.training.run import Run
 
 MINE = """
 import os
@@ -64,8 +64,8 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "target",
     [
-        "recipe.clip.norm.norm",
-        "recipe.device.gpu.Gpu",
+        "recipe.components.clip.norm.norm",
+        "recipe.components.device.gpu.Gpu",
         "torch.optim.AdamW",
         "torch.nn.CrossEntropyLoss",
         "torch.optim.lr_scheduler.StepLR",
@@ -127,7 +127,7 @@ def test_weights_that_torchvision_would_download_are_refused(
         {**spec.model, "dropout": resnet}, {"_target_": fcn, "weights_backbone": "DEFAULT"}
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^weights\w*: torchvision would download 'DEFAULT'"):
-            parts.part(replace(spec, model=model), "model")
+            instantiate.part(replace(spec, model=model), "model")
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -158,7 +158,7 @@ def test_nor_does_torchvision_download_unasked(
     resnet = {"_target_": "torchvision.models.resnet18"}
     spec = replace(composed(), model={**resnet, "norm_layer": {**resnet, **node}})
     with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
-        parts.part(spec, "model")
+        instantiate.part(spec, "model")
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -168,17 +168,17 @@ def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
     target = "torchvision.models.segmentation.fcn_resnet50"
     inner = {"_target_": target, "weights_backbone": None, "num_classes": 2}
     spec = replace(composed(), model={"_target_": "torchvision.models.resnet18", "x": inner})
-    assert isinstance(parts.part(spec, "model").keywords["x"], torch.nn.Module)
+    assert isinstance(instantiate.part(spec, "model").keywords["x"], torch.nn.Module)
 
 
 @pytest.mark.parametrize(
     ("group", "target"),
     [
-        ("clip", "recipe.tracking.server.server"),
+        ("clip", "recipe.components.tracking.server.server"),
         ("clip", "torch.nn.Linear"),
         ("model", "torch.optim.SGD"),
         ("scheduler", "torch.optim.SGD"),
-        ("loss", "recipe.model.vgg.vgg"),
+        ("loss", "recipe.components.model.vgg.vgg"),
     ],
 )
 def test_a_part_of_another_group_is_refused(group: str, target: str) -> None:
@@ -195,7 +195,7 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
         "{_target_: torch.nn.Linear, _partial_: true, _args_: [2, 3]}",
     ]
     spec = composed(f"model.widths=[{', '.join(nodes)}]")
-    *made, later = parts.part(spec, "model").keywords["widths"]
+    *made, later = instantiate.part(spec, "model").keywords["widths"]
     assert [str(layer) for layer in (*made, later())] == [str(torch.nn.Linear(2, 3))] * 3
     assert spec.model["widths"][1]["_args_"] == [2, 3]
 
@@ -219,19 +219,19 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
         "torch.nn.init.ones_",
         "torch.nn.Linear.forward",
         "torch.os.system",
-        "recipe.cli.main",
-        "recipe.cli.run",
-        "recipe.weights.read_weights",
-        "recipe.clip.norm.torch.load",
-        "recipe.clip.norm.clip_grads_with_norm_",
-        "recipe.data.cifar10.pickle.loads",
-        "recipe.data.cifar10._read",
-        "recipe.model.torchvision.nearest",
+        "recipe.cli.main.main",
+        "recipe.cli.main.run",
+        "recipe.nn.weights.read_weights",
+        "recipe.components.clip.norm.torch.load",
+        "recipe.components.clip.norm.clip_grads_with_norm_",
+        "recipe.components.data.cifar10.pickle.loads",
+        "recipe.components.data.cifar10._read",
+        "recipe.components.model.torchvision.nearest",
         "recipe",
         "torch",
         "",
         "os;system",
-        "recipe.clip.norm.norm.__globals__",
+        "recipe.components.clip.norm.norm.__globals__",
     ],
 )
 def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
@@ -308,5 +308,5 @@ def test_a_single_part_of_a_strangers_spec_is_refused_as_well(
     path.write_text(composed("model=mlp", f"model.hidden=[{evil}]", "trust=[builtins]").to_yaml())
     spec = RunSpec.read(path, trust=[])
     with pytest.raises(ValueError, match=r"^_target_ builtins\.open: .* isn't trusted"):
-        parts.part(spec, "model")
+        instantiate.part(spec, "model")
     assert not (tmp_path / "ran").exists()

@@ -12,7 +12,7 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from recipe import uncompiled
+from recipe.nn import without_dynamo
 
 MAKES: dict[str, Callable[[list[torch.Tensor]], Optimizer]] = {
     "sgd": lambda weights: SGD(weights, lr=0.1, momentum=0.9, nesterov=True),
@@ -29,7 +29,7 @@ def test_a_step_is_torchs_to_the_bit(make: Callable[[list[torch.Tensor]], Optimi
         weights = [torch.randn(5, requires_grad=True), torch.randn(3, 2, requires_grad=True)]
         optimizer = make(weights)
         if spared:
-            uncompiled.step(optimizer)
+            without_dynamo.step(optimizer)
         called: list[str] = []
         optimizer.register_step_pre_hook(lambda *_, to=called: to.append("pre"))
         optimizer.register_step_post_hook(lambda *_, to=called: to.append("post"))

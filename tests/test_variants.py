@@ -3,10 +3,10 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.menu import OFF
-from recipe.sweep import variants
-from recipe.sweep.tricks import TRICKS
-from recipe.sweep.variants import PLANS, Trick, Variant
+from recipe.config.option_files import OFF
+from recipe.sweep.ablation import variants
+from recipe.sweep.ablation.arguments import TRICKS
+from recipe.sweep.ablation.variants import PLANS, Trick, Variant
 
 CLIP, STEP, FREEZE = (
     Trick(group, option, (f"{group}={option}",), (f"{group}={OFF[group]}",))

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from recipe import build, state
-from recipe.audit import Audit
+from recipe.audit.auditor import Audit
+from recipe.checkpoint import state
+from recipe.components.warmup.linear import linear
+from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.run import Run
-from recipe.spec import RunSpec
-from recipe.train import train
-from recipe.warmup.linear import linear
+from recipe.training import build
+from recipe.training.loop import train
+from recipe.training.run import Run
 
 WARM = ("warmup=linear", "warmup.share=0.5", "warmup.start=0.25")
 """Of 6 steps 3: factors 0.25, 0.5, 0.75, then 1."""

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recipe.errors import SpecError
-from recipe.pretrained import KEEP
-from recipe.run import Run
-from recipe.weights import load_weights, read_weights, save_weights, unwrapped
+from recipe.nn.weights import load_weights, read_weights, save_weights, unwrapped
+from recipe.training.pretrained import KEEP
+from recipe.training.run import Run
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
 

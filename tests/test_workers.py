@@ -15,8 +15,9 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 
-from recipe import device, runs
-from recipe.sweep.launcher import share
+from recipe.components import device
+from recipe.store import run_dirs
+from recipe.sweep.launchers.pool_launcher import share
 
 PARTS = {
     "parts.py": """
@@ -49,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def statuses(folder: Path) -> list[str]:
-    return [runs.read(run, "run").status for run in commands.runs(folder)]
+    return [run_dirs.read(run, "run").status for run in commands.runs(folder)]
 
 
 def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
@@ -224,7 +225,7 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     started = commands.start(folder, *TWO, "clip=waiting", "seed=0,1,2")
     waits(started, folder, 2)
     children = psutil.Process(started.pid).children(recursive=True)
-    feeders = [each for each in children if "recipe.feeder" in each.cmdline()]
+    feeders = [each for each in children if "recipe.mlflow_sync.worker" in each.cmdline()]
     # it starts others for a moment, which are called as it is at first
     assert [each.ppid() for each in feeders if each.parent() not in feeders] == [started.pid]
     (folder / "wait").unlink()
@@ -233,7 +234,7 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
     assert len(commands.runs(folder)) == 3
     for run in commands.runs(folder):
-        there = str(runs.read(run, "run").mlflow_run_id)
+        there = str(run_dirs.read(run, "run").mlflow_run_id)
         assert client.get_run(there).info.status == "FINISHED"
         assert servers.points(client, there) == servers.journal(run)
 
@@ -249,7 +250,10 @@ def test_a_greedy_ablation_keeps_its_processes_from_round_to_round(folder: Path)
     assert len(commands.runs(folder)) >= 6
 
 
-CPU, GPU = ({"_target_": target} for target in ("recipe.device.cpu.Cpu", "recipe.device.gpu.Gpu"))
+CPU, GPU = (
+    {"_target_": target}
+    for target in ("recipe.components.device.cpu.Cpu", "recipe.components.device.gpu.Gpu")
+)
 
 
 def test_threads_and_processes_together_are_no_more_than_the_cores() -> None:

@@ -19,8 +19,8 @@ from duels.job import Job
 from duels.results import row
 from duels.single import Rows, computing_with, plain_loop
 from duels.turns import Took, in_turn, timed
-from recipe.build import build
-from recipe.train import train
+from recipe.training.build import build
+from recipe.training.loop import train
 
 JOB = (
     "epochs=10", "data=random", "data.channels=3", "data.size=32", "data.classes=10",

@@ -21,8 +21,9 @@ from duels import turns
 from duels.results import row
 from duels.single import Rows
 from duels.turns import Took, in_turn, timed
-from recipe import earlier, results, runs
-from recipe.sent import Sent
+from recipe.runner import earlier_runs
+from recipe.store import results, run_dirs
+from recipe.store.upload_state import Sent
 
 RUN = ("data.train_size=512", "epochs=2")
 
@@ -36,7 +37,7 @@ SENT = ("metrics.jsonl", "events.jsonl")
 def table(folder: Path, rounds: int, threads: Sequence[int], number: int = 10_000) -> Rows:
     turns.recipe(*RUN, folder=folder, threads=1)
     outputs = (folder / "outputs").resolve()
-    (run,) = runs.folder(outputs).iterdir()
+    (run,) = run_dirs.folder(outputs).iterdir()
     wanted = multiply(run, number)
     multiply_in_mlflow(outputs / "mlflow.db", number)
     frame = partial(_timed, lambda: _frame(outputs, number))
@@ -80,7 +81,7 @@ def multiply(run: Path, number: int) -> str:
         (made / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         sent.metrics, sent.events = ((made / name).stat().st_size for name in SENT)
         sent.write(made)
-        runs.mark(made, written)
+        run_dirs.mark(made, written)
         results.keep(made)
     return written
 
@@ -130,4 +131,4 @@ def _tagged(outputs: Path, asked: str) -> None:
 
 
 def _found(outputs: Path, wanted: str) -> None:
-    assert earlier.look(outputs, wanted).finished is not None
+    assert earlier_runs.look(outputs, wanted).finished is not None

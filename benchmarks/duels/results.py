@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from duels.turns import Took, times, void
-from recipe.device import processor
+from recipe.components.device import processor
 
 BEGIN, END = "<!-- measured by benchmarks/duel.py -->", "<!-- end of what was measured -->"
 

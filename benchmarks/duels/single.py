@@ -24,12 +24,13 @@ from duels import plain, turns, written
 from duels.job import Job
 from duels.results import number, row, seconds
 from duels.turns import SAME_LAYOUT, Took, in_turn, timed, times, void
-from recipe import device, plan
-from recipe.build import build
-from recipe.parts import part
-from recipe.record import Recorder
-from recipe.train import train
-from recipe.training import train_recorded
+from recipe.components import device
+from recipe.config.instantiate import part
+from recipe.runner import plan
+from recipe.runner.fit import train_recorded
+from recipe.runner.recorder import Recorder
+from recipe.training.build import build
+from recipe.training.loop import train
 
 Rows = list[list[str]]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from recipe import compose
-from recipe.build import build
-from recipe.run import Run, order
-from recipe.spec import RunSpec
+from recipe.config import compose
+from recipe.config.spec import RunSpec
+from recipe.training.build import build
+from recipe.training.run import Run, order
 
 
 def spec(*overrides: str) -> RunSpec:

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe import frozen, parts, schedule, streams
-from recipe.contract import Rates
-from recipe.grouping import OWN_KEYS
-from recipe.spec import RunSpec
+from recipe.components.contract import Rates
+from recipe.config import instantiate
+from recipe.config.spec import RunSpec
+from recipe.nn import rng
+from recipe.training import freezing, lr_schedule
+from recipe.training.param_groups import OWN_KEYS
 
 NEVER = math.inf
 """Epochs after which a parameter is trained that is frozen throughout."""
@@ -49,8 +51,8 @@ class Expected:
 
     @classmethod
     def _asked(cls, spec: RunSpec, stand_in: nn.Module, steps_per_epoch: int) -> Expected:
-        with streams.seeded(spec.seed, "freeze"):
-            timetable = parts.part(spec, "freeze")(stand_in) or {}
+        with rng.seeded(spec.seed, "freeze"):
+            timetable = instantiate.part(spec, "freeze")(stand_in) or {}
         later = {name: float(epoch) for epoch, names in timetable.items() for name in names}
         thaws = {
             name: 0.0 if p.requires_grad else later.get(name, NEVER)
@@ -63,21 +65,21 @@ class Expected:
                 module = stand_in.get_submodule(layer)
                 thaws |= {f"{layer}.{n}": 0.0 for n, _ in module.named_parameters(recurse=False)}
         names = {id(p): name for name, p in stand_in.named_parameters()}
-        with streams.seeded(spec.seed, "param_groups"):
-            made = parts.part(spec, "param_groups")(stand_in)
+        with rng.seeded(spec.seed, "param_groups"):
+            made = instantiate.part(spec, "param_groups")(stand_in)
         groups = {names[id(p)]: group["name"] for group in made for p in group["params"]}
         options = {
             group["name"]: {k: v for k, v in group.items() if k not in OWN_KEYS} for group in made
         }
-        usual = parts.part(spec, "optimizer")([nn.Parameter(torch.zeros(1))]).defaults
+        usual = instantiate.part(spec, "optimizer")([nn.Parameter(torch.zeros(1))]).defaults
         alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER}
         base_lr = {
             name: float(own.get("lr", usual["lr"]))
             for name, own in options.items()
             if name in alive
         }
-        rates = schedule.rates(spec, base_lr, steps_per_epoch)
-        ramp = schedule.ramp(spec, steps_per_epoch)
+        rates = lr_schedule.rates(spec, base_lr, steps_per_epoch)
+        ramp = lr_schedule.ramp(spec, steps_per_epoch)
         return cls(thaws, batchnorms, groups, options, usual, base_lr, rates, ramp)
 
     def frozen(self, epoch: int) -> set[str]:
@@ -117,4 +119,4 @@ def _batchnorms(model: nn.Module, thaws: dict[str, float]) -> dict[str, float]:
 
 
 def _frozen_batchnorms(model: nn.Module, thaws: dict[str, float], epoch: float) -> set[str]:
-    return set(frozen.batchnorms(model, {name for name, end in thaws.items() if end > epoch}))
+    return set(freezing.batchnorms(model, {name for name, end in thaws.items() if end > epoch}))

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from recipe import output, runs
-from recipe.arguments import key_values
-from recipe.compare import document, report, selection, variants
+from recipe import output
+from recipe.compare import selection, variants
 from recipe.compare.comparison import Comparison
-from recipe.compare.mlflow_verdict import tell
+from recipe.compare.mlflow_report import tell
+from recipe.compare.report import build, document
+from recipe.config.key_values import key_values
 from recipe.errors import SpecError
-from recipe.sweep import find
-from recipe.wording import listed, relative
+from recipe.formatting import listed, relative
+from recipe.store import run_dirs, sweep_dirs
 
 METRIC = "val/accuracy"
 
@@ -30,8 +31,8 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     """
     known = {"sweep": "", "baseline": "", "metric": METRIC, "output_dir": "", "tracking.uri": ""}
     values = key_values("compare", arguments, known, positional="sweep")
-    outputs = runs.outputs(values["output_dir"])
-    if not runs.folder(outputs).is_dir():
+    outputs = run_dirs.outputs(values["output_dir"])
+    if not run_dirs.folder(outputs).is_dir():
         raise SpecError(f"output_dir: no run is recorded in {outputs}; record some first")
     chosen = selection.select(outputs, values["sweep"], values["metric"])
     found = Comparison.of(chosen, variants.of(chosen.runs, values["baseline"]), values["metric"])
@@ -41,14 +42,14 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     which = _special(values["metric"], values["baseline"])
     folder = outputs / "reports" / f"{name}{which}"
     output.task("writing the report")
-    with runs.making(folder):
-        made = report.document(found, folder)
-        files = document.write(made, folder, report.TABLES)
-    if chosen.sweep and not values["sweep"] and len(find.folders(outputs)) > 1:
-        others = runs.command("compare SWEEP", outputs)
+    with run_dirs.making(folder):
+        made = build.document(found, folder)
+        files = document.write(made, folder, build.TABLES)
+    if chosen.sweep and not values["sweep"] and len(sweep_dirs.folders(outputs)) > 1:
+        others = run_dirs.command("compare SWEEP", outputs)
         console.print(f"Sweep   {name}, the latest; {others} takes another", soft_wrap=True)
     document.show(made, console)
-    console.print(f"\nReport  {relative(folder / 'report.html')}", soft_wrap=True)
+    console.print(f"\nReport  {relative(folder / 'build.html')}", soft_wrap=True)
     if chosen.sweep:
         output.task("sending the findings to MLflow")
         failure = tell(found, made, files, outputs, which, values["tracking.uri"])

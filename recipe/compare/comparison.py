@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recipe.compare import findings, sentences, summary
+from recipe.compare import findings, summary
 from recipe.compare.finding import Finding
+from recipe.compare.metric_unit import Unit
 from recipe.compare.pairs import scales, training_only
+from recipe.compare.report import sentences
 from recipe.compare.selection import Selection
 from recipe.compare.summary import Summary
-from recipe.compare.units import Unit
 from recipe.compare.variants import Variant, Variants
-from recipe.wording import counted, listed
+from recipe.formatting import counted, listed
 
 MOST = 6
 """Variants that are named together."""

@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from recipe.compare import statistics
 from recipe.compare.finding import Finding
+from recipe.compare.metric_unit import Unit
 from recipe.compare.pairs import Runs, about, in_order, pair, slower
-from recipe.compare.units import Unit
 from recipe.compare.variants import Variants
+from recipe.evidence import statistics
 
 INCOMPLETE = "not every variant was run"
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from recipe.compare.statistics import Interval
 from recipe.compare.variants import Levels
+from recipe.evidence.statistics import Interval
 
 LEVEL = 0.05
 """What p may be at most, of a trick that is shown to help or hurt."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from recipe.compare import factorial, pairs, statistics
+from recipe.compare import factorial, pairs
 from recipe.compare.finding import LEVEL, Finding, Question, Verdict
-from recipe.compare.units import Unit
+from recipe.compare.metric_unit import Unit
 from recipe.compare.variants import Levels, Variants
-from recipe.menu import OFF
+from recipe.config.option_files import OFF
+from recipe.evidence import statistics
 
 KEPT: Question = "on top of what was kept"
 

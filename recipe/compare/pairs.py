@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from recipe import menu
-from recipe.compare import statistics
 from recipe.compare.finding import Finding, Question
-from recipe.compare.statistics import Interval
-from recipe.compare.units import Unit
+from recipe.compare.metric_unit import Unit
 from recipe.compare.variants import Variant
-from recipe.results import Result
+from recipe.config import option_files
+from recipe.evidence import statistics
+from recipe.evidence.statistics import Interval
+from recipe.store.results import Result
 
 Runs = Mapping[str, Result]
 """By seed."""
@@ -150,7 +150,7 @@ def about(trick: str, runs: Sequence[Result], without: Sequence[Result] = ()) ->
     """What the runs with a trick say of it by themselves; where it stands for "off", what those
     without it say of what they have in its place."""
     group = trick.partition("=")[0].partition(".")[0]
-    off = menu.OFF.get(group)
+    off = option_files.OFF.get(group)
     others = {str(run.settings.get(group)) for run in without}
     whose = ""
     if off and len(others) == 1 and all(run.settings.get(group) == off for run in runs):

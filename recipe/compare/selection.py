@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe import menu, results, runs
-from recipe.compare.units import QUALITY
+from recipe.compare.metric_unit import QUALITY
+from recipe.config import option_files
 from recipe.errors import SpecError
-from recipe.results import Result
-from recipe.sweep import find, jobs, members, standing
-from recipe.sweep import record as sweep_record
-from recipe.sweep.jobs import Ended
-from recipe.wording import counted, listed, printable
+from recipe.formatting import counted, listed, printable
+from recipe.store import (
+    results,
+    run_dirs,
+    sweep_dirs,
+    sweep_jobs,
+    sweep_members,
+    sweep_record,
+    sweep_status,
+)
+from recipe.store.results import Result
+from recipe.store.sweep_jobs import Ended
 
-ALL = runs.ALL
+ALL = run_dirs.ALL
 """Given as the sweep: every recorded run."""
 
 MOST_METRICS = 16
@@ -73,10 +80,10 @@ def select(outputs: Path, wanted: str, metric: str) -> Selection:
 
     Raises SpecError if there is no such sweep, or no finished run that has the metric.
     """
-    there = find.folders(outputs)
+    there = sweep_dirs.folders(outputs)
     sweep = None
     if wanted and wanted != ALL:
-        sweep = find.find(outputs, wanted)
+        sweep = sweep_dirs.find(outputs, wanted)
     elif not wanted and there:
         sweep = there[-1]
     if sweep is None:
@@ -112,14 +119,14 @@ def _metrics(wanted: str, kept: Iterable[Result]) -> str:
     first = sorted(
         known, key=lambda key: (not key.startswith(QUALITY), key.startswith("audit/"), key)
     )
-    return menu.nearest(wanted, first) or f"; there are {listed(first, MOST_METRICS)}"
+    return option_files.nearest(wanted, first) or f"; there are {listed(first, MOST_METRICS)}"
 
 
 def _of_sweep(outputs: Path, sweep: Path) -> tuple[list[Result], list[str]]:
     """Its runs, those among them that were recorded before; and what is missing."""
     cautions = []
     try:
-        ended = jobs.read(sweep)
+        ended = sweep_jobs.read(sweep)
     except (OSError, ValueError, TypeError) as error:
         cautions.append(f"{_damage(error)}; what the sweep's runs say is taken")
         ended = _by_standing(sweep)
@@ -139,7 +146,7 @@ def _without_runs(sweep: Path, ended: Sequence[Ended]) -> Iterator[str]:
     """The variants that were planned and of which nothing can be said, and why."""
     by_number = {each.number: each for each in ended}
     jobs: dict[str, list[Ended | None]] = defaultdict(list)
-    for number, job in members.planned(sweep_record.read(sweep), by_number).items():
+    for number, job in sweep_members.planned(sweep_record.read(sweep), by_number).items():
         jobs[printable(job.variant)].append(by_number.get(number))
     unseen = []
     for variant, its in jobs.items():
@@ -158,7 +165,7 @@ def _without_runs(sweep: Path, ended: Sequence[Ended]) -> Iterator[str]:
 
 def _recorded(outputs: Path) -> list[str]:
     """The ids of all runs."""
-    folder = runs.folder(outputs)
+    folder = run_dirs.folder(outputs)
     return [name for name in os.listdir(folder) if os.path.lexists(f"{folder}/{name}/run.json")]
 
 
@@ -181,8 +188,8 @@ def _damage(error: Exception) -> str:
 
 def _by_standing(sweep: Path) -> list[Ended]:
     """How the jobs ended, as far as their runs tell."""
-    states = {state: status for status, state in standing.ENDED.items()}
-    told = enumerate(standing.read(sweep).jobs)
+    states = {state: status for status, state in sweep_status.ENDED.items()}
+    told = enumerate(sweep_status.read(sweep).jobs)
     return [
         Ended(number, job.variant, states[job.state], job.run)
         for number, job in told

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recipe.compare import statistics
+from recipe.compare.metric_unit import Unit
 from recipe.compare.pairs import scales
-from recipe.compare.statistics import Interval
-from recipe.compare.units import Unit
 from recipe.compare.variants import Levels, Variant, Variants
+from recipe.evidence import statistics
+from recipe.evidence.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe import menu
+from recipe.config import option_files
+from recipe.config.option_files import nearest
 from recipe.errors import SpecError
-from recipe.menu import nearest
-from recipe.results import Result
-from recipe.wording import listed
+from recipe.formatting import listed
+from recipe.store.results import Result
 
 DEVICE = "device"
 
@@ -55,7 +55,7 @@ class Factor:
     @property
     def is_trick(self) -> bool:
         """Whether it is one that can be off."""
-        return self.name in menu.OFF
+        return self.name in option_files.OFF
 
     @property
     def tricks(self) -> Sequence[str]:
@@ -165,7 +165,7 @@ def _on_most(
 ) -> list[str]:
     """The baseline's levels; of what is no trick and wasn't asked for, those that most runs have,
     where they are more than `OFTEN` times as many as have the first ones."""
-    background = [index for index, name in enumerate(names) if name not in menu.OFF]
+    background = [index for index, name in enumerate(names) if name not in option_files.OFF]
     fitting = [
         tuple(text[index] for index in background)
         for text in texts
@@ -246,7 +246,7 @@ def _differing(
             values[key].add((settings.get(key.partition(".")[0]), settings.get(key)))
     differing = [key for key in compared if len(values[key]) > 1]
     groups: dict[str, _Group] = {}
-    order = {group: index for index, group in enumerate(menu.GROUPS)}
+    order = {group: index for index, group in enumerate(option_files.GROUPS)}
     for key in sorted(differing, key=lambda key: order.get(key.partition(".")[0], -1)):
         group, dot, _ = key.partition(".")
         seen = values[key]
@@ -328,7 +328,7 @@ def _setting(text: str) -> tuple[str, str]:
 def _baseline(name: str, levels: Sequence[str], first: Mapping[str, str]) -> str:
     """What is off, else what is the default, else what was run first; `first` are the settings of
     that run."""
-    for wanted in (menu.OFF.get(name), menu.defaults().get(name)):
+    for wanted in (option_files.OFF.get(name), option_files.defaults().get(name)):
         fitting = [level for level in levels if level.split(" ")[0] == f"{name}={wanted}"]
         if fitting:
             return next((level for level in fitting if _is_default(level, first)), fitting[0])
@@ -338,7 +338,7 @@ def _baseline(name: str, levels: Sequence[str], first: Mapping[str, str]) -> str
 def _is_default(level: str, first: Mapping[str, str]) -> bool:
     """Whether its settings are those of the option's file."""
     pairs = dict(text.partition("=")[::2] for text in level.split(" ") if "=" in text)
-    settings = {key: value for key, value in pairs.items() if key not in menu.GROUPS}
+    settings = {key: value for key, value in pairs.items() if key not in option_files.GROUPS}
     return bool(settings) and all(
         _as_numbers(_default(key, {**first, **pairs}) or "") == _as_numbers(value)
         for key, value in settings.items()
@@ -349,9 +349,9 @@ def _default(key: str, pairs: Mapping[str, str]) -> str | None:
     group, _, setting = key.partition(".")
     with contextlib.suppress(OSError, OmegaConfBaseException, ValueError):
         if not setting:
-            return str(menu.root(key))
+            return str(option_files.root(key))
         option = pairs.get(group, "")
-        file = menu.options(group).get(option)
+        file = option_files.options(group).get(option)
         value: Any = (
             OmegaConf.select(OmegaConf.create(dict(file.content)), setting) if file else None
         )

@@ -10,20 +10,20 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from recipe import earlier, fingerprint, output, recorded
-from recipe.console import Console
+from recipe import output
+from recipe.config.instantiate import part
+from recipe.config.spec import RunSpec
 from recipe.errors import Problems, RecipeError, SpecError, is_output_closed, raised
-from recipe.execute import execute, prepare
-from recipe.mlflow_process import Feed
-from recipe.nonfinite import NonFinite
-from recipe.parts import part
-from recipe.search import pruning
-from recipe.sent import Sent
-from recipe.spec import RunSpec
-from recipe.stopping import Pruned
-from recipe.sweep import jobs
-from recipe.sweep import record as sweep_record
-from recipe.sweep.jobs import Ended
+from recipe.mlflow_sync.worker_process import Feed
+from recipe.runner import earlier_runs, fingerprint
+from recipe.runner.console import Console
+from recipe.runner.execute import execute, prepare
+from recipe.runner.interruption import Pruned
+from recipe.store import run_record, sweep_jobs, sweep_record
+from recipe.store.sweep_jobs import Ended
+from recipe.store.upload_state import Sent
+from recipe.sweep.search import pruning
+from recipe.training.nonfinite import NonFinite
 
 
 def job(config: DictConfig) -> None:
@@ -35,24 +35,24 @@ def job(config: DictConfig) -> None:
     overrides = list(hydra_config.overrides.task)
     number = hydra_config.job.num
     variant = about["variants"][number] if "variants" in about else None
-    name = jobs.name_of(about, number, overrides)
+    name = sweep_jobs.name_of(about, number, overrides)
     console.print(f"\n[{number + 1}/{about['jobs']}] {name}", style="bold")
     try:
         spec = RunSpec.from_config(config, hydra_config.runtime.choices)
         name = name or spec.label
         run = prepare(spec, Problems())
-        with earlier.claimed(spec, fingerprint.of(spec, run)) as before:
+        with earlier_runs.claimed(spec, fingerprint.of(spec, run)) as before:
             if (before is None or before.running) and not spec.again:
                 by = f", as {before.running.name}" if before and before.running else ""
                 problem = f"another process is running it{by}"
                 console.print(problem, soft_wrap=True)
-                return jobs.note(sweep, Ended(number, name, "RUNNING", problem=problem))
+                return sweep_jobs.note(sweep, Ended(number, name, "RUNNING", problem=problem))
             assert before is not None
             if before.finished and not spec.again:
                 done = _finished(before.finished, number, name)
                 console.print(f"finished before, as {done.run}: {done.percent}", soft_wrap=True)
                 _send_rest(before.finished, spec)
-                return jobs.note(sweep, done)
+                return sweep_jobs.note(sweep, done)
             outcome, recorder = execute(
                 spec, run, console,
                 name=name, command=" ".join(overrides), sweep=sweep, before=before,
@@ -61,24 +61,24 @@ def job(config: DictConfig) -> None:
             )  # fmt: skip
     except Pruned as reason:
         console.print(f"pruned {reason}", soft_wrap=True)
-        jobs.note(sweep, Ended(number, name, "PRUNED", reason.run, problem=str(reason)))
+        sweep_jobs.note(sweep, Ended(number, name, "PRUNED", reason.run, problem=str(reason)))
     except RecipeError as error:
         for problem in error.problems:
             console.print(f"recipe: {problem}", style="red", soft_wrap=True)
-        console.print(jobs.alone(overrides), style="red", soft_wrap=True)
+        console.print(sweep_jobs.alone(overrides), style="red", soft_wrap=True)
         status = "REFUSED" if isinstance(error, SpecError) else "FAILED"
         diverged = isinstance(error, NonFinite)
         ended = Ended(number, name, status, problem=error.problems[0], diverged=diverged)
-        jobs.note(sweep, ended)
+        sweep_jobs.note(sweep, ended)
     except KeyboardInterrupt:
-        jobs.note(sweep, Ended(number, name, "KILLED"))
+        sweep_jobs.note(sweep, Ended(number, name, "KILLED"))
         raise
     except (Exception, SystemExit) as error:
         if is_output_closed(error):
             raise
         output.write(traceback.format_exc(), sys.stderr)
-        console.print(jobs.alone(overrides), style="red", soft_wrap=True)
-        jobs.note(sweep, Ended(number, name, "FAILED", problem=raised(error)))
+        console.print(sweep_jobs.alone(overrides), style="red", soft_wrap=True)
+        sweep_jobs.note(sweep, Ended(number, name, "FAILED", problem=raised(error)))
     else:
         console.print(outcome.sentence(), soft_wrap=True)
         for caution in outcome.cautions():
@@ -90,14 +90,14 @@ def job(config: DictConfig) -> None:
         ended = Ended(
             number, name, "FINISHED", recorder.id, outcome.accuracy, no_effect=outcome.no_effect
         )
-        jobs.note(sweep, ended)
+        sweep_jobs.note(sweep, ended)
         if outcome.asked is not None:
             signal.raise_signal(outcome.asked)  # the run is whole, and the sweep stops
 
 
 def _finished(run: Path, number: int, name: str) -> Ended:
     """The result of a run that is recorded already."""
-    record = recorded.read(run)
+    record = run_record.read(run)
     accuracies = record.trace.get("best/val_accuracy", {})
     idle = record.tags.get("recipe.no_effect", "")
     return Ended(

@@ -12,16 +12,25 @@ import hydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from recipe import atomic, compose, menu, mlflow_process, output, runs
-from recipe.console import Console
+from recipe import atomic_write, output
+from recipe.config import compose, option_files
+from recipe.config.instantiate import part
 from recipe.errors import Problems, SpecError
-from recipe.parts import part
-from recipe.record import Status
-from recipe.search import storage, sweeper
-from recipe.sweep import ablation, disk, elsewhere, every, gpus, jobs, launcher, nursery, own
-from recipe.sweep import record as sweep_record
-from recipe.sweep.planned import Planned, grid, shared_problems
-from recipe.wording import counted
+from recipe.formatting import counted
+from recipe.mlflow_sync import worker_process
+from recipe.runner.console import Console
+from recipe.runner.recorder import Status
+from recipe.store import run_dirs, sweep_jobs, sweep_record
+from recipe.sweep import disk_estimate, grid_sweeper, sweeper_arguments
+from recipe.sweep.ablation import sweeper as ablation
+from recipe.sweep.launchers import (
+    forkserver,
+    gpu_assignment,
+    hydra_launchers,
+    pool_launcher,
+)
+from recipe.sweep.plan import Planned, grid, shared_problems
+from recipe.sweep.search import storage, sweeper
 
 SWEEP = "RECIPE_SWEEP"
 """Environment variable with the sweep's id, for jobs in this process and in others."""
@@ -36,15 +45,15 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     output.task("checking the jobs of the sweep")
     storage.check(arguments)
     overrides = compose.parse(arguments)
-    elsewhere.check(overrides)
+    hydra_launchers.check(overrides)
     # what takes a moment to be imported is, while the command line is looked at
-    launcher.foresee(overrides)
+    pool_launcher.foresee(overrides)
     if not any(o.key_or_group == "tracking" for o in overrides):
-        mlflow_process.started()
+        worker_process.started()
     try:
         return _multirun(overrides, arguments, console, command)
     finally:
-        nursery.end()
+        forkserver.end()
 
 
 def _multirun(
@@ -53,11 +62,11 @@ def _multirun(
     console: Console,
     command: Sequence[str],
 ) -> int:
-    chosen = own.sweeper(overrides)
+    chosen = sweeper_arguments.sweeper(overrides)
     if chosen in VERBS:
         return VERBS[chosen](overrides, arguments, console, command)
     planned = grid(overrides)
-    if need := disk.sentence(planned.first, len(planned.jobs)):
+    if need := disk_estimate.sentence(planned.first, len(planned.jobs)):
         console.print(f"Disk  {need}", soft_wrap=True)
     return _run(planned, arguments, console, command)[0]
 
@@ -71,7 +80,8 @@ def _ablate(
     console: Console,
     command: Sequence[str],
 ) -> int:
-    from recipe.sweep import ablate, forecast
+    from recipe.sweep.ablation import forecast
+    from recipe.sweep.ablation import plan as ablate
 
     wanted = ablate.plan(overrides)
     forecast.show(forecast.make(wanted), console)
@@ -88,18 +98,19 @@ def _search(
     console: Console,
     command: Sequence[str],
 ) -> int:
-    from recipe.search import asked, ending, plan
-    from recipe.sweep import forecast
+    from recipe.sweep.ablation import forecast
+    from recipe.sweep.search import arguments as asked
+    from recipe.sweep.search import outcome, plan
 
     wanted = asked.read(overrides)
     planned = plan.of(wanted)
     plan.show(wanted, console)
-    if need := disk.sentence(planned.first, planned.about["jobs"]):
+    if need := disk_estimate.sentence(planned.first, planned.about["jobs"]):
         console.print(f"Disk      at most {need.removeprefix('about ')}", soft_wrap=True)
     if not wanted.yes and not forecast.goes_on():
         return 0
     status, sweep = _run(planned, arguments, console, command)
-    ending.show(sweep, console)
+    outcome.show(sweep, console)
     return status
 
 
@@ -122,25 +133,25 @@ def _run(
     planned: Planned, arguments: Sequence[str], console: Console, command: Sequence[str]
 ) -> tuple[int, Path]:
     """The exit status, and the sweep's folder."""
-    gpus.check(compose.parse(arguments), planned.first)
+    gpu_assignment.check(compose.parse(arguments), planned.first)
     first, content = planned.first, planned.content(command)
     with compose.menu_folder():
-        if launcher.is_local(arguments):
+        if pool_launcher.is_local(arguments):
             Problems(shared_problems(planned)).raise_any()
-            nursery.end_answers()
+            forkserver.end_answers()
     sweep = planned.unfinished(first.output_path / "sweeps")
     said = f"{content['name']}: {counted(content['jobs'], 'run')}"
     if sweep is None or first.again:
-        sweep = first.output_path / "sweeps" / runs.new_id()
-        with runs.making(sweep):
+        sweep = first.output_path / "sweeps" / run_dirs.new_id()
+        with run_dirs.making(sweep):
             sweep.mkdir(parents=True)
-            atomic.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
+            atomic_write.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
     else:
         said += f", going on with {sweep.name}"
         content = {key: value for key, value in content.items() if key not in planned.keeps}
     console.print(said, soft_wrap=True)
     if first.options["tracking"] != "none":
-        mlflow_process.started()
+        worker_process.started()
     output.task("starting the jobs")
     os.environ[SWEEP] = sweep.name
     status: Status = "KILLED"
@@ -151,7 +162,7 @@ def _run(
         status = planned.status(sweep)
     finally:
         del os.environ[SWEEP]
-        launcher.dismiss(console)
+        pool_launcher.dismiss(console)
         _end(sweep, status, planned, console)
         lock.release()
     return 0 if status == "FINISHED" else 1, sweep
@@ -163,23 +174,25 @@ def _end(sweep: Path, status: Status, planned: Planned, console: Console) -> Non
     sweep_record.end(sweep, status, planned.note(sweep))
     failure = None
     if sweep_record.is_untold(sweep):
-        failure = mlflow_process.tell(tracking, spec.output_path, sweep)
-    jobs.report(console, sweep)
+        failure = worker_process.tell(tracking, spec.output_path, sweep)
+    sweep_jobs.report(console, sweep)
     if failure:
-        sync = runs.command("sync", spec.output_path)
+        sync = run_dirs.command("sync", spec.output_path)
         told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
         console.print(told, style="red", soft_wrap=True)
 
 
 def _launch(arguments: Sequence[str]) -> None:
     compose.register_user_options()
-    every.register()
+    grid_sweeper.register()
     ablation.register()
     sweeper.register()
-    launcher.register()
-    elsewhere.register()
+    pool_launcher.register()
+    hydra_launchers.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]
-    main = hydra.main(version_base="1.3", config_path=str(menu.own_folder()), config_name="config")
+    main = hydra.main(
+        version_base="1.3", config_path=str(option_files.own_folder()), config_name="config"
+    )
     main(_job)()
 
 

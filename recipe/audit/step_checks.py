@@ -1,0 +1,295 @@
+"""What really happens in a step: the parts are watched at work, a few steps of every run closely.
+
+The watch stands around the parts of a Run and uses torch's own hooks; the loop knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recipe.components.data import digest
+from recipe.nn import rng
+from recipe.nn.sharded import own
+from recipe.training.run import Run
+from recipe.training.step import with_gradients
+
+Problems = dict[str, dict[str, None]]
+"""By group; each problem once, in the order in which they came."""
+
+COUNTED = ("batches", "steps", "augmented", "half", "targets", "steeper")
+"""What a Watch remembers from step to step."""
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Watch:
+    """Counts every step of a run, and looks closely at the batches in `closely` (from 1)."""
+
+    def __init__(
+        self,
+        run: Run,
+        closely: set[int],
+        *,
+        takes: list[str],
+        gives: str,
+        promise: Callable[[list[nn.Parameter]], Iterator[str]],
+        before_step: Callable[[int, int], None],
+    ) -> None:
+        self.run, self.closely = run, closely
+        self.takes, self.gives, self.promise, self.before_step = takes, gives, promise, before_step
+        self.batches = self.steps = 0
+        self.hits = torch.zeros((), device=run.device)
+        self.problems: Problems = defaultdict(dict)
+        self.augmented = False
+        self.half = False
+        self.targets = ""
+        """The form and shape of the last targets looked at."""
+        self._clipped = False
+        self._raw: dict[int, Tensor] = {}
+        self._left: dict[int, Tensor] = {}
+        self._hooks: list[Any] = []
+        self._kept = contextlib.ExitStack()
+        self.steeper = False
+        self._plain = run.augment, run.loss, run.clip, run.sharpness
+        self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
+        run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
+        run.sharpness = self._sharpness
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in COUNTED},
+            "hits": self.hits.item(),
+            "problems": {group: list(found) for group, found in self.problems.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in COUNTED:
+            setattr(self, name, state[name])
+        self.hits.fill_(state["hits"])
+        for group, found in state["problems"].items():
+            self.problems[group] = dict.fromkeys(found)
+
+    def close(self) -> None:
+        """Leaves the run as it was."""
+        run = self.run
+        run.augment, run.loss, run.clip, run.sharpness = self._plain
+        self._step_hook.remove()
+        self._unhook()
+
+    @property
+    def looking(self) -> bool:
+        return self.batches in self.closely
+
+    def broken(self, group: str, problem: str) -> None:
+        self.problems[group][f"{problem} (batch {self.batches})"] = None
+
+    def agree(self) -> None:
+        """What is broken in one of the processes that share the run is in all."""
+        for theirs in self.run.ranks.everyones(dict(self.problems)):
+            for group, found in theirs.items():
+                self.problems[group].update(found)
+
+    def _augment(
+        self, inputs: Tensor, targets: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        self.batches += 1
+        self._clipped = False
+        self._unhook()
+        plain = self._plain[0]
+        if self.looking:
+            self._hook_gradients()
+            if self.batches == 1:
+                self._hook_precision()
+            made = self._augment_closely(inputs, targets, generator)
+        else:
+            made = plain(inputs, targets, generator)
+        for given, got in zip((inputs, targets), made, strict=True):
+            if not self.augmented and got is not given:
+                self.augmented = got.shape != given.shape or not torch.equal(got, given)
+        return made
+
+    def _augment_closely(
+        self, inputs: Tensor, targets: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        kept, before = (inputs.clone(), targets.clone()), rng.standing()
+        start = generator.clone_state()
+        made = self._plain[0](inputs, targets, generator)
+        if not (torch.equal(kept[0], inputs) and torch.equal(kept[1], targets)):
+            self.augmented = True
+            self.broken("augment", "it changes its inputs in place")
+        elif rng.standing() != before:
+            self.broken("augment", "it draws from a global random stream, not from its own")
+        elif not self._repeats(inputs, targets, start, made):
+            self.broken(
+                "augment",
+                "called twice with one batch and one state of its generator, it gives different "
+                "results: it draws from another generator, such as numpy's, or keeps a state",
+            )
+        form = "probabilities" if made[1].is_floating_point() else "indices"
+        if form != self.gives:
+            self.broken("augment", f"it gives {form}, not {self.gives}")
+        return made
+
+    def _repeats(
+        self, inputs: Tensor, targets: Tensor, start: torch.Generator, made: tuple[Tensor, Tensor]
+    ) -> bool:
+        """Whether a second call gives the same batch; one with a `state_dict` isn't called."""
+        if "augment" in self.run.remembers:
+            return True
+        with rng.untouched():
+            second = self._plain[0](inputs, targets, start)
+        return all(
+            a.shape == b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
+            for a, b in zip(made, second, strict=True)
+        )
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        self._kept.close()  # the forward pass is over
+        if self.looking and torch.is_grad_enabled():  # evaluation, too, takes the loss
+            form = "probabilities" if target.is_floating_point() else "indices"
+            self.targets = f"{form} of shape {tuple(target.shape)}"
+            for problem in _misfits(output, target, self.takes):
+                self.broken("loss", problem)
+        return self._plain[1](output, target)
+
+    def _sharpness(self, params: list[nn.Parameter], again: Callable[[], None]) -> None:
+        plain = self._plain[3]
+        if not self.looking:
+            return plain(params, again)
+        weights = [p.detach().clone() for p in params]
+        buffers = [buffer.detach().clone() for buffer in self.run.model.buffers()]
+        marks, before = {id(p): _marks(p) for p in params}, rng.standing()
+        plain(params, again)
+        if not _alike(weights, params):
+            self.broken("sharpness", "it leaves weights elsewhere than they were")
+        if not _alike(buffers, self.run.model.buffers()):
+            self.broken("sharpness", "buffers, such as BatchNorm's statistics, moved a second time")
+        if rng.standing() != before:
+            self.broken("sharpness", "it draws from a global random stream")
+        if with_gradients(self.run.optimizer) != params:
+            self.broken("sharpness", "other parameters have a gradient than before")
+        self.steeper |= any(
+            p.grad is None or not torch.equal(marks[id(p)], _marks(p)) for p in params
+        )
+
+    def _clip(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        self._clipped = True
+        looking = self.looking and bool(self._raw)
+        if looking:
+            self._check_unscaled(params)
+        norm, bit = self._plain[2](params)
+        self.hits += bit
+        if looking:
+            self._check_clipped(params, norm, bit)
+        return norm, bit
+
+    def _check_unscaled(self, params: list[nn.Parameter]) -> None:
+        missing = len(with_gradients(self.run.optimizer)) - len(params)
+        if missing:
+            self.broken("clip", f"{missing} of the optimizer's gradients are kept from it")
+        scale = self.run.scaler.get_scale()
+        seen = {id(p): _marks(p) for p in params if id(p) in self._raw}
+        if not seen:
+            return
+        handed = torch.stack(list(seen.values())) * scale
+        raw = torch.stack([self._raw[key] for key in seen])
+        if self.run.ranks.before_hooks:  # of means over processes only the sums are known
+            raw = self.run.ranks.total(raw) / self.run.ranks.size
+            held = (handed[:, 2] - raw[:, 2]).abs() <= 1e-4 * raw[:, 0]
+            alike = bool((held | ~raw[:, 0].isfinite()).all())
+            self._raw = seen
+        else:
+            alike = torch.allclose(handed[:, :2], raw[:, :2], 1e-4, 0.0, equal_nan=True)
+        if not alike:
+            self.broken("clip", "it is handed other gradients than those of the unscaled loss")
+
+    def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, bit: Tensor) -> None:
+        self._left = {id(p): _marks(p) for p in params}
+        changed = any(
+            key in self._raw and not torch.equal(left, self._raw[key])
+            for key, left in self._left.items()
+        )
+        if not bool(norm.isfinite()):
+            return
+        if changed and not bool(bit) and self.run.scaler.get_scale() == 1:
+            self.broken("clip", "it changes gradients and says that it doesn't")
+        for problem in self.promise(params):
+            self.broken("clip", problem)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.steps += 1
+        if not self.looking:
+            return
+        if not self._clipped:
+            self.broken("clip", "the optimizer steps before the gradients are clipped")
+        else:
+            for p in with_gradients(optimizer):
+                if id(p) in self._left and not torch.equal(self._left[id(p)], _marks(p)):
+                    self.broken("clip", "the optimizer gets other gradients than it left")
+                    break
+        self._unhook()
+        self.before_step(self.steps, (self.batches - 1) // self.run.steps_per_epoch)
+
+    def _hook_gradients(self) -> None:
+        def keep(p: Tensor) -> None:
+            self._raw[id(p)] = _marks(p)
+
+        for group in self.run.optimizer.param_groups:
+            for p in group["params"]:
+                if p.requires_grad:
+                    self._hooks.append(p.register_post_accumulate_grad_hook(keep))
+
+    def _hook_precision(self) -> None:
+        """Looks at all that the forward pass keeps for the backward pass."""
+
+        def look(kept: Tensor) -> Tensor:
+            self.half |= kept.dtype in HALF
+            return kept
+
+        self._kept.enter_context(torch.autograd.graph.saved_tensors_hooks(look, lambda kept: kept))
+
+    def _unhook(self) -> None:
+        self._kept.close()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._raw.clear()
+        self._left.clear()
+
+
+def _alike(kept: list[Tensor], now: Iterable[Tensor]) -> bool:
+    """Whether they are what was kept, bit for bit; NaN is like NaN."""
+    pairs = zip(kept, now, strict=True)
+    return all(torch.equal(a, b) or digest(a) == digest(b) for a, b in pairs)
+
+
+def _marks(p: Tensor) -> Tensor:
+    """What tells a parameter's gradient from another without a copy of it: length, largest entry
+    and sum, shape (3,); of a gradient in parts those of this process's; -1 where there is none."""
+    if p.grad is None:
+        return torch.full((3,), -1.0, device=p.device)
+    gradient = own(p.grad.detach())
+    if not gradient.numel():
+        return gradient.new_zeros(3)
+    largest = torch.linalg.vector_norm(gradient, float("inf"))
+    return torch.stack([torch.linalg.vector_norm(gradient), largest, gradient.sum()])
+
+
+def _misfits(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
+    """Where outputs (batch, classes) and targets aren't what a loss takes."""
+    if target.is_floating_point():
+        form, fits = "probabilities", target.shape == output.shape
+        if fits and not torch.allclose(target.sum(1), torch.ones_like(target[:, 0]), atol=1e-3):
+            yield "targets are probabilities, but a row doesn't add up to 1"
+    else:
+        form, fits = "indices", target.shape == output.shape[:1] and target.dtype == torch.int64
+    if form not in takes:
+        yield f"targets are {form}, but the loss takes {' or '.join(takes)}"
+    if not fits:
+        yield f"targets have shape {tuple(target.shape)} for outputs {tuple(output.shape)}"

@@ -1,0 +1,1 @@
+"""The state of a run, its files, and its transfer to a run with other settings."""

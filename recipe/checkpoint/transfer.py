@@ -1,0 +1,299 @@
+"""A run that goes on from another's checkpoint under a changed spec: what is carried over, by name.
+
+What the two specs agree on goes on as it was; what changed starts as the new spec says, at the
+point that the run has reached. Everything is matched by name and shape, never by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipe.checkpoint import state
+from recipe.checkpoint.files import read
+from recipe.checkpoint.state import State
+from recipe.config.option_files import GROUPS
+from recipe.config.schema import ELSEWHERE, ROOT, SPARED
+from recipe.config.spec import RunSpec
+from recipe.errors import SpecError
+from recipe.formatting import counted, listed
+from recipe.store import run_record
+from recipe.training.lr_schedule import learning_rates
+from recipe.training.run import Best, Run
+
+SHOWN = 8
+"""Names of a kind that are listed."""
+
+
+@dataclass
+class Carried:
+    """Names, such as `weights convolution1_1.weight` or `scheduler`, each in one of these."""
+
+    over: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    first_step: list[str] = field(default_factory=list)
+    """What is different in the next step from the last one, with numbers."""
+
+    def lines(self) -> Iterator[str]:
+        """Each kind and thing in a line, for people."""
+        for what, names in (
+            ("carried over", self.over), ("new", self.new), ("dropped", self.dropped),
+        ):  # fmt: skip
+            things: dict[str, list[str]] = {}
+            for name in names:
+                thing, _, rest = name.partition(" ")
+                things.setdefault(thing, []).append(rest)
+            for thing, rests in things.items():
+                full = list(filter(None, rests))
+                many = f" of {counted(len(full), 'tensor')}: {listed(full, SHOWN)}"
+                yield f"{what}: {thing}{many if full else ''}"
+        for line in self.first_step:
+            yield f"first step: {line}"
+
+
+@dataclass(frozen=True)
+class Others:
+    """What another run left, all that it takes to go on from it."""
+
+    saved: State
+    spec: RunSpec
+    same_data: bool
+
+    def carry_over(self, run: Run, new: RunSpec) -> Carried:
+        return carry_over(run, self.saved, self.spec, new, same_data=self.same_data)
+
+
+def others(run: Run, spec: RunSpec, checkpoint: Path) -> Others:
+    """From the file of a checkpoint in the folder of the run that wrote it."""
+    folder = checkpoint.parent.parent
+    saved = read(checkpoint)["run"]
+    old = RunSpec.read(folder / "spec.yaml", spec.trust)
+    same_data = run_record.read(folder).digest == run.data.digest
+    return Others(saved, old, same_data)
+
+
+def check(spec: RunSpec, saved: State) -> None:
+    """Raises SpecError if no epoch is left to train."""
+    over = saved["position"]["epoch"]
+    if over >= spec.epochs:
+        raise SpecError(f"epochs is {spec.epochs}, but {over} are over already; give more of them")
+
+
+def changed(old: RunSpec, new: RunSpec) -> set[str]:
+    """Groups and settings of the whole run in which two specs differ, as far as numbers go."""
+    keys = {*GROUPS, *(key.split(".")[0] for key in ROOT)} - {*ELSEWHERE}
+    return {key for key in keys if _counting(old, key) != _counting(new, key)}
+
+
+def _counting(spec: RunSpec, key: str) -> Any:
+    """A setting of the whole run, or those of a group that can change numbers."""
+    value = getattr(spec, key)
+    if key not in GROUPS:
+        return value
+    return {name: item for name, item in value.items() if name not in SPARED.get(key, ())}
+
+
+def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data: bool) -> Carried:
+    """Puts a run that was built for `new` where a run of `old` stood.
+
+    `same_data`: whether the digests of their data agree. An epoch must be left: see `check`.
+    """
+    found, differs = Carried(), changed(old, new)
+    run.nonfinite.skipped = saved["skipped"]
+    _position(run, saved, found, in_order=same_data and not {"data", "seed"} & differs)
+    state.unfreeze(run)
+    _weights(run, saved, found)
+    _optimizer(run, saved, found, differs)
+    _schedule(run, saved, found, differs)
+    if "precision" not in differs:
+        run.scaler.load_state_dict(saved["scaler"])
+    same_model = not any(name.startswith("weights ") for name in (*found.new, *found.dropped))
+    for name, part in run.remembers.items():
+        # an average of layers that are frozen now would move on
+        fits = name in saved["parts"] and same_model and not differs & {name, "freeze"}
+        if part.state_dict():
+            (found.over if fits else found.new).append(name)
+        if fits:
+            part.load_state_dict(saved["parts"][name])
+    found.dropped += [name for name in saved["parts"] if name not in run.remembers]
+    if saved["best"]["epoch"]:
+        fits = same_data and same_model and "data" not in differs
+        (found.over if fits else found.dropped).append("best")
+        if fits:
+            run.best = Best(**saved["best"])
+    told = {name.partition(" ")[0] for name in (*found.over, *found.new)}
+    found.new += [
+        f"{group}={new.options[group]}"
+        for group in GROUPS
+        if group in differs - told and old.options[group] != new.options[group]
+    ]
+    found.first_step += _first_step(run, saved, old, new, differs)
+    return found
+
+
+def _first_step(
+    run: Run, saved: State, old: RunSpec, new: RunSpec, differs: set[str]
+) -> Iterator[str]:
+    """What is different in the next step from the last one, each in a line with both values."""
+    yield from _rates(run, saved, new)
+    yield from _settings(old, new, differs)
+    position = saved["position"]
+    if position["epoch"]:
+        steps = (position["step"] - position["batch"]) // position["epoch"]
+        if steps != run.steps_per_epoch:
+            yield f"steps per epoch {steps} before, {run.steps_per_epoch} now"
+    if not differs & {"optimizer", "scheduler", "warmup"}:
+        yield from _group_settings(run, saved)
+    trained, trains = set(saved["trainable"]), set(state.trainable(run))
+    if trained != trains:
+        yield f"trained tensors {len(trained)} before, {len(trains)} now" + "".join(
+            f"; {what}: {listed(sorted(names))}"
+            for what, names in (("frozen now", trained - trains), ("new", trains - trained))
+            if names
+        )
+
+
+def _settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
+    """The options and settings that differ; of another option all settings in one line."""
+    for key in (key for key in ROOT if key in differs):
+        yield f"{key} {getattr(old, key)} before, {getattr(new, key)} now"
+    before, now = old.parameters(), new.parameters()
+    for group in (group for group in GROUPS if group in differs):
+        named = {
+            key: now[key]
+            for key in now
+            if key.startswith(f"{group}.")
+            and key.partition(".")[2] not in SPARED.get(group, ())
+            and before.get(key) != now[key]
+        }
+        if before[group] == now[group]:
+            for key, value in named.items():
+                yield f"{key} {before.get(key, 'not set')} before, {value} now"
+            continue
+        settings = ", ".join(f"{key}={value}" for key, value in named.items())
+        with_them = f", with {settings}" if settings else ""
+        yield f"{group}={before[group]} before, {group}={now[group]} now{with_them}"
+
+
+def _rates(run: Run, saved: State, new: RunSpec) -> Iterator[str]:
+    """The learning rates at both sides of the joint."""
+    groups = saved["optimizer"]["groups"]
+    last = saved["position"].get("rates") or {name: group["lr"] for name, group in groups.items()}
+    before = listed([f"{name} {rate:.3g}" for name, rate in last.items()], SHOWN)
+    jumps = False
+    for name, rate in learning_rates(run.optimizer).items():
+        if name not in last:
+            jumps |= rate not in last.values()
+            yield f"learning rate of the new group {name} {rate:.3g}; in the last step: {before}"
+        elif f"{last[name]:.3g}" == f"{rate:.3g}":
+            yield f"learning rate of group {name} {rate:.3g}, as in the last step"
+        else:
+            jumps = True
+            yield f"learning rate of group {name} {last[name]:.3g} in the last step, {rate:.3g} now"
+    moves = any(len(set(rates)) > 1 for rates in run.rates.values())
+    if jumps and moves and run.schedule.spans:
+        share = f"epoch {run.at.epoch} of {run.epochs}"
+        yield (
+            f"scheduler={new.options['scheduler']} is as long as the run, and continues where a "
+            f"run of this length is after {share}; scheduler=constant with optimizer.lr keeps one "
+            "rate"
+        )
+
+
+def _group_settings(run: Run, saved: State) -> Iterator[str]:
+    """Settings of the optimizer, less the learning rates."""
+    for group in run.optimizer.param_groups:
+        before = saved["optimizer"]["groups"].get(group["name"], {})
+        for key in run.optimizer.defaults:
+            if key != "lr" and key in before and key in group:
+                then, now = before[key], group[key]
+                if state.plain(now, key) != then:
+                    yield f"{key} of group {group['name']} {then} before, {now} now"
+
+
+def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None:
+    at, position = run.at, saved["position"]
+    at.epoch = position["epoch"]
+    whole = position["batch"] == 0
+    if in_order:
+        state.restore_position(run, saved)
+        at.accuracies = []  # what may stop it early is what happens from here on
+    else:
+        at.step = at.epoch * run.steps_per_epoch
+        share = position["bitten"] / max(1, position["step"])
+        at.bitten = share * at.step
+        at.drawn = None
+    if in_order or whole:
+        found.over.append("position")
+    else:
+        found.dropped.append("position")  # the epoch begins anew
+
+
+@torch.no_grad()
+def _weights(run: Run, saved: State, found: Carried) -> None:
+    current = {**run.model.state_dict(), **dict(run.model.named_buffers())}
+    given = {**saved["model"], **saved["buffers"]}
+    for name, value in current.items():
+        fits = name in given and given[name].shape == value.shape
+        (found.over if fits else found.new).append(f"weights {name}")
+        if fits:
+            value.copy_(given[name])
+    found.dropped += [
+        f"weights {name}"
+        for name, value in given.items()
+        if name not in current or current[name].shape != value.shape
+    ]
+
+
+def _optimizer(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
+    held = {
+        name: parameter
+        for name, parameter in run.model.named_parameters()
+        if any(parameter is p for group in run.optimizer.param_groups for p in group["params"])
+    }
+    same = saved["optimizer"]["class"] == type(run.optimizer).__name__
+    given = saved["optimizer"]["state"]
+    weights = {name.removeprefix("weights ") for name in found.over}
+    fits = {name for name in given if same and name in held and name in weights}
+    found.over += [f"optimizer {name}" for name in held if name in fits]
+    found.new += [f"optimizer {name}" for name in held if name not in fits and given]
+    found.dropped += [f"optimizer {name}" for name in given if name not in fits]
+    state.load_optimizer(
+        run,
+        {**saved["optimizer"], "state": {name: given[name] for name in fits}},
+        settings=_goes_on(run, differs),
+    )
+
+
+def _goes_on(run: Run, differs: set[str]) -> bool:
+    """Whether the schedule does, and the groups' settings with it; one that is as long as the run
+    depends on that as well."""
+    length = {"epochs", "data"} if run.schedule.spans or run.schedule.ramp else set()
+    return not differs & {"optimizer", "param_groups", "scheduler", "warmup", *length}
+
+
+def _schedule(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
+    """One that changed is moved to where the run is."""
+    moves = run.at.epoch
+    if run.schedule.per == "step":
+        moves = run.at.step - run.nonfinite.skipped
+    if _goes_on(run, differs):
+        run.schedule.scheduler.load_state_dict(saved["scheduler"])
+        run.schedule.steps = saved["position"]["optimizer_steps"]
+        found.over.append("scheduler")
+    else:
+        run.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
+        run.schedule.settle()
+        run.schedule.steps = run.at.step - run.nonfinite.skipped
+        if run.schedule.waits:
+            run.schedule.scheduler.last_epoch = moves  # it begins to wait now
+        else:
+            for _ in range(moves):
+                run.schedule.scheduler.step()
+        run.schedule.rise()
+        found.new.append("scheduler")

@@ -1,0 +1,1 @@
+"""The command line: one module for each verb that needs more than a call."""

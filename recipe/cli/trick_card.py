@@ -1,0 +1,182 @@
+"""The card of an option, read from its YAML file and from the docstrings of what it calls."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipe.config import option_files
+from recipe.config.option_files import Option
+from recipe.config.safe_yaml import LARGEST
+
+FIELDS = ("Helps", "Not with", "Costs", "Source")
+"""What a paragraph of a docstring, or a line of comment, may begin with, followed by a colon."""
+
+BREAK = rf"\n\s*\n|\n(?=(?:{'|'.join(FIELDS)}): )"
+"""What is between two paragraphs."""
+
+OWN = Path(__file__).resolve().parents[1]
+"""The package's folder, in which docstrings are read without importing torch."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    key: str
+    value: str
+    """As the file gives it."""
+    note: str
+    """What it does to the run."""
+
+
+@dataclass(frozen=True)
+class Card:
+    group: str
+    name: str
+    line: str
+    """What it is, as `--help` has it."""
+    about: tuple[str, ...]
+    """Paragraphs: what it does, and where it differs from its source."""
+    fields: Mapping[str, str]
+    """Of FIELDS those that are said."""
+    settings: tuple[Setting, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.group}={self.name}"
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether it is a trick: something that can be left out."""
+        return self.group in option_files.OFF and self.name != option_files.OFF[self.group]
+
+    @property
+    def no_evidence(self) -> str:
+        way = f"python -m recipe ablate {self.label} 'seed=range(6)'"
+        return f"none yet; {way} makes six pairs"
+
+
+def cards() -> list[Card]:
+    """Those of all options, a user's own included, group by group."""
+    return [
+        card(option)
+        for group in option_files.GROUPS
+        for option in option_files.options(group).values()
+    ]
+
+
+LIBRARIES = ("torch", "torchvision", "timm", "pytorch_optimizer")
+"""Their parts are described in the option file; their docstrings are long, and not ours."""
+
+
+def card(option: Option) -> Card:
+    paragraphs = [
+        *_of_comments(option.text),
+        *_of_docstrings(_target(option)),
+    ]
+    fields: dict[str, str] = {}
+    about: list[str] = []
+    for text in paragraphs:
+        head, colon, rest = text.partition(": ")
+        if colon and head in FIELDS:
+            fields.setdefault(head, rest)
+        elif text not in about:
+            about.append(text)
+    ordered = {name: fields[name] for name in FIELDS if name in fields}
+    settings = tuple(_settings(option))
+    return Card(option.group, option.name, option.help, tuple(about), ordered, settings)
+
+
+def _settings(option: Option) -> Iterator[Setting]:
+    """Those of the file and of the files it builds on, with the values that this one gives."""
+    notes = option_files.comments(option.group, option.name)
+    for key, value in _values(option).items():
+        name = key.partition(".")[2]
+        if not name.startswith("_"):
+            yield Setting(key, _shown(value), notes.get(name, ""))
+
+
+def _values(option: Option) -> dict[str, Any]:
+    """By dotted key."""
+    found: dict[str, Any] = {}
+    for file in option_files.lineage(option.group, option.name):
+        found |= option_files.own_settings(file)
+    return found
+
+
+def _shown(value: Any) -> str:
+    """In one line, as one would write it in YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _target(option: Option) -> str:
+    return str(_values(option).get(f"{option.group}._target_", ""))
+
+
+def _of_comments(text: str) -> Iterator[str]:
+    """Lines of comment that begin with the name of a field, with those that go on with it."""
+    lines = [line for line in text.splitlines() if not line.startswith("# @")]
+    current = ""
+    for line in lines[1:]:
+        said = line.removeprefix("# ").strip() if line.startswith("# ") else ""
+        if any(said.startswith(f"{name}: ") for name in FIELDS):
+            yield from filter(None, [current])
+            current = said
+        elif current and said:
+            current = f"{current} {said}"
+        else:
+            yield from filter(None, [current])
+            current = ""
+    yield from filter(None, [current])
+
+
+def _of_docstrings(target: str) -> Iterator[str]:
+    """The paragraphs of the module's docstring but its first line, which the option's file has in
+    its own words, then those of the function's."""
+    module, _, name = target.rpartition(".")
+    try:
+        file = _file(module)
+        if file is None or file.stat().st_size > LARGEST:
+            return
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # a user's, which may be anything
+    found: list[ast.Module | ast.ClassDef | ast.FunctionDef] = [tree]
+    found += [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
+    ]
+    for node in found:
+        paragraphs = re.split(BREAK, ast.get_docstring(node) or "")
+        for paragraph in paragraphs[1:] if node is tree else paragraphs:
+            if said := " ".join(paragraph.split()).partition("Raises ")[0].strip():
+                yield said
+
+
+def _file(module: str) -> Path | None:
+    """Where a module of ours or of the user's is written; None of torch's and other libraries'."""
+    root, *rest = module.split(".")
+    if root == "recipe":
+        place = OWN.joinpath(*rest)
+    elif root in LIBRARIES or not root:
+        return None
+    else:
+        try:
+            found = importlib.util.find_spec(root)  # of a name without dots: imports nothing
+        except (ImportError, ValueError):
+            return None
+        if found is None or found.origin is None:
+            return None
+        place = Path(found.origin).with_suffix("") if not rest else Path(found.origin).parent
+        place = place.joinpath(*rest)
+    path = place.with_suffix(".py")
+    return path if path.is_file() else None

@@ -1,0 +1,41 @@
+"""All cards as one page of Markdown, docs/tricks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from recipe.cli.trick_card import Card, cards
+from recipe.config import option_files
+
+HEAD = """\
+# Every option of every group
+
+This page is made of the option files in `conf/` and of the docstrings of what they call; a test
+holds it to them. `python -m recipe tricks` lists the same in the terminal, your own options among
+them, and `python -m recipe tricks clip=agc` shows one card, with what the runs recorded on your
+machine say of it.
+"""
+
+
+def markdown() -> str:
+    defaults = option_files.defaults()
+    return "\n".join([HEAD, *_lines(cards(), defaults)]).rstrip("\n") + "\n"
+
+
+def _lines(found: list[Card], defaults: dict[str, str]) -> Iterator[str]:
+    for group in dict.fromkeys(card.group for card in found):
+        yield f"## {group}\n"
+        for card in (card for card in found if card.group == group):
+            mark = " (the default)" if defaults[group] == card.name else ""
+            yield f"### `{card.label}`{mark}\n"
+            yield f"{card.line}\n"
+            yield from (f"{text}\n" for text in card.about)
+            yield from (f"- **{name}**: {text}" for name, text in card.fields.items())
+            if card.fields:
+                yield ""
+            if card.settings:
+                yield "| setting | value | what it does |\n|---|---|---|"
+            for setting in card.settings:
+                cells = (f"`{setting.key}`", f"`{setting.value}`", setting.note)
+                yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+            yield ""

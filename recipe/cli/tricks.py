@@ -1,0 +1,99 @@
+"""What tricks there are: every option of every group, and the card of each.
+
+Everything on a card is written in one place: the option's YAML file (its first line, its settings
+and what each does) and the docstrings of the module and the function that `_target_` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from recipe.cli.trick_card import Card, cards
+from recipe.cli.trick_evidence import Evidence, of_options
+from recipe.config import option_files
+from recipe.config.key_values import key_values
+from recipe.errors import SpecError
+from recipe.store import run_dirs
+
+
+def tricks(arguments: Sequence[str], console: Console) -> int:
+    """The verb: lists all options, those of a group (`clip`), or shows the card of one
+    (`clip=agc`) with what the runs recorded here say of it.
+
+    Raises SpecError for a group or an option that there isn't, and for one that can't be used.
+    """
+    asked = [argument for argument in arguments if _is_asked(argument)]
+    rest = [argument for argument in arguments if argument not in asked]
+    outputs = run_dirs.outputs(key_values("tricks", rest, {"output_dir": ""})["output_dir"])
+    chosen = [card for one in asked for card in _chosen(one)] if asked else cards()
+    said = of_options(outputs) if run_dirs.folder(outputs).is_dir() else {}
+    if asked and all("=" in one for one in asked):
+        for card in chosen:
+            _show(card, said.get(card.label), console)
+    else:
+        _list(chosen, said, console)
+    return 0
+
+
+def _is_asked(argument: str) -> bool:
+    group, equals, _ = argument.partition("=")
+    return not argument.startswith("-") and (not equals or group in option_files.GROUPS)
+
+
+def _chosen(asked: str) -> list[Card]:
+    group, equals, name = asked.partition("=")
+    if group not in option_files.GROUPS:
+        hint = (
+            option_files.nearest(group, option_files.GROUPS)
+            or f"; there are {', '.join(option_files.GROUPS)}"
+        )
+        raise SpecError(f"tricks: {group}: no such group{hint}")
+    found = [card for card in cards() if card.group == group]
+    if equals and name not in [card.name for card in found]:
+        known = [card.name for card in found]
+        hint = option_files.nearest(name, known) or f"; there are {', '.join(known)}"
+        raise SpecError(f"tricks: {asked}: no such option{hint}")
+    if equals and (problem := option_files.options(group)[name].problem):
+        raise SpecError(f"tricks: {asked} can't be used: {problem}")
+    return [card for card in found if not equals or card.name == name]
+
+
+def _list(chosen: Sequence[Card], said: dict[str, Evidence], console: Console) -> None:
+    defaults = option_files.defaults()
+    for group in dict.fromkeys(card.group for card in chosen):
+        table = Table(
+            title=group, title_justify="left", box=None, show_header=False, pad_edge=False
+        )
+        table.add_column()
+        table.add_column(overflow="fold")
+        for card in (card for card in chosen if card.group == group):
+            mark = "*" if card.name == defaults[group] else " "
+            line = card.line
+            if found := said.get(card.label):
+                line = f"{line} [{found.short}]"
+            table.add_row(Text(f"{mark} {card.name}"), Text(line))
+        console.print(table)
+        console.print()
+    console.print("* is the default. The card of one: python -m recipe tricks clip=agc")
+
+
+def _show(card: Card, said: Evidence | None, console: Console) -> None:
+    console.print(Text(card.label, style="bold"))
+    for text in (card.line, *card.about):
+        console.print(Text(text))
+    for name, text in card.fields.items():
+        console.print(Text.assemble((f"\n{name}  ", "bold"), text))
+    if card.settings:
+        console.print(Text("\nSettings", style="bold"))
+    for setting in card.settings:
+        console.print(Text(f"  {setting.key}={setting.value}"), soft_wrap=True)
+        console.print(Padding(Text(setting.note), (0, 0, 0, 6)))
+    if card.has_evidence:
+        sentence = said.sentence if said else card.no_evidence
+        console.print(Text.assemble(("\nYour own runs  ", "bold"), sentence))
+    console.print()

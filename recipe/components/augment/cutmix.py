@@ -1,0 +1,55 @@
+"""CutMix: paste a rectangle of another image, and share the target by area.
+
+Helps: Many classes, larger images and long runs, against overfitting.
+Not with: Losses that take indices (refused); short runs, which it slows down; freeze caches, as
+inputs change.
+Costs: A copy of the batch in a step; more epochs to the same training loss.
+
+Source: Yun et al. 2019, https://arxiv.org/abs/1905.04899. As in the authors' code, all pairs of
+a batch get the same rectangle; it may be cut off by the border, and the target is shared by the
+pixels really pasted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from recipe.components.augment import draw_partners, draw_share, mix_targets
+
+
+def cutmix(
+    inputs: Tensor,
+    targets: Tensor,
+    generator: torch.Generator,
+    *,
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    classes: PositiveInt,
+) -> tuple[Tensor, Tensor]:
+    """Paste one rectangle of another image of the batch; the area kept is from Beta(alpha, alpha).
+
+    Targets become probabilities (batch, classes), by the pixels of each image. Raises
+    ValueError for targets that are not class indices.
+    """
+    height, width = inputs.shape[-2:]
+    side = math.sqrt(1 - draw_share(alpha, generator))
+    partners = draw_partners(targets, generator)
+    rows = _span(height, side, generator)
+    columns = _span(width, side, generator)
+
+    mixed = inputs.clone()
+    mixed[:, :, rows, columns] = inputs[:, :, rows, columns][partners]
+    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
+    share = 1 - pasted / (height * width)
+    return mixed, mix_targets(targets, partners, share, classes)
+
+
+def _span(length: int, part: float, generator: torch.Generator) -> slice:
+    """`part` of `length` pixels around a random centre, cut off at both ends."""
+    centre = int(torch.randint(length, (), generator=generator))
+    half = int(length * part) // 2
+    return slice(max(centre - half, 0), min(centre + half, length))

@@ -1,0 +1,59 @@
+"""Clipping by the total norm: the gradient keeps its direction, its length is bounded.
+
+Helps: Recurrent models, transformers and high learning rates, against single bad batches; look
+at clip/grad_norm of a run with clip=none to choose the limit.
+Not with: A limit far below the usual norm: it bites in each step and only scales the learning
+rate.
+Costs: Two passes over the gradients in a step, of which clip=none makes one, too.
+
+Source: Pascanu et al. 2013, https://arxiv.org/abs/1211.5063; torch.nn.utils.clip_grad_norm_.
+torch multiplies by max_norm / (norm + 1e-6), which also shrinks a gradient exactly at the
+limit a little; here a gradient up to the limit is left as it is, to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+
+def norm(
+    params: list[nn.Parameter],
+    *,
+    max_norm: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)],  # torch adds 1e-6 to the norm
+    norm_type: Annotated[float, Field(ge=1)],  # below 1 it is no norm
+) -> tuple[Tensor, Tensor]:
+    """Scale all gradients in place by one number so that their total norm is at most `max_norm`.
+
+    Returns the total norm before, shape (), of type `norm_type`; and whether it was above
+    `max_norm`, shape (), bool. Gradients that are not finite are not mended; the
+    norm tells of them.
+    """
+    total = get_total_norm([p.grad for p in params if p.grad is not None], norm_type)
+    above = total > max_norm
+    clip_grads_with_norm_(params, max_norm, torch.where(above, total, 0.0))
+    return total, above
+
+
+def check_norm(planned: Planned, *, norm_type: float, **settings: Any) -> Iterator[str]:
+    """Small gradients to a high power are 0 in 32 bits."""
+    if 4 < norm_type < math.inf:
+        yield (
+            f"clip.norm_type is {norm_type:g}: in 32 bits small gradients to that power are 0, so "
+            "the norm would be too small; use at most 4, or inf for the largest entry"
+        )
+
+
+def audit_norm(params: list[nn.Parameter], *, max_norm: float, norm_type: float) -> Iterator[str]:
+    left = get_total_norm([p.grad for p in params if p.grad is not None], norm_type).item()
+    if left > max_norm * (1 + 1e-4):
+        yield f"the total norm is {left:g} after clipping to {max_norm:g}"

@@ -1,0 +1,106 @@
+"""What can be wrong with arrays of images and labels, in words; nothing is raised here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from recipe.formatting import listed
+
+CHUNK = 2**24
+"""Bytes of images that are looked at together."""
+
+NUMBERED = "number the classes 0, 1, ..., as np.unique(y, return_inverse=True)[1] does"
+
+
+def problems(found: Mapping[str, Any], ends: Mapping[str, str]) -> Iterator[str]:
+    """All that is wrong with arrays by name; `ends` has for each part the end of its names, such
+    as _val in x_val. The part `train` says which classes there are."""
+    alone = [problem for end in ends.values() for problem in _part(found, end)]
+    yield from alone
+    if alone:
+        return
+    x, y = (found[f"{each}{ends['train']}"] for each in "xy")
+    classes = int(y.max()) + 1
+    wrong = [*_classes(found.get("classes"), y, classes, f"y{ends['train']}")]
+    yield from wrong
+    if wrong:
+        return
+    for end in ends.values():
+        others, labels = found[f"x{end}"], found[f"y{end}"]
+        if others.shape[1:] != x.shape[1:] or (others.dtype == np.uint8) != (x.dtype == np.uint8):
+            one, two = (f"{each.dtype} {each.shape[1:]}" for each in (x, others))
+            yield f"images to train on are {one}, those in x{end} are {two}; make them alike"
+        if beyond := int((labels >= classes).sum()):
+            yield (
+                f"{beyond} of {len(labels)} labels in y{end} are {classes} or more, such as "
+                f"{labels.max()}, which no training sample has"
+            )
+        if end != ends["train"] and (absent := sorted({*range(classes)} - {*labels.tolist()})):
+            yield (
+                f"y{end} has no sample of {len(absent)} of the {classes} classes "
+                f"({listed(absent)}); add some, or leave those classes out of all parts"
+            )
+
+
+def _part(found: Mapping[str, Any], end: str) -> Iterator[str]:
+    """What is wrong with the inputs and the labels of one part, on their own."""
+    missing = [f"{each}{end}" for each in "xy" if f"{each}{end}" not in found]
+    if missing:
+        has = ", ".join(found) or "none of the arrays read here"
+        yield f"there is no {' and no '.join(missing)}; there are {has}"
+        return
+    x, y = found[f"x{end}"], found[f"y{end}"]
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        yield (
+            f"y{end} is {y.dtype} of shape {y.shape}; labels are whole numbers, shape (n,): "
+            f"{NUMBERED}"
+        )
+    elif len(y) and (negative := int((y < 0).sum())):
+        yield f"{negative} of {len(y)} labels in y{end} are negative, such as {y.min()}; {NUMBERED}"
+    if x.shape[:1] != y.shape[:1] or 0 in x.shape:
+        yield (
+            f"x{end} has shape {x.shape}, y{end} {y.shape}; they need the same n, and no axis of 0"
+        )
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        yield f"x{end} is {x.dtype}; give uint8 (0 to 255) or floats"
+    elif x.dtype.kind == "f" and x.ndim:
+        yield from _not_finite(x, f"x{end}")
+
+
+def _not_finite(x: Any, name: str) -> Iterator[str]:
+    counts = np.zeros(len(x), np.int64)
+    per_image = max(1, x[:1].nbytes)
+    step = max(1, CHUNK // per_image)
+    for first in range(0, len(x), step):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(x[first : first + step].astype(np.float32))
+        counts[first : first + step] = (~finite).reshape(len(finite), -1).sum(1)
+    if counts.any():
+        images = counts.nonzero()[0]
+        yield (
+            f"{counts.sum():,} of {x.size:,} values in {name} are NaN, infinite or beyond "
+            f"float32, in {len(images):,} of {len(x):,} images ({listed(images.tolist())}); "
+            "replace them"
+        )
+
+
+def _classes(names: Any, y: Any, classes: int, shown: str) -> Iterator[str]:
+    """What is wrong with the labels to train on as numbers of classes, and with their names."""
+    there = np.unique(y)
+    if len(there) < classes:
+        first = int((there != np.arange(len(there))).argmax())
+        yield (
+            f"{shown} has no sample of {classes - len(there):,} of the labels 0 to {classes - 1:,},"
+            f" such as {first}; {NUMBERED}"
+        )
+    elif classes < 2:
+        yield f"{shown} is {there[0]} for all {len(y)} samples; there must be two classes or more"
+    elif names is None:
+        return
+    elif names.dtype.kind != "U" or names.ndim != 1 or len({*names.tolist()}) < len(names):
+        yield f"classes is {names.dtype} of shape {names.shape}; give different strings"
+    elif len(names) != classes:
+        yield f"classes has {len(names)} names for labels from 0 to {classes - 1}"

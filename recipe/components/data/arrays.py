@@ -1,0 +1,155 @@
+"""Images and labels from one .npz file, as numpy.savez writes it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recipe.components.data import (
+    Data,
+    InMemory,
+    array_checks,
+    digest,
+    moments,
+    npz,
+    paths,
+    stratified,
+)
+from recipe.components.data.images import normalise, normalise_bytes
+from recipe.errors import Problems
+from recipe.formatting import printable
+
+Layout = Literal["auto", "chw", "hwc"]
+Arrays = dict[str, Any]
+Parts = dict[str, tuple[Tensor, Tensor]]
+NAMES = [*(f"{each}{end}" for each in "xy" for end in ("", "_train", "_val", "_test")), "classes"]
+
+
+def arrays(
+    split: torch.Generator,
+    *,
+    path: str | None,
+    layout: Layout,
+    white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
+    val: Annotated[float, Field(gt=0, lt=1)] | None,
+) -> Data:
+    """The arrays `x` (or `x_train`) and `y` (or `y_train`), and where there are, `x_val`, `y_val`,
+    `x_test`, `y_test` and `classes`, the names of the classes.
+
+    x is (n, h, w), (n, c, h, w) or (n, h, w, c); bytes, where 255 is white, or floats, where
+    `white` is: auto takes 1 for floats in 0..1, and 255 for those that reach from 128 to 255 and no
+    further. Of other floats it isn't known, which is nothing to the training, and predict refuses
+    the run. y is (n,) of whole numbers 0, 1, ..., each found in every part. Inputs are normalised
+    by the training part. Raises SpecError with all that is wrong with the file, ValueError where
+    that hides the rest.
+    """
+    file = paths.given(path, "an .npz file, such as data.path=/data/cells.npz")
+    shown = printable(file)
+    with paths.reported():
+        found = npz.read(file, NAMES)
+    if "x" in found and "x_train" in found:
+        raise ValueError(f"data.path: {shown} has both x and x_train; keep one")
+    ends = {"train": "_train" if {"x_train", "y_train"} & {*found} else ""}
+    ends |= {part: f"_{part}" for part in ("val", "test") if {f"x_{part}", f"y_{part}"} & {*found}}
+    problems = Problems()
+    if "val" in ends and val is not None:
+        problems.append(f"data.val: {val} would be ignored, {shown} has x_val; use data.val=null")
+    if "val" not in ends and val is None:
+        problems.append(
+            f"data.val: null needs x_val and y_val in {shown}; give the fraction to validate"
+            " on, such as data.val=0.2"
+        )
+    wrong = [f"data.path: {each} (in {shown})" for each in array_checks.problems(found, ends)]
+    problems += wrong
+    if not wrong:
+        with problems.collect("data"):
+            parts: Parts = {part: _pair(found, end, layout) for part, end in ends.items()}
+            scale = _white([inputs for inputs, _ in parts.values()], white)
+    problems.raise_any()
+    inputs, targets = parts["train"]
+    names = tuple(found.get("classes", np.arange(int(targets.max()) + 1).astype(str)).tolist())
+    if "val" not in parts:
+        assert val is not None
+        for part, indices in zip(
+            ("train", "val"), stratified(targets, val, names, split), strict=True
+        ):
+            parts[part] = inputs[indices], targets[indices]
+    return _data(parts, names, shown, scale)
+
+
+def _white(inputs: list[Tensor], white: float | Literal["auto"]) -> float | None:
+    """The value of white in floats; None: it isn't known."""
+    if inputs[0].dtype == torch.uint8:
+        if white != "auto":
+            raise ValueError(
+                f"data.white: {white} would be ignored, as x is uint8, where white is 255; use "
+                "data.white=auto"
+            )
+        return 1.0  # `moments` and `normalise_bytes` divide by 255
+    if white != "auto":
+        return white
+    low = min(part.min().item() for part in inputs)
+    high = max(part.max().item() for part in inputs)
+    if low < 0 or high > 255 or 1 < high < 128:
+        return None
+    return 1.0 if high <= 1 else 255.0
+
+
+def _data(parts: Parts, names: tuple[str, ...], shown: str, white: float | None) -> Data:
+    inputs, _ = parts["train"]
+    mean, std = moments(inputs)
+    smallest = torch.finfo(torch.float32).tiny
+    if constant := [str(index) for index, each in enumerate(std) if each < smallest]:
+        raise ValueError(
+            f"data.path: channel {', '.join(constant)} of the training part of {shown} is constant,"
+            " which cannot be normalised; leave it out"
+        )
+
+    def in_memory(inputs: Tensor, targets: Tensor) -> InMemory:
+        if inputs.dtype == torch.uint8:
+            return InMemory(inputs, targets, partial(normalise_bytes, mean=mean, std=std))
+        return InMemory(normalise(inputs, mean=mean, std=std), targets)
+
+    content = [each for name, pair in sorted(parts.items()) for each in (name, *pair)]
+    return Data(
+        **{name: in_memory(*pair) for name, pair in parts.items()},
+        classes=names,
+        channels=inputs.shape[1],
+        size=(inputs.shape[2], inputs.shape[3]),
+        mean=tuple(each / (white or 1.0) for each in mean),
+        std=tuple(each / (white or 1.0) for each in std),
+        white_known=white is not None,
+        digest=digest(*content, f"arrays {names} {white}"),
+    )
+
+
+def _pair(found: Arrays, end: str, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Inputs (n, c, h, w), uint8 or float32, and targets (n,) int64 of one part of the file."""
+    x, y = found[f"x{end}"], found[f"y{end}"]
+    x = x.astype(np.uint8 if x.dtype == np.uint8 else np.float32, copy=False)
+    return _channels_first(torch.from_numpy(x), layout), torch.from_numpy(y.astype(np.int64))
+
+
+def _channels_first(inputs: Tensor, layout: Layout) -> Tensor:
+    shape = tuple(inputs.shape)
+    if len(shape) == 3 and layout == "auto":
+        return inputs[:, None]
+    if len(shape) != 4:
+        raise ValueError(
+            f"data.layout: {layout} does not suit images of shape {shape}; (n, h, w) takes auto,"
+            " (n, c, h, w) chw, (n, h, w, c) hwc"
+        )
+    if layout == "auto":
+        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+        if first == last:
+            raise ValueError(
+                f"data.layout: auto cannot tell which axis of shape {shape} is the channels; say"
+                " data.layout=chw or data.layout=hwc"
+            )
+        layout = "chw" if first else "hwc"
+    return inputs if layout == "chw" else inputs.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,179 @@
+"""CIFAR-10 from the user's own download: 50,000 + 10,000 colour images of 32 x 32 pixels.
+
+Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recipe.components.data import Data, InMemory, Mean, Std, digest, paths
+from recipe.components.data.images import normalise_bytes
+from recipe.errors import Problems
+from recipe.formatting import counted
+
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
+TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+PIXELS = 3 * 32 * 32
+Three = Field(min_length=3, max_length=3)
+
+
+def cifar10(
+    split: torch.Generator,
+    *,
+    path: str | None,
+    mean: Annotated[list[Mean], Three],
+    std: Annotated[list[Std], Three],
+) -> Data:
+    """The official training images to train on, the official test images to validate on.
+
+    `path` holds the files of the binary or of the Python version, or the folder they come in;
+    of both, the binary one is read. Images stay bytes in memory and are normalised a batch at a
+    time. `split` is not used.
+    """
+    with paths.reported():
+        folder, suffix = _find(path)
+        batches = _batches([folder / f"{name}{suffix}" for name in (*TRAIN, "test_batch")])
+    images = torch.cat([pixels for pixels, _ in batches[:-1]])
+    targets = torch.cat([labels for _, labels in batches[:-1]])
+    val_images, val_targets = batches[-1]
+    transform = partial(normalise_bytes, mean=mean, std=std)
+    return Data(
+        train=InMemory(images, targets, transform),
+        val=InMemory(val_images, val_targets, transform),
+        classes=CLASSES,
+        channels=3,
+        size=(32, 32),
+        mean=tuple(mean),
+        std=tuple(std),
+        digest=digest(images, targets, val_images, val_targets, f"cifar10 {mean} {std}"),
+    )
+
+
+def _find(path: str | None) -> tuple[Path, str]:
+    """The folder that holds the files, and the suffix of their names there."""
+    root = paths.given(
+        path, "the folder of the unpacked download, such as data.path=/data/cifar-10-batches-bin"
+    )
+    for name in FOLDERS:
+        for suffix in (".bin", ""):
+            folder = root / name
+            files = [folder / f"{batch}{suffix}" for batch in (*TRAIN, "test_batch")]
+            missing = [file.name for file in files if not file.is_file()]
+            if not missing:
+                return folder, suffix
+            if len(missing) < len(files):
+                raise ValueError(f"data.path: {folder} lacks {', '.join(missing)}; unpack it again")
+    raise ValueError(f"data.path: {path} has neither data_batch_1.bin nor data_batch_1, ... in it")
+
+
+def _batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
+    """What is in the files. Raises SpecError for all of them that are no batches, or that hold
+    fewer images than another."""
+    problems = Problems()
+    batches = []
+    for file in files:
+        with problems.collect("data"), paths.reported():
+            batches.append(_read(file))
+    problems.raise_any()
+    full = max(len(labels) for _, labels in batches)
+    for file, (_, labels) in zip(files, batches, strict=True):
+        if len(labels) < full:
+            count = counted(len(labels), "image")
+            problems.append(
+                f"data.path: {file} has {count}, others {full}; it was cut off, unpack it again"
+            )
+    problems.raise_any()
+    return batches
+
+
+def _read(file: Path) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, 32, 32) uint8 and targets (n,) int64 of one file of either version."""
+    pixels, labels = _from_binary(file) if file.suffix == ".bin" else _from_pickle(file)
+    if len(labels) == 0:
+        raise ValueError(f"data.path: {file} is empty; unpack it again")
+    if beyond := int(((labels < 0) | (labels > 9)).sum()):
+        raise ValueError(
+            f"data.path: {file} is not a CIFAR-10 batch: {beyond} of its {len(labels)} labels are"
+            " beyond 0..9"
+        )
+    return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype("int64"))
+
+
+def _from_binary(file: Path) -> tuple[Any, Any]:
+    data = np.fromfile(file, dtype=np.uint8)
+    if len(data) % (1 + PIXELS):
+        raise ValueError(
+            f"data.path: {file} has {len(data)} bytes, not a multiple of {1 + PIXELS} (a label and"
+            " an image); it was cut off, or is not CIFAR-10"
+        )
+    records = data.reshape(-1, 1 + PIXELS)
+    return records[:, 1:].copy(), records[:, 0]
+
+
+def _from_pickle(file: Path) -> tuple[Any, Any]:
+    try:
+        with file.open("rb") as stream:
+            _check_memo(stream)
+            content = _ArraysOnly(stream, encoding="latin1").load()
+        pixels, labels = content["data"], np.array(content["labels"])
+    except Exception as error:  # what a foreign pickle raises is up to whoever wrote it
+        reason = " ".join(str(error).split())
+        raise ValueError(f"data.path: {file} is not a CIFAR-10 batch: {reason}") from error
+    described = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {np.shape(pixels)}"
+    ints = labels.dtype.kind == "i" and labels.ndim == 1
+    if not ints or described != f"uint8 {(len(labels), PIXELS)}":
+        raise ValueError(
+            f"data.path: {file} is not a CIFAR-10 batch: its data is {described} for labels"
+            f" {labels.dtype} {labels.shape}"
+        )
+    return pixels, labels
+
+
+def _check_memo(stream: BinaryIO) -> None:
+    """Raises ValueError for a place in the pickle's memo that no file of this size needs: memory is
+    taken for all places up to the highest."""
+    size = os.fstat(stream.fileno()).st_size
+    for opcode, place, _ in pickletools.genops(stream):
+        if opcode.name.endswith("PUT") and place is not None and int(place) > size:
+            raise ValueError(f"it asks for place {place} in a memo, and has {size} bytes")
+    stream.seek(0)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads numpy arrays in plain containers; refuses every other name, so no code can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        if (module, name) == ("numpy", "ndarray"):
+            return _ARRAY
+        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
+            return _empty
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are let in")
+
+
+_ARRAY = object()
+"""Stands for the class of arrays, which would take memory for any shape if it were called."""
+
+
+def _empty(kind: object, shape: tuple[int, ...], _: bytes) -> Any:
+    """What numpy pickles an array as, before its content: an array of shape (0,)."""
+    if kind is not _ARRAY or shape != (0,):
+        raise pickle.UnpicklingError(f"it asks for an array of shape {shape} without content")
+    return np.empty(0)

@@ -1,0 +1,92 @@
+"""Handwritten digits: 1797 real images of 8 x 8 pixels, from 43 people, shipped with scikit-learn.
+
+Source: Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80 (its test part). Read
+from scikit-learn's own file, because importing scikit-learn takes longer than the rest together.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from recipe.components.data import (
+    Data,
+    InMemory,
+    balanced,
+    digest,
+    moments,
+    stratified,
+)
+from recipe.components.data.images import fit, normalise
+from recipe.nn import memory_limit
+
+Digit = Annotated[int, Field(ge=0, le=9)]
+
+
+def digits(
+    split: torch.Generator,
+    *,
+    labels: Annotated[list[Digit], Field(min_length=2)],
+    size: PositiveInt,
+    channels: Literal[1, 3],
+    val: Annotated[float, Field(gt=0, lt=1)],
+    train_size: PositiveInt | None,
+) -> Data:
+    """The images of the digits in `labels`, resized to (channels, size, size) and normalised.
+
+    A target is a position in `labels`. Mean and standard deviation are those of the training
+    images in use. Neither the validation images nor the order in which training images join as
+    `train_size` grows depend on `train_size`.
+    """
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"data.labels: {labels} has a digit twice; list each once")
+    pixels, targets = _read(labels)
+    names = tuple(str(label) for label in labels)
+    train, val_part = stratified(targets, val, names, split)
+    if train_size is not None:
+        if not len(labels) <= train_size <= len(train):
+            raise ValueError(
+                f"data.train_size: {train_size} is not within {len(labels)} (one image a digit) and"
+                f" {len(train)} (all training images); null uses all"
+            )
+        train = train[balanced(targets[train], train_size, split)]
+    memory_limit.check(
+        8 * len(targets) * channels * size**2, "data.size", f"{size} is too large, use fewer pixels"
+    )
+    images = fit(pixels[:, None] / 16, (size, size)).repeat(1, channels, 1, 1)
+    mean, std = moments(images[train])
+
+    def part(indices: Tensor) -> InMemory:
+        return InMemory(normalise(images[indices], mean=mean, std=std), targets[indices])
+
+    used = [each[indices] for indices in (train, val_part) for each in (pixels, targets)]
+    return Data(
+        train=part(train),
+        val=part(val_part),
+        classes=names,
+        channels=channels,
+        size=(size, size),
+        mean=mean,
+        std=std,
+        digest=digest(*used, f"digits {labels} {channels} {size}"),
+    )
+
+
+def _read(labels: list[int]) -> tuple[Tensor, Tensor]:
+    """Pixels (n, 8, 8) uint8 in 0..16, and each one's position in `labels` (n,)."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ValueError("data: digits are scikit-learn's, which is missing; install scikit-learn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.exists():
+        raise ValueError(f"data: this scikit-learn has no {file}; install scikit-learn>=1.5,<2")
+    table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
+    wanted = table[:, -1, None] == torch.tensor(labels)
+    chosen = wanted.any(1)
+    return table[chosen, :-1].reshape(-1, 8, 8), wanted[chosen].long().argmax(1)

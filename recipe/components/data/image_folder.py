@@ -1,0 +1,280 @@
+"""Image files sorted into folders, one a class; read anew each time, never all held in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from recipe.components.data import (
+    Batch,
+    Data,
+    Mean,
+    Std,
+    digest,
+    digest_files,
+    paths,
+    slow,
+    stratified,
+    worker,
+)
+from recipe.components.data.class_folders import SKIP, Listing, listings
+from recipe.components.data.images import ImageError, normalise, read_fitted
+from recipe.components.data.names import Names
+from recipe.errors import DataError, Problems
+from recipe.formatting import counted, listed, printable
+from recipe.nn import memory_limit
+
+WHOLE = 2**30  # bytes of all images together up to which the digest reads every one of them
+
+
+class Unread(NamedTuple):
+    """A file that can't be read."""
+
+    number: int
+    reason: str
+    """With the file's name."""
+
+
+class Read(NamedTuple):
+    """What came of a batch of files."""
+
+    inputs: Tensor
+    targets: Tensor
+    unread: list[Unread]
+
+
+@dataclass(frozen=True)
+class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
+    """A split whose images are read from their files, by `workers` processes if above 0, which are
+    two batches each ahead of the one that is asked for: so many are held in memory, and no more.
+
+    What is read doesn't depend on how many they are. Where CUDA is in use batches come in pinned
+    memory.
+    """
+
+    root: Path
+    files: Names
+    """Relative to `root`."""
+    targets: Tensor
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    max_pixels: int
+    workers: int
+    on_bad_file: Literal["stop", "skip"]
+    slow_after: float
+    unread: dict[int, str] = field(default_factory=dict)
+    """The files that are left out from the first time on that they couldn't be read, and why."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | Unread:
+        """Input and target; what is wrong is returned, as workers garble what they raise."""
+        path = self.root / self.files[index]
+        try:
+            with slow.named_after(self.slow_after, path):
+                image = read_fitted(
+                    path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
+                )
+        except ImageError as error:
+            return Unread(index, f"{printable(self.files[index])} ({error.reason})")
+        return normalise(image, mean=self.mean, std=self.std), self.targets[index]
+
+    def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """As Split.batches, with on_bad_file=skip less the samples that can't be read.
+
+        Raises DataError naming the files of a batch that can't be read, or with skip of one in
+        which none can.
+        """
+        for indices, read in self._read(batches):
+            found = dict(read.unread)
+            if self.on_bad_file == "skip" and not len(read.targets):
+                found = {index: self.unread[index] for index in indices}
+            if found and (self.on_bad_file == "stop" or not len(read.targets)):
+                every = "all" if not len(read.targets) else len(found)
+                skip = "" if self.on_bad_file == "skip" else f", or {SKIP}"
+                raise DataError(
+                    f"data.path: {every} of a batch's images in {printable(self.root)} can't "
+                    f"be read: {listed(list(found.values()))}; mend or remove them, and start "
+                    f"again{skip}"
+                )
+            yield read.inputs, read.targets
+
+    def served(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """With on_bad_file=skip: the numbers of those samples of each batch that can be read, which
+        may be none, and their inputs."""
+        for indices, read in self._read(batches):
+            yield [index for index in indices if index not in self.unread], read.inputs
+
+    def leave_out(self, samples: Iterable[int]) -> bool:
+        """Tries to read the samples; False if one of them can be read, which isn't left out."""
+        tried = {index: self[index] for index in samples}
+        unread = {n: sample.reason for n, sample in tried.items() if isinstance(sample, Unread)}
+        self.unread.update(unread)
+        return len(unread) == len(tried)
+
+    def readable(self, count: int) -> Tensor:
+        """The numbers of the first samples that can be read, as far as there are so many. Raises
+        DataError if none can be."""
+        found: list[int] = []
+        for index in range(len(self)):
+            if isinstance(sample := self[index], Unread):
+                self.unread[index] = sample.reason
+            else:
+                found.append(index)
+            if len(found) == count:
+                break
+        if not found:
+            raise DataError(
+                f"data.path: none of {counted(len(self), 'image')} in {printable(self.root)} can "
+                f"be read: {listed(list(self.unread.values()))}; mend or replace them"
+            )
+        return torch.tensor(found, dtype=torch.int64)
+
+    def _read(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Read]]:
+        """The numbers in each batch, and what came of reading it."""
+        asked: deque[Tensor] = deque()
+        for read in self._loaded(self._wanted(batches, asked)):
+            if self.on_bad_file == "skip":
+                self.unread.update(read.unread)
+            yield asked.popleft().tolist(), read
+
+    def _wanted(self, batches: Iterable[Tensor], asked: deque[Tensor]) -> Iterator[list[int]]:
+        for indices in batches:
+            asked.append(indices)
+            yield [index for index in indices.tolist() if index not in self.unread]
+
+    def _loaded(self, wanted: Iterator[list[int]]) -> Iterator[Read]:
+        """Raises DataError if a worker dies."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
+            loader = iter(
+                DataLoader(
+                    self,
+                    batch_sampler=wanted,
+                    num_workers=self.workers,
+                    collate_fn=_stacked,
+                    pin_memory=torch.cuda.is_initialized(),
+                    generator=torch.Generator(),  # or it would draw from torch's global stream
+                    worker_init_fn=worker.deaf,
+                )
+            )
+        while True:
+            try:
+                read = next(loader)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if self.workers == 0:
+                    raise
+                raise worker.died(self.workers, error) from error
+            yield read
+
+
+def image_folder(
+    split: torch.Generator,
+    *,
+    path: str | None,
+    val: Annotated[float, Field(gt=0, lt=1)] | None,
+    size: PositiveInt,
+    channels: Literal[1, 3],
+    mean: list[Mean],
+    std: list[Std],
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)],
+    workers: NonNegativeInt,
+    on_bad_file: Literal["stop", "skip"],
+    slow_after: Annotated[float, Field(gt=0, allow_inf_nan=False)],
+) -> Data:
+    """Images below `path`/<class>/, of which `val` are held out; or below `path`/train/<class>/
+    and `path`/val/<class>/, and where there is one, `path`/test/<class>/.
+
+    Classes are sorted by name. Each image is read by recipe.components.data.images.read_image, which says what
+    becomes of one of more than `max_pixels` pixels (Pillow reads none beyond 178,956,970), and cut
+    and resized by recipe.components.data.images.fit. Files without
+    the suffix of an image are passed over; what else is wrong is told by recipe.components.data.class_folders,
+    all at once, before the first step. Of each file only the head and the end are checked then
+    (recipe.components.data.image_files says why), and with on_bad_file=skip nothing; one that turns out to be
+    damaged when its turn comes, or that is gone by then, is a DataError, or with skip is left out
+    of its batch and of all later ones. For what the digest sees of files, recipe.components.data.digest_files.
+    """
+    problems = Problems()
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            problems.append(
+                f"data.{name}: {values} does not have one value a channel, data.channels={channels}"
+            )
+    with problems.collect("data"):
+        memory_limit.check(
+            8 * channels * size**2, "data.size", f"{size} is too large, use fewer pixels"
+        )
+    with problems.collect("data"), paths.reported():
+        root = paths.given(path, "a folder of images, such as data.path=/data/pets")
+        found = listings(root, val, check=on_bad_file == "stop", max_pixels=max_pixels)
+        content = digest_files(
+            root,
+            sorted(file for part in found.values() for has in part.values() for file in has),
+            whole=WHOLE,
+            unread=on_bad_file == "skip",
+        )
+    problems.raise_any()
+    names = tuple(found["train"])
+
+    def files(listing: Listing) -> Files:
+        return Files(
+            root=root,
+            files=Names(file for name in names for file in listing[name]),
+            targets=torch.tensor([i for i, name in enumerate(names) for _ in listing[name]]),
+            channels=channels,
+            size=(size, size),
+            mean=tuple(mean),
+            std=tuple(std),
+            max_pixels=max_pixels,
+            workers=workers,
+            on_bad_file=on_bad_file,
+            slow_after=slow_after,
+        )
+
+    parts = {part: files(listing) for part, listing in found.items()}
+    if val is not None:
+        every = parts["train"]
+        train, held = stratified(every.targets, val, names, split)
+        parts = {"train": _only(every, train), "val": _only(every, held)}
+    listed = [each for part, has in sorted(parts.items()) for each in (part, *has.files)]
+    return Data(
+        train=parts["train"],
+        val=parts["val"],
+        test=parts.get("test"),
+        classes=names,
+        channels=channels,
+        size=(size, size),
+        mean=tuple(mean),
+        std=tuple(std),
+        digest=digest(
+            content, *listed, f"image_folder {channels} {size} {mean} {std} {max_pixels}"
+        ),
+    )
+
+
+def _stacked(samples: list[tuple[Tensor, Tensor] | Unread]) -> Read:
+    good = [sample for sample in samples if not isinstance(sample, Unread)]
+    unread = [sample for sample in samples if isinstance(sample, Unread)]
+    if not good:
+        return Read(torch.empty(0), torch.empty(0, dtype=torch.int64), unread)
+    images, targets = zip(*good, strict=True)
+    return Read(torch.stack(images), torch.stack(targets), unread)
+
+
+def _only(files: Files, indices: Tensor) -> Files:
+    chosen = Names(files.files[index] for index in indices.tolist())
+    return replace(files, files=chosen, targets=files.targets[indices], unread={})

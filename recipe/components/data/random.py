@@ -1,0 +1,38 @@
+"""Noise with random targets: for benchmarks, where only shapes count. Nothing can be learnt."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+
+from recipe.components.data import Data, InMemory, digest
+from recipe.nn import memory_limit
+
+
+def random(
+    split: torch.Generator,
+    *,
+    n_train: PositiveInt,
+    n_val: PositiveInt,
+    channels: PositiveInt,
+    size: PositiveInt,
+    n_classes: Annotated[int, Field(ge=2)],
+) -> Data:
+    """Standard normal inputs (channels, size, size) and uniformly drawn classes, from `split`."""
+    n, shape = n_train + n_val, (channels, size, size)
+    memory_limit.check(4 * n * math.prod(shape), "data.n_train", "use fewer or smaller images")
+    inputs = torch.randn(n, *shape, generator=split)
+    targets = torch.randint(n_classes, (n,), generator=split)
+    return Data(
+        train=InMemory(inputs[:n_train], targets[:n_train]),
+        val=InMemory(inputs[n_train:], targets[n_train:]),
+        classes=tuple(str(index) for index in range(n_classes)),
+        channels=channels,
+        size=(size, size),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        digest=digest(inputs, targets, f"random {n_train} {n_classes}"),
+    )

@@ -1,0 +1,29 @@
+"""The CPU, with a stated number of threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+
+from recipe.components.device import processor, thread_count, thread_environment
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Cpu:
+    def __init__(self, *, threads: PositiveInt | Literal["auto"]) -> None:
+        self.threads = thread_count(threads)
+
+    def environment(self) -> dict[str, str]:
+        return thread_environment(self.threads)
+
+    def select(self) -> torch.device:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        return torch.device("cpu")
+
+    def hardware(self, device: torch.device) -> str:
+        return f"{processor()} ({self.threads} threads)"

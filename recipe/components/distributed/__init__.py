@@ -1,0 +1,82 @@
+"""Distributed: a class, made with the settings where several processes share one run (torchrun).
+
+How the processes keep one model; who they are, and what they tell each other, is the engine's
+(`ranks.py`). With one process no part is made and nothing changes, whatever is chosen.
+
+- `prepared(model) -> model`: once, before anything is frozen.
+- `joined(run)`: once, before the first step, when the plain model has been looked at.
+- `sharded_clip(clip) -> clip`: once, after `joined`: the clip of gradients as the run keeps them.
+- `wrapped(model) -> nn.Module`: at the start of every epoch, what its steps call: a module that
+  leaves in every process the mean over the processes of their gradients.
+- `before_hooks: bool`: whether a parameter's own hooks see the gradient of this process alone.
+- `alone: bool`: whether one process may call the plain model while others don't.
+- `contiguous: bool`: whether weights have to lie in memory in torch's ordinary order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from recipe.components.contract import Planned
+
+
+class SharedRun(Protocol):
+    """What `joined` reads and replaces of a run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    groups: list[dict[str, Any]]
+    device: torch.device
+
+
+SAMPLES = 4
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """Each process must get a sample of a full batch, and losses of shares add up to the whole."""
+    ranks = planned.ranks
+    if ranks.size == 1:
+        return
+    size = planned.settings("data")["batch_size"]
+    if size < ranks.size:
+        yield (
+            f"data.batch_size is {size}, but {ranks.size} processes share each batch; use "
+            f"data.batch_size={ranks.size} or more, or fewer processes"
+        )
+    if planned.settings("data").get("on_bad_file") == "skip":
+        yield (
+            "data.on_bad_file is skip, but each process would leave out what it alone can't read; "
+            "use data.on_bad_file=stop, or one process"
+        )
+    if planned.spec.compile:
+        yield (
+            "compile is true, but a compiled model is not known to be right where processes share "
+            "a run; use compile=false, or one process"
+        )
+    if not _adds_up(planned):
+        yield (
+            f"{planned.choice('loss')} is no mean over the samples of a batch, so what processes "
+            "find for their shares of it doesn't add up to the loss of the whole; use "
+            "loss=cross_entropy, or one process"
+        )
+
+
+def _adds_up(planned: Planned) -> bool:
+    """Tried on four samples of different classes, once together, once as three and one."""
+    import torch
+
+    stream = torch.Generator().manual_seed(0)
+    classes = len(planned.data.classes)
+    output = torch.randn(SAMPLES, classes, generator=stream).to(planned.device)
+    target = (torch.arange(SAMPLES) % classes).to(planned.device)
+    whole, first, last = (
+        planned.loss(output[rows], target[rows])
+        for rows in (slice(None), slice(SAMPLES - 1), slice(SAMPLES - 1, None))
+    )
+    mean = (first * (SAMPLES - 1) + last) / SAMPLES
+    return bool(torch.isclose(whole.float(), mean.float(), rtol=1e-3, atol=1e-5))

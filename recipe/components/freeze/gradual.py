@@ -1,0 +1,51 @@
+"""Unfreeze a model stage by stage, usually from the head down.
+
+Helps: Fine-tuning with few images, where training everything at once spoils what the weights
+know.
+Not with: Scheduler=one_cycle, whose top would be over before the last stage thaws (refused).
+Costs: Less than nothing in the epochs before everything is trained.
+
+Source: gradual unfreezing of Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3;
+there one layer an epoch, here any stages at any epochs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, NonNegativeInt
+from torch import nn
+from typing_extensions import TypedDict
+
+from recipe.nn import patterns
+
+
+class Stage(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    epoch: NonNegativeInt
+    names: Annotated[list[str], Field(min_length=1)]
+
+
+def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
+    """Freeze all that the stages name; returns which names are to be trained from which epoch on.
+
+    A stage at epoch 0 is trained from the start, so it isn't frozen at all.
+
+    Raises SpecError if a pattern matches nothing, ValueError if two stages name a parameter.
+    """
+    if not stages:
+        raise ValueError("freeze.stages is empty; name stages, or use freeze=none")
+    names = [name for name, _ in model.named_parameters()]
+    timetable: dict[int, list[str]] = {}
+    taken: dict[str, int] = {}
+    for index, stage in enumerate(stages):
+        key, epoch = f"freeze.stages[{index}].names", stage["epoch"]
+        for name in patterns.select(key, stage["names"], names):
+            if name in taken:
+                raise ValueError(f"{key}: {name} is in stages[{taken[name]}] already; name it once")
+            taken[name] = index
+            timetable.setdefault(epoch, []).append(name)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in taken or name in timetable.get(0, ()))
+    return timetable

@@ -1,0 +1,75 @@
+"""Loss: called as `loss(output, target, **settings) -> ()` on every batch.
+
+`output` holds logits, shape (batch, classes), in float32 also where the model computes in 16 bits
+(`precision`); a loss is not under autocast. `target` holds class indices, shape (batch,), int64;
+or, where an augmentation mixes images, probabilities, shape (batch, classes). Which of the two a
+loss takes is said by `takes` in its option file, a setting of the engine's own; indices must be
+among them, as validation has no others. A class, such as torch.nn.CrossEntropyLoss, is made once
+with the settings, and what it makes is called. A shape that would only broadcast is a ValueError;
+`check_target` finds it.
+
+Beside a part `name` may stand `idle_name(**settings)` in its module: why it changes nothing with
+these settings, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """A loss must take the form of target that the augmentation gives, and validation's."""
+    takes = planned.settings("loss").get("takes", ["indices"])
+    gives = planned.settings("augment").get("gives", "indices")
+    if gives not in takes:
+        yield (
+            f"{planned.choice('augment')} gives {gives}, but {planned.choice('loss')} takes "
+            f"{' or '.join(takes)} (loss.takes); use loss=cross_entropy, or augment=none"
+        )
+    elif "indices" not in takes:
+        yield (
+            f"{planned.choice('loss')} takes probabilities alone (loss.takes), but validation, "
+            "which isn't augmented, gives indices; use loss=cross_entropy or loss=mse_one_hot"
+        )
+
+
+def check_target(output: Tensor, target: Tensor) -> None:
+    """Raise ValueError unless `target` has one of the two forms of the contract.
+
+    That class indices lie in [0, classes) is looked at on the CPU only: on a GPU it would wait
+    for the device in every step, so there the engine checks all targets once before training.
+    """
+    shapes = f"output {tuple(output.shape)}, target {tuple(target.shape)}"
+    if output.ndim != 2:
+        raise ValueError(
+            f"loss: the model's output must have shape (batch, classes), got {shapes}; "
+            "end the model with one number per class"
+        )
+    if target.is_floating_point():
+        if target.shape != output.shape:
+            raise ValueError(
+                f"loss: floating-point targets are probabilities, one per class, got {shapes}; "
+                "for class indices use int64"
+            )
+    elif target.dtype != torch.int64:
+        raise ValueError(
+            f"loss: targets must be class indices (int64) or probabilities (floating point), "
+            f"got {target.dtype}; convert them with .long()"
+        )
+    elif target.shape != output.shape[:1]:
+        raise ValueError(f"loss: class indices must have shape (batch,), got {shapes}")
+    elif target.is_cpu and target.numel():
+        classes = output.shape[1]
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"loss: class indices must lie in 0 to {classes - 1}, the model's outputs, got "
+                f"{low if low < 0 else high}; correct the data or set data.classes"
+            )

@@ -1,0 +1,78 @@
+"""timm's models by name, with its own weights if asked for.
+
+More than a thousand image models, most with several sets of weights. Costs a download of the
+weights, once (kept by huggingface_hub), and images of the size that they are made for.
+
+Source: https://huggingface.co/docs/timm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from recipe.config.option_files import nearest
+from recipe.nn.optional_imports import imported
+
+if TYPE_CHECKING:
+    from recipe.components.model.library_weights import Offered
+
+
+def timm(
+    *,
+    name: str,
+    channels: PositiveInt,
+    classes: PositiveInt,
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None,
+) -> nn.Module:
+    """A model with random weights; takes (batch, channels, height, width), gives (batch, classes).
+
+    `drop_path` is timm's drop_path_rate. Raises ValueError for a name timm doesn't have, for a
+    model without residual branches to drop, and if it can't be imported.
+    """
+    library = _library()
+    if name not in library.list_models():
+        raise ValueError(f"model.name: timm has no {name!r}{nearest(name, library.list_models())}")
+    more = {} if drop_path is None else {"drop_path_rate": drop_path}
+    try:
+        model: nn.Module = library.create_model(
+            name, pretrained=False, in_chans=channels, num_classes=classes, **more
+        )
+    except TypeError as error:
+        if not more:
+            raise
+        raise ValueError(
+            f"model.drop_path: timm's {name} takes none ({error}); use model.drop_path=null, or "
+            "another model, such as resnet50 or convnext_tiny"
+        ) from error
+    return model
+
+
+def weights_timm(weights: str, *, name: str, channels: Any, **settings: Any) -> Offered | None:
+    """What timm has for that model under a tag, such as a1_in1k, or as DEFAULT; None for any other
+    name. timm itself adapts the first convolution where `channels` isn't 3."""
+    from recipe.components.model.library_weights import Inputs, Offered
+
+    library = _library()
+    full = name if weights == "DEFAULT" else f"{name}.{weights}"
+    if name not in library.list_models():
+        return None
+    there = library.list_pretrained([name, f"{name}.*"])
+    if full not in there and not (weights == "DEFAULT" and there):
+        return None
+    made = library.get_pretrained_cfg(full)
+    heads = made.classifier if isinstance(made.classifier, tuple) else (made.classifier,)
+    return Offered(
+        name=f"timm {made.architecture or name}.{made.tag}",
+        inputs=Inputs(made.input_size[-1], tuple(made.mean), tuple(made.std)),
+        classes=(),
+        head=tuple(filter(None, heads)),
+        place=f"huggingface.co/{made.hf_hub_id}" if made.hf_hub_id else str(made.url),
+        load=lambda: library.create_model(full, pretrained=True, in_chans=channels).state_dict(),
+    )
+
+
+def _library() -> Any:
+    return imported("timm", "model=timm", "vision")

@@ -1,0 +1,31 @@
+"""Optimizer: torch's own class, called once as `optimizer(parameter groups, **settings)`.
+
+Any torch.optim.Optimizer with the same call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """What torch's classes take without a word."""
+    groups: dict[float, list[str]] = {}
+    for group in planned.optimizer.param_groups:
+        groups.setdefault(group.get("momentum", 0.0), []).append(group["name"])
+    for momentum, names in groups.items():
+        if momentum >= 1:
+            yield (
+                f"optimizer.momentum must be below 1, got {momentum} for {', '.join(names)}: the "
+                "steps would grow without end; 0.9 is usual"
+            )
+
+
+def caution(planned: Planned) -> Iterator[str]:
+    """A run in which no weight can move."""
+    if not any(planned.ramp) or not any(any(curve) for curve in planned.rates.values()):
+        yield "the learning rate is 0 at every step, so no weight will move; raise optimizer.lr"

@@ -1,0 +1,40 @@
+"""The nearer to the input, the slower a block learns.
+
+Helps: Fine-tuning of deep models, above all transformers (0.65 to 0.9).
+Not with: Random weights, whose first layers would hardly learn.
+Costs: Nothing that can be measured; one group of the optimizer for each block.
+
+Source: Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254, whose decay is by block, as in
+timm.optim.param_groups_layer_decay; discriminative fine-tuning of Howard and Ruder 2018,
+https://arxiv.org/abs/1801.06146, section 3.1 (there the ratio is 1 / 2.6).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat
+from torch import nn
+
+from recipe.nn import layers
+
+
+def layer_decay(
+    model: nn.Module, *, lr: PositiveFloat, decay: Annotated[float, Field(gt=0, le=1)]
+) -> list[dict[str, Any]]:
+    """A group for each block; the classifier has `lr`, the k-th block before it `lr * decay**k`.
+
+    Blocks are those of the model's own `group_matcher` (timm), else the stem, each residual
+    block or transformer layer, and each layer of a model without blocks (`recipe.nn.layers.blocks`).
+    """
+    parameters = dict(model.named_parameters())
+    ordered = layers.blocks(model)
+    width = len(str(len(ordered)))
+    return [
+        {
+            "name": f"{index:0{width}}_{block.name}",
+            "params": [parameters[name] for name in block.parameters],
+            "lr": lr * decay ** (len(ordered) - 1 - index),
+        }
+        for index, block in enumerate(ordered)
+    ]

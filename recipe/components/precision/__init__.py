@@ -1,0 +1,51 @@
+"""Precision: called once as `precision(device, **settings) -> (autocast, scaler)`.
+
+`autocast()` gives the context of a forward pass; `scaler` is a torch.amp.GradScaler,
+switched off where the format needs none, so the step is written the same way for all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+Precision = tuple[Callable[[], AbstractContextManager[object]], GradScaler]
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """Small gradients must survive 16 bits, and a clip must see them as they are."""
+    choice, device = planned.choice("precision"), planned.device.type
+    with planned.autocast():
+        float16 = torch.is_autocast_enabled(device) and (
+            torch.get_autocast_dtype(device) == torch.float16
+        )
+    if float16 and not planned.scaler.is_enabled():
+        yield (
+            f"{choice} computes in float16, but its scaler is off, so small gradients would become "
+            "0; return a GradScaler that is enabled, or use precision=bf16"
+        )
+    if planned.scaler.is_enabled() and not _unscales(planned.scaler, planned.device):
+        yield (
+            f"{choice}: its scaler's unscale_ doesn't give back the gradients of the loss, so "
+            f"{planned.choice('clip')} would compare scaled ones with its limit; use torch's "
+            "GradScaler"
+        )
+
+
+def _unscales(scaler: GradScaler, device: torch.device) -> bool:
+    """Tried with a gradient of 2**-10, small enough that no scale makes it overflow."""
+    mine, x = copy.deepcopy(scaler), nn.Parameter(torch.ones((), device=device))
+    optimizer = torch.optim.SGD([x], lr=1.0)
+    mine.scale(x * 2**-10).backward()
+    mine.unscale_(optimizer)
+    assert x.grad is not None
+    return abs(x.grad.item() * 2**10 - 1) < 1e-3

@@ -1,0 +1,15 @@
+"""Single precision."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch.amp import GradScaler
+
+from recipe.components.precision import Precision
+
+
+def fp32(device: torch.device) -> Precision:
+    """Forward passes as they are, and a scaler that is switched off."""
+    return nullcontext, GradScaler(device.type, enabled=False)

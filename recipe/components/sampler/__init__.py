@@ -1,0 +1,44 @@
+"""Sampler: called as `sampler(targets, generator, **settings) -> indices` for every epoch.
+
+`targets` holds the class index of every training sample, shape (n,), int64. The result says which
+sample comes when, shape (n,), int64, on the CPU: as many as there are, so that an epoch has the
+same number of steps whatever the sampler; one may come several times, or not at all. `generator`
+is a CPU torch.Generator that the engine seeds anew for every epoch; nothing else may be drawn from,
+so that the order is a pure function of the seed and the epoch.
+
+Beside a part `name` may stand `audit_name(targets, indices, **settings)` in its module: what is
+wrong with an epoch's indices, one line each. Only the order of sampler=shuffled is of no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from recipe.nn import rng
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """What a sampler gives must be as many samples that are there, the same each time."""
+    targets, choice = planned.data.train.targets, planned.choice("sampler")
+    stream = rng.generator(planned.spec.seed, "order")
+    before = rng.standing()
+    indices = planned.sampler(targets, stream)
+    if rng.standing() != before:
+        yield f"{choice} draws from a global random stream; draw from the generator it is given"
+    shape = tuple(indices.shape)
+    if shape != (len(targets),) or indices.dtype != torch.int64 or not indices.is_cpu:
+        yield (
+            f"{choice} gives {shape}, {indices.dtype}, on {indices.device.type}; it must give as "
+            f"many indices as there are training samples, ({len(targets)},), int64, on the cpu"
+        )
+    elif len(targets) and not 0 <= int(indices.min()) <= int(indices.max()) < len(targets):
+        yield (
+            f"{choice} gives indices from {int(indices.min())} to {int(indices.max())}, but there "
+            f"are samples 0 to {len(targets) - 1}"
+        )

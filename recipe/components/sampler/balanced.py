@@ -1,0 +1,74 @@
+"""Class-balanced sampling: an epoch draws from rare classes more often than they occur.
+
+Helps: Data whose classes have very different numbers of samples and all matter alike; validation
+stays as it is, so the overall val/accuracy may fall while that of rare classes rises.
+Not with: loss=class_weights, which would count rare classes twice (refused).
+Costs: Nothing that can be measured.
+
+Source: Shen et al. 2016, https://arxiv.org/abs/1512.05830 (class-aware sampling); the power is that
+of Mahajan et al. 2018, https://arxiv.org/abs/1805.00932, section 2.2. torch's WeightedRandomSampler
+draws each sample independently, so that by chance some come often and others never; here the
+number of each class is fixed, and no sample of a class comes again before all others of it have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+Power = Annotated[float, Field(gt=0, le=1)]
+
+
+def balanced(targets: Tensor, generator: torch.Generator, *, power: Power) -> Tensor:
+    """As many indices as there are samples, shape (n,), in random order.
+
+    A class of m samples gets a share of them in proportion to m ** (1 - power), in whole numbers
+    that are within one of it. Within a class its samples come in random order, over and over.
+    """
+    drawn = []
+    for label, count in enumerate(shares(targets, power).tolist()):
+        own = (targets == label).nonzero().flatten()
+        while count > 0:
+            drawn.append(own[torch.randperm(len(own), generator=generator)[:count]])
+            count -= len(own)
+    indices = torch.cat(drawn)
+    return indices[torch.randperm(len(indices), generator=generator)]
+
+
+def shares(targets: Tensor, power: float) -> Tensor:
+    """How often each class is drawn in an epoch, shape (classes,), int64; the sum is the number of
+    samples. What is left after rounding down goes to the largest remainders."""
+    counts = targets.bincount().double()
+    weights = torch.where(counts > 0, counts ** (1 - power), 0.0)
+    exact = len(targets) * weights / weights.sum()
+    whole = exact.floor().long()
+    left = len(targets) - int(whole.sum())
+    whole[(exact - whole).argsort(descending=True, stable=True)[:left]] += 1
+    return whole
+
+
+def check_balanced(planned: Planned, **settings: Any) -> Iterator[str]:
+    """One way of counting rare classes more is enough."""
+    if (
+        planned.settings("loss").get("_target_")
+        == "recipe.components.loss.class_weights.class_weights"
+    ):
+        yield (
+            f"{planned.choice('sampler')} draws rare classes more often, and "
+            f"{planned.choice('loss')} weighs them more as well, so they would count twice; use "
+            "one of them"
+        )
+
+
+def audit_balanced(targets: Tensor, indices: Tensor, *, power: float) -> Iterator[str]:
+    wanted = shares(targets, power)
+    found = targets[indices].bincount(minlength=len(wanted))
+    for label in (found != wanted).nonzero().flatten().tolist():
+        yield f"class {label} is drawn {found[label]} times an epoch, not {wanted[label]}"

@@ -1,0 +1,218 @@
+"""Scheduler: how every parameter group's learning rate moves; the ratio between groups is kept.
+
+What a part is called with is told by the name of its first parameter:
+
+- `factor(progress, **settings) -> float`: a pure function of how much of the run is done,
+  from 0 (the first step) towards 1, which the last epoch or step ends but doesn't begin with; each
+  group's own learning rate is multiplied by it.
+- `part(optimizer, **settings) -> torch.optim.lr_scheduler.LRScheduler`, which may also take
+  `total`, the number of times it will be moved in this run.
+
+Two settings are the engine's own: `per` (`epoch` or `step`) says when it moves, always after
+the optimizer; `monitor` names the metric handed to a scheduler that wants one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
+from recipe.formatting import counted, written
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned, Rates
+
+
+OF_SCHEDULERS = (ChainedScheduler, SequentialLR)
+"""Classes of torch that take other schedulers."""
+
+
+def over(part: Callable[..., Any], optimizer: Optimizer, total: int) -> LRScheduler:
+    """The scheduler that a part, called in either way, makes over this optimizer for `total`
+    moves."""
+    if getattr(part, "func", part) in OF_SCHEDULERS:
+        raise ValueError(
+            "combines schedulers that are made over the optimizer already, which no setting can "
+            "name; use scheduler=chained"
+        )
+    parameters = inspect.signature(part).parameters
+    if next(iter(parameters)) == "progress":
+        return LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))
+    scheduler: LRScheduler = part(optimizer, **({"total": total} if "total" in parameters else {}))
+    return scheduler
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """The rules of every schedule, torch's own classes and a user's included."""
+    wrong = [*_absolute_top(planned), *_absolute_floor(planned), *_beyond_the_run(planned)]
+    yield from wrong or _ratio(planned)
+    yield from _monitor(planned)
+
+
+def _absolute_top(planned: Planned) -> Iterator[str]:
+    """OneCycleLR and CyclicLR put one number, or one a group, in place of the learning rates."""
+    schedule, groups = planned.schedule.scheduler, planned.optimizer.param_groups
+    if isinstance(schedule, OneCycleLR):
+        tops = [group["max_lr"] for group in groups]
+    elif isinstance(schedule, CyclicLR):
+        tops = schedule.max_lrs
+    else:
+        return
+    if tops != list(planned.base_lr.values()):
+        yield (
+            f"{_setting(planned, 'max_lr')} takes the place of the learning rate of every "
+            f"parameter group, so those given ({_given(planned)}) would be ignored; use "
+            "scheduler=one_cycle, where each group's own learning rate is the top"
+        )
+
+
+def _absolute_floor(planned: Planned) -> Iterator[str]:
+    """torch's minima, below which no group falls, are absolute: one number, or one a group."""
+    rates = planned.base_lr
+    key, floors = _floors(planned.schedule.scheduler, len(rates))
+    shown = f"{floors[0]:g}" if len(set(floors)) == 1 else str(floors)
+    above = [
+        f"{name} ({lr:g})" for (name, lr), low in zip(rates.items(), floors, strict=True)
+        if low > lr
+    ]  # fmt: skip
+    if above:
+        yield (
+            f"{_setting(planned, key)} is {shown}, above the learning rate of "
+            f"{', '.join(above)}, which would rise to it; use a smaller one"
+        )
+    elif len({round(low / lr, 9) if lr else 0.0 for lr, low in zip(
+        rates.values(), floors, strict=True)}) > 1:  # fmt: skip
+        yield (
+            f"{_setting(planned, key)} is {shown}, an absolute minimum, but the groups' learning "
+            f"rates differ ({_given(planned)}), so their ratio would be lost; use {key}=0, or "
+            "scheduler=cosine with a minimum relative to each"
+        )
+
+
+def _floors(schedule: LRScheduler, groups: int) -> tuple[str, list[float]]:
+    """What torch calls its minimum, and its value for every group."""
+    if isinstance(schedule, ReduceLROnPlateau):
+        return "min_lr", list(schedule.min_lrs)
+    if isinstance(schedule, CosineAnnealingLR | CosineAnnealingWarmRestarts):
+        return "eta_min", [schedule.eta_min] * groups
+    return "", [0.0] * groups
+
+
+def _beyond_the_run(planned: Planned) -> Iterator[str]:
+    """torch's LinearLR and ConstantLR reach the full learning rate after `total_iters` moves."""
+    schedule = planned.schedule.scheduler
+    rises = (isinstance(schedule, LinearLR) and schedule.start_factor < schedule.end_factor) or (
+        isinstance(schedule, ConstantLR) and schedule.factor < 1
+    )
+    if rises and schedule.total_iters >= planned.moves:
+        yield (
+            f"{_setting(planned, 'total_iters')} is {schedule.total_iters}, but the run has "
+            f"{_moves(planned)}, so the warm-up wouldn't end; use fewer, or more epochs"
+        )
+
+
+def _ratio(planned: Planned) -> Iterator[str]:
+    """Every schedule is walked over the whole run and looked at, whatever it is called."""
+    base, schedule = planned.base_lr, planned.schedule.scheduler
+    curves, unit, way_out = planned.rates, "move", "multiply each group's own learning rate instead"
+    if isinstance(schedule, ReduceLROnPlateau):
+        curves, unit, way_out = _falls(schedule, base, planned.moves), "fall", "use eps=0"
+    first = next(iter(base))
+    for name in islice(base, 1, None):
+        for count, (lr, other) in enumerate(zip(curves[name], curves[first], strict=True)):
+            wanted, found = base[name] * other, base[first] * lr
+            if abs(wanted - found) > 1e-6 * max(abs(wanted), abs(found)):
+                yield (
+                    f"{planned.choice('scheduler')} destroys the ratio between the groups: {first} "
+                    f"to {name} is {base[first]:g} to {base[name]:g}, but {other:g} to {lr:g} "
+                    f"after {counted(count, unit)}; {way_out}"
+                )
+                return
+
+
+def _falls(schedule: ReduceLROnPlateau, base: dict[str, float], moves: int) -> Rates:
+    """Each group's learning rate after 0, 1, ... falls, as many as a run could have; torch leaves
+    a group out of a fall that is no larger than `eps`."""
+    curves = {name: [lr] for name, lr in base.items()}
+    for curve, low in zip(curves.values(), schedule.min_lrs, strict=True):
+        for _ in range((moves - 1) // (schedule.patience + 1)):
+            lower = max(curve[-1] * schedule.factor, low)
+            curve.append(lower if curve[-1] - lower > schedule.eps else curve[-1])
+    return curves
+
+
+def _monitor(planned: Planned) -> Iterator[str]:
+    """What a schedule that waits for a metric is handed, and no other needs."""
+    schedule, settings = planned.schedule, planned.settings("scheduler")
+    better = {"val/loss": "min", "val/accuracy": "max"}
+    if not isinstance(schedule.scheduler, ReduceLROnPlateau):
+        if schedule.monitor is not None:
+            yield (
+                f"scheduler.monitor is {schedule.monitor}, but {planned.choice('scheduler')} "
+                "follows no metric, so it would be ignored; leave it out, or use scheduler=plateau"
+            )
+        return
+    if schedule.monitor not in better:
+        yield f"scheduler.monitor must be val/loss or val/accuracy, got {written(schedule.monitor)}"
+        return
+    if settings["per"] != "epoch":
+        yield (
+            f"scheduler.per must be epoch to follow {schedule.monitor}, which is measured after "
+            f"every epoch, got {settings['per']}"
+        )
+    if schedule.scheduler.mode != better[schedule.monitor]:
+        yield (
+            f"scheduler.mode must be {better[schedule.monitor]} for {schedule.monitor}, "
+            f"got {schedule.scheduler.mode}"
+        )
+
+
+def never_reached(planned: Planned, key: str, part: float) -> Iterator[str]:
+    """For a schedule that rises over `part` of the run: the run must have moves left after it."""
+    if planned.moves - 1 < part * planned.moves:
+        yield (
+            f"scheduler.{key} is {part:g}, but the run has {_moves(planned)}, so it would end "
+            f"before the rise does; use scheduler.per=step, a smaller {key}, or more epochs"
+        )
+
+
+def under_an_epoch(planned: Planned, key: str, length: int) -> Iterator[str]:
+    """For a length that is counted in moves: with one at every step it may be meant in epochs."""
+    if planned.settings("scheduler")["per"] == "step" and length < planned.steps_per_epoch:
+        yield (
+            f"scheduler.{key} is {counted(length, 'training step')}, less than an epoch of "
+            f"{planned.steps_per_epoch}; with scheduler.per=epoch it counts epochs"
+        )
+
+
+def _moves(planned: Planned) -> str:
+    per = planned.settings("scheduler")["per"]
+    return f"{counted(planned.moves, 'move')} (one every {per})"
+
+
+def _given(planned: Planned) -> str:
+    return ", ".join(f"{name} {lr:g}" for name, lr in planned.base_lr.items())
+
+
+def _setting(planned: Planned, key: str) -> str:
+    """The dotted key; where a user's part sets it itself, their choice."""
+    if key in planned.settings("scheduler"):
+        return f"scheduler.{key}"
+    return f"{planned.choice('scheduler')}: its {key}"

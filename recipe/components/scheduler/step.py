@@ -1,0 +1,36 @@
+"""Step decay.
+
+Helps: The classic: a fall or two once progress slows down.
+Not with: Runs of no more epochs than step_size, in which it has no effect.
+Costs: Nothing that can be measured.
+
+Source: torch.optim.lr_scheduler.StepLR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveInt
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from recipe.components.scheduler import under_an_epoch
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+
+def step(
+    optimizer: Optimizer,
+    *,
+    step_size: PositiveInt,
+    gamma: Annotated[float, Field(gt=0, lt=1)],
+) -> StepLR:
+    """Multiplies every group's learning rate by `gamma` at every `step_size`-th move."""
+    return StepLR(optimizer, step_size=step_size, gamma=gamma)
+
+
+def caution_step(planned: Planned, *, step_size: int, gamma: float) -> Iterator[str]:
+    yield from under_an_epoch(planned, "step_size", step_size)

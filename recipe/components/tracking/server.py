@@ -1,0 +1,18 @@
+"""An MLflow server, which keeps the artifacts as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from recipe.components.tracking import Experiment, Tracking
+from recipe.config import credentials
+
+Address = Annotated[str, Field(pattern=r"^https?://[^/]"), AfterValidator(credentials.without)]
+
+
+def server(output_dir: Path, *, uri: Address, experiment: Experiment) -> Tracking:
+    """MLflow behind `uri`, which keeps the artifacts itself."""
+    return Tracking(uri=uri, experiment=experiment)

@@ -1,0 +1,29 @@
+"""Warm-up: called as `warmup(progress, **settings) -> float`, a factor on every learning rate.
+
+A pure function of how much of the run is done, from 0 (the first step) towards 1. The learning rate
+of every group is what the scheduler says times the factor, set anew after each step that
+the optimizer took, however often the scheduler moves; so it goes with any of them, and the ratio
+between groups is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+
+def check(planned: Planned) -> Iterator[str]:
+    """A factor must be a number from 0 on, and the scheduler's by the end."""
+    factors, choice = planned.ramp, planned.choice("warmup")
+    wrong = [f for f in factors if not math.isfinite(f) or f < 0]
+    if wrong:
+        yield f"{choice} gives the factor {wrong[0]}; it must be a number from 0 on"
+    elif factors and factors[-1] != 1:
+        yield (
+            f"{choice} isn't over when the run is: its factor is {factors[-1]:g} at the last of "
+            f"{len(factors)} steps; use a smaller part of the run, or more epochs"
+        )

@@ -1,0 +1,51 @@
+"""Linear warm-up in front of any schedule.
+
+The learning rate rises in a line to what the scheduler says, which goes on meanwhile as it would
+without.
+
+Helps: Large learning rates, large batches, transformers, and a fresh head on pretrained layers.
+Not with: scheduler=warmup_cosine and one_cycle, which rise themselves (refused).
+Costs: Nothing that can be measured.
+
+Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.2 (gradual warm-up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from recipe.components.contract import Planned
+
+RISE = (
+    "recipe.components.scheduler.warmup_cosine.warmup_cosine",
+    "recipe.components.scheduler.one_cycle.one_cycle",
+)
+
+
+def linear(
+    progress: float,
+    *,
+    share: Annotated[float, Field(gt=0, lt=1)],
+    start: Annotated[float, Field(gt=0, lt=1)],
+) -> float:
+    """The factor: `start` at progress 0, in a line up to 1 at progress `share`, 1 from there on."""
+    return min(1.0, start + (1 - start) * progress / share)
+
+
+def check_linear(planned: Planned, *, share: float, **settings: Any) -> Iterator[str]:
+    """It must be the only rise, and longer than a step."""
+    if planned.settings("scheduler").get("_target_") in RISE:
+        yield (
+            f"{planned.choice('warmup')} doesn't go with {planned.choice('scheduler')}, which "
+            "warms up itself; use warmup=none, or scheduler=cosine"
+        )
+    steps = len(planned.ramp)
+    if steps * share < 1:
+        yield (
+            f"warmup.share is {share:g} of {steps} steps, which is less than one; use at least "
+            f"{1 / steps:.2g}, or more epochs"
+        )

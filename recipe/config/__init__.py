@@ -1,0 +1,1 @@
+"""Option files and overrides, composed and checked into a run spec."""

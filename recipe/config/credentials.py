@@ -1,0 +1,46 @@
+"""Credentials of a server: MLflow takes them from the environment, and nothing keeps or shows them.
+
+An address with a user or a password in it would be kept in the spec and shown in many places, so
+it is refused. What others say, MLflow above all, is masked before it is shown or kept.
+"""
+
+from __future__ import annotations
+
+import os
+
+from recipe.formatting import MASK, masked_addresses
+
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+TOKEN = "MLFLOW_TRACKING_TOKEN"
+
+SECRET = (PASSWORD, TOKEN, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Variables whose values are shown nowhere: of the server, and of a store that it sends us to."""
+
+WAY_OUT = f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment"
+
+
+def without(address: str) -> str:
+    """The address as it is. Raises ValueError if a user, a password or another secret may be in
+    it."""
+    if "@" in address:
+        scheme, rest = address.split("://")[0], address.rpartition("@")[2]
+        raise ValueError(
+            f"{masked_addresses(address)!r} has a user or a password in it, which would be kept "
+            f"and shown with the run; use {scheme}://{rest} and {WAY_OUT}"
+        )
+    plain, query, _ = address.partition("?")
+    if query and plain.startswith(("http://", "https://")):
+        raise ValueError(
+            f"'{plain}?{MASK}' has a query, which may hold a secret and would be kept and shown "
+            f"with the run; use {plain.rstrip('/')} and {WAY_OUT}"
+        )
+    return address
+
+
+def masked(text: str) -> str:
+    """The text without users and passwords of addresses, and without what SECRET holds."""
+    for name in SECRET:
+        value = os.environ.get(name, "").strip()
+        for form in filter(None, (value, repr(value)[1:-1])):
+            text = text.replace(form, MASK)
+    return masked_addresses(text)

@@ -1,0 +1,61 @@
+"""The arguments of verbs that take no spec: plain key=value pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recipe.config import option_files
+from recipe.errors import SpecError
+
+
+def key_values(
+    verb: str, arguments: Sequence[str], known: dict[str, str], positional: str = ""
+) -> dict[str, str]:
+    """A verb's own arguments over their defaults: key=value, --key=value or --key value.
+
+    What is none of these is the value of `positional`, one of the keys, if the verb has one. Raises
+    SpecError for any that isn't known.
+    """
+    values, problems = dict(known), []
+    rest, seen = iter(arguments), set()
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if positional and _is_bare(argument, known):
+            if values[positional]:
+                given = f"{positional}={values[positional]} is given already"
+                problems.append(f"{verb}: {argument}: {given}; give one of them")
+            values[positional] = argument
+            continue
+        flag = argument.startswith("--") and not equals
+        if flag:
+            value = next(rest, "")
+        if key not in known or not (equals or flag):
+            hint = option_files.nearest(key, known) or f"; there are {', '.join(known)}"
+            problems.append(f"{verb}: {argument}: no such argument{hint}")
+        elif flag and (not value or value.startswith("--")):
+            problems.append(f"{verb}: {argument}: has no value; write {key}=<value>")
+        elif key in seen:
+            problems.append(f"{verb}: {argument}: {key} is given already; give it once")
+        values[key] = value
+        seen.add(key)
+    if problems:
+        raise SpecError(problems)
+    return values
+
+
+def number(verb: str, key: str, value: str, *, whole: bool = False) -> float:
+    """A verb's argument as a number. Raises SpecError for any that is none."""
+    try:
+        return int(value) if whole else float(value)
+    except ValueError:
+        kind = "a whole number" if whole else "a number"
+        raise SpecError(f"{verb}: {key} must be {kind}, got {value!r}") from None
+
+
+def _is_bare(argument: str, known: dict[str, str]) -> bool:
+    """Whether it is no pair of one of these keys, not even one with a slip; its = are its own, such
+    as those of what a sweep swept."""
+    key, equals, value = argument.partition("=")
+    swept = "," in value or " " in value
+    slip = equals and not swept and option_files.nearest(key, known)
+    return bool(argument) and not (argument.startswith("--") or key in known or slip)

@@ -1,0 +1,270 @@
+"""The menu: the option files of conf/, ours and those of the user's own project.
+
+A user's options are the files of `conf/<group>/` in the working directory; they stand beside
+ours. Reading the menu needs neither Hydra nor torch, so --help is quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from recipe.config import safe_yaml
+
+GROUPS = (
+    "device", "data", "sampler", "model", "loss", "freeze", "param_groups", "optimizer",
+    "sharpness", "scheduler", "warmup", "clip", "precision", "augment", "average", "evaluation",
+    "stop", "distributed", "tracking",
+)  # fmt: skip
+"""Every group of a run spec, in the order in which the engine builds them."""
+
+OFF = {
+    "sampler": "shuffled", "freeze": "none", "param_groups": "all", "sharpness": "none",
+    "scheduler": "constant", "warmup": "none", "clip": "none", "precision": "fp32",
+    "augment": "none", "average": "none", "evaluation": "plain", "stop": "none",
+}  # fmt: skip
+"""The groups that are tricks, and the option that stands for "without"."""
+
+
+EXPERIMENT = "experiment"
+
+MAX_FILES = 100
+"""That an option file may build on; one that it names twice counts twice."""
+
+GLOBAL = "an experiment file's first line is `# @package _global_`"
+
+
+def own_folder() -> Path:
+    """The folder of recipe's own option files: in the installed package, else in the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
+def user_folder() -> Path | None:
+    """`conf/` of the working directory, unless that is recipe's own."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and folder.resolve() != own_folder() else None
+
+
+@dataclass(frozen=True)
+class Option:
+    group: str
+    name: str
+    path: Path
+
+    @property
+    def problem(self) -> str:
+        """What keeps the file from being used, in a line; empty if nothing does."""
+        return self._read[1] or circle(f"{self.group}/{self.name}")
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The values of the file, texts with ${...} as they are written; none if it can't be
+        used."""
+        return self._read[0]
+
+    @property
+    def text(self) -> str:
+        """What is written in the file, comments included; empty if it can't be used."""
+        ours = self.path.parents[1] == own_folder()
+        return "" if not ours and self.problem else self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def _read(self) -> tuple[Mapping[str, Any], str]:
+        return _read(self.path)
+
+    @property
+    def help(self) -> str:
+        """The first line of comment in the file, or what is wrong with the file; lines that begin
+        with `# @` are Hydra's."""
+        for line in self.text.splitlines():
+            if line.startswith("#") and not line.startswith("# @"):
+                return line.lstrip("# ").rstrip()
+        return f"can't be used: {self.problem}" if self.problem else ""
+
+    @property
+    def keys(self) -> set[str]:
+        """The top-level settings written in this very file."""
+        content = map(str, self.content)
+        return {key for key in content if not key.startswith("_") and key != "defaults"}
+
+    @property
+    def parents(self) -> list[str]:
+        """The options that the file builds on, from its defaults list."""
+        entries = self.content.get("defaults")
+        found = entries if isinstance(entries, list) else []
+        return [str(entry).partition("@")[0] for entry in found if str(entry) != "_self_"]
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], str]:
+    """The content of an option file as it is now, and what is wrong with it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return _mapping(path, ())
+    return _mapping(path, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+def builds_on(path: Path) -> Iterator[str]:
+    """The files that a file's defaults list names, relative to its folder or from conf/ with a
+    slash; of a file that can't be read none."""
+    entries = _read(path)[0].get("defaults")  # what is wrong is reported where it is loaded
+    for entry in entries if isinstance(entries, list) else ():
+        for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():
+            folder = re.sub(r"^(?:optional|override)\s+", "", str(group)).partition("@")[0]
+            for name in names if isinstance(names, list) else [names]:
+                yield "/".join(filter(None, [folder, str(name).partition("@")[0]]))
+
+
+def placed(named: str, place: str) -> str:
+    """What a file that is at `place` in conf/ names, as a place in conf/."""
+    return named[1:] if named.startswith("/") else f"{place.rpartition('/')[0]}/{named}".lstrip("/")
+
+
+def circle(place: str) -> str:
+    """That a user's option file builds on itself or on one that does; empty if it doesn't."""
+    user, done = user_folder(), set[str]()
+
+    def found(place: str, chain: tuple[str, ...]) -> tuple[str, ...]:
+        if place in chain:
+            return (*chain[chain.index(place) :], place)
+        if place in done or max(len(chain), len(done)) > MAX_FILES or ".." in place:
+            return ()
+        done.add(place)
+        file = f"{place.lstrip('/')}.yaml"
+        if user is None or (own_folder() / file).is_file():  # ours build on no circle
+            return ()
+        links = (found(placed(name, place), (*chain, place)) for name in builds_on(user / file))
+        return next(filter(None, links), ())
+
+    files = found(place, ())
+    if not files or user is None:
+        return ""
+    return safe_yaml.one_line(
+        f"{user / files[0]}.yaml: defaults: builds on itself ({' -> '.join(files)}); take "
+        f"{files[1]} out of the list"
+    )
+
+
+@functools.cache
+def _mapping(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], str]:
+    """The content of an option file and what is wrong with it, for a file that was `written` then.
+
+    A user's file may be anything: it is read as `plain` does.
+    """
+    try:
+        return safe_yaml.load_mapping(path), ""
+    except ValueError as error:
+        return {}, safe_yaml.one_line(str(error))
+
+
+def options(group: str) -> dict[str, Option]:
+    """The options of a group by name; ours win over a user's of the same name."""
+    found: dict[str, Option] = {}
+    for folder in filter(None, (own_folder(), user_folder())):
+        for path in sorted((folder / group).glob("*.yaml")):
+            found.setdefault(path.stem, Option(group, path.stem, path))
+    return found
+
+
+@functools.cache
+def own_targets(group: str) -> frozenset[str]:
+    """What recipe's own option files of a group name as `_target_`."""
+    texts = [path.read_text(encoding="utf-8") for path in (own_folder() / group).glob("*.yaml")]
+    return frozenset(re.findall(r"^_target_: (\S+)$", "\n".join(texts), re.MULTILINE))
+
+
+def defaults() -> dict[str, str]:
+    """The option that each group has if none is chosen."""
+    return dict(_defaults())
+
+
+@functools.cache
+def _defaults() -> dict[str, str]:
+    entries = OmegaConf.load(own_folder() / "config.yaml").defaults
+    pairs = [
+        (str(k), str(v)) for entry in entries if OmegaConf.is_dict(entry) for k, v in entry.items()
+    ]
+    return {group: option for group, option in pairs if group in GROUPS}
+
+
+def root(key: str) -> Any:
+    """What config.yaml gives to a setting of the whole run."""
+    return OmegaConf.select(OmegaConf.load(own_folder() / "config.yaml"), key)
+
+
+def as_written(group: str, option: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an option; a whole number is a float where the option's file has one, so that
+    1 and 1.0 are one spec."""
+    whole = [key for key, value in settings.items() if type(value) is int]
+    floats = _floats(group, option, user_folder()) if whole else frozenset()
+    exact = [key for key in whole if key in floats and abs(settings[key]) < 2**53]
+    return {key: float(v) if key in exact else v for key, v in settings.items()}
+
+
+@functools.cache
+def _floats(group: str, option: str, _: Path | None) -> frozenset[str]:
+    """The settings that are floats in the option's file, or in one that it builds on."""
+    found: dict[str, bool] = {}
+    for file in lineage(group, option):
+        found |= {str(key): isinstance(value, float) for key, value in file.content.items()}
+    return frozenset(key for key, is_float in found.items() if is_float)
+
+
+def lineage(group: str, option: str) -> list[Option]:
+    """The file of an option behind those that it builds on, each once; what comes later wins."""
+    known, found, asked = options(group), dict[str, Option](), set[str]()
+
+    def add(name: str) -> None:
+        if name in known and name not in asked and len(asked) < MAX_FILES:
+            asked.add(name)
+            for parent in known[name].parents:
+                add(parent)
+            found[name] = known[name]
+
+    add(option)
+    return list(found.values())
+
+
+def comments(group: str, option: str) -> dict[str, str]:
+    """What an option's file says beside each setting, for messages; inherited settings included."""
+    notes: dict[str, str] = {}
+    for file in lineage(group, option):
+        for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", file.text, re.MULTILINE):
+            notes[key] = note.strip()
+    return notes
+
+
+def own_settings(option: Option) -> dict[str, Any]:
+    """What an option's file gives itself, by dotted key; texts with ${...} as they are written."""
+    content = {key: value for key, value in option.content.items() if key != "defaults"}
+    groups = content if "@package _global_" in option.text else {option.group: content}
+    return {
+        f"{group}.{key}": value
+        for group, given in groups.items()
+        if isinstance(given, dict)
+        for key, value in given.items()
+    }
+
+
+def hidden(group: str, name: str) -> Path | None:
+    """The user's option file that can't be reached because one of ours has its name."""
+    user = user_folder()
+    if user is None or not (own_folder() / group / f"{name}.yaml").is_file():
+        return None
+    path = user / group / f"{name}.yaml"
+    return path if path.is_file() else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean a or b?` for what looks like `word`, else nothing."""
+    close = difflib.get_close_matches(word, dict.fromkeys(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,282 @@
+"""Mistakes in the overrides of a command line, found all at once and with the nearest right word.
+
+Hydra stops at the first mistake, suggests nothing, and accepts `+typo=1`; here each override is
+checked against the menu and the composed config before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hydra.core.override_parser.types import Glob, Override
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.config import compose, option_files
+from recipe.config.option_files import EXPERIMENT, GROUPS, nearest
+from recipe.errors import Problems
+from recipe.formatting import listed
+
+CHOOSABLE = (*GROUPS, EXPERIMENT)
+
+WITHOUT = ("none", "off", "no", "null", "false")
+"""What may be typed for a group's option that stands for nothing."""
+
+LAUNCHING = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
+"""What may be set of Hydra's own config: how a sweep is launched. The rest is recipe's to set."""
+
+Base = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass
+class Checked:
+    """The overrides that hold, as Hydra takes them, and what is wrong with the others."""
+
+    overrides: list[Override]
+    problems: Problems
+
+
+def check(overrides: Sequence[Override], base: Base = compose.config) -> Checked:
+    """Sorts out overrides of unknown groups, options and keys. Call within `menu_folder()`.
+
+    `base` gives the config that choices of options make, before any setting is changed.
+    """
+    groups = _Groups(overrides)
+    values = [o for o in overrides if o not in groups.chosen and o not in groups.wrong]
+    keys = _Keys(groups, values, base)
+    return Checked([*groups.chosen, *keys.known], Problems([*groups.problems, *keys.problems]))
+
+
+class _Groups:
+    """The overrides that choose options."""
+
+    def __init__(self, overrides: Sequence[Override]) -> None:
+        self.problems = Problems()
+        self.chosen: list[Override] = []
+        self.wrong: list[Override] = []
+        self.broken: set[str] = set()
+        for override in overrides:
+            if override.key_or_group in CHOOSABLE or "/" in override.key_or_group:
+                problems = self._check(override)
+                self.problems += problems
+                (self.wrong if problems else self.chosen).append(override)
+                if problems:
+                    self.broken.add(override.key_or_group)
+
+    def _check(self, override: Override) -> list[str]:
+        group, text = override.key_or_group, override.input_line
+        if group.startswith("hydra/"):
+            return _hydra_problems(override)
+        if group not in CHOOSABLE:
+            return [f"{text}: no such group{nearest(group, GROUPS)}"]
+        if override.is_delete():
+            off = option_files.OFF.get(group)
+            return [
+                f"{text}: every run has a {group}"
+                + (f"; without it is {group}={off}" if off else "")
+            ]
+        names = option_names(override)
+        if override.is_add() or override.is_force_add() or override.package:
+            lost = [name for name in names if name not in option_files.options(group)]
+            hint = nearest(lost[0], option_files.options(group)) if lost else ""
+            return [f"{text}: write {group}=<option>; {group} is in every spec already{hint}"]
+        if not names:
+            return [f"{text}: matches none of {', '.join(option_files.options(group))}"]
+        return [problem for name in names for problem in self._option(group, name)]
+
+    def _option(self, group: str, name: str) -> list[str]:
+        known = option_files.options(group)
+        if name not in known:
+            off = option_files.OFF.get(group) if name in WITHOUT else None
+            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            hint = f"; without it is {group}={off}" if off else hint
+            return [f"{group}={name}: no such option{hint}"]
+        if problem := known[name].problem:
+            return [f"{group}={name} can't be used: {problem}"]
+        mine = option_files.hidden(group, name)
+        if mine is not None:
+            return [f"{group}={name}: recipe's own option hides {mine}; give yours another name"]
+        return []
+
+    def first_choices(self, but: str | None = None) -> list[str]:
+        """`group=option` for every chosen group except `but`; of a sweep its first option."""
+        return [
+            f"{o.key_or_group}={option_names(o)[0]}"
+            for o in self.chosen
+            if o.key_or_group in CHOOSABLE and o.key_or_group != but
+        ]
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group that the command line chooses, in a sweep all of them."""
+        return [name for o in self.chosen if o.key_or_group == group for name in option_names(o)]
+
+
+def option_names(override: Override) -> list[str]:
+    """The option or options that an override of a group chooses."""
+    if override.is_sweep_override():
+        return [text.strip("'\"") for text in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str().strip("'\"")]
+
+
+def interval_problem(override: Override, give: str) -> str:
+    """What is wrong with an interval where nothing is searched, and what to `give` instead."""
+    key, text = override.key_or_group, override.input_line
+    if key.startswith("hydra"):
+        return f"{text.removeprefix('hydra.sweeper.')}: give one value"
+    if key == "seed" or key in CHOOSABLE:
+        return f"{text}: no interval can be given for {key}; give {give}"
+    return f"{text}: an interval is for python -m recipe search; give {give}, or use search instead"
+
+
+def _hydra_problems(override: Override) -> list[str]:
+    """What is wrong with an override of Hydra's own config."""
+    key, text = override.key_or_group, override.input_line
+    words = re.split(r"[./]", key)
+    if override.is_sweep_override() and not key.startswith("hydra.sweeper."):  # a verb's own
+        return [f"{text}: give one value; all jobs have it in common"]
+    if len(words) > 1 and words[1] in LAUNCHING:
+        return []
+    known = ", ".join(f"hydra.{name}" for name in LAUNCHING)
+    return [f"{text}: recipe sets this itself; of Hydra's own there are {known}"]
+
+
+class _Keys:
+    """The overrides that give settings, checked against the configs that the options make."""
+
+    def __init__(self, groups: _Groups, values: Sequence[Override], base: Base) -> None:
+        self.groups = groups
+        self.compose = base
+        self.problems = Problems()
+        self.known: list[Override] = []
+        for override in values:
+            problems = self._check(override)
+            self.problems += problems
+            if not problems and override.key_or_group.split(".")[0] not in groups.broken:
+                self.known.append(override)
+
+    def _check(self, override: Override) -> list[str]:
+        key, text = override.key_or_group, override.input_line
+        root = key.split(".")[0]
+        if root == "hydra":
+            return _hydra_problems(override)
+        if root in self.groups.broken:
+            return []
+        if override.is_delete():
+            return [f"{text}: a setting can't be removed; give it another value"]
+        if isinstance(override.value(), Glob):
+            return [f"{text}: glob(...) chooses options of a group; list the values"]
+        if root not in self.base:
+            known = [EXPERIMENT, *(str(key) for key in self.base if key != "hydra")]
+            return [
+                f"{text}: no such key{nearest(root, known) or nearest(key, self._paths(self.base))}"
+            ]
+        if root == key and root in GROUPS:
+            return [f"{text}: choose an option, or set one setting: {root}.<setting>=<value>"]
+        if override.is_add() or override.is_force_add():
+            if root not in GROUPS or key.count(".") != 1:
+                return [f"{text}: write {key}=<value>; {root} is in every spec already"]
+            from recipe.config.schema import ENGINE  # with pydantic, which takes a moment
+
+            if key.partition(".")[2] not in ENGINE.get(root, {}):
+                return []  # the part's own signature decides, once it may be imported
+        configs = dict(self._configs(root))
+        having = [name for name, config in configs.items() if self._has(key, config)]
+        hints = {
+            name: self._hint(key, name, config)
+            for name, config in configs.items()
+            if name not in having
+        }
+        if not having or not hints:
+            return [f"{text}: {lacks}{hint}" for lacks, hint in hints.values()]
+        lacking = listed([lacks for lacks, _ in hints.values()])
+        hint = next(hint for _, hint in hints.values())
+        return [f"{text}: {lacking}{hint}{self._for_some(override, having)}"]
+
+    def _for_some(self, override: Override, having: Sequence[str]) -> str:
+        """How a setting is given to those of the swept options that have it."""
+        group, _, setting = override.key_or_group.partition(".")
+        option = having[0].partition("=")[2]
+        value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
+        file = f"conf/{group}/<name>.yaml"
+        given = self._options_with(override, [name.partition("=")[2] for name in having])
+        told = (
+            f"; {group}={given[0]} has that value already, so leave {override.input_line} out and "
+            f"sweep over {given[0]}"
+            if given
+            else f"; to give it to {listed(having)} alone, write {file} with `defaults: [{option}, "
+            f"_self_]` and `{setting}: {value}`, and sweep over <name> instead of {option}"
+        )
+        if set(self.groups.options(group)) == {option, option_files.OFF.get(group)}:
+            told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
+        return told
+
+    @staticmethod
+    def _options_with(override: Override, having: Sequence[str]) -> list[str]:
+        """The options among `having`, and those built on one of them, that have the value."""
+        group, _, setting = override.key_or_group.partition(".")
+        found = []
+        for name in [] if override.is_sweep_override() else option_files.options(group):
+            files = option_files.lineage(group, name)
+            settings = {key: value for file in files for key, value in file.content.items()}
+            is_one = any(file.name in having for file in files)
+            if is_one and setting in settings and settings[setting] == override.value():
+                found.append(name)
+        return found
+
+    @cached_property
+    def base(self) -> DictConfig:
+        return self.compose(self.groups.first_choices())
+
+    def _configs(self, group: str) -> Iterator[tuple[str, DictConfig]]:
+        """The config of every option that a group has in this command line."""
+        options = self.groups.options(group)
+        if len(options) < 2:
+            choice = self.base.hydra.runtime.choices.get(group)
+            yield f"{group}={choice}" if choice else group, self.base
+            return
+        for option in options:
+            choice = f"{group}={option}"
+            yield choice, self.compose([*self.groups.first_choices(but=group), choice])
+
+    def _has(self, key: str, config: DictConfig) -> bool:
+        node: Any = config
+        for name in re.split(r"\.|\[", key):
+            index = name.rstrip("]")
+            if OmegaConf.is_dict(node) and index in node:
+                node = node._get_node(index)
+            elif OmegaConf.is_list(node) and index.isdigit() and int(index) < len(node):
+                node = node._get_node(int(index))
+            else:
+                return False
+        return True
+
+    def _hint(self, key: str, choice: str, config: DictConfig) -> tuple[str, str]:
+        """What an option lacks, and what to give instead."""
+        group, _, setting = key.partition(".")
+        paths = [path for path in self._paths(config) if path.startswith(f"{group}.")]
+        settings = [path.removeprefix(f"{group}.") for path in paths]
+        others = [
+            name for name, option in option_files.options(group).items() if setting in option.keys
+        ]
+        hint = nearest(setting, settings)
+        if others and (not hint or not paths):
+            hint = f"; it is a setting of {group}={' and '.join(others[:3])}"
+        if not hint and paths:
+            hint = f"; there are {', '.join(settings)}"
+        lacks = f"has no setting {setting}" if paths else "takes no settings"
+        return f"{choice} {lacks}", hint
+
+    @staticmethod
+    def _paths(config: DictConfig) -> list[str]:
+        """Every key of the config that may be set, dotted."""
+        found = []
+        for key, node in config.items_ex(resolve=False):
+            root = str(key)
+            if OmegaConf.is_dict(node) and root != "hydra":
+                found += [f"{root}.{name}" for name in map(str, node) if not name.startswith("_")]
+            elif root != "hydra":
+                found.append(root)
+        return found

@@ -1,0 +1,33 @@
+"""`_target_` names of earlier versions, as they are called now.
+
+Before version 0.2 the components were in `recipe.<group>`; recorded specs and users' option files
+may still name them so.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from recipe.config.option_files import GROUPS
+
+EARLIER = re.compile(rf"recipe\.(?={'|'.join(GROUPS)}\b)")
+
+
+def current_target(target: str) -> str:
+    """`recipe.components.clip.norm.norm` for `recipe.clip.norm.norm`; any other name as it is."""
+    return EARLIER.sub("recipe.components.", target) if EARLIER.match(target) else target
+
+
+def with_current_targets(node: Any) -> Any:
+    """A copy of settings in which every `_target_` is the current name."""
+    if isinstance(node, list):
+        return [with_current_targets(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: current_target(value)
+        if key == "_target_" and isinstance(value, str)
+        else with_current_targets(value)
+        for key, value in node.items()
+    }

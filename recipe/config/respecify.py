@@ -1,0 +1,72 @@
+"""A recorded spec with some of it changed by overrides, as a command line would give them.
+
+What isn't overridden stays as it was recorded: nothing of it is looked up or resolved again, even
+if another option of its group, or a setting that it once referred to, is another one now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from recipe.config import compose
+from recipe.config.option_files import EXPERIMENT, GROUPS
+from recipe.config.overrides import check
+from recipe.config.spec import RunSpec
+from recipe.errors import Problems, SpecError
+
+
+def changed(recorded: RunSpec, overrides: Sequence[Override], problems: Problems) -> RunSpec:
+    """The spec with these overrides, less those that are wrong: of these `problems` are told.
+
+    A chosen option is composed from the menu; its settings may refer to what was recorded. `trust`
+    stays as it is. Raises SpecError. Call within `compose.menu_folder()`.
+    """
+    refused = {override.input_line: line for override in overrides if (line := _refusal(override))}
+    problems += refused.values()
+    kept = [override for override in overrides if override.input_line not in refused]
+    checked = check(kept, base=lambda choices: _over(recorded, choices))
+    problems += checked.problems
+    lines = [override.input_line for override in checked.overrides]
+    chosen = [o.input_line for o in checked.overrides if o.key_or_group in GROUPS]
+    composed = _over(recorded, chosen)
+    values = [o for o in checked.overrides if o.key_or_group not in (*GROUPS, "trust")]
+    with compose.named(lines):
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+        except HydraException as error:
+            raise SpecError(" ".join(str(error).split())) from error
+        options = composed.hydra.runtime.choices
+        del composed["hydra"]
+        return RunSpec.from_config(composed, options)
+
+
+def _refusal(override: Override) -> str | None:
+    """Why an override has no place where one recorded run is run again."""
+    text, root = override.input_line, override.key_or_group.partition(".")[0]
+    if override.is_sweep_override():
+        return f"{text}: one recorded run is run again, which takes one value; give one"
+    if root == EXPERIMENT or root.partition("/")[0] in (EXPERIMENT, "hydra"):
+        return f"{text}: a recorded run has no {root}; give options and settings themselves"
+    return None
+
+
+def _over(recorded: RunSpec, choices: Sequence[str]) -> DictConfig:
+    """What Hydra composes of these choices of options; all else as it was recorded."""
+    composed = compose.config(choices)
+    with compose.named(choices):
+        compose.check_origin(composed, choices)
+    chosen = {choice.partition("=")[0] for choice in choices}
+    for field in dataclasses.fields(recorded):
+        value = getattr(recorded, field.name)
+        if field.name not in (*chosen, "options"):
+            composed[field.name] = list(value) if isinstance(value, tuple) else value
+    for group in GROUPS:
+        if group not in chosen:
+            composed.hydra.runtime.choices[group] = recorded.options[group]
+    return composed

@@ -1,0 +1,229 @@
+"""Who may say what: settings that reach beyond a run come from the user's own words alone.
+
+The user's own words are the command line and conf/project/default.yaml. Any other option or
+experiment file may be a stranger's, and so may a recorded spec: none of these may say what to
+trust, configure Hydra (which calls what its node names), read the environment, write outside the
+working directory or send the record to another machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.config import credentials, option_files, safe_yaml
+from recipe.config.spec import RunSpec
+from recipe.errors import Problems, SpecError
+
+OWN = "the command line or conf/project/default.yaml"
+
+NAMED: ContextVar[frozenset[str] | None] = ContextVar("NAMED", default=None)
+"""Variables of the environment that a config may read now; None: any."""
+
+
+def roots(overrides: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """The overrides of settings below one of these names."""
+    wanted = set(names)
+    return tuple(text for text in overrides if re.split(r"[.=/@]", text.lstrip("+~"))[0] in wanted)
+
+
+def plain_roots(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The overrides that choose no option file: of the whole run's settings and of Hydra's."""
+    from recipe.config.schema import ROOT  # with pydantic, which takes a moment
+
+    return roots(overrides, {key.split(".")[0] for key in (*ROOT, "hydra")})
+
+
+def problems(composed: DictConfig, own: DictConfig, overrides: Iterable[str]) -> list[str]:
+    """What of a composed config only the user's own words may say, and they don't.
+
+    `own` is composed of `plain_roots(overrides)` alone.
+    """
+    found = []
+    if _value(composed, "trust") != _value(own, "trust"):
+        found.append(_refusal("trust", _value(composed, "trust")))
+    found += [_refusal(key) for key in _different_hydra(composed, own, list(overrides))]
+    folder = _value(composed, "output_dir")
+    if folder != _value(own, "output_dir") and is_outside(folder):
+        found.append(
+            f"output_dir: {folder!r} is outside the working directory, and only {OWN} may say so; "
+            "give output_dir=<folder> there"
+        )
+    return found
+
+
+def tracking_problems(composed: DictConfig, own: DictConfig) -> list[str]:
+    """As `problems`, of the server; `own` is composed of the overrides of tracking as well."""
+    uri = server(composed)
+    if uri is None or is_here(uri) or uri == server(own):
+        return []
+    return [
+        f"tracking.uri: {uri!r} is another machine's, and only {OWN} may send the record there; "
+        "choose tracking and tracking.uri there"
+    ]
+
+
+def _refusal(key: str, value: object = None) -> str:
+    got = "" if value is None else f" to {value}"
+    return (
+        f"{key}: an option or experiment file sets it{got}, and only {OWN} may; take it out of "
+        "that file"
+    )
+
+
+def _different_hydra(composed: DictConfig, own: DictConfig, overrides: list[str]) -> list[str]:
+    """The keys of Hydra's node that an option file has set."""
+    chosen: list[dict[str, Any]] = []
+    theirs, ours = (
+        OmegaConf.to_container(config.hydra, resolve=False) for config in (composed, own)
+    )
+    assert isinstance(theirs, dict) and isinstance(ours, dict)
+    given = theirs.pop("overrides")
+    ours.pop("overrides")
+    for node in (theirs, ours):
+        choices = node["runtime"].pop("choices")
+        chosen.append({key: choices[key] for key in choices if key.startswith("hydra/")})
+        node["job"].pop("override_dirname", None)
+    found = [f"hydra.{key!s}" for key in theirs if theirs[key] != ours.get(key)]
+    found += [
+        f"{key}={chosen[0][key]}" for key in chosen[0] if chosen[0][key] != chosen[1].get(key)
+    ]
+    if sorted(given["task"] + given["hydra"]) != sorted(overrides):
+        found.append("hydra.overrides")
+    return found
+
+
+def hidden_defaults() -> list[str]:
+    """Files of the user's conf/ that would take the place of Hydra's own, which nobody chose."""
+    folder = option_files.user_folder()
+    names = ("config", "launcher/basic", "sweeper/basic")
+    files = [folder / "hydra" / f"{name}.yaml" for name in names] if folder else []
+    return [
+        f"hydra: {file} would take the place of Hydra's own; give it another name"
+        for file in files
+        if file.exists()
+    ]
+
+
+def _value(config: DictConfig, key: str) -> Any:
+    value: Any = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def server(config: DictConfig) -> Any:
+    """The address that the record is sent to; None: to no server."""
+    return _value(config, "tracking.uri") if OmegaConf.is_dict(config.get("tracking")) else None
+
+
+def is_outside(folder: Any) -> bool:
+    """Whether a folder lies outside the working directory, links followed."""
+    if not isinstance(folder, str):
+        return False  # its type is refused elsewhere
+    try:
+        return not Path(folder).expanduser().resolve().is_relative_to(Path.cwd().resolve())
+    except (RuntimeError, ValueError, OSError):  # nobody's home, links in a circle
+        return True
+
+
+def is_here(uri: Any) -> bool:
+    """Whether an address is this machine's own, as 127.0.0.1 is."""
+    try:
+        host = urlsplit(uri).hostname if isinstance(uri, str) else None
+        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSpec:
+    """A recorded spec with the reader's own output_dir and tracking.uri, where those are given.
+
+    `own` is what the reader's project says. Raises SpecError where the spec itself reaches too far.
+    """
+    found = Problems()
+    if output_dir:
+        spec = replace(spec, output_dir=output_dir)
+    elif is_outside(spec.output_dir) and not _same_folder(spec.output_dir, own.output_dir):
+        found.append(
+            f"output_dir: {spec.output_dir!r} of this spec is outside the working directory; say "
+            "where its run may go: output_dir=<folder>"
+        )
+    recorded = spec.tracking.get("uri")
+    with found.collect("tracking.uri"):
+        credentials.without(str(uri or recorded))
+    if uri and recorded is None:
+        found.append(
+            f"tracking.uri={uri}: tracking={spec.options['tracking']} of this spec has no such "
+            "setting; leave it out"
+        )
+    elif uri:
+        spec = replace(spec, tracking={**spec.tracking, "uri": uri})
+    elif recorded is not None and not is_here(recorded) and recorded != server(own):
+        found.append(
+            f"tracking.uri: {recorded!r} of this spec is another machine's; if the record may go "
+            f"there, say tracking.uri={recorded}"
+        )
+    found.raise_any()
+    return spec
+
+
+def _same_folder(one: str, other: Any) -> bool:
+    try:
+        return Path(one).expanduser().resolve() == Path(str(other)).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError):
+        return False
+
+
+@contextmanager
+def environment(overrides: Iterable[str]) -> Iterator[None]:
+    """Within it `${oc.env:NAME}` gives the variables that the user's own words name, and no others;
+    and interpolations expand to a bounded number of values.
+
+    Raises ValueError, from where it is resolved, for any other, and SpecError for a file of the
+    project's that can't be read.
+    """
+    texts = list(overrides)
+    folder = option_files.user_folder()
+    if folder is not None and (folder / "project" / "default.yaml").exists():
+        try:
+            texts.append(safe_yaml.read_text(folder / "project" / "default.yaml"))
+        except ValueError as error:
+            raise SpecError(str(error)) from error
+    reads = r"oc\.env\\?:[\s\\'\"]*(\w+)"  # Hydra hands overrides on with backslashes in them
+    named = {name for text in texts for name in re.findall(reads, text)}
+    before = NAMED.set(frozenset(named))
+    try:
+        with safe_yaml.bounded_interpolations():
+            yield
+    finally:
+        NAMED.reset(before)
+
+
+def guard_environment() -> None:
+    """Puts what `environment` decides in front of OmegaConf's own `oc.env`, and bounds what
+    interpolations expand to."""
+    safe_yaml.guard_interpolations()
+    OmegaConf.register_new_resolver("oc.env", guarded_variable, replace=True)
+
+
+def guarded_variable(name: str, *default: Any) -> str | None:
+    """A variable of the environment. A function of this module's, so that a launcher can hand it on
+    to other processes. Raises ValueError for one that the user's own words don't name."""
+    from omegaconf.resolvers import oc
+
+    named = NAMED.get()
+    if named is not None and name not in named:
+        raise ValueError(
+            f"an option or experiment file reads {name} from the environment, and only {OWN} "
+            "may; give the value there"
+        )
+    value: str | None = oc.env(name, *default)
+    return value

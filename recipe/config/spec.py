@@ -1,0 +1,249 @@
+"""The run spec: everything that decides what a run does, resolved, frozen and complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from recipe.config import option_files, safe_yaml
+from recipe.config.option_files import EXPERIMENT, GLOBAL, GROUPS, nearest
+from recipe.config.renamed_targets import current_target, with_current_targets
+from recipe.errors import SpecError
+from recipe.formatting import written
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One field per group, each a dict with `_target_` and its settings, and the run's own."""
+
+    options: Mapping[str, str]
+    """The option chosen in each group."""
+    seed: int
+    epochs: int
+    accumulate: int
+    """Parts in which a batch is computed."""
+    name: str | None
+    summary: bool
+    on_nonfinite: Literal["stop", "skip"]
+    nonfinite_limit: int
+    channels_last: bool | Literal["auto"]
+    compile: bool
+    checkpoint: Settings
+    """`every` (None: never), `per` and `keep`."""
+    again: bool
+    """Whether to run what was finished, or killed, before."""
+    output_dir: str
+    trust: tuple[str, ...]
+    device: Settings
+    data: Settings
+    sampler: Settings
+    model: Settings
+    loss: Settings
+    freeze: Settings
+    param_groups: Settings
+    optimizer: Settings
+    sharpness: Settings
+    scheduler: Settings
+    warmup: Settings
+    clip: Settings
+    precision: Settings
+    augment: Settings
+    average: Settings
+    evaluation: Settings
+    stop: Settings
+    distributed: Settings
+    tracking: Settings
+
+    @classmethod
+    def from_config(cls, config: DictConfig, choices: Mapping[str, str]) -> RunSpec:
+        """The spec of a composed config.
+
+        Raises SpecError for unknown or missing keys, and for values that are not plain ones.
+        """
+        try:
+            content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            said = _not_given(error, choices) or f"{error.full_key or 'spec'}: {reason(error)}"
+            raise SpecError(said) from error
+        except RecursionError as error:
+            raise SpecError("spec: refers to itself; give the values themselves") from error
+        if wrong := safe_yaml.problems(content):
+            raise SpecError(wrong)
+        content = with_current_targets(content)
+        known = {field.name for field in dataclasses.fields(cls)} - {"options"}
+        unknown = [
+            f"{key}: no such key"
+            + (f"; {GLOBAL}" if key == EXPERIMENT else nearest(str(key), known))
+            for key in content
+            if key not in known
+        ]
+        missing = [f"{key}: missing from the spec" for key in sorted(known - content.keys())]
+        if unknown or missing:
+            raise SpecError(unknown + missing)
+        keys = (*GROUPS, "checkpoint")
+        if wrong := [line for key in keys for line in _no_settings(key, content[key])]:
+            raise SpecError(wrong)
+        trust = content["trust"]
+        if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
+            raise SpecError(f"trust must be a list of packages, [mypackage], got {written(trust)}")
+        content["trust"] = tuple(trust)
+        return cls(options={group: choices[group] for group in GROUPS}, **content)
+
+    @classmethod
+    def read(cls, path: Path, trust: Sequence[str]) -> RunSpec:
+        """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does.
+
+        It is complete, so nothing in it is looked up anywhere else. Raises SpecError if it is no
+        whole spec, or no plain one.
+        """
+        try:
+            asking = safe_yaml.interpolations(path)
+            content = None if asking else safe_yaml.load(path)
+            config = OmegaConf.create(content) if isinstance(content, dict) else None
+        except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+            raise SpecError(f"spec: {path}: {reason}") from error
+        if asking:
+            raise SpecError(
+                f"{safe_yaml.one_line(key)}: {path} has a ${{...}} there, and a recorded spec is never "
+                "resolved; write the value itself"
+                for key in asking
+            )
+        if config is None or not OmegaConf.is_dict(config.get("options")):
+            raise SpecError(f"spec: {path} is no run's spec.yaml (it has no options)")
+        chosen: Any = OmegaConf.to_container(config.pop("options"))
+        lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]
+        odd = [
+            f"options.{group} must be the name of an option, got {chosen[group]!r}; write a text"
+            for group in GROUPS
+            if isinstance(chosen.get(group), (Mapping, list))
+        ]
+        if wrong := lost or odd or safe_yaml.problems({"options": chosen}):
+            raise SpecError(wrong)
+        config.trust = list(trust)
+        checkpoint = config.get("checkpoint")
+        if isinstance(checkpoint, DictConfig) and "keep_finished" not in checkpoint:
+            checkpoint.keep_finished = option_files.root(
+                "checkpoint.keep_finished"
+            )  # of an older version
+        return cls.from_config(config, {group: str(chosen[group]) for group in GROUPS})
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.output_dir).expanduser().resolve()
+
+    @property
+    def label(self) -> str:
+        """The run's name: the given one, else what isn't the default, else `baseline`."""
+        default = option_files.defaults()
+        on = [
+            f"{group}={self.options[group]}"
+            for group in GROUPS
+            if group not in ("device", "tracking") and self.options[group] != default[group]
+        ]
+        return self.name or " ".join(on) or "baseline"
+
+    def choice(self, group: str) -> str:
+        """What was chosen, as it is written: `clip=norm`, or the `_target_` given in place of that
+        of the option."""
+        target = getattr(self, group).get("_target_")
+        if isinstance(target, str) and self.replaces_target(group):
+            return f"{group}._target_={target}"
+        return f"{group}={self.options[group]}"
+
+    def replaces_target(self, group: str) -> bool:
+        """Whether another `_target_` was given than the option's file has."""
+        files = option_files.lineage(group, self.options[group])
+        named = [
+            current_target(str(file.content["_target_"]))
+            for file in files
+            if "_target_" in file.content
+        ]
+        return bool(named) and getattr(self, group).get("_target_") != named[-1]
+
+    @property
+    def as_written(self) -> RunSpec:
+        """With numbers of the kinds that the options' files have, so that 1 and 1.0 are alike."""
+        settings: dict[str, Any] = {
+            group: option_files.as_written(group, self.options.get(group, ""), getattr(self, group))
+            for group in GROUPS
+        }
+        return dataclasses.replace(self, **settings)
+
+    def to_yaml(self) -> str:
+        return str(OmegaConf.to_yaml(_plain(self)))
+
+    def parameters(self) -> dict[str, Any]:
+        """What is recorded: options under the group's name, settings under their dotted key."""
+        written = self.as_written
+        flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
+        for group in GROUPS:
+            flat |= flatten(
+                group, {k: v for k, v in getattr(written, group).items() if k != "_target_"}
+            )
+        return flat
+
+
+def _no_settings(group: str, node: Any) -> list[str]:
+    """What keeps a value from being a group's settings."""
+    if not isinstance(node, Mapping):
+        chosen = f"defaults: [override /{group}: {node}]"
+        named = f", in a file with {chosen}" if isinstance(node, str) else ""
+        way_out = (
+            f"choose an option{named}" if group in GROUPS else f"give {group}.<setting>=<value>"
+        )
+        return [f"{group} must be a mapping of settings, got {written(node)}; {way_out}"]
+    return [
+        f"{group}.{key}: the name of a setting must be a text; leave it out"
+        for key in node
+        if not isinstance(key, str)
+    ]
+
+
+def reason(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says, less the type of the error in a resolver."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+
+
+def _not_given(error: OmegaConfBaseException, choices: Mapping[str, str]) -> str:
+    """What to say of a setting that another one is taken from and that the chosen option lacks;
+    empty if it is something else."""
+    found = re.search(r"Interpolation key '(\w+)\.(\w[\w.]*)' not found", str(error))
+    if not found or found[1] not in choices:
+        return ""
+    group, setting = found.groups()
+    option = f"{group}={choices[group]}"
+    return (
+        f"{group}.{setting} is not given, and {error.full_key} is taken from it; write {setting} "
+        f"in the file of {option}, or give +{group}.{setting}=<value>"
+    )
+
+
+def _plain(spec: RunSpec) -> dict[str, Any]:
+    content = dataclasses.asdict(spec)
+    content["trust"] = list(spec.trust)
+    return content
+
+
+def flatten(prefix: str, value: Any) -> dict[str, Any]:
+    """Values by dotted key; a list that holds mappings is one value, as JSON."""
+    if isinstance(value, Mapping):
+        return {
+            k: v
+            for name, item in value.items()
+            for k, v in flatten(f"{prefix}.{name}", item).items()
+        }
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return {prefix: json.dumps(value)}
+    return {prefix: value}

@@ -1,0 +1,208 @@
+"""The layers of any model, in order from the input, each with the parameters that belong to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import accumulate
+from posixpath import commonpath
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from recipe.nn import patterns
+from recipe.nn.optional_imports import imported
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Normalisation: BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+@dataclass
+class Layer:
+    name: str
+    """Of the module with the weights."""
+    parameters: list[str]
+    """Full names: its own, those of the normalisation after it, and loose ones before it."""
+
+
+def in_order(model: nn.Module) -> list[Layer]:
+    """Layers with weights, in the order in which the model registers them.
+
+    A normalisation belongs to the layer before it; parameters that are held by a module around
+    other layers (a class token, a position embedding) belong to the layer after them.
+    """
+    layers: list[Layer] = []
+    loose: list[str] = []
+    for name, module in model.named_modules():
+        own = [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
+        if not own:
+            continue
+        if isinstance(module, NORMS) and layers:
+            layers[-1].parameters += own
+        elif isinstance(module, NORMS) or around_others(module):
+            loose += own
+        else:
+            layers.append(Layer(name, loose + own))
+            loose = []
+    if loose and layers:
+        layers[-1].parameters += loose
+    return layers
+
+
+def around_others(module: nn.Module) -> bool:
+    """Whether modules in it have parameters."""
+    return any(True for child in module.children() for _ in child.parameters())
+
+
+def blocks(model: nn.Module) -> list[Layer]:
+    """The blocks of a model, in order from the input, each with all its parameters.
+
+    They are those of the model's own `group_matcher`, as timm's models have one. Else the first is
+    the stem, the last is the classifier (`head`), and between them are the modules of several
+    layers that the model is made of, such as residual blocks or the layers of a transformer. A
+    normalisation belongs to what is before it, a layer between two blocks to the one after it,
+    and a layer after the last block is one of its own; so is every layer of a model without
+    blocks. Raises ValueError if the model has a group_matcher and timm can't be imported.
+    """
+    if hasattr(model, "group_matcher") and len(stated := _stated_blocks(model)) > 1:
+        return stated
+    counts = _layer_counts(model)
+    opened = _opened(model, counts)
+    heads = head(model, "auto", "head")
+    found: list[Layer] = []
+    lone: list[Layer] = []
+    loose: list[str] = []
+    for name, parameters in _units(model, opened, set(heads)).items():
+        if name in opened:
+            loose += parameters
+        elif isinstance(model.get_submodule(name), NORMS):
+            ([*found, *lone][-1].parameters if found or lone else loose).extend(parameters)
+        elif counts[name] > 1:
+            before = [each for layer in lone for each in layer.parameters] + loose
+            if lone and not found:
+                found.append(Layer(lone[0].name, before))
+                before = []
+            found.append(Layer(name, before + parameters))
+            lone, loose = [], []
+        else:
+            lone.append(Layer(name, loose + parameters))
+            loose = []
+    return [*found, *lone, Layer(heads[0].rpartition(".")[0], loose + heads)]
+
+
+def _stated_blocks(model: Any) -> list[Layer]:
+    """As timm groups the parameters for its own decay by layers."""
+    library = imported("timm.models", "a model with a group_matcher", "vision")
+    grouped = library.group_parameters(model, model.group_matcher(coarse=False))
+    found = [list(names) for _, names in sorted(grouped.items())]
+    held = {name for names in found for name in names}
+    found[-1] += [name for name, _ in model.named_parameters() if name not in held]
+    return [Layer(_shared_name(names), names) for names in found]
+
+
+def _shared_name(parameters: list[str]) -> str:
+    """The innermost module that holds all parameters with the beginning of the first one."""
+    top = parameters[0].partition(".")[0]
+    alike = [name.rpartition(".")[0] for name in parameters if name.partition(".")[0] == top]
+    return commonpath([name.replace(".", "/") for name in alike]).replace("/", ".") or top
+
+
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _layer_counts(model: nn.Module) -> Counter[str]:
+    """How many layers with weights are in each module, by its name."""
+    counts: Counter[str] = Counter()
+    for layer in in_order(model):
+        counts.update(accumulate(layer.name.split("."), "{}.{}".format))
+        counts[""] += 1
+    return counts
+
+
+def _opened(model: nn.Module, counts: Counter[str]) -> set[str]:
+    """Names of the modules that hold blocks, and so are none: the model, lists of torch's own
+    classes, what has a list of blocks of one class in it, and a module, the only one of its
+    class, with most of the layers."""
+    modules = dict(model.named_modules())
+    classes = Counter(type(module) for module in modules.values())
+    stacks = [name for name, module in modules.items() if _is_stack(name, module, counts)]
+    opened = {""}
+    for name, module in modules.items():
+        most = 2 * counts[name] > max(counts[""], 2) and classes[type(module)] == 1
+        stacked = any(f"{stack}.".startswith(f"{name}.") for stack in stacks)
+        if name.rpartition(".")[0] in opened and (type(module) in LISTS or stacked or most):
+            opened.add(name)
+    return opened
+
+
+def _is_stack(name: str, module: nn.Module, counts: Counter[str]) -> bool:
+    """Whether it lists several modules of one class with several layers each."""
+    kinds = [
+        type(child)
+        for key, child in module.named_children()
+        if counts[f"{name}.{key}".lstrip(".")] > 1
+    ]
+    one_class = len(set(kinds)) == 1 and kinds[0] not in LISTS
+    return isinstance(module, LISTS) and len(kinds) > 1 and one_class
+
+
+def _units(model: nn.Module, opened: set[str], without: set[str]) -> dict[str, list[str]]:
+    """Parameters by the outermost module that isn't opened; those that an opened one holds itself
+    by its name."""
+    units: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        path, *inner = name.rpartition(".")[0].split(".")
+        while path in opened and inner:
+            path = f"{path}.{inner.pop(0)}"
+        if name not in without:
+            units.setdefault(path, []).append(name)
+    return units
+
+
+def head(model: nn.Module, choice: str, key: str) -> list[str]:
+    """Names of the classifiers' parameters: of all that the model has (`auto`), or those that a
+    pattern takes.
+
+    With `auto` they are what the model's `get_classifier()` returns, as timm's models do; else the
+    last layer, and those beside it in the same module that have its type and shape: layers of the
+    same shape, with other inputs than outputs, don't follow each other.
+    Raises SpecError, headed by `key`, if the pattern matches nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if choice != "auto":
+        return list(patterns.select(key, [choice], names))
+    heads = tuple(f"{module}." for module in _stated_heads(model) or _last_layers(model))
+    return [name for name in names if name.startswith(heads)]
+
+
+def _stated_heads(model: nn.Module) -> list[str]:
+    """Names of the modules with parameters that `get_classifier()` returns, one or a tuple."""
+    stated = getattr(model, "get_classifier", None)
+    found = stated() if callable(stated) else ()
+    held = {id(each) for each in (found if isinstance(found, tuple | list) else (found,))}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in held and name and any(True for _ in module.parameters())
+    ]
+
+
+def _last_layers(model: nn.Module) -> list[str]:
+    """Names of the last layer and of those beside it that can only be classifiers like it."""
+    last = in_order(model)[-1].name
+    parent, shape = last.rpartition(".")[0], _weight_shape(model.get_submodule(last))
+    holder = model.get_submodule(parent)
+    if isinstance(holder, nn.Sequential) or len(shape) < 2 or shape[0] == shape[1]:
+        return [last]
+    return [
+        f"{parent}.{name}".lstrip(".")
+        for name, child in holder.named_children()
+        if type(child) is type(model.get_submodule(last)) and _weight_shape(child) == shape
+    ]
+
+
+def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+    return tuple(getattr(getattr(module, "weight", None), "shape", ()))

@@ -1,0 +1,228 @@
+"""Weights on disk: written whole or not at all, read without running anything."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from recipe import atomic_write
+from recipe.formatting import bytes_, counted, listed, printable
+from recipe.nn import memory_limit
+
+SPARE = 2**29
+"""Bytes that loading may take besides the file's content."""
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file; `path` is at any moment the old file or the new one, never a part."""
+    atomic_write.write(path, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+
+
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+"""Under which training scripts save a state_dict within a checkpoint."""
+
+WRAPPER_PREFIXES = ("module.", "model.")
+"""What data parallelism and Lightning put before every name."""
+
+COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of a compiled module."""
+
+COUNTER = "num_batches_tracked"
+"""A buffer of batch normalisation that files of older versions of torch lack."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a state_dict saved by torch, by itself or within a
+    checkpoint as training scripts write them; no pickled code runs.
+
+    Raises ValueError for anything else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; use another")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = load_pickled(path)
+    except Inflated as error:
+        raise ValueError(f"{path}: isn't loaded: {error}") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
+        raise ValueError(f"{path}: can't be read as weights: {reason}") from error
+    except Exception as error:  # the unpickler's many ways to refuse
+        if "GLOBAL " in str(error):
+            raise ValueError(f"{path}: holds more than weights and isn't loaded") from error
+        raise ValueError(
+            f"{path}: can't be read as weights: it is neither .safetensors nor a state_dict saved "
+            "by torch, or is damaged"
+        ) from error
+    for key in STATE_DICT_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and _plain(value) for name, value in content.items()
+    ):
+        keys = [printable(str(key)[:MAX_KEY]) for key in content] if _is_named(content) else []
+        raise ValueError(
+            f"{path}: is no state_dict (a dict of dense tensors by parameter name)"
+            + (f"; its keys are {listed(keys, 8)}" if keys else "")
+            + f"; save a state_dict alone or under {' or '.join(STATE_DICT_KEYS)}"
+        )
+    return content
+
+
+class Inflated(ValueError):
+    """A file would take more memory than its size accounts for."""
+
+
+def load_pickled(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; no pickled code runs, and memory is taken only in
+    proportion to the file's size. Raises Inflated, and whatever torch.load does."""
+    size = path.stat().st_size
+    with memory_limit.limited(2 * size + SPARE):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise Inflated("its entries are compressed, which torch.save never does")
+            if (stated := sum(entry.file_size for entry in entries)) > size:
+                raise Inflated(f"its entries state {bytes_(stated)}, and it has {bytes_(size)}")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except MemoryError as error:
+            raise Inflated(f"it takes far more memory than its {bytes_(size)}") from error
+
+
+MAX_KEY = 80
+"""Characters of a file's key that are printed."""
+
+
+def _is_named(content: object) -> bool:
+    return isinstance(content, dict) and bool(content)
+
+
+def unwrapped(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights under the names of the model itself, without what compiling, data parallelism or
+    Lightning put before them; names that the model has are kept."""
+    own = model.state_dict().keys()
+    found = renamed(weights, lambda name: name)
+    if not any(COMPILED in name for name in own):
+        found = renamed(found, lambda name: name.replace(COMPILED, ""))
+    while found and not own & found.keys():
+        prefix = next((p for p in WRAPPER_PREFIXES if all(n.startswith(p) for n in found)), None)
+        if prefix is None:
+            break
+        found = renamed(found, methodcaller("removeprefix", prefix))
+    return found
+
+
+def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Tensors and the versions of the modules that they are of, under other names."""
+    found = OrderedDict((rename(name), tensor) for name, tensor in weights.items())
+    if len(found) < len(weights):  # two would have the same name
+        return dict(weights)
+    if (versions := getattr(weights, "_metadata", None)) is not None:
+        # a module's name is its parameters' less the last dot
+        found._metadata = {rename(f"{name}.")[:-1]: about for name, about in versions.items()}  # type: ignore[attr-defined]
+    return found
+
+
+def _plain(tensor: object) -> bool:
+    """Whether it is an ordinary tensor of real numbers, one that can be copied into a model."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_complex())
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a file's weights, by name."""
+
+    loaded: list[str]
+    left: list[str]
+    """Of the model's head: kept their initial values."""
+    counters: list[str]
+    """Counters of batch normalisation that the file lacks: kept, as torch does."""
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]) -> Loaded:
+    """Loads weights into a model in place by torch's `load_state_dict`, and so with what the
+    model's modules do about files of older versions.
+
+    Only parameters in `head` (full names) may keep their initial values: they do where the
+    file lacks them or has them in another shape. Raises ValueError for anything else that is
+    missing, unexpected or of another shape, for tensors that aren't numbers of the model's kind,
+    and for values that are NaN, infinite or beyond the model's type; the model is then unchanged.
+    """
+    state = model.state_dict()
+    named = {name: weights[name] for name in state if name in weights}
+    misfits = {name for name, tensor in named.items() if tensor.shape != state[name].shape}
+    _check_kinds({n: (t, state[n].dtype) for n, t in named.items() if n not in misfits})
+    given = OrderedDict((name, t) for name, t in weights.items() if name not in misfits)
+    own_version = {"": state._metadata[""]}  # type: ignore[attr-defined]  # some require one
+    given._metadata = getattr(weights, "_metadata", own_version)  # type: ignore[attr-defined]
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    try:
+        result = _load(model, given)
+        counters = [n for n in state if n.rpartition(".")[2] == COUNTER and n not in given]
+        lacking = set(result.missing_keys) - set(counters)
+        missing = [name for name in state if name in lacking - head]
+        if missing or result.unexpected_keys:
+            parts = [
+                _names("does not fit or is missing", missing),
+                _names("unexpected", result.unexpected_keys),
+            ]
+            raise ValueError("; ".join(filter(None, parts)) + "; is it a file of this model?")
+        loaded = [name for name in state if name not in {*lacking, *counters}]
+        _check_finite({name: state[name] for name in loaded})
+    except ValueError:
+        for name, tensor in before.items():
+            state[name].copy_(tensor)
+        raise
+    return Loaded(sorted(loaded), [name for name in state if name in lacking], counters)
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
+    try:
+        return model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # such as another shape under a name that a module changed
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _check_kinds(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
+    """Raises ValueError for tensors that would lose more than digits as the type they are to be."""
+    other = [
+        name
+        for name, (tensor, wanted) in given.items()
+        if tensor.is_complex() or tensor.is_floating_point() != wanted.is_floating_point
+    ]
+    if other:
+        tensor, wanted = given[other[0]]
+        kinds = f"{tensor.dtype} where the model has {wanted}".replace("torch.", "")
+        raise ValueError(f"{_names(kinds, other)}; convert them")
+
+
+def _check_finite(loaded: Mapping[str, Tensor]) -> None:
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in loaded.items()}
+    if broken := [name for name, count in counts.items() if count]:
+        what = f"{sum(counts.values()):,} NaN or infinite values in "
+        raise ValueError(
+            f"{_names(what + counted(len(broken), 'tensor'), broken)}; the training that they are"
+            " from diverged, use other weights"
+        )
+
+
+def _names(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {listed(names)}" if names else ""

@@ -1,0 +1,78 @@
+"""An exception that comes out of a component while a run trains, as one line that names it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any
+
+from recipe.config.option_files import GROUPS
+from recipe.config.spec import RunSpec
+from recipe.errors import DEBUG_HINT, RecipeError, is_output_closed, raised
+from recipe.formatting import counted
+from recipe.training.run import Run
+
+
+@contextmanager
+def reported(spec: RunSpec, run: Run) -> Iterator[None]:
+    """Raises RecipeError for an exception out of the code of one of the run's components."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (Exception, SystemExit) as error:
+        group = None if is_output_closed(error) else _origin(run, error)
+        if group is None:
+            raise
+        raise RecipeError(
+            f"{group}={spec.options[group]} raised {raised(error)} after "
+            f"{counted(run.at.step, 'step')}; {DEBUG_HINT}"
+        ) from error
+
+
+def _origin(run: Run, error: BaseException) -> str | None:
+    """The group of the component in whose code, or below it, an exception was raised."""
+    if isinstance(error.__cause__, Exception) and (group := _origin(run, error.__cause__)):
+        return group
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    components = {group: _component(run, group) for group in GROUPS if group != "device"}
+    for frame in reversed(frames):
+        for group, component in components.items():
+            if _runs(frame, component):
+                return group
+    return None
+
+
+def _component(run: Run, group: str) -> list[Any]:
+    """What runs for a group while a run trains."""
+    match group:
+        case "data":
+            return [run.data.train, run.data.val]
+        case "model":
+            return list(run.model.modules())
+        case "scheduler":
+            return [run.schedule.scheduler]
+        case "precision":
+            return [run.autocast]
+        case _:
+            return [getattr(run, group, None)]
+
+
+def _runs(frame: FrameType, component: list[Any]) -> bool:
+    """Whether a frame runs a function of this component, or a method of its object."""
+    bound = frame.f_locals.get("self")
+    return any(
+        frame.f_code is _code(each) or (bound is not None and bound is each) for each in component
+    )
+
+
+def _code(component: Any) -> CodeType | None:
+    """Of a function, within the settings and wrappers around it; None of anything else."""
+    component = inspect.unwrap(component)
+    while isinstance(component, functools.partial):
+        component = inspect.unwrap(component.func)
+    return getattr(component, "__code__", None)

@@ -1,0 +1,50 @@
+"""The console of rich on which commands print: it escapes what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import IO, Any
+
+from rich import console
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from recipe import output
+from recipe.formatting import printable_lines
+
+WIDTH = 100
+"""Characters of a line where the output is no terminal."""
+
+
+class Console(console.Console):
+    """Prints to standard output, or to `file`. Names and paths hold [brackets], which are no
+    markup."""
+
+    def __init__(
+        self, file: IO[str] | None = None, *, width: int | None = None, quiet: bool = False
+    ) -> None:
+        super().__init__(
+            file=file, width=width, quiet=quiet, highlight=False, markup=False,
+            color_system=None if file else "auto",
+        )  # fmt: skip
+        if width is None and not self.is_terminal:
+            self.width = WIDTH
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Raises OutputError."""
+        with output.writing():
+            super().print(*objects, **options)
+        output.printed()
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable_lines(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                yield Segment(printable_lines(segment.text), segment.style)
+            else:
+                yield segment

@@ -1,0 +1,104 @@
+"""One row per parameter: what was decided about it. Kept as parameters.csv, shown as a table."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, fields
+
+from rich.table import Table
+
+from recipe.compare.report.csv_tables import csv_lines
+from recipe.formatting import counted
+from recipe.training.run import Run
+
+LONG = 40
+"""Parameters from which on a table is folded by module."""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    shape: str
+    """As 16x3x3x3; a scalar has none."""
+    rule: str
+    """The pattern that put it into its group; else the group's name."""
+    group: str
+    lr: float | None
+    """Of its group, before any schedule; None: it is in no group, never trained."""
+    weight_decay: float | None
+    trainable: bool
+    """From the first epoch on."""
+    frozen_epochs: int | None
+    """Epochs after which it is trained; None: never."""
+    numbers: int
+
+
+def rows(run: Run) -> list[Row]:
+    """In the model's order. A frozen parameter that is never trained is in no group."""
+    held = {group["name"]: group for group in run.optimizer.param_groups}
+    home = {id(p): held[g["name"]] for g in run.groups if g["name"] in held for p in g["params"]}
+    thaws = {name: epoch for epoch, names in run.frozen.timetable.items() for name in names}
+    found = []
+    for name, parameter in run.model.named_parameters():
+        trainable = parameter.requires_grad
+        group = home.get(id(parameter), {}) if trainable or name in thaws else {}
+        found.append(
+            Row(
+                name=name,
+                shape="x".join(map(str, parameter.shape)),
+                rule=group.get("rule", group.get("name", "")),
+                group=group.get("name", ""),
+                lr=run.base_lr[group["name"]] if group else None,
+                weight_decay=group.get("weight_decay", 0.0) if group else None,
+                trainable=trainable,
+                frozen_epochs=0 if trainable else thaws.get(name),
+                numbers=parameter.numel(),
+            )
+        )
+    return found
+
+
+def to_csv(rows: list[Row]) -> str:
+    names = [field.name for field in fields(Row)]
+    return csv_lines([names, *([getattr(row, name) for name in names] for row in rows)])
+
+
+def table(rows: list[Row]) -> Table:
+    """name / trainable before and after freezing; a long model is folded by module."""
+    shown = Table(title="Parameters", title_justify="left", box=None, pad_edge=False)
+    folded = len(rows) > LONG
+    for column in ("name", "shape", "group", "lr", "trainable before", "after"):
+        if not (folded and column == "shape"):
+            shown.add_column(column, justify="right" if column == "lr" else "left")
+    for name, shape, alike in fold(rows) if folded else [(r.name, r.shape, r) for r in rows]:
+        lr = "-" if alike.lr is None else f"{alike.lr:g}"
+        cells = [name] if folded else [name, shape]
+        shown.add_row(*cells, alike.group or "-", lr, "True", _after(alike))
+    return shown
+
+
+def _after(row: Row) -> str:
+    if row.trainable or row.frozen_epochs is None:
+        return str(row.trainable)
+    return f"False, True after {counted(row.frozen_epochs, 'epoch')}"
+
+
+def fold(rows: list[Row]) -> list[tuple[str, str, Row]]:
+    """Neighbouring parameters that were decided alike, one line for each module at the top:
+    (module with what it holds, "", one of its rows)."""
+
+    def decided(row: Row) -> tuple[str, str, float | None, bool, int | None]:
+        return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.frozen_epochs
+
+    folded = []
+    for (module, *_), alike in itertools.groupby(rows, decided):
+        held = list(alike)
+        numbers = sum(row.numbers for row in held)
+        folded.append(
+            (
+                f"{module} ({len(held)} tensor{'s' * (len(held) > 1)}, {numbers:,} numbers)",
+                "",
+                held[0],
+            )
+        )
+    return folded

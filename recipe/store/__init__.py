@@ -1,0 +1,1 @@
+"""The folders and files of recorded runs and sweeps."""

@@ -1,0 +1,70 @@
+"""Damaged files of recorded runs, as far as that is seen without reading them: how they begin and
+end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from recipe.config import safe_yaml
+from recipe.formatting import counted, listed, printable
+
+JSON = ("run.json", "sent.json", "result.json", "data.json")
+
+JOURNALS = ("metrics.jsonl", "events.jsonl")
+
+FILES = frozenset((*JSON, *JOURNALS, "spec.yaml", "parameters.csv", "environment.txt"))
+
+MOST = 20
+"""Runs that are named."""
+
+
+def find(there: Iterable[Path]) -> dict[Path, list[str]]:
+    """By the folder of each run that has any: the names of its damaged files."""
+    return {run: names for run in there if (names := files(run))}
+
+
+def files(run: Path) -> list[str]:
+    """The names of the damaged files in a run's folder.
+
+    A journal may end with a part of a line: its process was killed. Damage in the middle of a file
+    isn't found.
+    """
+    try:
+        with os.scandir(run) as entries:
+            known = [entry for entry in entries if entry.name in FILES]
+            return sorted(entry.name for entry in known if _is_damaged(entry))
+    except OSError:
+        return []
+
+
+def _is_damaged(entry: os.DirEntry[str]) -> bool:
+    try:
+        if not entry.is_file():  # a folder, a pipe, a device or a link to nothing
+            return True
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            first = os.pread(descriptor, 1, 0)
+            last = os.pread(descriptor, 2, max(0, size - 2))
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:  # a link to nothing, or removed meanwhile
+        return entry.is_symlink()
+    except OSError:
+        return True
+    if entry.name in JSON:
+        return first != b"{" or not last.rstrip().endswith(b"}") or size > safe_yaml.LARGEST_RECORD
+    if entry.name in JOURNALS:
+        torn = not last.endswith(b"\n")
+        return bool(size) and (first != b"{" or not (torn or last == b"}\n"))
+    if entry.name == "spec.yaml":
+        return (not first.isalnum() and first not in (b"#", b"-", b"_")) or size > safe_yaml.LARGEST
+    return False
+
+
+def sentence(found: Mapping[Path, Sequence[str]]) -> str:
+    """`2 runs with damaged files: <id> (metrics.jsonl), <id> (result.json, spec.yaml)`."""
+    named = [f"{printable(run.name)} ({', '.join(names)})" for run, names in found.items()]
+    return f"{counted(len(found), 'run')} with damaged files: {listed(named, MOST)}"

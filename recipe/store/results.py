@@ -1,0 +1,220 @@
+"""What came of recorded runs, read in bulk: of each the little that comparing runs takes.
+
+A run that finished keeps it as `result.json` beside its journals; of any other run, and where the
+journals have grown since, it is made of the journals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import lt
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from recipe import atomic_write
+from recipe.config import safe_yaml
+from recipe.config.renamed_targets import current_target
+from recipe.errors import SpecError
+from recipe.formatting import printable
+from recipe.store import journal, run_dirs
+
+FORMAT = 3
+"""Of result.json; a file of another format is passed over."""
+
+JOURNALS = ("events.jsonl", "metrics.jsonl")
+
+EPOCH = "time/epoch_s"
+
+OF_A_BATCH = ("train/", "clip/grad_norm")
+"""How the names of metrics begin that are measured on each batch."""
+
+LARGEST = 2**28
+"""Bytes of a journal."""
+
+Points = list[tuple[int, float]]
+"""Global steps and values."""
+
+
+@dataclass(frozen=True)
+class Result:
+    run: str
+    """Its id."""
+    name: str
+    status: str
+    """RUNNING, FINISHED, FAILED, KILLED or PRUNED."""
+    sweep: str | None = None
+    seed: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Options under the group's name, settings under their dotted key; all but the seed."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    """From its start to its end, what lies between being stopped and going on left out."""
+    last: Mapping[str, float] = field(default_factory=dict)
+    """Of every metric its value after the last epoch; of one that is measured on each batch the
+    mean over that epoch."""
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    """Of the metrics that are taken after an epoch."""
+    epoch_s: float | None = None
+    """Seconds of an epoch: the median, the first of each process that ran it left out. None if
+    there is no other."""
+    peak_mb: float | None = None
+    """The most memory, in megabytes."""
+
+    @property
+    def no_effect(self) -> list[str]:
+        """`group=option` of the tricks that did nothing."""
+        return list(filter(None, self.tags.get("recipe.no_effect", "").split(", ")))
+
+    @functools.cached_property
+    def start(self) -> dict[str, str]:
+        """What it started from, by name, each as a hash (recipe.runner.initial_state)."""
+        return {k[6:]: v for k, v in self.tags.items() if k.startswith("start.")}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What result.json holds."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
+
+    format: int
+    sizes: Sequence[int]
+    """Bytes of the journals that it was made of."""
+    result: Result
+
+
+KEPT = TypeAdapter(_Kept)
+
+
+def read_all(outputs: Path, ids: Iterable[str] | None = None) -> list[Result]:
+    """Those of all recorded runs, or of these; in the order in which they began. Runs whose files
+    are missing or damaged are left out."""
+    folder = run_dirs.folder(outputs)
+    try:
+        names = sorted(os.listdir(folder) if ids is None else set(ids))
+    except OSError:
+        return []
+    return [found for name in names if (found := read(folder / name))]
+
+
+def read(run: Path) -> Result | None:
+    """None if there is none, or its files are damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        with safe_yaml.open_file(
+            f"{run}/result.json"
+        ) as file:  # a Path of its own takes as long again
+            kept, sizes = KEPT.validate_json(file.read()), _sizes(run)
+        if kept.format == FORMAT and kept.sizes == sizes:
+            return kept.result
+        if kept.format == FORMAT and any(map(lt, sizes, kept.sizes)):
+            return None  # something was cut off
+    return _from_journals(run)
+
+
+def keep(run: Path) -> None:
+    """Writes the `result.json` of a run that has ended. Raises OSError."""
+    result = _from_journals(run)
+    if result:
+        kept = _Kept(FORMAT, _sizes(run), result)
+        atomic_write.write(run / "result.json", KEPT.dump_json(kept), sync=False)
+
+
+def _sizes(run: Path) -> list[int]:
+    return [os.stat(f"{run}/{name}").st_size for name in JOURNALS]
+
+
+def _from_journals(run: Path) -> Result | None:
+    try:
+        info = run_dirs.read(run, "run")
+        if not all(size <= LARGEST for size in _sizes(run)):
+            return None
+        events = journal.read(run / "events.jsonl")[0]
+        points = {
+            key: sorted((int(step), float(value)) for step, value in values.items())
+            for key, values in journal.trace(run).items()
+        }
+        said = {kind: _merged(events, kind) for kind in ("parameters", "tags")}
+    except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
+        return None
+    settings = {
+        key: current_target(value) if key.endswith("._target_") else value
+        for key, value in said["parameters"].items()
+    }
+    ends = [event.get("status") for event in events if event.get("kind") == "end"]
+    if info.status == "FINISHED" and ends[-1:] != ["FINISHED"]:
+        return None  # what says that it has ended comes last
+    seed = settings.pop("seed", "")
+    return Result(
+        run=run.name,
+        name=info.name,
+        status=info.status,
+        sweep=info.sweep,
+        seed=seed,
+        settings=settings,
+        tags={k: v for k, v in said["tags"].items() if not k.startswith("mlflow.note")},
+        seconds=_seconds(events),
+        last=_last(points),
+        curves={key: values for key, values in points.items() if key.startswith("val/")},
+        epoch_s=_of(statistics.median, _warm(run, events, points.get(EPOCH, []))),
+        peak_mb=_of(max, points.get("memory/peak_mb")),
+    )
+
+
+def _last(points: Mapping[str, Points]) -> dict[str, float]:
+    ends = [step for step, _ in points.get(EPOCH) or points.get("val/accuracy", [])]
+    began = ends[-2] if len(ends) > 1 else -1
+    found = {}
+    for key, values in points.items():
+        found[key] = values[-1][1]
+        if key.startswith(OF_A_BATCH):
+            finite = [value for step, value in values if step > began and math.isfinite(value)]
+            found[key] = math.fsum(finite) / len(finite) if finite else math.nan
+    return found
+
+
+def _merged(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:
+    """The later of two values counts."""
+    return {
+        printable(key): printable(str(value))
+        for event in events
+        if event.get("kind") == kind
+        for key, value in event.items()
+        if key not in ("kind", "time")
+    }
+
+
+def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
+    """While some process ran it; None if it hasn't ended."""
+    total, began = 0.0, None
+    for event in events:
+        if event.get("kind") in ("started", "resumed"):
+            began = event["time"]
+        elif event.get("kind") == "end" and began is not None:
+            total, began = total + (event["time"] - began) / 1000, None
+    return total if total and began is None else None
+
+
+def _warm(run: Path, events: Sequence[Mapping[str, Any]], epochs: Points) -> Points:
+    """Less the first epoch of each process that ran it, in which much is made that is kept."""
+    resumed = [event["time"] for event in events if event.get("kind") == "resumed"]
+    cold = {step for step, _ in epochs[:1]}
+    if resumed:
+        lines = [
+            each for each in journal.read(run / "metrics.jsonl")[0] if EPOCH in each["metrics"]
+        ]
+        for time in resumed:
+            cold |= {next((each["step"] for each in lines if each["time"] >= time), -1)}
+    return [(step, seconds) for step, seconds in epochs if step not in cold]
+
+
+def _of(summary: Any, points: Points | None) -> float | None:
+    values = [value for _, value in points or () if math.isfinite(value)]
+    return float(summary(values)) if values else None

@@ -1,0 +1,113 @@
+"""How the jobs of a sweep ended: `jobs.jsonl` in its folder, and the tables made of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from recipe.store import journal, run_dirs, sweep_record
+from recipe.store.journal import Journal
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that ended: a line of jobs.jsonl."""
+
+    number: Annotated[int, Field(ge=0, lt=10**9)]
+    """Of the job, from 0."""
+    name: str
+    status: str
+    run: str | None = None
+    accuracy: float | None = None
+    problem: str | None = None
+    no_effect: Sequence[str] = ()
+    """`group=option` of the tricks that did nothing."""
+    diverged: bool = False
+    """It failed because numbers were not finite."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, shortly; all of it was printed when it did."""
+        return (self.problem or "").partition("; ")[0]
+
+    @property
+    def percent(self) -> str:
+        """The accuracy as it is shown; empty if there is none."""
+        return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+
+
+LINE = TypeAdapter(Ended)
+
+
+def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
+    """What differs from job to job of a sweep; of an ablation's job what is on, and its seed."""
+    swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
+    if "variants" not in about:
+        return " ".join(swept)
+    seeds = (text for text in swept if text.startswith("seed="))
+    return " ".join([about["variants"][number], *seeds])
+
+
+def alone(overrides: Sequence[str]) -> str:
+    """What a person reads of a job that ended badly: the command that runs it by itself."""
+    return " ".join(["alone: python -m recipe", *map(shlex.quote, overrides)])
+
+
+def note(sweep: Path, ended: Ended) -> None:
+    """Adds how a job ended."""
+    jobs = Journal(sweep / "jobs.jsonl")
+    jobs.write(asdict(ended))
+    jobs.close()
+
+
+def read(sweep: Path) -> list[Ended]:
+    """How the jobs ended; of one that was started again, how it did last. Those that aren't
+    planned any more don't count."""
+    ended = lines(sweep)
+    planned = sweep_record.read(sweep).get("jobs", len(ended))
+    latest = {each.number: each for each in ended if each.number < planned}
+    return [latest[number] for number in sorted(latest)]
+
+
+def lines(sweep: Path) -> list[Ended]:
+    """Every end of a job, in the order in which they came. Raises ValueError."""
+    return [LINE.validate_python(line) for line in journal.read(sweep / "jobs.jsonl")[0]]
+
+
+def report(console: Console, sweep: Path) -> None:
+    """What a person reads at the end of a sweep."""
+    table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
+    idle = any(ended.no_effect for ended in read(sweep))
+    for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
+        right = "accuracy" in column
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    table.columns[3].min_width = len(run_dirs.new_id())  # which are copied from here
+    for ended in read(sweep):
+        cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
+        table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
+    console.print(table)
+    about = sweep_record.read(sweep)
+    if about.get("end", {}).get("status") != "FINISHED":
+        done = sum(ended.status == "FINISHED" for ended in read(sweep))
+        typed = about.get("command", [])
+        told = f"{done} of {about['jobs']} runs finished; go on with: {sweep_record.command(typed)}"
+        console.print(f"\n{told}", soft_wrap=True)
+    ui = run_dirs.command("ui", sweep.parent.parent)
+    compare = run_dirs.command(f"compare {sweep.name}", sweep.parent.parent)
+    console.print(f"\nRecord  {sweep.name}\nCompare {compare}\nOpen    {ui}", soft_wrap=True)
+
+
+def markdown(sweep: Path) -> str:
+    """The jobs as a table for the sweep's page in MLflow."""
+    lines = ["| run | status | best val/accuracy | no effect |", "|---|---|---|---|"]
+    for ended in read(sweep):
+        idle = ", ".join(ended.no_effect)
+        lines.append(f"| {ended.name} | {ended.status} | {ended.percent} | {idle} |")
+    return "\n".join(lines) + "\n"

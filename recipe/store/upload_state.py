@@ -1,0 +1,106 @@
+"""How far MLflow has been fed: `sent.json` in a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from recipe import atomic_write
+from recipe.config import safe_yaml
+from recipe.store import journal
+
+MOST = 20
+"""Refusals that are remembered."""
+
+
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass
+class Sent:
+    """Bytes of the journals that MLflow has, and where it has them."""
+
+    uri: str | None
+    """MLflow's tracking URI; None: this run is sent nowhere."""
+    mlflow_run_id: str | None = None
+    metrics: Bytes = 0
+    events: Bytes = 0
+    asked: Bytes = 0
+    """How often MLflow was asked to make the run; after more than once there may be two of it."""
+    problems: list[str] = field(default_factory=list)
+    """What MLflow refused."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """By a journal's name what its last line was that MLflow has."""
+    gone: bool = False
+    """Whether the run was deleted in MLflow."""
+
+    @classmethod
+    def read(cls, run: Path) -> Sent | None:
+        """None if there is none, or it is damaged."""
+        with contextlib.suppress(OSError, ValueError):
+            with safe_yaml.open_file(run / "sent.json") as file:
+                found = SENT.validate_json(file.read())
+            found._check(run)
+            return found
+        return None
+
+    @staticmethod
+    def has_all(run: Path) -> bool:
+        """Whether MLflow has as many bytes of the journals as there are, or the run is sent
+        nowhere; no journal is opened for that."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            with safe_yaml.open_file(run / "sent.json") as file:
+                found = safe_yaml.read_json(file.read())
+            return found["uri"] is None or all(
+                found[name] == (run / f"{name}.jsonl").stat().st_size
+                for name in ("metrics", "events")
+            )
+        return False
+
+    def _check(self, run: Path) -> None:
+        """A journal that isn't the one that was sent, as it was cut or replaced, is sent anew."""
+        for name in ("metrics", "events"):
+            mark = journal.mark(run / f"{name}.jsonl", getattr(self, name))
+            if mark is None or self.marks.get(name, mark) != mark:
+                setattr(self, name, 0)
+
+    def forget(self) -> None:
+        """MLflow has nothing of it after all."""
+        self.mlflow_run_id, self.metrics, self.events, self.asked = None, 0, 0, 0
+        self.problems, self.gone = [], False
+
+    @classmethod
+    def to(cls, uri: str | None, run: Path) -> Sent:
+        """What that server has: nothing, as far as is known, if another was fed before."""
+        found = cls.read(run)
+        return found if found is not None and found.uri == uri else cls(uri)
+
+    def write(self, run: Path) -> None:
+        """Raises nothing: what isn't noted is sent once more, which doubles nothing."""
+        for name in ("metrics", "events"):
+            self.marks[name] = journal.mark(run / f"{name}.jsonl", getattr(self, name)) or ""
+        with contextlib.suppress(OSError):
+            content = json.dumps(asdict(self)).encode() + b"\n"
+            atomic_write.write(run / "sent.json", content, sync=False)
+
+    def refuse(self, problem: str) -> None:
+        if problem not in self.problems and len(self.problems) < MOST:
+            self.problems.append(problem)
+
+    def left(self, run: Path) -> str:
+        """What of the journals isn't sent, in words; empty if all is. Raises journal.Damaged."""
+        if self.uri is None:
+            return ""
+        found = []
+        for name, done in (("events.jsonl", self.events), ("metrics.jsonl", self.metrics)):
+            lines = journal.count(run / name, done)
+            found += [f"{lines:,} of {name}"] if lines else []
+        return f"lines: {' and '.join(found)}" if found else ""
+
+
+SENT = TypeAdapter(Sent)

@@ -1,0 +1,1 @@
+"""An ablation: which variants it compares, and how its jobs are planned."""

@@ -1,0 +1,114 @@
+"""What an ablation compares: sets of tricks that are on, by the plans there are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from recipe.config.option_files import GROUPS
+
+
+@dataclass(frozen=True)
+class Trick:
+    """An option of a group that stands for something, and what it takes to have it and not to."""
+
+    group: str
+    option: str
+    overrides: tuple[str, ...]
+    """`clip=norm` and the settings given for it."""
+    off: tuple[str, ...]
+    """What stands in their place where it is off."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.group}={self.option}"
+
+
+Variant = tuple[Trick, ...]
+"""The tricks that are on, at most one of a group; in the order of the groups."""
+
+Plan = Callable[[Sequence[Trick]], list[Variant]]
+
+LARGEST = 2**8
+"""Of how many variants a plan may be made."""
+
+
+def add_one(tricks: Sequence[Trick]) -> list[Variant]:
+    """The baseline, then each trick alone."""
+    return [(), *((trick,) for trick in tricks)]
+
+
+def leave_one_out(tricks: Sequence[Trick]) -> list[Variant]:
+    """The full set, then the full set less each trick."""
+    return [tuple(tricks), *(tuple(t for t in tricks if t != left_out) for left_out in tricks)]
+
+
+def both(tricks: Sequence[Trick]) -> list[Variant]:
+    """The variants of `add_one` and of `leave_one_out`, each once."""
+    return list(dict.fromkeys([*add_one(tricks), *leave_one_out(tricks)]))
+
+
+def factorial(tricks: Sequence[Trick]) -> list[Variant]:
+    """Every set of tricks, small ones first; of a group with several options at most one is on."""
+    levels = [[None, *among] for among in _by_group(tricks)]
+    made = [tuple(filter(None, chosen)) for chosen in itertools.product(*levels)]
+    return sorted(made, key=lambda variant: (len(variant), [tricks.index(t) for t in variant]))
+
+
+PLANS: dict[str, Plan] = {
+    "add_one": add_one,
+    "leave_one_out": leave_one_out,
+    "both": both,
+    "factorial": factorial,
+    "greedy": add_one,  # its first round
+}
+"""What to begin with, by the plan's name."""
+
+FULL_SET = ("leave_one_out", "both", "greedy")
+"""Plans in which all tricks may be on at once, so that a group has one option."""
+
+
+def size(plan: str, tricks: Sequence[Trick]) -> int:
+    """Of how many variants a plan consists, at the beginning."""
+    if plan == "factorial":
+        return math.prod(1 + len(among) for among in _by_group(tricks))
+    return len(PLANS[plan](tricks))
+
+
+def name(variant: Variant) -> str:
+    """What is on: `freeze=vgg_first2 clip=norm`, or `baseline`."""
+    return " ".join(trick.label for trick in variant) or "baseline"
+
+
+def overrides(variant: Variant, tricks: Sequence[Trick]) -> tuple[str, ...]:
+    """What chooses a variant of these tricks: every group of theirs, on or off."""
+    chosen = {trick.group: trick for trick in variant}
+    found: list[str] = []
+    for among in _by_group(tricks):
+        trick = chosen.get(among[0].group)
+        found += trick.overrides if trick else among[0].off
+    return tuple(found)
+
+
+def ordered(tricks: Sequence[Trick]) -> Variant:
+    """In the order of the groups."""
+    return tuple(sorted(tricks, key=lambda trick: GROUPS.index(trick.group)))
+
+
+def seed_major(
+    variants: Sequence[Variant], tricks: Sequence[Trick], seeds: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """The name and the overrides of every job, all variants of a seed before the next seed's, so
+    that complete blocks exist early; `seeds` are overrides too."""
+    return [
+        (name(variant), (*overrides(variant, tricks), seed))
+        for seed in seeds
+        for variant in variants
+    ]
+
+
+def _by_group(tricks: Sequence[Trick]) -> list[list[Trick]]:
+    groups = dict.fromkeys(trick.group for trick in tricks)
+    return [[trick for trick in tricks if trick.group == group] for group in groups]

@@ -1,0 +1,94 @@
+"""A process that runs jobs of a sweep one after the other, handed to it by recipe.sweep.launchers.worker_pool."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe import output
+from recipe.components.device import thread_environment
+from recipe.config import restrictions
+from recipe.mlflow_sync import worker_process
+from recipe.runner import exit_status
+from recipe.sweep.launchers import forkserver
+from recipe.sweep.launchers.gpu_assignment import Gpus
+
+
+class Task(NamedTuple):
+    """A job, and where what it prints goes."""
+
+    number: int
+    config: DictConfig
+    """As Hydra composed it, with Hydra's own node."""
+    out: Path
+    err: Path
+
+
+def main(tasks: Connection, environment: dict[str, str], threads: int, gpus: Gpus | None) -> None:
+    """Runs what comes until nothing more can, or a signal ends a job. `environment` is the
+    sweep's."""
+    output.prepare()
+    os.setsid()  # the sweep hands on what the terminal sends
+    exit_status.listen()
+    forkserver.heed_signals()
+    gc.freeze()  # what is imported by now stays, so no collection need look at it
+    os.environ.update(environment | thread_environment(threads))
+    restrictions.guard_environment()
+    # nobody would hand the job's end on; the run is left as SIGTERM leaves one
+    forkserver.orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    worker_process.ask_instead(_Sweep(tasks))
+    place = gpus.place() if gpus else contextlib.nullcontext()
+    with contextlib.suppress(EOFError, KeyboardInterrupt), place:
+        while True:
+            task: Task = tasks.recv()
+            _run(task)
+            tasks.send({"done": task.number})
+    for number in (signal.SIGINT, signal.SIGTERM):  # all that is left is to end
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _run(task: Task) -> None:
+    from recipe.sweep.job import job
+
+    for path, stream in ((task.out, sys.stdout), (task.err, sys.stderr)):
+        stream.flush()
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, stream.fileno())
+        os.close(file)
+    # not set_config, which wants Hydra's own types, and not every launcher's process can send those
+    HydraConfig.instance().cfg = kept = OmegaConf.masked_copy(task.config, "hydra")
+    kept.hydra._set_parent(task.config)  # it refers to the rest
+    variables = {str(k): str(v) for k, v in task.config.hydra.job.env_set.items()}
+    with env_override(variables):
+        with open_dict(task.config):
+            del task.config["hydra"]
+        try:
+            job(task.config)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+class _Sweep:
+    """Has the sweep's process ask the one that feeds MLflow, which is the only one of the sweep."""
+
+    def __init__(self, tasks: Connection) -> None:
+        self._tasks = tasks
+
+    def ask(self, what: dict[str, Any]) -> None:
+        self._tasks.send({"ask": what})
+
+    def finish(self, run: Path) -> dict[str, Any]:
+        """Nothing is waited for: the sweep does that at its end, and tells what is lacking."""
+        self._tasks.send({"finish": str(run)})
+        return {"refused": [], "left": "", "reason": "", "gone": False}

@@ -1,0 +1,89 @@
+"""Optuna's study of a search: what is tried next, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipe.errors import SpecError
+from recipe.store import sweep_record
+from recipe.sweep.search import dimension, storage
+from recipe.sweep.search.dimension import Dimension
+
+if TYPE_CHECKING:
+    import optuna
+
+Point = Mapping[str, Any]
+"""A value for the key of each dimension."""
+
+
+class Study:
+    """Named after its sweep. Everything in the sweep's own process."""
+
+    def __init__(self, study: optuna.Study, dimensions: Sequence[Dimension]) -> None:
+        self._study = study
+        self.distributions = {d.key: d.distribution() for d in dimensions}
+
+    @classmethod
+    def begun(cls, sweep: Path) -> Study:
+        """The study of a sweep, made if it is a new one; in its storage, which is made as well.
+
+        Raises SpecError if that can't be reached, or the study of a sweep that goes on isn't there.
+        """
+        import optuna
+
+        from recipe.compare.metric_unit import Unit  # workers import this file, and not that
+
+        about = sweep_record.read(sweep)
+        asked = about["search"]
+        there = storage.opened(storage.address(asked["storage"], sweep.parent.parent))
+        known = len(set(about["trials"]))
+        more = Unit(asked["metric"]).sign > 0
+        study = optuna.create_study(
+            study_name=name(sweep),
+            storage=there,
+            direction="maximize" if more else "minimize",
+            load_if_exists=True,
+        )
+        drawn = len(study.get_trials(deepcopy=False))
+        if drawn < known:
+            raise SpecError(
+                f"search: of the {known} trials of {sweep.name} its storage has {drawn}; put it "
+                "back, or start anew with again=true"
+            )
+        study.sampler = storage.sampler(asked["sampler"], asked["startup"], drawn)
+        return cls(study, dimension.of(about))
+
+    @property
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def ask(self) -> tuple[int, Point]:
+        """The next trial: its number, from 0, and what it tries."""
+        trial = self._study.ask(self.distributions)
+        return trial.number, trial.params
+
+    def whole(self, number: int, values: Sequence[float], curve: Sequence[float]) -> None:
+        """A trial's value over its seeds; `curve` has the metric of the first seed's run after
+        each epoch, as far as the run itself didn't report it."""
+        import optuna
+
+        known = self.trials[number]
+        trial = optuna.trial.Trial(self._study, known._trial_id)
+        for epoch, value in enumerate(curve, 1):
+            if epoch not in known.intermediate_values:
+                trial.report(value, epoch)
+        trial.set_user_attr("values over seeds", list(values))
+        self._study.tell(number, sum(values) / len(values))
+
+    def ended(self, number: int, state: str) -> None:
+        """A trial that has no value: PRUNED or FAIL."""
+        import optuna
+
+        self._study.tell(number, state=optuna.trial.TrialState[state])
+
+
+def name(sweep: Path) -> str:
+    """What the study of a sweep is called in its storage, which others may use too."""
+    return f"recipe-{sweep.name}"

@@ -1,0 +1,56 @@
+"""Evaluation that leaves no trace: no gradients, no random numbers drawn, no mode changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from recipe.components.data import Split, unread
+from recipe.nn.placement import placed
+from recipe.nn.preserve import preserved
+
+if TYPE_CHECKING:
+    from recipe.training.collectives import Ranks
+
+Metrics = dict[str, float]
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    look: Callable[[nn.Module, Tensor], Tensor],
+    batch_size: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    ranks: Ranks,
+) -> Metrics:
+    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that can be read
+    counted once, by one of the processes.
+
+    `look(model, inputs)` gives a batch's output.
+    Runs in eval mode without recording anything for gradients; touches no random stream and
+    leaves every module in the mode it was in.
+    """
+    total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    with preserved(model), torch.inference_mode():
+        model.eval()
+        batches = torch.arange(len(split)).split(batch_size)
+        read = split.batches(ranks.share(batch, len(batch)) for batch in batches)
+        for batch, (inputs, targets) in zip(batches, read, strict=True):
+            counting = ranks.counting(len(batch))
+            targets = targets.to(device, non_blocking=True)
+            with autocast():
+                output = look(model, placed(inputs, device))
+                value = loss(output, targets)
+            counting = min(len(targets), counting)  # samples that can't be read are left out
+            total += value.float() * counting
+            correct += (output.argmax(1) == targets)[:counting].sum()
+    total, correct = ranks.total(torch.stack([total, correct]))
+    count = len(split) - len(unread(split))
+    return {"loss": total.item() / count, "accuracy": correct.item() / count}

@@ -1,0 +1,221 @@
+"""The weights that a run starts from: a file, a recorded run, or what a model's library offers.
+
+With weights come the images they are made for: their size and how they were normalised. What a
+setting of `data` leaves to `auto` follows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from recipe.components import contract
+from recipe.components.data import Data, digest
+from recipe.components.model.library_weights import IMAGENET, Inputs, Offered
+from recipe.config import instantiate
+from recipe.config.spec import RunSpec
+from recipe.errors import Problems, SpecError
+from recipe.formatting import listed
+from recipe.nn import layers, rng
+from recipe.nn.weights import load_weights, read_weights, unwrapped
+from recipe.store import run_dirs
+
+KEEP = "model.weights_head=keep"
+
+UNNAMED = "there without class names"
+
+CLOSE = 1e-3
+"""By how much means and deviations may differ to be called the same."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run's weights came from."""
+
+    text: str
+    """What was loaded and what wasn't, by name."""
+    identity: list[Any]
+    """A hash of their content, and whether their head was loaded."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    weights: Mapping[str, Tensor]
+    content: str
+    """A hash."""
+    name: str
+    classes: tuple[str, ...] | None
+    """What they tell apart; None where that isn't known."""
+    head: tuple[str, ...] = ()
+    inputs: Inputs | None = None
+
+
+def offered(spec: RunSpec, facts: Mapping[str, Any] | None = None) -> Offered | None:
+    """What the model's library has under the name `model.weights`, if anything. Fetches nothing."""
+    source = spec.model.get("weights")
+    if source is None or Path(source).expanduser().is_file():
+        return None
+    bound = instantiate.part(spec, "model", facts)
+    own = contract.beside(bound.func, "weights")
+    found: Offered | None = own(source, **bound.keywords) if own else None
+    return found
+
+
+def auto(spec: RunSpec) -> dict[str, Any]:
+    """What `auto` stands for in the settings of `data`, before there are data.
+
+    One channel gets the mean of three: gray is what the colours have in common.
+    """
+    inputs = IMAGENET
+    if "auto" in (spec.data.get(key) for key in ("size", "mean", "std")):
+        inputs = _inputs(spec) or IMAGENET
+    mean, std = list(inputs.mean), list(inputs.std)
+    if spec.data.get("channels") == 1 and len(mean) > 1:
+        mean, std = ([round(sum(values) / len(values), 6)] for values in (mean, std))
+    return {"size": inputs.size, "mean": mean, "std": std}
+
+
+def _inputs(spec: RunSpec) -> Inputs | None:
+    """Of the weights that the run is to start from; None where they aren't told, or can't be."""
+    source = spec.model.get("weights")
+    if source is None:
+        return None
+    try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            run = _run_of(path)
+            return _of_run(run) if run else None
+        found = offered(spec)
+        return found.inputs if found else _of_run(run_dirs.find(spec.output_path, source, "it"))
+    except (ValueError, SpecError, TypeError):
+        return None  # the model will say what is wrong
+
+
+def _of_run(run: Path) -> Inputs:
+    facts = run_dirs.facts(run, "model.weights")
+    return Inputs(facts.size[0], facts.mean, facts.std)
+
+
+def start(
+    spec: RunSpec, model: nn.Module, data: Data, facts: Mapping[str, Any] | None
+) -> Start | None:
+    """Starts the model from `model.weights`; None: its weights stay as they were drawn.
+
+    The head is initialised from scratch unless it was trained for the data's classes, by name, or
+    `model.weights_head` is `keep`.
+    """
+    keep = spec.model.get("weights_head", "auto") == "keep"
+    if spec.model.get("weights") is None:
+        if keep:
+            raise ValueError(
+                "model.weights_head is keep, but model.weights is null, so there is no head to "
+                "keep; give model.weights, or leave model.weights_head out"
+            )
+        return None
+    with Problems.headed("model.weights"):
+        given = _given(spec, facts)
+        weights = unwrapped(given.weights, model)
+        bound = instantiate.part(spec, "model", facts)
+        if adapt := contract.beside(bound.func, "adapted"):
+            weights = adapt(weights, **bound.keywords)
+        head = set(layers.head(model, "auto", "model.weights"))
+        for module in given.head:
+            head |= {name for name, _ in model.named_parameters() if name.startswith(f"{module}.")}
+        keeps = keep or given.classes == data.classes
+        there = dict(weights)
+        if not keeps:
+            for name in head & weights.keys():
+                del weights[name]
+        loaded = load_weights(model, weights, set() if keep else head)
+    own = model.state_dict()
+    text = f"{len(loaded.loaded)} of {len(own)} tensors from {given.name}"
+    if loaded.left:
+        new = [_left(name, own[name], there.get(name), given.classes) for name in loaded.left]
+        text += f"; {listed(new, 8)} start from scratch"
+        if any(UNNAMED in line for line in new):
+            option = spec.options["model"]
+            has = "weights_head" in spec.model
+            setting = KEEP if has else f"weights_head: keep in the file of model={option}"
+            text += f"; {setting} keeps a head that was trained for the same classes"
+    if keep and given.classes not in (None, data.classes):
+        text += f"; the head is that of other classes ({KEEP})"
+    if loaded.counters:
+        text += f"; {len(loaded.counters)} num_batches_tracked are not there and stay as they are"
+    if told := list(_differing(spec, data, given.inputs)):
+        text += f"; made for {given.inputs}, but {' and '.join(told)}"
+    return Start(text, [given.content, keeps])
+
+
+def _left(name: str, own: Tensor, theirs: Tensor | None, classes: Sequence[str] | None) -> str:
+    if theirs is None:
+        return f"{name} (not there)"
+    if theirs.shape != own.shape:
+        return f"{name} (there {tuple(theirs.shape)}, here {tuple(own.shape)})"
+    return f"{name} ({UNNAMED if classes is None else 'other classes'})"
+
+
+def _differing(spec: RunSpec, data: Data, inputs: Inputs | None) -> list[str]:
+    """Settings of the data that aren't as the weights would have them."""
+    if inputs is None:
+        return []
+    found = []
+    if "size" in spec.data and data.size[0] != inputs.size:
+        found.append(f"data.size is {data.size[0]}")
+    for key, own, theirs in (("mean", data.mean, inputs.mean), ("std", data.std, inputs.std)):
+        if key in spec.data and len(own) == len(theirs):
+            apart = max(abs(a - b) for a, b in zip(own, theirs, strict=True))
+            if apart > CLOSE:
+                found.append(f"data.{key} is {list(own)}")
+    return found
+
+
+def _given(spec: RunSpec, facts: Mapping[str, Any] | None) -> _Given:
+    """Raises ValueError or SpecError for what can't be had."""
+    source = spec.model["weights"]
+    path = Path(source).expanduser()
+    if path.is_file():
+        if run := _run_of(path):
+            return _of_file(path, source, run)
+        return _Given(read_weights(path), _hash(path), source, None)
+    found = offered(spec, facts)
+    if found is not None:
+        weights = _fetched(found)
+        content = digest(*(part for name in sorted(weights) for part in (name, weights[name])))
+        return _Given(weights, content, found.name, found.classes, found.head, found.inputs)
+    run = run_dirs.find(spec.output_path, source, "model.weights")
+    return _of_file(run / "model.safetensors", source, run)
+
+
+def _of_file(path: Path, source: str, run: Path) -> _Given:
+    """Weights that a recorded run kept."""
+    classes = run_dirs.classes(run, "model.weights")
+    return _Given(read_weights(path), _hash(path), source, classes, (), _of_run(run))
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder of the recorded run that a file is in; None: of no run."""
+    folder = path.resolve().parent
+    return folder if all((folder / name).is_file() for name in ("run.json", "data.json")) else None
+
+
+def _fetched(found: Offered) -> Mapping[str, Tensor]:
+    """Raises ValueError if they can't be had."""
+    with rng.untouched():
+        try:
+            return found.load()
+        except Exception as error:  # a library's and the network's many ways to fail
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(
+                f"{found.name} can't be fetched: {reason}; connect to the internet, or get "
+                f"{found.place} elsewhere and give model.weights=<file>"
+            ) from error
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,237 @@
+"""Before the first step: the range of all targets, a batch through augmentation, model and loss.
+
+What would otherwise only show in the middle of a step, or not at all because shapes broadcast.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recipe.components.contract import Planned
+from recipe.components.data import Data, few, first_samples
+from recipe.errors import (
+    DEBUG_HINT,
+    Problems,
+    RecipeError,
+    SpecError,
+    first_line,
+    raised,
+)
+from recipe.nn import rng
+from recipe.nn.preserve import preserved
+
+
+def check_targets(data: Data) -> None:
+    """Raises ValueError for a class index outside [0, classes)."""
+    for split, name in ((data.train, "training"), (data.val, "validation")):
+        low, high = int(split.targets.min()), int(split.targets.max())
+        if low < 0 or high >= len(data.classes):
+            raise ValueError(
+                f"data: a {name} target is {low if low < 0 else high}, "
+                f"outside [0, {len(data.classes)})"
+            )
+
+
+def check_batch(planned: Planned) -> Problems:
+    """What goes wrong when a few samples go through augmentation, model and loss."""
+    problems = Problems()
+    with (
+        preserved(planned.model, buffers=True),
+        torch.inference_mode(),
+        planned.autocast(),
+    ):
+        inputs, targets, plain = _augmented(planned, problems)
+        if not problems:
+            with problems.component(planned.choice("model")):
+                output = _output(planned, inputs, training=False)
+                _output(planned, inputs[: _last_batch(planned)], training=True)
+        if not problems:
+            with problems.component(planned.choice("evaluation")):
+                _check_evaluation(planned, inputs, output)
+        if not problems:
+            with problems.component(planned.choice("loss")):
+                _check_loss(planned, output, targets)
+                _check_loss(planned, output, plain)  # validation isn't augmented
+                _check_gradient(planned, output, targets)
+                _check_parts(planned, output, targets)
+    with problems.component(planned.choice("stop")):
+        planned.stop([0.5])
+    return problems
+
+
+def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
+    """A few training samples: inputs and targets as the augmentation gives them, class indices."""
+    train, device = planned.data.train, planned.device
+    # two, or with two classes three, as class indices would broadcast over a square of outputs
+    count = 3 if len(planned.data.classes) == 2 else 2
+    with problems.component("data"):  # samples that can't be read
+        inputs, targets = few(train, count)
+        first_samples(planned.data.val, 1)
+    if problems:
+        return torch.empty(0), torch.empty(0), torch.empty(0)
+    inputs, targets = inputs.to(device), targets.to(device)
+    with problems.component(planned.choice("augment")):
+        stream = rng.generator(planned.spec.seed, "augmentation")
+        augmented, mixed = planned.augment(inputs, targets, stream)
+        gives = planned.settings("augment").get("gives", "indices")
+        form = "probabilities" if mixed.is_floating_point() else "indices"
+        if form != gives:
+            raise ValueError(f"augment.gives is {gives}, but its targets are {form}; correct it")
+        return augmented, mixed, targets
+    return inputs, targets, targets
+
+
+def _last_batch(planned: Planned) -> int:
+    """Samples to try: one if a process, or a part of a batch, will have only one, which BatchNorm
+    may refuse."""
+    size: int = planned.spec.data["batch_size"]
+    last = len(planned.data.train) % size or size
+    shares = {*planned.ranks.shares(size), *planned.ranks.shares(last)}
+    parts = {share // min(planned.spec.accumulate, *shares) for share in shares}
+    return 1 if 1 in parts else 2
+
+
+def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
+    """The model's output, (batch, classes) and finite; raises ValueError for any other."""
+    planned.model.train(training)
+    mode = "training" if training else "evaluation"
+    classes = len(planned.data.classes)
+    try:
+        output: Any = _forward(planned, inputs, gradient=training)
+    except ValueError as error:
+        if training and len(inputs) == 1:
+            if planned.spec.accumulate > 1:
+                raise SpecError(
+                    f"accumulate is {planned.spec.accumulate}, which leaves one sample for a part "
+                    f"of a batch, and {planned.choice('model')} can't learn from one: {error}; "
+                    "use a smaller one, or another data.batch_size"
+                ) from error
+            raise SpecError(
+                f"data.batch_size is {planned.spec.data['batch_size']}, which leaves one sample of "
+                f"{len(planned.data.train)} for {_whose(planned)}, and "
+                f"{planned.choice('model')} can't learn from one: {error}; use another"
+            ) from error
+        raise
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {raised(error)}; the data's "
+            f"channels and size must be those the model is made for; "
+            f"{_other_sizes(planned, error)} ({DEBUG_HINT})"
+        ) from error
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (len(inputs), classes):
+        way_out = f"it must give {(len(inputs), classes)}"
+        if not isinstance(output, Tensor):
+            way_out += (
+                "; make it without auxiliary outputs (often a setting, such as aux_logits=false), "
+                "or write a model of your own around it that returns the logits alone"
+            )
+        raise ValueError(
+            f"gives {shape} for {len(inputs)} inputs in {mode}, but the data have {classes} "
+            f"classes; {way_out}"
+        )
+    if not training and not bool(output.isfinite().all()):
+        where = "the inputs hold" if not bool(inputs.isfinite().all()) else "its output holds"
+        raise ValueError(
+            f"{where} NaN or infinity before the first step; look at the data, model.weights and "
+            "the model's settings"
+        )
+    assert isinstance(output, Tensor)
+    if training and planned.ranks.alone and not output.requires_grad:
+        raise ValueError(
+            "gives an output that has no gradient in training, so nothing would be learned; look "
+            "for torch.no_grad or detach in it"
+        )
+    return output
+
+
+def _other_sizes(planned: Planned, error: Exception) -> str:
+    """What may be tried where a model can't take the inputs."""
+    size = "a larger data.size" if "too small" in first_line(error) else "another data.size"
+    models = [name for name in ("mlp", "resnet") if name != planned.spec.options["model"]]
+    ways = [size] if "size" in planned.spec.data else []
+    return f"use {' or '.join([*ways, *(f'model={name}' for name in models)])}"
+
+
+def _forward(planned: Planned, inputs: Tensor, *, gradient: bool) -> Any:
+    """What the model returns; with `gradient` it is recorded for a backward pass, unless several
+    processes share the model, which such a pass without its end would confuse."""
+    if not (gradient and planned.ranks.alone):
+        return planned.model(inputs)
+    with torch.inference_mode(False), torch.enable_grad():
+        return planned.model(inputs.clone())
+
+
+def _whose(planned: Planned) -> str:
+    if planned.ranks.size == 1:
+        return "the last batch of an epoch"
+    return f"one of {planned.ranks.size} processes in some batch of an epoch"
+
+
+def _check_evaluation(planned: Planned, inputs: Tensor, output: Tensor) -> None:
+    planned.model.eval()
+    looked: Any = planned.evaluation(planned.model, inputs)
+    shape = tuple(looked.shape) if isinstance(looked, Tensor) else type(looked).__name__
+    if shape != tuple(output.shape):
+        raise ValueError(f"gives {shape}, where the model gives {tuple(output.shape)}")
+
+
+def _check_parts(planned: Planned, output: Tensor, targets: Tensor) -> None:
+    """Raises SpecError where a loss isn't the mean over its samples, so that parts of a batch
+    wouldn't add up to it."""
+    if planned.spec.accumulate == 1:
+        return
+    whole, parts = planned.loss(output, targets).item(), 0.0
+    for part, target in zip(output, targets, strict=True):
+        parts += planned.loss(part[None], target[None]).item() / len(output)
+    if abs(whole - parts) > 1e-3 * max(1.0, abs(parts)):
+        raise SpecError(
+            f"accumulate is {planned.spec.accumulate}, but {planned.choice('loss')} isn't the mean "
+            f"over a batch's samples ({whole:g} for {len(output)} together, {parts:g} one by one), "
+            "so the parts of a batch wouldn't add up to it; use accumulate=1"
+        )
+
+
+def _check_gradient(planned: Planned, output: Tensor, targets: Tensor) -> None:
+    """Raises ValueError where a loss has no gradient that leads back to the model's output."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = output.clone().requires_grad_()
+        value = planned.loss(leaf, targets.clone())
+        if not value.requires_grad:
+            raise ValueError("gives no gradient, so nothing would be learned; use another loss")
+        torch.autograd.grad(value, leaf)
+
+
+def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
+    """Raises ValueError where shapes don't fit or would only broadcast."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Using a target size")
+        try:
+            value = planned.loss(output, targets)
+        except (RuntimeError, TypeError, UserWarning) as error:
+            broadcast = "they would broadcast to a wrong loss"
+            reason = first_line(error) or type(error).__name__
+            why = broadcast if isinstance(error, UserWarning) else reason
+            raise ValueError(
+                f"can't take outputs {tuple(output.shape)} with targets {tuple(targets.shape)}: "
+                f"{why.rstrip('.')}; {_other_losses(planned)}"
+            ) from error
+    if not isinstance(value, Tensor) or value.shape != ():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"gives {shape}, not a tensor of shape (); average over the batch")
+
+
+def _other_losses(planned: Planned) -> str:
+    """What may be used in place of a loss that can't take the outputs."""
+    chosen = planned.spec.options["loss"]
+    names = [name for name in ("cross_entropy", "mse_one_hot") if name != chosen]
+    use = f"use {' or '.join(f'loss={name}' for name in names)}"
+    if planned.spec.replaces_target("loss"):
+        return f"leave loss._target_ out, or {use}"
+    return use

@@ -28,7 +28,7 @@ def loop(spec: RunSpec, *, audited: bool) -> Iterator[None]:
     if audited:
         with Audit(spec, run) as audit:
             for point in train(run):
-                audit.look(point)
+                audit.check(point)
                 yield
     else:
         for _ in train(run):
@@ -59,8 +59,8 @@ END = object()
 def main(arguments: list[str]) -> None:
     rounds = next((int(a.partition("=")[2]) for a in arguments if a.startswith("rounds=")), 5)
     overrides = [a for a in arguments if not a.startswith("rounds=")]
-    with compose.menu_folder():
-        spec = compose.Job((*QUIET, *overrides), ()).spec()
+    with compose.composition_context():
+        spec = compose.Job((*QUIET, *overrides), ()).to_spec()
     for _ in loop(spec, audited=False):
         pass  # the first run pays for what torch sets up
     ratios = [pair(spec, first=number % 2 == 1) for number in range(rounds)]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from recipe.components import device
 from recipe.config import compose
 from recipe.training.build import build
-from recipe.training.loop import Point, train
+from recipe.training.loop import MetricsEvent, train
 
 OPTIONS = (
     "channels_last=false",
@@ -39,19 +39,19 @@ BLOCK = 0.4
 """Seconds."""
 
 
-def steps(settings: tuple[str, ...]) -> Iterator[Point]:
-    with compose.menu_folder():
+def steps(settings: tuple[str, ...]) -> Iterator[MetricsEvent]:
+    with compose.composition_context():
         given = ("epochs=1000000", "device=cpu", *settings)
-        return train(build(compose.Job(given, ()).spec()))
+        return train(build(compose.Job(given, ()).to_spec()))
 
 
-def block(running: Iterator[Point], clock: Callable[[], float]) -> float:
+def block(running: Iterator[MetricsEvent], clock: Callable[[], float]) -> float:
     """Seconds of a step."""
     next(running)
     spent, done = 0.0, 0
     while spent < BLOCK:
         began = clock()
-        if not next(running).ends_epoch:
+        if not next(running).is_epoch_end:
             spent, done = spent + clock() - began, done + 1
     return spent / done
 
@@ -62,7 +62,7 @@ def main() -> None:
     settings, options = tuple(given[:cut]), given[cut + 1 :] or OPTIONS
     threads = device.thread_count("auto")
     clock = time.process_time if threads == 1 else time.perf_counter
-    print(f"{device.processor()}, {threads} threads, {' '.join(settings) or 'the default run'}")
+    print(f"{device.cpu_name()}, {threads} threads, {' '.join(settings) or 'the default run'}")
     for option in options:
         base = [word for word in option.split() if word == "optimizer=adam"]
         without = (*settings, *base) if base != option.split() else settings

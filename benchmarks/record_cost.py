@@ -23,11 +23,11 @@ from pathlib import Path
 import psutil
 
 from recipe.config import compose
-from recipe.config.instantiate import part
+from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
 from recipe.runner.recorder import Recorder
 from recipe.training.build import build
-from recipe.training.loop import Point, train
+from recipe.training.loop import MetricsEvent, train
 
 QUIET = ("device=cpu", "device.threads=1", "epochs=100000")
 
@@ -50,7 +50,7 @@ class Blocks:
     """Of steps of one loop."""
 
     def __init__(self, spec: RunSpec, recorder: Recorder) -> None:
-        self._points: Iterator[Point] = iter(train(build(spec)))
+        self._points: Iterator[MetricsEvent] = iter(train(build(spec)))
         self._recorder = recorder
         self.writing: list[float] = []
         """Seconds that the loop itself wrote, step by step."""
@@ -63,19 +63,19 @@ class Blocks:
             point = next(self._points)
             if recorded:
                 writing = time.perf_counter()
-                self._recorder.metrics(point.step, point.metrics)
+                self._recorder.log_metrics(point.step, point.metrics)
                 self.writing.append(time.perf_counter() - writing)
-            if not point.ends_epoch:
+            if not point.is_epoch_end:
                 took += time.perf_counter() - before
                 steps += 1
         return took / steps
 
 
 def measure(spec: RunSpec, outputs: Path, minutes: float, block: float) -> None:
-    with compose.menu_folder():
-        tracked = compose.Job(("tracking=local",), ()).spec()
-    recorder = Recorder(outputs, "costs", part(tracked, "tracking")(outputs))
-    recorder.parameters(spec.parameters())
+    with compose.composition_context():
+        tracked = compose.Job(("tracking=local",), ()).to_spec()
+    recorder = Recorder(outputs, "costs", bind_component(tracked, "tracking")(outputs))
+    recorder.log_params(spec.to_parameters())
     blocks, fed = Blocks(spec, recorder), feeder()
     blocks.one(SETTLED, recorded=True)
     before, nothing, everything, passed = computed(fed), [], [], 0.0
@@ -99,7 +99,7 @@ def measure(spec: RunSpec, outputs: Path, minutes: float, block: float) -> None:
     )
     print(f"writing takes {100 * statistics.median(blocks.writing) / step:.2f} % of a step")
     print(f"the process that feeds MLflow computes {100 * share:.2f} % of the time")
-    print(recorder.failure or "MLflow has all of it")
+    print(recorder.upload_failure or "MLflow has all of it")
 
 
 def main(arguments: list[str]) -> None:
@@ -108,8 +108,8 @@ def main(arguments: list[str]) -> None:
         found = [a for a in arguments if a.startswith(f"{key}=")]
         given[key] = float(found[-1].partition("=")[2]) if found else given[key]
     overrides = [a for a in arguments if a.partition("=")[0] not in given]
-    with compose.menu_folder():
-        spec = compose.Job((*QUIET, *overrides), ()).spec()
+    with compose.composition_context():
+        spec = compose.Job((*QUIET, *overrides), ()).to_spec()
     with tempfile.TemporaryDirectory() as folder:
         measure(spec, Path(folder), **given)
 

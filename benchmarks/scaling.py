@@ -114,7 +114,7 @@ from recipe.components.tracking import Tracking
 folder, name, uri, points = sys.argv[1:]
 recorder = Recorder(Path(folder), name, Tracking(uri, "scaling"))
 for step in range(int(points) // 4):
-    recorder.metrics(step, {f"metric {n}": float(step) for n in range(4)})
+    recorder.log_metrics(step, {f"metric {n}": float(step) for n in range(4)})
 recorder.close("FINISHED")
 """
 

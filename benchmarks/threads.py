@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from recipe.components.device import cores, thread_environment
+from recipe.components.device import count_available_cores, thread_environment
 
 MODELS = (
     ("model=mlp", "model.hidden=[32]"),
@@ -51,10 +51,10 @@ def measured(settings: tuple[str, ...], counts: tuple[int, ...]) -> None:
     from recipe.training.build import build
     from recipe.training.loop import train
 
-    with compose.menu_folder():
+    with compose.composition_context():
         given = ("epochs=1000000", "device=cpu", f"device.threads={max(counts)}", *settings)
-        run = build(compose.Job(given, ()).spec())
-    adds = (plan.summarise(run).multiply_adds or 0) * run.batch_size
+        run = build(compose.Job(given, ()).to_spec())
+    adds = (plan.summarize_model(run).multiply_adds or 0) * run.batch_size
     steps = train(run)
     for _ in range(50):
         next(steps)
@@ -65,7 +65,7 @@ def measured(settings: tuple[str, ...], counts: tuple[int, ...]) -> None:
             next(steps)
             began, done = time.perf_counter(), 0
             while time.perf_counter() < began + BLOCK or done < 3:
-                done += not next(steps).ends_epoch
+                done += not next(steps).is_epoch_end
             times[count].append((time.perf_counter() - began) / done)
     one, all_ = (statistics.median(times[count]) for count in counts)
     print(f"{adds:.3g} {1000 * one:.2f} {all_ / one:.2f}")
@@ -86,9 +86,14 @@ def busy(processes: int) -> Iterator[None]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
-        return measured(tuple(sys.argv[2:]), (1, cores()))
+        return measured(tuple(sys.argv[2:]), (1, count_available_cores()))
     models = (tuple(sys.argv[1:]),) if sys.argv[1:] else MODELS
-    heads = ("multiply-adds", "ms, one thread", f"{cores()} over 1", "beside a busy process")
+    heads = (
+        "multiply-adds",
+        "ms, one thread",
+        f"{count_available_cores()} over 1",
+        "beside a busy process",
+    )
     print(LINE.format("", *heads))
     for settings in models:
         told = []
@@ -96,7 +101,7 @@ def main() -> None:
             with busy(neighbours):
                 done = subprocess.run(
                     [sys.executable, __file__, "--measure", *settings],
-                    env=os.environ | thread_environment(cores()),
+                    env=os.environ | thread_environment(count_available_cores()),
                     check=True, capture_output=True, text=True,
                 )  # fmt: skip
             told.append(done.stdout.split())

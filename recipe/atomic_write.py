@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 
-def is_full(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """Whether it is for want of room, or of a quota, that something couldn't be written."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
+def write_file(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
     """`path` is at any moment the old file or the new one, never a part, whatever dies meanwhile;
     without `sync` only what the machine itself outlives.
 

@@ -18,36 +18,36 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from recipe.formatting import masked_addresses, printable_lines
+from recipe.formatting import escape_unprintable_lines, mask_addresses
 
-DEBUG = "RECIPE_DEBUG"
+DEBUG_VARIABLE = "RECIPE_DEBUG"
 """The variable of the environment with which tracebacks are printed."""
 
-DEBUG_HINT = f"{DEBUG}=1 prints the traceback"
+DEBUG_HINT = f"{DEBUG_VARIABLE}=1 prints the traceback"
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; empty if it has none, or raises while giving it."""
-    return next(iter(_message(error).splitlines()), "")
+    return next(iter(_safe_message(error).splitlines()), "")
 
 
-def _message(error: BaseException) -> str:
+def _safe_message(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # out of the code of whoever wrote the exception's class
         return ""
 
 
-def raised(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """The type of an exception and the first line of its message."""
     message = first_line(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def print_traceback(error: BaseException) -> None:
+def print_debug_traceback(error: BaseException) -> None:
     """Prints the traceback of an exception that is reported in a line, if RECIPE_DEBUG is set."""
-    if os.environ.get(DEBUG):
-        sys.stderr.write(printable_lines("".join(traceback.format_exception(error))))
+    if os.environ.get(DEBUG_VARIABLE):
+        sys.stderr.write(escape_unprintable_lines("".join(traceback.format_exception(error))))
         sys.stderr.flush()
 
 
@@ -59,7 +59,7 @@ class RecipeError(Exception):
     def __init__(self, problems: str | Iterable[str]) -> None:
         given = [problems] if isinstance(problems, str) else problems
         # what was typed may hold line breaks, and an address a password
-        lines = (masked_addresses(" ".join(problem.splitlines())) for problem in given)
+        lines = (mask_addresses(" ".join(problem.splitlines())) for problem in given)
         self.problems = list(dict.fromkeys(lines))
         super().__init__("\n".join(self.problems))
 
@@ -76,15 +76,15 @@ class OutputError(RecipeError):
     """Nobody sees what is printed; a run is stopped, and can be resumed."""
 
 
-class OthersGone(KeyboardInterrupt):
+class PeerProcessLost(KeyboardInterrupt):
     """No fault of this process, and nobody is there to go on with."""
 
 
-class Terminated(KeyboardInterrupt):
+class TerminateInterrupt(KeyboardInterrupt):
     """SIGTERM, ending a run in the same way as Ctrl-C."""
 
 
-class OutputClosed(KeyboardInterrupt):
+class OutputClosedInterrupt(KeyboardInterrupt):
     """Whoever read the output of a sweep is gone, such as head; ends it in the same way."""
 
 
@@ -96,7 +96,7 @@ def is_output_closed(error: BaseException) -> bool:
     )
 
 
-def cause(error: BaseException) -> KeyboardInterrupt | None:
+def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
     """The signal that an error comes from, if any: what it interrupts, such as Hydra's composing,
     may then fail at tidying up."""
     while (before := error.__context__) is not None:
@@ -118,13 +118,15 @@ class Problems(list[str]):
         except SpecError as error:
             self.extend(error.problems)
         except (ValueError, ImportError) as error:
-            print_traceback(error)
-            message = " ".join(_message(error).split()) or f"raised {raised(error)}"
+            print_debug_traceback(error)
+            message = (
+                " ".join(_safe_message(error).split()) or f"raised {describe_exception(error)}"
+            )
             key = where.partition("=")[0].partition(".")[0]
             self.append(message if message.startswith(key) else f"{where}: {message}")
 
     @contextmanager
-    def component(self, choice: str) -> Iterator[None]:
+    def collect_component_errors(self, choice: str) -> Iterator[None]:
         """As `collect`, for the code of a component: whatever it raises becomes a problem, an exit
         too."""
         with self.collect(choice):
@@ -133,15 +135,15 @@ class Problems(list[str]):
             except (Exception, SystemExit) as error:
                 if is_output_closed(error) or isinstance(error, RecipeError):
                     raise
-                if signalled := cause(error):
+                if signalled := find_interrupt(error):
                     raise signalled from None
                 if isinstance(error, (ValueError, ImportError)):
                     raise
-                raise ValueError(f"raised {raised(error)}; {DEBUG_HINT}") from error
+                raise ValueError(f"raised {describe_exception(error)}; {DEBUG_HINT}") from error
 
     @staticmethod
     @contextmanager
-    def headed(key: str) -> Iterator[None]:
+    def prefix_key(key: str) -> Iterator[None]:
         """Puts the dotted key in front of a ValueError's message that lacks it."""
         try:
             yield
@@ -149,6 +151,6 @@ class Problems(list[str]):
             message = str(error)
             raise ValueError(message if message.startswith(key) else f"{key}: {message}") from error
 
-    def raise_any(self) -> None:
+    def raise_if_any(self) -> None:
         if self:
             raise SpecError(self)

@@ -7,16 +7,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-LONGEST = 200
+MAX_VALUE_LENGTH = 200
 """Characters of a value in a message."""
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -27,29 +27,29 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """`99.4 %` for 0.994."""
     return f"{100 * share:.1f} %"
 
 
-def listed(names: Sequence[object], limit: int = 3) -> str:
+def format_list(names: Sequence[object], limit: int = 3) -> str:
     """`a, b, c and 4 more`."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return f"{', '.join(map(str, names[:limit]))}{more}"
 
 
-def written(value: object, longest: int = LONGEST) -> str:
+def format_value(value: object, max_length: int = MAX_VALUE_LENGTH) -> str:
     """A value as Python writes it, or YAML if it is null, true or false; cut to `longest`."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
 
-def relative(path: Path) -> str:
+def relative_to_cwd(path: Path) -> str:
     """A path as seen from the working directory, if it lies below that."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def printable(path: Path | str) -> str:
+def escape_unprintable(path: Path | str) -> str:
     """A path without what a terminal would obey or can't show, such as line breaks: escaped."""
     text = str(path)
     if text.isprintable():
@@ -57,14 +57,14 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def printable_lines(text: str) -> str:
+def escape_unprintable_lines(text: str) -> str:
     """A text of several lines, each as `printable` has it."""
     if text.isprintable():
         return text
-    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+    return "\n".join(escape_unprintable(line.expandtabs()) for line in text.split("\n"))
 
 
-def bytes_(number: int) -> str:
+def format_bytes(number: int) -> str:
     """`512 B`, `16.0 KiB`, `3.2 MiB`, `1.5 GiB`."""
     size, unit = float(number), "B"
     for larger in ("KiB", "MiB", "GiB"):
@@ -77,6 +77,6 @@ def bytes_(number: int) -> str:
 MASK = "***"
 
 
-def masked_addresses(text: str) -> str:
+def mask_addresses(text: str) -> str:
     """The text with what stands between :// and @ masked; a password may hold a / or @ itself."""
     return re.sub(r"://(\S*|[^@]*)@", f"://{MASK}@", text)

@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import TextIO
 
 from recipe.errors import OutputError, SpecError
-from recipe.formatting import printable, printable_lines
+from recipe.formatting import escape_unprintable, escape_unprintable_lines
 
-NOTICE_AFTER = "RECIPE_NOTICE_AFTER"
+NOTICE_DELAY_VARIABLE = "RECIPE_NOTICE_AFTER"
 """Environment variable: seconds without output after which the current task is printed; 0 for
 never."""
 
-SECONDS = 2.0
+DEFAULT_NOTICE_DELAY = 2.0
 """The default of NOTICE_AFTER."""
 
-LIBRARIES = ("site-packages", "dist-packages")
+LIBRARY_DIRS = ("site-packages", "dist-packages")
 
 
-def prepare() -> None:
+def configure_streams() -> None:
     """Sets up this process's streams, and what becomes of warnings."""
     if sys.stdout is None:  # it was closed by whoever started the process
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the end)
@@ -61,43 +61,43 @@ def _show_warning(
     of_library = (
         path.name == "sys"
         or path.name.startswith("<")
-        or not {*LIBRARIES}.isdisjoint(path.parts)
+        or not {*LIBRARY_DIRS}.isdisjoint(path.parts)
         or path.is_relative_to(sysconfig.get_path("stdlib"))
         or path.is_relative_to(Path(__file__).parent)
     )
     if not of_library:
-        error(f"{filename}:{lineno}: {category.__name__}: {' '.join(str(message).split())}")
+        print_error(f"{filename}:{lineno}: {category.__name__}: {' '.join(str(message).split())}")
 
 
-def error(line: str) -> None:
+def print_error(line: str) -> None:
     """Prints a line on standard error; does nothing where that can't be written."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(f"recipe: {printable(line)}", file=sys.stderr, flush=True)
-    printed()
+        print(f"recipe: {escape_unprintable(line)}", file=sys.stderr, flush=True)
+    clear_current_task()
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
+def print_text(text: str, stream: TextIO | None = None) -> None:
     """Writes lines to standard output, or to the other stream. Raises OutputError."""
     stream = stream or sys.stdout
-    with writing():
-        stream.write(printable_lines(text))
+    with wrap_write_errors():
+        stream.write(escape_unprintable_lines(text))
         stream.flush()
-    printed()
+    clear_current_task()
 
 
 @contextlib.contextmanager
-def captured() -> Iterator[None]:
+def capture_stdout() -> Iterator[None]:
     """Writes what a library prints in the block, at its end, to standard output."""
     text = io.StringIO()
     try:
         with contextlib.redirect_stdout(text):
             yield
     finally:
-        write(text.getvalue())
+        print_text(text.getvalue())
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
+def wrap_write_errors() -> Iterator[None]:
     """Turns an OSError of the block into an OutputError; that of a closed pipe stays as it is."""
     try:
         yield
@@ -110,39 +110,43 @@ def writing() -> Iterator[None]:
 # A notice of the current task.
 
 
-class _Task:
+class _CurrentTask:
     name: str | None = None
-    since = 0.0
+    last_output_time = 0.0
     """When something was printed last."""
 
 
-def task(name: str) -> None:
+def set_current_task(name: str) -> None:
     """Names what is done from now on, until something is printed."""
-    _Task.name = name
+    _CurrentTask.name = name
 
 
-def printed() -> None:
+def clear_current_task() -> None:
     """Something was printed; nothing needs to be said of the current task."""
-    _Task.name, _Task.since = None, time.monotonic()
+    _CurrentTask.name, _CurrentTask.last_output_time = None, time.monotonic()
 
 
-def start_notices() -> None:
+def start_task_notices() -> None:
     """Prints the current task whenever nothing was printed for some seconds; at a command's start.
 
     Raises SpecError if the environment's value is no number of seconds.
     """
-    given = os.environ.get(NOTICE_AFTER) or str(SECONDS)
+    given = os.environ.get(NOTICE_DELAY_VARIABLE) or str(DEFAULT_NOTICE_DELAY)
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given, re.ASCII):
-        raise SpecError(f"{NOTICE_AFTER} must be a number of seconds, 0 for never, got {given!r}")
-    printed()
+        raise SpecError(
+            f"{NOTICE_DELAY_VARIABLE} must be a number of seconds, 0 for never, got {given!r}"
+        )
+    clear_current_task()
     if float(given):
         seconds = float(given)
-        threading.Thread(target=_notice, args=(seconds,), name="notices", daemon=True).start()
+        threading.Thread(
+            target=_print_task_notices, args=(seconds,), name="notices", daemon=True
+        ).start()
 
 
-def _notice(seconds: float) -> None:
+def _print_task_notices(seconds: float) -> None:
     while True:
         time.sleep(min(0.2, seconds / 4))
-        name = _Task.name
-        if name is not None and time.monotonic() - _Task.since >= seconds:
-            error(f"{name} ...")
+        name = _CurrentTask.name
+        if name is not None and time.monotonic() - _CurrentTask.last_output_time >= seconds:
+            print_error(f"{name} ...")

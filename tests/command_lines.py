@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from recipe.cli import main
 from recipe.config import allowlist, nested_options, option_files, schema
-from recipe.config.option_files import EXPERIMENT
+from recipe.config.option_files import EXPERIMENT_GROUP
 
 Line = list[str]
 
@@ -46,7 +46,7 @@ BASE = (
 COSTLY = {"epochs", "convolutions", "blocks", "workers", "threads"}
 """Whole numbers that may be as large as one has time and memory; never drawn huge."""
 
-ROOTS = {key: kind for key, kind in schema.ROOT.items() if key != "output_dir"}
+ROOTS = {key: kind for key, kind in schema.RUN_SETTINGS.items() if key != "output_dir"}
 """Settings of the whole run; the record stays where the test looks for it."""
 
 PLACES = (
@@ -106,12 +106,12 @@ TOKENS = (
 @functools.cache
 def written(group: str, option: str) -> dict[str, Any]:
     """The settings of an option as its file gives them, those it inherits included."""
-    path = option_files.options(group)[option].path
+    path = option_files.find_options(group)[option].path
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
     found: dict[str, Any] = {}
     for parent in content.pop("defaults", []):
         name = str(parent).partition("@")[0]
-        if name in option_files.options(group):
+        if name in option_files.find_options(group):
             found |= written(group, name)
     if "# @package _global_" in path.read_text(encoding="utf-8"):
         content = content.get(group, {})
@@ -120,7 +120,7 @@ def written(group: str, option: str) -> dict[str, Any]:
 
 def made_of(experiment: str) -> dict[str, str]:
     """The options that an experiment chooses, by group."""
-    content = OmegaConf.load(option_files.options(EXPERIMENT)[experiment].path)
+    content = OmegaConf.load(option_files.find_options(EXPERIMENT_GROUP)[experiment].path)
     entries = [entry for entry in content.defaults if OmegaConf.is_dict(entry)]
     return {str(k).rpartition("/")[2]: str(v) for entry in entries for k, v in entry.items()}
 
@@ -129,8 +129,8 @@ def made_of(experiment: str) -> dict[str, str]:
 def known(group: str, option: str) -> dict[str, Any]:
     """Every setting that an option takes, in its file or not, with its annotation."""
     content = written(group, option)
-    taken, _ = schema.accepted(allowlist.locate(content["_target_"], ()), group)
-    engine = {k: kind for k, kind in schema.ENGINE.get(group, {}).items() if k in content}
+    taken, _ = schema.get_accepted_settings(allowlist.locate_target(content["_target_"], ()), group)
+    engine = {k: kind for k, kind in schema.ENGINE_SETTINGS.get(group, {}).items() if k in content}
     return engine | taken
 
 
@@ -191,10 +191,10 @@ def lines(draw: Draw, group: str, option: str) -> Line:
     `group` may be a group, `experiment`, or empty for a line about settings of the whole run.
     """
     chosen = {group: option} if group else {}
-    chosen |= made_of(option) if group == EXPERIMENT else {}
+    chosen |= made_of(option) if group == EXPERIMENT_GROUP else {}
     others = [name for name in option_files.GROUPS if name not in chosen]
     for name in draw(st.lists(st.sampled_from(others), unique=True, max_size=2)):
-        chosen[name] = draw(st.sampled_from(sorted(option_files.options(name))))
+        chosen[name] = draw(st.sampled_from(sorted(option_files.find_options(name))))
     for name, choice in [*chosen.items()]:
         for text in small.NEEDS.get(f"{name}={choice}", ()):
             needed, _, value = text.partition("=")
@@ -227,7 +227,7 @@ def beneath(base: Iterable[str], line: Sequence[str]) -> Line:
 def settable(chosen: Mapping[str, str], group: str) -> list[Key]:
     """The settings of a line's options and of the whole run; one in three is the group's own."""
     base = dict(text.split("=") for text in BASE)
-    options = {**option_files.defaults(), **base, **chosen}
+    options = {**option_files.get_default_options(), **base, **chosen}
     keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in option_files.GROUPS}
     keys[""] = [("", "", key) for key in ROOTS]
     everywhere = [key for held in keys.values() for key in held]
@@ -249,7 +249,7 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
     default = content.get(name)
     values = (
         parts(group)
-        if name == nested_options.LIST
+        if name == nested_options.NESTED_OPTIONS_KEY
         else fitting(known(group, option)[name], default)
     )
     if default is not None and not (isinstance(default, int) and default > 16):
@@ -261,7 +261,9 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
 def parts(group: str) -> st.SearchStrategy[Any]:
     """Options of the group one after the other, most of them with a length that fits; the last
     without."""
-    option = st.fixed_dictionaries({"option": st.sampled_from(sorted(option_files.options(group)))})
+    option = st.fixed_dictionaries(
+        {"option": st.sampled_from(sorted(option_files.find_options(group)))}
+    )
     sized = st.fixed_dictionaries({"length": st.sampled_from((1, 1, 2))})
     scaled = st.sampled_from(({}, {}, {"scale": 0.5}))
     first = st.tuples(option, sized, scaled).map(lambda drawn: {**drawn[0], **drawn[1], **drawn[2]})
@@ -277,12 +279,12 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
     strange = [
         (g, option, name)
         for g in ([group] if group in option_files.GROUPS else option_files.GROUPS)
-        for option in option_files.options(g)
+        for option in option_files.find_options(g)
         for name in known(g, option)
     ] or list(keys)
     other = st.sampled_from(strange).flatmap(_wild)
     prefixed = st.tuples(st.sampled_from(("+", "++", "~")), st.one_of(wild, _choice())).map("".join)
-    words = [*map(_dotted, keys), *option_files.GROUPS, EXPERIMENT]
+    words = [*map(_dotted, keys), *option_files.GROUPS, EXPERIMENT_GROUP]
     misspelt = st.tuples(st.sampled_from(words).flatmap(_misspelt), st.sampled_from(("=1", "=a")))
     option = _choice().flatmap(_misspelt)
     tokens = st.sampled_from(TOKENS)
@@ -327,8 +329,8 @@ def _choice() -> st.SearchStrategy[str]:
     return st.sampled_from(
         [
             f"{group}={name}"
-            for group in (*option_files.GROUPS, EXPERIMENT)
-            for name in option_files.options(group)
+            for group in (*option_files.GROUPS, EXPERIMENT_GROUP)
+            for name in option_files.find_options(group)
         ]
     )
 

@@ -51,7 +51,7 @@ def here(folder: Path, *arguments: str) -> Done:
     out, err = io.StringIO(), io.StringIO()
     shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with _as_it_was(folder), contextlib.chdir(folder), shown[0], shown[1]:
-        status = main.run(list(arguments))
+        status = main.run_command_line(list(arguments))
     return Done(status, out.getvalue(), err.getvalue())
 
 

@@ -52,8 +52,8 @@ def composed() -> Compose:
     """`composed(*overrides)`: the spec of a command line, with none of ours added."""
 
     def spec(*overrides: str) -> RunSpec:
-        with compose.menu_folder():
-            return compose.Job(overrides, ()).spec()
+        with compose.composition_context():
+            return compose.Job(overrides, ()).to_spec()
 
     return spec
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from recipe.training.frozen_cache.cache_file import Rows
-from recipe.training.frozen_cache.tensor_layout import Layout
+from recipe.training.frozen_cache.tensor_layout import RowLayout
 
 LAYOUTS = (
-    Layout(0, 1, (4, 2), (0, 1, 2), (8, 2, 1), torch.float32),
-    Layout(0, 2, (), (0,), (1,), torch.bfloat16),
+    RowLayout(0, 1, (4, 2), (0, 1, 2), (8, 2, 1), torch.float32),
+    RowLayout(0, 2, (), (0,), (1,), torch.bfloat16),
 )
 """8 floats and 2 of 16 bits a sample."""
 
@@ -21,7 +21,7 @@ SAMPLES = 20
 def rows(first: int, count: int) -> Rows:
     """Of some of the samples: each has its number in all its places."""
     numbers = torch.arange(first, first + count)[:, None]
-    return tuple(numbers.expand(-1, each.numbers).to(each.dtype) for each in LAYOUTS)
+    return tuple(numbers.expand(-1, each.row_length).to(each.dtype) for each in LAYOUTS)
 
 
 def batches() -> Iterator[tuple[int, Rows]]:

@@ -213,7 +213,7 @@ def words(place: Mapping[str, str]) -> st.SearchStrategy[list[str]]:
     settings = [
         f"{group}.{name}"
         for group in option_files.GROUPS
-        for option in option_files.options(group)
+        for option in option_files.find_options(group)
         for name in command_lines.known(group, option)
         if name not in command_lines.COSTLY and name != "uri"
     ]
@@ -221,7 +221,7 @@ def words(place: Mapping[str, str]) -> st.SearchStrategy[list[str]]:
     prefix = st.sampled_from(("", "", "", "", "--", "+", "~"))
     pair = st.tuples(prefix, key, value).map(lambda drawn: f"{drawn[0]}{drawn[1]}={drawn[2]}")
     option = st.sampled_from(
-        [f"{g}={o}" for g in option_files.GROUPS for o in option_files.options(g)]
+        [f"{g}={o}" for g in option_files.GROUPS for o in option_files.find_options(g)]
     )
     word = st.one_of(
         pair, pair, pair, option, value, st.sampled_from(FLAGS),

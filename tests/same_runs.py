@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from recipe.checkpoint.files import Checkpoints
-from recipe.store.journal import trace
+from recipe.store.journal import read_metrics
 
 CLOCKED = ("time/", "memory/")
 
@@ -33,7 +33,7 @@ def finished(folder: Path) -> Path:
 def numbers_alike(run: Path, other: Path) -> None:
     """Every point, but for the values of times and memory, and the weights kept."""
     traces = [
-        {k: v.keys() if k.startswith(CLOCKED) else v for k, v in trace(r).items()}
+        {k: v.keys() if k.startswith(CLOCKED) else v for k, v in read_metrics(r).items()}
         for r in (run, other)
     ]
     assert traces[0] == traces[1]
@@ -45,7 +45,7 @@ def alike(run: Path, other: Path) -> None:
     """As `numbers_alike`, and all of the last checkpoint."""
     numbers_alike(run, other)
     settings = {"every": 1, "per": "epoch", "keep": 1, "keep_finished": 1}
-    states = [Checkpoints(r, settings).latest() for r in (run, other)]
+    states = [Checkpoints(r, settings).load_latest() for r in (run, other)]
     for state in states:
         assert state is not None
         del state["run"]["position"]["seconds"]
@@ -104,7 +104,7 @@ def in_mlflow(run: Path) -> None:
     assert tags.items() >= said["tags"].items()
     artifacts = {file.path for file in client.list_artifacts(kept.info.run_id)}
     assert artifacts == said["artifacts"]
-    recorded = trace(run)
+    recorded = read_metrics(run)
     assert kept.data.metrics.keys() == recorded.keys()
     for key, values in recorded.items():
         history = client.get_metric_history(kept.info.run_id, key)

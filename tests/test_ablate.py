@@ -46,7 +46,7 @@ def asked(
     patch.setattr(sys, "stdin", Terminal(answer))
     shown = Terminal()
     with contextlib.chdir(folder), contextlib.redirect_stdout(shown):
-        status = main.run(["ablate", *arguments])
+        status = main.run_command_line(["ablate", *arguments])
     assert status == 0, shown.getvalue()
     return [" ".join(line.split()) for line in shown.getvalue().splitlines()]
 
@@ -318,7 +318,7 @@ def test_what_cannot_be_is_refused_before_the_first_run(
 
 
 def test_what_a_launcher_hands_to_other_processes_can_be_handed_on() -> None:
-    compose.register_user_options()
+    compose.register_user_conf()
     sweeper.register()
     state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
     assert "oc.env" in state["omegaconf_resolvers"]

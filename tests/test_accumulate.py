@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from recipe.errors import SpecError
 from recipe.training.loop import train
-from recipe.training.run import Run, order
+from recipe.training.run import Run, epoch_batches
 
 NO_NORM = ("model.batchnorm=false",)
 """BatchNorm sees the parts, so with it nothing is equal."""
@@ -64,7 +64,7 @@ def test_parts_are_weighted_by_their_samples(built: Callable[..., Run]) -> None:
     with torch.no_grad():
         for p, value in zip(run.model.parameters(), before, strict=True):
             p.copy_(value)
-    inputs, targets = next(iter(run.data.train.batches([next(order(run, 0))])))
+    inputs, targets = next(iter(run.data.train.batches([next(epoch_batches(run, 0))])))
     functional.cross_entropy(run.model(inputs), targets).backward()
     wanted = run.model.get_parameter("classifier.bias").grad
     torch.testing.assert_close(gradients[0], wanted, rtol=0.0, atol=1e-6)
@@ -77,8 +77,8 @@ def test_steps_schedule_and_moments_of_a_checkpoint_are_those_of_whole_batches(
     for run in (whole, divided):
         for _ in train(run):
             pass
-    assert whole.at.step == divided.at.step == 6
-    assert whole.schedule.scheduler.last_epoch == divided.schedule.scheduler.last_epoch
+    assert whole.position.step == divided.position.step == 6
+    assert whole.lr_schedule.scheduler.last_epoch == divided.lr_schedule.scheduler.last_epoch
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.compare import agreement
-from recipe.compare.agreement import Agreement, compare
+from recipe.compare.agreement import Agreement, compare_runs
 from recipe.errors import SpecError
 
 Values = Sequence[float | None]
@@ -30,23 +30,27 @@ def pair(
         )
         for index, (name, values) in enumerate((("one", one), ("other", other)))
     ]
-    return compare(*runs)
+    return compare_runs(*runs)
 
 
 def test_equal_numbers_and_weights_are_bit_identical_whatever_the_time_was(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, LOSS, weights=[1.0, 2.0])
-    assert found.sentence == "bit-identical: 3 points of 1 metric and the weights"
-    assert (found.verdict, found.step, found.largest) == ("bit-identical", None, None)
+    assert found.summary == "bit-identical: 3 points of 1 metric and the weights"
+    assert (found.verdict, found.first_differing_step, found.largest_difference) == (
+        "bit-identical",
+        None,
+        None,
+    )
 
 
 def test_without_weights_the_points_alone_are_compared(tmp_path: Path) -> None:
-    assert pair(tmp_path, LOSS, LOSS).sentence == "bit-identical: 3 points of 1 metric"
+    assert pair(tmp_path, LOSS, LOSS).summary == "bit-identical: 3 points of 1 metric"
 
 
 def test_a_difference_in_the_last_bits_is_told_with_its_size(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, [1.0, 0.5 + 2e-8, 0.25 + 1e-9])
     assert found.verdict == "equal within 1e-6"
-    assert found.sentence == (
+    assert found.summary == (
         "equal within 1e-6 (largest relative difference 4e-8, train/loss at step 2); nothing that "
         "is recorded explains it"
     )
@@ -60,24 +64,34 @@ def test_a_larger_difference_is_told_from_its_first_step_with_the_metric_that_di
         tmp_path / "other",
         {"a": [1.0, 0.5, 0.3], "b": [1.0, 0.53, 0.25], "c": [1.0, 0.6, 0.5]},
     )
-    found = compare(one, other)
-    assert found.sentence.startswith("differs from step 2 on (c 0.5 against 0.6)")
-    assert {key: first.step for key, first in found.first.items()} == {"a": 3, "b": 2, "c": 2}
-    assert found.largest is not None and found.largest.relative == pytest.approx(0.5)
+    found = compare_runs(one, other)
+    assert found.summary.startswith("differs from step 2 on (c 0.5 against 0.6)")
+    assert {key: first.step for key, first in found.first_differences.items()} == {
+        "a": 3,
+        "b": 2,
+        "c": 2,
+    }
+    assert (
+        found.largest_difference is not None
+        and found.largest_difference.relative_difference == pytest.approx(0.5)
+    )
 
 
 def test_values_that_print_alike_are_shown_with_the_digits_that_tell_them_apart(
     tmp_path: Path,
 ) -> None:
     found = pair(tmp_path, [0.123456], [0.123457])
-    assert "(train/loss 0.123456 against 0.123457)" in found.sentence
+    assert "(train/loss 0.123456 against 0.123457)" in found.summary
 
 
 def test_near_zero_a_difference_is_held_against_the_largest_value(tmp_path: Path) -> None:
     # 1e-10 of 1e-3 times 10 is 1e-8; against the values themselves it would be a half
     found = pair(tmp_path, [10.0, 1e-10], [10.0, 2e-10])
     assert found.verdict == "equal within 1e-6"
-    assert found.largest is not None and found.largest.relative == pytest.approx(1e-8)
+    assert (
+        found.largest_difference is not None
+        and found.largest_difference.relative_difference == pytest.approx(1e-8)
+    )
 
 
 def test_of_small_values_throughout_the_difference_counts(tmp_path: Path) -> None:
@@ -100,28 +114,28 @@ def test_any_values_are_told_apart_exactly_if_they_differ(
         for a, b in zip(one, other, strict=False)
     )
     assert (found.verdict == "bit-identical") == alike
-    assert "\n" not in found.sentence
+    assert "\n" not in found.summary
 
 
 @pytest.mark.parametrize("other", [math.nan, math.inf, -math.inf])
 def test_a_number_against_none_is_a_difference(tmp_path: Path, other: float) -> None:
     found = pair(tmp_path, [1.0, 2.0], [1.0, other])
-    assert found.sentence.startswith(f"differs from step 2 on (train/loss 2 against {other})")
+    assert found.summary.startswith(f"differs from step 2 on (train/loss 2 against {other})")
 
 
 def test_a_point_that_one_run_lacks_is_a_difference(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, [1.0, None, 0.25])
-    assert found.sentence.startswith("differs from step 2 on (train/loss 0.5 against none)")
+    assert found.summary.startswith("differs from step 2 on (train/loss 0.5 against none)")
 
 
 def test_a_metric_that_one_run_lacks_is_named(tmp_path: Path) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS, "b": [1.0]})
     other = recorded_runs.write(tmp_path / "other", {"a": LOSS, "c": LOSS, "d": LOSS})
-    found = compare(one, other)
-    assert found.sentence.startswith(
+    found = compare_runs(one, other)
+    assert found.summary.startswith(
         "differs, but 3 points of 1 metric agree; only the first has b; only the second has c, d"
     )
-    assert (found.verdict, found.only) == ("differs", (("b",), ("c", "d")))
+    assert (found.verdict, found.unmatched_metrics) == ("differs", (("b",), ("c", "d")))
 
 
 @pytest.mark.parametrize("status", ["KILLED", "FAILED", "RUNNING"])
@@ -130,15 +144,15 @@ def test_a_run_that_ended_early_is_compared_up_to_its_end(tmp_path: Path, status
     other = recorded_runs.write(
         tmp_path / "other", {"a": LOSS[:2]}, status=status, weights=[2.0]
     )  # killed between two points of step 2
-    assert compare(one, other).sentence == (
+    assert compare_runs(one, other).summary == (
         f"bit-identical: 2 points of 1 metric; compared up to step 2, where the second ended "
         f"({status})"
     )
-    assert "where the first ended" in compare(other, one).sentence
+    assert "where the first ended" in compare_runs(other, one).summary
 
 
 def test_fewer_epochs_are_compared_up_to_their_end(tmp_path: Path) -> None:
-    sentence = pair(tmp_path, LOSS, LOSS[:1]).sentence
+    sentence = pair(tmp_path, LOSS, LOSS[:1]).summary
     assert sentence == (
         "bit-identical: 1 point of 1 metric; compared up to step 1, where the second ended"
     )
@@ -147,7 +161,7 @@ def test_fewer_epochs_are_compared_up_to_their_end(tmp_path: Path) -> None:
 def test_runs_without_a_point_in_common_are_not_said_to_agree(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, [])
     assert found.verdict == "differs"
-    assert found.sentence.startswith("nothing to compare: the runs have no point in common")
+    assert found.summary.startswith("nothing to compare: the runs have no point in common")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,7 @@ def test_equal_numbers_do_not_hide_different_weights(
 ) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS}, weights=[4.0, 1.0, 1.0])
     other = recorded_runs.write(tmp_path / "other", {"a": LOSS}, weights=weights)
-    assert compare(one, other).sentence.startswith(said)
+    assert compare_runs(one, other).summary.startswith(said)
 
 
 def test_what_may_explain_a_difference_is_named(tmp_path: Path) -> None:
@@ -179,7 +193,7 @@ def test_what_may_explain_a_difference_is_named(tmp_path: Path) -> None:
               "code.mine": "1" * 64},
         environment=f"device: B (2 threads)\nthreads: 2\ngit: {'a' * 40}-dirty\n",
     )  # fmt: skip
-    assert compare(one, other).sentence == (
+    assert compare_runs(one, other).summary == (
         "differs from step 1 on (a 1 against 2); data differ; torch 2.12.0 -> 2.13.0; "
         "numpy none -> 2; timm 1 -> none; code of mine changed; device A -> B; threads 1 -> 2; "
         "git aaaaaaa -> aaaaaaa with changes"
@@ -196,7 +210,7 @@ def test_metrics_that_are_damaged_are_told(line: str, tmp_path: Path) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS})
     (one / "metrics.jsonl").write_text(line + "\n")
     with pytest.raises(SpecError, match=r"^one: metrics\.jsonl: .*its numbers can't be compared$"):
-        compare(one, recorded_runs.write(tmp_path / "other", {"a": LOSS}))
+        compare_runs(one, recorded_runs.write(tmp_path / "other", {"a": LOSS}))
 
 
 def test_the_tolerance_is_what_the_verdict_says() -> None:

@@ -6,10 +6,11 @@ import pytest
 
 HELD = """
 import ctypes, sys
-from recipe import allocator, device
+from recipe.components import device
+from recipe.nn import allocator
 
 if {kept}:
-    device.apply({{}})
+    device.set_environment({{}})
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]

@@ -18,15 +18,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipe.audit.auditor import Audit, Verdict
+from recipe.audit.auditor import Audit, AuditResult
 from recipe.config.spec import RunSpec
 from recipe.nn import rng
 from recipe.training import build as building
 from recipe.training import freezing, loop, param_groups
 from recipe.training import step as training_step
-from recipe.training.frozen_cache.inputs import Feed
-from recipe.training.loop import Point
-from recipe.training.lr_schedule import Schedule
+from recipe.training.frozen_cache.inputs import ModelInputs
+from recipe.training.loop import MetricsEvent
+from recipe.training.lr_schedule import LRSchedule
 from recipe.training.run import Run
 
 Small = Callable[..., RunSpec]
@@ -37,19 +37,19 @@ TRICKS = (
 )  # fmt: skip
 
 
-def audited(spec: RunSpec, change: Callable[[Run], None] = lambda run: None) -> list[Verdict]:
+def audited(spec: RunSpec, change: Callable[[Run], None] = lambda run: None) -> list[AuditResult]:
     """The last verdicts of the whole run, whatever they are."""
     run = building.build(spec)
     change(run)
-    verdicts: list[Verdict] = []
+    verdicts: list[AuditResult] = []
     with Audit(spec, run) as audit:
         for point in loop.train(run):
-            verdicts = audit.look(point) or verdicts
+            verdicts = audit.check(point) or verdicts
     return verdicts
 
 
-def broken(verdicts: list[Verdict]) -> dict[str, str]:
-    return {v.group: "; ".join(v.broken) for v in verdicts if not v.held}
+def broken(verdicts: list[AuditResult]) -> dict[str, str]:
+    return {v.group: "; ".join(v.problems) for v in verdicts if not v.has_passed}
 
 
 def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
@@ -65,22 +65,24 @@ def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
 
 
 def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
-    plain = building._freeze
+    plain = building._apply_freeze
 
-    def freeze(spec: RunSpec, model: nn.Module) -> freezing.Frozen:
+    def freeze(spec: RunSpec, model: nn.Module) -> freezing.FreezeSchedule:
         kept = plain(spec, model)
         model.requires_grad_(True)
         return kept
 
-    patch.setattr(building, "_freeze", freeze)
+    patch.setattr(building, "_apply_freeze", freeze)
 
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:
     """Momentum and weight decay then move what is frozen."""
-    plain, step = param_groups.Grouping.optimizer, training_step.take
+    plain, step = param_groups.OptimizerBuilder.build_optimizer, training_step.training_step
 
     def optimizer(
-        self: param_groups.Grouping, groups: list[dict[str, Any]], kept: freezing.Frozen
+        self: param_groups.OptimizerBuilder,
+        groups: list[dict[str, Any]],
+        kept: freezing.FreezeSchedule,
     ) -> torch.optim.Optimizer:
         made = plain(self, groups, kept)
         held = {group["name"]: group for group in made.param_groups}
@@ -90,82 +92,86 @@ def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None
                     held[group["name"]]["params"].append(p)
         return made
 
-    def zeroed(run: Run, *rest: Any) -> training_step.Done:
+    def zeroed(run: Run, *rest: Any) -> training_step.StepOutput:
         for p in run.model.parameters():
             if not p.requires_grad:
                 p.grad = torch.zeros_like(p)
         return step(run, *rest)
 
-    patch.setattr(param_groups.Grouping, "optimizer", optimizer)
-    patch.setattr(training_step, "take", zeroed)
+    patch.setattr(param_groups.OptimizerBuilder, "build_optimizer", optimizer)
+    patch.setattr(training_step, "training_step", zeroed)
 
 
 def batchnorm_obeys_model_train(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(freezing, "_stay_in_eval", nn.Module.train)
+    patch.setattr(freezing, "_keep_eval_mode", nn.Module.train)
 
 
 def all_groups_get_the_same_rate(patch: pytest.MonkeyPatch) -> None:
-    plain = param_groups.Grouping.groups
+    plain = param_groups.OptimizerBuilder.check_groups
 
     def groups(
-        self: param_groups.Grouping, model: nn.Module, made: list[dict[str, Any]]
+        self: param_groups.OptimizerBuilder, model: nn.Module, made: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         return [{**group, "lr": 0.05} for group in plain(self, model, made)]
 
-    patch.setattr(param_groups.Grouping, "groups", groups)
+    patch.setattr(param_groups.OptimizerBuilder, "check_groups", groups)
 
 
 def one_rate_for_all_after_the_first_epoch(patch: pytest.MonkeyPatch) -> None:
-    plain = Schedule.after_epoch
+    plain = LRSchedule.after_epoch
 
-    def after_epoch(self: Schedule, metrics: Any) -> None:
+    def after_epoch(self: LRSchedule, metrics: Any) -> None:
         plain(self, metrics)
         for group in self.scheduler.optimizer.param_groups:
             group["lr"] = 0.02
 
-    patch.setattr(Schedule, "after_epoch", after_epoch)
+    patch.setattr(LRSchedule, "after_epoch", after_epoch)
 
 
 def parameters_change_places(patch: pytest.MonkeyPatch) -> None:
-    plain = param_groups.Grouping.optimizer
+    plain = param_groups.OptimizerBuilder.build_optimizer
 
-    def optimizer(self: param_groups.Grouping, *rest: Any) -> torch.optim.Optimizer:
+    def optimizer(self: param_groups.OptimizerBuilder, *rest: Any) -> torch.optim.Optimizer:
         made = plain(self, *rest)
         body, head = made.param_groups
         head["params"].append(body["params"].pop())
         return made
 
-    patch.setattr(param_groups.Grouping, "optimizer", optimizer)
+    patch.setattr(param_groups.OptimizerBuilder, "build_optimizer", optimizer)
 
 
 def the_schedule_moves_twice(patch: pytest.MonkeyPatch) -> None:
-    plain = Schedule.after_epoch
+    plain = LRSchedule.after_epoch
 
-    def after_epoch(self: Schedule, metrics: Any) -> None:
+    def after_epoch(self: LRSchedule, metrics: Any) -> None:
         plain(self, metrics)
         plain(self, metrics)
 
-    patch.setattr(Schedule, "after_epoch", after_epoch)
+    patch.setattr(LRSchedule, "after_epoch", after_epoch)
 
 
 def the_schedule_never_moves(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Schedule, "after_epoch", lambda self, metrics: None)
+    patch.setattr(LRSchedule, "after_epoch", lambda self, metrics: None)
 
 
-def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., training_step.Done]:
+def step_with(
+    order: Callable[[Run], tuple[Tensor, Tensor]],
+) -> Callable[..., training_step.StepOutput]:
     """The engine's step, in which what comes after backward is done in another order."""
 
     def step(
-        run: Run, feed: Feed, model: nn.Module, inputs: Tensor, targets: Tensor, of: int
-    ) -> training_step.Done:
-        inputs, goal = run.augment(inputs, targets, run.at.augmentation)
+        run: Run, feed: ModelInputs, model: nn.Module, inputs: Tensor, targets: Tensor, of: int
+    ) -> training_step.StepOutput:
+        inputs, goal = run.augment(inputs, targets, run.position.augmentation_rng)
         loss = run.loss(model(inputs), goal)
         run.scaler.scale(loss).backward()
         norm, bit = order(run)
         run.scaler.update()
         run.optimizer.zero_grad()
         told = loss.detach()
-        return training_step.Done(told, told, norm.detach(), bit, stepped=True, left_out=False)
+        return training_step.StepOutput(
+            told, told, norm.detach(), bit, has_stepped=True, is_skipped=False
+        )
 
     return step
 
@@ -173,19 +179,19 @@ def step_with(order: Callable[[Run], tuple[Tensor, Tensor]]) -> Callable[..., tr
 def clip_after_the_step(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
         run.scaler.step(run.optimizer)
-        return run.clip(training_step.with_gradients(run.optimizer))
+        return run.clip(training_step.params_with_grad(run.optimizer))
 
-    patch.setattr(training_step, "take", step_with(order))
+    patch.setattr(training_step, "training_step", step_with(order))
 
 
 def clip_before_unscaling(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
-        told = run.clip(training_step.with_gradients(run.optimizer))
+        told = run.clip(training_step.params_with_grad(run.optimizer))
         run.scaler.unscale_(run.optimizer)
         run.scaler.step(run.optimizer)
         return told
 
-    patch.setattr(training_step, "take", step_with(order))
+    patch.setattr(training_step, "training_step", step_with(order))
 
 
 def no_clip_at_all(patch: pytest.MonkeyPatch) -> None:
@@ -193,42 +199,42 @@ def no_clip_at_all(patch: pytest.MonkeyPatch) -> None:
         run.scaler.step(run.optimizer)
         return torch.zeros(()), torch.zeros(())
 
-    patch.setattr(training_step, "take", step_with(order))
+    patch.setattr(training_step, "training_step", step_with(order))
 
 
 def gradients_change_after_the_clip(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
-        told = run.clip(params := training_step.with_gradients(run.optimizer))
+        told = run.clip(params := training_step.params_with_grad(run.optimizer))
         params[0].grad.mul_(2)  # type: ignore[union-attr]
         run.scaler.step(run.optimizer)
         return told
 
-    patch.setattr(training_step, "take", step_with(order))
+    patch.setattr(training_step, "training_step", step_with(order))
 
 
 def some_gradients_are_kept_from_the_clip(patch: pytest.MonkeyPatch) -> None:
-    plain = training_step.with_gradients
-    patch.setattr(training_step, "with_gradients", lambda optimizer: plain(optimizer)[1:])
+    plain = training_step.params_with_grad
+    patch.setattr(training_step, "params_with_grad", lambda optimizer: plain(optimizer)[1:])
 
 
 def two_steps_a_batch(patch: pytest.MonkeyPatch) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
-        told = run.clip(training_step.with_gradients(run.optimizer))
+        told = run.clip(training_step.params_with_grad(run.optimizer))
         run.optimizer.step()
         run.optimizer.step()
         return told
 
-    patch.setattr(training_step, "take", step_with(order))
+    patch.setattr(training_step, "training_step", step_with(order))
 
 
 def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
-    plain = training_step.take
+    plain = training_step.training_step
 
-    def step(*arguments: Any) -> training_step.Done:
+    def step(*arguments: Any) -> training_step.StepOutput:
         done = plain(*arguments)
-        return done._replace(bit=done.bit * 2)
+        return done._replace(is_clipped=done.is_clipped * 2)
 
-    patch.setattr(training_step, "take", step)
+    patch.setattr(training_step, "training_step", step)
 
 
 @pytest.mark.parametrize(
@@ -298,9 +304,9 @@ def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
 ) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
         run.scaler.unscale_(run.optimizer)
-        told = run.clip(training_step.with_gradients(run.optimizer))
+        told = run.clip(training_step.params_with_grad(run.optimizer))
         run.scaler.step(run.optimizer)
-        run.schedule.after_step()
+        run.lr_schedule.after_step()
         return told
 
     def overflowing(run: Run) -> None:
@@ -314,7 +320,7 @@ def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
 
     spec = small("scheduler=exponential", "scheduler.per=step", "clip=norm")
     assert "scheduler" not in broken(audited(spec, overflowing))
-    monkeypatch.setattr(training_step, "take", step_with(order))
+    monkeypatch.setattr(training_step, "training_step", step_with(order))
     assert (
         "it moved 6 times, the optimizer stepped 5 times"
         in broken(audited(spec, overflowing))["scheduler"]
@@ -411,7 +417,7 @@ def test_what_is_unusual_is_neither_broken_nor_without_effect(
         [f"~augment.{key}" for key in ("padding", "flip")] if "flip_crop" in overrides[-1] else []
     )
     verdicts = audited(small(*overrides, *more, MINE))
-    assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect]
+    assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect_reason]
 
 
 TWICE = "called twice with one batch and one state of its generator, it gives different results"
@@ -508,7 +514,7 @@ def test_a_trick_that_did_nothing_is_told_with_the_reason(
     verdicts = audited(small(*overrides))
     assert broken(verdicts) == {}
     group, option = overrides[0].split("=")
-    assert [(v.group, v.option, v.no_effect) for v in verdicts if v.no_effect] == [
+    assert [(v.group, v.option, v.no_effect_reason) for v in verdicts if v.no_effect_reason] == [
         (group, option, why)
     ]
 
@@ -540,7 +546,7 @@ def test_a_trick_that_did_something_is_not_called_useless(
     small: Small, overrides: list[str]
 ) -> None:
     verdicts = audited(small(*overrides))
-    assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect]
+    assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect_reason]
 
 
 def test_an_optimizer_that_leaves_its_learning_rate_to_torch_keeps_its_promises(
@@ -561,7 +567,7 @@ def freezes_what_is_small(model: nn.Module) -> None:
 def test_a_freeze_that_looks_at_the_weights_is_audited_too(small: Small) -> None:
     spec = small(f"freeze._target_={__name__}.freezes_what_is_small", f"trust=[{__name__}]")
     (verdict,) = [v for v in audited(spec) if v.group == "freeze"]
-    assert verdict.held and verdict.said.startswith(
+    assert verdict.has_passed and verdict.description.startswith(
         "14 frozen parameters"
     )  # not 4 BatchNorm weights
 
@@ -601,16 +607,16 @@ def test_looking_changes_nothing(small: Small) -> None:
     """Weights, metrics and streams are those of a run that nobody audits."""
     spec = small(*TRICKS, "augment=flip_crop", "model.dropout=0.3", "average=ema")
 
-    def weights_and_points(audit: bool) -> tuple[dict[str, Tensor], list[Point]]:
+    def weights_and_points(audit: bool) -> tuple[dict[str, Tensor], list[MetricsEvent]]:
         run = building.build(spec)
-        rng.seed_global(0, "test")
+        rng.seed_global_rng(0, "test")
         if not audit:
             points = list(loop.train(run))
         else:
             points = []
             with Audit(spec, run) as watching:
                 for point in loop.train(run):
-                    watching.look(point)
+                    watching.check(point)
                     points.append(point)
         return run.average.model.state_dict(), points
 
@@ -628,7 +634,7 @@ def test_the_run_is_as_it_was_when_the_audit_is_over(small: Small) -> None:
     run = building.build(spec)
     parts = run.augment, run.loss, run.clip
     with Audit(spec, run) as audit:
-        audit.look(next(iter(loop.train(run))))
+        audit.check(next(iter(loop.train(run))))
     assert (run.augment, run.loss, run.clip) == parts
     assert not run.optimizer._optimizer_step_pre_hooks
     assert not any(module._forward_hooks for module in run.model.modules())
@@ -724,6 +730,6 @@ def test_a_run_that_learns_is_not_cautioned_about(tmp_path: Path) -> None:
 def test_weights_that_did_not_move_though_they_were_trained_are_named(
     small: Small, overrides: list[str], wanted: str | None
 ) -> None:
-    found = [v.caution for v in audited(small(*overrides)) if v.caution]
+    found = [v.warning for v in audited(small(*overrides)) if v.warning]
     assert len(found) == (wanted is not None)
     assert wanted is None or found[0].startswith(wanted)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recipe.checkpoint import state
-from recipe.components.augment import draw_share
+from recipe.components.augment import sample_mix_ratio
 from recipe.components.augment.cutmix import cutmix
 from recipe.components.augment.flip_crop import flip_crop
 from recipe.components.augment.mixup import mixup
@@ -213,7 +213,7 @@ def assert_goes_on_after_a_step(spec: RunSpec) -> None:
     whole, half, resumed = (build.build(spec) for _ in range(3))
     list(train(whole))
     next(train(half))
-    state.restore(resumed, state.capture(half))
+    state.restore_state(resumed, state.capture_state(half))
     list(train(resumed))
     for ours, theirs in zip(
         resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True
@@ -235,7 +235,7 @@ def test_validation_sees_the_images_as_they_are(built: Callable[..., Run], optio
     """With steps of nothing, both runs evaluate the same weights."""
     still = (*DIGITS, "optimizer.lr=0", "model.batchnorm=false", "epochs=1")
     plain, changed = (
-        {p.ends_epoch: p.metrics for p in train(built(*still, f"augment={augment}"))}
+        {p.is_epoch_end: p.metrics for p in train(built(*still, f"augment={augment}"))}
         for augment in ("none", option)
     )
     assert changed[True]["val/loss"] == plain[True]["val/loss"]
@@ -352,7 +352,7 @@ def test_targets_that_are_mixed_already_are_refused(mix: Callable[..., Batch]) -
 @pytest.mark.parametrize(("alpha", "variance"), [(1.0, 1 / 12), (0.2, 1 / 5.6)])
 def test_shares_have_the_moments_of_their_beta_distribution(alpha: float, variance: float) -> None:
     generator = stream()
-    shares = torch.tensor([draw_share(alpha, generator) for _ in range(4000)])
+    shares = torch.tensor([sample_mix_ratio(alpha, generator) for _ in range(4000)])
     assert shares.mean().item() == pytest.approx(0.5, abs=0.03)
     assert shares.var().item() == pytest.approx(variance, abs=0.01)  # 1 / (4 * (2 * alpha + 1))
 

@@ -217,7 +217,7 @@ def test_the_table_has_the_mean_of_each_runs_variant(
         for run in commands.runs(swept)
         if commands.read_json(run / "run.json")["name"] == "clip=norm seed=1"
     ]
-    found = run_dirs.read(run, "run").mlflow_run_id
+    found = run_dirs.read_info(run, "run").mlflow_run_id
     chromium.open(re.sub(r"/runs/\w+", f"/runs/{found}", pages["Sweep"]))
     chromium.shows("val/accuracy/mean", "val/accuracy/seeds")
     chromium.keep("run-compared")

@@ -9,10 +9,10 @@ import torch
 from test_state import ended, numbers, stopped
 
 from recipe.audit.auditor import Audit
-from recipe.checkpoint.transfer import Carried, carry_over
+from recipe.checkpoint.transfer import TransferReport, transfer_state
 from recipe.config.spec import RunSpec
 from recipe.training.build import build
-from recipe.training.loop import Point, train
+from recipe.training.loop import MetricsEvent, train
 from recipe.training.run import Run
 
 Compose = Callable[..., RunSpec]
@@ -20,16 +20,16 @@ Compose = Callable[..., RunSpec]
 
 def went_on(
     old: RunSpec, new: RunSpec, after: int, *, same_data: bool = True
-) -> tuple[Run, Carried, list[Point]]:
+) -> tuple[Run, TransferReport, list[MetricsEvent]]:
     """A run of `new` from where one of `old` stood after so many Points, to its end."""
     _, saved = stopped(old, after)
     run = build(new)
-    carried = carry_over(run, saved["run"], old, new, same_data=same_data)
+    carried = transfer_state(run, saved["run"], old, new, has_same_data=same_data)
     points = []
     with Audit(new, run) as audit:
         for point in train(run):
-            verdicts = audit.look(point)
-            assert all(verdict.held for verdict in verdicts), verdicts
+            verdicts = audit.check(point)
+            assert all(verdict.has_passed for verdict in verdicts), verdicts
             points.append(point)
     return run, carried, points
 
@@ -78,7 +78,7 @@ def test_layers_that_are_trained_now_start_without_momentum(small: Compose) -> N
 def test_a_wider_head_is_new_and_the_rest_is_carried_over(small: Compose) -> None:
     old, new = small("model.widths=[2,4]"), small("model.widths=[2,5]")
     _, carried, _ = went_on(old, new, 4)
-    assert "weights convolution1_1.weight" in carried.over
+    assert "weights convolution1_1.weight" in carried.transferred
     assert "weights convolution2_1.weight" in carried.new
     assert "weights convolution2_1.weight" in carried.dropped
     assert "best" in carried.dropped
@@ -87,7 +87,7 @@ def test_a_wider_head_is_new_and_the_rest_is_carried_over(small: Compose) -> Non
 def test_another_optimizer_starts_without_state(small: Compose) -> None:
     old, new = small("optimizer.momentum=0.9"), small("optimizer=adam")
     _, carried, _ = went_on(old, new, 4)
-    assert not any(name.startswith("optimizer") for name in carried.over)
+    assert not any(name.startswith("optimizer") for name in carried.transferred)
     assert "optimizer convolution1_1.weight" in carried.dropped
     assert "optimizer convolution1_1.weight" in carried.new
 
@@ -117,7 +117,7 @@ def test_other_batches_begin_the_epoch_anew(small: Compose) -> None:
 def test_what_became_of_it_is_told_in_a_line_for_each_kind(small: Compose) -> None:
     common = ("model.batchnorm=false", "optimizer.momentum=0.9")
     _, carried, _ = went_on(small(*common), small(*common, "freeze=vgg_first2"), 4)
-    lines = list(carried.lines())
+    lines = list(carried.format_lines())
     assert lines[0].startswith("carried over: position")
     assert (
         "dropped: optimizer of 4 tensors: convolution1_1.weight, convolution1_1.bias, "
@@ -134,8 +134,8 @@ def test_a_plateau_goes_on_waiting_over_more_epochs(
 ) -> None:
     waits = ("scheduler=plateau", "scheduler.patience=0")
     run, carried, _ = went_on(small(*waits), small(*waits, "epochs=4", *change), 8)
-    assert run.schedule.scheduler.last_epoch == 4
-    assert ("scheduler" in carried.over) == (not change[0].startswith("optimizer"))
+    assert run.lr_schedule.scheduler.last_epoch == 4
+    assert ("scheduler" in carried.transferred) == (not change[0].startswith("optimizer"))
 
 
 @pytest.mark.parametrize("average", ["ema", "swa"])
@@ -155,7 +155,7 @@ def test_the_rates_on_both_sides_of_a_longer_schedule_are_reported(small: Compos
     )
     _, carried, points = went_on(old, new, 8)
     assert points[0].metrics["lr/all"] == pytest.approx(0.04)
-    assert carried.first_step == [
+    assert carried.first_step_changes == [
         "learning rate of group all 0.00536 in the last step, 0.04 now",
         "scheduler=cosine is as long as the run, and continues where a run of this length is after "
         "epoch 2 of 4; scheduler=constant with optimizer.lr keeps one rate",
@@ -202,8 +202,8 @@ def test_what_a_changed_spec_changes_at_the_first_step_is_reported_with_both_val
     _, carried, _ = went_on(small(), small(*changes), 4)
     if "param_groups" not in changes[0]:
         lines = ["learning rate of group all 0.05, as in the last step", *lines]
-    assert carried.first_step == lines
-    assert list(carried.lines())[-len(lines) :] == [f"first step: {line}" for line in lines]
+    assert carried.first_step_changes == lines
+    assert list(carried.format_lines())[-len(lines) :] == [f"first step: {line}" for line in lines]
 
 
 def test_a_trick_that_changed_is_named(small: Compose) -> None:

@@ -42,14 +42,14 @@ FACTORS = [1, 0.5, 0.25, 1, 0.1, 0.2]
 
 
 def rates(run: Run, group: str = "all") -> list[float]:
-    points = [point for point in train(run) if not point.ends_epoch]
+    points = [point for point in train(run) if not point.is_epoch_end]
     return [point.metrics[f"lr/{group}"] for point in points]
 
 
 def planned(spec: RunSpec) -> list[float]:
     """What the learning rates are multiplied by over the run."""
     run = build.build(spec)
-    (curve,) = run.rates.values()
+    (curve,) = run.lr_curves.values()
     return [rate / run.base_lr["all"] for rate in curve]
 
 
@@ -109,7 +109,7 @@ def test_after_the_last_move_the_rate_is_where_the_last_part_ends(
 ) -> None:
     run = build.build(small(*chain("option: constant, length: 1", "option: cosine, minimum: 0.1")))
     list(train(run))
-    assert run.schedule.scheduler.last_epoch == 2
+    assert run.lr_schedule.scheduler.last_epoch == 2
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * run.base_lr["all"])
 
 
@@ -120,12 +120,12 @@ def test_the_ratio_between_groups_stays_and_the_audit_agrees(
     run = build.build(spec)
     with Audit(spec, run) as audit:
         for point in train(run):
-            audit.look(point)
-            if not point.ends_epoch:
+            audit.check(point)
+            if not point.is_epoch_end:
                 assert point.metrics["lr/head"] == pytest.approx(10 * point.metrics["lr/body"])
-    verdicts = {v.group: v for v in audit.verdicts(ended=True)}
-    assert all(v.held for v in verdicts.values())
-    assert verdicts["scheduler"].said == "6 moves, one every step; learning rates as planned"
+    verdicts = {v.group: v for v in audit.results(is_final=True)}
+    assert all(v.has_passed for v in verdicts.values())
+    assert verdicts["scheduler"].description == "6 moves, one every step; learning rates as planned"
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
@@ -135,10 +135,10 @@ def test_a_run_that_is_taken_up_in_any_part_goes_on_as_it_would_have(
     spec = small(*THREE)
     whole = rates(build.build(spec))
     half = build.build(spec)
-    steps: Iterator[float] = (p.metrics["lr/all"] for p in train(half) if not p.ends_epoch)
+    steps: Iterator[float] = (p.metrics["lr/all"] for p in train(half) if not p.is_epoch_end)
     begun = [next(steps) for _ in range(at)]
     resumed = build.build(spec)
-    state.restore(resumed, state.capture(half))
+    state.restore_state(resumed, state.capture_state(half))
     assert begun + rates(resumed) == whole
 
 
@@ -152,7 +152,7 @@ def test_the_spec_holds_all_that_the_parts_are_and_runs_again_without_the_menu(
     }  # fmt: skip
     path = tmp_path / "spec.yaml"
     path.write_text(spec.to_yaml())
-    again = RunSpec.read(path, [])
+    again = RunSpec.from_file(path, [])
     assert again == spec
     assert planned(again) == planned(spec)
 
@@ -232,8 +232,8 @@ def test_only_one_of_warm_up_and_first_part_may_rise(built: Callable[..., Run]) 
 
 
 def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
-    with compose.menu_folder():
-        config = compose.config([*chain(f"{CONSTANT}, length: 1", CONSTANT), "epochs=2"])
+    with compose.composition_context():
+        config = compose.compose_config([*chain(f"{CONSTANT}, length: 1", CONSTANT), "epochs=2"])
     config.scheduler.parts[0]._target_ = "recipe.components.clip.none.none"
     choices = config.hydra.runtime.choices
     del config["hydra"]
@@ -260,9 +260,9 @@ def test_the_plan_shows_the_length_of_every_part_and_of_an_epoch(
     small: Callable[..., RunSpec], parts: tuple[str, str], shown: str, caution: list[str]
 ) -> None:
     spec = small(*chain(parts[0], "option: cosine"), parts[1])
-    made = plan.make(spec, build.build(spec))
-    assert (made.schedule, made.cautions) == (shown, caution)
-    text = plan.as_text(plan.describe(made))
+    made = plan.make_plan(spec, build.build(spec))
+    assert (made.schedule_description, made.cautions) == (shown, caution)
+    text = plan.render_as_text(plan.render_plan(made))
     assert shown in text and ("Caution scheduler.parts[0].length" in text) == bool(caution)
 
 
@@ -279,6 +279,6 @@ def test_a_plan_that_is_not_meant_so_is_cautioned_about(
     small: Callable[..., RunSpec], overrides: str, caution: str | None
 ) -> None:
     spec = small(*overrides.split(), PER_STEP)
-    found = plan.make(spec, build.build(spec)).cautions
+    found = plan.make_plan(spec, build.build(spec)).cautions
     assert len(found) == (caution is not None)
     assert caution is None or found[0].startswith(caution)

@@ -285,7 +285,7 @@ def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path
 
 def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from recipe.cli.main import run; print(run(sys.argv[1:]));"
+        "import sys; from recipe.cli.main import run_command_line; print(run_command_line(sys.argv[1:]));"
         "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
     for argument, status in (("--help", 0), ("seed=0,1", 2)):
@@ -305,7 +305,7 @@ def test_hydras_cfg_shows_what_hydra_composes(
     done = commands.here(tmp_path, *flags, *overrides)
     assert (done.status, done.err) == (0, "")
     with initialize_config_dir(
-        str(option_files.own_folder()), version_base="1.3", job_name="recipe"
+        str(option_files.builtin_conf_dir()), version_base="1.3", job_name="recipe"
     ):
         composed = compose("config", overrides, return_hydra_config=True)
     wanted = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])

@@ -211,5 +211,5 @@ def test_agc_clips_what_gradual_unfreezing_trains_later(built: Build) -> None:
     """Both at their defaults: the head alone, which agc leaves unclipped, is trained for two
     epochs."""
     run = built("clip=agc", "freeze=gradual", "model.widths=[2,2,2,2]", "epochs=7")
-    rates = [p.metrics["clip/hit_rate"] for p in train(run) if p.ends_epoch]
+    rates = [p.metrics["clip/hit_rate"] for p in train(run) if p.is_epoch_end]
     assert rates[:2] == [0.0, 0.0] and rates[2] > 0

@@ -10,7 +10,7 @@ import compared_runs
 import pytest
 from mlflow.tracking import MlflowClient
 
-from recipe.evidence.statistics import sign_flip
+from recipe.evidence.statistics import sign_flip_test
 
 
 def compared(folder: Path, *arguments: str) -> str:
@@ -69,7 +69,7 @@ def test_the_differences_in_the_file_are_whole_so_that_ties_in_them_are_ties(
     row = rows(tmp_path, "alone")["clip=norm"]
     # of the 256 assignments of signs all but 8 reach 5 right answers; of six digits fewer do
     assert float(row["raw_p"]) == 248 / 256
-    assert sign_flip([float(d) for d in row["differences"].split()]) == 248 / 256
+    assert sign_flip_test([float(d) for d in row["differences"].split()]) == 248 / 256
 
 
 def test_of_a_loss_less_is_better(tmp_path: Path) -> None:

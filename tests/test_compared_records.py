@@ -31,7 +31,7 @@ def damage(run: Path, how: str) -> None:
         content = (run / "events.jsonl").read_bytes()
         (run / "events.jsonl").write_bytes(content[: len(content) // 2])
     elif how == "cut after it was kept":
-        results.keep(run)
+        results.write_result(run)
         (run / "metrics.jsonl").write_text("")
     else:
         shutil.rmtree(run)

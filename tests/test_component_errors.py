@@ -22,7 +22,7 @@ from torch import Tensor, nn, optim
 from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError, SpecError
-from recipe.formatting import written
+from recipe.formatting import format_value
 from recipe.training import build, loop
 
 Small = Callable[..., RunSpec]
@@ -293,8 +293,8 @@ def ends(spec: RunSpec) -> list[str]:
     except SpecError as error:
         assert error.problems and all(len(line.splitlines()) == 1 for line in error.problems)
         return error.problems
-    losses = [point.metrics["train/loss"] for point in loop.train(run) if not point.ends_epoch]
-    assert len(losses) == run.steps and all(map(math.isfinite, losses))
+    losses = [point.metrics["train/loss"] for point in loop.train(run) if not point.is_epoch_end]
+    assert len(losses) == run.total_steps and all(map(math.isfinite, losses))
     return []
 
 
@@ -408,7 +408,9 @@ def test_a_target_that_is_no_text_is_refused_in_every_group(small: Small) -> Non
         with pytest.raises(RecipeError) as refused:
             build.build(spec)
         choice = f"{group}={base.options[group]}"
-        told = f"{choice}: _target_ must be the dotted name of a callable, got {written(target)}"
+        told = (
+            f"{choice}: _target_ must be the dotted name of a callable, got {format_value(target)}"
+        )
         assert refused.value.problems[0].startswith(told)
 
 

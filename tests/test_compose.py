@@ -25,12 +25,12 @@ def test_options_and_settings_give_what_hydra_gives(line: tuple[str, ...]) -> No
     def container(config: object) -> object:
         return OmegaConf.to_container(config, resolve=False)
 
-    compose.register_user_options()
-    folder = str(option_files.own_folder())
+    compose.register_user_conf()
+    folder = str(option_files.builtin_conf_dir())
     with hydra.initialize_config_dir(folder, version_base="1.3", job_name="recipe"):
         theirs = hydra.compose("config", list(line), return_hydra_config=True)
-    with compose.menu_folder():
+    with compose.composition_context():
         for _ in range(2):  # what is kept while composing isn't changed by it
-            ours = compose.config(line)
+            ours = compose.compose_config(line)
             assert container(ours) == container(theirs)
             ours.seed = 99

@@ -12,7 +12,7 @@ import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 
 from recipe.components.tracking import Tracking
-from recipe.config.credentials import masked
+from recipe.config.credentials import mask_secrets
 from recipe.mlflow_sync import client
 from recipe.runner.recorder import Recorder
 
@@ -111,11 +111,11 @@ def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.M
 def test_what_mlflow_says_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a\\b\n")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
-    assert masked(f"Bearer a\\b, that is {'a' + chr(92) + 'b'!r}, of the key") == (
+    assert mask_secrets(f"Bearer a\\b, that is {'a' + chr(92) + 'b'!r}, of the key") == (
         "Bearer ***, that is '***', of the ***"
     )
     said = "as http://ann:p/w@host/a or http://a b@host said"
-    assert masked(said) == "as http://***@host/a or http://***@host said"
+    assert mask_secrets(said) == "as http://***@host/a or http://***@host said"
 
 
 @pytest.mark.long
@@ -125,12 +125,12 @@ def test_a_token_that_no_header_takes_is_not_shown(
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "s3cret\n")  # with the end of the file it was in
     recorder = Recorder(tmp_path / "outputs", "short", Tracking("http://127.0.0.1:9", "recipe"))
     recorder.close("FINISHED")
-    failure = str(recorder.failure)
+    failure = str(recorder.upload_failure)
     assert "in header value: 'Bearer ***\\n'" in failure
     check_shown_nowhere(tmp_path, failure)
     with pytest.raises(Exception, match="s3cret") as error:  # what MLflow itself says
         client.connect(Tracking("http://127.0.0.1:9"), tmp_path)
-    assert "s3cret" not in client.reason(error.value)
+    assert "s3cret" not in client.describe_error(error.value)
 
 
 def test_what_a_database_says_is_told_shortly_and_without_its_statement() -> None:
@@ -141,7 +141,7 @@ def test_what_a_database_says_is_told_shortly_and_without_its_statement() -> Non
         MlflowException(f"{said} [SQL: CREATE TABLE runs (\n{'x' * 900})]"),
         RuntimeError("x" * 900 + "\nmore"),
     ):
-        told = client.reason(error)
+        told = client.describe_error(error)
         assert "SQL:" not in told and "\n" not in told and len(told) <= 220
     error = sqlalchemy.exc.OperationalError("CREATE", {}, sqlite3.OperationalError(said[27:]))
-    assert client.reason(error) == shown
+    assert client.describe_error(error) == shown

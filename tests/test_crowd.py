@@ -24,9 +24,9 @@ outputs, start = Path("outputs").resolve(), float(sys.argv[1])
 time.sleep(max(0, start - time.time()))
 recorder = Recorder(outputs, f"writer {sys.argv[2]}", local(outputs, experiment="recipe"))
 for step in range(100):
-    recorder.metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
+    recorder.log_metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
 recorder.close("FINISHED")
-print(recorder.failure)
+print(recorder.upload_failure)
 """
 
 
@@ -56,7 +56,7 @@ def test_eight_that_start_at_once_on_no_database_lose_nothing(tmp_path: Path) ->
     assert sorted(str(run.info.run_name) for run in found) == [f"writer {i}" for i in range(8)]
     assert {run.info.status for run in found} == {"FINISHED"}
     for run in commands.runs(tmp_path):
-        there = servers.points(client, str(run_dirs.read(run, "run").mlflow_run_id))
+        there = servers.points(client, str(run_dirs.read_info(run, "run").mlflow_run_id))
         assert there == servers.journal(run) and len(there) == 200
 
 

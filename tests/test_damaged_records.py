@@ -95,8 +95,8 @@ def test_runs_with_a_damaged_file_are_named_and_the_rest_is_shown(
     done = commands.here(tmp_path, "compare", "all")
     assert (done.status, done.err) == (0, "")
     assert "left out: missing or damaged (" in done.out
-    chosen = selection.select(tmp_path / "outputs", "all", "val/accuracy")
-    assert {run.name for run in whole} <= {run.run for run in chosen.runs}
+    chosen = selection.select_runs(tmp_path / "outputs", "all", "val/accuracy")
+    assert {run.name for run in whole} <= {run.run for run in chosen.results}
     for run in copies:
         done = commands.here(tmp_path, "diff", whole[1].name, run.name)
         assert done.status in (0, 2) and len(done.problems) == done.status // 2, done
@@ -141,7 +141,7 @@ def test_sweeps_with_a_damaged_file_are_named_and_the_rest_is_shown(
         assert done.status == 0 or "no sweep" in done.err, done
         assert done.err.count("\n") == done.status // 2
         with contextlib.suppress(SpecError):
-            selection.select(tmp_path / "outputs", sweep.name, "val/accuracy")
+            selection.select_runs(tmp_path / "outputs", sweep.name, "val/accuracy")
     for verb in ("status", "sync"):
         done = commands.here(tmp_path, verb)
         assert (done.status, done.err) == (0, "")
@@ -248,13 +248,13 @@ def with_value(content: Any, place: int, value: Any) -> Any:
 def look_at_all(folder: Path) -> None:
     """As `status`, `compare` and `sync` do."""
     outputs = folder / "outputs"
-    sweeps = [("status", sweep.name) for sweep in sweep_dirs.folders(outputs)]
+    sweeps = [("status", sweep.name) for sweep in sweep_dirs.list_sweep_dirs(outputs)]
     for arguments in [("status",), ("sync",), *sweeps]:
         done = commands.here(folder, *arguments)
         assert (done.status, done.err) == (0, ""), done
     for wanted in ("all", ""):
         with contextlib.suppress(SpecError):
-            selection.select(outputs, wanted, "val/accuracy")
+            selection.select_runs(outputs, wanted, "val/accuracy")
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

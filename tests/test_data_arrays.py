@@ -80,7 +80,7 @@ def test_mean_and_std_are_on_the_scale_where_white_is_1(
 ) -> None:
     x = np.array([0.0, high, 0.0, high], np.float32)[:, None, None].repeat(4, 1)
     data = made(tmp_path, x_train=x, y_train=Y[:4], x_val=x[:3], y_val=Y[:3], white=given)
-    assert data.white_known == (white is not None)
+    assert data.has_known_white == (white is not None)
     half = pytest.approx(high / 2 / (white or 1))
     assert [*data.mean, *data.std] == [half, half]
     ((val, _),) = data.val.batches([torch.tensor([0, 1])])

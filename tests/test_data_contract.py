@@ -9,11 +9,11 @@ from torch import Tensor
 
 from recipe.components.data import (
     InMemory,
-    balanced,
-    digest,
-    digest_files,
-    moments,
-    stratified,
+    balanced_subset,
+    channel_mean_and_std,
+    hash_files,
+    hash_tensors,
+    stratified_split,
 )
 
 seeds = st.integers(0, 2**32)
@@ -36,19 +36,21 @@ def test_a_stratified_split_has_each_sample_once_and_each_class_in_its_share(
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     targets = targets[torch.randperm(len(targets), generator=stream(seed))]
     names = [str(index) for index in range(len(counts))]
-    train, val = stratified(targets, fraction, names, stream(seed))
+    train, val = stratified_split(targets, fraction, names, stream(seed))
     assert torch.cat([train, val]).sort().values.tolist() == list(range(len(targets)))
     assert train.tolist() == sorted(train.tolist()) and val.tolist() == sorted(val.tolist())
     for index, count in enumerate(counts):
         held = int((targets[val] == index).sum())
         assert abs(held - count * fraction) <= 0.5 + 1e-5
-    again = stratified(targets, fraction, names, stream(seed))
+    again = stratified_split(targets, fraction, names, stream(seed))
     assert torch.equal(train, again[0]) and torch.equal(val, again[1])
 
 
 def test_another_seed_is_another_split() -> None:
     targets = torch.zeros(100, dtype=torch.int64)
-    splits = [stratified(targets, 0.5, ["one"], stream(seed))[1].tolist() for seed in range(5)]
+    splits = [
+        stratified_split(targets, 0.5, ["one"], stream(seed))[1].tolist() for seed in range(5)
+    ]
     assert len({tuple(split) for split in splits}) == 5
 
 
@@ -64,7 +66,7 @@ def test_a_class_that_would_be_missing_on_one_side_is_named(fraction: float, pro
     with pytest.raises(
         ValueError, match=f"^data.val: {fraction} of the 3 samples of class b .*{problem}"
     ):
-        stratified(targets, fraction, ["a", "b"], stream(0))
+        stratified_split(targets, fraction, ["a", "b"], stream(0))
 
 
 @settings(max_examples=100)
@@ -73,18 +75,18 @@ def test_a_balanced_choice_takes_as_even_as_the_classes_allow(
     targets: Tensor, seed: int, data: st.DataObject
 ) -> None:
     size = data.draw(st.integers(0, len(targets)))
-    chosen = balanced(targets, size, stream(seed))
+    chosen = balanced_subset(targets, size, stream(seed))
     assert len(set(chosen.tolist())) == size
     there, taken = targets.bincount(minlength=4), targets[chosen].bincount(minlength=4)
     unexhausted = taken[taken < there]
     assert len(unexhausted) == 0 or taken.max() - unexhausted.min() <= 1
-    larger = balanced(targets, min(size + 3, len(targets)), stream(seed))
+    larger = balanced_subset(targets, min(size + 3, len(targets)), stream(seed))
     assert set(chosen.tolist()) <= set(larger.tolist())
 
 
 def test_one_sample_too_many_goes_to_a_class_by_chance() -> None:
     targets = torch.tensor([0, 1] * 50)
-    spare = {targets[balanced(targets, 3, stream(seed))].sum().item() for seed in range(20)}
+    spare = {targets[balanced_subset(targets, 3, stream(seed))].sum().item() for seed in range(20)}
     assert spare == {1, 2}  # one or two of class 1
 
 
@@ -104,12 +106,12 @@ def test_batches_hold_exactly_the_samples_asked_for_in_order(batches: list[list[
 def test_moments_are_those_of_each_channel_for_bytes_and_floats() -> None:
     values = torch.tensor([[0, 0], [255, 0]], dtype=torch.uint8).reshape(2, 2, 1, 1)
     for inputs in (values, values / 255):  # channel 0: 0 and 1; channel 1: 0 and 0
-        assert moments(inputs) == ((0.5, 0.0), (0.5, 0.0))
+        assert channel_mean_and_std(inputs) == ((0.5, 0.0), (0.5, 0.0))
 
 
 def test_moments_of_bytes_are_numpys() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), np.uint8)
-    mean, std = moments(torch.from_numpy(pixels))
+    mean, std = channel_mean_and_std(torch.from_numpy(pixels))
     np.testing.assert_allclose(mean, (pixels / 255).mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, (pixels / 255).std((0, 2, 3)), rtol=1e-12)
 
@@ -117,34 +119,34 @@ def test_moments_of_bytes_are_numpys() -> None:
 def test_a_digest_sees_values_shape_type_order_and_strings() -> None:
     one = torch.tensor([[1, 2], [3, 4]])
     variants = [
-        digest(one),
-        digest(one + 1),
-        digest(one.reshape(4)),
-        digest(one.int()),
-        digest(one.float()),
-        digest(one.mT),
-        digest(one, one),
-        digest(one, "a"),
-        digest("a", one),
-        digest(torch.empty(0)),
-        digest(torch.tensor(1)),
+        hash_tensors(one),
+        hash_tensors(one + 1),
+        hash_tensors(one.reshape(4)),
+        hash_tensors(one.int()),
+        hash_tensors(one.float()),
+        hash_tensors(one.mT),
+        hash_tensors(one, one),
+        hash_tensors(one, "a"),
+        hash_tensors("a", one),
+        hash_tensors(torch.empty(0)),
+        hash_tensors(torch.tensor(1)),
     ]
     assert len(set(variants)) == len(variants)
-    assert digest(one.mT) == digest(one.mT.contiguous())
+    assert hash_tensors(one.mT) == hash_tensors(one.mT.contiguous())
     assert all(len(variant) == 64 for variant in variants)
 
 
 def test_the_digest_of_files_sees_bytes_and_names_but_not_dates(tmp_path: Path) -> None:
     file = Path("a.png")
     (tmp_path / file).write_bytes(bytes(9000))
-    first = digest_files(tmp_path, [file], whole=9000)
+    first = hash_files(tmp_path, [file], full_hash_limit=9000)
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved" / file).write_bytes(bytes(9000))
-    assert digest_files(tmp_path / "moved", [file], whole=9000) == first
+    assert hash_files(tmp_path / "moved", [file], full_hash_limit=9000) == first
     (tmp_path / file).write_bytes(bytes(4500) + b"\1" + bytes(4499))
-    assert digest_files(tmp_path, [file], whole=9000) != first
+    assert hash_files(tmp_path, [file], full_hash_limit=9000) != first
     (tmp_path / file).rename(tmp_path / "b.png")
-    assert digest_files(tmp_path, [Path("b.png")], whole=9000) != first
+    assert hash_files(tmp_path, [Path("b.png")], full_hash_limit=9000) != first
 
 
 def test_of_many_bytes_only_the_ends_of_each_file_are_digested(tmp_path: Path) -> None:
@@ -154,6 +156,6 @@ def test_of_many_bytes_only_the_ends_of_each_file_are_digested(tmp_path: Path) -
         if changed is not None:
             content[changed] = 1
         (tmp_path / "a.png").write_bytes(content)
-        seen[changed] = digest_files(tmp_path, [Path("a.png")], whole=8999)
+        seen[changed] = hash_files(tmp_path, [Path("a.png")], full_hash_limit=8999)
     assert seen[None] == seen[4096] == seen[4903]
     assert len({seen[None], seen[0], seen[4095], seen[4904], seen[8999]}) == 5

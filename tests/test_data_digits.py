@@ -11,7 +11,7 @@ from PIL import Image
 
 from recipe.components.data import Data
 from recipe.components.data.digits import digits
-from recipe.components.data.images import fit, normalise, read_image
+from recipe.components.data.images import crop_and_resize, normalise, read_image
 
 ALL = list(range(10))
 COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # images of each digit
@@ -127,7 +127,9 @@ def test_a_digit_saved_as_a_picture_is_predicted_on_as_it_was_trained_on(tmp_pat
         for index in range(0, 1438, 100):
             picture = (pixels(small)[index, 0].round() * 255 / 16).round().to(torch.uint8)
             Image.fromarray(picture.numpy()).save(tmp_path / "digit.png")
-            image = fit(read_image(tmp_path / "digit.png", channels=channels), data.size)
+            image = crop_and_resize(
+                read_image(tmp_path / "digit.png", channels=channels), data.size
+            )
             predicted_on = normalise(image, mean=data.mean, std=data.std)
             worst = max(worst, (predicted_on - inputs[index]).abs().max().item())
         # a picture's values are rounded by half a step of 1 / 255 at most, and so are their means

@@ -13,7 +13,7 @@ from PIL import Image
 
 from recipe.components.data import Data
 from recipe.components.data.image_folder import image_folder
-from recipe.components.data.images import fit, normalise, read_image
+from recipe.components.data.images import crop_and_resize, normalise, read_image
 from recipe.errors import DataError, SpecError
 
 in_tmp_path = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +90,7 @@ def test_an_image_is_treated_as_a_prediction_treats_it(tmp_path: Path) -> None:
     inputs = torch.cat(
         [next(iter(p.batches([torch.arange(2)])))[0] for p in (data.train, data.val)]
     )
-    image = fit(read_image(tmp_path / "a" / "2.png", channels=3), (8, 8))
+    image = crop_and_resize(read_image(tmp_path / "a" / "2.png", channels=3), (8, 8))
     expected = normalise(image, **look)
     assert expected.shape == (3, 8, 8) and inputs.dtype == torch.float32
     assert any(torch.equal(given_to_the_model, expected) for given_to_the_model in inputs)

@@ -102,10 +102,10 @@ def test_variables_that_stand_already_are_no_problem(monkeypatch: pytest.MonkeyP
     gpus = Gpu(order=[1, 0], threads=1)
     for name, value in gpus.environment().items():
         monkeypatch.setenv(name, value)
-    device.apply(gpus.environment())  # torch is imported here, but nothing would change
+    device.set_environment(gpus.environment())  # torch is imported here, but nothing would change
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ValueError, match=r"already in this process, so CUDA_VISIBLE_DEVICES would"):
-        device.apply(gpus.environment())
+        device.set_environment(gpus.environment())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
@@ -145,7 +145,7 @@ def test_auto_falls_back_to_the_cpu_and_the_record_names_it() -> None:
 def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    cores = device.cores()
+    cores = device.count_available_cores()
     words = ("plan", f"device={option}", "tracking=none", *commands.QUICK[2:])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for threads in (cores + 1, 100_000, 10**18):
@@ -169,9 +169,9 @@ def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
 )
 def test_auto_threads_are(given: str | None) -> None:
     code = (
-        "from recipe import device; from recipe.components.device.cpu import Cpu\n"
+        "from recipe.components import device; from recipe.components.device.cpu import Cpu\n"
         "print(Cpu(threads='auto').threads)\n"
-        "device.apply(Cpu(threads=1).environment())\n"
+        "device.set_environment(Cpu(threads=1).environment())\n"
         "print(Cpu(threads='auto').threads)\n"  # what one run sets is not what the user gave
     )
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
@@ -195,5 +195,5 @@ def test_a_containers_share_of_the_cores_is_rounded_down_to_whole_ones(tmp_path:
     cases = {"250000 100000": 2, "50000 100000": 1, "max 100000": None}
     for content, cores in cases.items():
         (tmp_path / "cpu.max").write_text(content + "\n")
-        assert device.quota(tmp_path / "cpu.max") == cores
-    assert device.quota(tmp_path / "missing") is None
+        assert device.read_cpu_quota(tmp_path / "cpu.max") == cores
+    assert device.read_cpu_quota(tmp_path / "missing") is None

@@ -18,7 +18,7 @@ from commands import Done
 from safetensors.torch import load_file
 
 from recipe.store import journal, run_dirs
-from recipe.store.journal import Trace
+from recipe.store.journal import MetricHistory
 
 EXACT = 1e-5
 """Sums over processes are formed in another order than those over a batch."""
@@ -130,9 +130,11 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
 """What the first process tells of a command line, by its beginnings."""
 
 
-def trace(run: Path) -> Trace:
-    found = journal.trace(run)
-    return {key: found[key] for key in found if not key.startswith(journal.CLOCKED)}
+def trace(run: Path) -> MetricHistory:
+    found = journal.read_metrics(run)
+    return {
+        key: found[key] for key in found if not key.startswith(journal.NONDETERMINISTIC_PREFIXES)
+    }
 
 
 def assert_alike(one: Path, other: Path, *, within: float = EXACT) -> None:

@@ -72,6 +72,6 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_never_had_b
     assert "Traceback" not in err
     done = commands.here(folder, *LINE)
     assert done.status == 0, done.err
-    mine, whole = (journal.trace(each)["train/loss"] for each in commands.runs(folder))
+    mine, whole = (journal.read_metrics(each)["train/loss"] for each in commands.runs(folder))
     assert [*mine] == [*whole] == list(range(1, 33))
     assert all(abs(loss - whole[step]) < 1e-5 for step, loss in mine.items())

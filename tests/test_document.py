@@ -15,20 +15,20 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console
 
-from recipe.compare.report.content import Style
+from recipe.compare.report.content import RowStyle
 from recipe.compare.report.document import (
     Document,
-    Picture,
+    Image,
     Section,
     Table,
-    code,
-    csv,
-    html,
-    markdown,
-    show,
-    write,
+    format_code,
+    print_document,
+    render_csv,
+    render_html,
+    render_markdown,
+    write_document,
 )
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
@@ -50,7 +50,7 @@ names = st.one_of(
 quick = settings(max_examples=60)
 
 
-def of(*content: str | Table | Picture, title: str = "Tricks") -> Document:
+def of(*content: str | Table | Image, title: str = "Tricks") -> Document:
     return Document("Report", [Section(title, content)])
 
 
@@ -59,7 +59,7 @@ def tables(draw: st.DrawFn) -> Table:
     width = draw(st.integers(1, 4))
     rows = st.lists(st.lists(names, min_size=width, max_size=width), max_size=4)
     columns = draw(st.lists(names, min_size=width, max_size=width))
-    return Table(columns, draw(rows), left=draw(st.integers(0, width)))
+    return Table(columns, draw(rows), num_left_aligned=draw(st.integers(0, width)))
 
 
 def rendered(token: Token) -> str:
@@ -119,7 +119,9 @@ class Page(HTMLParser):
 def shown(document: Document, width: int | None = None) -> str:
     file = io.StringIO()
     terminal = width is not None
-    show(document, Console(file=file, width=width or 100, force_terminal=terminal, no_color=True))
+    print_document(
+        document, Console(file=file, width=width or 100, force_terminal=terminal, no_color=True)
+    )
     return file.getvalue()
 
 
@@ -128,7 +130,9 @@ def shown(document: Document, width: int | None = None) -> str:
 @example(table=Table(HOSTILE, [HOSTILE]))
 def test_a_markdown_table_reads_back_cell_by_cell_whatever_the_names_hold(table: Table) -> None:
     given_cells = [cell for row in (table.columns, *table.rows) for cell in row]
-    assert list(cells(markdown(of(table)))) == [printable(cell).strip() for cell in given_cells]
+    assert list(cells(render_markdown(of(table)))) == [
+        escape_unprintable(cell).strip() for cell in given_cells
+    ]
 
 
 @quick
@@ -139,33 +143,36 @@ def test_a_markdown_paragraph_holds_its_words_and_no_element_but_its_code(
 ) -> None:
     # without marks of its own, what is between the words and the name can't be mistaken for any
     words = words.replace("`", "").replace("**", "")
-    tokens = parsed(markdown(of(f"{words} {code(name)} end", title=words)))
+    tokens = parsed(render_markdown(of(f"{words} {format_code(name)} end", title=words)))
     assert [token.type for token in tokens if token.type.endswith("_open")] == [
         "heading_open", "heading_open", "paragraph_open",
     ]  # fmt: skip
     _, title, paragraph = (token for token in tokens if token.type == "inline")
-    assert rendered(title) == printable(words).strip()
-    inside = code(name).strip("`")
+    assert rendered(title) == escape_unprintable(words).strip()
+    inside = format_code(name).strip("`")
     if inside.strip() and inside[0] == inside[-1] == " ":
         inside = inside[1:-1]  # as CommonMark has it
-    assert rendered(paragraph) == f"{printable(words).lstrip()} <code_inline>{inside} end".lstrip()
+    assert (
+        rendered(paragraph)
+        == f"{escape_unprintable(words).lstrip()} <code_inline>{inside} end".lstrip()
+    )
 
 
 def test_code_and_strong_words_are_the_markup_of_a_paragraph_in_every_form(tmp_path: Path) -> None:
     said = of("**`clip=norm` helps**: 2*3, a**b, x_y, `max_norm`")
-    assert markdown(said).splitlines()[-1] == (
+    assert render_markdown(said).splitlines()[-1] == (
         "**`clip=norm` helps**: 2\\*3, a\\*\\*b, x_y, `max_norm`"
     )
     assert (
         "<p><strong><code>clip=norm</code> helps</strong>: 2*3, a**b, x_y, <code>max_norm</code>"
-        "</p>" in html(said, tmp_path)
+        "</p>" in render_html(said, tmp_path)
     )
     assert shown(said).splitlines()[-1] == "clip=norm helps: 2*3, a**b, x_y, max_norm"
 
 
 def test_marks_that_are_not_closed_are_words(tmp_path: Path) -> None:
     said = of("one ` and two ** are left open")
-    assert "<p>one ` and two ** are left open</p>" in html(said, tmp_path)
+    assert "<p>one ` and two ** are left open</p>" in render_html(said, tmp_path)
     assert shown(said).splitlines()[-1] == "one ` and two ** are left open"
 
 
@@ -177,7 +184,7 @@ def test_a_page_holds_no_element_that_is_not_ours_and_every_word_survives(
 ) -> None:
     words = words.replace("`", "").replace("**", "")
     page = Page(
-        html(Document(words, [Section(words, [words, table])]), tmp_path_factory.mktemp("r"))
+        render_html(Document(words, [Section(words, [words, table])]), tmp_path_factory.mktemp("r"))
     )
     assert page.tags == [
         "html", "head", "meta", "meta", "meta", "meta", "title", "style", "body", "main", "h1",
@@ -185,18 +192,20 @@ def test_a_page_holds_no_element_that_is_not_ours_and_every_word_survives(
         *["tr", *["td"] * len(table.columns)] * len(table.rows),
     ]  # fmt: skip
     assert page.comments == []
-    text = printable(words)
+    text = escape_unprintable(words)
     assert [page.words[tag] for tag in ("title", "h1", "h2", "p")] == [[text]] * 4
-    assert page.words["th"] == [printable(cell) for cell in table.columns]
-    assert page.words.get("td", []) == [printable(cell) for row in table.rows for cell in row]
+    assert page.words["th"] == [escape_unprintable(cell) for cell in table.columns]
+    assert page.words.get("td", []) == [
+        escape_unprintable(cell) for row in table.rows for cell in row
+    ]
     assert dict(page.elements)["div"]["aria-label"] == text
 
 
 def test_a_page_refers_to_nothing_outside_it_and_forbids_scripts(tmp_path: Path) -> None:
     (tmp_path / "forest.png").write_bytes(PIXEL)
-    table = Table(["trick"], [["clip"]], name="tricks")
-    sections = [Section(f"s{i}", [table, Picture("forest.png", "a forest")]) for i in range(3)]
-    text = html(Document("Report", sections), tmp_path)
+    table = Table(["trick"], [["clip"]], csv_name="tricks")
+    sections = [Section(f"s{i}", [table, Image("forest.png", "a forest")]) for i in range(3)]
+    text = render_html(Document("Report", sections), tmp_path)
     page = Page(text)
     goes_to = [
         value
@@ -223,8 +232,8 @@ def test_a_page_refers_to_nothing_outside_it_and_forbids_scripts(tmp_path: Path)
 
 def test_the_picture_and_the_csv_in_a_page_are_the_files(tmp_path: Path) -> None:
     (tmp_path / "forest.png").write_bytes(PIXEL)
-    table = Table(["trick"], [["clip"]], name="tricks")
-    write(of(table, Picture("forest.png", "five tricks & <their> effects")), tmp_path)
+    table = Table(["trick"], [["clip"]], csv_name="tricks")
+    write_document(of(table, Image("forest.png", "five tricks & <their> effects")), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     elements = dict(page.elements)
     sources = {"forest.png": elements["img"]["src"], "tricks.csv": elements["a"]["href"]}
@@ -242,8 +251,8 @@ def test_the_picture_and_the_csv_in_a_page_are_the_files(tmp_path: Path) -> None
 def test_a_report_is_written_as_page_markdown_and_the_tables_that_have_a_name(
     tmp_path: Path,
 ) -> None:
-    tables = [Table(["a"], [["1"]], name="first"), Table(["b"], [["2"]])]
-    write(of(*tables), tmp_path / "new")
+    tables = [Table(["a"], [["1"]], csv_name="first"), Table(["b"], [["2"]])]
+    write_document(of(*tables), tmp_path / "new")
     assert {file.name for file in (tmp_path / "new").iterdir()} == {
         "report.html", "report.md", "first.csv",
     }  # fmt: skip
@@ -253,13 +262,13 @@ def test_a_report_is_written_as_page_markdown_and_the_tables_that_have_a_name(
 @given(table=tables())
 @example(table=Table(HOSTILE, [HOSTILE]))
 def test_csv_reads_back_row_by_row(table: Table) -> None:
-    rows = list(csv_module.reader(io.StringIO(csv(table))))
+    rows = list(csv_module.reader(io.StringIO(render_csv(table))))
     for cell, got in zip(
         [cell for row in (table.columns, *table.rows) for cell in row],
         [cell for row in rows for cell in row],
         strict=True,
     ):
-        assert got in (printable(cell), f"'{printable(cell)}")
+        assert got in (escape_unprintable(cell), f"'{escape_unprintable(cell)}")
         assert not got.lstrip().startswith(("=", "@"))
     assert len(rows) == 1 + len(table.rows)
 
@@ -268,12 +277,12 @@ def test_csv_holds_the_raw_values_where_there_are_any() -> None:
     table = Table(
         ["variant", "accuracy"],
         [["clip=norm", "97.1 %"], ["-", "?"]],
-        data=[
+        csv_rows=[
             {"variant": "clip=norm", "accuracy": 0.97123456789},
             {"variant": "none", "accuracy": None, "note": -2},
         ],
     )
-    assert csv(table) == "variant,accuracy,note\nclip=norm,0.97123456789,\nnone,,-2\n"
+    assert render_csv(table) == "variant,accuracy,note\nclip=norm,0.97123456789,\nnone,,-2\n"
 
 
 FORMULAS = ["=1+1", " =1+1", "@SUM(A1)", "-2+3+cmd|' /C calc'!A0", "+HYPERLINK(1)"]
@@ -282,7 +291,7 @@ FORMULAS = ["=1+1", " =1+1", "@SUM(A1)", "-2+3+cmd|' /C calc'!A0", "+HYPERLINK(1
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(name: str) -> None:
     table = Table(["name"], [[name], ["+0.4 (-0.1 to +0.9)"], ["-"]])
-    rows = list(csv_module.reader(io.StringIO(csv(table))))
+    rows = list(csv_module.reader(io.StringIO(render_csv(table))))
     assert rows[1:] == [[f"'{name}"], ["+0.4 (-0.1 to +0.9)"], ["-"]]
 
 
@@ -290,13 +299,15 @@ def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(name: str) -> None:
 @given(table=tables(), words=names)
 @example(table=Table(HOSTILE, [HOSTILE]), words="\x1b]0;title\x07")
 def test_no_name_reaches_the_terminal_as_a_command(table: Table, words: str) -> None:
-    lines = shown(Document(words, [Section(words, [words, code(words), table])])).splitlines()
+    lines = shown(
+        Document(words, [Section(words, [words, format_code(words), table])])
+    ).splitlines()
     assert all(line.isprintable() for line in lines)
 
 
 def test_a_terminal_shows_titles_paragraphs_and_tables_in_order_and_no_picture() -> None:
     table = Table(["trick", "change"], [["clip=norm", "+0.4"], ["[red]x", "-0.25"]])
-    said = of("Compared over 8 seeds.", table, Picture("forest.png", "a forest"), "That was it.")
+    said = of("Compared over 8 seeds.", table, Image("forest.png", "a forest"), "That was it.")
     assert [line.rstrip() for line in shown(said).splitlines()] == [
         "Report",
         "",
@@ -313,11 +324,11 @@ def test_a_terminal_shows_titles_paragraphs_and_tables_in_order_and_no_picture()
 
 def test_a_long_table_is_cut_in_the_terminal_and_says_how_much_is_in_the_csv() -> None:
     rows = [[f"run {i}"] for i in range(43)]
-    lines = shown(of(Table(["run"], rows, name="runs"))).splitlines()
+    lines = shown(of(Table(["run"], rows, csv_name="runs"))).splitlines()
     assert [line.strip() for line in lines[-2:]] == ["run 39", "and 3 more rows in runs.csv"]
     assert shown(of(Table(["run"], rows[:41]))).splitlines()[-1] == "and 1 more row"
     assert shown(of(Table(["run"], rows[:40]))).splitlines()[-1].strip() == "run 39"
-    assert len(list(cells(markdown(of(Table(["run"], rows)))))) == 44
+    assert len(list(cells(render_markdown(of(Table(["run"], rows)))))) == 44
 
 
 def test_a_long_name_is_whole_in_a_narrow_terminal_and_on_one_line_in_a_file() -> None:
@@ -330,19 +341,23 @@ def test_a_long_name_is_whole_in_a_narrow_terminal_and_on_one_line_in_a_file() -
 
 
 def test_a_row_has_its_colour_in_the_terminal_and_in_the_page(tmp_path: Path) -> None:
-    styles: list[Style | None] = ["green", None]
+    styles: list[RowStyle | None] = ["green", None]
     table = of(Table(["trick"], [["clip"], ["freeze"]], styles=styles))
     file = io.StringIO()
-    show(table, Console(file=file, force_terminal=True, color_system="standard"))
+    print_document(table, Console(file=file, force_terminal=True, color_system="standard"))
     assert "\x1b[32mclip" in file.getvalue() and "freeze" in file.getvalue()
-    rows = [attributes for tag, attributes in Page(html(table, tmp_path)).elements if tag == "tr"]
+    rows = [
+        attributes for tag, attributes in Page(render_html(table, tmp_path)).elements if tag == "tr"
+    ]
     assert rows == [{}, {"class": "green"}, {}]
 
 
 def test_numbers_are_aligned_right_in_markdown_and_page(tmp_path: Path) -> None:
-    table = of(Table(["group", "trick", "n"], [["a", "b", "1"]], left=2))
-    assert "| --- | --- | ---: |" in markdown(table)
-    classes = [a.get("class") for tag, a in Page(html(table, tmp_path)).elements if tag == "td"]
+    table = of(Table(["group", "trick", "n"], [["a", "b", "1"]], num_left_aligned=2))
+    assert "| --- | --- | ---: |" in render_markdown(table)
+    classes = [
+        a.get("class") for tag, a in Page(render_html(table, tmp_path)).elements if tag == "td"
+    ]
     assert classes == [None, None, "right"]
 
 

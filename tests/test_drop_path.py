@@ -9,7 +9,7 @@ import torch
 from test_augment import assert_goes_on_after_a_step
 from torch import nn
 
-from recipe.components.model.resnet import Block, resnet
+from recipe.components.model.resnet import ResidualBlock, resnet
 from recipe.config.spec import RunSpec
 from recipe.training.loop import train
 from recipe.training.run import Run
@@ -17,9 +17,9 @@ from recipe.training.run import Run
 RESNET = ("model=resnet", "model.widths=[2,4]", "model.drop_path=0.5")
 
 
-def block(drop: float) -> Block:
+def block(drop: float) -> ResidualBlock:
     """Its convolutions give 1 for every image, its shortcut what comes in."""
-    made = Block(1, 1, 1, drop)
+    made = ResidualBlock(1, 1, 1, drop)
     with torch.no_grad():
         made.batchnorm2.weight.fill_(0.0)
         made.batchnorm2.bias.fill_(1.0)
@@ -41,7 +41,9 @@ def test_in_evaluation_every_block_counts_once() -> None:
 
 def test_the_share_grows_evenly_to_the_last_block() -> None:
     model = resnet(channels=1, classes=3, widths=[2, 4, 4], blocks=2, drop_path=0.6)
-    shares = [layer.kept.p for layer in model.children() if isinstance(layer, Block)]
+    shares = [
+        layer.stochastic_depth.p for layer in model.children() if isinstance(layer, ResidualBlock)
+    ]
     assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
 
 

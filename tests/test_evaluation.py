@@ -36,14 +36,14 @@ def test_only_evaluation_differs_with_it(
     spec = small("evaluation=flip", "freeze=by_name", "freeze.names=['*1_*']")
     run, other = build.build(spec), built("freeze=by_name", "freeze.names=['*1_*']")
     with Audit(spec, run) as audit:
-        mine = [(audit.look(point), point)[1] for point in train(run)]
+        mine = [(audit.check(point), point)[1] for point in train(run)]
     theirs = list(train(other))
     for a, b in zip(mine, theirs, strict=True):
         assert (a.metrics.get("train/loss"), a.step) == (b.metrics.get("train/loss"), b.step)
     assert all(map(torch.equal, run.model.parameters(), other.model.parameters()))
     assert mine[-1].metrics["val/loss"] != theirs[-1].metrics["val/loss"]
-    found = {v.group: v for v in audit.verdicts(ended=True)}["evaluation"]
-    assert found.held and found.no_effect is None
+    found = {v.group: v for v in audit.results(is_final=True)}["evaluation"]
+    assert found.has_passed and found.no_effect_reason is None
 
 
 def test_a_model_that_is_the_same_in_a_mirror_gains_nothing(small: Callable[..., RunSpec]) -> None:
@@ -51,6 +51,6 @@ def test_a_model_that_is_the_same_in_a_mirror_gains_nothing(small: Callable[...,
     run = build.build(spec)
     with Audit(spec, run) as audit:
         for point in train(run):
-            audit.look(point)
-    found = {v.group: v for v in audit.verdicts(ended=True)}["evaluation"]
-    assert found.no_effect == "its outputs are those of one look"
+            audit.check(point)
+    found = {v.group: v for v in audit.results(is_final=True)}["evaluation"]
+    assert found.no_effect_reason == "its outputs are those of one look"

@@ -26,7 +26,7 @@ LITTLE = (
 @pytest.mark.parametrize(("library", "name"), MODELS)
 def test_layers_are_frozen_from_the_input_or_all_but_the_head(library: str, name: str) -> None:
     model = foreign(library, name)
-    ordered = layers.in_order(model)
+    ordered = layers.find_layers(model)
     first_layers(model, count=3)
     frozen = {n for n, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {n for layer in ordered[:3] for n in layer.parameters}

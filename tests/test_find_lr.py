@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recipe.checkpoint import state
-from recipe.runner.lr_range_test import RangeTest, range_test
+from recipe.runner.lr_range_test import LRRangeTest, run_lr_range_test
 from recipe.training.loop import train
 from recipe.training.run import Run
 
@@ -35,7 +35,7 @@ def flat(value: object, found: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def losses(run: Run) -> list[float]:
-    return [point.metrics["train/loss"] for point in train(run) if not point.ends_epoch]
+    return [point.metrics["train/loss"] for point in train(run) if not point.is_epoch_end]
 
 
 @pytest.mark.parametrize(
@@ -51,54 +51,56 @@ def test_a_run_trains_after_the_test_as_if_there_had_been_none(
     built: Build, overrides: tuple[str, ...]
 ) -> None:
     tested, plain = built(*overrides), built(*overrides)
-    found = range_test(tested, 0.05, lowest=1e-4, highest=1.0, steps=12)
+    found = run_lr_range_test(tested, 0.05, min_lr=1e-4, max_lr=1.0, steps=12)
     assert len(set(found.losses)) > 2  # something was trained
-    before, after = (flat(state.capture(run), []) for run in (plain, tested))
+    before, after = (flat(state.capture_state(run), []) for run in (plain, tested))
     assert len(before) == len(after) > 50
     assert all(map(torch.equal, before, after))
     assert losses(tested) == losses(plain)
 
 
 def test_rates_rise_by_equal_factors_up_to_the_last(built: Build) -> None:
-    found = range_test(built("optimizer.lr=0.01"), 0.01, lowest=1e-4, highest=0.1, steps=16)
-    assert not found.diverged and len(found.losses) == 16
+    found = run_lr_range_test(built("optimizer.lr=0.01"), 0.01, min_lr=1e-4, max_lr=0.1, steps=16)
+    assert not found.has_diverged and len(found.losses) == 16
     # three decades in 15 equal factors of 10 ** 0.2
-    assert found.rates == pytest.approx([1e-4 * 10 ** (0.2 * n) for n in range(16)])
+    assert found.learning_rates == pytest.approx([1e-4 * 10 ** (0.2 * n) for n in range(16)])
 
 
 def test_what_the_rate_does_is_what_the_optimizer_does(built: Build) -> None:
     """At rates too small to matter, the losses are those of the weights as they are."""
-    found = range_test(built(), 0.05, lowest=1e-30, highest=1e-29, steps=12)
-    again = range_test(built(), 0.05, lowest=1e-28, highest=1e-27, steps=12)
-    assert found.losses == again.losses and found.steepest is not None
-    assert range_test(built(), 0.05, lowest=1e-3, highest=0.1, steps=12).losses != found.losses
+    found = run_lr_range_test(built(), 0.05, min_lr=1e-30, max_lr=1e-29, steps=12)
+    again = run_lr_range_test(built(), 0.05, min_lr=1e-28, max_lr=1e-27, steps=12)
+    assert found.losses == again.losses and found.steepest_step is not None
+    assert (
+        run_lr_range_test(built(), 0.05, min_lr=1e-3, max_lr=0.1, steps=12).losses != found.losses
+    )
 
 
 def test_the_steepest_fall_is_found_where_it_is() -> None:
     rates = [10.0 ** (-6 + n / 10) for n in range(61)]
     # a smooth step down around 1e-3 (n = 30), and up again from 1e-1 on
     course = [2 - 1 / (1 + np.exp(-(n - 30) / 3)) + max(0, n - 50) for n in range(61)]
-    found = RangeTest(rates, course, diverged=False)
-    assert found.steepest == 30
-    assert found.lowest == pytest.approx(47, abs=2)
+    found = LRRangeTest(rates, course, has_diverged=False)
+    assert found.steepest_step == 30
+    assert found.lowest_loss_step == pytest.approx(47, abs=2)
 
 
 def test_losses_are_smoothed_over_both_sides() -> None:
     # 6 % of 17 steps is one on either side; two values at the ends
     course = [float(n % 3) for n in range(17)]
-    smoothed = RangeTest([1.0] * 17, course, diverged=False).smoothed
+    smoothed = LRRangeTest([1.0] * 17, course, has_diverged=False).smoothed_losses
     assert smoothed[:4] == pytest.approx([0.5, 1.0, 1.0, 1.0])
     assert smoothed[-1] == pytest.approx((0 + 1) / 2)
 
 
 def test_a_loss_that_only_grows_suggests_nothing() -> None:
-    found = RangeTest([1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, 4.0], diverged=True)
-    assert found.steepest is None
+    found = LRRangeTest([1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, 4.0], has_diverged=True)
+    assert found.steepest_step is None
 
 
 def test_the_test_ends_where_the_loss_grows_out_of_bounds(built: Build) -> None:
-    found = range_test(built(), 0.05, lowest=1e-3, highest=1e6, steps=60)
-    assert found.diverged and len(found.losses) < 60
+    found = run_lr_range_test(built(), 0.05, min_lr=1e-3, max_lr=1e6, steps=60)
+    assert found.has_diverged and len(found.losses) < 60
 
 
 def test_the_verb_suggests_a_rate_and_draws_it(tmp_path: Path) -> None:

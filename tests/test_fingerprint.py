@@ -15,16 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.components.distributed.ddp import Ddp
+from recipe.components.distributed.ddp import DDPStrategy
 from recipe.config import compose, option_files, source_hash
-from recipe.config.schema import SPARED
+from recipe.config.schema import FINGERPRINT_EXCLUDED_SETTINGS
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import SpecError
 from recipe.nn.weights import save_weights
 from recipe.runner import fingerprint
 from recipe.training import build
-from recipe.training.collectives import Several
+from recipe.training.collectives import MultiProcess
 
 QUICK = (*commands.QUICK, "tracking=none")
 
@@ -41,13 +41,13 @@ RICH = (
 
 
 def composed(*overrides: str) -> RunSpec:
-    with compose.menu_folder():
-        return compose.Job(overrides, ()).spec()
+    with compose.composition_context():
+        return compose.Job(overrides, ()).to_spec()
 
 
 def of(*overrides: str) -> str:
     spec = composed(*overrides)
-    return fingerprint.of(spec, build.build(spec))
+    return fingerprint.compute(spec, build.build(spec))
 
 
 SPEC = composed(*RICH)
@@ -68,7 +68,8 @@ COUNTING = [
     (group, path)
     for group in option_files.GROUPS
     for path in leaves(getattr(SPEC, group))
-    if group not in ("device", "distributed", "tracking") and path[0] not in SPARED.get(group, ())
+    if group not in ("device", "distributed", "tracking")
+    and path[0] not in FINGERPRINT_EXCLUDED_SETTINGS.get(group, ())
 ]
 
 
@@ -90,17 +91,19 @@ def test_another_value_of_any_setting_is_another_run(
 ) -> None:
     group, path = where
     settings: Any = {group: changed(getattr(SPEC, group), path, value)}
-    assert fingerprint.of(replace(SPEC, **settings), RUN) != fingerprint.of(SPEC, RUN)
+    assert fingerprint.compute(replace(SPEC, **settings), RUN) != fingerprint.compute(SPEC, RUN)
 
 
 def test_how_processes_share_a_run_counts_where_there_are_several() -> None:
     other: Any = replace(SPEC, distributed=changed(SPEC.distributed, ("sync_batchnorm",), True))
-    assert fingerprint.of(other, RUN) == fingerprint.of(SPEC, RUN)
-    found = {fingerprint.of(SPEC, RUN)}
+    assert fingerprint.compute(other, RUN) == fingerprint.compute(SPEC, RUN)
+    found = {fingerprint.compute(SPEC, RUN)}
     for size in (2, 3):
-        how = Ddp(sync_batchnorm=False, unused_parameters=False)
-        run = replace(RUN, ranks=Several(World(0, size, 0, size), how, early=True))
-        found |= {fingerprint.of(SPEC, run), fingerprint.of(other, run)}
+        how = DDPStrategy(sync_batchnorm=False, unused_parameters=False)
+        run = replace(
+            RUN, collectives=MultiProcess(World(0, size, 0, size), how, shards_before_read=True)
+        )
+        found |= {fingerprint.compute(SPEC, run), fingerprint.compute(other, run)}
     assert len(found) == 5
 
 
@@ -114,7 +117,7 @@ def test_the_order_of_keys_does_not_count(chance: Any) -> None:
         return [shuffled(item) for item in node] if isinstance(node, list) else node
 
     settings: Any = {group: shuffled(getattr(SPEC, group)) for group in option_files.GROUPS}
-    assert fingerprint.of(replace(SPEC, **settings), RUN) == fingerprint.of(SPEC, RUN)
+    assert fingerprint.compute(replace(SPEC, **settings), RUN) == fingerprint.compute(SPEC, RUN)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def test_junk_in_a_package_is_passed_over(project: Project, tmp_path: Path) -> N
 def test_more_code_than_can_be_read_is_refused(project: Project, tmp_path: Path) -> None:
     project(FILES)
     with (tmp_path / "mytricks" / "huge.py").open("wb") as file:
-        file.truncate(source_hash.LARGEST + 1)
+        file.truncate(source_hash.MAX_TOTAL_BYTES + 1)
     with pytest.raises(SpecError, match=r"^trust: mytricks holds more than 10,000 files or 268"):
         of(*MINE)
 
@@ -276,7 +279,7 @@ def test_of_an_installed_package_the_version_counts_and_not_its_files(
         info = "their_tricks-1.dist-info"
         files = {f"{info}/METADATA": content, f"{info}/RECORD": record, "their_tricks.py": code}
         commands.project(library, files)
-        return source_hash.identities(["their_tricks"], but=frozenset())
+        return source_hash.compute_source_ids(["their_tricks"], exclude=frozenset())
 
     assert installed("1.0", "a = 1") == installed("1.0", "a = 2") == {"their_tricks": "1.0"}
     assert installed("1.1", "a = 2") == {"their_tricks": "1.1"}
@@ -287,7 +290,7 @@ def test_the_library_that_a_model_is_made_of_counts_by_its_version(torchvision: 
 
     spec = composed("device.threads=1", "tracking=none", "model=torchvision", "data.channels=3",
                     "model.name=mobilenet_v3_small", "data.train_size=64")  # fmt: skip
-    found = fingerprint.code(spec, build.build(spec))
+    found = fingerprint.get_code_versions(spec, build.build(spec))
     assert found == {"torchvision": version("torchvision")}
 
 
@@ -299,9 +302,7 @@ def test_it_is_the_same_in_another_process_and_another_folder(
     for name in ("conf/clip/mine.yaml", "mytricks/__init__.py", "mytricks/more/other.py",
                  "beside.py"):  # fmt: skip
         commands.project(other, {name: FILES[name]})
-    program = (
-        "import sys; sys.path.insert(0, '')\nimport test_fingerprint as t; print(t.of(*t.MINE))"
-    )
+    program = "import sys; sys.path.insert(0, '')\nimport test_fingerprint as t; print(t.fingerprint.compute(*t.MINE))"
     path = f"{commands.CHECKOUT}:{Path(__file__).parent}"
     told = [
         subprocess.run(

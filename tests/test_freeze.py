@@ -17,7 +17,7 @@ from recipe.components.freeze.none import none
 from recipe.components.model.vgg import vgg
 from recipe.errors import SpecError
 from recipe.runner import parameter_table, plan
-from recipe.training.freezing import Frozen, Policy
+from recipe.training.freezing import BatchNormPolicy, FreezeSchedule
 from recipe.training.loop import train
 from recipe.training.run import Run
 
@@ -148,7 +148,7 @@ def test_thawed_parameters_join_their_own_group_with_its_learning_rate(built: Bu
     seen: list[set[str]] = []
     before = state(run.model)
     for point in train(run):
-        if point.ends_epoch:
+        if point.is_epoch_end:
             seen.append(moved(before, run.model) & set(names.values()))
             before = state(run.model)
         else:
@@ -165,7 +165,7 @@ def test_thawed_parameters_join_their_own_group_with_its_learning_rate(built: Bu
 def test_batchnorm_learns_again_from_the_epoch_that_thaws_it(built: Build) -> None:
     run = built("freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*1_*']}]")
     layer = run.model.get_submodule("batchnorm1_1")
-    counts = [int(layer.num_batches_tracked) for point in train(run) if point.ends_epoch]  # type: ignore[arg-type]
+    counts = [int(layer.num_batches_tracked) for point in train(run) if point.is_epoch_end]  # type: ignore[arg-type]
     assert counts == [0, 3]  # 3 steps in an epoch
 
 
@@ -204,11 +204,11 @@ def test_in_plain_torch_a_frozen_batchnorm_keeps_learning() -> None:
 )
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_frozen_batchnorm_does_exactly_what_the_policy_says(
-    policy: Policy, learns: set[str], normalises_by_batch: bool, copied: bool
+    policy: BatchNormPolicy, learns: set[str], normalises_by_batch: bool, copied: bool
 ) -> None:
     model = normed()
     by_name(model, names=["0", "1"])
-    Frozen(model, {}, policy)
+    FreezeSchedule(model, {}, policy)
     original, before = model, state(model)
     if copied:
         model = copy.deepcopy(model)
@@ -225,7 +225,7 @@ def test_a_frozen_batchnorm_does_exactly_what_the_policy_says(
 def test_a_batchnorm_that_is_only_partly_frozen_goes_on_learning() -> None:
     model = normed()
     by_name(model, names=["1.weight"])
-    Frozen(model, {}, "eval")
+    FreezeSchedule(model, {}, "eval")
     before = state(model)
     step(model)
     assert {"1.bias", "1.running_mean"} <= moved(before, model)
@@ -291,13 +291,15 @@ def test_the_sources_own_network_prints_the_sources_own_table(built: Build) -> N
     run = built()
     run.model = SourceNetwork()
     by_name(run.model, names=names)
-    run.frozen = Frozen(run.model, {}, "eval")
+    run.freeze_schedule = FreezeSchedule(run.model, {}, "eval")
     trained = [p for p in run.model.parameters() if p.requires_grad]
-    run.groups = [{"name": "all", "params": list(run.model.parameters())}]
+    run.param_groups = [{"name": "all", "params": list(run.model.parameters())}]
     run.optimizer = torch.optim.SGD([{"name": "all", "params": trained}], lr=0.1)
     lines = [
         line.split()
-        for line in plan.as_text(parameter_table.table(parameter_table.rows(run))).splitlines()
+        for line in plan.render_as_text(
+            parameter_table.build_table(parameter_table.build_rows(run))
+        ).splitlines()
         if line.startswith("cnn.")
     ]
     assert [(words[0], words[-2], words[-1]) for words in lines] == [
@@ -316,7 +318,7 @@ def test_a_frozen_batchnorm_without_weight_and_bias_keeps_its_statistics() -> No
     norms = [nn.BatchNorm1d(2, affine=False) for _ in range(2)]
     model = nn.Sequential(nn.Linear(2, 2), norms[0], nn.Linear(2, 2), norms[1])
     model[0].requires_grad_(False)
-    Frozen(model, {}, "eval")
+    FreezeSchedule(model, {}, "eval")
     model.train()
     model(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
     kept, moved = norms[0].running_mean, norms[1].running_mean

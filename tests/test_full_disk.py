@@ -86,7 +86,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
         assert commands.read_lines(run / "metrics.jsonl")[-1]["step"] > 1
         (disk / "filler").unlink()
         assert commands.here(tmp_path, "sync").status == 0
-        run_id = str(run_dirs.read(run, "run").mlflow_run_id)
+        run_id = str(run_dirs.read_info(run, "run").mlflow_run_id)
         assert client(tmp_path).get_run(run_id).info.status == "FAILED"
         assert servers.points(client(tmp_path), run_id) == servers.journal(run)
     finally:

@@ -21,10 +21,10 @@ SMALL = (
 
 LIMITED = """
 import resource, sys
-from recipe import cli
+from recipe.cli import main
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-cli.main(sys.argv[2:])
+main.main(sys.argv[2:])
 """
 
 

@@ -22,8 +22,8 @@ from recipe.config import compose
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.sweep.launchers import gpu_assignment
-from recipe.sweep.launchers.gpu_assignment import Gpus
-from recipe.sweep.launchers.pool_launcher import share
+from recipe.sweep.launchers.gpu_assignment import GpuSlots
+from recipe.sweep.launchers.pool_launcher import allocate_workers
 
 PARTS = {
     "sitecustomize.py": """
@@ -171,28 +171,28 @@ def test_every_gpu_has_a_process_before_any_has_two(
 ) -> None:
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.setenv(name, "restored afterwards")
-    places = Gpus(tmp_path, ("7", "MIG-1/2"), per_gpu=2)
+    places = GpuSlots(tmp_path, ("7", "MIG-1/2"), per_gpu=2)
     with ExitStack() as held:
-        taken = [held.enter_context(places.place()) for _ in range(3)]
-        with places.place() as last:
+        taken = [held.enter_context(places.acquire_slot()) for _ in range(3)]
+        with places.acquire_slot() as last:
             assert [*taken, last] == ["7", "MIG-1/2"] * 2
-        with places.place() as again:
+        with places.acquire_slot() as again:
             assert again == "MIG-1/2" == os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_as_many_jobs_run_at_once_as_have_room_on_gpus_and_cores() -> None:
     many = CARD | {"threads": 1}
-    assert share([many], 100, "auto", memory=2**40, places=1) == (1, 1, True)
-    assert share([many], 100, 6, places=8) == (6, 1, False)
-    assert share([many], 1, "auto", places=8).size == 1
+    assert allocate_workers([many], 100, "auto", memory_bytes=2**40, n_gpu_slots=1) == (1, 1, True)
+    assert allocate_workers([many], 100, 6, n_gpu_slots=8) == (6, 1, False)
+    assert allocate_workers([many], 1, "auto", n_gpu_slots=8).n_workers == 1
 
 
 def test_which_there_are_is_what_the_environment_shows_else_what_nvidia_smi_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def names(asked: object = "auto") -> tuple[str, ...] | None:
-        found = gpu_assignment.of(tmp_path, asked, 1, [CARD])
-        return found.names if found else None
+        found = gpu_assignment.assign_gpus(tmp_path, asked, 1, [CARD])
+        return found.device_ids if found else None
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -249,7 +249,7 @@ def test_what_would_be_ignored_or_isnt_there_is_refused(
     monkeypatch.chdir(folder)
     device = [text for text in typed if text.startswith("device")]
     with pytest.raises(SpecError) as refused:
-        gpu_assignment.check(compose.parse(typed), composed(*device))
+        gpu_assignment.check_launcher_gpus(compose.parse_overrides(typed), composed(*device))
     assert refused.value.problems == told
 
 

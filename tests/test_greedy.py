@@ -48,9 +48,11 @@ BOOST = ("ablate", *LITTLE, "clip=boost", "plan=greedy", "seed=0,1")
 GREEDY = (*BOOST, "scheduler=slow")
 
 
-def sweep(folder: Path) -> tuple[dict[str, Any], dict[str, sweep_jobs.Ended]]:
+def sweep(folder: Path) -> tuple[dict[str, Any], dict[str, sweep_jobs.JobResult]]:
     (found,) = (folder / "outputs" / "sweeps").glob("*")
-    return commands.read_json(found / "sweep.json"), {e.name: e for e in sweep_jobs.read(found)}
+    return commands.read_json(found / "sweep.json"), {
+        e.name: e for e in sweep_jobs.read_results(found)
+    }
 
 
 def mean(folder: Path, variant: str) -> float:
@@ -151,7 +153,7 @@ scores = st.dictionaries(
 def test_the_best_of_those_that_help_is_chosen(
     score: float, among: dict[Variant, float | str]
 ) -> None:
-    chosen, why = greedy.choose((), score, {(): score, **among})
+    chosen, why = greedy.select_best_variant((), score, {(): score, **among})
     known = {v: mean for v, mean in among.items() if not isinstance(mean, str)}
     better = [v for v, mean in known.items() if mean > score]
     if not better:
@@ -164,4 +166,4 @@ def test_the_best_of_those_that_help_is_chosen(
 
 @pytest.mark.parametrize("rival", [0.5, 0.4])
 def test_what_is_only_as_good_does_not_help(rival: float) -> None:
-    assert greedy.choose((), 0.5, {(): 0.5, variant("a"): rival})[0] is None
+    assert greedy.select_best_variant((), 0.5, {(): 0.5, variant("a"): rival})[0] is None

@@ -114,9 +114,9 @@ def end(sweep: Path, number: int, name: str, status: str = "FINISHED", **values:
 
 def run_that_took(outputs: Path, run: str, *seconds: float) -> str:
     """A run that was stopped and went on, so many seconds each; an hour in between."""
-    folder = run_dirs.folder(outputs) / run
+    folder = run_dirs.get_runs_dir(outputs) / run
     folder.mkdir(parents=True)
-    run_dirs.write(folder, run_dirs.Info(run, "some", "FINISHED"))
+    run_dirs.write_info(folder, run_dirs.RunInfo(run, "some", "FINISHED"))
     lines, time = [], 0
     for number, took in enumerate(seconds):
         lines.append({"kind": "resumed" if number else "started", "time": time})
@@ -133,14 +133,14 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
     sweep = sweep_folder(outputs, name="mine", planned=planned(["clip=none", "clip=norm"], [0, 1]))
     run = run_that_took(outputs, "20251231-000000-000000", 60, 40)
     end(sweep, 0, "clip=none seed=0", run=run, accuracy=0.5)
-    lock = run_dirs.take(sweep, "sweep")
-    recorder = Recorder(outputs, "clip=norm seed=0", Tracking(None), sweep=sweep)
+    lock = run_dirs.acquire_lock(sweep, "sweep")
+    recorder = Recorder(outputs, "clip=norm seed=0", Tracking(None), sweep_dir=sweep)
     # taken up by the sweep, under the name it has of its own: its settings tell its job
-    other = Recorder(outputs, "long ago", Tracking(None), sweep=sweep)
-    other.parameters({"clip": "none", "clip.max_norm": 1, "seed": 1})
+    other = Recorder(outputs, "long ago", Tracking(None), sweep_dir=sweep)
+    other.log_params({"clip": "none", "clip.max_norm": 1, "seed": 1})
     for number, each in enumerate((recorder, other)):
-        each.tags({"recipe.steps": "40"})
-        each.metrics(10 + 20 * number, {"loss": 1.0})
+        each.set_tags({"recipe.steps": "40"})
+        each.log_metrics(10 + 20 * number, {"loss": 1.0})
     try:
         # 100 s each: 75 s and 25 s of those that run and 100 s of the missing one, two at a time
         assert status(tmp_path, "mine") == [
@@ -208,9 +208,9 @@ def test_an_ablations_variants_have_the_names_it_gave_them(tmp_path: Path) -> No
         tmp_path / "outputs", name="ablation", planned=planned(["clip=none", "clip=norm"], [0]),
         variants=["baseline", "clip"],
     )  # fmt: skip
-    Recorder(tmp_path / "outputs", "clip seed=0", Tracking(None), sweep=sweep).close("KILLED")
-    ended = Recorder(tmp_path / "outputs", "baseline seed=0", Tracking(None), sweep=sweep)
-    ended.metrics(3, {"best/val_accuracy": 0.75})
+    Recorder(tmp_path / "outputs", "clip seed=0", Tracking(None), sweep_dir=sweep).close("KILLED")
+    ended = Recorder(tmp_path / "outputs", "baseline seed=0", Tracking(None), sweep_dir=sweep)
+    ended.log_metrics(3, {"best/val_accuracy": 0.75})
     ended.close("FINISHED")  # and its process died before the sweep could note it
     assert status(tmp_path, "ablation")[2:4] == ["baseline  75.00 %", "clip       killed"]
 
@@ -234,7 +234,9 @@ def test_a_sweep_of_before_jobs_were_noted_shows_those_that_are_known(tmp_path: 
     sweep = sweep_folder(tmp_path / "outputs", name="old", swept=["clip", "seed"], jobs=4)
     end(sweep, 0, "clip=none seed=0", accuracy=0.5)
     end(sweep, 1, "clip=none seed=1", "FAILED", problem="RuntimeError: no")
-    Recorder(tmp_path / "outputs", "clip=norm seed=0", Tracking(None), sweep=sweep).close("KILLED")
+    Recorder(tmp_path / "outputs", "clip=norm seed=0", Tracking(None), sweep_dir=sweep).close(
+        "KILLED"
+    )
     assert status(tmp_path, "old")[1:-1] == [
         "variant     seed 0  seed 1",
         "clip=none  50.00 %  failed",
@@ -248,19 +250,19 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     sweep = sweep_folder(outputs, name="hurt", planned=planned(["clip=none"], [0, 1]), jobs=2)
     recorders = [
-        Recorder(outputs, name, Tracking(None), sweep=sweep)
+        Recorder(outputs, name, Tracking(None), sweep_dir=sweep)
         for name in ("clip=none seed=0", "clip=none seed=1", "what?")
     ]
     for recorder in recorders:
         recorder.close("FAILED")
-    (recorders[1].folder / "run.json").write_text('{"id"' + SWEEP)
+    (recorders[1].run_dir / "run.json").write_text('{"id"' + SWEEP)
     (sweep / "jobs.jsonl").write_text("{}\n[]\n")
     lines = status(tmp_path, "hurt")
     assert lines[2] == "clip=none  failed  missing"
     path = f"{sweep}/jobs.jsonl"
     assert lines[3:5] == [
         f"Caution jobs.jsonl can't be read ({path}: line 2 is damaged); what the runs say is shown",
-        f"Caution 1 run of it can't be told to be one of its jobs: {recorders[2].id}",
+        f"Caution 1 run of it can't be told to be one of its jobs: {recorders[2].run_id}",
     ]
     for line in ('{"number": 0}\n', '{"number": 0, "name": 1, "status": [], "accuracy": "x"}\n'):
         (sweep / "jobs.jsonl").write_text(line)

@@ -209,8 +209,8 @@ def test_a_hostile_command_line_is_refused(
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, Any]:
     """What an ordinary spec.yaml says."""
-    with compose.menu_folder():
-        content: dict[str, Any] = yaml.safe_load(compose.Job(QUICK, ()).spec().to_yaml())
+    with compose.composition_context():
+        content: dict[str, Any] = yaml.safe_load(compose.Job(QUICK, ()).to_spec().to_yaml())
     return content
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import ExifTags, Image
 
-from recipe.components.data.image_files import check_image, image_files
-from recipe.components.data.images import fit, normalise, normalise_bytes, read_image
+from recipe.components.data.image_files import check_image, list_image_files
+from recipe.components.data.images import crop_and_resize, normalise, normalise_bytes, read_image
 
 in_tmp_path = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -280,28 +280,28 @@ def test_image_files_are_found_at_any_depth_and_sorted(tmp_path: Path) -> None:
     (tmp_path / "b" / "deep").mkdir(parents=True)
     for name in ("b/deep/1.JPG", "b/2.png", "a.tiff", "b/notes.txt", "B.png"):
         (tmp_path / name).touch()
-    found = [file.as_posix() for file in image_files(tmp_path)]
+    found = [file.as_posix() for file in list_image_files(tmp_path)]
     assert found == ["B.png", "a.tiff", "b/2.png", "b/deep/1.JPG"]
 
 
 def test_growing_is_bilinear_between_pixel_centres() -> None:
     # centres of four output pixels on an axis of two: -0.25, 0.25, 0.75, 1.25; edges hold
-    wide = fit(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (4, 4))
+    wide = crop_and_resize(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (4, 4))
     torch.testing.assert_close(wide, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(1, 4, 4))
 
 
 def test_shrinking_is_antialiased() -> None:
     # The first output pixel is centred at 1.0 and reaches 2 pixels to each side: the inputs at
     # 0.5, 1.5, 2.5 weigh 0.75, 0.75, 0.25; so the third has a share of 0.25 / 1.75.
-    small = fit(torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 4, 4), (2, 2))
+    small = crop_and_resize(torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 4, 4), (2, 2))
     torch.testing.assert_close(small, torch.tensor([1 / 7, 6 / 7]).expand(1, 2, 2))
 
 
 def test_the_centre_is_cut_out_with_the_shape_of_the_result() -> None:
     row = torch.arange(4.0).expand(1, 2, 4)
-    assert fit(row, (2, 2)).tolist() == [[[1.0, 2.0], [1.0, 2.0]]]
-    assert fit(row.mT, (2, 2)).tolist() == [[[1.0, 1.0], [2.0, 2.0]]]
-    assert fit(row, (1, 4)).shape == (1, 1, 4)
+    assert crop_and_resize(row, (2, 2)).tolist() == [[[1.0, 2.0], [1.0, 2.0]]]
+    assert crop_and_resize(row.mT, (2, 2)).tolist() == [[[1.0, 1.0], [2.0, 2.0]]]
+    assert crop_and_resize(row, (1, 4)).shape == (1, 1, 4)
 
 
 @settings(max_examples=60)
@@ -314,9 +314,9 @@ def test_a_batch_is_fitted_like_its_images_within_0_and_1(
     shape: tuple[int, int, int, int], size: tuple[int, int], seed: int
 ) -> None:
     images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    fitted = fit(images, size)
+    fitted = crop_and_resize(images, size)
     assert fitted.shape == (*shape[:2], *size) and fitted.is_contiguous()
-    assert torch.equal(fitted, torch.stack([fit(image, size) for image in images]))
+    assert torch.equal(fitted, torch.stack([crop_and_resize(image, size) for image in images]))
     assert fitted.min() >= -1e-6 and fitted.max() <= 1 + 1e-6
     if size == shape[2:]:
         assert torch.equal(fitted, images)

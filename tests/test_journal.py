@@ -9,32 +9,32 @@ from pathlib import Path
 
 import pytest
 
-from recipe.store.journal import Journal, read, trace
+from recipe.store.journal import Journal, read_lines, read_metrics
 
 
 def test_what_is_written_is_read_and_reading_goes_on_where_it_ended(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.write({"a": 1})
-    assert read(tmp_path / "journal.jsonl") == ([{"a": 1}], 9)
-    journal.write({"b": [2]})
-    assert read(tmp_path / "journal.jsonl", 9) == ([{"b": [2]}], 20)
-    assert read(tmp_path / "journal.jsonl", 20) == ([], 20)
-    assert read(tmp_path / "none.jsonl", 7) == ([], 7)
+    journal.append({"a": 1})
+    assert read_lines(tmp_path / "journal.jsonl") == ([{"a": 1}], 9)
+    journal.append({"b": [2]})
+    assert read_lines(tmp_path / "journal.jsonl", 9) == ([{"b": [2]}], 20)
+    assert read_lines(tmp_path / "journal.jsonl", 20) == ([], 20)
+    assert read_lines(tmp_path / "none.jsonl", 7) == ([], 7)
 
 
 def test_a_limited_read_gives_at_least_a_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"first": 1}\n{"second": 2}\n{"third": 3}\n')
-    assert read(path, limit=1) == ([{"first": 1}], 13)
-    assert read(path, 13, limit=15) == ([{"second": 2}, {"third": 3}], 40)
+    assert read_lines(path, limit=1) == ([{"first": 1}], 13)
+    assert read_lines(path, 13, limit=15) == ([{"second": 2}, {"third": 3}], 40)
 
 
 @pytest.mark.parametrize("torn", ['{"step": 2, "met', "x" * 10_000])
 def test_half_a_line_is_passed_over_and_cut_off_before_the_next(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"step": 1}\n' + torn)
-    assert read(path) == ([{"step": 1}], 12)
-    Journal(path).write({"step": 2})
+    assert read_lines(path) == ([{"step": 1}], 12)
+    Journal(path).append({"step": 2})
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
@@ -62,11 +62,11 @@ except OSError:
 def test_lines_that_are_no_objects_are_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text("[1]\n")
     with pytest.raises(ValueError, match=r"journal.jsonl: line 1 is damaged$"):
-        read(tmp_path / "journal.jsonl")
+        read_lines(tmp_path / "journal.jsonl")
 
 
 def test_of_two_values_at_one_step_the_later_counts(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     for step, loss in ((1, 3.0), (2, 2.0), (2, 1.5)):
-        journal.write({"step": step, "time": 0, "metrics": {"train/loss": loss}})
-    assert trace(tmp_path) == {"train/loss": {1: 3.0, 2: 1.5}}
+        journal.append({"step": step, "time": 0, "metrics": {"train/loss": loss}})
+    assert read_metrics(tmp_path) == {"train/loss": {1: 3.0, 2: 1.5}}

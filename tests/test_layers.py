@@ -23,7 +23,7 @@ def narrow_vgg(batchnorm: bool = True) -> nn.Module:
 
 
 def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classifier() -> None:
-    found = layers.in_order(narrow_vgg())
+    found = layers.find_layers(narrow_vgg())
     assert [layer.name for layer in found] == [
         "convolution1_1", "convolution1_2", "convolution2_1", "convolution2_2", "classifier",
     ]  # fmt: skip
@@ -45,8 +45,8 @@ def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classi
     ids=["vgg", "resnet", "mlp"],
 )
 def test_our_models_end_with_the_layer_named_classifier(model: nn.Module, count: int) -> None:
-    assert len(layers.in_order(model)) == count
-    head = layers.head(model, "auto", "freeze.head")
+    assert len(layers.find_layers(model)) == count
+    head = layers.find_head_parameters(model, "auto", "freeze.head")
     assert head == ["classifier.weight", "classifier.bias"]
 
 
@@ -70,16 +70,16 @@ def test_models_of_others_are_read_without_knowing_them(
     library: str, name: str, first: str, count: int, head: str
 ) -> None:
     model = foreign(library, name)
-    found = layers.in_order(model)
+    found = layers.find_layers(model)
     assert (found[0].name, len(found)) == (first, count)
-    assert layers.head(model, "auto", "k") == [f"{head}.weight", f"{head}.bias"]
+    assert layers.find_head_parameters(model, "auto", "k") == [f"{head}.weight", f"{head}.bias"]
     own = [parameter for layer in found for parameter in layer.parameters]
     assert sorted(own) == sorted(name for name, _ in model.named_parameters())  # each once
 
 
 @pytest.mark.usefixtures("torchvision")
 def test_a_class_token_and_a_position_embedding_belong_to_the_layer_after_them() -> None:
-    first = layers.in_order(foreign("timm", "vit_tiny_patch16_224"))[0]
+    first = layers.find_layers(foreign("timm", "vit_tiny_patch16_224"))[0]
     assert first.parameters[:4] == [
         "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias",
     ]  # fmt: skip
@@ -100,13 +100,13 @@ class Cosine(nn.Module):
 
 def test_a_layer_with_an_activation_inside_is_a_layer() -> None:
     model = nn.Sequential(nn.Linear(4, 2), Cosine())
-    assert [layer.name for layer in layers.in_order(model)] == ["0", "1"]
-    assert layers.head(model, "auto", "k") == ["1.weight"]
+    assert [layer.name for layer in layers.find_layers(model)] == ["0", "1"]
+    assert layers.find_head_parameters(model, "auto", "k") == ["1.weight"]
 
 
 def test_a_normalisation_before_any_layer_belongs_to_the_first() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2), nn.GroupNorm(1, 2))
-    (only,) = layers.in_order(model)
+    (only,) = layers.find_layers(model)
     assert only == layers.Layer(
         "1", ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]
     )
@@ -114,11 +114,11 @@ def test_a_normalisation_before_any_layer_belongs_to_the_first() -> None:
 
 def test_a_head_may_be_named_by_a_pattern() -> None:
     model = narrow_vgg()
-    assert layers.head(model, "*2_2*", "freeze.head") == [
+    assert layers.find_head_parameters(model, "*2_2*", "freeze.head") == [
         "convolution2_2.weight", "convolution2_2.bias", "batchnorm2_2.weight", "batchnorm2_2.bias",
     ]  # fmt: skip
     with pytest.raises(SpecError, match=r"^freeze\.head: 'clasifier' .*nearest: classifier"):
-        layers.head(model, "clasifier", "freeze.head")
+        layers.find_head_parameters(model, "clasifier", "freeze.head")
 
 
 class TwoHeads(nn.Module):
@@ -148,7 +148,7 @@ class TwoHeads(nn.Module):
 )
 def test_every_classifier_of_a_model_is_the_head(name: str, heads: set[str]) -> None:
     model = TwoHeads() if name == "two heads" else foreign("timm", name)
-    found = set(layers.head(model, "auto", "k"))
+    found = set(layers.find_head_parameters(model, "auto", "k"))
     assert {parameter.rpartition(".")[0] for parameter in found} == heads
     all_but_head(model, head="auto")
     assert {n for n, p in model.named_parameters() if p.requires_grad} == found
@@ -158,7 +158,13 @@ def test_every_classifier_of_a_model_is_the_head(name: str, heads: set[str]) -> 
 
 def test_layers_of_one_shape_that_follow_each_other_are_not_all_heads() -> None:
     model = mlp(channels=1, size=4, classes=3, hidden=[3, 3], dropout=0.0)
-    assert layers.head(model, "auto", "k") == ["classifier.weight", "classifier.bias"]
+    assert layers.find_head_parameters(model, "auto", "k") == [
+        "classifier.weight",
+        "classifier.bias",
+    ]
     square = TwoHeads()
     square.head, square.head_distilled = nn.Linear(8, 8), nn.Linear(8, 8)
-    assert layers.head(square, "auto", "k") == ["head_distilled.weight", "head_distilled.bias"]
+    assert layers.find_head_parameters(square, "auto", "k") == [
+        "head_distilled.weight",
+        "head_distilled.bias",
+    ]

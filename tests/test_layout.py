@@ -14,7 +14,7 @@ from torch import nn
 from recipe.errors import SpecError
 from recipe.nn import memory_format
 from recipe.training.loop import train
-from recipe.training.run import Run, order
+from recipe.training.run import Run, epoch_batches
 
 Build = Callable[..., Run]
 
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 
 
 def losses(run: Run) -> list[float]:
-    return [p.metrics["train/loss"] for p in train(run) if not p.ends_epoch]
+    return [p.metrics["train/loss"] for p in train(run) if not p.is_epoch_end]
 
 
 def convolutions(model: nn.Module) -> list[torch.Tensor]:
@@ -68,11 +68,11 @@ def test_a_group_norm_is_left_as_it_is() -> None:
     """Channels last, torch 2.13 ends the process in its gradient if all before it is frozen."""
     given = nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
     given[0].requires_grad_(False)
-    model = memory_format.arrange(given, torch.device("cpu"), "auto")
+    model = memory_format.to_memory_format(given, torch.device("cpu"), "auto")
     assert not any(map(lies_channels_last, convolutions(model)))
     model(torch.rand(2, 4, 5, 5)).sum().backward()
     with pytest.raises(SpecError, match=r"channels_last: 1 is a GroupNorm: .* frozen; use"):
-        memory_format.arrange(given, torch.device("cpu"), True)
+        memory_format.to_memory_format(given, torch.device("cpu"), True)
 
 
 def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -> None:
@@ -80,7 +80,7 @@ def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -
     by_hand = []
     for epoch in range(byhand.epochs):
         byhand.model.train()
-        for inputs, targets in byhand.data.train.batches(order(byhand, epoch)):
+        for inputs, targets in byhand.data.train.batches(epoch_batches(byhand, epoch)):
             byhand.optimizer.zero_grad()
             loss = nn.functional.cross_entropy(byhand.model(inputs), targets)
             loss.backward()

@@ -18,7 +18,7 @@ from recipe.components.data.image_folder import image_folder
 from recipe.components.evaluation.plain import plain
 from recipe.errors import DataError
 from recipe.training import evaluation
-from recipe.training.collectives import Alone
+from recipe.training.collectives import SingleProcess
 
 HALF = (
     *commands.HERE, "tracking=none", "model.widths=[2,4]", "epochs=3", "data=image_folder",
@@ -85,9 +85,9 @@ def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:  
 
     def evaluated(data: Data) -> dict[str, float]:
         return evaluation.evaluate(
-            model, data.val, torch.nn.functional.cross_entropy, look=plain, batch_size=3,
+            model, data.val, torch.nn.functional.cross_entropy, forward=plain, batch_size=3,
             device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", enabled=False),
-            ranks=Alone(),
+            collectives=SingleProcess(),
         )  # fmt: skip
 
     data = made(pets)

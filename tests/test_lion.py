@@ -17,7 +17,9 @@ def test_a_step_is_the_sign_of_the_mean_and_its_size_the_learning_rate(
 ) -> None:
     settings = ("optimizer.lr=0.1", "optimizer.betas=[0.5,0.9]", "optimizer.weight_decay=0.2")
     weights = nn.Parameter(torch.tensor([1.0, 1.0]))
-    optimizer = instantiate.part(small("optimizer=lion", *settings), "optimizer")([weights])
+    optimizer = instantiate.bind_component(small("optimizer=lion", *settings), "optimizer")(
+        [weights]
+    )
     weights.grad = torch.tensor([3.0, -0.01])
     optimizer.step()
     # decay first: 1 - 0.1 * 0.2 = 0.98; then 0.1 against the sign, however large the gradient

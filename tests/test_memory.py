@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from test_data_cifar10 import pickled
 
-from recipe.components.data.images import fit, read_fitted, read_image
+from recipe.components.data.images import crop_and_resize, read_image, read_resized_image
 
 NUMBERS = 4 * 10**8
 """Of float32, which take 1.6 GB."""
@@ -23,7 +23,7 @@ BLOCK = 2**24
 
 MEASURED = """
 import json, sys
-from recipe import cli
+from recipe.cli import main
 
 def peak():
     # of this program alone; ru_maxrss begins at what the process that started it had held
@@ -31,7 +31,7 @@ def peak():
     return int(line.split()[1]) // 1024
 
 for command in json.load(open("commands.json")):
-    status = cli.run(["plan", "device=cpu", "device.threads=1", *command])
+    status = main.run_command_line(["plan", "device=cpu", "device.threads=1", *command])
     print(json.dumps([status, peak()]))
 """
 
@@ -166,8 +166,8 @@ def test_an_image_that_is_fitted_while_it_is_read_has_the_same_bits(
         image = Image.fromarray(noise).convert(mode)
     image.save(tmp_path / name)
     for size in ((32, 32), (61, 83), (7, 20)):
-        complete = fit(read_image(tmp_path / name, channels=channels), size)
-        fitted = read_fitted(tmp_path / name, channels=channels, size=size, max_pixels=10**4)
+        complete = crop_and_resize(read_image(tmp_path / name, channels=channels), size)
+        fitted = read_resized_image(tmp_path / name, channels=channels, size=size, max_pixels=10**4)
         assert torch.equal(complete, fitted) and fitted.shape == (channels, *size)
 
 
@@ -180,7 +180,7 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_at_the_largest_scale_that_has_no_m
     found = read_image(tmp_path / "a.jpg", channels=1, max_pixels=limit)
     assert found.shape == (1, 64 // scale, 96 // scale)
     complete = read_image(tmp_path / "a.jpg", channels=1)
-    shrunk = fit(complete, (found.shape[1], found.shape[2]))
+    shrunk = crop_and_resize(complete, (found.shape[1], found.shape[2]))
     inside = found[:, 1:-1, 1:-1] - shrunk[:, 1:-1, 1:-1]
     assert inside.abs().max() < 0.05
 

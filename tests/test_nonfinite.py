@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from recipe.components.data import InMemory
 from recipe.nn import rng
-from recipe.training.loop import Point, train
-from recipe.training.nonfinite import NonFinite
+from recipe.training.loop import MetricsEvent, train
+from recipe.training.nonfinite import NonFiniteError
 from recipe.training.run import Run
 
 Build = Callable[..., Run]
@@ -97,7 +97,7 @@ def marked(run: Run, *samples: int, part: str = "train") -> Run:
 
 def by_hand(sample: int, epoch: int, seed: int = SEED) -> tuple[int, list[int]]:
     """The batch of an epoch (both from 1) in which a sample of 20 is, 8 at a time."""
-    order = torch.randperm(20, generator=rng.generator(seed, "order", epoch - 1)).split(8)
+    order = torch.randperm(20, generator=rng.make_generator(seed, "order", epoch - 1)).split(8)
     (found,) = [
         (number, indices.tolist()) for number, indices in enumerate(order, 1) if sample in indices
     ]
@@ -114,18 +114,18 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def stopped(run: Run) -> tuple[dict[str, Any], str, list[Point]]:
+def stopped(run: Run) -> tuple[dict[str, Any], str, list[MetricsEvent]]:
     """The facts and the message of a run that stops, and its Points up to then; its weights are
     those after the last step that was good."""
-    points: list[Point] = []
+    points: list[MetricsEvent] = []
     good = weights(run.model, buffers=False)
-    with pytest.raises(NonFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         for point in train(run):
             points.append(point)
             good = weights(run.model, buffers=False)
     assert_same(good, weights(run.model, buffers=False))
     assert "\n" not in str(caught.value)
-    return caught.value.facts(), str(caught.value), points
+    return caught.value.to_dict(), str(caught.value), points
 
 
 # Where it began
@@ -151,14 +151,14 @@ def test_a_layer_that_breaks_on_one_sample_is_named_with_step_batch_and_sample(
 def test_the_step_counts_on_over_epochs_and_the_batch_does_not(built: Build) -> None:
     run = built(*chosen())
     points = []
-    with pytest.raises(NonFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         for point in train(run):
             points.append(point)
-            if point.ends_epoch:
+            if point.is_epoch_end:
                 marked(run, 2, 3)
     (first, samples), (second, others) = by_hand(2, 2), by_hand(3, 2)
     batch, samples = min((first, samples), (second, others))
-    facts = caught.value.facts()
+    facts = caught.value.to_dict()
     assert (facts["step"], facts["epoch"], facts["batch"]) == (3 + batch, 2, batch)
     assert facts["samples"] == samples
     assert facts["not_finite"] == [sample for sample in samples if sample in (2, 3)]
@@ -272,9 +272,9 @@ def test_a_parameter_that_is_nan_is_named_itself(built: Build) -> None:
     run = built()
     name = "convolution2_1.bias"
     run.model.get_parameter(name).data[1] = math.nan
-    with pytest.raises(NonFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         list(train(run))
-    facts = caught.value.facts()
+    facts = caught.value.to_dict()
     assert (facts["where"], facts["layer"]) == (f"{name} itself holds nan", "convolution2_1")
 
 
@@ -364,7 +364,7 @@ def test_tracing_leaves_weights_buffers_modes_gradients_and_streams_as_they_are(
         return clipped
 
     run.clip = looks
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFiniteError):
         list(train(run))
     assert repr(state()) == repr(before[-1])
 
@@ -405,7 +405,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_before_anything_follows_i
     assert message.startswith("evaluation after epoch 1 (step 3, batch 2): val/loss is ")
     assert ", in 1 of 4 samples (validation sample 6); " in message
     assert "on_nonfinite" not in message  # an evaluation can't be left out
-    assert run.best.epoch == 0 and run.schedule.scheduler.last_epoch == 0
+    assert run.best.epoch == 0 and run.lr_schedule.scheduler.last_epoch == 0
     assert [point.step for point in points] == [1, 2, 3]
 
 
@@ -449,8 +449,10 @@ def written_out(built: Build, bad: int, *overrides: str) -> Iterator[tuple[Run, 
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     for epoch in range(3):
         model.train()
-        torch.manual_seed(rng.spawn(SEED, "dropout", epoch))
-        for indices in torch.randperm(20, generator=rng.generator(SEED, "order", epoch)).split(8):
+        torch.manual_seed(rng.derive_seed(SEED, "dropout", epoch))
+        for indices in torch.randperm(20, generator=rng.make_generator(SEED, "order", epoch)).split(
+            8
+        ):
             if bad in indices:
                 copy.deepcopy(model)(data.inputs[indices])
                 yield run, False
@@ -476,8 +478,8 @@ def test_a_skipped_batch_leaves_nothing_behind(built: Build, gate: str, clip: st
     for key, state in theirs["state"].items():
         assert torch.equal(ours["state"][key]["momentum_buffer"], state["momentum_buffer"])
     assert ours["param_groups"][0]["lr"] == theirs["param_groups"][0]["lr"]
-    skipped = [p.metrics["nonfinite/skipped"] for p in points if p.ends_epoch]
-    assert skipped == [1, 2, 3] and run.nonfinite.skipped == 3
+    skipped = [p.metrics["nonfinite/skipped"] for p in points if p.is_epoch_end]
+    assert skipped == [1, 2, 3] and run.nonfinite_guard.skipped_batches == 3
     for epoch in (1, 2, 3):
         batch, _ = by_hand(13, epoch)
         metrics = points[4 * (epoch - 1) + batch - 1].metrics
@@ -509,7 +511,7 @@ def test_a_buffer_that_the_model_replaces_is_put_back_as_well(built: Build) -> N
     run.model.register_forward_hook(replace)
     before, seen = run.model.get_buffer("mean"), []
     for point in train(run):
-        if not point.ends_epoch:
+        if not point.is_epoch_end:
             seen.append(torch.equal(run.model.get_buffer("mean"), before))
             before = run.model.get_buffer("mean")
     expected = [by_hand(13, epoch)[0] == batch for epoch in (1, 2, 3) for batch in (1, 2, 3)]
@@ -538,7 +540,7 @@ def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(
     assert isinstance(run.data.train, InMemory)
     run.data.train.inputs[13] = math.nan
     list(train(run))
-    order = torch.randperm(20, generator=rng.generator(SEED, "order", 2)).split(8)
+    order = torch.randperm(20, generator=rng.make_generator(SEED, "order", 2)).split(8)
     kept = [run.data.train.inputs[indices] for indices in order if 13 not in indices]
     model: Any = run.average.model
     means = [model.convolution(inputs).mean((0, 2, 3)).detach() for inputs in kept]
@@ -550,18 +552,18 @@ def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(
 def test_the_limit_is_how_many_batches_may_be_left_out(built: Build, limit: int) -> None:
     run = marked(built(*skipping("nan", f"nonfinite_limit={limit}")), 13)
     before = weights(run.model)
-    with pytest.raises(NonFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         for point in train(run):
-            if not point.ends_epoch:
+            if not point.is_epoch_end:
                 before = weights(run.model)
     batch, samples = by_hand(13, limit + 1)
-    facts = caught.value.facts()
+    facts = caught.value.to_dict()
     assert (facts["epoch"], facts["batch"]) == (limit + 1, batch)
     assert (facts["layer"], facts["not_finite"], facts["samples"]) == ("gate", [13], samples)
     told = f"the loss is nan, and as many batches as nonfinite_limit={limit} allows are left out; "
     assert told in str(caught.value) and "on_nonfinite=skip" not in str(caught.value)
     assert_same(weights(run.model), before)  # the buffers, too
-    assert run.nonfinite.skipped == limit
+    assert run.nonfinite_guard.skipped_batches == limit
     assert list(train(marked(built(*skipping("nan", "nonfinite_limit=3")), 13)))
 
 
@@ -586,7 +588,7 @@ def test_a_gradient_that_overflows_by_its_scale_is_the_scalers_business(built: B
         run.loss = functools.partial(enlarged, plain)
         at_rest = weights(run.model)
         list(zip(range(2), train(run), strict=False))
-        assert run.scaler.get_scale() == 2.0**14 and run.nonfinite.skipped == 0
+        assert run.scaler.get_scale() == 2.0**14 and run.nonfinite_guard.skipped_batches == 0
         assert_same({n: at_rest[n] for n, _ in run.model.named_parameters()},
                     weights(run.model, buffers=False))  # fmt: skip
 
@@ -599,7 +601,7 @@ def test_a_loss_that_is_nan_stops_under_a_scaler_too(built: Build) -> None:
 def test_a_skipped_batch_leaves_the_scale_as_it_is(built: Build) -> None:
     run = marked(scaled(built(*skipping()), 2.0**8), 13)
     list(train(run))
-    assert run.scaler.get_scale() == 2.0**8 and run.nonfinite.skipped == 3
+    assert run.scaler.get_scale() == 2.0**8 and run.nonfinite_guard.skipped_batches == 3
     assert run.scaler.state_dict()["_growth_tracker"] == 6  # of nine steps
 
 
@@ -661,7 +663,7 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
     done = commands.process(project(tmp_path), *MINE)
     (run,) = commands.runs(tmp_path)
     (problem,) = done.problems
-    order = torch.randperm(100, generator=rng.generator(0, "order", 1)).split(64)[1].tolist()
+    order = torch.randperm(100, generator=rng.make_generator(0, "order", 1)).split(64)[1].tolist()
     kept = f"outputs/runs/{run.name}/model.safetensors"
     assert done.status == 1
     assert problem.startswith(

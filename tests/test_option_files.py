@@ -21,8 +21,8 @@ import yaml
 from hypothesis import strategies as st
 
 from recipe.config import compose
-from recipe.config.overrides import check
-from recipe.config.safe_yaml import one_line
+from recipe.config.overrides import check_overrides
+from recipe.config.safe_yaml import escape_control_chars
 from recipe.config.spec import RunSpec
 
 GLOBAL = "# @package _global_\n# Mine.\n"
@@ -78,7 +78,7 @@ def test_a_recorded_spec_is_read_as_it_was_written(
 ) -> None:
     spec = small("+augment.x=[" + ",".join(WORDS[:-2]) + "]", "name='010'", "+augment.off=on")
     (tmp_path / "spec.yaml").write_text(spec.to_yaml())
-    assert RunSpec.read(tmp_path / "spec.yaml", []) == spec
+    assert RunSpec.from_file(tmp_path / "spec.yaml", []) == spec
 
 
 # Files that are broken.
@@ -180,9 +180,9 @@ def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
     monkeypatch.chdir(broken)
     for name in (*BROKEN, *ODD):
         said = BROKEN[name][1] if name in BROKEN else ODD[name]
-        given = compose.parse([f"clip={name}"])
-        with compose.menu_folder():
-            (line,) = check(given).problems
+        given = compose.parse_overrides([f"clip={name}"])
+        with compose.composition_context():
+            (line,) = check_overrides(given).problems
         assert line.startswith(f"clip={name} can't be used: ")
         assert f"conf/clip/{name.removeprefix('on_')}.yaml: " in line and said in line
     (line,) = commands.here(broken, "tricks", "clip=pipe").problems
@@ -454,7 +454,7 @@ def try_files(folder: Path, number: int) -> tuple[float, float]:
         file.unlink()
         assert done.status == 0 or (done.status == 2 and done.problems), done
         for line in done.problems:
-            assert line.startswith("recipe: ") and one_line(line) == line, line
+            assert line.startswith("recipe: ") and escape_control_chars(line) == line, line
 
     try_one()
     return most["seconds"], most["mebibytes"]

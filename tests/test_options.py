@@ -12,7 +12,7 @@ import small
 import torch
 
 from recipe.config import option_files
-from recipe.config.instantiate import part
+from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training.loop import train
@@ -65,7 +65,7 @@ def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:
         return
     run = built(*overrides)
     points = list(train(run))
-    assert points[-1].ends_epoch and points[-1].step == run.steps >= 2
+    assert points[-1].is_epoch_end and points[-1].step == run.total_steps >= 2
     for point in points:
         assert all(math.isfinite(value) for value in point.metrics.values())
 
@@ -87,7 +87,7 @@ def test_a_model_takes_the_shape_that_the_data_turn_out_to_have(
 def test_every_group_has_options_and_the_one_that_stands_for_without() -> None:
     found = {label(path) for path in FILES}
     assert {path.parent.name for path in FILES} == set(option_files.GROUPS)
-    assert {f"{group}={off}" for group, off in option_files.OFF.items()} <= found
+    assert {f"{group}={off}" for group, off in option_files.OFF_OPTIONS.items()} <= found
 
 
 @pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=label)
@@ -100,7 +100,7 @@ def test_an_option_opens_with_one_line_that_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_every_setting_has_a_comment_that_says_what_it_does(path: Path) -> None:
     inherited = option_files.Option(path.parent.name, path.stem, path).keys - {path.parent.name}
-    notes = option_files.comments(path.parent.name, path.stem)
+    notes = option_files.read_comments(path.parent.name, path.stem)
     assert {key for key in inherited if not notes.get(key)} <= {"names", "optimizer"}
     for line in path.read_text().splitlines():
         setting = re.match(r"\s*(\w+):\s*\S", line)
@@ -112,7 +112,7 @@ def test_every_setting_has_a_comment_that_says_what_it_does(path: Path) -> None:
 def test_a_tracking_option_says_where_the_record_goes(
     composed: Callable[..., RunSpec], tmp_path: Path, path: Path
 ) -> None:
-    tracking = part(composed(label(path)), "tracking")(tmp_path)
+    tracking = bind_component(composed(label(path)), "tracking")(tmp_path)
     assert tracking.uri == {
         "local": f"sqlite:///{tmp_path}/mlflow.db",
         "none": None,

@@ -20,7 +20,7 @@ from recipe.components.tracking.local import local
 from recipe.mlflow_sync import worker_process
 from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
 QUICKLY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
 """Seconds that a server has for an answer."""
@@ -74,9 +74,9 @@ def command(epochs: int, *tracking: str) -> tuple[str, ...]:
 
 def until_fed(started: subprocess.Popen[str], run: Path) -> None:
     """Waits until MLflow has more of a run."""
-    sent = Sent.read(run)
+    sent = UploadState.read(run)
     before = sent.metrics if sent else 0
-    while (sent := Sent.read(run)) is None or sent.metrics <= before:
+    while (sent := UploadState.read(run)) is None or sent.metrics <= before:
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
 
@@ -137,11 +137,11 @@ def test_the_same_many_times(tmp_path: Path) -> None:
 
 def record(folder: Path, uri: str, steps: int = 30, pause: float = 0.0) -> Recorder:
     recorder = Recorder(folder / "outputs", "short", Tracking(uri, "recipe"))
-    recorder.parameters({"seed": 0})
+    recorder.log_params({"seed": 0})
     for step in range(steps):
-        recorder.metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
+        recorder.log_metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
         time.sleep(pause)
-    recorder.text("note.txt", "what it was about")
+    recorder.log_text("note.txt", "what it was about")
     return recorder
 
 
@@ -149,10 +149,12 @@ def check_all_there(recorder: Recorder, server: servers.Server, status: str = "F
     """The run is in MLflow once, with all that is on disk."""
     client = server.client
     (experiment,) = client.search_experiments(filter_string="name = 'recipe'")
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`recipe.run` = '{recorder.id}'")
+    (run,) = client.search_runs(
+        [experiment.experiment_id], f"tags.`recipe.run` = '{recorder.run_id}'"
+    )
     assert run.info.run_id == recorder.mlflow_run_id
     assert (run.info.status, run.data.params) == (status, {"seed": "0"})
-    assert servers.points(client, run.info.run_id) == servers.journal(recorder.folder)
+    assert servers.points(client, run.info.run_id) == servers.journal(recorder.run_dir)
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["note.txt"]
 
 
@@ -167,7 +169,7 @@ def test_a_server_that_fails_is_asked_again_until_it_answers(
     assert proxy.calls > 0 and recorder.mlflow_run_id is None
     proxy.broken = False
     recorder.close("FINISHED")
-    assert recorder.failure is None
+    assert recorder.upload_failure is None
     check_all_there(recorder, server)
 
 
@@ -178,8 +180,8 @@ def test_what_a_server_in_trouble_answers_is_told(
     proxy.broken = True
     recorder = record(tmp_path, proxy.uri)
     recorder.close("FINISHED")
-    assert "the server answers 500" in str(recorder.failure)
-    assert "Max retries" not in str(recorder.failure)
+    assert "the server answers 500" in str(recorder.upload_failure)
+    assert "Max retries" not in str(recorder.upload_failure)
 
 
 def test_a_slow_server_has_all_of_it_in_the_end(
@@ -189,7 +191,7 @@ def test_a_slow_server_has_all_of_it_in_the_end(
     recorder = record(tmp_path, proxy.uri)
     assert recorder.mlflow_run_id is None  # nobody has waited for it
     recorder.close("KILLED")
-    assert recorder.failure is None
+    assert recorder.upload_failure is None
     check_all_there(recorder, server, "KILLED")
 
 
@@ -200,7 +202,7 @@ def test_a_call_whose_answer_is_lost_is_made_again_and_doubles_nothing(
     proxy.swallows = call
     recorder = record(tmp_path, proxy.uri)
     recorder.close("FINISHED")
-    assert recorder.failure is None and proxy.swallows == ""
+    assert recorder.upload_failure is None and proxy.swallows == ""
     check_all_there(recorder, server)
 
 
@@ -213,13 +215,13 @@ def test_a_run_that_a_frozen_server_made_too_late_does_not_stay(
         recorder = Recorder(tmp_path / "outputs", "short", Tracking(proxy.uri, "recipe"))
         server.freeze()
         for step in range(30):
-            recorder.metrics(step, {"loss": 1 / (step + 1)})
+            recorder.log_metrics(step, {"loss": 1 / (step + 1)})
             time.sleep(0.1)
         server.thaw()
-        recorder.parameters({"seed": 0})
-        recorder.text("note.txt", "what it was about")
+        recorder.log_params({"seed": 0})
+        recorder.log_text("note.txt", "what it was about")
         recorder.close("FINISHED")
-    assert recorder.failure is None
+    assert recorder.upload_failure is None
     check_all_there(recorder, server)
 
 
@@ -240,21 +242,21 @@ def test_when_what_feeds_mlflow_is_killed_the_run_ends_and_the_next_is_fed_again
     tracking = local(outputs, experiment="recipe")
     for number in range(2):
         recorder = Recorder(outputs, f"run {number}", tracking)
-        recorder.metrics(1, {"loss": 0.5})
+        recorder.log_metrics(1, {"loss": 0.5})
         if number == 0:
             for feeder in feeders():
                 feeder.kill()
-        recorder.metrics(2, {"loss": 0.25})
+        recorder.log_metrics(2, {"loss": 0.25})
         recorder.close("FINISHED")
         if number == 0:
             said = "the process that sends it ended with status -9; python -m recipe sync "
-            assert str(recorder.failure).startswith(said)
+            assert str(recorder.upload_failure).startswith(said)
         else:
-            assert recorder.failure is None
+            assert recorder.upload_failure is None
     assert commands.here(tmp_path, "sync").status == 0
     client = MlflowClient(tracking.uri)
     for run in commands.runs(tmp_path):
-        there = servers.points(client, str(run_dirs.read(run, "run").mlflow_run_id))
+        there = servers.points(client, str(run_dirs.read_info(run, "run").mlflow_run_id))
         assert there == servers.journal(run) and len(there) == 2
 
 
@@ -264,15 +266,15 @@ def test_when_what_feeds_mlflow_hangs_the_run_ends_all_the_same(
     recorder = Recorder(tmp_path / "outputs", "short", local(tmp_path / "outputs", experiment="x"))
     for feeder in feeders():
         feeder.suspend()
-    recorder.metrics(1, {"loss": 0.5})
+    recorder.log_metrics(1, {"loss": 0.5})
     with monkeypatch.context() as hurried:
-        hurried.setattr(worker_process, "SILENCE", 1.0)
+        hurried.setattr(worker_process, "HANG_TIMEOUT", 1.0)
         recorder.close("FINISHED")
     said = "the process that sends it doesn't answer; python -m recipe sync "
-    assert str(recorder.failure).startswith(said)
+    assert str(recorder.upload_failure).startswith(said)
     next_one = Recorder(tmp_path / "outputs", "next", local(tmp_path / "outputs", experiment="x"))
     next_one.close("FINISHED")
-    assert next_one.failure is None
+    assert next_one.upload_failure is None
 
 
 def test_what_feeds_mlflow_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_any_text_is_printed_without_what_controls_a_terminal(text: str) -> None
         console = Console(width=40)
         for shown in (text, Text(text), table):
             console.print(shown)
-        output.write(text)
-        output.error(text)
+        output.print_text(text)
+        output.print_error(text)
     assert is_safe(out.getvalue()) and is_safe(err.getvalue())
     assert err.getvalue().count("\n") == 1
 
@@ -181,7 +181,7 @@ def test_a_run_whose_output_is_full_is_stopped_and_can_be_resumed(tmp_path: Path
     out, err = Full(3, tmp_path / "out"), io.StringIO()
     shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with contextlib.chdir(tmp_path), shown[0], shown[1]:
-        status = main.run([*commands.QUICK, "epochs=9", "tracking=none"])
+        status = main.run_command_line([*commands.QUICK, "epochs=9", "tracking=none"])
     (run,) = commands.runs(tmp_path)
     assert status == 1
     assert err.getvalue().splitlines() == [
@@ -202,7 +202,7 @@ def test_a_working_directory_that_was_removed_is_named(
     for arguments in ((), ("status",), ("-m", "seed=1,2"), ("--help",), ("predict",)):
         err = io.StringIO()
         with contextlib.redirect_stderr(err):
-            status = main.run(list(arguments))
+            status = main.run_command_line(list(arguments))
         line = "recipe: the working directory was removed; change to another one\n"
         assert (status, err.getvalue()) == (2, line)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recipe.components.data import Batch, Data, InMemory
-from recipe.components.data.validation import content_digest
+from recipe.components.data.validation import hash_data
 
 PARTS = """
 import numpy as np
@@ -201,9 +201,9 @@ def test_the_digest_of_what_was_returned_sees_all_of_it() -> None:
         replace(data, train=Streamed(other, targets)),
         replace(data, train=Streamed(inputs, 1 - targets)),
     ]
-    found = [content_digest(each) for each in variants]
+    found = [hash_data(each) for each in variants]
     assert len({*found}) == len(found)
-    assert [content_digest(each) for each in variants] == found
+    assert [hash_data(each) for each in variants] == found
 
 
 def test_inputs_that_differ_each_time_are_not_in_the_digest() -> None:
@@ -213,4 +213,4 @@ def test_inputs_that_differ_each_time_are_not_in_the_digest() -> None:
         train=split, val=split, classes=("a", "b"), channels=1, size=(2, 2), mean=(0.0,),
         std=(1.0,),
     )  # fmt: skip
-    assert content_digest(data) == content_digest(data)
+    assert hash_data(data) == hash_data(data)

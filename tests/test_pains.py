@@ -26,14 +26,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from recipe.checkpoint import state
 from recipe.components.loss.mse_one_hot import mse_one_hot
-from recipe.components.precision import Precision
+from recipe.components.precision import AutocastAndScaler
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError, SpecError
 from recipe.nn import rng
 from recipe.runner import plan
 from recipe.training import build
-from recipe.training.loop import Point, train
-from recipe.training.nonfinite import NonFinite
+from recipe.training.loop import MetricsEvent, train
+from recipe.training.nonfinite import NonFiniteError
 from recipe.training.run import Run
 
 FROZEN = {
@@ -69,8 +69,8 @@ def moved(before: dict[str, Tensor], run: Run) -> set[str]:
     return {n for n, value in run.model.state_dict().items() if not torch.equal(value, before[n])}
 
 
-def steps(points: list[Point], key: str) -> list[float]:
-    return [point.metrics[key] for point in points if not point.ends_epoch]
+def steps(points: list[MetricsEvent], key: str) -> list[float]:
+    return [point.metrics[key] for point in points if not point.is_epoch_end]
 
 
 def scalar(value: float, grad: float | None = None) -> nn.Parameter:
@@ -99,7 +99,7 @@ def a_pattern_that_matches_nothing_is_refused(ours: Ours) -> None:
         "freeze.names: 'conv1_1' matches none of the 18 parameters (nearest: convolution1_1, "
         "convolution2_1, convolution1_2)"
     ]
-    assert ours.built("freeze=by_name", "freeze.names=[convolution1_1]").frozen.names == {
+    assert ours.built("freeze=by_name", "freeze.names=[convolution1_1]").freeze_schedule.frozen_names == {
         "convolution1_1.weight", "convolution1_1.bias",
     }  # fmt: skip
 
@@ -121,7 +121,7 @@ def a_frozen_batchnorm_stays(ours: Ours) -> None:
     run = ours.built("freeze=first_layers", "freeze.count=1")
     before = weights(run)
     list(train(run))
-    assert run.frozen.batchnorms == ["batchnorm1_1"]
+    assert run.freeze_schedule.frozen_batchnorms == ["batchnorm1_1"]
     assert not {n for n in moved(before, run) if n.startswith("batchnorm1_1.")}
     assert {"batchnorm1_2.running_mean", "batchnorm1_2.running_var"} <= moved(before, run)
 
@@ -150,7 +150,9 @@ def a_frozen_parameter_never_moves(ours: Ours) -> None:
     parameters = {name for name, _ in run.model.named_parameters()}
     assert parameters - moved(before, run) == FROZEN
     verdict = trained(ours.spec(*strong))["freeze"]
-    assert verdict.held and verdict.said.startswith("4 frozen parameters bit for bit as before")
+    assert verdict.has_passed and verdict.description.startswith(
+        "4 frozen parameters bit for bit as before"
+    )
 
 
 # The stale gradient of a frozen parameter
@@ -194,7 +196,7 @@ def one_cycle_gives_all_groups_one_learning_rate() -> None:
 def one_cycle_keeps_the_ratio_of_the_groups(ours: Ours) -> None:
     two = "param_groups=head_faster"  # 0.05 and 0.5
     run = ours.built(two, "scheduler=one_cycle")
-    for body, head in zip(run.rates["body"], run.rates["head"], strict=True):
+    for body, head in zip(run.lr_curves["body"], run.lr_curves["head"], strict=True):
         assert head == pytest.approx(10 * body)
     torchs = "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR"
     assert ours.refuses(two, torchs, "+scheduler.max_lr=0.5", "+scheduler.total_steps=9") == [
@@ -217,7 +219,7 @@ def a_cosine_ends_at_a_part_of_each_groups_own(ours: Ours) -> None:
     two = "param_groups=head_faster"
     run = ours.built(two, "scheduler=cosine", "scheduler.minimum=0.2", "scheduler.per=epoch")
     # of two epochs the second is half-way: 0.2 + 0.8 / 2 of each
-    assert run.rates == {"body": pytest.approx([0.05, 0.03]), "head": pytest.approx([0.5, 0.3])}
+    assert run.lr_curves == {"body": pytest.approx([0.05, 0.03]), "head": pytest.approx([0.5, 0.3])}
     torchs = "scheduler._target_=torch.optim.lr_scheduler.CosineAnnealingLR"
     (problem,) = ours.refuses(two, torchs, "+scheduler.T_max=2", "+scheduler.eta_min=0.01")
     assert problem.startswith("scheduler.eta_min is 0.01, an absolute minimum, but the groups'")
@@ -235,7 +237,7 @@ def clipping_scaled_gradients_shrinks_what_was_within_the_limit() -> None:
     assert p.item() == pytest.approx(-1.5)  # it should have been -3
 
 
-def scaled(device: torch.device, *, scale: float) -> Precision:
+def scaled(device: torch.device, *, scale: float) -> AutocastAndScaler:
     """A user's precision: everything in 32 bits, and the loss scaled all the same."""
     return nullcontext, GradScaler(device.type, init_scale=scale)
 
@@ -250,7 +252,7 @@ def a_clip_sees_unscaled_gradients(ours: Ours) -> None:
     norms = [steps(list(train(run)), "clip/grad_norm") for run in (plain, scaling)]
     assert norms[0] == norms[1] and max(norms[0]) > 0.5
     assert moved(weights(plain), scaling) == set()  # a power of two costs no bit
-    assert trained(ours.spec(*clip, *scaled_by(1024.0)))["clip"].held
+    assert trained(ours.spec(*clip, *scaled_by(1024.0)))["clip"].has_passed
 
 
 def a_schedule_moves_on_though_the_optimizer_skipped_its_step() -> None:
@@ -277,7 +279,7 @@ def a_schedule_waits_for_the_optimizer(ours: Ours) -> None:
     )  # fmt: skip
     before, lr, skipped = weights(run), 0.01, 0
     for point in train(run):
-        if point.ends_epoch:
+        if point.is_epoch_end:
             continue
         assert point.metrics["lr/all"] == pytest.approx(lr)
         if moved(before, run):
@@ -308,11 +310,11 @@ def momentum_is_loaded_by_name_and_with_another_freeze_a_run_does_not_go_on(ours
     points = train(first)
     for _ in range(2):
         next(points)
-    saved = state.capture(first)
+    saved = state.capture_state(first)
     then = ours.built(*momentum, "freeze.names=[convolution1_1]")
     with pytest.raises(RecipeError, match=r"^checkpoint: other parameters are trained now"):
-        state.restore(then, saved)
-    state.load_optimizer(then, saved["optimizer"])  # as resuming with a changed spec does
+        state.restore_state(then, saved)
+    state.load_optimizer_state(then, saved["optimizer"])  # as resuming with a changed spec does
     parameters = dict(then.model.named_parameters())
     for name, kept in saved["optimizer"]["state"].items():
         if not name.startswith("convolution1_1."):
@@ -338,16 +340,16 @@ def a_run_is_resumed_and_repeated_with_its_freeze(ours: Ours) -> None:
     points = train(first)
     for _ in range(2):
         next(points)
-    saved = state.capture(first)
+    saved = state.capture_state(first)
     list(points)
 
     written = ours.folder / "spec.yaml"
     written.write_text(spec.to_yaml(), encoding="utf-8")
-    again = build.build(RunSpec.read(written, trust=[]))  # recipe spec=spec.yaml
-    state.restore(again, saved)  # recipe resume
+    again = build.build(RunSpec.from_file(written, trust=[]))  # recipe spec=spec.yaml
+    state.restore_state(again, saved)  # recipe resume
     before = weights(again)
     list(train(again))
-    assert again.frozen.names == FROZEN and FROZEN.isdisjoint(moved(before, again))
+    assert again.freeze_schedule.frozen_names == FROZEN and FROZEN.isdisjoint(moved(before, again))
     assert moved(weights(first), again) == set()
 
 
@@ -376,9 +378,9 @@ def an_infinite_gradient_stops_the_run_before_the_weights(ours: Ours) -> None:
     run = ours.built("clip=norm", MINE, f"loss._target_={__name__}.slope_without_end")
     before = dict(run.model.named_parameters())
     kept = {name: p.detach().clone() for name, p in before.items()}
-    with pytest.raises(NonFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         list(train(run))
-    assert (caught.value.place["step"], caught.value.what) == (
+    assert (caught.value.location["step"], caught.value.summary) == (
         1,
         "the norm of the gradients is nan",
     )
@@ -423,7 +425,7 @@ def a_summary_changes_nothing(ours: Ours) -> None:
     spec = ours.spec("model.dropout=0.5")
     runs = [build.build(spec) for _ in range(2)]
     before = torch.get_rng_state()
-    assert plan.make(spec, runs[0]).summary.table.total_params > 0
+    assert plan.make_plan(spec, runs[0]).model_summary.statistics.total_params > 0
     assert torch.equal(torch.get_rng_state(), before)
     losses = [steps(list(train(run)), "train/loss") for run in runs]
     assert losses[0] == losses[1]
@@ -443,7 +445,7 @@ def seed_0_is_a_seed_like_any_other(ours: Ours) -> None:
     runs = [ours.built(f"seed={seed}", "model.dropout=0.5") for seed in (0, 0, 1)]
     losses = [steps(list(train(run)), "train/loss") for run in runs]
     assert losses[0] == losses[1] != losses[2]
-    assert rng.spawn(0, "weights") != rng.spawn(0, "order")
+    assert rng.derive_seed(0, "weights") != rng.derive_seed(0, "order")
 
 
 def looking_at_the_validation_data_changes_the_training() -> None:
@@ -497,7 +499,7 @@ def an_augmentation_has_a_stream_of_its_own(ours: Ours) -> None:
     losses = [steps(list(train(run)), "train/loss") for run in runs]
     assert losses[0] == losses[1]
     verdict = trained(ours.spec(*common, f"{mine}draws_what_is_everyones"))["augment"]
-    assert verdict.broken[0] == "it draws from a global random stream, not from its own (batch 1)"
+    assert verdict.problems[0] == "it draws from a global random stream, not from its own (batch 1)"
 
 
 PAINS = {

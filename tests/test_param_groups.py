@@ -88,7 +88,7 @@ def test_by_name_sets_any_option_and_leaves_the_rest_to_the_optimizer(built: Bui
         "classifier": (0.7, (0.9, 0.999), 0.8),
         "rest": (0.2, (0.9, 0.999), 0.0),
     }
-    rules = {row.name: row.rule for row in parameter_table.rows(run)}
+    rules = {row.name: row.rule for row in parameter_table.build_rows(run)}
     assert rules["convolution2_1.bias"] == "*1_1*, *2_1*" and rules["batchnorm1_2.bias"] == "rest"
 
 

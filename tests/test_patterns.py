@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.errors import SpecError
-from recipe.nn.patterns import matching, select
+from recipe.nn.patterns import assign_patterns, match_names
 
 NAMES = [
     "convolution1_1.weight",
@@ -37,19 +37,19 @@ NAMES = [
     ],
 )
 def test_a_pattern_takes_these_and_no_others(pattern: str, taken: list[int]) -> None:
-    assert matching(pattern, NAMES) == [NAMES[index] for index in taken]
+    assert match_names(pattern, NAMES) == [NAMES[index] for index in taken]
 
 
 @given(st.lists(st.text("ab._1", min_size=1, max_size=6), unique=True, max_size=8))
 def test_an_exact_name_always_takes_itself_and_only_what_lies_in_it(names: list[str]) -> None:
     for name in names:
-        taken = matching(name, names)
+        taken = match_names(name, names)
         assert name in taken
         assert all(other == name or other.startswith(f"{name}.") for other in taken)
 
 
 def test_the_first_pattern_that_takes_a_name_counts() -> None:
-    assert select("freeze.names", ["fc", "*fc*"], NAMES) == {
+    assert assign_patterns("freeze.names", ["fc", "*fc*"], NAMES) == {
         "fc.weight": "fc",
         "head.fc.weight": "*fc*",
     }
@@ -57,7 +57,9 @@ def test_the_first_pattern_that_takes_a_name_counts() -> None:
 
 def test_every_pattern_without_a_match_is_named_with_what_is_near() -> None:
     with pytest.raises(SpecError) as caught:
-        select("freeze.names", ["convolution1_1", "convolutoin1_1.bias", "re:(", "re:^bn"], NAMES)
+        assign_patterns(
+            "freeze.names", ["convolution1_1", "convolutoin1_1.bias", "re:(", "re:^bn"], NAMES
+        )
     near, broken, none = caught.value.problems
     assert near.startswith("freeze.names: 'convolutoin1_1.bias' matches none of the 5 ")
     assert "(nearest: convolution1_1.bias" in near
@@ -70,7 +72,7 @@ def test_every_pattern_without_a_match_is_named_with_what_is_near() -> None:
     ["re:^(?:.?){60}!$", "re:(a*)*!", "re:" + "(a|a)*" * 30 + "!", "*a" * 200 + "!", "[a-z]*" * 90],
 )
 def test_a_pattern_that_could_try_for_ever_ends_at_once(pattern: str) -> None:
-    assert matching(pattern, ["a" * 2000, *NAMES]) in ([], ["a" * 2000])
+    assert match_names(pattern, ["a" * 2000, *NAMES]) in ([], ["a" * 2000])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_a_pattern_that_could_try_for_ever_ends_at_once(pattern: str) -> None:
 )
 def test_an_expression_beyond_linear_time_is_refused(expression: str) -> None:
     with pytest.raises(SpecError) as caught:
-        select("freeze.names", [f"re:{expression}"], NAMES)
+        assign_patterns("freeze.names", [f"re:{expression}"], NAMES)
     (line,) = caught.value.problems
     assert line.startswith(f"freeze.names: {f're:{expression}'!r} is no regular expression: ")
     assert "the syntax is RE2's, without look-around and back-references" in line
@@ -86,15 +88,15 @@ def test_an_expression_beyond_linear_time_is_refused(expression: str) -> None:
 
 def test_more_patterns_than_a_model_has_names_are_refused() -> None:
     with pytest.raises(SpecError, match=r"^freeze.names: 1,001 patterns, and at most 1,000 are"):
-        select("freeze.names", ["fc"] * 1001, NAMES)
+        assign_patterns("freeze.names", ["fc"] * 1001, NAMES)
     with pytest.raises(SpecError, match=r"^freeze.names: 'aaa.* is a pattern of 1,001 characters"):
-        select("freeze.names", ["a" * 1001], NAMES)
+        assign_patterns("freeze.names", ["a" * 1001], NAMES)
     with pytest.raises(SpecError) as caught:
-        select("freeze.names", [f"*nothing{i}" for i in range(900)], NAMES)
+        assign_patterns("freeze.names", [f"*nothing{i}" for i in range(900)], NAMES)
     assert len(caught.value.problems) == 21
     assert caught.value.problems[-1] == "freeze.names: 880 more match nothing"
 
 
 def test_a_broken_expression_is_named() -> None:
     with pytest.raises(ValueError, match=r"^'re:\(' is no regular expression: missing \)"):
-        matching("re:(", NAMES)
+        match_names("re:(", NAMES)

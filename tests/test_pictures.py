@@ -18,11 +18,18 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.figure import Figure
 from PIL import Image
 
-from recipe.compare.figures.forest import forest_figure
-from recipe.compare.figures.learning_curves import curves_figure
-from recipe.compare.figures.pareto import pareto_figure
-from recipe.compare.figures.save import Band, Effect, Spot, curves, forest, pareto
-from recipe.compare.variants import Factor, Levels, Variant, Variants
+from recipe.compare.figures.forest import plot_forest
+from recipe.compare.figures.learning_curves import plot_learning_curves
+from recipe.compare.figures.pareto import plot_pareto
+from recipe.compare.figures.save import (
+    CurveBand,
+    Effect,
+    ParetoPoint,
+    save_forest_plot,
+    save_learning_curves,
+    save_pareto_plot,
+)
+from recipe.compare.variants import Factor, Levels, Variant, VariantSet
 
 NAN, INF = math.nan, math.inf
 
@@ -34,9 +41,9 @@ EFFECTS = (
 )
 
 SPOTS = (
-    Spot("baseline", 1.0, 95.0, 94.5, 95.5, True),
-    Spot("clip=norm", 1.1, 94.8, 94.0, 95.6, False),
-    Spot("all", 2.0, 97.0, 96.0, 98.0, True),
+    ParetoPoint("baseline", 1.0, 95.0, 94.5, 95.5, True),
+    ParetoPoint("clip=norm", 1.1, 94.8, 94.0, 95.6, False),
+    ParetoPoint("all", 2.0, 97.0, 96.0, 98.0, True),
 )
 
 numbers = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1.0, 1e308, 5e-324]))
@@ -44,19 +51,19 @@ few = settings(max_examples=12)
 
 
 def effects_figure(*effects: Effect) -> Figure:
-    return forest_figure(effects, unit="points", title="Effects")
+    return plot_forest(effects, unit="points", title="Effects")
 
 
-def spots_figure(*spots: Spot) -> Figure:
-    return pareto_figure(spots, cost="seconds per epoch", value="val/accuracy", title="Costs")
+def spots_figure(*spots: ParetoPoint) -> Figure:
+    return plot_pareto(spots, cost="seconds per epoch", value="val/accuracy", title="Costs")
 
 
-def bands_figure(*bands: Band) -> Figure:
-    return curves_figure(bands, label="val/accuracy", title="Curves")
+def bands_figure(*bands: CurveBand) -> Figure:
+    return plot_learning_curves(bands, label="val/accuracy", title="Curves")
 
 
-def band(name: str, mean: Sequence[float], half: float = 0.5) -> Band:
-    return Band(
+def band(name: str, mean: Sequence[float], half: float = 0.5) -> CurveBand:
+    return CurveBand(
         name,
         range(1, len(mean) + 1),
         mean,
@@ -126,9 +133,11 @@ def test_pictures_are_png_files_of_readme_width_and_the_same_bytes_each_time(
         folder.mkdir()
         bands = [band("a", [1.0, 2.0, 2.5])]
         files = [
-            forest(folder / "forest.png", EFFECTS, unit="points", title="Effects"),
-            pareto(folder / "pareto.png", SPOTS, cost="s", value="accuracy", title="Costs"),
-            curves(folder / "curves.png", bands, label="accuracy", title="Curves"),
+            save_forest_plot(folder / "forest.png", EFFECTS, unit="points", title="Effects"),
+            save_pareto_plot(
+                folder / "pareto.png", SPOTS, cost="s", value="accuracy", title="Costs"
+            ),
+            save_learning_curves(folder / "curves.png", bands, label="accuracy", title="Curves"),
         ]
         for file in files:
             with Image.open(file) as image:
@@ -219,11 +228,11 @@ def test_rows_beyond_sixty_are_counted() -> None:
 def test_nothing_to_draw_is_said() -> None:
     assert words(effects_figure()) == ["no trick to compare"]
     assert words(spots_figure()) == ["nothing to compare"]
-    assert words(spots_figure(Spot("a", NAN, 1, 0, 2, True))) == [
+    assert words(spots_figure(ParetoPoint("a", NAN, 1, 0, 2, True))) == [
         "seconds per epoch: not known of any variant"
     ]
     assert words(bands_figure()) == ["nothing to draw"]
-    assert words(bands_figure(Band("a", [1], [NAN], [NAN], [INF]))) == ["nothing to draw"]
+    assert words(bands_figure(CurveBand("a", [1], [NAN], [NAN], [INF]))) == ["nothing to draw"]
 
 
 def test_spots_stand_at_cost_and_value_and_the_efficient_ones_are_joined_by_steps() -> None:
@@ -252,11 +261,11 @@ def test_spots_stand_at_cost_and_value_and_the_efficient_ones_are_joined_by_step
     ]  # fmt: skip
 
 
-def crowd(number: int, efficient: int = 0) -> list[Spot]:
+def crowd(number: int, efficient: int = 0) -> list[ParetoPoint]:
     stream = np.random.default_rng(0)
     places = stream.normal((1.5, 95), (0.3, 1), (number, 2)).tolist()
     return [
-        Spot(f"variant={i}", cost, value, value - 0.5, value + 0.5, i < efficient)
+        ParetoPoint(f"variant={i}", cost, value, value - 0.5, value + 0.5, i < efficient)
         for i, (cost, value) in enumerate(places)
     ]
 
@@ -292,7 +301,7 @@ def test_spots_at_one_place_are_drawn_there() -> None:
 
 
 def test_spots_without_a_number_are_counted() -> None:
-    odd = [Spot("a", NAN, 95, 94, 96, False), Spot("b", 1.0, -INF, 94, 96, False)]
+    odd = [ParetoPoint("a", NAN, 95, 94, 96, False), ParetoPoint("b", 1.0, -INF, 94, 96, False)]
     figure = spots_figure(*SPOTS, *odd)
     assert axes_of(figure).get_title("right") == "2 variants without a number left out"
     assert sum(map(len, scattered(figure))) == 3
@@ -344,7 +353,7 @@ def test_the_epochs_are_whole_numbers() -> None:
 
 
 def test_a_curve_with_gaps_is_drawn_where_it_has_numbers() -> None:
-    figure = bands_figure(Band("a", [1, 2, 3], [1.0, INF, 3.0], [NAN, 1, 2], [NAN, INF, 4]))
+    figure = bands_figure(CurveBand("a", [1, 2, 3], [1.0, INF, 3.0], [NAN, 1, 2], [NAN, INF, 4]))
     low, high = axes_of(figure).get_ylim()
     assert low < 1 and 4 < high < 5
     [line] = axes_of(figure).lines
@@ -390,13 +399,13 @@ def test_any_numbers_and_any_names_make_a_picture(
 ) -> None:
     folder = tmp_path_factory.mktemp("pictures")
     effects = [Effect(name, b, c, d, "open", name, name) for _, b, c, d in values]
-    spots = [Spot(name, a, b, c, d, a < b) for a, b, c, d in values]
+    spots = [ParetoPoint(name, a, b, c, d, a < b) for a, b, c, d in values]
     columns = list(zip(*values, strict=True)) or [()] * 4
-    bands = [Band(name, range(len(values)), *columns[1:])] * 12
+    bands = [CurveBand(name, range(len(values)), *columns[1:])] * 12
     for file in (
-        forest(folder / "forest.png", effects, unit=name, title=name),
-        pareto(folder / "pareto.png", spots, cost=name, value=name, title=name),
-        curves(folder / "curves.png", bands, label=name, title=name),
+        save_forest_plot(folder / "forest.png", effects, unit=name, title=name),
+        save_pareto_plot(folder / "pareto.png", spots, cost=name, value=name, title=name),
+        save_learning_curves(folder / "curves.png", bands, label=name, title=name),
     ):
         with Image.open(file) as image:
             image.load()
@@ -411,8 +420,8 @@ def test_of_many_tricks_a_picture_names_those_that_are_missing() -> None:
         ("clip=norm", "freeze=none", "average=none"): "clip=norm",
     }
     made = {at: Variant(at, "clip=norm", {}) for at in levels}
-    labels = {at: Variants(factors, made).label(variant) for at, variant in made.items()}
+    labels = {at: VariantSet(factors, made).format_label(variant) for at, variant in made.items()}
     assert labels == levels
-    two = Variants(factors[:2], {})
+    two = VariantSet(factors[:2], {})
     both = Variant(("clip=norm", "freeze=vgg_first2"), "clip=norm freeze=vgg_first2", {})
-    assert two.label(both) == "clip=norm freeze=vgg_first2"
+    assert two.format_label(both) == "clip=norm freeze=vgg_first2"

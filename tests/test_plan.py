@@ -18,7 +18,7 @@ SHOWN = (*commands.HERE, "freeze=vgg_first2", "scheduler=step", "clip=norm")
 def planned(composed: Compose, *overrides: str) -> tuple[plan.Plan, Run]:
     spec = composed(*commands.HERE, "data.train_size=100", *overrides)
     run = build.build(spec)
-    return plan.make(spec, run), run
+    return plan.make_plan(spec, run), run
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_what_plan_counts_is_counted_by_hand(composed: Compose) -> None:
                       "freeze.count=1")  # fmt: skip
     # 4 x 1 x 3 x 3 weights and 4 biases, 4 + 4 of the normalisation, 10 x 4 weights and 10 biases;
     # multiply-adds: 40 for each of 32 x 32 pixels, one for each other parameter
-    assert plan.counts(made) == (
+    assert plan.format_model_size(made) == (
         "Size: 50 of 98 parameters trainable, 0.0 million multiply-adds a sample"
     )
-    assert made.summary.multiply_adds == 40 * 32 * 32 + 8 + 50
+    assert made.model_summary.multiply_adds == 40 * 32 * 32 + 8 + 50
 
 
 def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> None:
@@ -70,7 +70,7 @@ def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> Non
         composed, "param_groups=vgg_conv1", "scheduler=step", "scheduler.step_size=2",
         "scheduler.gamma=0.1", "epochs=5",
     )  # fmt: skip
-    fast, slow = made.run.rates.values()
+    fast, slow = made.run.lr_curves.values()
     assert fast == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
     assert slow == pytest.approx([0.001, 0.001, 0.0001, 0.0001, 0.00001])
 
@@ -80,11 +80,11 @@ def test_looking_ahead_moves_neither_schedule_weights_nor_streams(composed: Comp
     run = build.build(spec)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     state = torch.get_rng_state()
-    made = plan.make(spec, run)
-    plan.seconds_per_epoch(run)
-    assert made.run.rates == {"all": pytest.approx([0.05, 0.005])}
+    made = plan.make_plan(spec, run)
+    plan.estimate_epoch_seconds(run)
+    assert made.run.lr_curves == {"all": pytest.approx([0.05, 0.005])}
     assert run.optimizer.param_groups[0]["lr"] == 0.05 and not run.optimizer.state
-    assert run.schedule.scheduler.last_epoch == 0
+    assert run.lr_schedule.scheduler.last_epoch == 0
     assert torch.equal(torch.get_rng_state(), state)
     after = run.model.state_dict()
     assert all(torch.equal(weights[name], after[name]) for name in weights)
@@ -103,7 +103,7 @@ def test_looking_ahead_moves_neither_schedule_weights_nor_streams(composed: Comp
 def test_bars_are_as_high_as_the_share_of_the_largest_value(
     values: list[float], width: int, bars: str
 ) -> None:
-    assert plan.plot(values, width) == bars
+    assert plan.format_sparkline(values, width) == bars
 
 
 def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
@@ -112,7 +112,7 @@ def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
         composed, "model.widths=[4,4,4,4,4]", "freeze=by_name",
         "freeze.names=[convolution1_1,convolution1_2.bias]",
     )  # fmt: skip
-    text = plan.as_text(plan.describe(made))
+    text = plan.render_as_text(plan.render_plan(made))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     start = lines.index("name group lr trainable before after")
     assert lines[start + 1 : start + 6] == [
@@ -122,14 +122,14 @@ def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
         "convolution1_2 (1 tensor, 4 numbers) - - True False",
         "batchnorm1_2 (2 tensors, 8 numbers) all 0.05 True True",
     ]
-    assert len(made.rows) == 42 and lines.index("", start) - start - 1 == 22
+    assert len(made.parameter_rows) == 42 and lines.index("", start) - start - 1 == 22
 
 
 def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
     made, _ = planned(composed, "scheduler=plateau", "epochs=3", "model.widths=[4]")
-    assert made.run.rates == {"all": [0.05, 0.05, 0.05]}
-    assert f"falls when {made.spec.scheduler['monitor']} stops improving" in plan.as_text(
-        plan.describe(made)
+    assert made.run.lr_curves == {"all": [0.05, 0.05, 0.05]}
+    assert f"falls when {made.spec.scheduler['monitor']} stops improving" in plan.render_as_text(
+        plan.render_plan(made)
     )
 
 
@@ -144,4 +144,4 @@ def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
     ],
 )
 def test_durations_are_in_words(seconds: float, text: str) -> None:
-    assert formatting.duration(seconds) == text
+    assert formatting.format_duration(seconds) == text

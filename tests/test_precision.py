@@ -10,7 +10,7 @@ import torch
 from conftest import Build, Compose
 from torch import Tensor
 
-from recipe.components.precision import Precision
+from recipe.components.precision import AutocastAndScaler
 from recipe.components.precision.bf16 import bf16
 from recipe.components.precision.fp16 import fp16
 from recipe.components.precision.fp32 import fp32
@@ -19,7 +19,7 @@ from recipe.training import build
 CPU = torch.device("cpu")
 
 
-def fp16_on(device: str) -> Precision:
+def fp16_on(device: str) -> AutocastAndScaler:
     return fp16(
         torch.device(device),
         init_scale=1024.0,

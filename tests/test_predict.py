@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from recipe.cli.predict import Recorded
+from recipe.cli.predict import Predictor
 
 TRAINED = (
     *commands.HERE, "data.size=16", "model.widths=[16,32]", "epochs=6", "scheduler=cosine",
@@ -97,10 +97,10 @@ def test_a_photo_is_turned_as_its_exif_data_say(home: Path, tmp_path: Path) -> N
 def test_one_image_gets_the_batch_dimension_in_front(home: Path, tmp_path: Path) -> None:
     digit(1).convert("RGB").resize((40, 30)).save(tmp_path / "one.png")
     (run,) = commands.runs(home)
-    recorded = Recorded(run, trust=[])
-    inputs = recorded.input(tmp_path / "one.png")
+    recorded = Predictor(run, trust=[])
+    inputs = recorded.read_image(tmp_path / "one.png")
     assert inputs.shape == (1, 1, 16, 16)
-    assert recorded.probabilities(inputs).shape == (1, 10)
+    assert recorded.predict_proba(inputs).shape == (1, 10)
 
 
 @pytest.mark.parametrize("white", [1, 255])
@@ -113,7 +113,7 @@ def test_an_image_of_float_arrays_is_scaled_as_they_were(tmp_path: Path, white: 
     small = (*commands.HERE, "tracking=none", "model.widths=[2]")
     assert commands.here(tmp_path, *small, *options).status == 0
     (run,) = commands.runs(tmp_path)
-    found = Recorded(run, ()).input(tmp_path / "3.png")
+    found = Predictor(run, ()).read_image(tmp_path / "3.png")
     facts = commands.read_json(run / "data.json")
     expected = (pixels[3] / 255 - facts["mean"][0]) / facts["std"][0]
     torch.testing.assert_close(found[0, 0].double(), torch.from_numpy(expected), atol=1e-5, rtol=0)

@@ -20,8 +20,8 @@ from torch import Tensor
 from recipe.components.data import InMemory
 from recipe.nn import rng
 from recipe.training.loop import train
-from recipe.training.nonfinite import NonFinite
-from recipe.training.run import Run, order
+from recipe.training.nonfinite import NonFiniteError
+from recipe.training.run import Run, epoch_batches
 
 Build = Callable[..., Run]
 Points = list[dict[str, float]]
@@ -54,8 +54,8 @@ def alike(built: Build, *overrides: str) -> str:
     mine, theirs = tensors(once), tensors(each_time)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-    assert each_time.prefix.said() == "computed each time: freeze.cache=off"
-    said = once.prefix.said()
+    assert each_time.frozen_cache.describe() == "computed each time: freeze.cache=off"
+    said = once.frozen_cache.describe()
     assert said is not None
     return said
 
@@ -224,7 +224,7 @@ def test_hooks_go_on_seeing_every_pass(built: Build) -> None:
         for name in ("second", "head"):
             layer = run.model.get_submodule(name)
             layer.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
-        for epoch, point in enumerate(p for p in train(run) if p.ends_epoch):
+        for epoch, point in enumerate(p for p in train(run) if p.is_epoch_end):
             assert point.epoch == epoch + 1
             if epoch:  # in the first one the way was tried out
                 seen.append(calls.copy())
@@ -239,9 +239,9 @@ def failing(built: Build, cache: str, *overrides: str, part: str) -> str:
     split = getattr(run.data, part)
     assert isinstance(split, InMemory)
     split.inputs[7, 0, 3, 3] = torch.nan
-    with pytest.raises(NonFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         followed(run)
-    assert run.prefix.said() is not None
+    assert run.frozen_cache.describe() is not None
     return str(caught.value)
 
 
@@ -260,7 +260,7 @@ def test_a_layer_that_overflows_behind_the_cut_is_named(built: Build) -> None:
         points = train(run)
         next(points)
         run.model.get_submodule("classifier").weight.data.fill_(3e38)  # type: ignore[operator]
-        with pytest.raises(NonFinite) as caught:
+        with pytest.raises(NonFiniteError) as caught:
             list(points)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
@@ -274,7 +274,7 @@ def test_skipped_batches_are_the_same(built: Build) -> None:
         assert isinstance(run.data.train, InMemory)
         run.data.train.inputs[7, 0, 3, 3] = torch.nan
         points = followed(run)
-        assert run.nonfinite.skipped == 3
+        assert run.nonfinite_guard.skipped_batches == 3
         return points
 
     assert str(skipping("auto")) == str(skipping("off"))  # a NaN is not equal to itself
@@ -284,12 +284,12 @@ def test_looking_for_the_cut_and_keeping_leave_no_trace(built: Build) -> None:
     run = built("freeze=first_layers", "freeze.count=2", "model.dropout=0.5", "epochs=3")
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     modes = [module.training for module in run.model.modules()]
-    drawn = rng.standing()
-    assert str(run.prefix.foresee(run)).startswith("computed once up to batchnorm1_2")
-    feed = run.prefix.training(run, 0, order(run, 0))
+    drawn = rng.snapshot_rng()
+    assert str(run.frozen_cache.describe_plan(run)).startswith("computed once up to batchnorm1_2")
+    feed = run.frozen_cache.training_inputs(run, 0, epoch_batches(run, 0))
     assert feed.model is not run.model
-    run.prefix.evaluation(run, 0)
-    assert rng.standing() == drawn
+    run.frozen_cache.evaluation_inputs(run, 0)
+    assert rng.snapshot_rng() == drawn
     assert [module.training for module in run.model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())

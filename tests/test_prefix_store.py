@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipe.training.frozen_cache import cache_file, eviction
 from recipe.training.frozen_cache.cache_file import Rows
-from recipe.training.frozen_cache.not_cacheable import Refused
+from recipe.training.frozen_cache.not_cacheable import NotCacheable
 from recipe.training.loop import train
 from recipe.training.run import Run
 
@@ -29,13 +29,13 @@ Build = Callable[..., Run]
 FROZEN = ("freeze=first_layers", "freeze.count=2", "epochs=3")
 
 
-def made(folder: Path, key: str = "a") -> cache_file.Store:
-    return cache_file.make(folder, key, LAYOUTS, SAMPLES, batches)
+def made(folder: Path, key: str = "a") -> cache_file.CachedOutputs:
+    return cache_file.load_or_write_outputs(folder, key, LAYOUTS, SAMPLES, batches)
 
 
-def check(found: cache_file.Store) -> None:
+def check(found: cache_file.CachedOutputs) -> None:
     chosen = torch.tensor([19, 0, 7, 7])
-    assert [part.tolist() for part in found.of(chosen)] == [
+    assert [part.tolist() for part in found.select(chosen)] == [
         [[19.0] * 8, [0.0] * 8, [7.0] * 8, [7.0] * 8],
         [[19.0] * 2, [0.0] * 2, [7.0] * 2, [7.0] * 2],
     ]
@@ -107,14 +107,14 @@ TOGETHER = """
 import sys
 from pathlib import Path
 from kept_rows import LAYOUTS, SAMPLES, batches
-from recipe.training.frozen_cache import store
+from recipe.training.frozen_cache import cache_file
 
 def told():
     print("builds", flush=True)
     sys.stdin.readline()
     yield from batches()
 
-found = store.make(Path(sys.argv[1]), "a", LAYOUTS, SAMPLES, told)
+found = cache_file.load_or_write_outputs(Path(sys.argv[1]), "a", LAYOUTS, SAMPLES, told)
 print(int(found.tensors[0].sum()), flush=True)
 """
 
@@ -145,7 +145,7 @@ def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_goes(tmp_path: 
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=100)
     assert len(list(tmp_path.glob("*.tmp"))) == 1
-    assert cache_file.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
+    assert cache_file.load_cached_outputs(tmp_path, "a", LAYOUTS, SAMPLES) is None
     check(made(tmp_path))
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -164,7 +164,7 @@ def test_a_damaged_file_is_noticed_and_made_again(tmp_path: Path, damage: str) -
     else:
         content[{"first": 2, "middle": len(content) // 2, "last": -1}[damage]] ^= 1
     path.write_bytes(content)
-    assert cache_file.find(tmp_path, "a", LAYOUTS, SAMPLES) is None
+    assert cache_file.load_cached_outputs(tmp_path, "a", LAYOUTS, SAMPLES) is None
     check(made(tmp_path))
     assert kept(tmp_path) == [path] and path.read_bytes() == good
 
@@ -174,15 +174,15 @@ def test_nothing_is_kept_where_a_samples_place_changes_its_bits(tmp_path: Path) 
         for first, given in batches():
             yield first, tuple(each + first / 4 for each in given)
 
-    with pytest.raises(Refused, match="a sample's place in its batch changes the last bits"):
-        cache_file.make(tmp_path, "a", LAYOUTS, SAMPLES, shifted)
+    with pytest.raises(NotCacheable, match="a sample's place in its batch changes the last bits"):
+        cache_file.load_or_write_outputs(tmp_path, "a", LAYOUTS, SAMPLES, shifted)
     assert not kept(tmp_path) and not list(tmp_path.glob("*.tmp"))
 
 
 def test_what_is_in_use_can_not_be_written_to_through_it(tmp_path: Path) -> None:
     found = made(tmp_path)
     before = kept(tmp_path)[0].read_bytes()
-    for part in found.of(torch.arange(SAMPLES)):
+    for part in found.select(torch.arange(SAMPLES)):
         part.zero_()
     for tensor in found.tensors:
         tensor.zero_()
@@ -213,21 +213,25 @@ def test_the_least_recently_used_makes_way_but_nothing_in_use(tmp_path: Path) ->
     for key in "bcd":
         made(tmp_path, key)
     size = kept(tmp_path)[0].stat().st_size
-    assert cache_file.find(tmp_path, "b", LAYOUTS, SAMPLES) is not None  # which is now the newest
-    eviction.make(tmp_path, size, limit=4 * size)
+    assert (
+        cache_file.load_cached_outputs(tmp_path, "b", LAYOUTS, SAMPLES) is not None
+    )  # which is now the newest
+    eviction.evict_entries(tmp_path, size, max_bytes=4 * size)
     assert [path.stem for path in kept(tmp_path)] == ["a", "b", "d"]
-    eviction.make(tmp_path, 2 * size, limit=4 * size)
+    eviction.evict_entries(tmp_path, 2 * size, max_bytes=4 * size)
     assert [path.stem for path in kept(tmp_path)] == ["a", "b"]
-    with pytest.raises(Refused, match="has no room for it"):
-        eviction.make(tmp_path, 4 * size, limit=4 * size)
+    with pytest.raises(NotCacheable, match="has no room for it"):
+        eviction.evict_entries(tmp_path, 4 * size, max_bytes=4 * size)
     assert [path.stem for path in kept(tmp_path)] == ["a"]
     check(in_use)
     del in_use
-    eviction.make(tmp_path, 4 * size, limit=4 * size)
+    eviction.evict_entries(tmp_path, 4 * size, max_bytes=4 * size)
     assert not kept(tmp_path)
 
 
 def test_more_than_the_limit_is_not_kept() -> None:
-    with pytest.raises(Refused, match=r"^8\.0 GiB would have to be kept; (the limit|half of the) "):
-        eviction.check(2**33)
-    eviction.check(2**20)
+    with pytest.raises(
+        NotCacheable, match=r"^8\.0 GiB would have to be kept; (the limit|half of the) "
+    ):
+        eviction.check_entry_size(2**33)
+    eviction.check_entry_size(2**20)

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from recipe.components.model.library_weights import IMAGENET
+from recipe.components.model.library_weights import IMAGENET_INPUT_FORMAT
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training.run import Run
@@ -71,8 +71,8 @@ def test_torchvisions_weights_are_loaded_and_the_classifier_is_replaced(
     for name, value in mobile.items():
         if not name.startswith("classifier.3."):
             assert torch.equal(own[name], value), name
-    assert run.start is not None
-    assert run.start.text == (
+    assert run.initial_weights is not None
+    assert run.initial_weights.description == (
         "242 of 244 tensors from torchvision MobileNet_V3_Small_Weights.IMAGENET1K_V1; "
         "classifier.3.weight (there (1000, 1024), here (3, 1024)), classifier.3.bias (there "
         "(1000,), here (3,)) start from scratch; made for 224 pixels, mean [0.485, 0.456, 0.406], "
@@ -98,10 +98,10 @@ def test_size_and_normalisation_follow_the_weights(
     kept_by_hub(tmp_path)
     run = built(*TIMM, "model.weights=r160_in1k", *FOLDER)
     assert (run.data.size, run.data.mean, run.data.std) == ((160, 160), (0.5,) * 3, (0.5,) * 3)
-    assert run.start is not None and "but data." not in run.start.text
+    assert run.initial_weights is not None and "but data." not in run.initial_weights.description
     stated = built(*TIMM, "model.weights=DEFAULT", *FOLDER, "data.mean=[0.4,0.5,0.5]")
-    assert stated.start is not None
-    assert stated.start.text.endswith(
+    assert stated.initial_weights is not None
+    assert stated.initial_weights.description.endswith(
         "made for 160 pixels, mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5], but data.mean is "
         "[0.4, 0.5, 0.5]"
     )
@@ -150,8 +150,10 @@ def test_timms_weights_are_loaded_by_tag_or_default(
         own = run.model.state_dict()
         assert torch.equal(own["conv1.0.weight"], weights["conv1.0.weight"])
         assert own["fc.weight"].shape[0] == 3
-        assert run.start is not None
-        assert "tensors from timm test_resnet.r160_in1k; fc.weight" in run.start.text
+        assert run.initial_weights is not None
+        assert (
+            "tensors from timm test_resnet.r160_in1k; fc.weight" in run.initial_weights.description
+        )
 
 
 def test_weights_that_cannot_be_fetched_are_told_in_a_line(tmp_path: Path) -> None:
@@ -176,7 +178,9 @@ def test_the_same_weights_from_a_file_are_the_same_start(
     torch.save({"state_dict": {f"module.{k}": v for k, v in mobile.items()}}, "mine.pt")
     by_name = built(*MOBILE, *FOLDER, "data.size=32")
     by_file = built(*MOBILE[:2], "model.weights=mine.pt", *FOLDER, "data.size=32")
-    assert by_file.start is not None and by_file.start.text.startswith("242 of 244 tensors from")
+    assert by_file.initial_weights is not None and by_file.initial_weights.description.startswith(
+        "242 of 244 tensors from"
+    )
     for name, value in by_name.model.state_dict().items():
         assert torch.equal(value, by_file.model.state_dict()[name]), name
 
@@ -198,9 +202,13 @@ def test_files_that_torchvision_loads_of_older_versions_are_loaded(
     for name, value in theirs.items():
         if "num_batches" not in name and not name.startswith("classifier"):
             assert torch.equal(own[name], value), name
-    assert run.start is not None
-    assert run.start.text.startswith("604 of 727 tensors from old.pth; classifier.weight (there")
-    assert run.start.text.endswith("; 121 num_batches_tracked are not there and stay as they are")
+    assert run.initial_weights is not None
+    assert run.initial_weights.description.startswith(
+        "604 of 727 tensors from old.pth; classifier.weight (there"
+    )
+    assert run.initial_weights.description.endswith(
+        "; 121 num_batches_tracked are not there and stay as they are"
+    )
 
 
 def test_one_command_fine_tunes_on_a_folder_and_another_names_what_it_sees(
@@ -233,7 +241,10 @@ def test_a_model_with_auxiliary_classifiers_is_made_without_them(
     )  # fmt: skip
     theirs = models.googlenet(num_classes=3, transform_input=True, init_weights=False).eval()
     theirs.load_state_dict(run.model.state_dict(), strict=False)
-    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET.mean, IMAGENET.std))
+    mean, std = (
+        torch.tensor(each)[:, None, None]
+        for each in (IMAGENET_INPUT_FORMAT.mean, IMAGENET_INPUT_FORMAT.std)
+    )
     pixels = torch.rand(2, 3, 32, 32)
     run.model.eval()
     # run.data is normalised by the mean and deviation of 0.5 that the weights are made for

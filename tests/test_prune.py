@@ -12,7 +12,7 @@ from same_runs import alike
 from stopped_runs import QUIET, stopped
 
 from recipe.config.spec import RunSpec
-from recipe.sweep.disk_estimate import measure
+from recipe.sweep.disk_estimate import measure_run_size
 
 SETTINGS = (*commands.QUICK, "tracking=none", "checkpoint.keep_finished=2")
 
@@ -132,8 +132,8 @@ def test_the_size_of_a_checkpoint_is_known_before_the_first_run(
 ) -> None:
     assert commands.here(tmp_path, *SETTINGS, *changes).status == 0
     (run,) = commands.runs(tmp_path)
-    need = measure(RunSpec.read(run / "spec.yaml", []))
+    need = measure_run_size(RunSpec.from_file(run / "spec.yaml", []))
     assert need is not None
     size = (run / "checkpoints" / BOTH[1]).stat().st_size
-    assert 0.8 * size < need.checkpoint < 1.1 * size
-    assert need.weights == pytest.approx((run / "model.safetensors").stat().st_size, rel=0.5)
+    assert 0.8 * size < need.checkpoint_bytes < 1.1 * size
+    assert need.weights_bytes == pytest.approx((run / "model.safetensors").stat().st_size, rel=0.5)

@@ -25,12 +25,16 @@ from command_lines import Line
 from matplotlib.figure import Figure
 
 from recipe.config import option_files, schema
-from recipe.config.option_files import EXPERIMENT
-from recipe.config.safe_yaml import one_line
+from recipe.config.option_files import EXPERIMENT_GROUP
+from recipe.config.safe_yaml import escape_control_chars
 from recipe.mlflow_sync import worker_process
 
 CHOICES = [
-    *(f"{g}={o}" for g in (*option_files.GROUPS, EXPERIMENT) for o in option_files.options(g)),
+    *(
+        f"{g}={o}"
+        for g in (*option_files.GROUPS, EXPERIMENT_GROUP)
+        for o in option_files.find_options(g)
+    ),
     "",
 ]
 """What the lines are about: an option, or the settings of the whole run."""
@@ -52,7 +56,7 @@ SECONDS = 60
 """After which a run of a few steps hangs."""
 
 NAMED = re.compile(
-    rf"(?:{'|'.join(option_files.GROUPS)}|{EXPERIMENT})[.=:]|(?:{'|'.join(schema.ROOT)}|spec)\b"
+    rf"(?:{'|'.join(option_files.GROUPS)}|{EXPERIMENT_GROUP})[.=:]|(?:{'|'.join(schema.RUN_SETTINGS)}|spec)\b"
 )
 """A group, an option of one, a dotted key, or a setting of the whole run."""
 
@@ -109,7 +113,9 @@ def in_mlflow(folder: Path) -> int:
 def names(problem: str, line: Line) -> bool:
     """Whether a problem begins with a key, a group or what was typed, or quotes one of these."""
     texts = [" ".join(text.splitlines()) for text in line]
-    texts += [one_line(text) for text in texts]  # bytes that are no text are told escaped
+    texts += [
+        escape_control_chars(text) for text in texts
+    ]  # bytes that are no text are told escaped
     keys = [text.partition("=")[0].lstrip("+~") for text in texts]
     return (
         NAMED.match(problem.lstrip("+~")) is not None

@@ -68,8 +68,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def spec(*overrides: str) -> RunSpec:
-    with compose.menu_folder():
-        return compose.Job(overrides, ()).spec()
+    with compose.composition_context():
+        return compose.Job(overrides, ()).to_spec()
 
 
 def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) -> None:
@@ -164,7 +164,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
 def test_tags_say_what_ran_where(one: Recorded) -> None:
     tags = one.run.data.tags
     chosen = spec(*CHOSEN)
-    assert tags["recipe.fingerprint"] == fingerprint.of(chosen, build.build(chosen))
+    assert tags["recipe.fingerprint"] == fingerprint.compute(chosen, build.build(chosen))
     assert tags["recipe.variant"] == "freeze=vgg_first2 scheduler=step clip=norm"
     assert tags["recipe.run"] == one.folder.name
     assert tags["recipe.device"].endswith("(1 threads)")
@@ -249,7 +249,7 @@ def test_the_texts_say_what_they_are_for(one: Recorded) -> None:
 
 
 def test_spec_yaml_is_complete_and_reads_back_equal(one: Recorded) -> None:
-    again = RunSpec.read(one.folder / "spec.yaml", trust=[])
+    again = RunSpec.from_file(one.folder / "spec.yaml", trust=[])
     assert again == spec(*CHOSEN)
     assert again.to_yaml() == (one.folder / "spec.yaml").read_text(encoding="utf-8")
 
@@ -259,7 +259,7 @@ def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
     run = build.build(spec(*CHOSEN))
     assert best == 1  # the point of this test: it isn't the last
     for point in train(run):
-        if point.ends_epoch and point.epoch == best:
+        if point.is_epoch_end and point.epoch == best:
             break
     kept, expected = load_file(one.folder / "model.safetensors"), run.model.state_dict()
     assert kept.keys() == expected.keys()
@@ -282,7 +282,7 @@ def test_a_value_longer_than_mlflow_takes_is_cut_there_and_whole_on_disk(tmp_pat
     run = recorded(tmp_path, done)
     assert run.run.info.status == "FINISHED"
     assert run.run.data.params["freeze.names"] == str(names)[:6000]
-    assert RunSpec.read(run.folder / "spec.yaml", trust=[]).freeze["names"] == names
+    assert RunSpec.from_file(run.folder / "spec.yaml", trust=[]).freeze["names"] == names
     assert run.run.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
 
 
@@ -353,12 +353,14 @@ def test_a_disk_that_refuses_is_told_with_a_way_that_leads_on(tmp_path: Path) ->
 
     recorder = Recorder(tmp_path / "outputs", "short", Tracking(None))
     with pytest.raises(RecipeError, match=r"No space left on device; make room, then start it ag"):
-        recorder.file("spec.yaml", fail)
+        recorder.write_file("spec.yaml", fail)
     recorder.close("FAILED")
     recorder = Recorder(tmp_path / "outputs", "short", Tracking(None))
-    recorder.text("spec.yaml", "")
-    with pytest.raises(RecipeError, match=rf"then python -m recipe resume {recorder.id} output_d"):
-        recorder.file("lr.png", fail)
+    recorder.log_text("spec.yaml", "")
+    with pytest.raises(
+        RecipeError, match=rf"then python -m recipe resume {recorder.run_id} output_d"
+    ):
+        recorder.write_file("lr.png", fail)
     recorder.close("FAILED")
     (tmp_path / "file").touch()
     with pytest.raises(RecipeError, match=r": Not a directory; give another output_dir$"):

@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from recipe.audit.auditor import Audit, Verdict
-from recipe.components.precision import Precision
+from recipe.audit.auditor import Audit, AuditResult
+from recipe.components.precision import AutocastAndScaler
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training import build
@@ -31,11 +31,11 @@ Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]
 
 
-def trained(spec: RunSpec) -> dict[str, Verdict]:
+def trained(spec: RunSpec) -> dict[str, AuditResult]:
     """The verdicts at the end of a run."""
     run = build.build(spec)
     with Audit(spec, run) as audit:
-        verdicts = [audit.look(point) for point in train(run)][-1]
+        verdicts = [audit.check(point) for point in train(run)][-1]
     return {verdict.group: verdict for verdict in verdicts}
 
 
@@ -56,12 +56,12 @@ def relative_minimum(progress: float, *, min_lr: float) -> float:
     return max(1 - progress, min_lr)
 
 
-def half_without_scaler(device: torch.device) -> Precision:
+def half_without_scaler(device: torch.device) -> AutocastAndScaler:
     autocast = partial(torch.autocast, device.type, dtype=torch.float16)
     return autocast, GradScaler(device.type, enabled=False)
 
 
-def half(device: torch.device) -> Precision:
+def half(device: torch.device) -> AutocastAndScaler:
     autocast = partial(torch.autocast, device.type, dtype=torch.float16)
     return autocast, GradScaler(device.type, init_scale=8.0)
 
@@ -71,11 +71,11 @@ class Lazy(GradScaler):
         pass
 
 
-def lazy(device: torch.device) -> Precision:
+def lazy(device: torch.device) -> AutocastAndScaler:
     return nullcontext, Lazy(device.type, init_scale=8.0)
 
 
-def scaled(device: torch.device) -> Precision:
+def scaled(device: torch.device) -> AutocastAndScaler:
     return nullcontext, GradScaler(device.type, init_scale=8.0)
 
 
@@ -434,7 +434,7 @@ def test_what_breaks_a_rule_is_refused_in_whole_sentences(
 @pytest.mark.parametrize("kept", [rule[2] for rule in RULES.values()], ids=RULES)
 def test_the_nearest_case_is_trained_and_its_promises_hold(small: Compose, kept: str) -> None:
     verdicts = trained(small(*shlex.split(kept), f"trust=[{__name__}]"))
-    assert [v for v in verdicts.values() if not v.held] == []
+    assert [v for v in verdicts.values() if not v.has_passed] == []
     assert len(verdicts) == 14
 
 

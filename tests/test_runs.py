@@ -19,7 +19,7 @@ DAMAGED = [b"", b"{", b"\xff\xfe{}", b"null", b"[]", b'"run"', b"[" * 100_000, b
 
 
 def recorded(outputs: Path, run_id: str, name: str, **more: Any) -> Path:
-    run = run_dirs.folder(outputs) / run_id
+    run = run_dirs.get_runs_dir(outputs) / run_id
     run.mkdir(parents=True)
     information = {"id": run_id, "name": name, "status": "FINISHED", **more}
     (run / "run.json").write_text(json.dumps(information))
@@ -61,14 +61,14 @@ def test_one_damaged_run_among_many_is_in_nobodys_way_until_it_is_asked_for(
 def test_a_run_without_the_file_is_named_with_it(tmp_path: Path) -> None:
     run = recorded(tmp_path, "20260101-000000-aaaaaa", "one")
     with pytest.raises(SpecError, match=r"^run: .*/data.json can't be read: No such file or dire"):
-        run_dirs.classes(run, "run")
+        run_dirs.read_classes(run, "run")
 
 
 def test_damaged_facts_are_told_alike_by_fine_tuning_and_predict(tmp_path: Path) -> None:
     assert commands.here(tmp_path, *commands.QUICK, "epochs=1", "tracking=none").status == 0
     (run,) = commands.runs(tmp_path)
     whole = commands.read_json(run / "data.json")
-    assert run_dirs.classes(run, "run") == tuple("0123456789")
+    assert run_dirs.read_classes(run, "run") == tuple("0123456789")
     for content in ("{", json.dumps({**whole, "classes": None})):
         (run / "data.json").write_text(content)
         tuned = commands.here(tmp_path, "plan", *commands.QUICK, f"model.weights={run.name}")
@@ -131,7 +131,7 @@ def test_a_command_that_was_printed_can_be_pasted(tmp_path: Path, name: str) -> 
     done = commands.here(tmp_path, *shlex.split(line), "trust=[parts]")
     assert done.status == 0 and f"Goes on with {run.name} after step 5" in done.out, done.err
     for verb in ("status", "sync"):
-        line = run_dirs.command(verb, tmp_path / name).removeprefix("python -m recipe ")
+        line = run_dirs.format_command(verb, tmp_path / name).removeprefix("python -m recipe ")
         assert commands.here(tmp_path, *shlex.split(line)).status == 0
     (tries,) = (line for line in done.out.splitlines() if line.startswith("Try it  "))
     line = tries.removeprefix("Try it  python -m recipe ").replace("<image or folder>", "none.png")

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from recipe.audit.auditor import Audit
-from recipe.components.sampler.balanced import audit_balanced, balanced, shares
+from recipe.components.sampler.balanced import audit_balanced, balanced, samples_per_class
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.nn import rng
 from recipe.training import build
 from recipe.training.loop import train
-from recipe.training.run import Run, order
+from recipe.training.run import Run, epoch_batches
 
 TARGETS = torch.tensor([0] * 16 + [1] * 4 + [2] * 4)
 
@@ -37,15 +37,15 @@ def drawn(power: float, seed: int = 0) -> Tensor:
 def test_classes_are_drawn_in_proportion_to_their_size_to_one_minus_power(
     power: float, counts: list[int]
 ) -> None:
-    assert shares(TARGETS, power).tolist() == counts
+    assert samples_per_class(TARGETS, power).tolist() == counts
     assert TARGETS[drawn(power)].bincount().tolist() == counts
 
 
 def test_what_does_not_divide_goes_to_the_largest_remainders() -> None:
     # 7 samples over 3 classes: 2 1/3 each, so one class gets the one that is left
-    assert shares(torch.tensor([0, 0, 0, 0, 0, 1, 2]), 1.0).tolist() == [3, 2, 2]
+    assert samples_per_class(torch.tensor([0, 0, 0, 0, 0, 1, 2]), 1.0).tolist() == [3, 2, 2]
     # a class without samples gets none
-    assert shares(torch.tensor([0, 0, 2, 2]), 1.0).tolist() == [2, 0, 2]
+    assert samples_per_class(torch.tensor([0, 0, 2, 2]), 1.0).tolist() == [2, 0, 2]
 
 
 def test_no_sample_comes_again_before_all_others_of_its_class_have() -> None:
@@ -62,8 +62,8 @@ def test_the_order_is_a_function_of_the_generator_alone() -> None:
 
 def test_an_epoch_without_the_trick_is_torchs_permutation(built: Callable[..., Run]) -> None:
     run = built()
-    plain = torch.randperm(20, generator=rng.generator(0, "order", 1)).split(8)
-    assert all(map(torch.equal, order(run, 1), plain))
+    plain = torch.randperm(20, generator=rng.make_generator(0, "order", 1)).split(8)
+    assert all(map(torch.equal, epoch_batches(run, 1), plain))
 
 
 def test_a_run_draws_every_class_alike_in_every_epoch(
@@ -72,13 +72,13 @@ def test_a_run_draws_every_class_alike_in_every_epoch(
     spec = small("sampler=balanced")
     run = build.build(spec)
     with Audit(spec, run) as audit:
-        verdicts = [audit.look(point) for point in train(run)][-1]
+        verdicts = [audit.check(point) for point in train(run)][-1]
     found = next(v for v in verdicts if v.group == "sampler")
-    assert found.held and found.no_effect is None
+    assert found.has_passed and found.no_effect_reason is None
     for epoch in (0, 1):
-        indices = torch.cat(list(order(run, epoch)))
+        indices = torch.cat(list(epoch_batches(run, epoch)))
         assert sorted(run.data.train.targets[indices].bincount().tolist()) == [6, 7, 7]
-    assert run.steps == built().steps
+    assert run.total_steps == built().total_steps
 
 
 def test_the_audit_finds_a_class_that_is_drawn_too_often() -> None:
@@ -115,9 +115,9 @@ def test_a_sampler_has_no_effect_only_where_the_order_is_as_without_it(
     spec = replace(spec, options={**spec.options, "sampler": "mine"})
     run = build.build(spec)
     with Audit(spec, run) as audit:
-        verdicts = [audit.look(point) for point in train(run)][-1]
+        verdicts = [audit.check(point) for point in train(run)][-1]
     found = next(v for v in verdicts if v.group == "sampler")
-    assert found.held and found.no_effect == why
+    assert found.has_passed and found.no_effect_reason == why
 
 
 def half(targets: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from recipe.components.scheduler import over
+from recipe.components.scheduler import build_scheduler
 from recipe.components.scheduler.constant import constant
 from recipe.components.scheduler.cosine import cosine
 from recipe.components.scheduler.exponential import exponential
@@ -25,8 +25,8 @@ from recipe.components.scheduler.plateau import plateau
 from recipe.components.scheduler.step import step
 from recipe.components.scheduler.warmup_cosine import warmup_cosine
 from recipe.config import compose
-from recipe.config.instantiate import part
-from recipe.config.option_files import options
+from recipe.config.instantiate import bind_component
+from recipe.config.option_files import find_options
 from recipe.config.spec import RunSpec
 
 
@@ -204,16 +204,16 @@ def test_plateau_keeps_the_ratio_of_groups_with_tiny_rates() -> None:
 
 def scheduler_of(name: str, optimizer: Optimizer, moves: int) -> LRScheduler:
     """An option of the menu with its own settings, over a run of so many moves."""
-    return over(part(of_the_menu(name), "scheduler"), optimizer, moves)
+    return build_scheduler(bind_component(of_the_menu(name), "scheduler"), optimizer, moves)
 
 
 @functools.cache
 def of_the_menu(name: str) -> RunSpec:
-    with compose.menu_folder():
-        return compose.Job((f"scheduler={name}",), ()).spec()
+    with compose.composition_context():
+        return compose.Job((f"scheduler={name}",), ()).to_spec()
 
 
-@pytest.mark.parametrize("name", options("scheduler"))
+@pytest.mark.parametrize("name", find_options("scheduler"))
 @settings(max_examples=15)
 @given(
     kind=st.sampled_from([SGD, Adam]),
@@ -229,7 +229,7 @@ def test_the_ratio_between_groups_is_kept_at_every_move(
         assert second == pytest.approx(first * ratio, rel=1e-6, abs=0)
 
 
-@pytest.mark.parametrize("name", sorted(options("scheduler").keys() - {"constant"}))
+@pytest.mark.parametrize("name", sorted(find_options("scheduler").keys() - {"constant"}))
 def test_every_option_but_constant_lowers_the_rate_by_the_end_of_twelve_moves(name: str) -> None:
     optimizer = optimizer_of(SGD, 1.0)
     rates = walk(optimizer, scheduler_of(name, optimizer, 12), 12)

@@ -23,11 +23,11 @@ from optuna.distributions import (
 from rich.console import Console
 
 from recipe.config import compose
-from recipe.runner.interruption import Pruned
+from recipe.runner.interruption import RunPruned
 from recipe.store import run_dirs, sweep_jobs
-from recipe.sweep.plan import shared_problems
+from recipe.sweep.plan import find_shared_problems
 from recipe.sweep.search import arguments, dimension, plan, pruning, storage
-from recipe.training.loop import Point
+from recipe.training.loop import MetricsEvent
 
 PARTS = {
     "parts.py": """
@@ -62,11 +62,11 @@ def sweep(folder: Path) -> Path:
 
 
 def study(folder: Path) -> optuna.Study:
-    there = storage.opened(f"sqlite:///{folder}/outputs/search.db")
+    there = storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
     return optuna.load_study(study_name=f"recipe-{sweep(folder).name}", storage=there)
 
 
-def last(folder: Path, ended: sweep_jobs.Ended, metric: str = "val/accuracy") -> float:
+def last(folder: Path, ended: sweep_jobs.JobResult, metric: str = "val/accuracy") -> float:
     lines = commands.read_lines(folder / "outputs/runs" / str(ended.run) / "metrics.jsonl")
     values: list[float] = [x["metrics"][metric] for x in lines if metric in x["metrics"]]
     return values[-1]
@@ -81,7 +81,10 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
     typed = (*LITTLE, "clip.factor=0.0,2.0", "seed=4,7", "trials=5", *WHOLE)
     done = commands.here(folder, "search", *typed)
     assert done.status == 0, done.err
-    ended, about = sweep_jobs.read(sweep(folder)), commands.read_json(sweep(folder) / "sweep.json")
+    ended, about = (
+        sweep_jobs.read_results(sweep(folder)),
+        commands.read_json(sweep(folder) / "sweep.json"),
+    )
     # two different settings, each run once for each seed, however often they are asked for
     assert (
         sorted(text for text, _ in about["planned"])
@@ -130,13 +133,13 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     assert "by SIGKILL; alone: python -m recipe device=cpu" in done.out
     killed = [t.number for t in study(folder).trials if not t.state.is_finished()]
     assert {study(folder).trials[n].params["clip.factor"] for n in killed} == {13}
-    others = {e.run for e in sweep_jobs.read(sweep(folder)) if e.status == "FINISHED"}
+    others = {e.run for e in sweep_jobs.read_results(sweep(folder)) if e.status == "FINISHED"}
     again = commands.process(folder, "search", *typed)
     assert again.status == 0, again.err
     assert [t.state.name for t in study(folder).trials] == ["COMPLETE"] * 6
     # one is gone on with, and none of the others run again
     assert len(commands.runs(folder)) == len(others) + 1
-    assert {each.run for each in sweep_jobs.read(sweep(folder))} > others
+    assert {each.run for each in sweep_jobs.read_results(sweep(folder))} > others
 
 
 @pytest.mark.long
@@ -196,7 +199,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> None:
     states = [t.state.name for t in study(pruned).trials]
     assert set(states) == {"COMPLETE", "PRUNED"}
-    cut = [each for each in sweep_jobs.read(sweep(pruned)) if each.status == "PRUNED"]
+    cut = [each for each in sweep_jobs.read_results(sweep(pruned)) if each.status == "PRUNED"]
     assert len(cut) == states.count("PRUNED")
     # of a pruned trial the second seed isn't run
     assert len(commands.runs(pruned)) == 2 * states.count("COMPLETE") + len(cut)
@@ -204,7 +207,7 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
     parents = set()
     for each in cut:
         folder = pruned / "outputs" / "runs" / str(each.run)
-        info = run_dirs.read(folder, "run")
+        info = run_dirs.read_info(folder, "run")
         assert info.status == "PRUNED"
         assert commands.read_lines(folder / "events.jsonl")[-1]["status"] == "PRUNED"
         there = client.get_run(str(info.mlflow_run_id))
@@ -222,7 +225,7 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
 
 
 def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
-    cut = next(each for each in sweep_jobs.read(sweep(pruned)) if each.status == "PRUNED")
+    cut = next(each for each in sweep_jobs.read_results(sweep(pruned)) if each.status == "PRUNED")
     done = commands.here(pruned, "resume", str(cut.run))
     assert done.status == 2 and "was pruned, as a search wanted no more of it" in done.err
     text = commands.read_json(sweep(pruned) / "sweep.json")["planned"][cut.number]
@@ -233,7 +236,7 @@ def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
 
 def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
     """Of the next trial, after whole ones of these curves; in a study of its own."""
-    there = storage.opened(f"sqlite:///{folder}/outputs/search.db")
+    there = storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
     made = optuna.create_study(study_name="recipe-one", storage=there, direction="maximize")
     for curve in curves:
         trial = made.ask()
@@ -246,11 +249,13 @@ def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
     about = {"search": search, "planned": [["a=1", "seed=3"]] * 9, "seeds": ["seed=3", "seed=4"],
              "trials": list(range(9))}  # fmt: skip
     console = Console(file=io.StringIO())
-    return pruning.watch(folder / "outputs/sweeps/one", about, len(curves), 4, console)
+    return pruning.make_pruning_callback(
+        folder / "outputs/sweeps/one", about, len(curves), 4, console
+    )
 
 
-def after(epoch: int, value: float, ends: bool = True) -> Point:
-    return Point(epoch * 2, epoch, {"val/accuracy": value}, ends_epoch=ends)
+def after(epoch: int, value: float, ends: bool = True) -> MetricsEvent:
+    return MetricsEvent(epoch * 2, epoch, {"val/accuracy": value}, is_epoch_end=ends)
 
 
 def test_a_run_ends_after_the_epoch_in_which_its_best_is_below_the_median(tmp_path: Path) -> None:
@@ -259,7 +264,7 @@ def test_a_run_ends_after_the_epoch_in_which_its_best_is_below_the_median(tmp_pa
     see(after(1, 0.0))  # within the warm-up
     see(after(2, 0.0, ends=False))  # a step of epoch 2
     see(after(2, 0.6))  # the median of 0.5, 0.6 and 0.7
-    with pytest.raises(Pruned, match=r"after epoch 3 of 4: val/accuracy 0.65 is worse than"):
+    with pytest.raises(RunPruned, match=r"after epoch 3 of 4: val/accuracy 0.65 is worse than"):
         see(after(3, 0.65))  # that of 0.6, 0.7 and 0.8 is 0.7
 
 
@@ -283,8 +288,8 @@ def test_where_the_storage_is_gone_training_goes_on_and_says_so(tmp_path: Path) 
 def test_only_the_first_seeds_run_may_end_early(tmp_path: Path) -> None:
     about = {"search": {"pruner": "median"}, "planned": [["a=1", "seed=4"]],
              "seeds": ["seed=3", "seed=4"], "trials": [0]}  # fmt: skip
-    assert pruning.watch(tmp_path, about, 0, 4, Console()) is None
-    assert pruning.watch(tmp_path, {"seeds": []}, 0, 4, Console()) is None
+    assert pruning.make_pruning_callback(tmp_path, about, 0, 4, Console()) is None
+    assert pruning.make_pruning_callback(tmp_path, {"seeds": []}, 0, 4, Console()) is None
 
 
 @pytest.mark.parametrize(
@@ -306,11 +311,11 @@ def test_only_the_first_seeds_run_may_end_early(tmp_path: Path) -> None:
 def test_hydras_grammar_says_what_may_be_tried(
     typed: str, expected: BaseDistribution, ends: list[str]
 ) -> None:
-    (override,) = compose.parse([typed])
-    found = dimension.read(override)
+    (override,) = compose.parse_overrides([typed])
+    found = dimension.parse_dimension(override)
     if typed.startswith("a=int("):
         expected = IntDistribution(1, 8)
-    assert (found.distribution(), found.ends) == (expected, ends)
+    assert (found.to_distribution(), found.boundary_overrides) == (expected, ends)
 
 
 REFUSED = {
@@ -382,9 +387,9 @@ def test_a_mistake_that_depends_on_a_searched_value_keeps_no_search_from_startin
 ) -> None:
     monkeypatch.chdir(tmp_path)
     typed = ("hydra/sweeper=search", *commands.HERE, *LITTLE[2:4], *searched)
-    planned = plan.of(arguments.read(compose.parse(typed)))
-    with compose.menu_folder():
-        assert shared_problems(planned) == []
+    planned = plan.plan_search(arguments.parse_arguments(compose.parse_overrides(typed)))
+    with compose.composition_context():
+        assert find_shared_problems(planned) == []
 
 
 @pytest.mark.parametrize(
@@ -398,7 +403,7 @@ def test_a_mistake_that_depends_on_a_searched_value_keeps_no_search_from_startin
     ],
 )
 def test_the_middle_of_a_dimension_is_a_value_that_may_be_tried(text: str, middle: str) -> None:
-    assert dimension.read(compose.parse_one(text)).middle == middle
+    assert dimension.parse_dimension(compose.parse_override(text)).middle_override == middle
 
 
 def test_a_storage_that_cant_be_reached_is_told_and_nothing_runs(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_several_workers_share_a_study_and_the_same_command_goes_on_with_it(
     assert again.status == 0, again.err
 
     study = optuna.load_study(
-        study_name=f"recipe-{sweep(folder).name}", storage=storage.opened(address)
+        study_name=f"recipe-{sweep(folder).name}", storage=storage.open_storage(address)
     )
     assert len(study.trials) == 5 and all(t.state.is_finished() for t in study.trials)
     # those of them that were pruned have their last value from the worker itself

@@ -58,7 +58,7 @@ def check_all_there(server: servers.Server, folder: Path, number: int) -> None:
     assert len(recorded) == number
     for run in recorded:
         (found,) = client.search_runs([experiment], f"tags.`recipe.run` = '{run.name}'")
-        assert found.info.run_id == run_dirs.read(run, "run").mlflow_run_id
+        assert found.info.run_id == run_dirs.read_info(run, "run").mlflow_run_id
         assert found.info.status == "FINISHED"
         assert servers.points(client, found.info.run_id) == servers.journal(run)
 
@@ -70,7 +70,7 @@ def test_eight_runs_at_once_lose_nothing_when_server_and_database_are_restarted(
     recorders = [Recorder(tmp_path / "outputs", f"run {n}", to) for n in range(8)]
     for step in range(1, 61):
         for recorder in recorders:
-            recorder.metrics(step, {"loss": 1 / step, "accuracy": step / 100})
+            recorder.log_metrics(step, {"loss": 1 / step, "accuracy": step / 100})
         if step == 20:
             while not all(recorder.mlflow_run_id for recorder in recorders):
                 time.sleep(0.05)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipe.audit.auditor import Audit, Verdict
+from recipe.audit.auditor import Audit, AuditResult
 from recipe.components.sharpness.none import none
 from recipe.components.sharpness.sam import sam
 from recipe.config.spec import RunSpec
@@ -20,9 +20,9 @@ from recipe.training.run import Run
 DROPS = ("model.dropout=0.5", "augment=flip_crop")
 
 
-def verdict(spec: RunSpec, run: Run) -> Verdict:
+def verdict(spec: RunSpec, run: Run) -> AuditResult:
     with Audit(spec, run) as audit:
-        verdicts = [audit.look(point) for point in train(run)][-1]
+        verdicts = [audit.check(point) for point in train(run)][-1]
     return next(v for v in verdicts if v.group == "sharpness")
 
 
@@ -125,9 +125,9 @@ def test_the_audit_sees_that_it_kept_its_promise_and_did_something(
 ) -> None:
     spec = small("sharpness=sam", "accumulate=2", *DROPS)
     found = verdict(spec, build.build(spec))
-    assert found.held and found.no_effect is None, found.broken
+    assert found.has_passed and found.no_effect_reason is None, found.problems
     spec = small("sharpness=sam", "sharpness.rho=1e-30")
-    assert verdict(spec, build.build(spec)).no_effect == "the gradients stayed as they were"
+    assert verdict(spec, build.build(spec)).no_effect_reason == "the gradients stayed as they were"
 
 
 def forgets(params: list[nn.Parameter], again: Callable[[], None]) -> None:
@@ -158,7 +158,7 @@ def test_the_audit_finds_one_that_does_not(
     spec = small()
     run = build.build(spec)
     run.sharpness = part
-    assert problem in verdict(spec, run).broken
+    assert problem in verdict(spec, run).problems
 
 
 def test_none_leaves_the_gradient_and_asks_for_no_other() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from recipe.components.tracking.local import local
 from recipe.runner.recorder import Recorder
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
 WHILE_IMPORTING = """
 import os, runpy, signal, sys
@@ -99,8 +99,8 @@ def interrupt():
         os.kill(os.getpid(), signal.SIGINT)
 
 threading.Thread(target=interrupt).start()
-from recipe import cli
-cli.main(["--version"])
+from recipe.cli import main
+main.main(["--version"])
 """
 
 
@@ -117,11 +117,11 @@ def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_sta
     before = psutil.Process().children()
     outputs = tmp_path / "outputs"
     recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"))
-    recorder.metrics(1, {"loss": 1.0})
+    recorder.log_metrics(1, {"loss": 1.0})
     (started,) = (child for child in psutil.Process().children() if child not in before)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(started.pid, number)
     recorder.close("FINISHED")
-    assert recorder.failure is None
-    sent = Sent.read(recorder.folder)
-    assert sent is not None and sent.left(recorder.folder) == ""
+    assert recorder.upload_failure is None
+    sent = UploadState.read(recorder.run_dir)
+    assert sent is not None and sent.describe_unsent(recorder.run_dir) == ""

@@ -10,10 +10,10 @@ import pytest
 
 from recipe.compare import findings, variants
 from recipe.compare.finding import Finding
-from recipe.compare.metric_unit import Unit
-from recipe.store.results import Result
+from recipe.compare.metric_unit import MetricUnit
+from recipe.store.results import RunResult
 
-UNIT = Unit("val/accuracy")
+UNIT = MetricUnit("val/accuracy")
 
 SEEDS = 8
 
@@ -24,7 +24,7 @@ OFF = {"freeze": "none", "scheduler": "constant", "clip": "none", "average": "no
 GENERATOR = np.random.default_rng
 
 
-def ablation(generator: np.random.Generator, effects: dict[str, float]) -> Iterator[Result]:
+def ablation(generator: np.random.Generator, effects: dict[str, float]) -> Iterator[RunResult]:
     """The finished runs of an ablation: what the seed does to all variants of it, what luck does
     to each (so that differences have an sd of 0.8 points), and what the tricks do."""
     for seed in range(SEEDS):
@@ -32,15 +32,15 @@ def ablation(generator: np.random.Generator, effects: dict[str, float]) -> Itera
         for on in dict.fromkeys([(), *((trick,) for trick in effects), tuple(effects)]):
             settings = OFF | dict(trick.split("=") for trick in on)
             value = common + generator.normal(0, 0.008 / 2**0.5) + sum(effects[t] for t in on)
-            yield Result(
+            yield RunResult(
                 f"run {seed} {on}", "", "FINISHED", seed=f"{seed}", settings=settings,
                 tags={"start.weights": f"{seed}"}, last={"val/accuracy": value},
             )  # fmt: skip
 
 
 def judged(generator: np.random.Generator, effects: dict[str, float]) -> list[Finding]:
-    found = variants.of(list(ablation(generator, effects)))
-    return [each for each in findings.all_of(found, UNIT) if each.question == "alone"]
+    found = variants.build_variants(list(ablation(generator, effects)))
+    return [each for each in findings.compute_findings(found, UNIT) if each.contrast == "alone"]
 
 
 @pytest.mark.parametrize(("tricks", "number"), [(1, 1000), (4, 300)])

@@ -15,11 +15,11 @@ import torch
 from test_nonfinite import marked, skipping
 
 from recipe.audit.auditor import Audit
-from recipe.checkpoint.state import State, capture, plain, restore
+from recipe.checkpoint.state import RunState, capture_state, restore_state, to_plain_data
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
 from recipe.training.build import build
-from recipe.training.loop import Point, train
+from recipe.training.loop import MetricsEvent, train
 from recipe.training.run import Run
 
 CASES = {
@@ -55,7 +55,7 @@ CASES = {
 Compose = Callable[..., RunSpec]
 
 
-def numbers(points: list[Point]) -> list[tuple[int, dict[str, str]]]:
+def numbers(points: list[MetricsEvent]) -> list[tuple[int, dict[str, str]]]:
     """What is reproducible of them, to the last digit: all but times and memory."""
     kept = [
         {k: repr(v) for k, v in p.metrics.items() if not k.startswith(("time/", "memory/"))}
@@ -64,11 +64,11 @@ def numbers(points: list[Point]) -> list[tuple[int, dict[str, str]]]:
     return [(point.step, metrics) for point, metrics in zip(points, kept, strict=True)]
 
 
-def everything(run: Run, audit: Audit) -> State:
+def everything(run: Run, audit: Audit) -> RunState:
     """All of a run's state that counts at its end, tensors as lists."""
-    state = {**capture(run), "audit": audit.state_dict()}
+    state = {**capture_state(run), "audit": audit.state_dict()}
     del state["position"]["seconds"], state["streams"]
-    listed: State = as_lists(state)
+    listed: RunState = as_lists(state)
     return listed
 
 
@@ -80,11 +80,11 @@ def as_lists(value: Any) -> Any:
     return [as_lists(v) for v in value] if isinstance(value, list | tuple) else repr(value)
 
 
-def written_and_read(state: State) -> State:
+def written_and_read(state: RunState) -> RunState:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
-    read: State = torch.load(buffer, weights_only=True)
+    read: RunState = torch.load(buffer, weights_only=True)
     return read
 
 
@@ -93,29 +93,29 @@ def made(spec: RunSpec) -> Run:
     return marked(run, 13) if "gate" in spec.model else run
 
 
-def stopped(spec: RunSpec, after: int) -> tuple[list[Point], State]:
+def stopped(spec: RunSpec, after: int) -> tuple[list[MetricsEvent], RunState]:
     """The first Points of a run, and its state after them as it is read from a file."""
     run = made(spec)
     with Audit(spec, run) as audit:
         points = []
         for point in itertools.islice(train(run), after):
-            audit.look(point)
+            audit.check(point)
             points.append(point)
-        state = {"run": capture(run), "audit": plain(audit.state_dict(), "audit")}
+        state = {"run": capture_state(run), "audit": to_plain_data(audit.state_dict(), "audit")}
     return points, written_and_read(state)
 
 
-def ended(spec: RunSpec, state: State | None) -> tuple[list[Point], State]:
+def ended(spec: RunSpec, state: RunState | None) -> tuple[list[MetricsEvent], RunState]:
     run = made(spec)
     with Audit(spec, run) as audit:
         if state is not None:
-            restore(run, state["run"])
+            restore_state(run, state["run"])
             audit.load_state_dict(state["audit"])
         torch.rand(7)  # whatever was drawn meanwhile
         points = []
         for point in train(run):
-            verdicts = audit.look(point)
-            assert all(verdict.held for verdict in verdicts), verdicts
+            verdicts = audit.check(point)
+            assert all(verdict.has_passed for verdict in verdicts), verdicts
             points.append(point)
         return points, everything(run, audit)
 
@@ -202,7 +202,7 @@ def test_a_thawed_layer_keeps_its_own_momentum(small: Compose) -> None:
     )  # fmt: skip
     _, saved = stopped(spec, 6)
     run = build(spec)
-    restore(run, saved["run"])
+    restore_state(run, saved["run"])
     names = {id(p): name for name, p in run.model.named_parameters()}
     for parameter, state in run.optimizer.state.items():
         expected = saved["run"]["optimizer"]["state"][names[id(parameter)]]
@@ -213,11 +213,11 @@ def test_a_thawed_layer_keeps_its_own_momentum(small: Compose) -> None:
 def test_a_freeze_that_got_lost_is_refused(small: Compose) -> None:
     _, saved = stopped(small("freeze=vgg_first2"), 2)
     with pytest.raises(RecipeError, match="other parameters are trained now"):
-        restore(build(small()), saved["run"])
+        restore_state(build(small()), saved["run"])
 
 
 def test_what_can_not_be_saved_as_plain_data_is_named() -> None:
     with pytest.raises(RecipeError, match=r"parts\.clip\.seen\[0\] is a set"):
-        plain({"clip": {"seen": [{1}]}}, "parts")
+        to_plain_data({"clip": {"seen": [{1}]}}, "parts")
     with pytest.raises(RecipeError, match=r"has the key \(1, 2\)"):
-        plain({(1, 2): 0}, "scheduler")
+        to_plain_data({(1, 2): 0}, "scheduler")

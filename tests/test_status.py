@@ -22,7 +22,7 @@ from recipe.components.tracking.local import local
 from recipe.errors import SpecError
 from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs, stale_records, sweep_record
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
 
 def client(folder: Path) -> MlflowClient:
@@ -36,7 +36,7 @@ def died(folder: Path, program: str, *, tracked: bool = False) -> Path:
 import os, signal, time
 from pathlib import Path
 from recipe.runner.recorder import Recorder
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 from recipe.components.tracking import Tracking
 recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recipe"))
 """
@@ -47,9 +47,9 @@ recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recip
 
 
 POINTS = """
-recorder.tags({"recipe.steps": "40"})
+recorder.set_tags({"recipe.steps": "40"})
 for step in range(1, 8):
-    recorder.metrics(step, {"loss": 1 / step, "time/step_s": step / 100})
+    recorder.log_metrics(step, {"loss": 1 / step, "time/step_s": step / 100})
 """
 
 
@@ -59,7 +59,7 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     while started.poll() is None and not list(tmp_path.glob("outputs/runs/*/model.safetensors")):
         time.sleep(0.05)
     (run,) = commands.runs(tmp_path)
-    while run_dirs.read(run, "run").mlflow_run_id is None:  # MLflow heard of it
+    while run_dirs.read_info(run, "run").mlflow_run_id is None:  # MLflow heard of it
         time.sleep(0.05)
     alive = commands.here(tmp_path, "status")
     assert " RUNNING  " in alive.out and "1 run: 1 RUNNING" in alive.out
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
     end = commands.read_lines(run / "events.jsonl")[-1]
     assert (end["kind"], end["status"], end["time"]) == ("end", "KILLED", last["time"])
-    run_id = str(run_dirs.read(run, "run").mlflow_run_id)
+    run_id = str(run_dirs.read_info(run, "run").mlflow_run_id)
     found = client(tmp_path).get_run(run_id)
     assert (found.info.status, found.info.end_time) == ("KILLED", last["time"])
     assert servers.points(client(tmp_path), run_id) == servers.journal(run)
@@ -91,8 +91,8 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
     tracking = local(tmp_path / "outputs", experiment="recipe")
     recorder = Recorder.reopen(run, tracking)
     run_id = str(recorder.mlflow_run_id)
-    assert (recorder.id, recorder.name) == (run.name, "short")
-    assert run_dirs.read(run, "run").status == "RUNNING"
+    assert (recorder.run_id, recorder.name) == (run.name, "short")
+    assert run_dirs.read_info(run, "run").status == "RUNNING"
     for _ in range(100):
         found = client(tmp_path).get_run(run_id).info
         if found.status == "RUNNING":
@@ -100,9 +100,9 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
         time.sleep(0.1)
     assert (found.status, bool(found.end_time)) == ("RUNNING", False)
     for step in range(5, 10):  # 5 to 7 are computed again
-        recorder.metrics(step, {"loss": 1 / step, "time/step_s": 7.0})
+        recorder.log_metrics(step, {"loss": 1 / step, "time/step_s": 7.0})
     recorder.close("FINISHED")
-    assert (recorder.failure, recorder.differing) == (None, 0)
+    assert (recorder.upload_failure, recorder.differing_points) == (None, 0)
     added = {(key, step) for key, step, _, _ in servers.journal(run) - before}
     assert added == {(key, step) for key in ("loss", "time/step_s") for step in (8, 9)}
     assert before < servers.journal(run)
@@ -114,33 +114,35 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
 
 
 def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> None:
-    run = died(tmp_path, 'recorder.metrics(1, {"loss": float("nan"), "lr": 0.5, "memory/mb": 3})')
+    run = died(
+        tmp_path, 'recorder.log_metrics(1, {"loss": float("nan"), "lr": 0.5, "memory/mb": 3})'
+    )
     recorder = Recorder.reopen(run, Tracking(None))
-    recorder.metrics(1, {"loss": float("nan"), "lr": 0.25, "memory/mb": 4, "new": 1.0})
+    recorder.log_metrics(1, {"loss": float("nan"), "lr": 0.25, "memory/mb": 4, "new": 1.0})
     recorder.close("FINISHED")
-    assert recorder.differing == 1
+    assert recorder.differing_points == 1
     first, second = commands.read_lines(run / "metrics.jsonl")
     assert first["metrics"]["lr"] == 0.5 and second["metrics"] == {"lr": 0.25, "new": 1.0}
 
 
 def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "outputs", "mine", Tracking(None))
-    assert run_dirs.alive(recorder.folder)
+    assert run_dirs.is_running(recorder.run_dir)
     program = f"""
 from pathlib import Path
 from recipe.runner.recorder import Recorder
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 from recipe.components.tracking import Tracking
-Recorder.reopen(Path({str(recorder.folder)!r}), Tracking(None))
+Recorder.reopen(Path({str(recorder.run_dir)!r}), Tracking(None))
 """
     other = commands.process(tmp_path, "-c", program, program=(sys.executable,))
-    process = commands.read_json(recorder.folder / "run.json")["process"]
+    process = commands.read_json(recorder.run_dir / "run.json")["process"]
     assert other.err.splitlines()[-1] == (
-        f"recipe.errors.SpecError: run: {recorder.id} is being run by process {process}; wait for "
+        f"recipe.errors.SpecError: run: {recorder.run_id} is being run by process {process}; wait for "
         "its end"
     )
     recorder.close("FAILED")
-    assert not run_dirs.alive(recorder.folder)
+    assert not run_dirs.is_running(recorder.run_dir)
     with pytest.raises(SpecError, match="no run"):
         run_dirs.find(tmp_path / "outputs", "other", "run")
 
@@ -155,7 +157,7 @@ if os.fork() == 0:
     os._exit(0)
 """
     run = died(tmp_path, forks)
-    assert not run_dirs.alive(run)
+    assert not run_dirs.is_running(run)
 
 
 def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
@@ -163,10 +165,10 @@ def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "time": 99999999999999, "met')
     at = commands.read_lines(run / "events.jsonl")[-1]["time"]
-    assert stale_records.last_sign(run) - at < 60_000
+    assert stale_records.get_last_activity(run) - at < 60_000
     assert " 7 of 40  " in commands.here(tmp_path, "status").out
     recorder = Recorder.reopen(run, Tracking(None))
-    recorder.metrics(8, {"loss": 0.1})
+    recorder.log_metrics(8, {"loss": 0.1})
     recorder.close("FINISHED")
     assert [line["step"] for line in commands.read_lines(run / "metrics.jsonl")] == [*range(1, 9)]
 
@@ -196,7 +198,7 @@ def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path
         assert (started.returncode, err) == (143, "recipe: terminated\n")
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
-    assert not run_dirs.alive(run)
+    assert not run_dirs.is_running(run)
     assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
 
 
@@ -204,17 +206,17 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 2}))
-    lock = sweep_record.begin(sweep)
+    lock = sweep_record.start_sweep(sweep)
     tracking = local(tmp_path / "outputs", experiment="recipe")
-    Recorder(tmp_path / "outputs", "one", tracking, sweep=sweep).close("FINISHED")
+    Recorder(tmp_path / "outputs", "one", tracking, sweep_dir=sweep).close("FINISHED")
     commands.here(tmp_path, "status")
-    above = sweep_record.read(sweep)["mlflow_run_id"]
+    above = sweep_record.read_record(sweep)["mlflow_run_id"]
     assert client(tmp_path).get_run(above).info.status == "RUNNING"
     lock.release()
     commands.here(tmp_path, "sync")
     assert client(tmp_path).get_run(above).info.status == "KILLED"
-    with sweep_record.begin(sweep):  # taken up again
-        Recorder(tmp_path / "outputs", "two", tracking, sweep=sweep).close("FINISHED")
+    with sweep_record.start_sweep(sweep):  # taken up again
+        Recorder(tmp_path / "outputs", "two", tracking, sweep_dir=sweep).close("FINISHED")
         assert client(tmp_path).get_run(above).info.status == "RUNNING"
 
 
@@ -231,7 +233,7 @@ def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Pat
     assert done.status == 0, done.err
     run = commands.runs(tmp_path)[-1]
     assert f"Goes on with {run.name} after step" in done.out
-    states = [run_dirs.read(folder, "run").status for folder in (ended, run)]
+    states = [run_dirs.read_info(folder, "run").status for folder in (ended, run)]
     assert states == ["KILLED", "FINISHED"]
 
 
@@ -263,8 +265,8 @@ def test_a_run_that_another_process_finishes_meanwhile_is_no_error(
     settings = (*commands.QUICK, "clip=mine", "trust=[parts]", "tracking=none")
     assert commands.here(tmp_path, *settings).status == 0
     (run,) = commands.runs(tmp_path)
-    info = run_dirs.read(run, "run")
-    run_dirs.write(run, replace(info, status="RUNNING"))
+    info = run_dirs.read_info(run, "run")
+    run_dirs.write_info(run, replace(info, status="RUNNING"))
     events = (run / "events.jsonl").read_text().splitlines(keepends=True)
     (run / "events.jsonl").write_text("".join(line for line in events if '"end"' not in line))
     monkeypatch.setenv("FINISHES", run.name)
@@ -286,7 +288,7 @@ def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> No
 def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(
     tmp_path: Path,
 ) -> None:
-    run = died(tmp_path, POINTS + 'recorder.text("spec.yaml", "name: short")')
+    run = died(tmp_path, POINTS + 'recorder.log_text("spec.yaml", "name: short")')
     commands.here(tmp_path, "status")
     done = commands.here(tmp_path, "status", "resume=true")
     assert (done.status, done.err) == (0, "")
@@ -305,7 +307,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
 def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{servers.free_port()}"
     run = died(tmp_path, POINTS)
-    Sent(uri).write(run)
+    UploadState(uri).write(run)
     died_too = commands.here(tmp_path, "status")
     assert "is closed as KILLED" in died_too.out and "Connection refused" in died_too.out
     for done in (died_too, commands.here(tmp_path, "status")):
@@ -321,14 +323,14 @@ def test_a_run_is_taken_up_and_ends_without_waiting_for_a_busy_database(tmp_path
     first.close("KILLED")
     busy = FileLock(outputs / ".mlflow.lock", thread_local=False)
     with busy:  # a start that waited for it would wait for ever
-        again = Recorder.reopen(first.folder, tracking)
-        again.metrics(1, {"loss": 0.5})
+        again = Recorder.reopen(first.run_dir, tracking)
+        again.log_metrics(1, {"loss": 0.5})
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):  # the end is waited for, until one has had enough
             again.close("FINISHED")
-    assert run_dirs.read(first.folder, "run").status == "FINISHED"
-    sent = Sent.read(first.folder)
-    assert sent is not None and "1 of metrics.jsonl" in sent.left(first.folder)
+    assert run_dirs.read_info(first.run_dir, "run").status == "FINISHED"
+    sent = UploadState.read(first.run_dir)
+    assert sent is not None and "1 of metrics.jsonl" in sent.describe_unsent(first.run_dir)
     assert commands.here(tmp_path, "sync").status == 0
     assert client(tmp_path).get_run(str(sent.mlflow_run_id)).info.status == "FINISHED"
 
@@ -342,10 +344,10 @@ def test_a_folder_without_runs_is_no_mistake(tmp_path: Path) -> None:
 
 def test_of_many_dead_runs_a_few_are_told_one_by_one(tmp_path: Path) -> None:
     for number in range(8):
-        run = run_dirs.folder(tmp_path / "outputs") / f"20260101-000000-00000{number}"
+        run = run_dirs.get_runs_dir(tmp_path / "outputs") / f"20260101-000000-00000{number}"
         run.mkdir(parents=True)
-        run_dirs.write(run, run_dirs.Info(run.name, "one", "RUNNING"))
-        Sent(None).write(run)
+        run_dirs.write_info(run, run_dirs.RunInfo(run.name, "one", "RUNNING"))
+        UploadState(None).write(run)
         if number:
             (run / "spec.yaml").touch()
     lines = commands.here(tmp_path, "status").out.splitlines()

@@ -11,7 +11,7 @@ from recipe.checkpoint import state
 from recipe.components.stop.early import early
 from recipe.config.spec import RunSpec
 from recipe.training import build
-from recipe.training.loop import Point, train
+from recipe.training.loop import MetricsEvent, train
 from recipe.training.run import Run
 
 
@@ -39,21 +39,23 @@ NEVER_RISES = ("stop=early", "stop.patience=2", "optimizer.lr=1e-12", "epochs=9"
 """So small a learning rate that no epoch changes the accuracy."""
 
 
-def followed(spec: RunSpec, run: Run) -> tuple[list[Point], dict[str, str | None], list[str]]:
+def followed(
+    spec: RunSpec, run: Run
+) -> tuple[list[MetricsEvent], dict[str, str | None], list[str]]:
     with Audit(spec, run) as audit:
         points = list(train_audited(audit, run))
-    verdicts = list(audit.verdicts(ended=True))
+    verdicts = list(audit.results(is_final=True))
     return (
         points,
-        {v.group: v.no_effect for v in verdicts},
-        [problem for v in verdicts for problem in v.broken],
+        {v.group: v.no_effect_reason for v in verdicts},
+        [problem for v in verdicts for problem in v.problems],
     )
 
 
-def train_audited(audit: Audit, run: Run) -> list[Point]:
+def train_audited(audit: Audit, run: Run) -> list[MetricsEvent]:
     points = []
     for point in train(run):
-        audit.look(point)
+        audit.check(point)
         points.append(point)
     return points
 
@@ -62,8 +64,8 @@ def test_a_run_ends_early_and_every_promise_is_kept(small: Callable[..., RunSpec
     spec = small(*NEVER_RISES)
     run = build.build(spec)
     points, no_effect, broken = followed(spec, run)
-    assert (points[-1].epoch, points[-1].ends_run, run.at.epoch) == (3, True, 3)
-    assert [p.epoch for p in points if p.ends_run] == [3]
+    assert (points[-1].epoch, points[-1].is_run_end, run.position.epoch) == (3, True, 3)
+    assert [p.epoch for p in points if p.is_run_end] == [3]
     assert broken == [] and no_effect["stop"] is None
     assert list(train(run)) == []  # it is over
 
@@ -71,23 +73,23 @@ def test_a_run_ends_early_and_every_promise_is_kept(small: Callable[..., RunSpec
 def test_a_run_that_was_killed_at_its_end_does_not_go_on(small: Callable[..., RunSpec]) -> None:
     run = build.build(small(*NEVER_RISES))
     points = list(train(run))
-    saved = state.capture(run)
+    saved = state.capture_state(run)
     again = build.build(small(*NEVER_RISES))
-    state.restore(again, saved)
+    state.restore_state(again, saved)
     assert list(train(again)) == [] and len(points) == 3 * (3 + 1)
     half = build.build(small(*NEVER_RISES))
     for point in train(half):
-        if point.epoch == 2 and not point.ends_epoch:
+        if point.epoch == 2 and not point.is_epoch_end:
             break
     resumed = build.build(small(*NEVER_RISES))
-    state.restore(resumed, state.capture(half))
+    state.restore_state(resumed, state.capture_state(half))
     assert list(train(resumed))[-1].epoch == 3
 
 
 def test_a_run_that_never_stops_early_says_so(small: Callable[..., RunSpec]) -> None:
     spec = small("stop=early", "stop.patience=5")
     points, no_effect, broken = followed(spec, build.build(spec))
-    assert points[-1].epoch == 2 and points[-1].ends_run
+    assert points[-1].epoch == 2 and points[-1].is_run_end
     assert no_effect["stop"] == "it never stopped the run" and broken == []
 
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from same_runs import alike, finished
 
-from recipe.components.data.names import Names
+from recipe.components.data.names import PackedPaths
 
 RUN = (
     *commands.HERE, "tracking=none", "model.widths=[2,4]", "model.dropout=0.2", "epochs=2",
@@ -104,7 +104,7 @@ def test_a_run_with_workers_that_is_killed_in_mid_epoch_ends_as_one_that_was_not
 
 
 def test_names_are_what_they_were_made_of() -> None:
-    names = Names(["cat/1.png", "", "hund/ä ö.jpg", Path("dog") / "2.png"])
+    names = PackedPaths(["cat/1.png", "", "hund/ä ö.jpg", Path("dog") / "2.png"])
     assert list(names) == ["cat/1.png", "", "hund/ä ö.jpg", "dog/2.png"]
     assert names[-1] == "dog/2.png" and names[1:3] == ["", "hund/ä ö.jpg"] and len(names) == 4
     with pytest.raises(IndexError):

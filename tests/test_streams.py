@@ -21,23 +21,23 @@ def drawn() -> tuple[list[float], list[float], list[float]]:
 
 @given(seed=st.integers(0, 2**64))
 def test_every_name_and_epoch_is_a_stream_of_its_own(seed: int) -> None:
-    starts = {rng.spawn(seed, name, epoch) for name in NAMES for epoch in range(20)}
+    starts = {rng.derive_seed(seed, name, epoch) for name in NAMES for epoch in range(20)}
     assert len(starts) == 5 * 20 and all(0 <= start < 2**63 for start in starts)
 
 
 def test_neighbouring_seeds_and_seed_0_are_streams_like_any_other() -> None:
-    rows = {tuple(torch.rand(2, generator=rng.generator(s, "order")).tolist()) for s in (0, 1)}
+    rows = {tuple(torch.rand(2, generator=rng.make_generator(s, "order")).tolist()) for s in (0, 1)}
     assert len(rows) == 2
-    rng.seed_global(0, "dropout")
+    rng.seed_global_rng(0, "dropout")
     first = drawn()
-    rng.seed_global(0, "dropout")
+    rng.seed_global_rng(0, "dropout")
     assert drawn() == first
 
 
 def test_drawing_from_one_stream_moves_no_other() -> None:
-    alone = torch.rand(4, generator=rng.generator(7, "order", 3))
-    other = rng.generator(7, "augmentation", 3)
-    mine = rng.generator(7, "order", 3)
+    alone = torch.rand(4, generator=rng.make_generator(7, "order", 3))
+    other = rng.make_generator(7, "augmentation", 3)
+    mine = rng.make_generator(7, "order", 3)
     torch.rand(100, generator=other)
     assert torch.equal(torch.rand(4, generator=mine), alone)
 
@@ -47,15 +47,15 @@ def test_a_stream_is_the_same_on_every_machine_and_in_every_version() -> None:
     import hashlib
 
     expected = int(hashlib.sha256(b"0/order/0").hexdigest()[:16], 16) // 2
-    assert rng.spawn(0, "order") == expected
+    assert rng.derive_seed(0, "order") == expected
 
 
 def test_untouched_leaves_all_global_streams_where_they_were_also_after_an_error() -> None:
-    rng.seed_global(1, "weights")
+    rng.seed_global_rng(1, "weights")
     expected = drawn()
-    rng.seed_global(1, "weights")
+    rng.seed_global_rng(1, "weights")
     try:
-        with rng.untouched():
+        with rng.isolate_rng():
             drawn()
             raise KeyError
     except KeyError:

@@ -20,7 +20,7 @@ from recipe.config import compose
 from recipe.mlflow_sync import parent_run, worker_process
 from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs, sweep_record
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
 
 def record(folder: Path, *, steps: int = 20, sweep: Path | None = None) -> Recorder:
     tracking = local(folder / "outputs", experiment="recipe")
-    recorder = Recorder(folder / "outputs", "short", tracking, sweep=sweep)
+    recorder = Recorder(folder / "outputs", "short", tracking, sweep_dir=sweep)
     for step in range(steps):
-        recorder.metrics(step, {"loss": 1 / (step + 1)})
+        recorder.log_metrics(step, {"loss": 1 / (step + 1)})
     return recorder
 
 
@@ -85,14 +85,14 @@ def test_the_rest_is_sent_once_and_twice_doubles_nothing(
 
 def test_what_mlflow_refuses_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
     recorder = record(tmp_path)
-    recorder.metrics(1, {"a[b]": 1.0, "c": 2.0})
-    recorder.parameters({"seed": 0})
-    recorder.parameters({"seed": 1, "epochs": 2})  # MLflow keeps a parameter as it was
+    recorder.log_metrics(1, {"a[b]": 1.0, "c": 2.0})
+    recorder.log_params({"seed": 0})
+    recorder.log_params({"seed": 1, "epochs": 2})  # MLflow keeps a parameter as it was
     recorder.close("FINISHED")
-    assert recorder.failure is not None
-    first, second = recorder.failure.split("; parameter seed: ")[0], recorder.failure
-    assert "metric a[b]: " in recorder.failure and "parameter seed: " in second and first
-    assert "sync" not in recorder.failure
+    assert recorder.upload_failure is not None
+    first, second = recorder.upload_failure.split("; parameter seed: ")[0], recorder.upload_failure
+    assert "metric a[b]: " in recorder.upload_failure and "parameter seed: " in second and first
+    assert "sync" not in recorder.upload_failure
     found = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert found.data.params == {"seed": "0", "epochs": "2"}
     assert found.data.metrics == {"loss": 0.05, "c": 2.0} and found.info.status == "FINISHED"
@@ -104,13 +104,13 @@ def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> No
     while recorder.mlflow_run_id is None:
         time.sleep(0.05)
     client(tmp_path).delete_run(str(recorder.mlflow_run_id))
-    recorder.parameters({"seed": 0})
+    recorder.log_params({"seed": 0})
     recorder.close("FINISHED")
-    assert str(recorder.failure).startswith("the run was deleted in MLflow; lines: ")
+    assert str(recorder.upload_failure).startswith("the run was deleted in MLflow; lines: ")
     done = commands.here(tmp_path, "sync")
     assert done.status == 0
     assert done.out.splitlines()[0] == (
-        f"{recorder.id}  not sent, and never will be: the run was deleted in MLflow"
+        f"{recorder.run_id}  not sent, and never will be: the run was deleted in MLflow"
     )
     client(tmp_path).restore_run(str(recorder.mlflow_run_id))
     assert "1 of 1 sent" in commands.here(tmp_path, "sync").out
@@ -137,30 +137,32 @@ def test_only_the_reader_says_that_a_record_goes_to_another_machine(unsent: Path
 def test_a_strangers_journal_sends_no_file_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("mine")
     recorder = record(tmp_path)
-    (recorder.folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (recorder.run_dir / "link.txt").symlink_to(tmp_path / "secret.txt")
     for name in ("../../../secret.txt", str(tmp_path / "secret.txt"), "link.txt", "none.txt"):
-        recorder.artifact(name)
+        recorder.log_artifact(name)
     recorder.close("FINISHED")
     assert client(tmp_path).list_artifacts(str(recorder.mlflow_run_id)) == []
-    assert str(recorder.failure).count("there is no such file in the run's folder") == 4
+    assert str(recorder.upload_failure).count("there is no such file in the run's folder") == 4
 
 
 def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
-    lock = sweep_record.begin(sweep)
+    lock = sweep_record.start_sweep(sweep)
     recorder = record(tmp_path, sweep=sweep)
     recorder.close("FINISHED")
-    sweep_record.end(sweep, "FAILED", "| a table |")
+    sweep_record.write_end(sweep, "FAILED", "| a table |")
     lock.release()
     nowhere = Tracking(f"http://127.0.0.1:{servers.free_port()}", "recipe")
-    assert "Connection refused" in str(parent_run.tell(nowhere, tmp_path / "outputs", sweep))
-    above = client(tmp_path).get_run(sweep_record.read(sweep)["mlflow_run_id"])
+    assert "Connection refused" in str(
+        parent_run.send_sweep_end(nowhere, tmp_path / "outputs", sweep)
+    )
+    above = client(tmp_path).get_run(sweep_record.read_record(sweep)["mlflow_run_id"])
     assert above.info.status == "RUNNING"
     done = commands.here(tmp_path, "sync")
     assert (done.status, done.out) == (0, "1 of 1 sent\n")
-    above = client(tmp_path).get_run(sweep_record.read(sweep)["mlflow_run_id"])
+    above = client(tmp_path).get_run(sweep_record.read_record(sweep)["mlflow_run_id"])
     assert (above.info.status, above.data.tags["mlflow.note.content"]) == ("FAILED", "| a table |")
     below = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
@@ -169,7 +171,7 @@ def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: P
 
 def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "outputs", "quiet", Tracking(None))
-    recorder.metrics(1, {"loss": 1.0})
+    recorder.log_metrics(1, {"loss": 1.0})
     recorder.close("FINISHED")
     assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
@@ -189,8 +191,8 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str], probl
 
 def test_an_address_that_no_run_goes_to_is_refused(tmp_path: Path) -> None:
     record(tmp_path).close("FINISHED")
-    with compose.menu_folder():
-        spec = compose.Job((*commands.QUICK,), ()).spec()
+    with compose.composition_context():
+        spec = compose.Job((*commands.QUICK,), ()).to_spec()
     (run,) = commands.runs(tmp_path)
     (run / "spec.yaml").write_text(spec.to_yaml())
     done = commands.here(tmp_path, "sync", "tracking.uri=http://127.0.0.1:1")
@@ -208,27 +210,27 @@ def test_a_journal_that_lost_its_end_is_sent_from_the_beginning(
 ) -> None:
     recorder = record(tmp_path)
     recorder.close("KILLED")
-    journal = recorder.folder / "metrics.jsonl"
+    journal = recorder.run_dir / "metrics.jsonl"
     sizes = list(itertools.accumulate(len(line) + 1 for line in journal.read_bytes().splitlines()))
     cut(journal, sizes[9] if at_a_line else sizes[9] + 5)  # as after a loss of power
-    again = Recorder.reopen(recorder.folder, local(tmp_path / "outputs", experiment="recipe"))
+    again = Recorder.reopen(recorder.run_dir, local(tmp_path / "outputs", experiment="recipe"))
     for step in range(10, 200 if grows else 12):
-        again.metrics(step, {"other": 1 / (step + 1)})
+        again.log_metrics(step, {"other": 1 / (step + 1)})
     again.close("FINISHED")
-    assert again.failure is None
+    assert again.upload_failure is None
     found = servers.points(client(tmp_path), str(again.mlflow_run_id))
-    assert servers.journal(again.folder) <= found
+    assert servers.journal(again.run_dir) <= found
     assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
 def test_a_journal_that_was_cut_and_grew_to_the_same_length_is_sent_again(tmp_path: Path) -> None:
     recorder = record(tmp_path)
     recorder.close("FINISHED")
-    journal = recorder.folder / "metrics.jsonl"
+    journal = recorder.run_dir / "metrics.jsonl"
     journal.write_text(journal.read_text().replace('"loss"', '"miss"'))
     assert "1 of 1 sent" in commands.here(tmp_path, "sync").out
     found = servers.points(client(tmp_path), str(recorder.mlflow_run_id))
-    assert servers.journal(recorder.folder) < found
+    assert servers.journal(recorder.run_dir) < found
 
 
 def with_a_database_that_is_removed(folder: Path, sweep: str | None = None) -> Path:
@@ -241,7 +243,7 @@ outputs = Path("outputs").resolve()
 sweep = {sweep!r} and outputs / "sweeps" / {sweep!r}
 recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"), sweep=sweep)
 for step in range(20):
-    recorder.metrics(step, {{"loss": 1 / (step + 1)}})
+    recorder.log_metrics(step, {{"loss": 1 / (step + 1)}})
 recorder.close("KILLED")
 """
     done = commands.process(folder, "-c", program, program=(sys.executable,))
@@ -256,7 +258,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
-    sweep_record.begin(sweep).release()
+    sweep_record.start_sweep(sweep).release()
     run = with_a_database_that_is_removed(tmp_path, sweep.name)
     if another:
         record(tmp_path).close("FINISHED")
@@ -272,13 +274,13 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
 @pytest.mark.long
 def test_a_run_whose_database_was_removed_goes_on_as_a_new_one(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
-    before = run_dirs.read(run, "run").mlflow_run_id
+    before = run_dirs.read_info(run, "run").mlflow_run_id
     again = Recorder.reopen(run, local(tmp_path / "outputs", experiment="recipe"))
-    again.metrics(30, {"loss": 0.5})
+    again.log_metrics(30, {"loss": 0.5})
     again.close("FINISHED")
-    assert again.failure is None and again.mlflow_run_id != before
+    assert again.upload_failure is None and again.mlflow_run_id != before
     found = servers.points(client(tmp_path), str(again.mlflow_run_id))
-    assert found == servers.journal(again.folder) and len(found) == 21
+    assert found == servers.journal(again.run_dir) and len(found) == 21
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "metrics.jsonl"])
@@ -286,14 +288,14 @@ def test_a_damaged_journal_costs_its_own_run_alone(tmp_path: Path, name: str) ->
     damaged, whole = record(tmp_path), record(tmp_path)
     for recorder in (damaged, whole):
         recorder.close("FINISHED")
-        (recorder.folder / "sent.json").unlink()
-    path = damaged.folder / name
+        (recorder.run_dir / "sent.json").unlink()
+    path = damaged.run_dir / name
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"\x00\xff garbage\n", *lines[1:]]))
     done = commands.here(tmp_path, "sync")
     assert done.status == 1
     assert f"recipe: {path}: line 2 is damaged\n" in done.out
-    assert f"{whole.id}  sent lines: 2 of events.jsonl and 20 of metrics.jsonl" in done.out
+    assert f"{whole.run_id}  sent lines: 2 of events.jsonl and 20 of metrics.jsonl" in done.out
     assert "1 of 2 sent, 1 left" in done.out
 
 
@@ -301,13 +303,13 @@ def test_a_run_whose_folder_can_not_be_written_is_told_and_costs_no_other(tmp_pa
     stuck, whole = record(tmp_path), record(tmp_path)
     for recorder in (stuck, whole):
         recorder.close("FINISHED")
-        (recorder.folder / "sent.json").unlink()
+        (recorder.run_dir / "sent.json").unlink()
     for name in (".lock", ".sending"):
-        (stuck.folder / name).unlink(missing_ok=True)
-        (stuck.folder / name).mkdir()
+        (stuck.run_dir / name).unlink(missing_ok=True)
+        (stuck.run_dir / name).mkdir()
     done = commands.here(tmp_path, "sync")
     assert (done.status, done.err) == (1, "")
-    assert f"recipe: {stuck.folder} can't be written: Is a directory\n" in done.out
+    assert f"recipe: {stuck.run_dir} can't be written: Is a directory\n" in done.out
     assert "1 of 2 sent, 1 left" in done.out
 
 
@@ -315,6 +317,6 @@ def test_a_server_that_is_down_is_told_in_few_words(tmp_path: Path) -> None:
     port = servers.free_port()
     recorder = record(tmp_path)
     recorder.close("FINISHED")
-    Sent(f"http://127.0.0.1:{port}").write(recorder.folder)
+    UploadState(f"http://127.0.0.1:{port}").write(recorder.run_dir)
     done = commands.here(tmp_path, "sync")
     assert f"recipe: 127.0.0.1:{port}: Connection refused" in done.out.splitlines()

@@ -25,10 +25,10 @@ from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.nn import rng
 from recipe.runner import parameter_table, plan
-from recipe.training.collectives import Alone
+from recipe.training.collectives import SingleProcess
 from recipe.training.evaluation import evaluate
-from recipe.training.freezing import Frozen
-from recipe.training.loop import Point, train
+from recipe.training.freezing import FreezeSchedule
+from recipe.training.loop import MetricsEvent, train
 from recipe.training.run import Run
 
 Build = Callable[..., Run]
@@ -49,12 +49,12 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def steps(points: Iterable[Point], key: str) -> list[float]:
-    return [point.metrics[key] for point in points if not point.ends_epoch]
+def steps(points: Iterable[MetricsEvent], key: str) -> list[float]:
+    return [point.metrics[key] for point in points if not point.is_epoch_end]
 
 
-def epochs(points: Iterable[Point], key: str) -> list[float]:
-    return [point.metrics[key] for point in points if point.ends_epoch]
+def epochs(points: Iterable[MetricsEvent], key: str) -> list[float]:
+    return [point.metrics[key] for point in points if point.is_epoch_end]
 
 
 def test_the_loop_is_the_one_that_one_would_write_by_hand(built: Build) -> None:
@@ -73,7 +73,7 @@ def test_the_loop_is_the_one_that_one_would_write_by_hand(built: Build) -> None:
     losses, norms = [], []
     for epoch in range(3):
         model.train()
-        order = torch.randperm(20, generator=rng.generator(5, "order", epoch))
+        order = torch.randperm(20, generator=rng.make_generator(5, "order", epoch))
         for indices in order.split(8):
             optimizer.zero_grad()
             loss = functional.cross_entropy(model(data.inputs[indices]), data.targets[indices])
@@ -117,7 +117,7 @@ def test_the_scheduler_waits_for_a_step_that_the_scaler_skipped(built: Build) ->
     points = []
     for point in train(run):
         points.append(point)
-        if not point.ends_epoch:
+        if not point.is_epoch_end:
             seen.append(weights(run.model))
     # the rate of step 3 is that of the skipped step 2
     assert steps(points, "lr/all") == pytest.approx([0.8, 0.4, 0.4, 0.2, 0.1, 0.05])
@@ -151,10 +151,10 @@ def halve_above(params: list[nn.Parameter], *, limit: float) -> Tensor:
 
 def test_the_best_epoch_is_the_first_of_equals(built: Build) -> None:
     run = built("optimizer.lr=0", "model=mlp", "model.hidden=[4]", "epochs=3")
-    points = [point for point in train(run) if point.ends_epoch]
+    points = [point for point in train(run) if point.is_epoch_end]
     accuracies = epochs(points, "val/accuracy")
     assert len(set(accuracies)) == 1  # nothing learns
-    assert [point.improved for point in points] == [True, False, False]
+    assert [point.is_best for point in points] == [True, False, False]
     assert epochs(points, "best/epoch") == [1, 1, 1]
     assert epochs(points, "best/val_accuracy") == accuracies
 
@@ -164,7 +164,7 @@ def test_the_best_weights_are_a_copy_from_their_epoch(built: Build) -> None:
     kept: dict[int, dict[str, Tensor]] = {}
     accuracies = []
     for point in train(run):
-        if point.ends_epoch:
+        if point.is_epoch_end:
             kept[point.epoch] = weights(run.model)
             accuracies.append(point.metrics["val/accuracy"])
     assert run.best.epoch == accuracies.index(max(accuracies)) + 1
@@ -180,8 +180,8 @@ def test_every_sample_counts_once_however_the_batches_fall() -> None:
     split = InMemory(logits, torch.tensor([0, 1, 1]))
     for size in (1, 2, 3, 64):
         found = evaluate(
-            nn.Identity(), split, functional.cross_entropy, look=plain,
-            batch_size=size, device=CPU, autocast=full_precision, ranks=Alone(),
+            nn.Identity(), split, functional.cross_entropy, forward=plain,
+            batch_size=size, device=CPU, autocast=full_precision, collectives=SingleProcess(),
         )  # fmt: skip
         assert found["loss"] == pytest.approx((2 * math.log(2) + 100) / 3)
         assert found["accuracy"] == pytest.approx(1 / 3)  # argmax of equals is the first
@@ -207,17 +207,17 @@ class Looks(nn.Module):
 def test_evaluation_only_looks() -> None:
     model = Looks()
     by_name(model, names=["norm"])
-    Frozen(model, {}, "eval")
+    FreezeSchedule(model, {}, "eval")
     model.train()
     model.layer.eval()  # a user's own choice
     before = weights(model)
     split = InMemory(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
-    rng.seed_global(3, "dropout")
+    rng.seed_global_rng(3, "dropout")
     expected = (torch.rand(1).item(), np.random.rand(), random.random())
-    rng.seed_global(3, "dropout")
+    rng.seed_global_rng(3, "dropout")
     evaluate(
-        model, split, functional.cross_entropy, look=plain,
-        batch_size=2, device=CPU, autocast=full_precision, ranks=Alone(),
+        model, split, functional.cross_entropy, forward=plain,
+        batch_size=2, device=CPU, autocast=full_precision, collectives=SingleProcess(),
     )  # fmt: skip
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
     assert model.seen == [(False, False)] * 3  # eval mode, no gradients, 5 samples in 3 batches
@@ -232,7 +232,7 @@ import contextlib, torch
 from torch import nn
 from torch.nn import functional
 from recipe.components.data import InMemory
-from recipe.training.collectives import Alone
+from recipe.training.collectives import SingleProcess
 from recipe.training.evaluation import evaluate
 from recipe.components.evaluation.plain import plain
 torch.set_num_threads(1)
@@ -255,8 +255,8 @@ def peak():
 
 split = InMemory(torch.rand(8, 4, 256, 256), torch.zeros(8, dtype=torch.int64))  # 8 MB
 def look(model):
-    evaluate(model, split, functional.cross_entropy, look=plain, batch_size=8,
-             device=torch.device("cpu"), autocast=contextlib.nullcontext, ranks=Alone())
+    evaluate(model, split, functional.cross_entropy, forward=plain, batch_size=8,
+             device=torch.device("cpu"), autocast=contextlib.nullcontext, collectives=SingleProcess())
 
 def learn(model):
     functional.cross_entropy(model(split.inputs), split.targets).backward()
@@ -314,7 +314,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone(built: Build) -> 
     expected = [
         indices.tolist()
         for epoch in range(3)
-        for indices in torch.randperm(20, generator=rng.generator(4, "order", epoch)).split(8)
+        for indices in torch.randperm(20, generator=rng.make_generator(4, "order", epoch)).split(8)
     ]
     assert batches_of(built("seed=4", "epochs=3", "model.dropout=0.5")) == expected
     assert batches_of(built("seed=4", "epochs=2", "augment=flip_crop")) == expected[:6]
@@ -370,12 +370,12 @@ def test_looking_changes_nothing(built: Build, composed: Compose) -> None:
     spec = composed(*RANDOM_EVERYWHERE)
 
     def look() -> None:
-        plan.seconds_per_epoch(run)
-        parameter_table.rows(run)
-        evaluate(run.model, run.data.val, run.loss, look=plain, batch_size=3, device=CPU,
-                 autocast=run.autocast, ranks=run.ranks)  # fmt: skip
+        plan.estimate_epoch_seconds(run)
+        parameter_table.build_rows(run)
+        evaluate(run.model, run.data.val, run.loss, forward=plain, batch_size=3, device=CPU,
+                 autocast=run.autocast, collectives=run.collectives)  # fmt: skip
 
-    assert "Linear" in str(plan.make(spec, run).summary)
+    assert "Linear" in str(plan.make_plan(spec, run).model_summary)
     for _ in train(run):
         look()
     assert_same(weights(undisturbed.model), weights(run.model))

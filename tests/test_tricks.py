@@ -8,41 +8,41 @@ import commands
 import compared_runs
 import pytest
 
-from recipe.cli.trick_card import Card, cards
-from recipe.cli.trick_evidence import of_options
-from recipe.cli.trick_page import markdown
+from recipe.cli.trick_card import TrickCard, read_cards
+from recipe.cli.trick_evidence import collect_evidence
+from recipe.cli.trick_page import render_markdown
 from recipe.config import option_files
 
 PAGE = Path(__file__).parents[1] / "docs" / "tricks.md"
 
-TRICKS = [card for card in cards() if card.has_evidence or card.group in ("loss", "optimizer")]
+TRICKS = [card for card in read_cards() if card.is_trick or card.group in ("loss", "optimizer")]
 
 
-def label(card: Card) -> str:
+def label(card: TrickCard) -> str:
     return card.label
 
 
 def test_the_page_of_all_tricks_is_what_the_files_say(pytestconfig: pytest.Config) -> None:
     if pytestconfig.getoption("--refresh-golden"):
-        PAGE.write_text(markdown(), encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == markdown()
+        PAGE.write_text(render_markdown(), encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == render_markdown()
 
 
 @pytest.mark.parametrize("card", TRICKS, ids=label)
-def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card: Card) -> None:
+def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card: TrickCard) -> None:
     if card.label == "loss=cross_entropy":  # the default is no trick
         return
     expected = {"Helps", "Not with", "Costs"}
     assert expected <= set(card.fields), f"{card.label} lacks {expected - set(card.fields)}"
     assert all(text.endswith(".") for text in card.fields.values())
-    assert all(setting.note for setting in card.settings if setting.key.count(".") == 1)
+    assert all(setting.description for setting in card.settings if setting.key.count(".") == 1)
 
 
 def test_every_option_is_listed_with_its_line(tmp_path: Path) -> None:
     shown = " ".join(commands.here(tmp_path, "tricks").out.split())
     for group in option_files.GROUPS:
-        for name, option in option_files.options(group).items():
-            assert f"{name} {option.help}" in shown
+        for name, option in option_files.find_options(group).items():
+            assert f"{name} {option.description}" in shown
 
 
 def test_a_card_shows_settings_with_their_values_and_what_they_do(tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_evidence_is_of_pairs_that_differ_in_the_trick_alone(tmp_path: Path) -> 
     # not finished
     compared_runs.run(outputs, 93, [0.5], seed=8)
     compared_runs.run(outputs, 94, [0.9], {"clip": "norm"}, seed=8, status="FAILED")
-    found = of_options(outputs)
+    found = collect_evidence(outputs)
     assert list(found) == ["clip=norm"]
     assert found["clip=norm"].differences == pytest.approx([0.01, 0.03])
     # mean 2 points, standard deviation 1.414, t(0.975, 1) = 12.706: 2 +- 12.706
-    assert found["clip=norm"].short == "2 paired runs: +2.00 points, -10.71 to +14.71"
+    assert found["clip=norm"].summary == "2 paired runs: +2.00 points, -10.71 to +14.71"
     shown = " ".join(commands.here(tmp_path, "tricks", "clip=norm").out.split())
     assert "of val/accuracy; bit on 25 % of steps. No verdict" in shown
 
@@ -117,6 +117,6 @@ def test_two_specs_are_pooled_and_said_to_be(tmp_path: Path) -> None:
         settings = {"scheduler": schedule, "clip": clip}
         tags = {"recipe.no_effect": "clip=norm"} if number == 3 else {}
         compared_runs.run(outputs, number, [accuracy], settings, tags=tags)
-    found = of_options(outputs)["clip=norm"]
+    found = collect_evidence(outputs)["clip=norm"]
     assert found.differences == pytest.approx([0.1, -0.1])
-    assert "pooled over 2 different specs; it had no effect in 1 of them" in found.sentence
+    assert "pooled over 2 different specs; it had no effect in 1 of them" in found.description

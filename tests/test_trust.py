@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from recipe.config import instantiate
-from recipe.config.allowlist import locate
-from recipe.config.option_files import GROUPS, own_targets
+from recipe.config.allowlist import locate_target
+from recipe.config.option_files import GROUPS, builtin_targets
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training.run import Run
@@ -72,11 +72,11 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_our_parts_and_torchs_building_blocks_may_be_called(target: str) -> None:
-    assert locate(target, ()).__name__ == target.rpartition(".")[2]
+    assert locate_target(target, ()).__name__ == target.rpartition(".")[2]
 
 
 def test_optimizers_of_pytorch_optimizer_may_be_called_and_nothing_else_of_it() -> None:
-    assert locate("pytorch_optimizer.Lion", (), "optimizer").__name__ == "Lion"
+    assert locate_target("pytorch_optimizer.Lion", (), "optimizer").__name__ == "Lion"
     refused = {
         "pytorch_optimizer.load_optimizer": "optimizer",
         "pytorch_optimizer.Lion": "model",
@@ -86,23 +86,23 @@ def test_optimizers_of_pytorch_optimizer_may_be_called_and_nothing_else_of_it() 
     }
     for target, group in refused.items():
         with pytest.raises(ValueError, match=f"^_target_ {target}.* is not a part that a spec may"):
-            locate(target, (), group)
+            locate_target(target, (), group)
 
 
 @pytest.mark.usefixtures("torchvision")
 def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
-    assert callable(locate("torchvision.models.resnet18", ()))
+    assert callable(locate_target("torchvision.models.resnet18", ()))
     for target in ("torchvision.io.read_image", "torchvision.models._api.load_state_dict_from_url",
                    "torchvision.datasets.utils.download_url"):  # fmt: skip
         with pytest.raises(ValueError, match=f"^_target_ {target}"):
-            locate(target, ())
+            locate_target(target, ())
 
 
 @pytest.mark.usefixtures("torchvision")
 def test_of_torchvision_only_models_and_their_builders_may_be_called() -> None:
     for target in ("torchvision.models.ResNet", "torchvision.models.detection.fcos.FCOS",
                    "torchvision.models.vgg.vgg11"):  # fmt: skip
-        assert callable(locate(target, (), "model"))
+        assert callable(locate_target(target, (), "model"))
     for target in (
         "torchvision.models.get_model", "torchvision.models.get_weight",
         "torchvision.models.resnet.ResNet18_Weights", "torchvision.models.resnet._resnet",
@@ -111,9 +111,9 @@ def test_of_torchvision_only_models_and_their_builders_may_be_called() -> None:
         "torchvision.models._utils.handle_legacy_interface",
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"^_target_ {target} .*not a part that a spec may"):
-            locate(target, (), "model")
+            locate_target(target, (), "model")
     with pytest.raises(ValueError, match="not a part that a spec may call"):
-        locate("torchvision.models.resnet18", (), "clip")
+        locate_target("torchvision.models.resnet18", (), "clip")
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -127,7 +127,7 @@ def test_weights_that_torchvision_would_download_are_refused(
         {**spec.model, "dropout": resnet}, {"_target_": fcn, "weights_backbone": "DEFAULT"}
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^weights\w*: torchvision would download 'DEFAULT'"):
-            instantiate.part(replace(spec, model=model), "model")
+            instantiate.bind_component(replace(spec, model=model), "model")
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -158,7 +158,7 @@ def test_nor_does_torchvision_download_unasked(
     resnet = {"_target_": "torchvision.models.resnet18"}
     spec = replace(composed(), model={**resnet, "norm_layer": {**resnet, **node}})
     with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
-        instantiate.part(spec, "model")
+        instantiate.bind_component(spec, "model")
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -168,7 +168,7 @@ def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
     target = "torchvision.models.segmentation.fcn_resnet50"
     inner = {"_target_": target, "weights_backbone": None, "num_classes": 2}
     spec = replace(composed(), model={"_target_": "torchvision.models.resnet18", "x": inner})
-    assert isinstance(instantiate.part(spec, "model").keywords["x"], torch.nn.Module)
+    assert isinstance(instantiate.bind_component(spec, "model").keywords["x"], torch.nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
 )
 def test_a_part_of_another_group_is_refused(group: str, target: str) -> None:
     with pytest.raises(ValueError, match=f"^_target_ {target} .*not a part that a spec may call"):
-        locate(target, (), group)
+        locate_target(target, (), group)
 
 
 def test_a_nested_part_is_made_by_name_by_position_or_later(
@@ -195,7 +195,7 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
         "{_target_: torch.nn.Linear, _partial_: true, _args_: [2, 3]}",
     ]
     spec = composed(f"model.widths=[{', '.join(nodes)}]")
-    *made, later = instantiate.part(spec, "model").keywords["widths"]
+    *made, later = instantiate.bind_component(spec, "model").keywords["widths"]
     assert [str(layer) for layer in (*made, later())] == [str(torch.nn.Linear(2, 3))] * 3
     assert spec.model["widths"][1]["_args_"] == [2, 3]
 
@@ -236,7 +236,7 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
 )
 def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
     with pytest.raises(ValueError, match=r"^_target_ "):
-        locate(target, ())
+        locate_target(target, ())
 
 
 def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -> None:
@@ -246,23 +246,23 @@ def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -
             home = importlib.import_module(module.name)
             for name, found in vars(home).items():
                 target = f"{module.name}.{name}"
-                if target in own_targets(group):
-                    assert locate(target, (), group) is found
+                if target in builtin_targets(group):
+                    assert locate_target(target, (), group) is found
                 elif callable(found):
                     with pytest.raises(ValueError, match="not a part that a spec may call"):
-                        locate(target, (), group)
+                        locate_target(target, (), group)
 
 
 @pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}])
 def test_a_target_that_is_no_name_is_refused(target: object) -> None:
     with pytest.raises(ValueError, match=r"^_target_ must be the dotted name of a callable"):
-        locate(target, ())
+        locate_target(target, ())
 
 
 @pytest.mark.usefixtures("packages")
 def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
-    assert locate("minepackage.clip", ["minepackage"]).__name__ == "clip"
-    assert issubclass(locate("minepackage.Net", ["minepackage"]), torch.nn.Module)  # type: ignore[arg-type]
+    assert locate_target("minepackage.clip", ["minepackage"]).__name__ == "clip"
+    assert issubclass(locate_target("minepackage.Net", ["minepackage"]), torch.nn.Module)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("packages")
@@ -271,21 +271,21 @@ def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
 )
 def test_what_a_trusted_package_only_imported_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^_target_ minepackage\.{name} .*not a part that a"):
-        locate(f"minepackage.{name}", ["minepackage"])
+        locate_target(f"minepackage.{name}", ["minepackage"])
 
 
 def test_an_untrusted_package_is_not_even_imported(packages: Path) -> None:
     message = r"^_target_ strangerpackage\.clip: .* isn't trusted; .* trust=\[strangerpackage\]$"
     with pytest.raises(ValueError, match=message):
-        locate("strangerpackage.clip", ["minepackage"])
+        locate_target("strangerpackage.clip", ["minepackage"])
     assert not (packages / "imported").exists() and "strangerpackage" not in sys.modules
 
 
 def test_a_name_that_is_nowhere_is_named_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"^_target_ torch\.optim\.Adan: .*mean Adam"):
-        locate("torch.optim.Adan", ())
+        locate_target("torch.optim.Adan", ())
     with pytest.raises(ValueError, match=r"^_target_ nowhere\.x: there is no module nowhere"):
-        locate("nowhere.x", ["nowhere"])
+        locate_target("nowhere.x", ["nowhere"])
 
 
 @pytest.mark.parametrize("where", ["model.dropout", "model.hidden[0]", "data.size"])
@@ -306,7 +306,7 @@ def test_a_single_part_of_a_strangers_spec_is_refused_as_well(
     evil = f"{{_target_: builtins.open, file: {tmp_path}/ran, mode: w}}"
     path = tmp_path / "spec.yaml"
     path.write_text(composed("model=mlp", f"model.hidden=[{evil}]", "trust=[builtins]").to_yaml())
-    spec = RunSpec.read(path, trust=[])
+    spec = RunSpec.from_file(path, trust=[])
     with pytest.raises(ValueError, match=r"^_target_ builtins\.open: .* isn't trusted"):
-        instantiate.part(spec, "model")
+        instantiate.bind_component(spec, "model")
     assert not (tmp_path / "ran").exists()

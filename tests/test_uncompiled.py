@@ -29,7 +29,7 @@ def test_a_step_is_torchs_to_the_bit(make: Callable[[list[torch.Tensor]], Optimi
         weights = [torch.randn(5, requires_grad=True), torch.randn(3, 2, requires_grad=True)]
         optimizer = make(weights)
         if spared:
-            without_dynamo.step(optimizer)
+            without_dynamo.replace_optimizer_step(optimizer)
         called: list[str] = []
         optimizer.register_step_pre_hook(lambda *_, to=called: to.append("pre"))
         optimizer.register_step_post_hook(lambda *_, to=called: to.append("post"))
@@ -48,8 +48,8 @@ def test_a_step_is_torchs_to_the_bit(make: Callable[[list[torch.Tensor]], Optimi
 
 RUN = """
 import sys
-from recipe import cli
-status = cli.run(sys.argv[1:])
+from recipe.cli import main
+status = main.run_command_line(sys.argv[1:])
 print("compiler:", "torch._dynamo" in sys.modules)
 sys.exit(status)
 """

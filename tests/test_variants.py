@@ -3,13 +3,13 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.config.option_files import OFF
+from recipe.config.option_files import OFF_OPTIONS
 from recipe.sweep.ablation import variants
-from recipe.sweep.ablation.arguments import TRICKS
+from recipe.sweep.ablation.arguments import TRICK_GROUPS
 from recipe.sweep.ablation.variants import PLANS, Trick, Variant
 
 CLIP, STEP, FREEZE = (
-    Trick(group, option, (f"{group}={option}",), (f"{group}={OFF[group]}",))
+    Trick(group, option, (f"{group}={option}",), (f"{group}={OFF_OPTIONS[group]}",))
     for group, option in (("clip", "norm"), ("scheduler", "step"), ("freeze", "vgg_first2"))
 )
 
@@ -17,14 +17,18 @@ ALL = [FREEZE, STEP, CLIP]
 
 
 def trick(group: str, option: str) -> Trick:
-    return Trick(group, option, (f"{group}={option}",), (f"{group}={OFF[group]}",))
+    return Trick(group, option, (f"{group}={option}",), (f"{group}={OFF_OPTIONS[group]}",))
 
 
-one_each = st.lists(st.sampled_from(TRICKS), min_size=1, max_size=6, unique=True).map(
-    lambda groups: [trick(group, "on") for group in TRICKS if group in groups]
+one_each = st.lists(st.sampled_from(TRICK_GROUPS), min_size=1, max_size=6, unique=True).map(
+    lambda groups: [trick(group, "on") for group in TRICK_GROUPS if group in groups]
 )
-several = st.dictionaries(st.sampled_from(TRICKS), st.integers(1, 3), min_size=1, max_size=3).map(
-    lambda counts: [trick(group, f"o{i}") for group in TRICKS for i in range(counts.get(group, 0))]
+several = st.dictionaries(
+    st.sampled_from(TRICK_GROUPS), st.integers(1, 3), min_size=1, max_size=3
+).map(
+    lambda counts: [
+        trick(group, f"o{i}") for group in TRICK_GROUPS for i in range(counts.get(group, 0))
+    ]
 )
 seeds = st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True).map(
     lambda values: [f"seed={value}" for value in values]
@@ -54,7 +58,7 @@ def test_a_single_trick_makes_every_plan_the_pair() -> None:
 def test_several_options_of_a_group_are_never_on_together() -> None:
     agc = trick("clip", "agc")
     assert PLANS["add_one"]([STEP, CLIP, agc]) == [(), (STEP,), (CLIP,), (agc,)]
-    assert sorted(map(variants.name, PLANS["factorial"]([STEP, CLIP, agc]))) == [
+    assert sorted(map(variants.format_variant, PLANS["factorial"]([STEP, CLIP, agc]))) == [
         "baseline", "clip=agc", "clip=norm",
         "scheduler=step", "scheduler=step clip=agc", "scheduler=step clip=norm",
     ]  # fmt: skip
@@ -67,7 +71,7 @@ def test_no_plan_has_a_variant_twice_and_each_has_what_it_is_compared_with(
     full = tuple(tricks)
     for plan, made in PLANS.items():
         found = made(tricks)
-        assert len(found) == len(set(found)) == variants.size(plan, tricks)
+        assert len(found) == len(set(found)) == variants.count_variants(plan, tricks)
         assert (full if plan == "leave_one_out" else ()) in found
         for each in tricks:  # some pair of variants differs in it alone
             pairs = combinations(map(set, found), 2)
@@ -86,7 +90,7 @@ def test_a_factorial_plan_has_every_set_with_at_most_one_option_of_a_group(
     ]
     found = PLANS["factorial"](tricks)
     assert set(found) == set(every) and len(found) == len(every)
-    assert len(found) == variants.size("factorial", tricks)
+    assert len(found) == variants.count_variants("factorial", tricks)
 
 
 @given(several, seeds)
@@ -94,8 +98,8 @@ def test_all_variants_of_a_seed_come_before_those_of_the_next(
     tricks: list[Trick], given: list[str]
 ) -> None:
     made = PLANS["factorial"](tricks)
-    pairs = variants.seed_major(made, tricks, given)
-    names = [variants.name(variant) for variant in made]
+    pairs = variants.make_jobs_by_seed(made, tricks, given)
+    names = [variants.format_variant(variant) for variant in made]
     blocks = [pairs[i : i + len(made)] for i in range(0, len(pairs), len(made))]
     assert [[name for name, _ in block] for block in blocks] == [names] * len(given)
     assert [{swept[-1] for _, swept in block} for block in blocks] == [{s} for s in given]
@@ -106,8 +110,8 @@ def test_every_variant_says_of_every_group_whether_it_is_on(tricks: list[Trick])
     groups = {each.group for each in tricks}
     for variant in PLANS["factorial"](tricks):
         on = {each.group: each.overrides for each in variant}
-        texts = variants.overrides(variant, tricks)
+        texts = variants.make_overrides(variant, tricks)
         assert {text.split("=")[0] for text in texts} == groups and len(texts) == len(groups)
         for text in texts:
             group = text.split("=")[0]
-            assert text == (on[group][0] if group in on else f"{group}={OFF[group]}")
+            assert text == (on[group][0] if group in on else f"{group}={OFF_OPTIONS[group]}")

@@ -20,7 +20,7 @@ WARM = ("warmup=linear", "warmup.share=0.5", "warmup.start=0.25")
 
 
 def rates(run: Run, group: str = "all") -> list[float]:
-    points = [point for point in train(run) if not point.ends_epoch]
+    points = [point for point in train(run) if not point.is_epoch_end]
     return [point.metrics[f"lr/{group}"] for point in points]
 
 
@@ -59,24 +59,24 @@ def test_the_ratio_between_groups_stays_and_the_audit_agrees(
     run = build.build(spec)
     with Audit(spec, run) as audit:
         for point in train(run):
-            audit.look(point)
-            if not point.ends_epoch:
+            audit.check(point)
+            if not point.is_epoch_end:
                 m = point.metrics
                 assert m["lr/head"] == pytest.approx(10 * m["lr/body"])
-    verdicts = {v.group: v for v in audit.verdicts(ended=True)}
-    assert all(v.held for v in verdicts.values())
-    assert verdicts["warmup"].said == "learning rates times 0.25 to 1 in 3 steps"
+    verdicts = {v.group: v for v in audit.results(is_final=True)}
+    assert all(v.has_passed for v in verdicts.values())
+    assert verdicts["warmup"].description == "learning rates times 0.25 to 1 in 3 steps"
 
 
 def test_the_audit_finds_a_warm_up_that_is_forgotten(small: Callable[..., RunSpec]) -> None:
     spec = small(*WARM)
     run = build.build(spec)
     run.optimizer.param_groups[0]["lr"] *= 4
-    run.schedule.ramp = ()
+    run.lr_schedule.warmup_factors = ()
     with Audit(spec, run) as audit:
         for point in train(run):
-            audit.look(point)
-    broken = next(v for v in audit.verdicts(ended=True) if v.group == "scheduler").broken
+            audit.check(point)
+    broken = next(v for v in audit.results(is_final=True) if v.group == "scheduler").problems
     assert broken[0] == "lr/all is 0.05 after 0 moves, not 0.0125 (batch 1)"
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_is_taken_up_in_the_rise_goes_on_as_it_would_have(
     points = train(half)
     begun = [next(points).metrics["lr/all"] for _ in range(2)]
     resumed = build.build(spec)
-    state.restore(resumed, state.capture(half))
+    state.restore_state(resumed, state.capture_state(half))
     assert begun + rates(resumed) == whole
 
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recipe.errors import SpecError
-from recipe.nn.weights import load_weights, read_weights, save_weights, unwrapped
-from recipe.training.pretrained import KEEP
+from recipe.nn.weights import load_weights, read_weights, save_weights, strip_wrapper_prefixes
+from recipe.training.pretrained import KEEP_HEAD_SETTING
 from recipe.training.run import Run
 
 OLD = {"weight": torch.tensor([1.0, 2.0])}
@@ -116,17 +116,17 @@ def test_a_checkpoint_of_a_training_script_loads_whatever_wrapped_its_model(
     source, model = linear(), linear()
     wrapped = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
     torch.save({"epoch": 3, key: wrapped, "optimizer": {"state": {}}}, tmp_path / "theirs.pt")
-    weights = unwrapped(read_weights(tmp_path / "theirs.pt"), model)
-    assert load_weights(model, weights, set()).left == []
+    weights = strip_wrapper_prefixes(read_weights(tmp_path / "theirs.pt"), model)
+    assert load_weights(model, weights, set()).not_loaded == []
     for name, value in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
 
 
 def test_names_that_the_model_itself_has_are_no_prefix() -> None:
     model = nn.ModuleDict({"model": linear()})
-    assert unwrapped(model.state_dict(), model).keys() == model.state_dict().keys()
+    assert strip_wrapper_prefixes(model.state_dict(), model).keys() == model.state_dict().keys()
     compiled = {name.replace("body", "body._orig_mod"): t for name, t in model.state_dict().items()}
-    assert unwrapped(compiled, model).keys() == model.state_dict().keys()
+    assert strip_wrapper_prefixes(compiled, model).keys() == model.state_dict().keys()
 
 
 def test_counters_that_a_file_lacks_stay_as_in_torch() -> None:
@@ -134,7 +134,7 @@ def test_counters_that_a_file_lacks_stay_as_in_torch() -> None:
     model.load_state_dict(model.state_dict() | {"1.num_batches_tracked": torch.tensor(7)})
     given = {name: t + 1 for name, t in source.state_dict().items() if "tracked" not in name}
     loaded = load_weights(model, given, set())
-    assert loaded.counters == ["1.num_batches_tracked"] and len(loaded.loaded) == 6
+    assert loaded.missing_counters == ["1.num_batches_tracked"] and len(loaded.loaded) == 6
     own = model.state_dict()
     assert own["1.num_batches_tracked"] == 7
     assert all(torch.equal(own[name], value) for name, value in given.items())
@@ -144,7 +144,7 @@ def test_a_head_of_another_shape_keeps_its_initial_values() -> None:
     source, model = linear(classes=5), linear(classes=3)
     head = model.state_dict()["head.weight"].clone()
     loaded = load_weights(model, source.state_dict(), HEAD)
-    assert (loaded.loaded, loaded.left) == (
+    assert (loaded.loaded, loaded.not_loaded) == (
         ["body.bias", "body.weight"],
         ["head.weight", "head.bias"],
     )
@@ -246,19 +246,19 @@ def test_the_head_of_a_file_without_class_names_starts_from_scratch_or_is_kept_b
         assert len(same) == 1
         return same == {True}
 
-    new, kept = built("model.weights=w.pt"), built("model.weights=w.pt", KEEP)
+    new, kept = built("model.weights=w.pt"), built("model.weights=w.pt", KEEP_HEAD_SETTING)
     assert not head_is_loaded(new) and head_is_loaded(kept)
-    assert new.start is not None and kept.start is not None
-    assert new.start.text.endswith(
+    assert new.initial_weights is not None and kept.initial_weights is not None
+    assert new.initial_weights.description.endswith(
         "(there without class names) start from scratch; model.weights_head=keep keeps a head "
         "that was trained for the same classes"
     )
-    assert kept.start.text == f"{len(other)} of {len(other)} tensors from w.pt"
-    assert new.start.identity != kept.start.identity
+    assert kept.initial_weights.description == f"{len(other)} of {len(other)} tensors from w.pt"
+    assert new.initial_weights.fingerprint != kept.initial_weights.fingerprint
     with pytest.raises(SpecError, match=r"^model\.weights_head is keep, but model\.weights is"):
-        built(KEEP)
+        built(KEEP_HEAD_SETTING)
     with pytest.raises(SpecError, match=r"model\.weights: does not fit or is missing: classifier"):
-        built("model.weights=w.pt", KEEP, "data.classes=4")
+        built("model.weights=w.pt", KEEP_HEAD_SETTING, "data.classes=4")
 
 
 def test_a_file_in_the_folder_of_a_run_has_that_runs_class_names(
@@ -270,9 +270,15 @@ def test_a_file_in_the_folder_of_a_run_has_that_runs_class_names(
     digits = ("data=digits", "data.train_size=100", "model.widths=[4,8]", "epochs=1")
     given = (*digits, f"model.weights={run / 'model.safetensors'}")
     same = built(*given)
-    assert same.start is not None and "start from scratch" not in same.start.text
+    assert (
+        same.initial_weights is not None
+        and "start from scratch" not in same.initial_weights.description
+    )
     facts = json.loads((run / "data.json").read_text())
     renamed = [f"glyph {name}" for name in facts["classes"]]
     (run / "data.json").write_text(json.dumps(facts | {"classes": renamed}))
     other = built(*given)
-    assert other.start is not None and "(other classes) start from scratch" in other.start.text
+    assert (
+        other.initial_weights is not None
+        and "(other classes) start from scratch" in other.initial_weights.description
+    )

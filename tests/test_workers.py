@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from recipe.components import device
 from recipe.store import run_dirs
-from recipe.sweep.launchers.pool_launcher import share
+from recipe.sweep.launchers.pool_launcher import allocate_workers
 
 PARTS = {
     "parts.py": """
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def statuses(folder: Path) -> list[str]:
-    return [run_dirs.read(run, "run").status for run in commands.runs(folder)]
+    return [run_dirs.read_info(run, "run").status for run in commands.runs(folder)]
 
 
 def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
@@ -73,8 +73,8 @@ def test_jobs_of_workers_are_those_of_one_process(folder: Path) -> None:
 
 RUN = """
 import sys
-from recipe import cli
-status = cli.run(sys.argv[1:])
+from recipe.cli import main
+status = main.run_command_line(sys.argv[1:])
 print("torch:", "torch" in sys.modules)
 sys.exit(status)
 """
@@ -176,22 +176,22 @@ def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(fol
 
 KILL_IDLE = """
 import os, signal, sys
-from recipe import cli
-from recipe.sweep import launcher
+from recipe.cli import main
+from recipe.sweep.launchers import pool_launcher
 
-composed = launcher.Workers._composed
+composed = pool_launcher.PoolLauncher._compose_job
 
 def kill_idle(self, known, job):  # when the second job is about to be handed out
-    for each in launcher.CREWS[0]._workers if job[0] == 1 else ():
+    for each in pool_launcher.ACTIVE_POOLS[0]._workers if job[0] == 1 else ():
         if each.task is None:
             print("killed")
             os.kill(each.process.pid, signal.SIGKILL)
             each.process.join()
     return composed(self, known, job)
 
-launcher.Workers._composed = kill_idle
+pool_launcher.PoolLauncher._compose_job = kill_idle
 if __name__ == "__main__":
-    sys.exit(cli.run(sys.argv[1:]))
+    sys.exit(main.run_command_line(sys.argv[1:]))
 """
 
 
@@ -234,7 +234,7 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
     assert len(commands.runs(folder)) == 3
     for run in commands.runs(folder):
-        there = str(run_dirs.read(run, "run").mlflow_run_id)
+        there = str(run_dirs.read_info(run, "run").mlflow_run_id)
         assert client.get_run(there).info.status == "FINISHED"
         assert servers.points(client, there) == servers.journal(run)
 
@@ -257,24 +257,35 @@ CPU, GPU = (
 
 
 def test_threads_and_processes_together_are_no_more_than_the_cores() -> None:
-    cores = device.cores()
-    assert share([CPU | {"threads": 1}], 100, "auto")[:2] == (cores, 1)
-    assert share([CPU | {"threads": cores}], 100, "auto") == (1, cores, True)
-    assert share([CPU | {"threads": 1}], 1, "auto") == (1, 1, True)
+    cores = device.count_available_cores()
+    assert allocate_workers([CPU | {"threads": 1}], 100, "auto")[:2] == (cores, 1)
+    assert allocate_workers([CPU | {"threads": cores}], 100, "auto") == (1, cores, True)
+    assert allocate_workers([CPU | {"threads": 1}], 1, "auto") == (1, 1, True)
 
 
 def test_a_gpu_computes_one_job_at_a_time_in_the_process_of_the_sweep() -> None:
-    assert share([GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
-    assert share([CPU | {"threads": 3}, GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
+    assert allocate_workers([GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
+    assert allocate_workers([CPU | {"threads": 3}, GPU | {"threads": 3}], 100, "auto") == (
+        1,
+        3,
+        True,
+    )
 
 
 def test_where_memory_is_short_fewer_run_at_a_time() -> None:
     asked = ([CPU | {"threads": 1}], 100)
-    assert share(*asked, "auto", memory=2**30)[:2] == (1, 1)
-    assert share(*asked, 3, memory=2**30)[:2] == (3, 1)
+    assert allocate_workers(*asked, "auto", memory_bytes=2**30)[:2] == (1, 1)
+    assert allocate_workers(*asked, 3, memory_bytes=2**30)[:2] == (3, 1)
 
 
 def test_a_sweep_goes_on_with_the_threads_it_began_with() -> None:
-    cores = device.cores()
-    assert share([CPU | {"threads": "auto"}], 100, "auto", kept=cores)[:2] == (1, cores)
-    assert share([CPU | {"threads": "auto"}], 100, 1, kept=cores + 1) == (1, cores + 1, False)
+    cores = device.count_available_cores()
+    assert allocate_workers([CPU | {"threads": "auto"}], 100, "auto", stored_threads=cores)[:2] == (
+        1,
+        cores,
+    )
+    assert allocate_workers([CPU | {"threads": "auto"}], 100, 1, stored_threads=cores + 1) == (
+        1,
+        cores + 1,
+        False,
+    )

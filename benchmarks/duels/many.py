@@ -23,7 +23,7 @@ from duels.single import Rows
 from duels.turns import Took, in_turn, timed
 from recipe.runner import earlier_runs
 from recipe.store import results, run_dirs
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
 RUN = ("data.train_size=512", "epochs=2")
 
@@ -37,7 +37,7 @@ SENT = ("metrics.jsonl", "events.jsonl")
 def table(folder: Path, rounds: int, threads: Sequence[int], number: int = 10_000) -> Rows:
     turns.recipe(*RUN, folder=folder, threads=1)
     outputs = (folder / "outputs").resolve()
-    (run,) = run_dirs.folder(outputs).iterdir()
+    (run,) = run_dirs.get_runs_dir(outputs).iterdir()
     wanted = multiply(run, number)
     multiply_in_mlflow(outputs / "mlflow.db", number)
     frame = partial(_timed, lambda: _frame(outputs, number))
@@ -59,11 +59,11 @@ def table(folder: Path, rounds: int, threads: Sequence[int], number: int = 10_00
 
 def multiply(run: Path, number: int) -> str:
     """Makes so many runs of one; the fingerprint of the last of them."""
-    texts = {name: (run / name).read_text() for name in results.JOURNALS}
+    texts = {name: (run / name).read_text() for name in results.JOURNAL_FILES}
     events = [json.loads(line) for line in texts["events.jsonl"].splitlines()]
     (about,) = (event for event in events if event["kind"] == "parameters")
     info, draw, written = json.loads((run / "run.json").read_text()), random.Random(0), ""
-    sent = Sent.read(run)
+    sent = UploadState.read(run)
     assert sent is not None
     points = list(product(CLIPS, SCHEDULERS, range(number)))
     points = [point for point in points if point[2] < -(-number // 20)][:number]
@@ -81,8 +81,8 @@ def multiply(run: Path, number: int) -> str:
         (made / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         sent.metrics, sent.events = ((made / name).stat().st_size for name in SENT)
         sent.write(made)
-        run_dirs.mark(made, written)
-        results.keep(made)
+        run_dirs.index_fingerprint(made, written)
+        results.write_result(made)
     return written
 
 
@@ -131,4 +131,4 @@ def _tagged(outputs: Path, asked: str) -> None:
 
 
 def _found(outputs: Path, wanted: str) -> None:
-    assert earlier_runs.look(outputs, wanted).finished is not None
+    assert earlier_runs.read_earlier_runs(outputs, wanted).finished_run_dir is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from duels.turns import Took, times, void
-from recipe.components.device import processor
+from recipe.components.device import cpu_name
 
 BEGIN, END = "<!-- measured by benchmarks/duel.py -->", "<!-- end of what was measured -->"
 
@@ -65,7 +65,7 @@ def where() -> str:
     of = ("torch", "mlflow", "hydra-core")
     versions = ", ".join(f"{name} {installed(name)}" for name in of)
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
-    return f"{processor()}, {cores} cores, Python {platform.python_version()}, {versions}"
+    return f"{cpu_name()}, {cores} cores, Python {platform.python_version()}, {versions}"
 
 
 @functools.cache

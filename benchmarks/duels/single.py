@@ -25,9 +25,9 @@ from duels.job import Job
 from duels.results import number, row, seconds
 from duels.turns import SAME_LAYOUT, Took, in_turn, timed, times, void
 from recipe.components import device
-from recipe.config.instantiate import part
+from recipe.config.instantiate import bind_component
 from recipe.runner import plan
-from recipe.runner.fit import train_recorded
+from recipe.runner.fit import fit
 from recipe.runner.recorder import Recorder
 from recipe.training.build import build
 from recipe.training.loop import train
@@ -130,7 +130,7 @@ def _default(folder: Path, rounds: int, threads: int, path: Path, job: Sequence[
 
 def computing_with(threads: int) -> str:
     """This process; the setting that says the same of a recipe."""
-    device.apply(device.thread_environment(threads))
+    device.set_environment(device.thread_environment(threads))
     torch.set_num_threads(threads)
     return f"device.threads={threads}"
 
@@ -153,7 +153,7 @@ def recorded(folder: Path, settings: Sequence[str], number: int) -> Took:
     gc.collect()
     with timed(took):
         for point in train(run):
-            recorder.metrics(point.step, point.metrics)
+            recorder.log_metrics(point.step, point.metrics)
             loss = point.metrics.get("val/loss", loss)
     took.losses = [loss]
     recorder.close("FINISHED")
@@ -164,10 +164,10 @@ def entire(folder: Path, settings: Sequence[str], number: int) -> Took:
     """What a run does from its first step to its last: checkpoints, audit, progress."""
     spec = written.spec("device=cpu", f"output_dir={folder / str(number)}", *settings)
     run, recorder = build(spec), _recorder(folder / str(number))
-    planned, took = plan.make(spec, run), Took()
+    planned, took = plan.make_plan(spec, run), Took()
     gc.collect()
     with timed(took):
-        outcome = train_recorded(recorder, planned, Console(file=io.StringIO()))
+        outcome = fit(recorder, planned, Console(file=io.StringIO()))
     took.losses = [outcome.history["val/loss"][-1][1]]
     recorder.close("FINISHED")
     return took
@@ -176,8 +176,8 @@ def entire(folder: Path, settings: Sequence[str], number: int) -> Took:
 def _recorder(folder: Path) -> Recorder:
     """Whose process is there, and knows the run."""
     tracked = written.spec("tracking=local", f"output_dir={folder}")
-    recorder = Recorder(folder, "loop", part(tracked, "tracking")(folder))
-    recorder.parameters(tracked.parameters())
+    recorder = Recorder(folder, "loop", bind_component(tracked, "tracking")(folder))
+    recorder.log_params(tracked.to_parameters())
     while recorder.mlflow_run_id is None:
-        assert recorder.failure is None, recorder.failure
+        assert recorder.upload_failure is None, recorder.upload_failure
     return recorder

@@ -9,12 +9,12 @@ import torch
 from recipe.config import compose
 from recipe.config.spec import RunSpec
 from recipe.training.build import build
-from recipe.training.run import Run, order
+from recipe.training.run import Run, epoch_batches
 
 
 def spec(*overrides: str) -> RunSpec:
-    with compose.menu_folder():
-        return compose.Job(("tracking=none", *overrides), ()).spec()
+    with compose.composition_context():
+        return compose.Job(("tracking=none", *overrides), ()).to_spec()
 
 
 def write(path: Path, *overrides: str) -> Path:
@@ -26,7 +26,9 @@ def write(path: Path, *overrides: str) -> Path:
     content = {
         "train": part(run, "train"),
         "val": part(run, "val"),
-        "order": torch.stack([torch.cat(list(order(run, epoch))) for epoch in range(run.epochs)]),
+        "order": torch.stack(
+            [torch.cat(list(epoch_batches(run, epoch))) for epoch in range(run.epochs)]
+        ),
         "weights": [tensor.clone() for tensor in run.model.state_dict().values()],
         "widths": composed.model["widths"],
         "classes": len(run.data.classes),

@@ -17,225 +17,231 @@ from typing import Any
 
 from torch import nn
 
-from recipe.audit.expected import Expected
-from recipe.audit.optimizer_groups import CLOSE, Groups
-from recipe.audit.run_checks import Ends
-from recipe.audit.step_checks import Watch
-from recipe.audit.weight_checks import Movement, Weights, same
+from recipe.audit.expected import ExpectedTraining
+from recipe.audit.optimizer_groups import LR_TOLERANCE, OptimizerGroupChecks
+from recipe.audit.run_checks import RunChecks
+from recipe.audit.step_checks import StepMonitor
+from recipe.audit.weight_checks import FrozenWeightChecks, WeightChanges, has_same_weights
 from recipe.components import contract
 from recipe.config import instantiate, option_files
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
-from recipe.formatting import counted, percent
-from recipe.training.loop import Point
+from recipe.formatting import format_percent, pluralize
+from recipe.training.loop import MetricsEvent
 from recipe.training.run import Run
 
-EARLY = 2
+FIRST_CHECK_STEP = 2
 """The step after which promises are first looked at: momentum moves what the first one doesn't."""
 
 
-SEEN = ("epoch", "hit_rate", "rates_moved", "looked")
+STATE_ATTRIBUTES = ("epoch", "hit_rate", "rates_moved", "looked")
 """What an Audit remembers from Point to Point."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditResult:
     """What became of one trick's promise."""
 
     group: str
     option: str
-    said: str
+    description: str
     """What was checked, in words."""
-    broken: tuple[str, ...] = ()
-    no_effect: str | None = None
+    problems: tuple[str, ...] = ()
+    no_effect_reason: str | None = None
     """Why the trick did nothing at all, if so."""
-    caution: str | None = None
+    warning: str | None = None
     """What else a reader of the result must know, if anything."""
 
     @property
-    def shown(self) -> list[str]:
+    def listed_problems(self) -> list[str]:
         """The first problems, and how many more there are."""
-        more = len(self.broken) - 3
-        return [*self.broken[:3], *([f"and {more} more"] if more > 0 else [])]
+        more = len(self.problems) - 3
+        return [*self.problems[:3], *([f"and {more} more"] if more > 0 else [])]
 
     @property
-    def held(self) -> bool:
-        return not self.broken
+    def has_passed(self) -> bool:
+        return not self.problems
 
 
-class BrokenPromise(RecipeError):
+class AuditError(RecipeError):
     """A trick didn't do what it says; the numbers of the run aren't those of its spec."""
 
-    def __init__(self, verdicts: list[Verdict]) -> None:
-        self.verdicts = verdicts
+    def __init__(self, verdicts: list[AuditResult]) -> None:
+        self.results = verdicts
         super().__init__(
             f"audit: {v.group}={v.option} didn't keep its promise: {problem}"
             for v in verdicts
-            for problem in v.shown
+            for problem in v.listed_problems
         )
 
 
 class Audit:
     """Follows a run that is about to begin; within the `with`, hand it every Point."""
 
-    def __init__(self, spec: RunSpec, run: Run, expected: Expected | None = None) -> None:
+    def __init__(self, spec: RunSpec, run: Run, expected: ExpectedTraining | None = None) -> None:
         """`expected` is given where the model is cut in parts, of which no copy can be asked."""
         self.spec, self.run = spec, run
-        self.expected = expected or Expected.of(spec, run.model, run.steps_per_epoch)
-        self.weights = Weights(self.expected, run.model)
-        self.movement = Movement(run.model)
-        self.groups = Groups(self.expected, run.model, run.schedule)
+        self.expected = expected or ExpectedTraining.from_spec(spec, run.model, run.steps_per_epoch)
+        self.frozen_weights = FrozenWeightChecks(self.expected, run.model)
+        self.weight_changes = WeightChanges(run.model)
+        self.optimizer_groups = OptimizerGroupChecks(self.expected, run.model, run.lr_schedule)
         self.epoch = 0
         self.hit_rate = 0.0
         self.rates_moved = False
         self.looked = False
-        self.ends = Ends(spec, run)
-        self._idle_loss = _idle(inspect.unwrap(run.loss))
+        self.run_checks = RunChecks(spec, run)
+        self._loss_no_effect = _no_effect_reason(inspect.unwrap(run.loss))
 
     def __enter__(self) -> Audit:
-        first = self.run.at.step
-        closely = {first + 1, first + 2, (self.run.steps + 1) // 2, self.run.steps}
-        self.watch = Watch(
+        first = self.run.position.step
+        closely = {first + 1, first + 2, (self.run.total_steps + 1) // 2, self.run.total_steps}
+        self.step_monitor = StepMonitor(
             self.run,
             closely,
             takes=self.spec.loss.get("takes", ["indices"]),
             gives=self.spec.augment.get("gives", "indices"),
-            promise=_promise(self.spec, self.run.model),
-            before_step=self._before_step,
+            check_clip=_clip_check(self.spec, self.run.model),
+            on_before_step=self._before_step,
         )
-        self.epoch = self.run.at.epoch
-        self.watch.batches = first  # of a run that goes on from another's
-        self.watch.steps = first - self.run.nonfinite.skipped
-        self.watch.hits.fill_(float(self.run.at.bitten))
+        self.epoch = self.run.position.epoch
+        self.step_monitor.batches = first  # of a run that goes on from another's
+        self.step_monitor.steps = first - self.run.nonfinite_guard.skipped_batches
+        self.step_monitor.clipped_steps.fill_(float(self.run.position.clipped_steps))
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.watch.close()
+        self.step_monitor.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, and what is to stay as it was: plain data, by name."""
         return {
-            **{name: getattr(self, name) for name in SEEN},
-            "digests": self.weights.digests,
-            "watch": self.watch.state_dict(),
+            **{name: getattr(self, name) for name in STATE_ATTRIBUTES},
+            "digests": self.frozen_weights.digests,
+            "watch": self.step_monitor.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there; within the `with`."""
-        for name in SEEN:
+        for name in STATE_ATTRIBUTES:
             setattr(self, name, state[name])
-        self.weights.digests = state["digests"]
-        self.watch.load_state_dict(state["watch"])
+        self.frozen_weights.digests = state["digests"]
+        self.step_monitor.load_state_dict(state["watch"])
 
-    def look(self, point: Point) -> list[Verdict]:
+    def check(self, point: MetricsEvent) -> list[AuditResult]:
         """The verdicts so far, at the Points after which there are any; else none."""
-        if not point.ends_epoch:
-            self._follow_rates(point)
+        if not point.is_epoch_end:
+            self._track_learning_rates(point)
         else:
             self.epoch = point.epoch
             self.hit_rate = point.metrics["clip/hit_rate"]
-        last = point.ends_run
-        early = not self.looked and point.step >= min(EARLY, self.run.steps)
-        thaws = point.ends_epoch and point.epoch in self.expected.thaws.values()
+        last = point.is_run_end
+        early = not self.looked and point.step >= min(FIRST_CHECK_STEP, self.run.total_steps)
+        thaws = point.is_epoch_end and point.epoch in self.expected.unfreeze_epochs.values()
         if not (last or early or thaws):
             return []
         self.looked = True
-        for problem in self.weights.moved(self.run.model, point.epoch - 1):
-            self.watch.broken("freeze", problem)
+        for problem in self.frozen_weights.find_changed(self.run.model, point.epoch - 1):
+            self.step_monitor.add_problem("freeze", problem)
         if last:
-            self._look_at_the_end()
-        self.watch.agree()
-        return list(self.verdicts(ended=last))
+            self._check_end()
+        self.step_monitor.gather_problems()
+        return list(self.results(is_final=last))
 
-    def verdicts(self, *, ended: bool) -> Iterator[Verdict]:
+    def results(self, *, is_final: bool) -> Iterator[AuditResult]:
         """One for every trick, in the order in which they are built."""
         for group, (said, no_effect) in self._findings().items():
             option = self.spec.options[group]
-            on = option_files.OFF.get(group) != option  # a loss is always on
-            yield Verdict(
+            on = option_files.OFF_OPTIONS.get(group) != option  # a loss is always on
+            yield AuditResult(
                 group,
                 option,
                 said,
-                tuple(self.watch.problems.get(group, ())),
-                no_effect if ended and on else None,
-                self.movement.caution(self.run) if ended and group == "optimizer" else None,
+                tuple(self.step_monitor.problems.get(group, ())),
+                no_effect if is_final and on else None,
+                self.weight_changes.find_warning(self.run)
+                if is_final and group == "optimizer"
+                else None,
             )
 
-    def _follow_rates(self, point: Point) -> None:
+    def _track_learning_rates(self, point: MetricsEvent) -> None:
         """Whether the schedule changed a learning rate so far; what the warm-up changed is its own
         effect."""
-        schedule, moves = self.run.schedule, point.epoch - 1
+        schedule, moves = self.run.lr_schedule, point.epoch - 1
         if schedule.per == "step":
             moves = point.step - 1
         for group, last in zip(
             self.run.optimizer.param_groups, schedule.scheduler.get_last_lr(), strict=True
         ):
             name = group["name"]
-            lr = float(last) if schedule.waits else self.expected.rates[name][moves]
-            self.rates_moved |= not math.isclose(lr, self.expected.base_lr[name], rel_tol=CLOSE)
+            lr = float(last) if schedule.is_metric_driven else self.expected.lr_curves[name][moves]
+            self.rates_moved |= not math.isclose(
+                lr, self.expected.base_lr[name], rel_tol=LR_TOLERANCE
+            )
 
     def _before_step(self, step: int, epoch: int) -> None:
-        optimizer, watch = self.run.optimizer, self.watch
-        for problem in self.groups.members(optimizer, epoch):
-            watch.broken("optimizer", problem)
-        for problem in self.groups.trainable(epoch):
-            watch.broken("freeze", problem)
-        for problem in self.groups.options(optimizer):
-            watch.broken("param_groups", problem)
-        moves = step - 1 if self.run.schedule.per == "step" else epoch
-        if not watch.problems.get("param_groups") and self._counted:
-            for problem in self.groups.planned(optimizer, moves, step - 1):
-                watch.broken("scheduler", problem)
+        optimizer, watch = self.run.optimizer, self.step_monitor
+        for problem in self.optimizer_groups.check_members(optimizer, epoch):
+            watch.add_problem("optimizer", problem)
+        for problem in self.optimizer_groups.check_requires_grad(epoch):
+            watch.add_problem("freeze", problem)
+        for problem in self.optimizer_groups.check_options(optimizer):
+            watch.add_problem("param_groups", problem)
+        moves = step - 1 if self.run.lr_schedule.per == "step" else epoch
+        if not watch.problems.get("param_groups") and self._has_exact_step_count:
+            for problem in self.optimizer_groups.check_learning_rates(optimizer, moves, step - 1):
+                watch.add_problem("scheduler", problem)
 
     @property
-    def _counted(self) -> bool:
+    def _has_exact_step_count(self) -> bool:
         """Whether every call of the optimizer is a step: a fused one is called for a step that
         overflowed as well, and leaves it out itself."""
         fused = any(group.get("fused") for group in self.run.optimizer.param_groups)
         return not (fused and self.run.scaler.is_enabled())
 
-    def _look_at_the_end(self) -> None:
-        watch, run = self.watch, self.run
-        skipped = run.nonfinite.skipped
+    def _check_end(self) -> None:
+        watch, run = self.step_monitor, self.run
+        skipped = run.nonfinite_guard.skipped_batches
         if not run.scaler.is_enabled() and watch.steps != watch.batches - skipped:
-            watch.broken(
+            watch.add_problem(
                 "optimizer",
                 f"it stepped {watch.steps} times in {watch.batches} batches, {skipped} skipped",
             )
-        moves = watch.steps if run.schedule.per == "step" else self.epoch
-        if run.schedule.scheduler.last_epoch != moves and self._counted:
-            watch.broken(
+        moves = watch.steps if run.lr_schedule.per == "step" else self.epoch
+        if run.lr_schedule.scheduler.last_epoch != moves and self._has_exact_step_count:
+            watch.add_problem(
                 "scheduler",
-                f"it moved {run.schedule.scheduler.last_epoch} times, the optimizer stepped "
-                f"{watch.steps} times in {counted(self.epoch, 'epoch')}",
+                f"it moved {run.lr_schedule.scheduler.last_epoch} times, the optimizer stepped "
+                f"{watch.steps} times in {pluralize(self.epoch, 'epoch')}",
             )
-        share = watch.hits.item() / max(1, watch.batches)
+        share = watch.clipped_steps.item() / max(1, watch.batches)
         if abs(share - self.hit_rate) > 1e-6:
-            watch.broken("clip", f"it bit on {percent(share)} of steps, not {self.hit_rate:.4f}")
-        for problem in self.weights.moved(run.average.model, self.epoch - 1):
-            watch.broken("average", problem)
-        for group, problem in self.ends.problems():
-            watch.broken(group, problem)
+            watch.add_problem(
+                "clip", f"it bit on {format_percent(share)} of steps, not {self.hit_rate:.4f}"
+            )
+        for problem in self.frozen_weights.find_changed(run.average.model, self.epoch - 1):
+            watch.add_problem("average", problem)
+        for group, problem in self.run_checks.find_problems():
+            watch.add_problem(group, problem)
 
     def _findings(self) -> dict[str, tuple[str, str | None]]:
         """By group: what was checked, and why it had no effect, if it had none."""
-        watch, run, expected = self.watch, self.run, self.expected
-        share = watch.hits.item() / max(1, watch.batches)
+        watch, run, expected = self.step_monitor, self.run, self.expected
+        share = watch.clipped_steps.item() / max(1, watch.batches)
         return {
-            "sampler": self.ends.sampler(),
-            "loss": (f"targets were {watch.targets}, as it takes them", self._idle_loss),
+            "sampler": self.run_checks.sampler_finding(),
+            "loss": (f"targets were {watch.targets}, as it takes them", self._loss_no_effect),
             "freeze": (
-                self.weights.said(),
-                None if any(expected.thaws.values()) else "nothing was frozen",
+                self.frozen_weights.describe(),
+                None if any(expected.unfreeze_epochs.values()) else "nothing was frozen",
             ),
             "param_groups": (
-                f"{counted(len(expected.base_lr), 'group')}, options and ratios as specified",
+                f"{pluralize(len(expected.base_lr), 'group')}, options and ratios as specified",
                 "every parameter got the optimizer's own settings"
-                if expected.usual_alone
+                if expected.has_only_defaults
                 else None,
             ),
             "optimizer": (
-                f"held exactly what is trained; {counted(watch.steps, 'step')} for "
+                f"held exactly what is trained; {pluralize(watch.steps, 'step')} for "
                 f"{watch.batches} batches",
                 None,
             ),
@@ -244,15 +250,15 @@ class Audit:
                 None if watch.steeper else "the gradients stayed as they were",
             ),
             "scheduler": (
-                f"{counted(run.schedule.scheduler.last_epoch, 'move')}, one every "
-                f"{run.schedule.per}; learning rates as planned",
+                f"{pluralize(run.lr_schedule.scheduler.last_epoch, 'move')}, one every "
+                f"{run.lr_schedule.per}; learning rates as planned",
                 None if self.rates_moved else "it never changed a learning rate",
             ),
-            "warmup": self._warmup(),
+            "warmup": self._warmup_finding(),
             "clip": (
                 "saw unscaled gradients, the optimizer what it left"
-                + (f"; bit on {percent(share)} of steps" if share else ""),
-                None if watch.hits.item() else "it never bit",
+                + (f"; bit on {format_percent(share)} of steps" if share else ""),
+                None if watch.clipped_steps.item() else "it never bit",
             ),
             "precision": (
                 "the forward pass computed in 16 bits" if watch.half else "no 16-bit output",
@@ -265,30 +271,30 @@ class Audit:
             "average": (
                 "what was frozen is in the average as it was",
                 "the averaged weights and statistics are those of the last step"
-                if same(run.model, run.average.model)
+                if has_same_weights(run.model, run.average.model)
                 else None,
             ),
-            "evaluation": self.ends.evaluation(),
-            "stop": self.ends.stop(),
+            "evaluation": self.run_checks.evaluation_finding(),
+            "stop": self.run_checks.stop_finding(),
         }
 
-    def _warmup(self) -> tuple[str, str | None]:
-        rise = [f for f in self.expected.ramp if f != 1]
+    def _warmup_finding(self) -> tuple[str, str | None]:
+        rise = [f for f in self.expected.warmup_factors if f != 1]
         if not rise:
             return "learning rates as the scheduler has them", "it never changed a learning rate"
-        return f"learning rates times {rise[0]:g} to 1 in {counted(len(rise), 'step')}", None
+        return f"learning rates times {rise[0]:g} to 1 in {pluralize(len(rise), 'step')}", None
 
 
-def _idle(part: Callable[..., Any]) -> str | None:
+def _no_effect_reason(part: Callable[..., Any]) -> str | None:
     """Why a part with its settings does nothing, as the `idle_` function beside it says."""
-    own = contract.beside(getattr(part, "func", part), "idle")
+    own = contract.find_hook(getattr(part, "func", part), "idle")
     return own(**getattr(part, "keywords", {})) if own else None
 
 
-def _promise(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
+def _clip_check(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
     """What the clip's own `audit_` function says, if it has one."""
-    bound = instantiate.part(spec, "clip")
-    own = contract.beside(bound.func, "audit")
+    bound = instantiate.bind_component(spec, "clip")
+    own = contract.find_hook(bound.func, "audit")
     if own is None:
         return lambda params: iter(())
     if next(iter(inspect.signature(bound.func).parameters)) == "model":

@@ -13,94 +13,102 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe.components.contract import Rates
+from recipe.components.contract import LRCurves
 from recipe.config import instantiate
 from recipe.config.spec import RunSpec
 from recipe.nn import rng
 from recipe.training import freezing, lr_schedule
-from recipe.training.param_groups import OWN_KEYS
+from recipe.training.param_groups import NON_OPTIMIZER_KEYS
 
-NEVER = math.inf
+NEVER_TRAINED = math.inf
 """Epochs after which a parameter is trained that is frozen throughout."""
 
 
 @dataclass(frozen=True)
-class Expected:
-    thaws: dict[str, float]
+class ExpectedTraining:
+    unfreeze_epochs: dict[str, float]
     """Of every parameter, after how many epochs it is trained: 0 from the start, or NEVER."""
-    batchnorms: dict[str, float]
+    batchnorm_unfreeze_epochs: dict[str, float]
     """The same of every BatchNorm layer whose statistics are to stay for a while."""
-    groups: dict[str, str]
+    group_names: dict[str, str]
     """The parameter group of every parameter."""
-    options: dict[str, dict[str, Any]]
+    group_options: dict[str, dict[str, Any]]
     """Of every group: what it sets itself, on top of the optimizer's settings."""
-    usual: dict[str, Any]
+    optimizer_defaults: dict[str, Any]
     """The optimizer's settings for what a group doesn't set."""
     base_lr: dict[str, float]
     """Of every group that is ever trained."""
-    rates: Rates
-    ramp: list[float]
+    lr_curves: LRCurves
+    warmup_factors: list[float]
     """What the warm-up multiplies them by after 0, 1, ... steps."""
 
     @classmethod
-    def of(cls, spec: RunSpec, model: nn.Module, steps_per_epoch: int) -> Expected:
+    def from_spec(cls, spec: RunSpec, model: nn.Module, steps_per_epoch: int) -> ExpectedTraining:
         try:
-            return cls._asked(spec, _stand_in(model, weights=False), steps_per_epoch)
+            return cls._from_model_copy(spec, _copy_model(model, weights=False), steps_per_epoch)
         except (NotImplementedError, RuntimeError):  # a trick that looks at the weights
-            return cls._asked(spec, _stand_in(model, weights=True), steps_per_epoch)
+            return cls._from_model_copy(spec, _copy_model(model, weights=True), steps_per_epoch)
 
     @classmethod
-    def _asked(cls, spec: RunSpec, stand_in: nn.Module, steps_per_epoch: int) -> Expected:
-        with rng.seeded(spec.seed, "freeze"):
-            timetable = instantiate.part(spec, "freeze")(stand_in) or {}
+    def _from_model_copy(
+        cls, spec: RunSpec, stand_in: nn.Module, steps_per_epoch: int
+    ) -> ExpectedTraining:
+        with rng.isolate_seeded_rng(spec.seed, "freeze"):
+            timetable = instantiate.bind_component(spec, "freeze")(stand_in) or {}
         later = {name: float(epoch) for epoch, names in timetable.items() for name in names}
         thaws = {
-            name: 0.0 if p.requires_grad else later.get(name, NEVER)
+            name: 0.0 if p.requires_grad else later.get(name, NEVER_TRAINED)
             for name, p in stand_in.named_parameters()
         }
         policy = spec.freeze.get("batchnorm", "eval")
-        batchnorms = {} if policy == "train" else _batchnorms(stand_in, thaws)
+        batchnorms = {} if policy == "train" else _batchnorm_unfreeze_epochs(stand_in, thaws)
         if policy == "affine_only":
             for layer in batchnorms:
                 module = stand_in.get_submodule(layer)
                 thaws |= {f"{layer}.{n}": 0.0 for n, _ in module.named_parameters(recurse=False)}
         names = {id(p): name for name, p in stand_in.named_parameters()}
-        with rng.seeded(spec.seed, "param_groups"):
-            made = instantiate.part(spec, "param_groups")(stand_in)
+        with rng.isolate_seeded_rng(spec.seed, "param_groups"):
+            made = instantiate.bind_component(spec, "param_groups")(stand_in)
         groups = {names[id(p)]: group["name"] for group in made for p in group["params"]}
         options = {
-            group["name"]: {k: v for k, v in group.items() if k not in OWN_KEYS} for group in made
+            group["name"]: {k: v for k, v in group.items() if k not in NON_OPTIMIZER_KEYS}
+            for group in made
         }
-        usual = instantiate.part(spec, "optimizer")([nn.Parameter(torch.zeros(1))]).defaults
-        alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER}
+        usual = instantiate.bind_component(spec, "optimizer")(
+            [nn.Parameter(torch.zeros(1))]
+        ).defaults
+        alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER_TRAINED}
         base_lr = {
             name: float(own.get("lr", usual["lr"]))
             for name, own in options.items()
             if name in alive
         }
-        rates = lr_schedule.rates(spec, base_lr, steps_per_epoch)
-        ramp = lr_schedule.ramp(spec, steps_per_epoch)
+        rates = lr_schedule.compute_lr_curves(spec, base_lr, steps_per_epoch)
+        ramp = lr_schedule.compute_warmup_factors(spec, steps_per_epoch)
         return cls(thaws, batchnorms, groups, options, usual, base_lr, rates, ramp)
 
-    def frozen(self, epoch: int) -> set[str]:
+    def frozen_names(self, epoch: int) -> set[str]:
         """Parameters that aren't trained in an epoch; the first is 0."""
-        return {name for name, thaw in self.thaws.items() if thaw > epoch}
+        return {name for name, thaw in self.unfreeze_epochs.items() if thaw > epoch}
 
     @property
-    def usual_alone(self) -> bool:
+    def has_only_defaults(self) -> bool:
         """Whether every trained parameter has the optimizer's own settings, as with
         `param_groups=all`."""
-        usual = _plain(self.usual)
-        return all(_plain({**self.usual, **self.options[name]}) == usual for name in self.base_lr)
+        usual = _normalize_options(self.optimizer_defaults)
+        return all(
+            _normalize_options({**self.optimizer_defaults, **self.group_options[name]}) == usual
+            for name in self.base_lr
+        )
 
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
+def _normalize_options(options: dict[str, Any]) -> dict[str, Any]:
     """With lists for tuples, and the learning rate as a number."""
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
     return {**plain, "lr": float(options["lr"])}
 
 
-def _stand_in(model: nn.Module, *, weights: bool) -> nn.Module:
+def _copy_model(model: nn.Module, *, weights: bool) -> nn.Module:
     """A copy; without the weights it takes no memory, and names, shapes and types are the same."""
     empty: dict[int, Any] = {}
     if not weights:
@@ -109,14 +117,16 @@ def _stand_in(model: nn.Module, *, weights: bool) -> nn.Module:
     return copy.deepcopy(model, empty).requires_grad_(True)
 
 
-def _batchnorms(model: nn.Module, thaws: dict[str, float]) -> dict[str, float]:
+def _batchnorm_unfreeze_epochs(model: nn.Module, thaws: dict[str, float]) -> dict[str, float]:
     """After how many epochs each BatchNorm layer that is frozen at first isn't any more."""
-    ends = dict.fromkeys(_frozen_batchnorms(model, thaws, 0.0), NEVER)
-    for epoch in sorted({epoch for epoch in thaws.values() if epoch < NEVER}, reverse=True):
+    ends = dict.fromkeys(_frozen_batchnorms(model, thaws, 0.0), NEVER_TRAINED)
+    for epoch in sorted({epoch for epoch in thaws.values() if epoch < NEVER_TRAINED}, reverse=True):
         for layer in ends.keys() - _frozen_batchnorms(model, thaws, epoch):
             ends[layer] = epoch
     return ends
 
 
 def _frozen_batchnorms(model: nn.Module, thaws: dict[str, float], epoch: float) -> set[str]:
-    return set(freezing.batchnorms(model, {name for name, end in thaws.items() if end > epoch}))
+    return set(
+        freezing.find_frozen_batchnorms(model, {name for name, end in thaws.items() if end > epoch})
+    )

@@ -8,35 +8,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe.audit.expected import Expected
-from recipe.training.lr_schedule import Schedule, learning_rates
+from recipe.audit.expected import ExpectedTraining
+from recipe.training.lr_schedule import LRSchedule, get_learning_rates
 
-CLOSE = 1e-6
+LR_TOLERANCE = 1e-6
 """Relative difference that rounding may leave between two ways to the same learning rate."""
 
 
-class Groups:
+class OptimizerGroupChecks:
     """Compares the optimizer with what the spec promises, at any step."""
 
-    def __init__(self, expected: Expected, model: nn.Module, schedule: Schedule) -> None:
+    def __init__(self, expected: ExpectedTraining, model: nn.Module, schedule: LRSchedule) -> None:
         self.expected = expected
         self.schedule = schedule
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.model = model
 
-    def members(self, optimizer: torch.optim.Optimizer, epoch: int) -> Iterator[str]:
+    def check_members(self, optimizer: torch.optim.Optimizer, epoch: int) -> Iterator[str]:
         """Differences between what is held and what is to be trained in this epoch."""
         held = [
             self.names.get(id(p), "a stranger") for g in optimizer.param_groups for p in g["params"]
         ]
-        wanted = set(self.expected.thaws) - self.expected.frozen(epoch)
+        wanted = set(self.expected.unfreeze_epochs) - self.expected.frozen_names(epoch)
         yield from (f"{name} is held, but is to be frozen" for name in set(held) - wanted)
         yield from (f"{name} is to be trained, but isn't held" for name in wanted - set(held))
         yield from (f"{name} is held twice" for name in set(held) if held.count(name) > 1)
 
-    def trainable(self, epoch: int) -> Iterator[str]:
+    def check_requires_grad(self, epoch: int) -> Iterator[str]:
         """Parameters whose `requires_grad` isn't that of this epoch."""
-        frozen = self.expected.frozen(epoch)
+        frozen = self.expected.frozen_names(epoch)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad == (name in frozen):
                 promised = "frozen" if name in frozen else "trained"
@@ -45,45 +45,51 @@ class Groups:
                     f"steps, but is to be {promised}"
                 )
 
-    def options(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
+    def check_options(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
         """Parameters in another group than promised, and groups with other options or ratios."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = self.names.get(id(parameter), "a stranger")
-                if self.expected.groups.get(name) != group["name"]:
+                if self.expected.group_names.get(name) != group["name"]:
                     yield f"{name} is in the group {group['name']}"
-            for key, value in self.expected.options.get(group["name"], {}).items():
-                if key != "lr" and not _equal(group.get(key), value):
+            for key, value in self.expected.group_options.get(group["name"], {}).items():
+                if key != "lr" and not _is_equal(group.get(key), value):
                     yield f"the group {group['name']} has {key}={group.get(key)}, not {value}"
-        yield from self._ratios(learning_rates(optimizer))
+        yield from self._check_lr_ratios(get_learning_rates(optimizer))
 
-    def _ratios(self, rates: dict[str, float]) -> Iterator[str]:
+    def _check_lr_ratios(self, rates: dict[str, float]) -> Iterator[str]:
         base = self.expected.base_lr
         top = max(base, key=lambda name: base[name])
         for name, lr in rates.items():
             wanted, found = base.get(name, 0.0) * rates.get(top, 0.0), base[top] * lr
-            if abs(wanted - found) > CLOSE * max(abs(wanted), abs(found)):
+            if abs(wanted - found) > LR_TOLERANCE * max(abs(wanted), abs(found)):
                 yield (
                     f"the ratio between the groups {top} and {name} is {rates.get(top, 0.0):g} to "
                     f"{lr:g}, not {base[top]:g} to {base.get(name, 0.0):g}"
                 )
 
-    def planned(self, optimizer: torch.optim.Optimizer, moves: int, steps: int) -> Iterator[str]:
+    def check_learning_rates(
+        self, optimizer: torch.optim.Optimizer, scheduler_steps: int, optimizer_steps: int
+    ) -> Iterator[str]:
         """Learning rates that aren't those that `moves` moves of the schedule and `steps` steps of
         the warm-up lead to."""
-        if self.schedule.waits:
+        if self.schedule.is_metric_driven:
             return
-        factor = self.expected.ramp[steps] if steps < len(self.expected.ramp) else 1.0
-        for name, lr in learning_rates(optimizer).items():
-            planned = self.expected.rates.get(name, [])
-            if moves >= len(planned):
+        factor = (
+            self.expected.warmup_factors[optimizer_steps]
+            if optimizer_steps < len(self.expected.warmup_factors)
+            else 1.0
+        )
+        for name, lr in get_learning_rates(optimizer).items():
+            planned = self.expected.lr_curves.get(name, [])
+            if scheduler_steps >= len(planned):
                 continue
-            wanted = planned[moves] * factor
-            if abs(lr - wanted) > CLOSE * abs(wanted):
-                yield f"lr/{name} is {lr:g} after {moves} moves, not {wanted:g}"
+            wanted = planned[scheduler_steps] * factor
+            if abs(lr - wanted) > LR_TOLERANCE * abs(wanted):
+                yield f"lr/{name} is {lr:g} after {scheduler_steps} moves, not {wanted:g}"
 
 
-def _equal(found: Any, wanted: Any) -> bool:
+def _is_equal(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, list | tuple):
         return found is not None and list(found) == list(wanted)
     return bool(found == wanted)

@@ -13,85 +13,90 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import digest
+from recipe.components.data import hash_tensors
 from recipe.nn import rng
-from recipe.nn.sharded import own
+from recipe.nn.sharded import get_local_shard
 from recipe.training.run import Run
-from recipe.training.step import with_gradients
+from recipe.training.step import params_with_grad
 
-Problems = dict[str, dict[str, None]]
+ProblemsByGroup = dict[str, dict[str, None]]
 """By group; each problem once, in the order in which they came."""
 
-COUNTED = ("batches", "steps", "augmented", "half", "targets", "steeper")
+STATE_ATTRIBUTES = ("batches", "steps", "augmented", "half", "targets", "steeper")
 """What a Watch remembers from step to step."""
 
-HALF = (torch.bfloat16, torch.float16)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
-class Watch:
+class StepMonitor:
     """Counts every step of a run, and looks closely at the batches in `closely` (from 1)."""
 
     def __init__(
         self,
         run: Run,
-        closely: set[int],
+        inspected_batches: set[int],
         *,
         takes: list[str],
         gives: str,
-        promise: Callable[[list[nn.Parameter]], Iterator[str]],
-        before_step: Callable[[int, int], None],
+        check_clip: Callable[[list[nn.Parameter]], Iterator[str]],
+        on_before_step: Callable[[int, int], None],
     ) -> None:
-        self.run, self.closely = run, closely
-        self.takes, self.gives, self.promise, self.before_step = takes, gives, promise, before_step
+        self.run, self.inspected_batches = run, inspected_batches
+        self.takes, self.gives, self.check_clip, self.on_before_step = (
+            takes,
+            gives,
+            check_clip,
+            on_before_step,
+        )
         self.batches = self.steps = 0
-        self.hits = torch.zeros((), device=run.device)
-        self.problems: Problems = defaultdict(dict)
+        self.clipped_steps = torch.zeros((), device=run.device)
+        self.problems: ProblemsByGroup = defaultdict(dict)
         self.augmented = False
         self.half = False
         self.targets = ""
         """The form and shape of the last targets looked at."""
-        self._clipped = False
-        self._raw: dict[int, Tensor] = {}
-        self._left: dict[int, Tensor] = {}
+        self._has_clipped = False
+        self._raw_fingerprints: dict[int, Tensor] = {}
+        self._clipped_fingerprints: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
-        self._kept = contextlib.ExitStack()
+        self._saved_tensors_hooks = contextlib.ExitStack()
         self.steeper = False
-        self._plain = run.augment, run.loss, run.clip, run.sharpness
+        self._original_components = run.augment, run.loss, run.clip, run.sharpness
         self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
         run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
         run.sharpness = self._sharpness
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in COUNTED},
-            "hits": self.hits.item(),
+            **{name: getattr(self, name) for name in STATE_ATTRIBUTES},
+            "hits": self.clipped_steps.item(),
             "problems": {group: list(found) for group, found in self.problems.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in COUNTED:
+        for name in STATE_ATTRIBUTES:
             setattr(self, name, state[name])
-        self.hits.fill_(state["hits"])
+        self.clipped_steps.fill_(state["hits"])
         for group, found in state["problems"].items():
             self.problems[group] = dict.fromkeys(found)
 
     def close(self) -> None:
         """Leaves the run as it was."""
         run = self.run
-        run.augment, run.loss, run.clip, run.sharpness = self._plain
+        run.augment, run.loss, run.clip, run.sharpness = self._original_components
         self._step_hook.remove()
-        self._unhook()
+        self._remove_hooks()
 
     @property
-    def looking(self) -> bool:
-        return self.batches in self.closely
+    def is_inspecting(self) -> bool:
+        return self.batches in self.inspected_batches
 
-    def broken(self, group: str, problem: str) -> None:
+    def add_problem(self, group: str, problem: str) -> None:
         self.problems[group][f"{problem} (batch {self.batches})"] = None
 
-    def agree(self) -> None:
+    def gather_problems(self) -> None:
         """What is broken in one of the processes that share the run is in all."""
-        for theirs in self.run.ranks.everyones(dict(self.problems)):
+        for theirs in self.run.collectives.all_gather(dict(self.problems)):
             for group, found in theirs.items():
                 self.problems[group].update(found)
 
@@ -99,14 +104,14 @@ class Watch:
         self, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         self.batches += 1
-        self._clipped = False
-        self._unhook()
-        plain = self._plain[0]
-        if self.looking:
-            self._hook_gradients()
+        self._has_clipped = False
+        self._remove_hooks()
+        plain = self._original_components[0]
+        if self.is_inspecting:
+            self._register_gradient_hooks()
             if self.batches == 1:
-                self._hook_precision()
-            made = self._augment_closely(inputs, targets, generator)
+                self._register_precision_hook()
+            made = self._inspect_augment(inputs, targets, generator)
         else:
             made = plain(inputs, targets, generator)
         for given, got in zip((inputs, targets), made, strict=True):
@@ -114,174 +119,183 @@ class Watch:
                 self.augmented = got.shape != given.shape or not torch.equal(got, given)
         return made
 
-    def _augment_closely(
+    def _inspect_augment(
         self, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        kept, before = (inputs.clone(), targets.clone()), rng.standing()
+        kept, before = (inputs.clone(), targets.clone()), rng.snapshot_rng()
         start = generator.clone_state()
-        made = self._plain[0](inputs, targets, generator)
+        made = self._original_components[0](inputs, targets, generator)
         if not (torch.equal(kept[0], inputs) and torch.equal(kept[1], targets)):
             self.augmented = True
-            self.broken("augment", "it changes its inputs in place")
-        elif rng.standing() != before:
-            self.broken("augment", "it draws from a global random stream, not from its own")
-        elif not self._repeats(inputs, targets, start, made):
-            self.broken(
+            self.add_problem("augment", "it changes its inputs in place")
+        elif rng.snapshot_rng() != before:
+            self.add_problem("augment", "it draws from a global random stream, not from its own")
+        elif not self._is_reproducible(inputs, targets, start, made):
+            self.add_problem(
                 "augment",
                 "called twice with one batch and one state of its generator, it gives different "
                 "results: it draws from another generator, such as numpy's, or keeps a state",
             )
         form = "probabilities" if made[1].is_floating_point() else "indices"
         if form != self.gives:
-            self.broken("augment", f"it gives {form}, not {self.gives}")
+            self.add_problem("augment", f"it gives {form}, not {self.gives}")
         return made
 
-    def _repeats(
+    def _is_reproducible(
         self, inputs: Tensor, targets: Tensor, start: torch.Generator, made: tuple[Tensor, Tensor]
     ) -> bool:
         """Whether a second call gives the same batch; one with a `state_dict` isn't called."""
-        if "augment" in self.run.remembers:
+        if "augment" in self.run.stateful_components:
             return True
-        with rng.untouched():
-            second = self._plain[0](inputs, targets, start)
+        with rng.isolate_rng():
+            second = self._original_components[0](inputs, targets, start)
         return all(
             a.shape == b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
             for a, b in zip(made, second, strict=True)
         )
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
-        self._kept.close()  # the forward pass is over
-        if self.looking and torch.is_grad_enabled():  # evaluation, too, takes the loss
+        self._saved_tensors_hooks.close()  # the forward pass is over
+        if self.is_inspecting and torch.is_grad_enabled():  # evaluation, too, takes the loss
             form = "probabilities" if target.is_floating_point() else "indices"
             self.targets = f"{form} of shape {tuple(target.shape)}"
-            for problem in _misfits(output, target, self.takes):
-                self.broken("loss", problem)
-        return self._plain[1](output, target)
+            for problem in _target_problems(output, target, self.takes):
+                self.add_problem("loss", problem)
+        return self._original_components[1](output, target)
 
     def _sharpness(self, params: list[nn.Parameter], again: Callable[[], None]) -> None:
-        plain = self._plain[3]
-        if not self.looking:
+        plain = self._original_components[3]
+        if not self.is_inspecting:
             return plain(params, again)
         weights = [p.detach().clone() for p in params]
         buffers = [buffer.detach().clone() for buffer in self.run.model.buffers()]
-        marks, before = {id(p): _marks(p) for p in params}, rng.standing()
+        marks, before = {id(p): _gradient_fingerprint(p) for p in params}, rng.snapshot_rng()
         plain(params, again)
-        if not _alike(weights, params):
-            self.broken("sharpness", "it leaves weights elsewhere than they were")
-        if not _alike(buffers, self.run.model.buffers()):
-            self.broken("sharpness", "buffers, such as BatchNorm's statistics, moved a second time")
-        if rng.standing() != before:
-            self.broken("sharpness", "it draws from a global random stream")
-        if with_gradients(self.run.optimizer) != params:
-            self.broken("sharpness", "other parameters have a gradient than before")
+        if not _is_identical(weights, params):
+            self.add_problem("sharpness", "it leaves weights elsewhere than they were")
+        if not _is_identical(buffers, self.run.model.buffers()):
+            self.add_problem(
+                "sharpness", "buffers, such as BatchNorm's statistics, moved a second time"
+            )
+        if rng.snapshot_rng() != before:
+            self.add_problem("sharpness", "it draws from a global random stream")
+        if params_with_grad(self.run.optimizer) != params:
+            self.add_problem("sharpness", "other parameters have a gradient than before")
         self.steeper |= any(
-            p.grad is None or not torch.equal(marks[id(p)], _marks(p)) for p in params
+            p.grad is None or not torch.equal(marks[id(p)], _gradient_fingerprint(p))
+            for p in params
         )
 
     def _clip(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        self._clipped = True
-        looking = self.looking and bool(self._raw)
+        self._has_clipped = True
+        looking = self.is_inspecting and bool(self._raw_fingerprints)
         if looking:
             self._check_unscaled(params)
-        norm, bit = self._plain[2](params)
-        self.hits += bit
+        norm, bit = self._original_components[2](params)
+        self.clipped_steps += bit
         if looking:
             self._check_clipped(params, norm, bit)
         return norm, bit
 
     def _check_unscaled(self, params: list[nn.Parameter]) -> None:
-        missing = len(with_gradients(self.run.optimizer)) - len(params)
+        missing = len(params_with_grad(self.run.optimizer)) - len(params)
         if missing:
-            self.broken("clip", f"{missing} of the optimizer's gradients are kept from it")
+            self.add_problem("clip", f"{missing} of the optimizer's gradients are kept from it")
         scale = self.run.scaler.get_scale()
-        seen = {id(p): _marks(p) for p in params if id(p) in self._raw}
+        seen = {id(p): _gradient_fingerprint(p) for p in params if id(p) in self._raw_fingerprints}
         if not seen:
             return
         handed = torch.stack(list(seen.values())) * scale
-        raw = torch.stack([self._raw[key] for key in seen])
-        if self.run.ranks.before_hooks:  # of means over processes only the sums are known
-            raw = self.run.ranks.total(raw) / self.run.ranks.size
+        raw = torch.stack([self._raw_fingerprints[key] for key in seen])
+        if (
+            self.run.collectives.has_local_grad_hooks
+        ):  # of means over processes only the sums are known
+            raw = self.run.collectives.all_reduce_sum(raw) / self.run.collectives.world_size
             held = (handed[:, 2] - raw[:, 2]).abs() <= 1e-4 * raw[:, 0]
             alike = bool((held | ~raw[:, 0].isfinite()).all())
-            self._raw = seen
+            self._raw_fingerprints = seen
         else:
             alike = torch.allclose(handed[:, :2], raw[:, :2], 1e-4, 0.0, equal_nan=True)
         if not alike:
-            self.broken("clip", "it is handed other gradients than those of the unscaled loss")
+            self.add_problem("clip", "it is handed other gradients than those of the unscaled loss")
 
     def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, bit: Tensor) -> None:
-        self._left = {id(p): _marks(p) for p in params}
+        self._clipped_fingerprints = {id(p): _gradient_fingerprint(p) for p in params}
         changed = any(
-            key in self._raw and not torch.equal(left, self._raw[key])
-            for key, left in self._left.items()
+            key in self._raw_fingerprints and not torch.equal(left, self._raw_fingerprints[key])
+            for key, left in self._clipped_fingerprints.items()
         )
         if not bool(norm.isfinite()):
             return
         if changed and not bool(bit) and self.run.scaler.get_scale() == 1:
-            self.broken("clip", "it changes gradients and says that it doesn't")
-        for problem in self.promise(params):
-            self.broken("clip", problem)
+            self.add_problem("clip", "it changes gradients and says that it doesn't")
+        for problem in self.check_clip(params):
+            self.add_problem("clip", problem)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.steps += 1
-        if not self.looking:
+        if not self.is_inspecting:
             return
-        if not self._clipped:
-            self.broken("clip", "the optimizer steps before the gradients are clipped")
+        if not self._has_clipped:
+            self.add_problem("clip", "the optimizer steps before the gradients are clipped")
         else:
-            for p in with_gradients(optimizer):
-                if id(p) in self._left and not torch.equal(self._left[id(p)], _marks(p)):
-                    self.broken("clip", "the optimizer gets other gradients than it left")
+            for p in params_with_grad(optimizer):
+                if id(p) in self._clipped_fingerprints and not torch.equal(
+                    self._clipped_fingerprints[id(p)], _gradient_fingerprint(p)
+                ):
+                    self.add_problem("clip", "the optimizer gets other gradients than it left")
                     break
-        self._unhook()
-        self.before_step(self.steps, (self.batches - 1) // self.run.steps_per_epoch)
+        self._remove_hooks()
+        self.on_before_step(self.steps, (self.batches - 1) // self.run.steps_per_epoch)
 
-    def _hook_gradients(self) -> None:
+    def _register_gradient_hooks(self) -> None:
         def keep(p: Tensor) -> None:
-            self._raw[id(p)] = _marks(p)
+            self._raw_fingerprints[id(p)] = _gradient_fingerprint(p)
 
         for group in self.run.optimizer.param_groups:
             for p in group["params"]:
                 if p.requires_grad:
                     self._hooks.append(p.register_post_accumulate_grad_hook(keep))
 
-    def _hook_precision(self) -> None:
+    def _register_precision_hook(self) -> None:
         """Looks at all that the forward pass keeps for the backward pass."""
 
         def look(kept: Tensor) -> Tensor:
-            self.half |= kept.dtype in HALF
+            self.half |= kept.dtype in HALF_DTYPES
             return kept
 
-        self._kept.enter_context(torch.autograd.graph.saved_tensors_hooks(look, lambda kept: kept))
+        self._saved_tensors_hooks.enter_context(
+            torch.autograd.graph.saved_tensors_hooks(look, lambda kept: kept)
+        )
 
-    def _unhook(self) -> None:
-        self._kept.close()
+    def _remove_hooks(self) -> None:
+        self._saved_tensors_hooks.close()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._raw.clear()
-        self._left.clear()
+        self._raw_fingerprints.clear()
+        self._clipped_fingerprints.clear()
 
 
-def _alike(kept: list[Tensor], now: Iterable[Tensor]) -> bool:
+def _is_identical(kept: list[Tensor], now: Iterable[Tensor]) -> bool:
     """Whether they are what was kept, bit for bit; NaN is like NaN."""
     pairs = zip(kept, now, strict=True)
-    return all(torch.equal(a, b) or digest(a) == digest(b) for a, b in pairs)
+    return all(torch.equal(a, b) or hash_tensors(a) == hash_tensors(b) for a, b in pairs)
 
 
-def _marks(p: Tensor) -> Tensor:
+def _gradient_fingerprint(p: Tensor) -> Tensor:
     """What tells a parameter's gradient from another without a copy of it: length, largest entry
     and sum, shape (3,); of a gradient in parts those of this process's; -1 where there is none."""
     if p.grad is None:
         return torch.full((3,), -1.0, device=p.device)
-    gradient = own(p.grad.detach())
+    gradient = get_local_shard(p.grad.detach())
     if not gradient.numel():
         return gradient.new_zeros(3)
     largest = torch.linalg.vector_norm(gradient, float("inf"))
     return torch.stack([torch.linalg.vector_norm(gradient), largest, gradient.sum()])
 
 
-def _misfits(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
+def _target_problems(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
     """Where outputs (batch, classes) and targets aren't what a loss takes."""
     if target.is_floating_point():
         form, fits = "probabilities", target.shape == output.shape

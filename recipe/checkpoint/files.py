@@ -11,66 +11,66 @@ from typing import Any
 import torch
 
 from recipe import atomic_write
-from recipe.checkpoint.removable import removable, written
-from recipe.checkpoint.state import State
+from recipe.checkpoint.removable import list_checkpoints, list_removable_files
+from recipe.checkpoint.state import RunState
 from recipe.errors import RecipeError
-from recipe.nn.weights import load_pickled
+from recipe.nn.weights import load_torch_file
 from recipe.store import run_dirs
-from recipe.training.loop import Point
+from recipe.training.loop import MetricsEvent
 from recipe.training.run import Run
 
-FORMAT = 2
+FORMAT_VERSION = 2
 """Of what is in the file; another one is not read."""
 
 
 class Checkpoints:
     """The newest ones of a run are kept; a file that is there is whole."""
 
-    def __init__(self, run_folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         """`settings` are `every` (None: never), `per`, `keep` and `keep_finished` of the spec's
         `checkpoint`."""
-        self.folder = run_folder / "checkpoints"
+        self.checkpoint_dir = run_dir / "checkpoints"
         self._every, self._per, self._keep = settings["every"], settings["per"], settings["keep"]
         self._keep_finished = settings["keep_finished"]
-        self.step = 0
+        self.last_step = 0
         """At which the newest one was written, or the run went on."""
-        self.damaged: list[str] = []
+        self.damaged_files: list[str] = []
         """What `latest` could not read, each with the reason."""
 
-    def due(self, point: Point, run: Run) -> bool:
+    def is_due(self, point: MetricsEvent, run: Run) -> bool:
         """Whether one is to be written after this Point; only where the run stands at it, which on
         a GPU is after every so many steps."""
-        if self._every is None or point.step != run.at.step:
+        if self._every is None or point.step != run.position.step:
             return False
         if self._per == "epoch":
-            return point.ends_epoch and point.epoch % self._every == 0
-        return not point.ends_epoch and point.step // self._every > self.step // self._every
+            return point.is_epoch_end and point.epoch % self._every == 0
+        return not point.is_epoch_end and point.step // self._every > self.last_step // self._every
 
-    def save(self, state: State) -> Path:
+    def save(self, state: RunState) -> Path:
         """Raises RecipeError if it can't be written; those before are as they were."""
         step = state["run"]["position"]["step"]
-        path = self.folder / f"step-{step:09}.ckpt"
+        path = self.checkpoint_dir / f"step-{step:09}.ckpt"
         buffer = io.BytesIO()  # torch can abort the process where a disk is full
-        torch.save({"format": FORMAT, **state}, buffer)
+        torch.save({"format": FORMAT_VERSION, **state}, buffer)
         before = self.paths()
         try:
-            self.folder.mkdir(exist_ok=True)
-            atomic_write.write(path, buffer.getbuffer())
-            self._tidy(path)
+            self.checkpoint_dir.mkdir(exist_ok=True)
+            atomic_write.write_file(path, buffer.getbuffer())
+            self._remove_old(path)
         except OSError as error:
             run, first = (
-                self.folder.parent,
-                "make room" if atomic_write.is_full(error) else "see to that",
+                self.checkpoint_dir.parent,
+                "make room" if atomic_write.is_disk_full(error) else "see to that",
             )
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
             raise RecipeError(
                 f"checkpoint: {path} can't be written: {error.strerror}; {last}; {first}, then "
-                + run_dirs.command(f"resume {run.name}", run.parent.parent)
+                + run_dirs.format_command(f"resume {run.name}", run.parent.parent)
             ) from error
-        self.step = step
+        self.last_step = step
         return path
 
-    def _tidy(self, newest: Path) -> None:
+    def _remove_old(self, newest: Path) -> None:
         """Removes those before the last ones, and what is beyond the newest: it can't be read, or
         is of a way that was left."""
         older = [path for path in self.paths() if path < newest]
@@ -78,42 +78,42 @@ class Checkpoints:
         for path in [*older[: max(0, len(older) + 1 - self._keep)], *beyond]:
             path.unlink()
 
-    def finish(self) -> None:
+    def remove_unneeded(self) -> None:
         """Removes what a run that has ended for good needs no more. Raises OSError."""
-        for path in removable(self.folder.parent, self._keep_finished):
+        for path in list_removable_files(self.checkpoint_dir.parent, self._keep_finished):
             path.unlink()
 
     def paths(self) -> list[Path]:
         """The oldest first."""
-        return written(self.folder.parent)
+        return list_checkpoints(self.checkpoint_dir.parent)
 
-    def latest(self) -> State | None:
+    def load_latest(self) -> RunState | None:
         """The newest one that can be read; None if there is none."""
-        found = self.newest()
+        found = self.load_latest_with_path()
         return found[1] if found else None
 
-    def newest(self) -> tuple[Path, State] | None:
+    def load_latest_with_path(self) -> tuple[Path, RunState] | None:
         """As `latest`, with its file."""
-        for stray in self.folder.glob(".*.tmp"):  # its writer was killed
+        for stray in self.checkpoint_dir.glob(".*.tmp"):  # its writer was killed
             stray.unlink()
         for path in reversed(self.paths()):
             try:
-                return path, read(path)
+                return path, read_checkpoint(path)
             except ValueError as error:
-                self.damaged.append(f"{path.name} can't be read: {error}")
+                self.damaged_files.append(f"{path.name} can't be read: {error}")
         return None
 
 
-def read(path: Path) -> State:
+def read_checkpoint(path: Path) -> RunState:
     """What a checkpoint holds, whole to the bit; nothing pickled is run. Raises ValueError for any
     other file."""
     try:
-        state = load_pickled(path)
+        state = load_torch_file(path)
         with zipfile.ZipFile(path) as file:
             if damaged := file.testzip():  # torch doesn't look at the checksums
                 raise ValueError(f"{damaged} is damaged")
     except Exception as error:  # the unpickler's many ways to refuse
         raise ValueError("it is damaged, or was cut off") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT_VERSION:
         raise ValueError("it is no checkpoint of this version of recipe")
     return state

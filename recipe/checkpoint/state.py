@@ -14,142 +14,147 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipe.components.data import unread
+from recipe.components.data import unreadable_samples
 from recipe.errors import RecipeError
 from recipe.nn import rng
-from recipe.nn.sharded import as_in, whole
-from recipe.training.run import Best, Run
+from recipe.nn.sharded import gather_full_tensor, shard_like
+from recipe.training.run import BestEpoch, Run
 
-State = dict[str, Any]
+RunState = dict[str, Any]
 
-KINDS = (bool, int, float, str)
+PLAIN_TYPES = (bool, int, float, str)
 
 
-def capture(run: Run) -> State:
+def capture_state(run: Run) -> RunState:
     """A copy of where the run is, on the CPU; raises RecipeError for a part that holds what can't
     be saved as plain data. Of several processes all have to ask for it."""
-    at, weights = run.at, run.model.state_dict()
-    first, *others = run.ranks.everyones(rng.get_global())
+    at, weights = run.position, run.model.state_dict()
+    first, *others = run.collectives.all_gather(rng.get_rng_states())
     state = {
         "position": {
             "epoch": at.epoch,
             "batch": at.batch,
             "step": at.step,
-            "bitten": float(at.bitten),
-            "left_out": sorted(at.left_out),
+            "bitten": float(at.clipped_steps),
+            "left_out": sorted(at.skipped_batches),
             "accuracies": at.accuracies,
-            "rates": at.rates,
-            "optimizer_steps": run.schedule.steps,
-            "augmentation": at.augmentation.get_state(),
-            "seconds": time.perf_counter() - at.began,
+            "rates": at.learning_rates,
+            "optimizer_steps": run.lr_schedule.optimizer_steps,
+            "augmentation": at.augmentation_rng.get_state(),
+            "seconds": time.perf_counter() - at.epoch_start_time,
         },
         "streams": first,
         "streams_of_others": others,
         "model": weights,
         "buffers": {name: b for name, b in run.model.named_buffers() if name not in weights},
-        "trainable": trainable(run),
+        "trainable": trainable_names(run),
         "gradients": {n: p.grad for n, p in run.model.named_parameters() if p.grad is not None},
-        "optimizer": _by_name(run),
-        "scheduler": run.schedule.scheduler.state_dict(),
+        "optimizer": _optimizer_state_by_name(run),
+        "scheduler": run.lr_schedule.scheduler.state_dict(),
         "scaler": run.scaler.state_dict(),
-        "parts": {name: part.state_dict() for name, part in run.remembers.items()},
+        "parts": {name: part.state_dict() for name, part in run.stateful_components.items()},
         "best": {
             "accuracy": run.best.accuracy,
             "epoch": run.best.epoch,
             "weights": run.best.weights,
         },
-        "skipped": run.nonfinite.skipped,
-        "unread": {part: unread(getattr(run.data, part)) for part in ("train", "val")},
+        "skipped": run.nonfinite_guard.skipped_batches,
+        "unread": {part: unreadable_samples(getattr(run.data, part)) for part in ("train", "val")},
     }
-    return {key: plain(value, key) for key, value in state.items()}
+    return {key: to_plain_data(value, key) for key, value in state.items()}
 
 
-def restore(run: Run, state: State) -> None:
+def restore_state(run: Run, state: RunState) -> None:
     """Puts a run of the same spec, built anew, where the state was captured."""
     restore_position(run, state)
-    unfreeze(run)
+    unfreeze_to_position(run)
     if (
-        trainable(run) != state["trainable"]
-        or _by_name(run)["members"] != (state["optimizer"]["members"])
+        trainable_names(run) != state["trainable"]
+        or _optimizer_state_by_name(run)["members"] != (state["optimizer"]["members"])
     ):
         raise RecipeError(
             "checkpoint: other parameters are trained now, or in other groups, than when it was "
             "written; freeze and param_groups have to give the same every time"
         )
     current = run.model.state_dict()
-    run.model.load_state_dict({k: as_in(v, current[k]) for k, v in state["model"].items()})
+    run.model.load_state_dict({k: shard_like(v, current[k]) for k, v in state["model"].items()})
     with torch.no_grad():
         for name, value in state["buffers"].items():
             run.model.get_buffer(name).copy_(value)
     for name, gradient in state["gradients"].items():
         parameter = run.model.get_parameter(name)
-        parameter.grad = as_in(gradient.to(parameter.device), parameter)
-    load_optimizer(run, state["optimizer"])
-    run.schedule.scheduler.load_state_dict(state["scheduler"])
-    run.schedule.steps = state["position"]["optimizer_steps"]
-    run.optimizer._opt_called = run.at.step > 0  # type: ignore[attr-defined]  # else torch warns
+        parameter.grad = shard_like(gradient.to(parameter.device), parameter)
+    load_optimizer_state(run, state["optimizer"])
+    run.lr_schedule.scheduler.load_state_dict(state["scheduler"])
+    run.lr_schedule.optimizer_steps = state["position"]["optimizer_steps"]
+    run.optimizer._opt_called = run.position.step > 0  # type: ignore[attr-defined]  # else torch warns
     run.scaler.load_state_dict(state["scaler"])
-    for name, part in run.remembers.items():
+    for name, part in run.stateful_components.items():
         part.load_state_dict(state["parts"][name])
-    run.best = Best(**state["best"])
-    run.nonfinite.skipped = state["skipped"]
+    run.best = BestEpoch(**state["best"])
+    run.nonfinite_guard.skipped_batches = state["skipped"]
     for part, found in state["unread"].items():
-        unread(getattr(run.data, part)).update(found)
+        unreadable_samples(getattr(run.data, part)).update(found)
 
 
-def restore_position(run: Run, state: State) -> None:
+def restore_position(run: Run, state: RunState) -> None:
     """Where in which epoch the run is, and where its random streams go on."""
-    at, position = run.at, state["position"]
+    at, position = run.position, state["position"]
     at.epoch, at.batch, at.step = position["epoch"], position["batch"], position["step"]
-    at.bitten, at.left_out = position["bitten"], set(position["left_out"])
+    at.clipped_steps, at.skipped_batches = position["bitten"], set(position["left_out"])
     at.accuracies = list(position["accuracies"])
-    at.rates = position.get("rates", {})  # older checkpoints have none
-    at.augmentation.set_state(position["augmentation"])
-    at.began = time.perf_counter() - position["seconds"]
-    known = streams_of(state)
-    at.drawn = known[run.ranks.rank] if run.ranks.rank < len(known) else None
-    if at.drawn is None and at.batch:  # of a process that was not there: masks of its own from here
-        with rng.untouched():
-            run.ranks.seed_dropout(run.seed, at.epoch, at.step)
-            at.drawn = rng.get_global()
+    at.learning_rates = position.get("rates", {})  # older checkpoints have none
+    at.augmentation_rng.set_state(position["augmentation"])
+    at.epoch_start_time = time.perf_counter() - position["seconds"]
+    known = get_rng_states(state)
+    at.rng_states = known[run.collectives.rank] if run.collectives.rank < len(known) else None
+    if (
+        at.rng_states is None and at.batch
+    ):  # of a process that was not there: masks of its own from here
+        with rng.isolate_rng():
+            run.collectives.seed_dropout(run.seed, at.epoch, at.step)
+            at.rng_states = rng.get_rng_states()
 
 
-def streams_of(state: State) -> list[rng.States]:
+def get_rng_states(state: RunState) -> list[rng.RngStates]:
     """Where the global streams were, of every process."""
     return [state["streams"], *state.get("streams_of_others", [])]
 
 
-def unfreeze(run: Run) -> None:
+def unfreeze_to_position(run: Run) -> None:
     """Thaws what has thawed up to where the run is, in the order in which it did."""
-    for epoch in range(run.at.epoch + bool(run.at.batch)):
-        run.frozen.unfreeze(run.optimizer, run.groups, epoch)
+    for epoch in range(run.position.epoch + bool(run.position.batch)):
+        run.freeze_schedule.unfreeze(run.optimizer, run.param_groups, epoch)
 
 
-def load_optimizer(run: Run, saved: State, *, settings: bool = True) -> None:
+def load_optimizer_state(run: Run, saved: RunState, *, with_group_settings: bool = True) -> None:
     """State of every parameter that the optimizer holds and `saved` knows, by name; and with
     `settings` those of its groups."""
     current = run.optimizer.state_dict()
-    names = _indices(run, current)
+    names = _parameter_names_by_index(run, current)
     for group in current["param_groups"]:
-        if settings:
+        if with_group_settings:
             group |= saved["groups"].get(group["name"], {})
     current["state"] = {
-        index: {k: _like(v, run.model.get_parameter(name)) for k, v in saved["state"][name].items()}
+        index: {
+            k: _shard_value_like(v, run.model.get_parameter(name))
+            for k, v in saved["state"][name].items()
+        }
         for index, name in names.items()
         if name in saved["state"]
     }
     run.optimizer.load_state_dict(current)
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
+def _shard_value_like(value: Any, parameter: Tensor) -> Any:
     """A number of an optimizer as it is; a tensor in parts if its parameter is."""
-    return as_in(value, parameter) if isinstance(value, Tensor) else value
+    return shard_like(value, parameter) if isinstance(value, Tensor) else value
 
 
-def _by_name(run: Run) -> State:
+def _optimizer_state_by_name(run: Run) -> RunState:
     """torch's state dict, which goes by position, with names in their place."""
     current = run.optimizer.state_dict()
-    names = _indices(run, current)
+    names = _parameter_names_by_index(run, current)
     return {
         "class": type(run.optimizer).__name__,
         "groups": {
@@ -164,7 +169,7 @@ def _by_name(run: Run) -> State:
     }
 
 
-def _indices(run: Run, current: Mapping[str, Any]) -> dict[int, str]:
+def _parameter_names_by_index(run: Run, current: Mapping[str, Any]) -> dict[int, str]:
     """The name of the parameter behind every index of an optimizer's state dict."""
     names = {id(p): name for name, p in run.model.named_parameters()}
     return {
@@ -174,24 +179,27 @@ def _indices(run: Run, current: Mapping[str, Any]) -> dict[int, str]:
     }
 
 
-def trainable(run: Run) -> list[str]:
+def trainable_names(run: Run) -> list[str]:
     return sorted(name for name, p in run.model.named_parameters() if p.requires_grad)
 
 
-def plain(value: Any, where: str) -> Any:
+def to_plain_data(value: Any, where: str) -> Any:
     """A copy of tensors, numbers, texts, lists and mappings of them: what can be read back without
     running anything. Raises RecipeError, headed by `where`, for anything else."""
     if isinstance(value, Tensor):
-        return whole(value.detach()).to("cpu", copy=True)
-    if value is None or type(value) in KINDS:
+        return gather_full_tensor(value.detach()).to("cpu", copy=True)
+    if value is None or type(value) in PLAIN_TYPES:
         return value
-    for kind in KINDS:
+    for kind in PLAIN_TYPES:
         if isinstance(value, kind):  # such as numpy's float
             return kind(value)
     if isinstance(value, Mapping):
-        return {_key(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            _check_key(key, where): to_plain_data(item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        items = [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        items = [to_plain_data(item, f"{where}[{index}]") for index, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     raise RecipeError(
         f"checkpoint: {where} is a {type(value).__name__}, which can't be saved; keep tensors and "
@@ -199,7 +207,7 @@ def plain(value: Any, where: str) -> Any:
     )
 
 
-def _key(key: Any, where: str) -> Any:
+def _check_key(key: Any, where: str) -> Any:
     if isinstance(key, str | int | float | bool):
         return key
     raise RecipeError(f"checkpoint: {where} has the key {key!r}, which can't be saved; use texts")

@@ -14,35 +14,39 @@ from typing import Any
 import torch
 
 from recipe.checkpoint import state
-from recipe.checkpoint.files import read
-from recipe.checkpoint.state import State
+from recipe.checkpoint.files import read_checkpoint
+from recipe.checkpoint.state import RunState
 from recipe.config.option_files import GROUPS
-from recipe.config.schema import ELSEWHERE, ROOT, SPARED
+from recipe.config.schema import (
+    FINGERPRINT_EXCLUDED_FIELDS,
+    FINGERPRINT_EXCLUDED_SETTINGS,
+    RUN_SETTINGS,
+)
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.formatting import counted, listed
+from recipe.formatting import format_list, pluralize
 from recipe.store import run_record
-from recipe.training.lr_schedule import learning_rates
-from recipe.training.run import Best, Run
+from recipe.training.lr_schedule import get_learning_rates
+from recipe.training.run import BestEpoch, Run
 
-SHOWN = 8
+MAX_LISTED_NAMES = 8
 """Names of a kind that are listed."""
 
 
 @dataclass
-class Carried:
+class TransferReport:
     """Names, such as `weights convolution1_1.weight` or `scheduler`, each in one of these."""
 
-    over: list[str] = field(default_factory=list)
+    transferred: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    first_step: list[str] = field(default_factory=list)
+    first_step_changes: list[str] = field(default_factory=list)
     """What is different in the next step from the last one, with numbers."""
 
-    def lines(self) -> Iterator[str]:
+    def format_lines(self) -> Iterator[str]:
         """Each kind and thing in a line, for people."""
         for what, names in (
-            ("carried over", self.over), ("new", self.new), ("dropped", self.dropped),
+            ("carried over", self.transferred), ("new", self.new), ("dropped", self.dropped),
         ):  # fmt: skip
             things: dict[str, list[str]] = {}
             for name in names:
@@ -50,125 +54,133 @@ class Carried:
                 things.setdefault(thing, []).append(rest)
             for thing, rests in things.items():
                 full = list(filter(None, rests))
-                many = f" of {counted(len(full), 'tensor')}: {listed(full, SHOWN)}"
+                many = (
+                    f" of {pluralize(len(full), 'tensor')}: {format_list(full, MAX_LISTED_NAMES)}"
+                )
                 yield f"{what}: {thing}{many if full else ''}"
-        for line in self.first_step:
+        for line in self.first_step_changes:
             yield f"first step: {line}"
 
 
 @dataclass(frozen=True)
-class Others:
+class SourceCheckpoint:
     """What another run left, all that it takes to go on from it."""
 
-    saved: State
+    state: RunState
     spec: RunSpec
-    same_data: bool
+    has_same_data: bool
 
-    def carry_over(self, run: Run, new: RunSpec) -> Carried:
-        return carry_over(run, self.saved, self.spec, new, same_data=self.same_data)
+    def transfer_to(self, run: Run, new: RunSpec) -> TransferReport:
+        return transfer_state(run, self.state, self.spec, new, has_same_data=self.has_same_data)
 
 
-def others(run: Run, spec: RunSpec, checkpoint: Path) -> Others:
+def load_source_checkpoint(run: Run, spec: RunSpec, checkpoint: Path) -> SourceCheckpoint:
     """From the file of a checkpoint in the folder of the run that wrote it."""
     folder = checkpoint.parent.parent
-    saved = read(checkpoint)["run"]
-    old = RunSpec.read(folder / "spec.yaml", spec.trust)
-    same_data = run_record.read(folder).digest == run.data.digest
-    return Others(saved, old, same_data)
+    saved = read_checkpoint(checkpoint)["run"]
+    old = RunSpec.from_file(folder / "spec.yaml", spec.trust)
+    same_data = run_record.read_record(folder).data_digest == run.data.digest
+    return SourceCheckpoint(saved, old, same_data)
 
 
-def check(spec: RunSpec, saved: State) -> None:
+def check_epochs_left(spec: RunSpec, saved: RunState) -> None:
     """Raises SpecError if no epoch is left to train."""
     over = saved["position"]["epoch"]
     if over >= spec.epochs:
         raise SpecError(f"epochs is {spec.epochs}, but {over} are over already; give more of them")
 
 
-def changed(old: RunSpec, new: RunSpec) -> set[str]:
+def find_changed_keys(old: RunSpec, new: RunSpec) -> set[str]:
     """Groups and settings of the whole run in which two specs differ, as far as numbers go."""
-    keys = {*GROUPS, *(key.split(".")[0] for key in ROOT)} - {*ELSEWHERE}
-    return {key for key in keys if _counting(old, key) != _counting(new, key)}
+    keys = {*GROUPS, *(key.split(".")[0] for key in RUN_SETTINGS)} - {*FINGERPRINT_EXCLUDED_FIELDS}
+    return {key for key in keys if _numeric_settings(old, key) != _numeric_settings(new, key)}
 
 
-def _counting(spec: RunSpec, key: str) -> Any:
+def _numeric_settings(spec: RunSpec, key: str) -> Any:
     """A setting of the whole run, or those of a group that can change numbers."""
     value = getattr(spec, key)
     if key not in GROUPS:
         return value
-    return {name: item for name, item in value.items() if name not in SPARED.get(key, ())}
+    return {
+        name: item
+        for name, item in value.items()
+        if name not in FINGERPRINT_EXCLUDED_SETTINGS.get(key, ())
+    }
 
 
-def carry_over(run: Run, saved: State, old: RunSpec, new: RunSpec, *, same_data: bool) -> Carried:
+def transfer_state(
+    run: Run, saved: RunState, old: RunSpec, new: RunSpec, *, has_same_data: bool
+) -> TransferReport:
     """Puts a run that was built for `new` where a run of `old` stood.
 
     `same_data`: whether the digests of their data agree. An epoch must be left: see `check`.
     """
-    found, differs = Carried(), changed(old, new)
-    run.nonfinite.skipped = saved["skipped"]
-    _position(run, saved, found, in_order=same_data and not {"data", "seed"} & differs)
-    state.unfreeze(run)
-    _weights(run, saved, found)
-    _optimizer(run, saved, found, differs)
-    _schedule(run, saved, found, differs)
+    found, differs = TransferReport(), find_changed_keys(old, new)
+    run.nonfinite_guard.skipped_batches = saved["skipped"]
+    _transfer_position(run, saved, found, in_order=has_same_data and not {"data", "seed"} & differs)
+    state.unfreeze_to_position(run)
+    _transfer_weights(run, saved, found)
+    _transfer_optimizer(run, saved, found, differs)
+    _transfer_schedule(run, saved, found, differs)
     if "precision" not in differs:
         run.scaler.load_state_dict(saved["scaler"])
     same_model = not any(name.startswith("weights ") for name in (*found.new, *found.dropped))
-    for name, part in run.remembers.items():
+    for name, part in run.stateful_components.items():
         # an average of layers that are frozen now would move on
         fits = name in saved["parts"] and same_model and not differs & {name, "freeze"}
         if part.state_dict():
-            (found.over if fits else found.new).append(name)
+            (found.transferred if fits else found.new).append(name)
         if fits:
             part.load_state_dict(saved["parts"][name])
-    found.dropped += [name for name in saved["parts"] if name not in run.remembers]
+    found.dropped += [name for name in saved["parts"] if name not in run.stateful_components]
     if saved["best"]["epoch"]:
-        fits = same_data and same_model and "data" not in differs
-        (found.over if fits else found.dropped).append("best")
+        fits = has_same_data and same_model and "data" not in differs
+        (found.transferred if fits else found.dropped).append("best")
         if fits:
-            run.best = Best(**saved["best"])
-    told = {name.partition(" ")[0] for name in (*found.over, *found.new)}
+            run.best = BestEpoch(**saved["best"])
+    told = {name.partition(" ")[0] for name in (*found.transferred, *found.new)}
     found.new += [
         f"{group}={new.options[group]}"
         for group in GROUPS
         if group in differs - told and old.options[group] != new.options[group]
     ]
-    found.first_step += _first_step(run, saved, old, new, differs)
+    found.first_step_changes += _describe_first_step(run, saved, old, new, differs)
     return found
 
 
-def _first_step(
-    run: Run, saved: State, old: RunSpec, new: RunSpec, differs: set[str]
+def _describe_first_step(
+    run: Run, saved: RunState, old: RunSpec, new: RunSpec, differs: set[str]
 ) -> Iterator[str]:
     """What is different in the next step from the last one, each in a line with both values."""
-    yield from _rates(run, saved, new)
-    yield from _settings(old, new, differs)
+    yield from _describe_learning_rates(run, saved, new)
+    yield from _describe_settings(old, new, differs)
     position = saved["position"]
     if position["epoch"]:
         steps = (position["step"] - position["batch"]) // position["epoch"]
         if steps != run.steps_per_epoch:
             yield f"steps per epoch {steps} before, {run.steps_per_epoch} now"
     if not differs & {"optimizer", "scheduler", "warmup"}:
-        yield from _group_settings(run, saved)
-    trained, trains = set(saved["trainable"]), set(state.trainable(run))
+        yield from _describe_group_settings(run, saved)
+    trained, trains = set(saved["trainable"]), set(state.trainable_names(run))
     if trained != trains:
         yield f"trained tensors {len(trained)} before, {len(trains)} now" + "".join(
-            f"; {what}: {listed(sorted(names))}"
+            f"; {what}: {format_list(sorted(names))}"
             for what, names in (("frozen now", trained - trains), ("new", trains - trained))
             if names
         )
 
 
-def _settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
+def _describe_settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
     """The options and settings that differ; of another option all settings in one line."""
-    for key in (key for key in ROOT if key in differs):
+    for key in (key for key in RUN_SETTINGS if key in differs):
         yield f"{key} {getattr(old, key)} before, {getattr(new, key)} now"
-    before, now = old.parameters(), new.parameters()
+    before, now = old.to_parameters(), new.to_parameters()
     for group in (group for group in GROUPS if group in differs):
         named = {
             key: now[key]
             for key in now
             if key.startswith(f"{group}.")
-            and key.partition(".")[2] not in SPARED.get(group, ())
+            and key.partition(".")[2] not in FINGERPRINT_EXCLUDED_SETTINGS.get(group, ())
             and before.get(key) != now[key]
         }
         if before[group] == now[group]:
@@ -180,13 +192,13 @@ def _settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
         yield f"{group}={before[group]} before, {group}={now[group]} now{with_them}"
 
 
-def _rates(run: Run, saved: State, new: RunSpec) -> Iterator[str]:
+def _describe_learning_rates(run: Run, saved: RunState, new: RunSpec) -> Iterator[str]:
     """The learning rates at both sides of the joint."""
     groups = saved["optimizer"]["groups"]
     last = saved["position"].get("rates") or {name: group["lr"] for name, group in groups.items()}
-    before = listed([f"{name} {rate:.3g}" for name, rate in last.items()], SHOWN)
+    before = format_list([f"{name} {rate:.3g}" for name, rate in last.items()], MAX_LISTED_NAMES)
     jumps = False
-    for name, rate in learning_rates(run.optimizer).items():
+    for name, rate in get_learning_rates(run.optimizer).items():
         if name not in last:
             jumps |= rate not in last.values()
             yield f"learning rate of the new group {name} {rate:.3g}; in the last step: {before}"
@@ -195,9 +207,9 @@ def _rates(run: Run, saved: State, new: RunSpec) -> Iterator[str]:
         else:
             jumps = True
             yield f"learning rate of group {name} {last[name]:.3g} in the last step, {rate:.3g} now"
-    moves = any(len(set(rates)) > 1 for rates in run.rates.values())
-    if jumps and moves and run.schedule.spans:
-        share = f"epoch {run.at.epoch} of {run.epochs}"
+    moves = any(len(set(rates)) > 1 for rates in run.lr_curves.values())
+    if jumps and moves and run.lr_schedule.has_run_length:
+        share = f"epoch {run.position.epoch} of {run.epochs}"
         yield (
             f"scheduler={new.options['scheduler']} is as long as the run, and continues where a "
             f"run of this length is after {share}; scheduler=constant with optimizer.lr keeps one "
@@ -205,19 +217,19 @@ def _rates(run: Run, saved: State, new: RunSpec) -> Iterator[str]:
         )
 
 
-def _group_settings(run: Run, saved: State) -> Iterator[str]:
+def _describe_group_settings(run: Run, saved: RunState) -> Iterator[str]:
     """Settings of the optimizer, less the learning rates."""
     for group in run.optimizer.param_groups:
         before = saved["optimizer"]["groups"].get(group["name"], {})
         for key in run.optimizer.defaults:
             if key != "lr" and key in before and key in group:
                 then, now = before[key], group[key]
-                if state.plain(now, key) != then:
+                if state.to_plain_data(now, key) != then:
                     yield f"{key} of group {group['name']} {then} before, {now} now"
 
 
-def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None:
-    at, position = run.at, saved["position"]
+def _transfer_position(run: Run, saved: RunState, found: TransferReport, *, in_order: bool) -> None:
+    at, position = run.position, saved["position"]
     at.epoch = position["epoch"]
     whole = position["batch"] == 0
     if in_order:
@@ -226,21 +238,21 @@ def _position(run: Run, saved: State, found: Carried, *, in_order: bool) -> None
     else:
         at.step = at.epoch * run.steps_per_epoch
         share = position["bitten"] / max(1, position["step"])
-        at.bitten = share * at.step
-        at.drawn = None
+        at.clipped_steps = share * at.step
+        at.rng_states = None
     if in_order or whole:
-        found.over.append("position")
+        found.transferred.append("position")
     else:
         found.dropped.append("position")  # the epoch begins anew
 
 
 @torch.no_grad()
-def _weights(run: Run, saved: State, found: Carried) -> None:
+def _transfer_weights(run: Run, saved: RunState, found: TransferReport) -> None:
     current = {**run.model.state_dict(), **dict(run.model.named_buffers())}
     given = {**saved["model"], **saved["buffers"]}
     for name, value in current.items():
         fits = name in given and given[name].shape == value.shape
-        (found.over if fits else found.new).append(f"weights {name}")
+        (found.transferred if fits else found.new).append(f"weights {name}")
         if fits:
             value.copy_(given[name])
     found.dropped += [
@@ -250,7 +262,9 @@ def _weights(run: Run, saved: State, found: Carried) -> None:
     ]
 
 
-def _optimizer(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
+def _transfer_optimizer(
+    run: Run, saved: RunState, found: TransferReport, differs: set[str]
+) -> None:
     held = {
         name: parameter
         for name, parameter in run.model.named_parameters()
@@ -258,42 +272,46 @@ def _optimizer(run: Run, saved: State, found: Carried, differs: set[str]) -> Non
     }
     same = saved["optimizer"]["class"] == type(run.optimizer).__name__
     given = saved["optimizer"]["state"]
-    weights = {name.removeprefix("weights ") for name in found.over}
+    weights = {name.removeprefix("weights ") for name in found.transferred}
     fits = {name for name in given if same and name in held and name in weights}
-    found.over += [f"optimizer {name}" for name in held if name in fits]
+    found.transferred += [f"optimizer {name}" for name in held if name in fits]
     found.new += [f"optimizer {name}" for name in held if name not in fits and given]
     found.dropped += [f"optimizer {name}" for name in given if name not in fits]
-    state.load_optimizer(
+    state.load_optimizer_state(
         run,
         {**saved["optimizer"], "state": {name: given[name] for name in fits}},
-        settings=_goes_on(run, differs),
+        with_group_settings=_is_schedule_unchanged(run, differs),
     )
 
 
-def _goes_on(run: Run, differs: set[str]) -> bool:
+def _is_schedule_unchanged(run: Run, differs: set[str]) -> bool:
     """Whether the schedule does, and the groups' settings with it; one that is as long as the run
     depends on that as well."""
-    length = {"epochs", "data"} if run.schedule.spans or run.schedule.ramp else set()
+    length = (
+        {"epochs", "data"}
+        if run.lr_schedule.has_run_length or run.lr_schedule.warmup_factors
+        else set()
+    )
     return not differs & {"optimizer", "param_groups", "scheduler", "warmup", *length}
 
 
-def _schedule(run: Run, saved: State, found: Carried, differs: set[str]) -> None:
+def _transfer_schedule(run: Run, saved: RunState, found: TransferReport, differs: set[str]) -> None:
     """One that changed is moved to where the run is."""
-    moves = run.at.epoch
-    if run.schedule.per == "step":
-        moves = run.at.step - run.nonfinite.skipped
-    if _goes_on(run, differs):
-        run.schedule.scheduler.load_state_dict(saved["scheduler"])
-        run.schedule.steps = saved["position"]["optimizer_steps"]
-        found.over.append("scheduler")
+    moves = run.position.epoch
+    if run.lr_schedule.per == "step":
+        moves = run.position.step - run.nonfinite_guard.skipped_batches
+    if _is_schedule_unchanged(run, differs):
+        run.lr_schedule.scheduler.load_state_dict(saved["scheduler"])
+        run.lr_schedule.optimizer_steps = saved["position"]["optimizer_steps"]
+        found.transferred.append("scheduler")
     else:
         run.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns
-        run.schedule.settle()
-        run.schedule.steps = run.at.step - run.nonfinite.skipped
-        if run.schedule.waits:
-            run.schedule.scheduler.last_epoch = moves  # it begins to wait now
+        run.lr_schedule.remove_warmup()
+        run.lr_schedule.optimizer_steps = run.position.step - run.nonfinite_guard.skipped_batches
+        if run.lr_schedule.is_metric_driven:
+            run.lr_schedule.scheduler.last_epoch = moves  # it begins to wait now
         else:
             for _ in range(moves):
-                run.schedule.scheduler.step()
-        run.schedule.rise()
+                run.lr_schedule.scheduler.step()
+        run.lr_schedule.apply_warmup()
         found.new.append("scheduler")

@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.compare import agreement, run_differences
-from recipe.compare.run_differences import Rows
-from recipe.config.key_values import key_values
+from recipe.compare.run_differences import DifferenceRows
+from recipe.config.key_values import parse_key_values
 from recipe.errors import SpecError
-from recipe.formatting import listed
+from recipe.formatting import format_list
 from recipe.store import run_dirs, run_record
-from recipe.store.run_record import Record, shown
+from recipe.store.run_record import RunRecord, truncate_value
 
-MOST = 12
+MAX_PARAMETER_ROWS = 12
 """Lines about parameters."""
 
 
@@ -26,55 +26,65 @@ def diff(arguments: Sequence[str], console: Console) -> int:
     """The verb: two runs, each an id, its beginning, a name or MLflow's id."""
     if len(arguments) < 2:
         raise SpecError("diff: which two runs? Give their ids: python -m recipe diff <id> <id>")
-    outputs = run_dirs.outputs(key_values("diff", arguments[2:], {"output_dir": ""})["output_dir"])
-    one, other = (run_record.read(_folder(outputs, wanted)) for wanted in arguments[:2])
-    console.print(describe(one, other))
+    outputs = run_dirs.resolve_output_dir(
+        parse_key_values("diff", arguments[2:], {"output_dir": ""})["output_dir"]
+    )
+    one, other = (
+        run_record.read_record(_find_run_dir(outputs, wanted)) for wanted in arguments[:2]
+    )
+    console.print(render_diff(one, other))
     return 0
 
 
-def _folder(outputs: Path, wanted: str) -> Path:
+def _find_run_dir(outputs: Path, wanted: str) -> Path:
     """The folder of a run; by its whole id also where run.json is damaged. Raises SpecError."""
-    exact = run_dirs.folder(outputs) / wanted
+    exact = run_dirs.get_runs_dir(outputs) / wanted
     with contextlib.suppress(OSError):
         if wanted not in ("", ".", "..") and Path(wanted).name == wanted and exact.is_dir():
             return exact
     return run_dirs.find(outputs, wanted, "diff")
 
 
-def describe(one: Record, other: Record) -> RenderableType:
+def render_diff(one: RunRecord, other: RunRecord) -> RenderableType:
     """Everything that is shown, for a terminal of 100 columns."""
-    head = _table("", "run", "name", "status")
+    head = _make_table("", "run", "name", "status")
     for letter, record in (("A", one), ("B", other)):
-        head.add_row(letter, shown(record.folder.name), record.name, record.status)
+        head.add_row(letter, truncate_value(record.run_dir.name), record.name, record.status)
     parts: list[RenderableType] = [head]
     for letter, record in (("A", one), ("B", other)):
-        parts += [Text(f"Damaged  {letter}: {line}", style="yellow") for line in record.damaged]
+        parts += [Text(f"Damaged  {letter}: {line}", style="yellow") for line in record.problems]
     found = [
-        _section("What differed in the spec", "setting", run_differences.settings(one, other)),
-        _parameters(one, other),
-        _section("What differed around it", "", run_differences.surroundings(one, other)),
+        _render_section(
+            "What differed in the spec", "setting", run_differences.compare_settings(one, other)
+        ),
+        _render_parameters(one, other),
+        _render_section(
+            "What differed around it", "", run_differences.compare_environments(one, other)
+        ),
     ]
     sections = [section for section in found if section is not None]
     if not sections:
-        whole = not (one.damaged or other.damaged)
+        whole = not (one.problems or other.problems)
         sections = [Text(f"Nothing differed in what {'ran' if whole else 'can be read'}.")]
     for section in (
         *sections,
-        _section("What came of it", "", run_differences.results(one, other)),
+        _render_section("What came of it", "", run_differences.compare_results(one, other)),
     ):
         if section is not None:
             parts += [Text(), section]
-    return Group(*parts, *_agreement(one, other, differs=bool(any(found))))
+    return Group(*parts, *_render_agreement(one, other, differs=bool(any(found))))
 
 
-def _agreement(one: Record, other: Record, *, differs: bool) -> Iterator[RenderableType]:
+def _render_agreement(
+    one: RunRecord, other: RunRecord, *, differs: bool
+) -> Iterator[RenderableType]:
     prints = [record.tags.get("recipe.fingerprint") for record in (one, other)]
     if None in prints:
         return
     if prints[0] == prints[1]:
         yield Text()
         try:
-            told = agreement.compare_records(one, other).sentence
+            told = agreement.compare_records(one, other).summary
         except SpecError as error:
             told = str(error)
         yield Text(f"Numbers  {told}")
@@ -84,43 +94,43 @@ def _agreement(one: Record, other: Record, *, differs: bool) -> Iterator[Rendera
         )
 
 
-def _parameters(one: Record, other: Record) -> RenderableType | None:
+def _render_parameters(one: RunRecord, other: RunRecord) -> RenderableType | None:
     """Which parameters were treated differently, alike ones in one line."""
     if not (one.parameters and other.parameters):
         return None
     names = dict.fromkeys([*one.parameters, *other.parameters])
     alike: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
     for name in names:
-        if changes := run_differences.parameter(one, other, name):
+        if changes := run_differences.compare_parameter(one, other, name):
             alike.setdefault(changes, []).append(name)
     if not alike:
         return None
     count = sum(map(len, alike.values()))
-    table = _table("parameters", "what", "A", "B")
-    for changes, held in list(alike.items())[:MOST]:
+    table = _make_table("parameters", "what", "A", "B")
+    for changes, held in list(alike.items())[:MAX_PARAMETER_ROWS]:
         for index, change in enumerate(changes):
-            table.add_row(listed(held, 2) if index == 0 else "", *change)
-    if len(alike) > MOST:
-        rest = sum(len(held) for held in list(alike.values())[MOST:])
+            table.add_row(format_list(held, 2) if index == 0 else "", *change)
+    if len(alike) > MAX_PARAMETER_ROWS:
+        rest = sum(len(held) for held in list(alike.values())[MAX_PARAMETER_ROWS:])
         table.add_row(f"and {rest:,} more parameters, in other ways", "", "", "")
-    return Group(_title(f"What differed per parameter ({count:,} of {len(names):,})"), table)
+    return Group(_make_title(f"What differed per parameter ({count:,} of {len(names):,})"), table)
 
 
-def _section(title: str, heading: str, rows: Rows) -> RenderableType | None:
+def _render_section(title: str, heading: str, rows: DifferenceRows) -> RenderableType | None:
     if not rows:
         return None
-    table = _table(heading, "A", "B")
+    table = _make_table(heading, "A", "B")
     for row in rows:
         table.add_row(*row)
-    return Group(_title(title), table)
+    return Group(_make_title(title), table)
 
 
-def _title(text: str) -> Text:
+def _make_title(text: str) -> Text:
     """Of a table; one of its own would be wrapped to the table's width."""
     return Text(text, style="italic")
 
 
-def _table(*columns: str) -> Table:
+def _make_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")

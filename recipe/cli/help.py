@@ -44,27 +44,27 @@ group=option chooses an option (* is the default), group.setting=value changes a
 """
 
 
-def show(arguments: list[str]) -> int:
+def print_help(arguments: list[str]) -> int:
     """Prints the commands and the menu."""
     lines = [USAGE]
-    defaults = option_files.defaults()
+    defaults = option_files.get_default_options()
     for group in (*option_files.GROUPS, "experiment"):
-        found = option_files.options(group)
+        found = option_files.find_options(group)
         if not found:
             continue
         lines.append(group)
         width = max(map(len, found))
         for name, option in found.items():
             mark = "*" if name == defaults.get(group) else " "
-            lines.append(f"{mark} {name:{width}}  {option.help}")
+            lines.append(f"{mark} {name:{width}}  {option.description}")
     lines.append("\nsettings of the whole run, and their defaults:")
     _, own, _ = (
-        (option_files.own_folder() / "config.yaml").read_text(encoding="utf-8").split("\n\n")
+        (option_files.builtin_conf_dir() / "config.yaml").read_text(encoding="utf-8").split("\n\n")
     )
-    output.write("\n".join([*lines, own, ""]))
+    output.print_text("\n".join([*lines, own, ""]))
     return 0
 
 
-def version(arguments: list[str]) -> int:
-    output.write(f"recipe {__version__}\n")
+def print_version(arguments: list[str]) -> int:
+    output.print_text(f"recipe {__version__}\n")
     return 0

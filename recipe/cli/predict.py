@@ -16,46 +16,46 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from recipe import output as terminal
-from recipe.compare.report.csv_tables import csv_lines
+from recipe.compare.report.csv_tables import format_csv
 from recipe.components.data import images
-from recipe.components.data.image_files import SUFFIXES, image_files
+from recipe.components.data.image_files import IMAGE_SUFFIXES, list_image_files
 from recipe.components.device.auto import Auto
 from recipe.config import compose
-from recipe.config.instantiate import part, static_problems
-from recipe.config.key_values import key_values
+from recipe.config.instantiate import bind_component, find_component_problems
+from recipe.config.key_values import parse_key_values
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
-from recipe.formatting import counted, printable
+from recipe.formatting import escape_unprintable, pluralize
 from recipe.nn.weights import load_weights, read_weights
 from recipe.store import run_dirs
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Prediction:
     file: str
-    top: list[tuple[str, float]]
+    top_classes: list[tuple[str, float]]
     """(class, probability), the likeliest first."""
 
 
-class Recorded:
+class Predictor:
     """The model of a recorded run, with the best weights, and how its images were treated.
 
     Raises ValueError if the run has no weights or its model can't be made.
     """
 
-    def __init__(self, run: Path, trust: Sequence[str]) -> None:
-        terminal.task("building the model")
-        weights = run / "model.safetensors"
+    def __init__(self, run_dir: Path, trust: Sequence[str]) -> None:
+        terminal.set_current_task("building the model")
+        weights = run_dir / "model.safetensors"
         if not weights.is_file():
             raise ValueError(
-                f"run: {run.name} has kept no weights (it ended before its first epoch)"
+                f"run: {run_dir.name} has kept no weights (it ended before its first epoch)"
             )
-        spec = RunSpec.read(run / "spec.yaml", trust)
-        if problems := static_problems(spec, ("model", "evaluation")):
+        spec = RunSpec.from_file(run_dir / "spec.yaml", trust)
+        if problems := find_component_problems(spec, ("model", "evaluation")):
             raise SpecError(line for lines in problems.values() for line in lines)
-        facts = run_dirs.facts(run, "run")
+        facts = run_dirs.read_dataset_info(run_dir, "run")
         self.classes = facts.classes
         self.channels, self.size = facts.channels, facts.size
         self.mean, self.std = facts.mean, facts.std
@@ -66,27 +66,27 @@ class Recorded:
             )
         if {len(self.mean), len(self.std)} != {self.channels}:
             raise ValueError(
-                f"run: {run / 'data.json'} has not one mean and std a channel; use another run"
+                f"run: {run_dir / 'data.json'} has not one mean and std a channel; use another run"
             )
         limit = spec.data.get("max_pixels")
         self.max_pixels = limit if type(limit) is int else None
         self.device = Auto(threads="auto").select()
         counts = {"channels": self.channels, "classes": len(self.classes), "size": self.size[0]}
         try:
-            model: nn.Module = part(spec, "model", counts)()
+            model: nn.Module = bind_component(spec, "model", counts)()
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"model: can't be made: {reason}; use another run") from error
-        with Problems.headed("run"):
+        with Problems.prefix_key("run"):
             load_weights(model, read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
-        self.look = part(spec, "evaluation")
-        self._check()
+        self.forward = bind_component(spec, "evaluation")
+        self._check_model()
 
-    def _check(self) -> None:
+    def _check_model(self) -> None:
         """Raises ValueError unless the model takes an image and gives one number a class."""
         try:
-            shape = tuple(self.probabilities(torch.zeros(1, self.channels, *self.size)).shape)
+            shape = tuple(self.predict_proba(torch.zeros(1, self.channels, *self.size)).shape)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"model: takes no image: {reason}; use another run") from error
@@ -96,27 +96,27 @@ class Recorded:
                 "run"
             )
 
-    def input(self, path: Path) -> Tensor:
+    def read_image(self, path: Path) -> Tensor:
         """The image as the model takes it, batch dimension in front: (1, channels, height, width).
 
         Raises ValueError, naming the file, if it is no image.
         """
-        image = images.read_fitted(
+        image = images.read_resized_image(
             path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
         )
         return images.normalise(image, mean=self.mean, std=self.std)[None]
 
-    def probabilities(self, inputs: Tensor) -> Tensor:
+    def predict_proba(self, inputs: Tensor) -> Tensor:
         """(batch, classes) for inputs (batch, channels, height, width)."""
         with torch.inference_mode():
-            logits: Tensor = self.look(self.model, inputs.to(self.device))
+            logits: Tensor = self.forward(self.model, inputs.to(self.device))
         return logits.float().softmax(1).cpu()
 
 
 def predict(arguments: Sequence[str], console: Console) -> int:
     """The verb. Files that are no images are named on the error stream; exit status then is 1."""
     known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "", "trust": ""}
-    values = key_values("predict", arguments, known)
+    values = parse_key_values("predict", arguments, known)
     problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
     if not re.fullmatch("[0-9]{1,9}", values["top"]) or int(values["top"]) < 1:
         problems.append(f"predict: top must be a whole number above 0, got {values['top']}")
@@ -132,11 +132,11 @@ def predict(arguments: Sequence[str], console: Console) -> int:
         )
     if problems:
         raise SpecError(problems)
-    files = _files(values["input"])
-    trust = compose.trusted(values["trust"])
-    outputs = run_dirs.outputs(values["output_dir"])
+    files = _list_files(values["input"])
+    trust = compose.get_trusted_packages(values["trust"])
+    outputs = run_dirs.resolve_output_dir(values["output_dir"])
     try:
-        recorded = Recorded(run_dirs.find(outputs, values["run"], "run"), trust)
+        recorded = Predictor(run_dirs.find(outputs, values["run"], "run"), trust)
     except ValueError as error:
         raise SpecError(str(error)) from error
     found, bad = [], 0
@@ -145,100 +145,106 @@ def predict(arguments: Sequence[str], console: Console) -> int:
             found.append(result)
         else:
             bad += 1
-            terminal.error(str(result))
-    _show(found, form, output, console)
+            terminal.print_error(str(result))
+    _write_predictions(found, form, output, console)
     if bad:
-        terminal.error(f"{bad} of {len(files)} files could not be read")
+        terminal.print_error(f"{bad} of {len(files)} files could not be read")
     return 1 if bad else 0
 
 
-def _files(given: str) -> list[Path]:
+def _list_files(given: str) -> list[Path]:
     try:
         path = Path(given).expanduser()
         if path.is_file():
             return [path]
         if not path.is_dir():
-            raise SpecError(f"input: there is no file or folder {printable(path)}")
-        files = [path / name for name in image_files(path)]
+            raise SpecError(f"input: there is no file or folder {escape_unprintable(path)}")
+        files = [path / name for name in list_image_files(path)]
     except OSError as error:
-        where = printable(str(error.filename))
+        where = escape_unprintable(str(error.filename))
         raise SpecError(f"input: {where} can't be read: {error.strerror}") from error
     except (ValueError, RuntimeError) as error:  # a link in a circle; ~ and the name of nobody
         raise SpecError(f"input: {error}") from error
     if not files:
-        looked_for = ", ".join(sorted(SUFFIXES))
-        raise SpecError(f"input: no image in {printable(path)} (looked for {looked_for})")
+        looked_for = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise SpecError(f"input: no image in {escape_unprintable(path)} (looked for {looked_for})")
     return files
 
 
 def classify(
-    recorded: Recorded, files: Sequence[Path], top: int
+    predictor: Predictor, files: Sequence[Path], top: int
 ) -> Iterator[Prediction | ValueError]:
     """One result a file, in order: what it shows, or why it can't be read."""
-    terminal.task(f"reading {counted(len(files), 'image')}")
-    for start in range(0, len(files), BATCH):
+    terminal.set_current_task(f"reading {pluralize(len(files), 'image')}")
+    for start in range(0, len(files), BATCH_SIZE):
         inputs: dict[Path, Tensor] = {}
         wrong: dict[Path, ValueError] = {}
-        batch = files[start : start + BATCH]
+        batch = files[start : start + BATCH_SIZE]
         for file in batch:
             try:
-                inputs[file] = recorded.input(file)
+                inputs[file] = predictor.read_image(file)
             except ValueError as error:
                 wrong[file] = error
-        rows = iter(recorded.probabilities(torch.cat(list(inputs.values()))) if inputs else ())
+        rows = iter(predictor.predict_proba(torch.cat(list(inputs.values()))) if inputs else ())
         for file in batch:
             if file in wrong:
                 yield wrong[file]
             else:
-                best = next(rows).topk(min(top, len(recorded.classes)))
+                best = next(rows).topk(min(top, len(predictor.classes)))
                 pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
                 yield Prediction(
-                    printable(file), [(recorded.classes[i], share) for i, share in pairs]
+                    escape_unprintable(file), [(predictor.classes[i], share) for i, share in pairs]
                 )
 
 
-def _show(found: list[Prediction], form: str, output: Path, console: Console) -> None:
+def _write_predictions(found: list[Prediction], form: str, output: Path, console: Console) -> None:
     if not form:
         if not console.is_terminal:  # a line a file, however long its path
             console.width = 10_000
-        console.print(_table(found))
+        console.print(_build_table(found))
         return
-    text = _csv(found) if form == "csv" else json.dumps(_rows(found), indent=2) + "\n"
+    text = _format_csv(found) if form == "csv" else json.dumps(_to_records(found), indent=2) + "\n"
     if output.suffix:
         output.write_text(text, encoding="utf-8")
-        terminal.write(f"{len(found)} predictions in {output}\n")
+        terminal.print_text(f"{len(found)} predictions in {output}\n")
     else:
-        terminal.write(text)
+        terminal.print_text(text)
 
 
-def _table(found: list[Prediction]) -> Table:
+def _build_table(found: list[Prediction]) -> Table:
     table = Table(box=None, pad_edge=False)
-    if len(found) == 1 and len(found[0].top) > 5:  # too wide for a line
+    if len(found) == 1 and len(found[0].top_classes) > 5:  # too wide for a line
         table.add_column(found[0].file)
         table.add_column("probability", justify="right")
-        for name, probability in found[0].top:
+        for name, probability in found[0].top_classes:
             table.add_row(name, f"{probability:.4f}")
         return table
     table.add_column("file", overflow="fold")
-    for place in range(1, len(found[0].top) + 1 if found else 1):
+    for place in range(1, len(found[0].top_classes) + 1 if found else 1):
         table.add_column(f"top {place}")
         table.add_column("probability", justify="right")
     for one in found:
-        table.add_row(one.file, *(text for name, p in one.top for text in (name, f"{p:.4f}")))
+        table.add_row(
+            one.file, *(text for name, p in one.top_classes for text in (name, f"{p:.4f}"))
+        )
     return table
 
 
-def _csv(found: list[Prediction]) -> str:
-    places = range(1, len(found[0].top) + 1 if found else 1)
+def _format_csv(found: list[Prediction]) -> str:
+    places = range(1, len(found[0].top_classes) + 1 if found else 1)
     names = (name for n in places for name in (f"top_{n}", f"top_{n}_probability"))
     rows = (
-        [one.file, *(cell for name, p in one.top for cell in (name, f"{p:.6f}"))] for one in found
+        [one.file, *(cell for name, p in one.top_classes for cell in (name, f"{p:.6f}"))]
+        for one in found
     )
-    return csv_lines([["file", *names], *rows])
+    return format_csv([["file", *names], *rows])
 
 
-def _rows(found: list[Prediction]) -> list[dict[str, Any]]:
+def _to_records(found: list[Prediction]) -> list[dict[str, Any]]:
     return [
-        {"file": one.file, "top": [{"class": name, "probability": p} for name, p in one.top]}
+        {
+            "file": one.file,
+            "top": [{"class": name, "probability": p} for name, p in one.top_classes],
+        }
         for one in found
     ]

@@ -14,181 +14,197 @@ from recipe import output
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.config import compose, credentials, restrictions
-from recipe.config.instantiate import part, static_problems
-from recipe.config.key_values import key_values
+from recipe.config.instantiate import bind_component, find_component_problems
+from recipe.config.key_values import parse_key_values
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, RecipeError, SpecError
-from recipe.formatting import counted, printable
+from recipe.formatting import escape_unprintable, pluralize
 from recipe.mlflow_sync import client, parent_run
-from recipe.mlflow_sync.client import Gone
-from recipe.mlflow_sync.upload import Sending
+from recipe.mlflow_sync.client import RunDeletedError
+from recipe.mlflow_sync.upload import RunUploader
 from recipe.store import damage, run_dirs, stale_records, sweep_record
-from recipe.store.journal import Damaged
-from recipe.store.upload_state import Sent
+from recipe.store.journal import DamagedJournalError
+from recipe.store.upload_state import UploadState
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """How often a call is tried, a second apart, before its server is given up."""
 
 
 def sync(arguments: Sequence[str], console: Console) -> int:
     """Exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
     known = {"output_dir": "", "tracking.uri": "", "trust": ""}
-    values = key_values("sync", arguments, known)
-    outputs = run_dirs.outputs(values["output_dir"])
-    there = stale_records.recorded(run_dirs.folder(outputs), "run.json")
+    values = parse_key_values("sync", arguments, known)
+    outputs = run_dirs.resolve_output_dir(values["output_dir"])
+    there = stale_records.list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json")
     if not there:
-        console.print(f"There are no runs in {printable(run_dirs.folder(outputs))}", soft_wrap=True)
+        console.print(
+            f"There are no runs in {escape_unprintable(run_dirs.get_runs_dir(outputs))}",
+            soft_wrap=True,
+        )
         return 0
-    stale_records.close_all(outputs)
-    sending = Sync(outputs, values["tracking.uri"], values["trust"])
-    ended = [run for run in there if not run_dirs.alive(run)]
-    damaged, unclear = damage.find(ended), 0
+    stale_records.close_stale_records(outputs)
+    sending = RecordUploader(outputs, values["tracking.uri"], values["trust"])
+    ended = [run for run in there if not run_dirs.is_running(run)]
+    damaged, unclear = damage.find_damaged_runs(ended), 0
     for run in ended:
-        if said := sending.run(run):
-            console.print(f"{printable(run.name)}  {said}", soft_wrap=True)
+        if said := sending.upload_run(run):
+            console.print(f"{escape_unprintable(run.name)}  {said}", soft_wrap=True)
         elif run in damaged:
             unclear += 1
     if damaged:
-        console.print(f"Caution {damage.sentence(damaged)}", style="yellow", soft_wrap=True)
-    sending.sweeps()
-    if sending.uri and not sending.taken:
+        console.print(f"Caution {damage.format_damage(damaged)}", style="yellow", soft_wrap=True)
+    sending.upload_sweeps()
+    if sending.uri and not sending.is_uri_used:
         raise SpecError(
             f"tracking.uri={sending.uri}: none of these runs goes to a server; leave it out"
         )
-    for reason in dict.fromkeys(sending.reasons.values()):
+    for reason in dict.fromkeys(sending.failure_reasons.values()):
         console.print(f"recipe: {reason}", style="red", soft_wrap=True)
-    console.print(sending.summary(len(ended) - unclear), soft_wrap=True)
-    return 1 if sending.unsent else 0
+    console.print(sending.format_summary(len(ended) - unclear), soft_wrap=True)
+    return 1 if sending.num_unsent else 0
 
 
-class Sync:
+class RecordUploader:
     """Sends runs and sweeps, each to the server that its own spec names."""
 
     def __init__(self, outputs: Path, uri: str = "", trust: str = "") -> None:
         """Raises SpecError where `uri` has a password in it."""
         problems = Problems()
         with problems.collect("tracking.uri"):
-            credentials.without(uri)
-        problems.raise_any()
+            credentials.check_no_credentials(uri)
+        problems.raise_if_any()
         self.uri = uri
-        self.taken = False
+        self.is_uri_used = False
         """Whether `uri` was any run's server."""
-        self.sent, self.unsent = 0, 0
+        self.num_sent, self.num_unsent = 0, 0
         """Runs and sweeps that had something left."""
-        self.gone = 0
+        self.num_deleted = 0
         """Runs that were deleted in MLflow."""
-        self.reasons: dict[str, str] = {}
+        self.failure_reasons: dict[str, str] = {}
         """Why a server, or a run, was given up."""
         self._outputs = outputs
-        self._here: MlflowClient | None = None
-        self._trusted, self._project = compose.trusted(trust), compose.project()
+        self._local_client: MlflowClient | None = None
+        self._trusted, self._project = (
+            compose.get_trusted_packages(trust),
+            compose.compose_project(),
+        )
 
-    def run(self, run: Path) -> str | None:
+    def upload_run(self, run_dir: Path) -> str | None:
         """Sends a run; what became of it, in words, or None if nothing was left to send."""
         try:
-            sent = Sent.read(run)
-            if sent is not None and (sent.uri is None or not (self.uri or sent.left(run))):
-                if not self._is_lost(run, sent):
+            sent = UploadState.read(run_dir)
+            if sent is not None and (
+                sent.uri is None or not (self.uri or sent.describe_unsent(run_dir))
+            ):
+                if not self._is_missing_in_mlflow(run_dir, sent):
                     return None
-                sent.forget()
-                sent.write(run)
-            tracking = self._tracking(run, sent)
-            sending = Sending(run, tracking)
-            if tracking.uri is None or not (left := sending.sent.left(run)):
+                sent.reset()
+                sent.write(run_dir)
+            tracking = self._get_tracking(run_dir, sent)
+            sending = RunUploader(run_dir, tracking)
+            if tracking.uri is None or not (left := sending.state.describe_unsent(run_dir)):
                 return None
-            output.task(f"sending run {run.name} to MLflow")
-            with sending.sole():
-                return self._send(sending, left)
+            output.set_current_task(f"sending run {run_dir.name} to MLflow")
+            with sending.acquire_lock():
+                return self._upload_pending(sending, left)
         except Timeout:
-            self.reasons[run.name] = f"{printable(run.name)}: another process is sending it"
-            return self._count(False, "not sent")
-        except (RecipeError, Damaged) as error:
-            self.reasons[run.name] = str(error)
-            return self._count(False, "not sent")
+            self.failure_reasons[run_dir.name] = (
+                f"{escape_unprintable(run_dir.name)}: another process is sending it"
+            )
+            return self._count_result(False, "not sent")
+        except (RecipeError, DamagedJournalError) as error:
+            self.failure_reasons[run_dir.name] = str(error)
+            return self._count_result(False, "not sent")
         except OSError as error:
-            self.reasons[run.name] = f"{printable(run)} can't be written: {error.strerror}"
-            return self._count(False, "not sent")
+            self.failure_reasons[run_dir.name] = (
+                f"{escape_unprintable(run_dir)} can't be written: {error.strerror}"
+            )
+            return self._count_result(False, "not sent")
 
-    def _is_lost(self, run: Path, sent: Sent) -> bool:
+    def _is_missing_in_mlflow(self, run: Path, sent: UploadState) -> bool:
         """Whether the database of these outputs, which had all of the run, is a new one or gone."""
-        tracking = self._local()
+        tracking = self._get_local_tracking()
         if sent.uri != tracking.uri or sent.mlflow_run_id is None:
             return False
         if not (self._outputs / "mlflow.db").is_file():
             return True
         try:
-            if self._here is None:
-                self._here, _ = client.connect(tracking, self._outputs)
-            return not client.knows(self._here, sent.mlflow_run_id)
+            if self._local_client is None:
+                self._local_client, _ = client.connect(tracking, self._outputs)
+            return not client.has_run(self._local_client, sent.mlflow_run_id)
         except Exception as error:  # whatever MLflow raises
-            self.reasons[str(tracking.uri)] = client.reason(error)
+            self.failure_reasons[str(tracking.uri)] = client.describe_error(error)
             return False
 
-    def _local(self) -> Tracking:
+    def _get_local_tracking(self) -> Tracking:
         experiment = self._project.tracking.get("experiment", "recipe")
         return local(self._outputs, experiment=experiment)
 
-    def sweeps(self) -> None:
+    def upload_sweeps(self) -> None:
         """Tells MLflow of the sweeps that ended."""
         folder = self._outputs / "sweeps"
         untold = {
             s.name: s
-            for s in stale_records.recorded(folder, "sweep.json")
-            if sweep_record.is_untold(s)
+            for s in stale_records.list_record_dirs(folder, "sweep.json")
+            if sweep_record.has_unsent_end(s)
         }
         for run in (
-            stale_records.recorded(run_dirs.folder(self._outputs), "run.json") if untold else []
+            stale_records.list_record_dirs(run_dirs.get_runs_dir(self._outputs), "run.json")
+            if untold
+            else []
         ):
             try:
-                if sweep := untold.pop(run_dirs.read(run, "run").sweep or "", None):
-                    self._tell(sweep, self._tracking(run, Sent.read(run)))
+                if sweep := untold.pop(run_dirs.read_info(run, "run").sweep or "", None):
+                    self._upload_sweep(sweep, self._get_tracking(run, UploadState.read(run)))
             except RecipeError as error:
-                self.reasons[run.name] = str(error)
-                self._count(False)
+                self.failure_reasons[run.name] = str(error)
+                self._count_result(False)
 
-    def _tell(self, sweep: Path, tracking: Tracking) -> None:
+    def _upload_sweep(self, sweep: Path, tracking: Tracking) -> None:
         uri = str(tracking.uri)
-        failure = self.reasons.get(uri) or parent_run.tell(tracking, self._outputs, sweep)
+        failure = self.failure_reasons.get(uri) or parent_run.send_sweep_end(
+            tracking, self._outputs, sweep
+        )
         if failure:
-            self.reasons[uri] = failure
-        self._count(not failure)
+            self.failure_reasons[uri] = failure
+        self._count_result(not failure)
 
-    def summary(self, number: int) -> str:
-        done = f"{self.sent} of {number} sent" if self.sent else "nothing was sent"
-        if self.unsent:
-            return f"{done}, {self.unsent} left; {run_dirs.command('sync', self._outputs)} goes on"
-        if self.gone:
-            return f"{done}, {counted(self.gone, 'run')} deleted in MLflow"
-        if self.sent or not number:
+    def format_summary(self, number: int) -> str:
+        done = f"{self.num_sent} of {number} sent" if self.num_sent else "nothing was sent"
+        if self.num_unsent:
+            return f"{done}, {self.num_unsent} left; {run_dirs.format_command('sync', self._outputs)} goes on"
+        if self.num_deleted:
+            return f"{done}, {pluralize(self.num_deleted, 'run')} deleted in MLflow"
+        if self.num_sent or not number:
             return done
-        return f"MLflow has all of {counted(number, 'run')} that ended"
+        return f"MLflow has all of {pluralize(number, 'run')} that ended"
 
-    def _tracking(self, run: Path, sent: Sent | None) -> Tracking:
+    def _get_tracking(self, run: Path, sent: UploadState | None) -> Tracking:
         """Where a run's record goes. Raises SpecError where only the reader may say so."""
         if not (run / "spec.yaml").is_file():  # it was killed before it wrote one
-            return self._early(sent)
-        spec = RunSpec.read(run / "spec.yaml", self._trusted)
-        if wrong := static_problems(spec, ("tracking",)):
+            return self._get_default_tracking(sent)
+        spec = RunSpec.from_file(run / "spec.yaml", self._trusted)
+        if wrong := find_component_problems(spec, ("tracking",)):
             raise SpecError(wrong["tracking"])
         uri = self.uri if "uri" in spec.tracking else ""
-        self.taken |= bool(uri)
-        spec = restrictions.replayed(spec, str(self._outputs), uri, self._project)
-        tracking: Tracking = part(spec, "tracking")(self._outputs)
+        self.is_uri_used |= bool(uri)
+        spec = restrictions.override_destinations(spec, str(self._outputs), uri, self._project)
+        tracking: Tracking = bind_component(spec, "tracking")(self._outputs)
         return tracking
 
-    def _early(self, sent: Sent | None) -> Tracking:
-        here = self._local()
+    def _get_default_tracking(self, sent: UploadState | None) -> Tracking:
+        here = self._get_local_tracking()
         if sent is None or sent.uri == here.uri:
             return here
         uri = self.uri or sent.uri
-        self.taken |= bool(self.uri)
+        self.is_uri_used |= bool(self.uri)
         if (
             not self.uri
-            and not restrictions.is_here(uri)
-            and uri != restrictions.server(self._project)
+            and not restrictions.is_local_uri(uri)
+            and uri != restrictions.get_tracking_uri(self._project)
         ):
             raise SpecError(
                 f"tracking.uri: {uri!r} of this run is another machine's; if the record may go "
@@ -196,37 +212,39 @@ class Sync:
             )
         return Tracking(uri=uri, experiment=here.experiment)
 
-    def _send(self, sending: Sending, left: str) -> str:
-        uri, before = str(sending.sent.uri), len(sending.sent.problems)
-        if uri in self.reasons:
-            return self._count(False, f"not sent: {left}")
+    def _upload_pending(self, sending: RunUploader, left: str) -> str:
+        uri, before = str(sending.state.uri), len(sending.state.problems)
+        if uri in self.failure_reasons:
+            return self._count_result(False, f"not sent: {left}")
         try:
-            while _piece(sending):
+            while _upload_batch(sending):
                 pass
-        except (SpecError, Damaged):  # of this run alone
+        except (SpecError, DamagedJournalError):  # of this run alone
             raise
-        except Gone as error:
-            self.gone += 1
+        except RunDeletedError as error:
+            self.num_deleted += 1
             return f"not sent, and never will be: {error}"
         except Exception as error:  # whatever MLflow raises
-            self.reasons[uri] = client.reason(error)
-            return self._count(False, f"not sent: {sending.sent.left(sending.run)}")
-        refused = [f"MLflow refused {problem}" for problem in sending.sent.problems[before:]]
-        return self._count(True, "; ".join([f"sent {left}", *refused]))
+            self.failure_reasons[uri] = client.describe_error(error)
+            return self._count_result(
+                False, f"not sent: {sending.state.describe_unsent(sending.run_dir)}"
+            )
+        refused = [f"MLflow refused {problem}" for problem in sending.state.problems[before:]]
+        return self._count_result(True, "; ".join([f"sent {left}", *refused]))
 
-    def _count(self, sent: bool, said: str = "") -> str:
-        self.sent += sent
-        self.unsent += not sent
+    def _count_result(self, sent: bool, said: str = "") -> str:
+        self.num_sent += sent
+        self.num_unsent += not sent
         return said
 
 
-def _piece(sending: Sending) -> bool:
-    for _ in range(TRIES - 1):
+def _upload_batch(sending: RunUploader) -> bool:
+    for _ in range(MAX_ATTEMPTS - 1):
         try:
-            return sending.piece()
-        except (Gone, SpecError, Damaged):
+            return sending.send_chunk()
+        except (RunDeletedError, SpecError, DamagedJournalError):
             raise
         except Exception as error:  # whatever MLflow raises
-            client.give_more_time(error)
+            client.extend_timeout(error)
             time.sleep(1)
-    return sending.piece()
+    return sending.send_chunk()

@@ -15,15 +15,15 @@ import yaml
 
 from recipe.config import option_files
 from recipe.config.option_files import Option
-from recipe.config.safe_yaml import LARGEST
+from recipe.config.safe_yaml import MAX_YAML_BYTES
 
-FIELDS = ("Helps", "Not with", "Costs", "Source")
+FIELD_NAMES = ("Helps", "Not with", "Costs", "Source")
 """What a paragraph of a docstring, or a line of comment, may begin with, followed by a colon."""
 
-BREAK = rf"\n\s*\n|\n(?=(?:{'|'.join(FIELDS)}): )"
+PARAGRAPH_BREAK = rf"\n\s*\n|\n(?=(?:{'|'.join(FIELD_NAMES)}): )"
 """What is between two paragraphs."""
 
-OWN = Path(__file__).resolve().parents[1]
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
 """The package's folder, in which docstrings are read without importing torch."""
 
 
@@ -32,17 +32,17 @@ class Setting:
     key: str
     value: str
     """As the file gives it."""
-    note: str
+    description: str
     """What it does to the run."""
 
 
 @dataclass(frozen=True)
-class Card:
+class TrickCard:
     group: str
-    name: str
-    line: str
+    option: str
+    summary: str
     """What it is, as `--help` has it."""
-    about: tuple[str, ...]
+    paragraphs: tuple[str, ...]
     """Paragraphs: what it does, and where it differs from its source."""
     fields: Mapping[str, str]
     """Of FIELDS those that are said."""
@@ -50,84 +50,87 @@ class Card:
 
     @property
     def label(self) -> str:
-        return f"{self.group}={self.name}"
+        return f"{self.group}={self.option}"
 
     @property
-    def has_evidence(self) -> bool:
+    def is_trick(self) -> bool:
         """Whether it is a trick: something that can be left out."""
-        return self.group in option_files.OFF and self.name != option_files.OFF[self.group]
+        return (
+            self.group in option_files.OFF_OPTIONS
+            and self.option != option_files.OFF_OPTIONS[self.group]
+        )
 
     @property
-    def no_evidence(self) -> str:
+    def evidence_hint(self) -> str:
         way = f"python -m recipe ablate {self.label} 'seed=range(6)'"
         return f"none yet; {way} makes six pairs"
 
 
-def cards() -> list[Card]:
+def read_cards() -> list[TrickCard]:
     """Those of all options, a user's own included, group by group."""
     return [
-        card(option)
+        read_card(option)
         for group in option_files.GROUPS
-        for option in option_files.options(group).values()
+        for option in option_files.find_options(group).values()
     ]
 
 
-LIBRARIES = ("torch", "torchvision", "timm", "pytorch_optimizer")
+EXTERNAL_LIBRARIES = ("torch", "torchvision", "timm", "pytorch_optimizer")
 """Their parts are described in the option file; their docstrings are long, and not ours."""
 
 
-def card(option: Option) -> Card:
+def read_card(option: Option) -> TrickCard:
     paragraphs = [
-        *_of_comments(option.text),
-        *_of_docstrings(_target(option)),
+        *_iter_comment_paragraphs(option.text),
+        *_iter_docstring_paragraphs(_get_target(option)),
     ]
     fields: dict[str, str] = {}
     about: list[str] = []
     for text in paragraphs:
         head, colon, rest = text.partition(": ")
-        if colon and head in FIELDS:
+        if colon and head in FIELD_NAMES:
             fields.setdefault(head, rest)
         elif text not in about:
             about.append(text)
-    ordered = {name: fields[name] for name in FIELDS if name in fields}
-    settings = tuple(_settings(option))
-    return Card(option.group, option.name, option.help, tuple(about), ordered, settings)
+    ordered = {name: fields[name] for name in FIELD_NAMES if name in fields}
+    settings = tuple(_read_settings(option))
+    return TrickCard(option.group, option.name, option.description, tuple(about), ordered, settings)
 
 
-def _settings(option: Option) -> Iterator[Setting]:
+def _read_settings(option: Option) -> Iterator[Setting]:
     """Those of the file and of the files it builds on, with the values that this one gives."""
-    notes = option_files.comments(option.group, option.name)
-    for key, value in _values(option).items():
+    notes = option_files.read_comments(option.group, option.name)
+    for key, value in _collect_values(option).items():
         name = key.partition(".")[2]
         if not name.startswith("_"):
-            yield Setting(key, _shown(value), notes.get(name, ""))
+            yield Setting(key, _format_value(value), notes.get(name, ""))
 
 
-def _values(option: Option) -> dict[str, Any]:
+def _collect_values(option: Option) -> dict[str, Any]:
     """By dotted key."""
     found: dict[str, Any] = {}
-    for file in option_files.lineage(option.group, option.name):
-        found |= option_files.own_settings(file)
+    for file in option_files.resolve_inheritance(option.group, option.name):
+        found |= option_files.read_own_settings(file)
     return found
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """In one line, as one would write it in YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _target(option: Option) -> str:
-    return str(_values(option).get(f"{option.group}._target_", ""))
+def _get_target(option: Option) -> str:
+    return str(_collect_values(option).get(f"{option.group}._target_", ""))
 
 
-def _of_comments(text: str) -> Iterator[str]:
+def _iter_comment_paragraphs(text: str) -> Iterator[str]:
     """Lines of comment that begin with the name of a field, with those that go on with it."""
     lines = [line for line in text.splitlines() if not line.startswith("# @")]
     current = ""
     for line in lines[1:]:
         said = line.removeprefix("# ").strip() if line.startswith("# ") else ""
-        if any(said.startswith(f"{name}: ") for name in FIELDS):
+        if any(said.startswith(f"{name}: ") for name in FIELD_NAMES):
             yield from filter(None, [current])
             current = said
         elif current and said:
@@ -138,13 +141,13 @@ def _of_comments(text: str) -> Iterator[str]:
     yield from filter(None, [current])
 
 
-def _of_docstrings(target: str) -> Iterator[str]:
+def _iter_docstring_paragraphs(target: str) -> Iterator[str]:
     """The paragraphs of the module's docstring but its first line, which the option's file has in
     its own words, then those of the function's."""
     module, _, name = target.rpartition(".")
     try:
-        file = _file(module)
-        if file is None or file.stat().st_size > LARGEST:
+        file = _find_source_file(module)
+        if file is None or file.stat().st_size > MAX_YAML_BYTES:
             return
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -156,18 +159,18 @@ def _of_docstrings(target: str) -> Iterator[str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
     ]
     for node in found:
-        paragraphs = re.split(BREAK, ast.get_docstring(node) or "")
+        paragraphs = re.split(PARAGRAPH_BREAK, ast.get_docstring(node) or "")
         for paragraph in paragraphs[1:] if node is tree else paragraphs:
             if said := " ".join(paragraph.split()).partition("Raises ")[0].strip():
                 yield said
 
 
-def _file(module: str) -> Path | None:
+def _find_source_file(module: str) -> Path | None:
     """Where a module of ours or of the user's is written; None of torch's and other libraries'."""
     root, *rest = module.split(".")
     if root == "recipe":
-        place = OWN.joinpath(*rest)
-    elif root in LIBRARIES or not root:
+        place = PACKAGE_DIR.joinpath(*rest)
+    elif root in EXTERNAL_LIBRARIES or not root:
         return None
     else:
         try:

@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from recipe.cli.trick_card import Card, cards
-from recipe.cli.trick_evidence import Evidence, of_options
+from recipe.cli.trick_card import TrickCard, read_cards
+from recipe.cli.trick_evidence import TrickEvidence, collect_evidence
 from recipe.config import option_files
-from recipe.config.key_values import key_values
+from recipe.config.key_values import parse_key_values
 from recipe.errors import SpecError
 from recipe.store import run_dirs
 
@@ -27,44 +27,48 @@ def tricks(arguments: Sequence[str], console: Console) -> int:
 
     Raises SpecError for a group or an option that there isn't, and for one that can't be used.
     """
-    asked = [argument for argument in arguments if _is_asked(argument)]
+    asked = [argument for argument in arguments if _is_selector(argument)]
     rest = [argument for argument in arguments if argument not in asked]
-    outputs = run_dirs.outputs(key_values("tricks", rest, {"output_dir": ""})["output_dir"])
-    chosen = [card for one in asked for card in _chosen(one)] if asked else cards()
-    said = of_options(outputs) if run_dirs.folder(outputs).is_dir() else {}
+    outputs = run_dirs.resolve_output_dir(
+        parse_key_values("tricks", rest, {"output_dir": ""})["output_dir"]
+    )
+    chosen = [card for one in asked for card in _select_cards(one)] if asked else read_cards()
+    said = collect_evidence(outputs) if run_dirs.get_runs_dir(outputs).is_dir() else {}
     if asked and all("=" in one for one in asked):
         for card in chosen:
-            _show(card, said.get(card.label), console)
+            _print_card(card, said.get(card.label), console)
     else:
-        _list(chosen, said, console)
+        _print_list(chosen, said, console)
     return 0
 
 
-def _is_asked(argument: str) -> bool:
+def _is_selector(argument: str) -> bool:
     group, equals, _ = argument.partition("=")
     return not argument.startswith("-") and (not equals or group in option_files.GROUPS)
 
 
-def _chosen(asked: str) -> list[Card]:
+def _select_cards(asked: str) -> list[TrickCard]:
     group, equals, name = asked.partition("=")
     if group not in option_files.GROUPS:
         hint = (
-            option_files.nearest(group, option_files.GROUPS)
+            option_files.suggest_nearest(group, option_files.GROUPS)
             or f"; there are {', '.join(option_files.GROUPS)}"
         )
         raise SpecError(f"tricks: {group}: no such group{hint}")
-    found = [card for card in cards() if card.group == group]
-    if equals and name not in [card.name for card in found]:
-        known = [card.name for card in found]
-        hint = option_files.nearest(name, known) or f"; there are {', '.join(known)}"
+    found = [card for card in read_cards() if card.group == group]
+    if equals and name not in [card.option for card in found]:
+        known = [card.option for card in found]
+        hint = option_files.suggest_nearest(name, known) or f"; there are {', '.join(known)}"
         raise SpecError(f"tricks: {asked}: no such option{hint}")
-    if equals and (problem := option_files.options(group)[name].problem):
+    if equals and (problem := option_files.find_options(group)[name].problem):
         raise SpecError(f"tricks: {asked} can't be used: {problem}")
-    return [card for card in found if not equals or card.name == name]
+    return [card for card in found if not equals or card.option == name]
 
 
-def _list(chosen: Sequence[Card], said: dict[str, Evidence], console: Console) -> None:
-    defaults = option_files.defaults()
+def _print_list(
+    chosen: Sequence[TrickCard], said: dict[str, TrickEvidence], console: Console
+) -> None:
+    defaults = option_files.get_default_options()
     for group in dict.fromkeys(card.group for card in chosen):
         table = Table(
             title=group, title_justify="left", box=None, show_header=False, pad_edge=False
@@ -72,19 +76,19 @@ def _list(chosen: Sequence[Card], said: dict[str, Evidence], console: Console) -
         table.add_column()
         table.add_column(overflow="fold")
         for card in (card for card in chosen if card.group == group):
-            mark = "*" if card.name == defaults[group] else " "
-            line = card.line
+            mark = "*" if card.option == defaults[group] else " "
+            line = card.summary
             if found := said.get(card.label):
-                line = f"{line} [{found.short}]"
-            table.add_row(Text(f"{mark} {card.name}"), Text(line))
+                line = f"{line} [{found.summary}]"
+            table.add_row(Text(f"{mark} {card.option}"), Text(line))
         console.print(table)
         console.print()
     console.print("* is the default. The card of one: python -m recipe tricks clip=agc")
 
 
-def _show(card: Card, said: Evidence | None, console: Console) -> None:
+def _print_card(card: TrickCard, said: TrickEvidence | None, console: Console) -> None:
     console.print(Text(card.label, style="bold"))
-    for text in (card.line, *card.about):
+    for text in (card.summary, *card.paragraphs):
         console.print(Text(text))
     for name, text in card.fields.items():
         console.print(Text.assemble((f"\n{name}  ", "bold"), text))
@@ -92,8 +96,8 @@ def _show(card: Card, said: Evidence | None, console: Console) -> None:
         console.print(Text("\nSettings", style="bold"))
     for setting in card.settings:
         console.print(Text(f"  {setting.key}={setting.value}"), soft_wrap=True)
-        console.print(Padding(Text(setting.note), (0, 0, 0, 6)))
-    if card.has_evidence:
-        sentence = said.sentence if said else card.no_evidence
+        console.print(Padding(Text(setting.description), (0, 0, 0, 6)))
+    if card.is_trick:
+        sentence = said.description if said else card.evidence_hint
         console.print(Text.assemble(("\nYour own runs  ", "bold"), sentence))
     console.print()

@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from recipe.evidence.statistics import Interval
-from recipe.store.results import Result
+from recipe.evidence.statistics import ConfidenceInterval
+from recipe.store.results import RunResult
 
-QUALITY = ("val/", "train/", "best/val_accuracy")
+DIRECTED_METRIC_PREFIXES = ("val/", "train/", "best/val_accuracy")
 """How the names of those metrics begin of which one direction is better. Of others, such as seconds
 or learning rates, which one is depends on what is wanted."""
 
-IN_TRAINING = "train/"
+TRAINING_PREFIX = "train/"
 
-TO_SEE = 0.5
+MIN_RELEVANT_POINTS = 0.5
 """Points of accuracy that are worth seeing."""
 
 
 @dataclass(frozen=True)
-class Unit:
+class MetricUnit:
     metric: str
 
     @property
-    def is_share(self) -> bool:
+    def is_fraction(self) -> bool:
         return self.metric.endswith("accuracy")
 
     @property
@@ -31,58 +31,62 @@ class Unit:
         return self.metric.endswith("loss")
 
     @property
-    def sign(self) -> int:
+    def direction(self) -> int:
         """1: more is better, -1: less is; 0: neither is by itself."""
-        return 0 if not self.metric.startswith(QUALITY) else -1 if self.is_loss else 1
+        return (
+            0 if not self.metric.startswith(DIRECTED_METRIC_PREFIXES) else -1 if self.is_loss else 1
+        )
 
     @property
-    def is_training(self) -> bool:
+    def is_training_metric(self) -> bool:
         """Whether it is measured in training, on the batches as they are trained on."""
-        return self.metric.startswith(IN_TRAINING)
+        return self.metric.startswith(TRAINING_PREFIX)
 
-    def of(self, run: Result) -> float:
-        return run.last[self.metric]
+    def get_value(self, result: RunResult) -> float:
+        return result.last[self.metric]
 
-    def possible(self, interval: Interval, least: float = 0.0) -> Interval:
+    def clip_interval(
+        self, interval: ConfidenceInterval, minimum: float = 0.0
+    ) -> ConfidenceInterval:
         """Cut at what there can be: a share is from `least` to 1."""
-        if not self.is_share:
+        if not self.is_fraction:
             return interval
-        low, high = max(interval.low, least), min(interval.high, 1.0)  # in this order NaN stays
+        low, high = max(interval.low, minimum), min(interval.high, 1.0)  # in this order NaN stays
         return replace(interval, low=low, high=high)
 
     @property
-    def axis(self) -> str:
-        return f"{self.metric} (%)" if self.is_share else self.metric
+    def axis_label(self) -> str:
+        return f"{self.metric} (%)" if self.is_fraction else self.metric
 
     @property
-    def difference(self) -> str:
+    def difference_label(self) -> str:
         """The unit of differences, for an axis."""
-        return f"change of {self.metric} ({'points' if self.is_share else 'in its own unit'})"
+        return f"change of {self.metric} ({'points' if self.is_fraction else 'in its own unit'})"
 
-    def scaled(self, value: float) -> float:
-        return 100 * value if self.is_share else value
+    def scale_value(self, value: float) -> float:
+        return 100 * value if self.is_fraction else value
 
-    def shown(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """`96.12 %`, or four significant digits."""
         if math.isnan(value):
             return "-"
-        return f"{100 * value:.2f} %" if self.is_share else f"{value:.4g}"
+        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4g}"
 
-    def span(self, low: float, high: float) -> str:
-        return "-" if math.isnan(low) else f"{self.shown(low)} to {self.shown(high)}"
+    def format_range(self, low: float, high: float) -> str:
+        return "-" if math.isnan(low) else f"{self.format_value(low)} to {self.format_value(high)}"
 
-    def change(self, value: float) -> str:
+    def format_change(self, value: float) -> str:
         """With its sign: `+0.41`. Exactly zero has none."""
         if value == 0:
             return "0"
-        return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4g}"
+        return f"{100 * value:+.2f}" if self.is_fraction else f"{value:+.4g}"
 
     @property
-    def points(self) -> str:
-        return " points" if self.is_share else ""
+    def points_suffix(self) -> str:
+        return " points" if self.is_fraction else ""
 
-    def worth_seeing(self, baseline: float) -> tuple[float, str]:
+    def get_relevant_difference(self, baseline: float) -> tuple[float, str]:
         """A difference that is worth seeing: half a point, or 1 % of the baseline's mean."""
-        if self.is_share:
-            return TO_SEE / 100, f"{TO_SEE:g} points"
+        if self.is_fraction:
+            return MIN_RELEVANT_POINTS / 100, f"{MIN_RELEVANT_POINTS:g} points"
         return abs(baseline) / 100, f"{abs(baseline) / 100:.3g} (1 % of the baseline's)"

@@ -8,16 +8,18 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from recipe.config.option_files import GROUPS, nearest, own_targets
-from recipe.formatting import written
+from recipe.config.option_files import GROUPS, builtin_targets, suggest_nearest
+from recipe.formatting import format_value
 
-WAY_OUT = "choose an option of the menu, or trust a package of your own"
+TRUST_HINT = "choose an option of the menu, or trust a package of your own"
 
-DOWNLOADS = ("weights", "pretrained")
+DOWNLOAD_SETTINGS = ("weights", "pretrained")
 """Beginnings of the settings with which torchvision's models fetch something."""
 
 
-def locate(target: object, trusted: Sequence[str], group: str | None = None) -> Callable[..., Any]:
+def locate_target(
+    target: object, trusted_packages: Sequence[str], group: str | None = None
+) -> Callable[..., Any]:
     """The callable of that dotted name.
 
     It must be what one of recipe's own option files names (of that `group`, if one is given), a
@@ -28,35 +30,37 @@ def locate(target: object, trusted: Sequence[str], group: str | None = None) -> 
     """
     if not isinstance(target, str) or not all(word.isidentifier() for word in target.split(".")):
         raise ValueError(
-            f"_target_ must be the dotted name of a callable, got {written(target)}; "
+            f"_target_ must be the dotted name of a callable, got {format_value(target)}; "
             "write package.name"
         )
     root = target.partition(".")[0]
-    if root not in (*KNOWN, *trusted):
-        nowhere = [name for name in trusted if _is_nowhere(name)]
+    if root not in (*TARGET_CHECKS, *trusted_packages):
+        nowhere = [name for name in trusted_packages if _is_missing_package(name)]
         lost = f" (and there is no package {', '.join(nowhere)}, which is)" if nowhere else ""
         raise ValueError(
             f"_target_ {target}: the package {root} isn't trusted{lost}; if it is yours, say "
             f"trust=[{root}]"
         )
-    allowed = KNOWN.get(root)
+    allowed = TARGET_CHECKS.get(root)
     if any(word.startswith("__") for word in target.split(".")) or (
-        allowed is not None and not target.startswith(_homes(root, group))
+        allowed is not None and not target.startswith(_get_allowed_prefixes(root, group))
     ):
-        raise ValueError(f"_target_ {target} is not a part that a spec may call; {WAY_OUT}")
-    found = _resolve(target)
-    home = _home(found)
+        raise ValueError(f"_target_ {target} is not a part that a spec may call; {TRUST_HINT}")
+    found = _import_target(target)
+    home = _get_module_prefix(found)
     if allowed is not None:
         good = allowed(target, found, group)
     else:
-        good = home.partition(".")[0] in trusted
+        good = home.partition(".")[0] in trusted_packages
     if not good or not callable(found):
         where = f" (it lives in {home.rstrip('.')})" if not target.startswith(home) else ""
-        raise ValueError(f"_target_ {target}{where} is not a part that a spec may call; {WAY_OUT}")
+        raise ValueError(
+            f"_target_ {target}{where} is not a part that a spec may call; {TRUST_HINT}"
+        )
     return found  # type: ignore[no-any-return]
 
 
-def _is_nowhere(package: str) -> bool:
+def _is_missing_package(package: str) -> bool:
     """Whether there is no such package; nothing of it is imported."""
     try:
         return importlib.util.find_spec(package.partition(".")[0]) is None
@@ -64,36 +68,36 @@ def _is_nowhere(package: str) -> bool:
         return True
 
 
-def check_nested(node: Any, trusted: Sequence[str]) -> None:
+def check_nested_targets(node: Any, trusted: Sequence[str]) -> None:
     """Raises ValueError for anything within a group's settings that may not be made."""
-    for value in _inner(node):
+    for value in _iter_children(node):
         if isinstance(value, Mapping) and "_target_" in value:
-            _check_made(value, trusted)
-        check_nested(value, trusted)
+            _check_target_node(value, trusted)
+        check_nested_targets(value, trusted)
 
 
-def _check_made(node: Mapping[Any, Any], trusted: Sequence[str]) -> None:
+def _check_target_node(node: Mapping[Any, Any], trusted: Sequence[str]) -> None:
     target = node["_target_"]
-    called = locate(target, trusted)
+    called = locate_target(target, trusted)
     odd = [key for key in node if not isinstance(key, str)]
-    odd += [key for key in node if str(key).startswith("_") and key not in RESERVED]
+    odd += [key for key in node if str(key).startswith("_") and key not in RESERVED_KEYS]
     if odd:
         raise ValueError(f"_target_ {target} has no setting {odd[0]!r}; leave it out")
     if not isinstance(node.get("_partial_", False), bool):
-        raise ValueError(f"_partial_ must be true or false, got {written(node['_partial_'])}")
+        raise ValueError(f"_partial_ must be true or false, got {format_value(node['_partial_'])}")
     if not isinstance(node.get("_args_", []), list):
-        raise ValueError(f"_args_ must be a list, got {written(node['_args_'])}")
+        raise ValueError(f"_args_ must be a list, got {format_value(node['_args_'])}")
     check_downloads(target, called, node)
 
 
 def check_downloads(target: object, called: Callable[..., Any], node: Mapping[Any, Any]) -> None:
     """Raises ValueError for what makes one of torchvision's models fetch weights: a setting, one
     that is left as it is, or a value given by position, which torchvision takes for `weights`."""
-    if not _home(called).startswith("torchvision."):
+    if not _get_module_prefix(called).startswith("torchvision."):
         return
     usual = {key: p.default for key, p in inspect.signature(called).parameters.items()}
     for key, value in {**usual, **node}.items():
-        if str(key).startswith(DOWNLOADS) and value not in (None, False):
+        if str(key).startswith(DOWNLOAD_SETTINGS) and value not in (None, False):
             raise ValueError(
                 f"{key}: torchvision would download {value!r}; use {key}: null, and model.weights "
                 "for a file of yours"
@@ -105,34 +109,34 @@ def check_downloads(target: object, called: Callable[..., Any], node: Mapping[An
         )
 
 
-RESERVED = ("_target_", "_partial_", "_args_")
+RESERVED_KEYS = ("_target_", "_partial_", "_args_")
 """What may stand beside the settings of a nested part: made later, and given by position."""
 
 
-def _inner(node: Any) -> Iterator[Any]:
+def _iter_children(node: Any) -> Iterator[Any]:
     if isinstance(node, Mapping):
         yield from node.values()
     elif isinstance(node, list):
         yield from node
 
 
-def _homes(root: str, group: str | None) -> tuple[str, ...]:
+def _get_allowed_prefixes(root: str, group: str | None) -> tuple[str, ...]:
     """How the names of parts begin; others are refused before anything is imported."""
     if root == "recipe":
         return tuple(f"recipe.components.{name}." for name in ([group] if group else GROUPS))
-    return ("torch.nn.", "torch.optim.") if root == "torch" else (HOMES[root],)
+    return ("torch.nn.", "torch.optim.") if root == "torch" else (TARGET_PREFIXES[root],)
 
 
-def _home(found: Any) -> str:
+def _get_module_prefix(found: Any) -> str:
     return f"{getattr(found, '__module__', None)}."
 
 
-def _ours(target: str, found: Any, group: str | None) -> bool:
+def _is_recipe_target(target: str, found: Any, group: str | None) -> bool:
     """Whether an option file of recipe's names it; the functions beside it are no parts."""
-    return any(target in own_targets(name) for name in ([group] if group else GROUPS))
+    return any(target in builtin_targets(name) for name in ([group] if group else GROUPS))
 
 
-def _torchs(target: str, found: Any, group: str | None) -> bool:
+def _is_torch_target(target: str, found: Any, group: str | None) -> bool:
     from torch import nn, optim
 
     kinds: dict[str, type] = {
@@ -142,11 +146,11 @@ def _torchs(target: str, found: Any, group: str | None) -> bool:
         "scheduler": optim.lr_scheduler.LRScheduler,
     }
     wanted = (kinds[group],) if group in kinds else () if group else tuple(kinds.values())
-    at_home = _home(found).startswith(("torch.nn.modules.", "torch.optim."))
+    at_home = _get_module_prefix(found).startswith(("torch.nn.modules.", "torch.optim."))
     return inspect.isclass(found) and at_home and issubclass(found, wanted)
 
 
-def _torchvisions(target: str, found: Any, group: str | None) -> bool:
+def _is_torchvision_target(target: str, found: Any, group: str | None) -> bool:
     from torch import nn
     from torchvision import models
 
@@ -154,39 +158,39 @@ def _torchvisions(target: str, found: Any, group: str | None) -> bool:
         return False
     if inspect.isclass(found):
         # a GraphModule writes and compiles code of its own
-        at_home = _home(found).startswith("torchvision.models.")
-        return at_home and issubclass(found, nn.Module) and "fx" not in _families(found)
+        at_home = _get_module_prefix(found).startswith("torchvision.models.")
+        return at_home and issubclass(found, nn.Module) and "fx" not in _get_base_subpackages(found)
     return found in [models.get_model_builder(name) for name in models.list_models()]
 
 
-def _pytorch_optimizers(target: str, found: Any, group: str | None) -> bool:
+def _is_pytorch_optimizer(target: str, found: Any, group: str | None) -> bool:
     from torch import optim
 
-    at_home = _home(found).startswith("pytorch_optimizer.optimizer.")
+    at_home = _get_module_prefix(found).startswith("pytorch_optimizer.optimizer.")
     optimizer = inspect.isclass(found) and at_home and issubclass(found, optim.Optimizer)
     # a wrapper makes and keeps another optimizer, whose state checkpoints would not have
     fits = group in (None, "optimizer") and optimizer
     return fits and "params" in inspect.signature(found).parameters
 
 
-KNOWN = {
-    "recipe": _ours, "torch": _torchs, "torchvision": _torchvisions,
-    "pytorch_optimizer": _pytorch_optimizers,
+TARGET_CHECKS = {
+    "recipe": _is_recipe_target, "torch": _is_torch_target, "torchvision": _is_torchvision_target,
+    "pytorch_optimizer": _is_pytorch_optimizer,
 }  # fmt: skip
 """Packages of which parts may be called without being trusted, and which of their parts."""
 
-HOMES = {"torchvision": "torchvision.models.", "pytorch_optimizer": "pytorch_optimizer."}
+TARGET_PREFIXES = {"torchvision": "torchvision.models.", "pytorch_optimizer": "pytorch_optimizer."}
 
-EXTRAS = {"torchvision": "vision", "pytorch_optimizer": "optimizers"}
+PACKAGE_EXTRAS = {"torchvision": "vision", "pytorch_optimizer": "optimizers"}
 """Of recipe, that install a package."""
 
 
-def _families(found: type) -> set[str]:
+def _get_base_subpackages(found: type) -> set[str]:
     """The second words of the modules of a class and all it is made from, as `nn` of torch.nn."""
     return {f"{base.__module__}.".split(".")[1] for base in found.__mro__}
 
 
-def _resolve(target: str) -> Any:
+def _import_target(target: str) -> Any:
     words = target.split(".")
     for cut in range(len(words) - 1, 0, -1):
         name = ".".join(words[:cut])
@@ -204,10 +208,10 @@ def _resolve(target: str) -> Any:
         for word in words[cut:]:
             if not hasattr(found, word):
                 raise ValueError(
-                    f"_target_ {target}: {name} has no {word}{nearest(word, dir(found))}"
+                    f"_target_ {target}: {name} has no {word}{suggest_nearest(word, dir(found))}"
                 )
             found = getattr(found, word)
         return found
-    extra = EXTRAS.get(words[0])
+    extra = PACKAGE_EXTRAS.get(words[0])
     way_out = f"; pip install 'torch-recipe[{extra}]'" if extra else ""
     raise ValueError(f"_target_ {target}: there is no module {words[0]} to import{way_out}")

@@ -17,18 +17,18 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-Kept = dict[tuple[str | None, tuple[str, ...]], DictConfig]
+CompositionCache = dict[tuple[str | None, tuple[str, ...]], DictConfig]
 """What options make, by the config's name and the overrides that choose them."""
 
 
-class KeptOptions(ConfigLoader):  # type: ignore[misc]
+class CachedConfigLoader(ConfigLoader):  # type: ignore[misc]
     """Gives what `inner` would, from option files as they were when an option was first asked
     for."""
 
-    def __init__(self, inner: ConfigLoaderImpl, kept: Kept | None = None) -> None:
+    def __init__(self, inner: ConfigLoaderImpl, cache: CompositionCache | None = None) -> None:
         """With `kept` it goes on with what another one has."""
         self.inner = inner
-        self.kept: Kept = {} if kept is None else kept
+        self.cache: CompositionCache = {} if cache is None else cache
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which composes by itself."""
@@ -51,11 +51,11 @@ class KeptOptions(ConfigLoader):  # type: ignore[misc]
         given = OverridesParser.create().parse_overrides(overrides)
         if validate_sweep_overrides:
             self.inner.validate_sweep_overrides_legal(given, run_mode, from_shell)
-        choosing = [o for o in given if self._chooses(o)]
+        choosing = [o for o in given if self._is_option_choice(o)]
         options = tuple(o.input_line for o in choosing)
-        composed = copy.deepcopy(self._with(config_name, options, from_shell))
+        composed = copy.deepcopy(self._compose_options(config_name, options, from_shell))
         self.inner._apply_overrides_to_config([o for o in given if o not in choosing], composed)
-        _say(composed, given, options)
+        _set_override_record(composed, given, options)
         return composed
 
     def load_sweep_config(
@@ -68,7 +68,7 @@ class KeptOptions(ConfigLoader):  # type: ignore[misc]
         OmegaConf.copy_cache(from_config=master_config, to_config=composed)
         return composed
 
-    def _chooses(self, override: Override) -> bool:
+    def _is_option_choice(self, override: Override) -> bool:
         """Whether it says what is put together, rather than a value there."""
         key = override.key_or_group
         return (
@@ -77,12 +77,14 @@ class KeptOptions(ConfigLoader):  # type: ignore[misc]
             or self.inner.repository.group_exists(key)
         )
 
-    def _with(self, name: str | None, options: tuple[str, ...], from_shell: bool) -> DictConfig:
-        if (name, options) not in self.kept:
-            self.kept[name, options] = self.inner.load_configuration(
+    def _compose_options(
+        self, name: str | None, options: tuple[str, ...], from_shell: bool
+    ) -> DictConfig:
+        if (name, options) not in self.cache:
+            self.cache[name, options] = self.inner.load_configuration(
                 name, list(options), RunMode.RUN, from_shell, validate_sweep_overrides=False
             )
-        return self.kept[name, options]
+        return self.cache[name, options]
 
     # the rest is what it is
 
@@ -102,7 +104,9 @@ class KeptOptions(ConfigLoader):  # type: ignore[misc]
         return self.inner.compute_defaults_list(*arguments, **named)
 
 
-def _say(composed: DictConfig, given: Sequence[Override], options: Sequence[str]) -> None:
+def _set_override_record(
+    composed: DictConfig, given: Sequence[Override], options: Sequence[str]
+) -> None:
     """What was given, in Hydra's own node, behind what option files may say there."""
     own = composed.hydra
     for kind, lines in (

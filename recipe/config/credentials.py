@@ -8,39 +8,41 @@ from __future__ import annotations
 
 import os
 
-from recipe.formatting import MASK, masked_addresses
+from recipe.formatting import MASK, mask_addresses
 
-USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-TOKEN = "MLFLOW_TRACKING_TOKEN"
+USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
 
-SECRET = (PASSWORD, TOKEN, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRET_VARIABLES = (PASSWORD_VARIABLE, TOKEN_VARIABLE, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Variables whose values are shown nowhere: of the server, and of a store that it sends us to."""
 
-WAY_OUT = f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment"
+CREDENTIALS_HINT = (
+    f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE}, or {TOKEN_VARIABLE}, in the environment"
+)
 
 
-def without(address: str) -> str:
+def check_no_credentials(address: str) -> str:
     """The address as it is. Raises ValueError if a user, a password or another secret may be in
     it."""
     if "@" in address:
         scheme, rest = address.split("://")[0], address.rpartition("@")[2]
         raise ValueError(
-            f"{masked_addresses(address)!r} has a user or a password in it, which would be kept "
-            f"and shown with the run; use {scheme}://{rest} and {WAY_OUT}"
+            f"{mask_addresses(address)!r} has a user or a password in it, which would be kept "
+            f"and shown with the run; use {scheme}://{rest} and {CREDENTIALS_HINT}"
         )
     plain, query, _ = address.partition("?")
     if query and plain.startswith(("http://", "https://")):
         raise ValueError(
             f"'{plain}?{MASK}' has a query, which may hold a secret and would be kept and shown "
-            f"with the run; use {plain.rstrip('/')} and {WAY_OUT}"
+            f"with the run; use {plain.rstrip('/')} and {CREDENTIALS_HINT}"
         )
     return address
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """The text without users and passwords of addresses, and without what SECRET holds."""
-    for name in SECRET:
+    for name in SECRET_VARIABLES:
         value = os.environ.get(name, "").strip()
         for form in filter(None, (value, repr(value)[1:-1])):
             text = text.replace(form, MASK)
-    return masked_addresses(text)
+    return mask_addresses(text)

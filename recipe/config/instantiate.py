@@ -17,57 +17,75 @@ from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 
 
-def static_problems(spec: RunSpec, groups: tuple[str, ...] = GROUPS) -> dict[str, list[str]]:
+def find_component_problems(
+    spec: RunSpec, groups: tuple[str, ...] = GROUPS
+) -> dict[str, list[str]]:
     """What is wrong with each group's `_target_` and settings, told without making anything."""
     found: dict[str, list[str]] = {}
     for group in groups:
         problems, node = Problems(), getattr(spec, group)
         option = spec.options[group]
-        with problems.component(f"{group}={option}"):  # the message itself names the `_target_`
-            called = _checked(node, spec.trust, group)
+        with problems.collect_component_errors(
+            f"{group}={option}"
+        ):  # the message itself names the `_target_`
+            called = _locate_component(node, spec.trust, group)
         if problems:
             found[group] = list(problems)
             continue
-        with problems.component(spec.choice(group)):
-            problems += schema.problems(group, option, called, node)
+        with problems.collect_component_errors(spec.format_choice(group)):
+            problems += schema.find_setting_problems(group, option, called, node)
         if problems:
             found[group] = list(problems)
     return found
 
 
-def part(spec: RunSpec, group: str, facts: Mapping[str, Any] | None = None) -> Any:
+def bind_component(
+    spec: RunSpec, group: str, dataset_properties: Mapping[str, Any] | None = None
+) -> Any:
     """The group's callable with its settings bound; `auto` is filled in from the data's facts."""
     node = getattr(spec, group)
-    called = _checked(node, spec.trust, group)
-    _, given = schema.split(group, node)
-    for key in schema.FACTS:
-        if given.get(key) == "auto" and facts is not None and key in facts:
-            given[key] = facts[key]
-    return functools.partial(called, **{key: _made(v, spec.trust) for key, v in given.items()})
+    called = _locate_component(node, spec.trust, group)
+    _, given = schema.split_engine_settings(group, node)
+    for key in schema.DATASET_PROPERTIES:
+        if (
+            given.get(key) == "auto"
+            and dataset_properties is not None
+            and key in dataset_properties
+        ):
+            given[key] = dataset_properties[key]
+    return functools.partial(
+        called, **{key: _instantiate_setting(v, spec.trust) for key, v in given.items()}
+    )
 
 
-def _checked(node: Mapping[str, Any], trusted: tuple[str, ...], group: str) -> Callable[..., Any]:
+def _locate_component(
+    node: Mapping[str, Any], trusted: tuple[str, ...], group: str
+) -> Callable[..., Any]:
     """What a group's `_target_` names, once all that would be made with it may be."""
-    called = allowlist.locate(node.get("_target_"), trusted, group)
-    allowlist.check_nested(node, trusted)
-    allowlist.check_downloads(node["_target_"], called, schema.split(group, node)[1])
+    called = allowlist.locate_target(node.get("_target_"), trusted, group)
+    allowlist.check_nested_targets(node, trusted)
+    allowlist.check_downloads(
+        node["_target_"], called, schema.split_engine_settings(group, node)[1]
+    )
     return called
 
 
-def _made(value: Any, trusted: tuple[str, ...]) -> Any:
+def _instantiate_setting(value: Any, trusted: tuple[str, ...]) -> Any:
     """A setting as its part is given it: a copy, in which each `_target_` is made, innermost first.
 
     What `trust.locate` has looked at is what is called; no name is looked up a second time.
     """
     if isinstance(value, list):
-        return [_made(item, trusted) for item in value]
+        return [_instantiate_setting(item, trusted) for item in value]
     if not isinstance(value, Mapping):
         return value
-    made = {key: _made(item, trusted) for key, item in value.items()}
+    made = {key: _instantiate_setting(item, trusted) for key, item in value.items()}
     if "_target_" not in made:
         return made
     target, partial = made.pop("_target_"), made.pop("_partial_", False)
-    bound = functools.partial(allowlist.locate(target, trusted), *made.pop("_args_", []), **made)
+    bound = functools.partial(
+        allowlist.locate_target(target, trusted), *made.pop("_args_", []), **made
+    )
     if partial:
         return bound
     try:
@@ -76,6 +94,6 @@ def _made(value: Any, trusted: tuple[str, ...]) -> Any:
         raise ValueError(f"_target_ {target} can't be made: {error}") from error
 
 
-def device_part(spec: RunSpec) -> Any:
+def instantiate_device(spec: RunSpec) -> Any:
     """The device, made before torch is imported."""
-    return part(spec, "device")()
+    return bind_component(spec, "device")()

@@ -8,19 +8,19 @@ from recipe.config import option_files
 from recipe.errors import SpecError
 
 
-def key_values(
-    verb: str, arguments: Sequence[str], known: dict[str, str], positional: str = ""
+def parse_key_values(
+    verb: str, arguments: Sequence[str], defaults: dict[str, str], positional: str = ""
 ) -> dict[str, str]:
     """A verb's own arguments over their defaults: key=value, --key=value or --key value.
 
     What is none of these is the value of `positional`, one of the keys, if the verb has one. Raises
     SpecError for any that isn't known.
     """
-    values, problems = dict(known), []
+    values, problems = dict(defaults), []
     rest, seen = iter(arguments), set()
     for argument in rest:
         key, equals, value = argument.removeprefix("--").partition("=")
-        if positional and _is_bare(argument, known):
+        if positional and _is_positional(argument, defaults):
             if values[positional]:
                 given = f"{positional}={values[positional]} is given already"
                 problems.append(f"{verb}: {argument}: {given}; give one of them")
@@ -29,8 +29,10 @@ def key_values(
         flag = argument.startswith("--") and not equals
         if flag:
             value = next(rest, "")
-        if key not in known or not (equals or flag):
-            hint = option_files.nearest(key, known) or f"; there are {', '.join(known)}"
+        if key not in defaults or not (equals or flag):
+            hint = (
+                option_files.suggest_nearest(key, defaults) or f"; there are {', '.join(defaults)}"
+            )
             problems.append(f"{verb}: {argument}: no such argument{hint}")
         elif flag and (not value or value.startswith("--")):
             problems.append(f"{verb}: {argument}: has no value; write {key}=<value>")
@@ -43,19 +45,19 @@ def key_values(
     return values
 
 
-def number(verb: str, key: str, value: str, *, whole: bool = False) -> float:
+def parse_number(verb: str, key: str, value: str, *, is_integer: bool = False) -> float:
     """A verb's argument as a number. Raises SpecError for any that is none."""
     try:
-        return int(value) if whole else float(value)
+        return int(value) if is_integer else float(value)
     except ValueError:
-        kind = "a whole number" if whole else "a number"
+        kind = "a whole number" if is_integer else "a number"
         raise SpecError(f"{verb}: {key} must be {kind}, got {value!r}") from None
 
 
-def _is_bare(argument: str, known: dict[str, str]) -> bool:
+def _is_positional(argument: str, known: dict[str, str]) -> bool:
     """Whether it is no pair of one of these keys, not even one with a slip; its = are its own, such
     as those of what a sweep swept."""
     key, equals, value = argument.partition("=")
     swept = "," in value or " " in value
-    slip = equals and not swept and option_files.nearest(key, known)
+    slip = equals and not swept and option_files.suggest_nearest(key, known)
     return bool(argument) and not (argument.startswith("--") or key in known or slip)

@@ -12,52 +12,56 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.config import option_files
-from recipe.config.option_files import GROUPS, nearest
+from recipe.config.option_files import GROUPS, suggest_nearest
 from recipe.errors import SpecError
 
-LIST = "parts"
+NESTED_OPTIONS_KEY = "parts"
 
-Compose = Callable[[str, str], dict[str, Any]]
+OptionComposer = Callable[[str, str], dict[str, Any]]
 """Group and option -> what its file gives, texts with ${...} as they are written."""
 
 
-def fill(composed: DictConfig, compose: Compose) -> None:
+def expand_nested_options(composed: DictConfig, compose: OptionComposer) -> None:
     """Puts the options in the place of their names. Raises SpecError with those that there are
     not, and those that have parts themselves."""
     problems: list[str] = []
     for group in GROUPS:
         node: Any = composed._get_node(group)
-        listed = node._get_node(LIST) if OmegaConf.is_dict(node) else None
+        listed = node._get_node(NESTED_OPTIONS_KEY) if OmegaConf.is_dict(node) else None
         items = OmegaConf.to_container(listed) if isinstance(listed, ListConfig) else None
         if isinstance(items, list):
-            named = [i for i, item in enumerate(items) if _names_one(item)]
-            wrong = [line for i in named for line in _wrong(group, i, items[i]["option"])]
+            named = [i for i, item in enumerate(items) if _is_option_reference(item)]
+            wrong = [
+                line
+                for i in named
+                for line in _find_reference_problems(group, i, items[i]["option"])
+            ]
             problems += wrong
             for index in [] if wrong else named:
-                items[index] = _whole(group, items[index], compose)
-            node[LIST] = items
+                items[index] = _expand_reference(group, items[index], compose)
+            node[NESTED_OPTIONS_KEY] = items
     if problems:
         raise SpecError(problems)
 
 
-def _names_one(item: Any) -> bool:
+def _is_option_reference(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("option"), str) and "_target_" not in item
 
 
-def _wrong(group: str, index: int, option: str) -> Iterator[str]:
-    key, known = f"{group}.{LIST}[{index}].option", option_files.options(group)
+def _find_reference_problems(group: str, index: int, option: str) -> Iterator[str]:
+    key, known = f"{group}.{NESTED_OPTIONS_KEY}[{index}].option", option_files.find_options(group)
     if option not in known:
-        hint = nearest(option, known) or f"; there are {', '.join(known)}"
+        hint = suggest_nearest(option, known) or f"; there are {', '.join(known)}"
         yield f"{key}: {group}={option}: no such option{hint}"
-    elif LIST in known[option].keys:
+    elif NESTED_OPTIONS_KEY in known[option].keys:
         yield f"{key}: {option} has parts itself; write those here"
 
 
-def _whole(group: str, given: dict[str, Any], compose: Compose) -> dict[str, Any]:
+def _expand_reference(group: str, given: dict[str, Any], compose: OptionComposer) -> dict[str, Any]:
     """The option's settings under those that are given; those of the engine's own are one for
     all parts."""
-    from recipe.config.schema import ENGINE  # with pydantic, which takes a moment
+    from recipe.config.schema import ENGINE_SETTINGS  # with pydantic, which takes a moment
 
     usual = compose(group, given["option"])
-    own = {key: value for key, value in usual.items() if key not in ENGINE.get(group, {})}
+    own = {key: value for key, value in usual.items() if key not in ENGINE_SETTINGS.get(group, {})}
     return {**own, **given, "_partial_": True}

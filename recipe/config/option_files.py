@@ -26,7 +26,7 @@ GROUPS = (
 )  # fmt: skip
 """Every group of a run spec, in the order in which the engine builds them."""
 
-OFF = {
+OFF_OPTIONS = {
     "sampler": "shuffled", "freeze": "none", "param_groups": "all", "sharpness": "none",
     "scheduler": "constant", "warmup": "none", "clip": "none", "precision": "fp32",
     "augment": "none", "average": "none", "evaluation": "plain", "stop": "none",
@@ -34,24 +34,24 @@ OFF = {
 """The groups that are tricks, and the option that stands for "without"."""
 
 
-EXPERIMENT = "experiment"
+EXPERIMENT_GROUP = "experiment"
 
-MAX_FILES = 100
+MAX_PARENT_FILES = 100
 """That an option file may build on; one that it names twice counts twice."""
 
-GLOBAL = "an experiment file's first line is `# @package _global_`"
+GLOBAL_PACKAGE_RULE = "an experiment file's first line is `# @package _global_`"
 
 
-def own_folder() -> Path:
+def builtin_conf_dir() -> Path:
     """The folder of recipe's own option files: in the installed package, else in the checkout."""
     package = Path(__file__).resolve().parent.parent
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
-def user_folder() -> Path | None:
+def user_conf_dir() -> Path | None:
     """`conf/` of the working directory, unless that is recipe's own."""
     folder = Path.cwd() / "conf"
-    return folder if folder.is_dir() and folder.resolve() != own_folder() else None
+    return folder if folder.is_dir() and folder.resolve() != builtin_conf_dir() else None
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,26 @@ class Option:
     @property
     def problem(self) -> str:
         """What keeps the file from being used, in a line; empty if nothing does."""
-        return self._read[1] or circle(f"{self.group}/{self.name}")
+        return self._content_and_problem[1] or find_inheritance_cycle(f"{self.group}/{self.name}")
 
     @property
     def content(self) -> Mapping[str, Any]:
         """The values of the file, texts with ${...} as they are written; none if it can't be
         used."""
-        return self._read[0]
+        return self._content_and_problem[0]
 
     @property
     def text(self) -> str:
         """What is written in the file, comments included; empty if it can't be used."""
-        ours = self.path.parents[1] == own_folder()
+        ours = self.path.parents[1] == builtin_conf_dir()
         return "" if not ours and self.problem else self.path.read_text(encoding="utf-8")
 
     @cached_property
-    def _read(self) -> tuple[Mapping[str, Any], str]:
-        return _read(self.path)
+    def _content_and_problem(self) -> tuple[Mapping[str, Any], str]:
+        return _read_option_file(self.path)
 
     @property
-    def help(self) -> str:
+    def description(self) -> str:
         """The first line of comment in the file, or what is wrong with the file; lines that begin
         with `# @` are Hydra's."""
         for line in self.text.splitlines():
@@ -104,19 +104,21 @@ class Option:
         return [str(entry).partition("@")[0] for entry in found if str(entry) != "_self_"]
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], str]:
+def _read_option_file(path: Path) -> tuple[Mapping[str, Any], str]:
     """The content of an option file as it is now, and what is wrong with it."""
     try:
         found = path.stat()
     except OSError:
-        return _mapping(path, ())
-    return _mapping(path, (found.st_mtime_ns, found.st_size, found.st_ino))
+        return _load_cached(path, ())
+    return _load_cached(path, (found.st_mtime_ns, found.st_size, found.st_ino))
 
 
-def builds_on(path: Path) -> Iterator[str]:
+def find_parent_files(path: Path) -> Iterator[str]:
     """The files that a file's defaults list names, relative to its folder or from conf/ with a
     slash; of a file that can't be read none."""
-    entries = _read(path)[0].get("defaults")  # what is wrong is reported where it is loaded
+    entries = _read_option_file(path)[0].get(
+        "defaults"
+    )  # what is wrong is reported where it is loaded
     for entry in entries if isinstance(entries, list) else ():
         for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():
             folder = re.sub(r"^(?:optional|override)\s+", "", str(group)).partition("@")[0]
@@ -124,38 +126,43 @@ def builds_on(path: Path) -> Iterator[str]:
                 yield "/".join(filter(None, [folder, str(name).partition("@")[0]]))
 
 
-def placed(named: str, place: str) -> str:
+def resolve_parent_file(named: str, location: str) -> str:
     """What a file that is at `place` in conf/ names, as a place in conf/."""
-    return named[1:] if named.startswith("/") else f"{place.rpartition('/')[0]}/{named}".lstrip("/")
+    return (
+        named[1:] if named.startswith("/") else f"{location.rpartition('/')[0]}/{named}".lstrip("/")
+    )
 
 
-def circle(place: str) -> str:
+def find_inheritance_cycle(location: str) -> str:
     """That a user's option file builds on itself or on one that does; empty if it doesn't."""
-    user, done = user_folder(), set[str]()
+    user, done = user_conf_dir(), set[str]()
 
     def found(place: str, chain: tuple[str, ...]) -> tuple[str, ...]:
         if place in chain:
             return (*chain[chain.index(place) :], place)
-        if place in done or max(len(chain), len(done)) > MAX_FILES or ".." in place:
+        if place in done or max(len(chain), len(done)) > MAX_PARENT_FILES or ".." in place:
             return ()
         done.add(place)
         file = f"{place.lstrip('/')}.yaml"
-        if user is None or (own_folder() / file).is_file():  # ours build on no circle
+        if user is None or (builtin_conf_dir() / file).is_file():  # ours build on no circle
             return ()
-        links = (found(placed(name, place), (*chain, place)) for name in builds_on(user / file))
+        links = (
+            found(resolve_parent_file(name, place), (*chain, place))
+            for name in find_parent_files(user / file)
+        )
         return next(filter(None, links), ())
 
-    files = found(place, ())
+    files = found(location, ())
     if not files or user is None:
         return ""
-    return safe_yaml.one_line(
+    return safe_yaml.escape_control_chars(
         f"{user / files[0]}.yaml: defaults: builds on itself ({' -> '.join(files)}); take "
         f"{files[1]} out of the list"
     )
 
 
 @functools.cache
-def _mapping(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], str]:
+def _load_cached(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], str]:
     """The content of an option file and what is wrong with it, for a file that was `written` then.
 
     A user's file may be anything: it is read as `plain` does.
@@ -163,68 +170,70 @@ def _mapping(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], s
     try:
         return safe_yaml.load_mapping(path), ""
     except ValueError as error:
-        return {}, safe_yaml.one_line(str(error))
+        return {}, safe_yaml.escape_control_chars(str(error))
 
 
-def options(group: str) -> dict[str, Option]:
+def find_options(group: str) -> dict[str, Option]:
     """The options of a group by name; ours win over a user's of the same name."""
     found: dict[str, Option] = {}
-    for folder in filter(None, (own_folder(), user_folder())):
+    for folder in filter(None, (builtin_conf_dir(), user_conf_dir())):
         for path in sorted((folder / group).glob("*.yaml")):
             found.setdefault(path.stem, Option(group, path.stem, path))
     return found
 
 
 @functools.cache
-def own_targets(group: str) -> frozenset[str]:
+def builtin_targets(group: str) -> frozenset[str]:
     """What recipe's own option files of a group name as `_target_`."""
-    texts = [path.read_text(encoding="utf-8") for path in (own_folder() / group).glob("*.yaml")]
+    texts = [
+        path.read_text(encoding="utf-8") for path in (builtin_conf_dir() / group).glob("*.yaml")
+    ]
     return frozenset(re.findall(r"^_target_: (\S+)$", "\n".join(texts), re.MULTILINE))
 
 
-def defaults() -> dict[str, str]:
+def get_default_options() -> dict[str, str]:
     """The option that each group has if none is chosen."""
-    return dict(_defaults())
+    return dict(_read_default_options())
 
 
 @functools.cache
-def _defaults() -> dict[str, str]:
-    entries = OmegaConf.load(own_folder() / "config.yaml").defaults
+def _read_default_options() -> dict[str, str]:
+    entries = OmegaConf.load(builtin_conf_dir() / "config.yaml").defaults
     pairs = [
         (str(k), str(v)) for entry in entries if OmegaConf.is_dict(entry) for k, v in entry.items()
     ]
     return {group: option for group, option in pairs if group in GROUPS}
 
 
-def root(key: str) -> Any:
+def get_run_default(key: str) -> Any:
     """What config.yaml gives to a setting of the whole run."""
-    return OmegaConf.select(OmegaConf.load(own_folder() / "config.yaml"), key)
+    return OmegaConf.select(OmegaConf.load(builtin_conf_dir() / "config.yaml"), key)
 
 
-def as_written(group: str, option: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def normalize_numbers(group: str, option: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of an option; a whole number is a float where the option's file has one, so that
     1 and 1.0 are one spec."""
     whole = [key for key, value in settings.items() if type(value) is int]
-    floats = _floats(group, option, user_folder()) if whole else frozenset()
+    floats = _find_float_settings(group, option, user_conf_dir()) if whole else frozenset()
     exact = [key for key in whole if key in floats and abs(settings[key]) < 2**53]
     return {key: float(v) if key in exact else v for key, v in settings.items()}
 
 
 @functools.cache
-def _floats(group: str, option: str, _: Path | None) -> frozenset[str]:
+def _find_float_settings(group: str, option: str, _: Path | None) -> frozenset[str]:
     """The settings that are floats in the option's file, or in one that it builds on."""
     found: dict[str, bool] = {}
-    for file in lineage(group, option):
+    for file in resolve_inheritance(group, option):
         found |= {str(key): isinstance(value, float) for key, value in file.content.items()}
     return frozenset(key for key, is_float in found.items() if is_float)
 
 
-def lineage(group: str, option: str) -> list[Option]:
+def resolve_inheritance(group: str, option: str) -> list[Option]:
     """The file of an option behind those that it builds on, each once; what comes later wins."""
-    known, found, asked = options(group), dict[str, Option](), set[str]()
+    known, found, asked = find_options(group), dict[str, Option](), set[str]()
 
     def add(name: str) -> None:
-        if name in known and name not in asked and len(asked) < MAX_FILES:
+        if name in known and name not in asked and len(asked) < MAX_PARENT_FILES:
             asked.add(name)
             for parent in known[name].parents:
                 add(parent)
@@ -234,16 +243,16 @@ def lineage(group: str, option: str) -> list[Option]:
     return list(found.values())
 
 
-def comments(group: str, option: str) -> dict[str, str]:
+def read_comments(group: str, option: str) -> dict[str, str]:
     """What an option's file says beside each setting, for messages; inherited settings included."""
     notes: dict[str, str] = {}
-    for file in lineage(group, option):
+    for file in resolve_inheritance(group, option):
         for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", file.text, re.MULTILINE):
             notes[key] = note.strip()
     return notes
 
 
-def own_settings(option: Option) -> dict[str, Any]:
+def read_own_settings(option: Option) -> dict[str, Any]:
     """What an option's file gives itself, by dotted key; texts with ${...} as they are written."""
     content = {key: value for key, value in option.content.items() if key != "defaults"}
     groups = content if "@package _global_" in option.text else {option.group: content}
@@ -255,16 +264,16 @@ def own_settings(option: Option) -> dict[str, Any]:
     }
 
 
-def hidden(group: str, name: str) -> Path | None:
+def find_shadowed_option(group: str, name: str) -> Path | None:
     """The user's option file that can't be reached because one of ours has its name."""
-    user = user_folder()
-    if user is None or not (own_folder() / group / f"{name}.yaml").is_file():
+    user = user_conf_dir()
+    if user is None or not (builtin_conf_dir() / group / f"{name}.yaml").is_file():
         return None
     path = user / group / f"{name}.yaml"
     return path if path.is_file() else None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean a or b?` for what looks like `word`, else nothing."""
     close = difflib.get_close_matches(word, dict.fromkeys(known), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""

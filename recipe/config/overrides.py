@@ -16,210 +16,218 @@ from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import compose, option_files
-from recipe.config.option_files import EXPERIMENT, GROUPS, nearest
+from recipe.config.option_files import EXPERIMENT_GROUP, GROUPS, suggest_nearest
 from recipe.errors import Problems
-from recipe.formatting import listed
+from recipe.formatting import format_list
 
-CHOOSABLE = (*GROUPS, EXPERIMENT)
+SELECTABLE_GROUPS = (*GROUPS, EXPERIMENT_GROUP)
 
-WITHOUT = ("none", "off", "no", "null", "false")
+OFF_SYNONYMS = ("none", "off", "no", "null", "false")
 """What may be typed for a group's option that stands for nothing."""
 
-LAUNCHING = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
+HYDRA_LAUNCH_KEYS = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
 """What may be set of Hydra's own config: how a sweep is launched. The rest is recipe's to set."""
 
-Base = Callable[[Sequence[str]], DictConfig]
+ConfigComposer = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass
-class Checked:
+class CheckedOverrides:
     """The overrides that hold, as Hydra takes them, and what is wrong with the others."""
 
     overrides: list[Override]
     problems: Problems
 
 
-def check(overrides: Sequence[Override], base: Base = compose.config) -> Checked:
+def check_overrides(
+    overrides: Sequence[Override], compose_base: ConfigComposer = compose.compose_config
+) -> CheckedOverrides:
     """Sorts out overrides of unknown groups, options and keys. Call within `menu_folder()`.
 
     `base` gives the config that choices of options make, before any setting is changed.
     """
-    groups = _Groups(overrides)
-    values = [o for o in overrides if o not in groups.chosen and o not in groups.wrong]
-    keys = _Keys(groups, values, base)
-    return Checked([*groups.chosen, *keys.known], Problems([*groups.problems, *keys.problems]))
+    groups = _GroupOverrides(overrides)
+    values = [o for o in overrides if o not in groups.chosen and o not in groups.invalid]
+    keys = _SettingOverrides(groups, values, compose_base)
+    return CheckedOverrides(
+        [*groups.chosen, *keys.valid], Problems([*groups.problems, *keys.problems])
+    )
 
 
-class _Groups:
+class _GroupOverrides:
     """The overrides that choose options."""
 
     def __init__(self, overrides: Sequence[Override]) -> None:
         self.problems = Problems()
         self.chosen: list[Override] = []
-        self.wrong: list[Override] = []
-        self.broken: set[str] = set()
+        self.invalid: list[Override] = []
+        self.invalid_groups: set[str] = set()
         for override in overrides:
-            if override.key_or_group in CHOOSABLE or "/" in override.key_or_group:
-                problems = self._check(override)
+            if override.key_or_group in SELECTABLE_GROUPS or "/" in override.key_or_group:
+                problems = self._check_override(override)
                 self.problems += problems
-                (self.wrong if problems else self.chosen).append(override)
+                (self.invalid if problems else self.chosen).append(override)
                 if problems:
-                    self.broken.add(override.key_or_group)
+                    self.invalid_groups.add(override.key_or_group)
 
-    def _check(self, override: Override) -> list[str]:
+    def _check_override(self, override: Override) -> list[str]:
         group, text = override.key_or_group, override.input_line
         if group.startswith("hydra/"):
-            return _hydra_problems(override)
-        if group not in CHOOSABLE:
-            return [f"{text}: no such group{nearest(group, GROUPS)}"]
+            return _find_hydra_problems(override)
+        if group not in SELECTABLE_GROUPS:
+            return [f"{text}: no such group{suggest_nearest(group, GROUPS)}"]
         if override.is_delete():
-            off = option_files.OFF.get(group)
+            off = option_files.OFF_OPTIONS.get(group)
             return [
                 f"{text}: every run has a {group}"
                 + (f"; without it is {group}={off}" if off else "")
             ]
-        names = option_names(override)
+        names = get_option_names(override)
         if override.is_add() or override.is_force_add() or override.package:
-            lost = [name for name in names if name not in option_files.options(group)]
-            hint = nearest(lost[0], option_files.options(group)) if lost else ""
+            lost = [name for name in names if name not in option_files.find_options(group)]
+            hint = suggest_nearest(lost[0], option_files.find_options(group)) if lost else ""
             return [f"{text}: write {group}=<option>; {group} is in every spec already{hint}"]
         if not names:
-            return [f"{text}: matches none of {', '.join(option_files.options(group))}"]
-        return [problem for name in names for problem in self._option(group, name)]
+            return [f"{text}: matches none of {', '.join(option_files.find_options(group))}"]
+        return [problem for name in names for problem in self._check_option(group, name)]
 
-    def _option(self, group: str, name: str) -> list[str]:
-        known = option_files.options(group)
+    def _check_option(self, group: str, name: str) -> list[str]:
+        known = option_files.find_options(group)
         if name not in known:
-            off = option_files.OFF.get(group) if name in WITHOUT else None
-            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            off = option_files.OFF_OPTIONS.get(group) if name in OFF_SYNONYMS else None
+            hint = suggest_nearest(name, known) or f"; there are {', '.join(known)}"
             hint = f"; without it is {group}={off}" if off else hint
             return [f"{group}={name}: no such option{hint}"]
         if problem := known[name].problem:
             return [f"{group}={name} can't be used: {problem}"]
-        mine = option_files.hidden(group, name)
+        mine = option_files.find_shadowed_option(group, name)
         if mine is not None:
             return [f"{group}={name}: recipe's own option hides {mine}; give yours another name"]
         return []
 
-    def first_choices(self, but: str | None = None) -> list[str]:
+    def get_first_choices(self, but: str | None = None) -> list[str]:
         """`group=option` for every chosen group except `but`; of a sweep its first option."""
         return [
-            f"{o.key_or_group}={option_names(o)[0]}"
+            f"{o.key_or_group}={get_option_names(o)[0]}"
             for o in self.chosen
-            if o.key_or_group in CHOOSABLE and o.key_or_group != but
+            if o.key_or_group in SELECTABLE_GROUPS and o.key_or_group != but
         ]
 
-    def options(self, group: str) -> list[str]:
+    def get_options(self, group: str) -> list[str]:
         """The options of a group that the command line chooses, in a sweep all of them."""
-        return [name for o in self.chosen if o.key_or_group == group for name in option_names(o)]
+        return [
+            name for o in self.chosen if o.key_or_group == group for name in get_option_names(o)
+        ]
 
 
-def option_names(override: Override) -> list[str]:
+def get_option_names(override: Override) -> list[str]:
     """The option or options that an override of a group chooses."""
     if override.is_sweep_override():
         return [text.strip("'\"") for text in override.sweep_string_iterator()]
     return [override.get_value_element_as_str().strip("'\"")]
 
 
-def interval_problem(override: Override, give: str) -> str:
+def describe_interval_problem(override: Override, give: str) -> str:
     """What is wrong with an interval where nothing is searched, and what to `give` instead."""
     key, text = override.key_or_group, override.input_line
     if key.startswith("hydra"):
         return f"{text.removeprefix('hydra.sweeper.')}: give one value"
-    if key == "seed" or key in CHOOSABLE:
+    if key == "seed" or key in SELECTABLE_GROUPS:
         return f"{text}: no interval can be given for {key}; give {give}"
     return f"{text}: an interval is for python -m recipe search; give {give}, or use search instead"
 
 
-def _hydra_problems(override: Override) -> list[str]:
+def _find_hydra_problems(override: Override) -> list[str]:
     """What is wrong with an override of Hydra's own config."""
     key, text = override.key_or_group, override.input_line
     words = re.split(r"[./]", key)
     if override.is_sweep_override() and not key.startswith("hydra.sweeper."):  # a verb's own
         return [f"{text}: give one value; all jobs have it in common"]
-    if len(words) > 1 and words[1] in LAUNCHING:
+    if len(words) > 1 and words[1] in HYDRA_LAUNCH_KEYS:
         return []
-    known = ", ".join(f"hydra.{name}" for name in LAUNCHING)
+    known = ", ".join(f"hydra.{name}" for name in HYDRA_LAUNCH_KEYS)
     return [f"{text}: recipe sets this itself; of Hydra's own there are {known}"]
 
 
-class _Keys:
+class _SettingOverrides:
     """The overrides that give settings, checked against the configs that the options make."""
 
-    def __init__(self, groups: _Groups, values: Sequence[Override], base: Base) -> None:
+    def __init__(
+        self, groups: _GroupOverrides, values: Sequence[Override], base: ConfigComposer
+    ) -> None:
         self.groups = groups
         self.compose = base
         self.problems = Problems()
-        self.known: list[Override] = []
+        self.valid: list[Override] = []
         for override in values:
-            problems = self._check(override)
+            problems = self._check_override(override)
             self.problems += problems
-            if not problems and override.key_or_group.split(".")[0] not in groups.broken:
-                self.known.append(override)
+            if not problems and override.key_or_group.split(".")[0] not in groups.invalid_groups:
+                self.valid.append(override)
 
-    def _check(self, override: Override) -> list[str]:
+    def _check_override(self, override: Override) -> list[str]:
         key, text = override.key_or_group, override.input_line
         root = key.split(".")[0]
         if root == "hydra":
-            return _hydra_problems(override)
-        if root in self.groups.broken:
+            return _find_hydra_problems(override)
+        if root in self.groups.invalid_groups:
             return []
         if override.is_delete():
             return [f"{text}: a setting can't be removed; give it another value"]
         if isinstance(override.value(), Glob):
             return [f"{text}: glob(...) chooses options of a group; list the values"]
-        if root not in self.base:
-            known = [EXPERIMENT, *(str(key) for key in self.base if key != "hydra")]
+        if root not in self.base_config:
+            known = [EXPERIMENT_GROUP, *(str(key) for key in self.base_config if key != "hydra")]
             return [
-                f"{text}: no such key{nearest(root, known) or nearest(key, self._paths(self.base))}"
+                f"{text}: no such key{suggest_nearest(root, known) or suggest_nearest(key, self._list_keys(self.base_config))}"
             ]
         if root == key and root in GROUPS:
             return [f"{text}: choose an option, or set one setting: {root}.<setting>=<value>"]
         if override.is_add() or override.is_force_add():
             if root not in GROUPS or key.count(".") != 1:
                 return [f"{text}: write {key}=<value>; {root} is in every spec already"]
-            from recipe.config.schema import ENGINE  # with pydantic, which takes a moment
+            from recipe.config.schema import ENGINE_SETTINGS  # with pydantic, which takes a moment
 
-            if key.partition(".")[2] not in ENGINE.get(root, {}):
+            if key.partition(".")[2] not in ENGINE_SETTINGS.get(root, {}):
                 return []  # the part's own signature decides, once it may be imported
-        configs = dict(self._configs(root))
-        having = [name for name, config in configs.items() if self._has(key, config)]
+        configs = dict(self._iter_configs(root))
+        having = [name for name, config in configs.items() if self._has_key(key, config)]
         hints = {
-            name: self._hint(key, name, config)
+            name: self._format_missing_key(key, name, config)
             for name, config in configs.items()
             if name not in having
         }
         if not having or not hints:
             return [f"{text}: {lacks}{hint}" for lacks, hint in hints.values()]
-        lacking = listed([lacks for lacks, _ in hints.values()])
+        lacking = format_list([lacks for lacks, _ in hints.values()])
         hint = next(hint for _, hint in hints.values())
-        return [f"{text}: {lacking}{hint}{self._for_some(override, having)}"]
+        return [f"{text}: {lacking}{hint}{self._format_per_option_hint(override, having)}"]
 
-    def _for_some(self, override: Override, having: Sequence[str]) -> str:
+    def _format_per_option_hint(self, override: Override, having: Sequence[str]) -> str:
         """How a setting is given to those of the swept options that have it."""
         group, _, setting = override.key_or_group.partition(".")
         option = having[0].partition("=")[2]
         value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
         file = f"conf/{group}/<name>.yaml"
-        given = self._options_with(override, [name.partition("=")[2] for name in having])
+        given = self._find_options_with(override, [name.partition("=")[2] for name in having])
         told = (
             f"; {group}={given[0]} has that value already, so leave {override.input_line} out and "
             f"sweep over {given[0]}"
             if given
-            else f"; to give it to {listed(having)} alone, write {file} with `defaults: [{option}, "
+            else f"; to give it to {format_list(having)} alone, write {file} with `defaults: [{option}, "
             f"_self_]` and `{setting}: {value}`, and sweep over <name> instead of {option}"
         )
-        if set(self.groups.options(group)) == {option, option_files.OFF.get(group)}:
+        if set(self.groups.get_options(group)) == {option, option_files.OFF_OPTIONS.get(group)}:
             told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
         return told
 
     @staticmethod
-    def _options_with(override: Override, having: Sequence[str]) -> list[str]:
+    def _find_options_with(override: Override, having: Sequence[str]) -> list[str]:
         """The options among `having`, and those built on one of them, that have the value."""
         group, _, setting = override.key_or_group.partition(".")
         found = []
-        for name in [] if override.is_sweep_override() else option_files.options(group):
-            files = option_files.lineage(group, name)
+        for name in [] if override.is_sweep_override() else option_files.find_options(group):
+            files = option_files.resolve_inheritance(group, name)
             settings = {key: value for file in files for key, value in file.content.items()}
             is_one = any(file.name in having for file in files)
             if is_one and setting in settings and settings[setting] == override.value():
@@ -227,21 +235,21 @@ class _Keys:
         return found
 
     @cached_property
-    def base(self) -> DictConfig:
-        return self.compose(self.groups.first_choices())
+    def base_config(self) -> DictConfig:
+        return self.compose(self.groups.get_first_choices())
 
-    def _configs(self, group: str) -> Iterator[tuple[str, DictConfig]]:
+    def _iter_configs(self, group: str) -> Iterator[tuple[str, DictConfig]]:
         """The config of every option that a group has in this command line."""
-        options = self.groups.options(group)
+        options = self.groups.get_options(group)
         if len(options) < 2:
-            choice = self.base.hydra.runtime.choices.get(group)
-            yield f"{group}={choice}" if choice else group, self.base
+            choice = self.base_config.hydra.runtime.choices.get(group)
+            yield f"{group}={choice}" if choice else group, self.base_config
             return
         for option in options:
             choice = f"{group}={option}"
-            yield choice, self.compose([*self.groups.first_choices(but=group), choice])
+            yield choice, self.compose([*self.groups.get_first_choices(but=group), choice])
 
-    def _has(self, key: str, config: DictConfig) -> bool:
+    def _has_key(self, key: str, config: DictConfig) -> bool:
         node: Any = config
         for name in re.split(r"\.|\[", key):
             index = name.rstrip("]")
@@ -253,15 +261,17 @@ class _Keys:
                 return False
         return True
 
-    def _hint(self, key: str, choice: str, config: DictConfig) -> tuple[str, str]:
+    def _format_missing_key(self, key: str, choice: str, config: DictConfig) -> tuple[str, str]:
         """What an option lacks, and what to give instead."""
         group, _, setting = key.partition(".")
-        paths = [path for path in self._paths(config) if path.startswith(f"{group}.")]
+        paths = [path for path in self._list_keys(config) if path.startswith(f"{group}.")]
         settings = [path.removeprefix(f"{group}.") for path in paths]
         others = [
-            name for name, option in option_files.options(group).items() if setting in option.keys
+            name
+            for name, option in option_files.find_options(group).items()
+            if setting in option.keys
         ]
-        hint = nearest(setting, settings)
+        hint = suggest_nearest(setting, settings)
         if others and (not hint or not paths):
             hint = f"; it is a setting of {group}={' and '.join(others[:3])}"
         if not hint and paths:
@@ -270,7 +280,7 @@ class _Keys:
         return f"{choice} {lacks}", hint
 
     @staticmethod
-    def _paths(config: DictConfig) -> list[str]:
+    def _list_keys(config: DictConfig) -> list[str]:
         """Every key of the config that may be set, dotted."""
         found = []
         for key, node in config.items_ex(resolve=False):

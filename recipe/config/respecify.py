@@ -15,28 +15,34 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from recipe.config import compose
-from recipe.config.option_files import EXPERIMENT, GROUPS
-from recipe.config.overrides import check
+from recipe.config.option_files import EXPERIMENT_GROUP, GROUPS
+from recipe.config.overrides import check_overrides
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 
 
-def changed(recorded: RunSpec, overrides: Sequence[Override], problems: Problems) -> RunSpec:
+def apply_overrides(
+    recorded: RunSpec, overrides: Sequence[Override], problems: Problems
+) -> RunSpec:
     """The spec with these overrides, less those that are wrong: of these `problems` are told.
 
     A chosen option is composed from the menu; its settings may refer to what was recorded. `trust`
     stays as it is. Raises SpecError. Call within `compose.menu_folder()`.
     """
-    refused = {override.input_line: line for override in overrides if (line := _refusal(override))}
+    refused = {
+        override.input_line: line for override in overrides if (line := _describe_refusal(override))
+    }
     problems += refused.values()
     kept = [override for override in overrides if override.input_line not in refused]
-    checked = check(kept, base=lambda choices: _over(recorded, choices))
+    checked = check_overrides(
+        kept, compose_base=lambda choices: _compose_over_recorded(recorded, choices)
+    )
     problems += checked.problems
     lines = [override.input_line for override in checked.overrides]
     chosen = [o.input_line for o in checked.overrides if o.key_or_group in GROUPS]
-    composed = _over(recorded, chosen)
+    composed = _compose_over_recorded(recorded, chosen)
     values = [o for o in checked.overrides if o.key_or_group not in (*GROUPS, "trust")]
-    with compose.named(lines):
+    with compose.resolution_context(lines):
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         except HydraException as error:
@@ -46,21 +52,21 @@ def changed(recorded: RunSpec, overrides: Sequence[Override], problems: Problems
         return RunSpec.from_config(composed, options)
 
 
-def _refusal(override: Override) -> str | None:
+def _describe_refusal(override: Override) -> str | None:
     """Why an override has no place where one recorded run is run again."""
     text, root = override.input_line, override.key_or_group.partition(".")[0]
     if override.is_sweep_override():
         return f"{text}: one recorded run is run again, which takes one value; give one"
-    if root == EXPERIMENT or root.partition("/")[0] in (EXPERIMENT, "hydra"):
+    if root == EXPERIMENT_GROUP or root.partition("/")[0] in (EXPERIMENT_GROUP, "hydra"):
         return f"{text}: a recorded run has no {root}; give options and settings themselves"
     return None
 
 
-def _over(recorded: RunSpec, choices: Sequence[str]) -> DictConfig:
+def _compose_over_recorded(recorded: RunSpec, choices: Sequence[str]) -> DictConfig:
     """What Hydra composes of these choices of options; all else as it was recorded."""
-    composed = compose.config(choices)
-    with compose.named(choices):
-        compose.check_origin(composed, choices)
+    composed = compose.compose_config(choices)
+    with compose.resolution_context(choices):
+        compose.check_restrictions(composed, choices)
     chosen = {choice.partition("=")[0] for choice in choices}
     for field in dataclasses.fields(recorded):
         value = getattr(recorded, field.name)

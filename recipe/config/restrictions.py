@@ -24,63 +24,70 @@ from recipe.config import credentials, option_files, safe_yaml
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 
-OWN = "the command line or conf/project/default.yaml"
+USER_SOURCES = "the command line or conf/project/default.yaml"
 
-NAMED: ContextVar[frozenset[str] | None] = ContextVar("NAMED", default=None)
+READABLE_VARIABLES: ContextVar[frozenset[str] | None] = ContextVar("NAMED", default=None)
 """Variables of the environment that a config may read now; None: any."""
 
 
-def roots(overrides: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+def filter_by_root(overrides: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
     """The overrides of settings below one of these names."""
     wanted = set(names)
     return tuple(text for text in overrides if re.split(r"[.=/@]", text.lstrip("+~"))[0] in wanted)
 
 
-def plain_roots(overrides: Iterable[str]) -> tuple[str, ...]:
+def filter_run_settings(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that choose no option file: of the whole run's settings and of Hydra's."""
-    from recipe.config.schema import ROOT  # with pydantic, which takes a moment
+    from recipe.config.schema import RUN_SETTINGS  # with pydantic, which takes a moment
 
-    return roots(overrides, {key.split(".")[0] for key in (*ROOT, "hydra")})
+    return filter_by_root(overrides, {key.split(".")[0] for key in (*RUN_SETTINGS, "hydra")})
 
 
-def problems(composed: DictConfig, own: DictConfig, overrides: Iterable[str]) -> list[str]:
+def find_restricted_settings(
+    composed: DictConfig, user_config: DictConfig, overrides: Iterable[str]
+) -> list[str]:
     """What of a composed config only the user's own words may say, and they don't.
 
     `own` is composed of `plain_roots(overrides)` alone.
     """
     found = []
-    if _value(composed, "trust") != _value(own, "trust"):
-        found.append(_refusal("trust", _value(composed, "trust")))
-    found += [_refusal(key) for key in _different_hydra(composed, own, list(overrides))]
-    folder = _value(composed, "output_dir")
-    if folder != _value(own, "output_dir") and is_outside(folder):
+    if _get_value(composed, "trust") != _get_value(user_config, "trust"):
+        found.append(_describe_restriction("trust", _get_value(composed, "trust")))
+    found += [
+        _describe_restriction(key)
+        for key in _find_changed_hydra_keys(composed, user_config, list(overrides))
+    ]
+    folder = _get_value(composed, "output_dir")
+    if folder != _get_value(user_config, "output_dir") and is_outside_cwd(folder):
         found.append(
-            f"output_dir: {folder!r} is outside the working directory, and only {OWN} may say so; "
+            f"output_dir: {folder!r} is outside the working directory, and only {USER_SOURCES} may say so; "
             "give output_dir=<folder> there"
         )
     return found
 
 
-def tracking_problems(composed: DictConfig, own: DictConfig) -> list[str]:
+def find_restricted_tracking(composed: DictConfig, user_config: DictConfig) -> list[str]:
     """As `problems`, of the server; `own` is composed of the overrides of tracking as well."""
-    uri = server(composed)
-    if uri is None or is_here(uri) or uri == server(own):
+    uri = get_tracking_uri(composed)
+    if uri is None or is_local_uri(uri) or uri == get_tracking_uri(user_config):
         return []
     return [
-        f"tracking.uri: {uri!r} is another machine's, and only {OWN} may send the record there; "
+        f"tracking.uri: {uri!r} is another machine's, and only {USER_SOURCES} may send the record there; "
         "choose tracking and tracking.uri there"
     ]
 
 
-def _refusal(key: str, value: object = None) -> str:
+def _describe_restriction(key: str, value: object = None) -> str:
     got = "" if value is None else f" to {value}"
     return (
-        f"{key}: an option or experiment file sets it{got}, and only {OWN} may; take it out of "
+        f"{key}: an option or experiment file sets it{got}, and only {USER_SOURCES} may; take it out of "
         "that file"
     )
 
 
-def _different_hydra(composed: DictConfig, own: DictConfig, overrides: list[str]) -> list[str]:
+def _find_changed_hydra_keys(
+    composed: DictConfig, own: DictConfig, overrides: list[str]
+) -> list[str]:
     """The keys of Hydra's node that an option file has set."""
     chosen: list[dict[str, Any]] = []
     theirs, ours = (
@@ -102,9 +109,9 @@ def _different_hydra(composed: DictConfig, own: DictConfig, overrides: list[str]
     return found
 
 
-def hidden_defaults() -> list[str]:
+def find_shadowed_hydra_files() -> list[str]:
     """Files of the user's conf/ that would take the place of Hydra's own, which nobody chose."""
-    folder = option_files.user_folder()
+    folder = option_files.user_conf_dir()
     names = ("config", "launcher/basic", "sweeper/basic")
     files = [folder / "hydra" / f"{name}.yaml" for name in names] if folder else []
     return [
@@ -114,17 +121,17 @@ def hidden_defaults() -> list[str]:
     ]
 
 
-def _value(config: DictConfig, key: str) -> Any:
+def _get_value(config: DictConfig, key: str) -> Any:
     value: Any = OmegaConf.select(config, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def server(config: DictConfig) -> Any:
+def get_tracking_uri(config: DictConfig) -> Any:
     """The address that the record is sent to; None: to no server."""
-    return _value(config, "tracking.uri") if OmegaConf.is_dict(config.get("tracking")) else None
+    return _get_value(config, "tracking.uri") if OmegaConf.is_dict(config.get("tracking")) else None
 
 
-def is_outside(folder: Any) -> bool:
+def is_outside_cwd(folder: Any) -> bool:
     """Whether a folder lies outside the working directory, links followed."""
     if not isinstance(folder, str):
         return False  # its type is refused elsewhere
@@ -134,7 +141,7 @@ def is_outside(folder: Any) -> bool:
         return True
 
 
-def is_here(uri: Any) -> bool:
+def is_local_uri(uri: Any) -> bool:
     """Whether an address is this machine's own, as 127.0.0.1 is."""
     try:
         host = urlsplit(uri).hostname if isinstance(uri, str) else None
@@ -143,7 +150,9 @@ def is_here(uri: Any) -> bool:
         return False
 
 
-def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSpec:
+def override_destinations(
+    spec: RunSpec, output_dir: str, uri: str, user_config: DictConfig
+) -> RunSpec:
     """A recorded spec with the reader's own output_dir and tracking.uri, where those are given.
 
     `own` is what the reader's project says. Raises SpecError where the spec itself reaches too far.
@@ -151,14 +160,16 @@ def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSp
     found = Problems()
     if output_dir:
         spec = replace(spec, output_dir=output_dir)
-    elif is_outside(spec.output_dir) and not _same_folder(spec.output_dir, own.output_dir):
+    elif is_outside_cwd(spec.output_dir) and not _is_same_dir(
+        spec.output_dir, user_config.output_dir
+    ):
         found.append(
             f"output_dir: {spec.output_dir!r} of this spec is outside the working directory; say "
             "where its run may go: output_dir=<folder>"
         )
     recorded = spec.tracking.get("uri")
     with found.collect("tracking.uri"):
-        credentials.without(str(uri or recorded))
+        credentials.check_no_credentials(str(uri or recorded))
     if uri and recorded is None:
         found.append(
             f"tracking.uri={uri}: tracking={spec.options['tracking']} of this spec has no such "
@@ -166,16 +177,20 @@ def replayed(spec: RunSpec, output_dir: str, uri: str, own: DictConfig) -> RunSp
         )
     elif uri:
         spec = replace(spec, tracking={**spec.tracking, "uri": uri})
-    elif recorded is not None and not is_here(recorded) and recorded != server(own):
+    elif (
+        recorded is not None
+        and not is_local_uri(recorded)
+        and recorded != get_tracking_uri(user_config)
+    ):
         found.append(
             f"tracking.uri: {recorded!r} of this spec is another machine's; if the record may go "
             f"there, say tracking.uri={recorded}"
         )
-    found.raise_any()
+    found.raise_if_any()
     return spec
 
 
-def _same_folder(one: str, other: Any) -> bool:
+def _is_same_dir(one: str, other: Any) -> bool:
     try:
         return Path(one).expanduser().resolve() == Path(str(other)).expanduser().resolve()
     except (RuntimeError, ValueError, OSError):
@@ -183,7 +198,7 @@ def _same_folder(one: str, other: Any) -> bool:
 
 
 @contextmanager
-def environment(overrides: Iterable[str]) -> Iterator[None]:
+def restrict_environment(overrides: Iterable[str]) -> Iterator[None]:
     """Within it `${oc.env:NAME}` gives the variables that the user's own words name, and no others;
     and interpolations expand to a bounded number of values.
 
@@ -191,38 +206,38 @@ def environment(overrides: Iterable[str]) -> Iterator[None]:
     project's that can't be read.
     """
     texts = list(overrides)
-    folder = option_files.user_folder()
+    folder = option_files.user_conf_dir()
     if folder is not None and (folder / "project" / "default.yaml").exists():
         try:
-            texts.append(safe_yaml.read_text(folder / "project" / "default.yaml"))
+            texts.append(safe_yaml.read_yaml_text(folder / "project" / "default.yaml"))
         except ValueError as error:
             raise SpecError(str(error)) from error
     reads = r"oc\.env\\?:[\s\\'\"]*(\w+)"  # Hydra hands overrides on with backslashes in them
     named = {name for text in texts for name in re.findall(reads, text)}
-    before = NAMED.set(frozenset(named))
+    before = READABLE_VARIABLES.set(frozenset(named))
     try:
-        with safe_yaml.bounded_interpolations():
+        with safe_yaml.limit_interpolations():
             yield
     finally:
-        NAMED.reset(before)
+        READABLE_VARIABLES.reset(before)
 
 
-def guard_environment() -> None:
+def register_env_resolver() -> None:
     """Puts what `environment` decides in front of OmegaConf's own `oc.env`, and bounds what
     interpolations expand to."""
-    safe_yaml.guard_interpolations()
-    OmegaConf.register_new_resolver("oc.env", guarded_variable, replace=True)
+    safe_yaml.install_interpolation_limits()
+    OmegaConf.register_new_resolver("oc.env", resolve_env_variable, replace=True)
 
 
-def guarded_variable(name: str, *default: Any) -> str | None:
+def resolve_env_variable(name: str, *default: Any) -> str | None:
     """A variable of the environment. A function of this module's, so that a launcher can hand it on
     to other processes. Raises ValueError for one that the user's own words don't name."""
     from omegaconf.resolvers import oc
 
-    named = NAMED.get()
+    named = READABLE_VARIABLES.get()
     if named is not None and name not in named:
         raise ValueError(
-            f"an option or experiment file reads {name} from the environment, and only {OWN} "
+            f"an option or experiment file reads {name} from the environment, and only {USER_SOURCES} "
             "may; give the value there"
         )
     value: str | None = oc.env(name, *default)

@@ -26,33 +26,33 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-LARGEST = 2**20
+MAX_YAML_BYTES = 2**20
 """Bytes of a YAML file, and of the texts in it once aliases or interpolations are expanded."""
 
-LARGEST_RECORD = 2**28
+MAX_RECORD_BYTES = 2**28
 """Bytes of a file of a record."""
 
-DEEPEST = 30
+MAX_DEPTH = 30
 """Mappings and lists within each other."""
 
-MOST = 10_000
+MAX_VALUES = 10_000
 """Values of a YAML file, aliases expanded; OmegaConf takes about 0.3 ms for each. Also the values
 that the interpolations of a config expand to."""
 
-MAX_INTERPOLATED = 2000
+MAX_INTERPOLATED_LENGTH = 2000
 """Characters of a text with a `${...}` in it, which OmegaConf's parser reads."""
 
-DIGITS = 1000
+MAX_DIGITS = 1000
 """Digits of a number; Python itself refuses to read very many."""
 
-TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in (
+ALLOWED_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in (
     "str", "int", "float", "bool", "null", "map", "seq",
 ))  # fmt: skip
 
-NUMBERS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+NUMBER_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
 
 
-def read_text(path: Path) -> str:
+def read_yaml_text(path: Path) -> str:
     """The text of a YAML file that holds plain values.
 
     Raises ValueError for a file that is none, that is too large, too deep or too long once its
@@ -60,16 +60,16 @@ def read_text(path: Path) -> str:
     """
     try:
         if not path.is_file():  # a device or a pipe may never end
-            raise ValueError(f"{path}: {_not_regular(path)}")
+            raise ValueError(f"{path}: {_describe_irregular_file(path)}")
         with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:  # such as a file of another user
         raise ValueError(f"{path}: can't be read: {error.strerror}") from error
-    if len(content) > LARGEST:
-        raise ValueError(f"{path}: is larger than {LARGEST} bytes, too large for settings")
+    if len(content) > MAX_YAML_BYTES:
+        raise ValueError(f"{path}: is larger than {MAX_YAML_BYTES} bytes, too large for settings")
     try:
         text = content.decode("utf-8")
-        check_text(text)
+        check_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
     except ValueError as error:
@@ -77,13 +77,13 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _not_regular(path: Path) -> str:
+def _describe_irregular_file(path: Path) -> str:
     """What is wrong with a path that leads to no regular file. Raises OSError."""
     try:
         path.stat()
     except FileNotFoundError:
         link = f"is a link to {os.readlink(path)}, and " if path.is_symlink() else ""
-        return one_line(f"{link}there is no such file")
+        return escape_control_chars(f"{link}there is no such file")
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
@@ -91,7 +91,7 @@ def _not_regular(path: Path) -> str:
     return "is not a regular file"
 
 
-def open_file(path: Path | str) -> BinaryIO:
+def open_regular_file(path: Path | str) -> BinaryIO:
     """Opens an ordinary file; a folder, a pipe or a device, which may never end, isn't read.
 
     Raises OSError, also for one of more than LARGEST_RECORD bytes.
@@ -100,8 +100,8 @@ def open_file(path: Path | str) -> BinaryIO:
     about, reason = os.fstat(descriptor), ""
     if not stat.S_ISREG(about.st_mode):
         reason = "is no ordinary file"
-    elif about.st_size > LARGEST_RECORD:
-        reason = f"is larger than {LARGEST_RECORD:,} bytes"
+    elif about.st_size > MAX_RECORD_BYTES:
+        reason = f"is larger than {MAX_RECORD_BYTES:,} bytes"
     if reason:
         os.close(descriptor)
         raise OSError(errno.EINVAL, reason, str(path))
@@ -116,7 +116,7 @@ def read_json(content: bytes) -> Any:
         raise ValueError("is nested too deeply") from error
 
 
-WORDS = {
+SCALAR_PATTERNS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
     "int": (r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", "-+0123456789"),
@@ -132,11 +132,11 @@ YAML 1.1 takes `on` and `no` for booleans too, 010 for 8 and 12:30 for 750."""
 
 
 @functools.cache
-def _loader() -> Any:
+def _get_yaml_loader() -> Any:
     """OmegaConf's loader, which refuses a key that is given twice, with the words above."""
     loader = get_yaml_loader()  # a new class each time
     loader.yaml_implicit_resolvers = {}
-    for kind, (form, first) in WORDS.items():
+    for kind, (form, first) in SCALAR_PATTERNS.items():
         tag = f"tag:yaml.org,2002:{kind}"
         loader.add_implicit_resolver(tag, re.compile(f"^({form})$"), list(first))
     return loader
@@ -144,7 +144,7 @@ def _loader() -> Any:
 
 def load(path: Path) -> Any:
     """The content of a YAML file of plain values. Raises ValueError as `read_text` does."""
-    return _loaded(path, _loader())
+    return _load_with(path, _get_yaml_loader())
 
 
 def load_mapping(path: Path) -> dict[Any, Any]:
@@ -153,23 +153,27 @@ def load_mapping(path: Path) -> dict[Any, Any]:
     Raises ValueError for another, for a `defaults` that is no list of options, and for a text that
     OmegaConf can't read.
     """
-    text = read_text(path)
-    content = _parsed(path, text, _loader())
+    text = read_yaml_text(path)
+    content = _parse(path, text, _get_yaml_loader())
     if not isinstance(content, dict | None):
         raise ValueError(f"{path}: must be a mapping; write lines of the form setting: value")
     content = content or {}
     levels = 2 if "@package _global_" in text else 1
-    wrong = _wrong_names(content, levels) or _wrong_defaults(content) or _wrong_texts(content)
+    wrong = (
+        _find_invalid_name(content, levels)
+        or _find_invalid_defaults(content)
+        or _find_invalid_interpolation(content)
+    )
     if wrong:
         raise ValueError(f"{path}: {wrong}")
     return content
 
 
-def _loaded(path: Path, loader: Any) -> Any:
-    return _parsed(path, read_text(path), loader)
+def _load_with(path: Path, loader: Any) -> Any:
+    return _parse(path, read_yaml_text(path), loader)
 
 
-def _parsed(path: Path, text: str, loader: Any) -> Any:
+def _parse(path: Path, text: str, loader: Any) -> Any:
     try:
         return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:
@@ -177,7 +181,7 @@ def _parsed(path: Path, text: str, loader: Any) -> Any:
         raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
 
 
-def _wrong_names(content: Any, levels: int, prefix: str = "") -> str:
+def _find_invalid_name(content: Any, levels: int, prefix: str = "") -> str:
     """What is wrong with the name of a setting, which must be a text in so many levels of mappings,
     and not null in those below; empty if nothing is."""
     items: list[tuple[Any, Any]] = []
@@ -187,25 +191,25 @@ def _wrong_names(content: Any, levels: int, prefix: str = "") -> str:
         items, levels = [("", value) for value in content], 0
     for key, value in items:
         shown = json.dumps(key) if not isinstance(key, str) else key
-        name = _shown(f"{prefix}.{shown}".strip("."))
+        name = _format_key(f"{prefix}.{shown}".strip("."))
         if key is None or (levels > 0 and not isinstance(key, str)):
             return (
                 f"{name}: the name of a setting must be a text, got {shown[:100]}; write "
                 f'"{shown[:100]}" in quotes, or leave it out'
             )
-        if wrong := _wrong_names(value, levels - 1, name):
+        if wrong := _find_invalid_name(value, levels - 1, name):
             return wrong
     return ""
 
 
-def _wrong_defaults(content: dict[str, Any]) -> str:
+def _find_invalid_defaults(content: dict[str, Any]) -> str:
     """What of a defaults list Hydra can't read; empty if there is nothing."""
     if "defaults" not in content:
         return ""
     entries = content["defaults"]
     way_out = "write [<option>, _self_], or [override /<group>: <option>] in an experiment file"
     if not isinstance(entries, list):
-        return f"defaults must be a list of options, got {_as_yaml(entries)}; {way_out}"
+        return f"defaults must be a list of options, got {_format_yaml(entries)}; {way_out}"
     for index, entry in enumerate(entries):
         names: list[Any] = [entry]
         if isinstance(entry, dict) and len(entry) == 1:
@@ -214,38 +218,38 @@ def _wrong_defaults(content: dict[str, Any]) -> str:
         if not all(isinstance(name, str) for name in names):
             return (
                 f"defaults[{index}] must be the name of an option or one pair of a group and an "
-                f"option, got {_as_yaml(entry)}; {way_out}"
+                f"option, got {_format_yaml(entry)}; {way_out}"
             )
     return ""
 
 
-def _wrong_texts(content: dict[str, Any]) -> str:
+def _find_invalid_interpolation(content: dict[str, Any]) -> str:
     """The first text whose `${...}` OmegaConf can't parse and why; empty if there is none."""
-    left = MAX_PARSED
-    for key, value in _leaves("", content):
+    left = MAX_CHECKED_LENGTH
+    for key, value in _iter_leaves("", content):
         if isinstance(value, str) and "${" in value and (left := left - len(value)) >= 0:
             try:
                 OmegaConf.create([value])
             except (OmegaConfBaseException, RecursionError) as error:
                 return (
-                    f"{_shown(key)} must have a complete ${{...}}, got {value[:100]!r} "
+                    f"{_format_key(key)} must have a complete ${{...}}, got {value[:100]!r} "
                     f"({str(error).splitlines()[0][:200]}); write ${{group.setting}}, or "
                     "\\${ for the characters themselves"
                 )
     return ""
 
 
-MAX_PARSED = 20_000
+MAX_CHECKED_LENGTH = 20_000
 """Characters of texts with a `${...}` that are checked in one file; what is wrong with those beyond
 is found where the file is chosen."""
 
 
-def _as_yaml(value: Any) -> str:
+def _format_yaml(value: Any) -> str:
     """A value in one line, as YAML writes it, cut to a readable length."""
     return json.dumps(value)[:100]
 
 
-def check_text(text: str) -> None:
+def check_yaml(text: str) -> None:
     """Raises ValueError and YAMLError for YAML that is refused, whatever file it is from."""
     anchored: dict[str, tuple[int, int]] = {}
     open_nodes: list[tuple[str | None, int, int]] = []
@@ -263,91 +267,100 @@ def check_text(text: str) -> None:
             if anchor is not None:
                 anchored[anchor] = count - before[0], length - before[1]
         elif isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
-            if event.tag is not None and event.tag not in TAGS:
+            if event.tag is not None and event.tag not in ALLOWED_TAGS:
                 raise ValueError(
                     f"the tag {event.tag[:100]} isn't that of a plain value; leave it out"
                 )
             if isinstance(event, yaml.ScalarEvent):
-                number = event.value.isdigit() if event.implicit[0] else event.tag in NUMBERS
-                if len(event.value) > DIGITS and number:
+                number = event.value.isdigit() if event.implicit[0] else event.tag in NUMBER_TAGS
+                if len(event.value) > MAX_DIGITS and number:
                     raise ValueError(f"a number of {len(event.value)} digits; give a smaller one")
-                if len(event.value) > MAX_INTERPOLATED and "${" in event.value:
+                if len(event.value) > MAX_INTERPOLATED_LENGTH and "${" in event.value:
                     raise ValueError(
                         f"a text of {len(event.value)} characters with a ${{...}} in it; at most "
-                        f"{MAX_INTERPOLATED} are read, give the value itself"
+                        f"{MAX_INTERPOLATED_LENGTH} are read, give the value itself"
                     )
                 anchored |= {event.anchor: (1, len(event.value))} if event.anchor else {}
                 length += len(event.value)
             else:
                 open_nodes.append((event.anchor, count, length))
             count += 1
-        if count > MOST:
-            raise ValueError(f"more than {MOST} values, its aliases expanded; give fewer")
-        if length > LARGEST:
-            raise ValueError(f"more than {LARGEST} characters, its aliases expanded; give fewer")
-        if len(open_nodes) > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} mappings and lists within each other")
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values, its aliases expanded; give fewer")
+        if length > MAX_YAML_BYTES:
+            raise ValueError(
+                f"more than {MAX_YAML_BYTES} characters, its aliases expanded; give fewer"
+            )
+        if len(open_nodes) > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} mappings and lists within each other")
 
 
 MAX_LOOKUPS = 1000
 """Interpolations that a config may resolve, those within others included; each takes OmegaConf
 about a millisecond."""
 
-LEFT: ContextVar[Counter[str] | None] = ContextVar("LEFT", default=None)
+INTERPOLATION_BUDGET: ContextVar[Counter[str] | None] = ContextVar("LEFT", default=None)
 """What interpolations may still expand to: lookups, values and characters; None: any number."""
 
 
 @contextmanager
-def bounded_interpolations() -> Iterator[None]:
+def limit_interpolations() -> Iterator[None]:
     """Within it OmegaConf raises an error for more than MAX_LOOKUPS interpolations, and once they
     expand to more than MOST values or to texts of more than LARGEST characters."""
-    before = LEFT.set(Counter(lookups=MAX_LOOKUPS, values=MOST, characters=LARGEST))
+    before = INTERPOLATION_BUDGET.set(
+        Counter(lookups=MAX_LOOKUPS, values=MAX_VALUES, characters=MAX_YAML_BYTES)
+    )
     try:
         yield
     finally:
-        LEFT.reset(before)
+        INTERPOLATION_BUDGET.reset(before)
 
 
-def guard_interpolations() -> None:
+def install_interpolation_limits() -> None:
     """Has OmegaConf count what `bounded_interpolations` bounds, which it has no setting for."""
-    Container._resolve_node_interpolation = _looked_up  # type: ignore[method-assign]
-    Container._evaluate_custom_resolver = _evaluated  # type: ignore[method-assign]
-    OmegaConf.register_new_resolver("oc.create", _created, replace=True)
-    OmegaConf.register_new_resolver("oc.decode", _decoded, replace=True)
+    Container._resolve_node_interpolation = _limited_resolve_interpolation  # type: ignore[method-assign]
+    Container._evaluate_custom_resolver = _limited_evaluate_resolver  # type: ignore[method-assign]
+    OmegaConf.register_new_resolver("oc.create", _limited_oc_create, replace=True)
+    OmegaConf.register_new_resolver("oc.decode", _limited_oc_decode, replace=True)
 
 
-_look_up, _evaluate = Container._resolve_node_interpolation, Container._evaluate_custom_resolver
+_unlimited_resolve_interpolation, _unlimited_evaluate_resolver = (
+    Container._resolve_node_interpolation,
+    Container._evaluate_custom_resolver,
+)
 
 
-def _looked_up(self: Container, inter_key: str, memo: set[int] | None) -> Node:
-    found = _look_up(self, inter_key=inter_key, memo=memo)
-    _spend(found)
+def _limited_resolve_interpolation(self: Container, inter_key: str, memo: set[int] | None) -> Node:
+    found = _unlimited_resolve_interpolation(self, inter_key=inter_key, memo=memo)
+    _consume_budget(found)
     return found
 
 
-def _evaluated(self: Container, *asked: Any, **named: Any) -> Any:
-    found = _evaluate(self, *asked, **named)
-    _spend(found)
+def _limited_evaluate_resolver(self: Container, *asked: Any, **named: Any) -> Any:
+    found = _unlimited_evaluate_resolver(self, *asked, **named)
+    _consume_budget(found)
     return found
 
 
-def _created(content: Any, _parent_: Container) -> Any:
+def _limited_oc_create(content: Any, _parent_: Container) -> Any:
     if isinstance(content, str):
-        check_text(content)
+        check_yaml(content)
     return oc.create(content, _parent_)
 
 
-def _decoded(text: str | None, _parent_: Container, _node_: Node) -> Any:
-    if text is not None and len(text) > MAX_INTERPOLATED:
-        raise ValueError(f"oc.decode of {len(text)} characters; give at most {MAX_INTERPOLATED}")
+def _limited_oc_decode(text: str | None, _parent_: Container, _node_: Node) -> Any:
+    if text is not None and len(text) > MAX_INTERPOLATED_LENGTH:
+        raise ValueError(
+            f"oc.decode of {len(text)} characters; give at most {MAX_INTERPOLATED_LENGTH}"
+        )
     for _ in range(10):  # reading it takes longer than looking it up
-        _spend(text)
+        _consume_budget(text)
     return oc.decode(text, _parent_, _node_)
 
 
-def _spend(value: Any) -> None:
+def _consume_budget(value: Any) -> None:
     """Raises ValueError once there is nothing left."""
-    if (left := LEFT.get()) is None:
+    if (left := INTERPOLATION_BUDGET.get()) is None:
         return
     left["lookups"] -= 1
     values = [value]
@@ -358,53 +371,57 @@ def _spend(value: Any) -> None:
         left["characters"] -= len(content) if isinstance(content, str) else 0
         if min(left.values()) < 0:
             raise ValueError(
-                f"more than {MAX_LOOKUPS} interpolations, or ones that expand to more than {MOST} "
-                f"values or {LARGEST} characters; give the values themselves"
+                f"more than {MAX_LOOKUPS} interpolations, or ones that expand to more than {MAX_VALUES} "
+                f"values or {MAX_YAML_BYTES} characters; give the values themselves"
             )
         if isinstance(content, dict | list):
             values += content.values() if isinstance(content, dict) else content
 
 
-def interpolations(path: Path) -> list[str]:
+def find_interpolations(path: Path) -> list[str]:
     """The dotted keys of a YAML file whose value is, or whose name has, a `${...}`."""
-    return [key for key, value in _leaves("", _as_texts(path)) if "${" in key or "${" in str(value)]
-
-
-def texts(path: Path, key: str) -> list[str]:
-    """Every name and value below a top-level key of a YAML file, as they are written."""
-    content = _as_texts(path)
-    below = content.get(key) if isinstance(content, Mapping) else None
-    return [text for name, value in _leaves("", below) for text in (name, str(value))]
-
-
-def _as_texts(path: Path) -> Any:
-    """A YAML file's content with nothing converted. Raises ValueError."""
-    return _loaded(path, yaml.BaseLoader)
-
-
-def problems(content: Mapping[Any, Any]) -> list[str]:
-    """What of a resolved spec is no plain value: told by dotted key."""
-    if _depth(content) > DEEPEST:
-        return [f"spec: more than {DEEPEST} mappings and lists within each other; write it flat"]
     return [
-        f"{_shown(key)} {wrong}"
-        for key, value in _leaves("", content)
-        if (wrong := _wrong(key) or _wrong(value))
+        key
+        for key, value in _iter_leaves("", _load_strings(path))
+        if "${" in key or "${" in str(value)
     ]
 
 
-def one_line(text: str) -> str:
+def read_strings(path: Path, key: str) -> list[str]:
+    """Every name and value below a top-level key of a YAML file, as they are written."""
+    content = _load_strings(path)
+    below = content.get(key) if isinstance(content, Mapping) else None
+    return [text for name, value in _iter_leaves("", below) for text in (name, str(value))]
+
+
+def _load_strings(path: Path) -> Any:
+    """A YAML file's content with nothing converted. Raises ValueError."""
+    return _load_with(path, yaml.BaseLoader)
+
+
+def find_invalid_values(content: Mapping[Any, Any]) -> list[str]:
+    """What of a resolved spec is no plain value: told by dotted key."""
+    if _nesting_depth(content) > MAX_DEPTH:
+        return [f"spec: more than {MAX_DEPTH} mappings and lists within each other; write it flat"]
+    return [
+        f"{_format_key(key)} {wrong}"
+        for key, value in _iter_leaves("", content)
+        if (wrong := _describe_invalid_value(key) or _describe_invalid_value(value))
+    ]
+
+
+def escape_control_chars(text: str) -> str:
     """The text with every character that ends a line or steers a terminal written as an escape."""
-    return "".join(ascii(char)[1:-1] if _steers(char) else char for char in text)
+    return "".join(ascii(char)[1:-1] if _is_control_char(char) else char for char in text)
 
 
-def _shown(key: str) -> str:
-    return one_line(key)[:200]
+def _format_key(key: str) -> str:
+    return escape_control_chars(key)[:200]
 
 
-def _wrong(value: Any) -> str | None:
+def _describe_invalid_value(value: Any) -> str | None:
     if isinstance(value, str):
-        if any(map(_steers, value)):
+        if any(map(_is_control_char, value)):
             return f"must have no control characters, got {value[:200]!a}; leave them out"
         if "${" in value:
             return (
@@ -418,28 +435,28 @@ def _wrong(value: Any) -> str | None:
     return None
 
 
-def _steers(char: str) -> bool:
+def _is_control_char(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def _leaves(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
+def _iter_leaves(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
     """Every value that holds no others, by dotted key; an empty mapping or list is one too."""
     items: list[tuple[str, Any]] = []
     if isinstance(content, Mapping):
         items = [
             (f"{prefix}.{name}" if prefix else name, value)
             for key, value in content.items()
-            for name in [key if isinstance(key, str) else _wrong(key) or str(key)]
+            for name in [key if isinstance(key, str) else _describe_invalid_value(key) or str(key)]
         ]
     elif isinstance(content, list):
         items = [(f"{prefix}[{index}]", value) for index, value in enumerate(content)]
     if not items:
         yield prefix, content
     for key, value in items:
-        yield from _leaves(key, value)
+        yield from _iter_leaves(key, value)
 
 
-def _depth(content: Any) -> int:
+def _nesting_depth(content: Any) -> int:
     """How many mappings and lists stand within each other, counted without recursing."""
     depth, level = 0, [content]
     while level := [value for value in level if isinstance(value, (Mapping, list)) and value]:

@@ -14,13 +14,13 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import ErrorDetails
 
 from recipe.config import allowlist, option_files
-from recipe.config.option_files import nearest
-from recipe.formatting import counted, written
+from recipe.config.option_files import suggest_nearest
+from recipe.formatting import format_value, pluralize
 
-FACTS = ("channels", "classes", "size", "counts", "mean", "std")
+DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
 
-ROOT: dict[str, Any] = {
+RUN_SETTINGS: dict[str, Any] = {
     "seed": NonNegativeInt,
     "epochs": Annotated[PositiveInt, Field(le=1_000_000)],
     "accumulate": PositiveInt,
@@ -40,7 +40,7 @@ ROOT: dict[str, Any] = {
 }
 """Settings of the whole run and their types."""
 
-ENGINE: dict[str, dict[str, Any]] = {
+ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
     "data": {
         "batch_size": PositiveInt,
         "eval_batch_size": PositiveInt,
@@ -57,10 +57,10 @@ ENGINE: dict[str, dict[str, Any]] = {
 }
 """Settings that the engine itself obeys and their types; the part is called without them."""
 
-REQUIRED = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": ("per",)}
+REQUIRED_SETTINGS = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": ("per",)}
 """The engine's own settings that every option of a group must give."""
 
-POSITIONAL = {
+POSITIONAL_ARGUMENT_COUNTS = {
     "device": 0, "data": 1, "sampler": 2, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1,
     "optimizer": 1, "sharpness": 2, "scheduler": 1, "warmup": 1, "clip": 1, "precision": 1,
     "augment": 3, "average": 1, "evaluation": 2, "stop": 1, "distributed": 0,
@@ -69,15 +69,15 @@ POSITIONAL = {
 """How many arguments the engine hands to each group's part by position."""
 
 
-PATHS = {"data": ("path",), "model": ("weights",)}
+PATH_SETTINGS = {"data": ("path",), "model": ("weights",)}
 """Settings that are paths to read from."""
 
-ELSEWHERE = (
+FINGERPRINT_EXCLUDED_FIELDS = (
     "options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint", "again",
 )  # fmt: skip
 """What of a whole run can't change its numbers: names, places, and what is kept."""
 
-SPARED = {
+FINGERPRINT_EXCLUDED_SETTINGS = {
     "data": ("path", "workers", "slow_after"),
     "model": ("weights", "weights_head"),
     "freeze": ("cache",),
@@ -85,46 +85,55 @@ SPARED = {
 }
 """Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""
 
-RUNTIME = {"scheduler": ("total",)}
+RUNTIME_ARGUMENTS = {"scheduler": ("total",)}
 """Names that the engine fills in itself if a part takes them; never settings."""
 
 
-LARGEST = 3.4028234663852886e38
+MAX_FLOAT32 = 3.4028234663852886e38
 """The largest float32, which is what weights and gradients are made of."""
 
-FINITE = ("optimizer", "param_groups")
+FINITE_GROUPS = ("optimizer", "param_groups")
 """Groups whose settings may not be infinite."""
 
 
-def split(group: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_engine_settings(
+    group: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's settings, divided into the engine's own and those the part is called with."""
-    engine = ENGINE.get(group, {})
+    engine = ENGINE_SETTINGS.get(group, {})
     own = {key: value for key, value in settings.items() if key in engine}
     return own, {k: v for k, v in settings.items() if k not in engine and k != "_target_"}
 
 
-def root_problems(values: Mapping[str, Any]) -> list[str]:
+def find_run_setting_problems(values: Mapping[str, Any]) -> list[str]:
     values = {**values, **{f"checkpoint.{k}": value for k, value in values["checkpoint"].items()}}
     nested = {key for key in values if key.startswith("checkpoint.")}
-    found = [f"{key}: no such key{nearest(key, ROOT)}" for key in sorted(nested - ROOT.keys())]
-    found += [f"{key}: missing from the spec" for key in sorted(ROOT.keys() - values.keys())]
+    found = [
+        f"{key}: no such key{suggest_nearest(key, RUN_SETTINGS)}"
+        for key in sorted(nested - RUN_SETTINGS.keys())
+    ]
+    found += [
+        f"{key}: missing from the spec" for key in sorted(RUN_SETTINGS.keys() - values.keys())
+    ]
     if found:
         return found
     found = [
-        problem for key, kind in ROOT.items() for problem in type_problems(key, kind, values[key])
+        problem
+        for key, kind in RUN_SETTINGS.items()
+        for problem in find_type_problems(key, kind, values[key])
     ]
-    usual = option_files.root("nonfinite_limit")
+    usual = option_files.get_run_default("nonfinite_limit")
     if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != usual:
         found.append(
             f"nonfinite_limit is {values['nonfinite_limit']}, but on_nonfinite=stop skips nothing; "
             "use on_nonfinite=skip, or leave it out"
         )
-    return found or _folder_problems(values["output_dir"])
+    return found or _find_output_dir_problems(values["output_dir"])
 
 
-def _folder_problems(folder: str) -> list[str]:
+def _find_output_dir_problems(folder: str) -> list[str]:
     """What keeps output_dir from being made."""
-    found = _path_problems("output_dir", folder)
+    found = _find_path_problems("output_dir", folder)
     if not found:
         path = Path(folder).expanduser().absolute()
         there = next(place for place in (path, *path.parents) if place.exists())
@@ -133,7 +142,7 @@ def _folder_problems(folder: str) -> list[str]:
     return found
 
 
-def _path_problems(key: str, value: str) -> list[str]:
+def _find_path_problems(key: str, value: str) -> list[str]:
     """What makes a path one that must not be opened: a device or a pipe may never end."""
     try:
         path = Path(value).expanduser()
@@ -145,73 +154,81 @@ def _path_problems(key: str, value: str) -> list[str]:
     return [f"{key}: {value} is a device or a pipe; use a file or a folder"] if odd else []
 
 
-def problems(
-    group: str, option: str, part: Callable[..., Any], settings: Mapping[str, Any]
+def find_setting_problems(
+    group: str, option: str, component: Callable[..., Any], settings: Mapping[str, Any]
 ) -> list[str]:
     """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
-    own, given = split(group, settings)
-    taken, any_name = accepted(part, group)
-    if lacking := _lacks_arguments(group, part):
+    own, given = split_engine_settings(group, settings)
+    taken, any_name = get_accepted_settings(component, group)
+    if lacking := _describe_missing_arguments(group, component):
         return [f"{group}={option} {lacking}"]
-    found = _clashes(group, settings, taken)
+    found = _find_name_conflicts(group, settings, taken)
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
-        wrong = type_problems(f"{group}.{key}", kind, value, finite=group in FINITE)
-        note = option_files.comments(group, option).get(key) if wrong else None
+        wrong = find_type_problems(f"{group}.{key}", kind, value, finite=group in FINITE_GROUPS)
+        note = option_files.read_comments(group, option).get(key) if wrong else None
         return [f"{problem} ({note})" for problem in wrong] if note else wrong
 
     for key, value in own.items():
-        found += check(key, ENGINE[group][key], value)
+        found += check(key, ENGINE_SETTINGS[group][key], value)
     for key, value in given.items():
         if key in taken:
-            if not (key in FACTS and value == "auto"):
+            if not (key in DATASET_PROPERTIES and value == "auto"):
                 found += check(key, taken[key], value)
         elif not any_name or key.startswith("_"):
-            hint = nearest(key, taken) or (f"; there are {', '.join(taken)}" if taken else "")
+            hint = suggest_nearest(key, taken) or (
+                f"; there are {', '.join(taken)}" if taken else ""
+            )
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
-    for key in PATHS.get(group, ()):
+    for key in PATH_SETTINGS.get(group, ()):
         if isinstance(settings.get(key), str):
-            found += _path_problems(f"{group}.{key}", settings[key])
-    needed = [key for key in _required(part, group) if key not in ENGINE.get(group, {})]
-    for key in (*REQUIRED.get(group, ()), *needed):
+            found += _find_path_problems(f"{group}.{key}", settings[key])
+    needed = [
+        key
+        for key in _get_required_settings(component, group)
+        if key not in ENGINE_SETTINGS.get(group, {})
+    ]
+    for key in (*REQUIRED_SETTINGS.get(group, ()), *needed):
         if key not in settings:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
     return found
 
 
-def _clashes(group: str, settings: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:
+def _find_name_conflicts(
+    group: str, settings: Mapping[str, Any], taken: Mapping[str, Any]
+) -> list[str]:
     """Parameters of a user's part that are named like a setting of ENGINE, without which it is
     called. Those of a library's keep their defaults."""
     target = str(settings.get("_target_"))
     return [
         f"{group}.{key}: {target} has a parameter of that name, which it is never called with, as "
         f"the engine obeys {group}.{key} itself; rename the parameter and its setting"
-        for key in ENGINE.get(group, {})
-        if key in taken and target.partition(".")[0] not in allowlist.KNOWN
+        for key in ENGINE_SETTINGS.get(group, {})
+        if key in taken and target.partition(".")[0] not in allowlist.TARGET_CHECKS
     ]
 
 
-def _lacks_arguments(group: str, part: Callable[..., Any]) -> str:
+def _describe_missing_arguments(group: str, part: Callable[..., Any]) -> str:
     """What is wrong with a function that can't be called as the engine does; empty if nothing."""
     found = inspect.signature(part).parameters.values()
     by_place = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    wanted = POSITIONAL[group]
+    wanted = POSITIONAL_ARGUMENT_COUNTS[group]
     if inspect.isclass(part) or len(by_place) >= wanted:
         return ""
     if any(p.kind is p.VAR_POSITIONAL for p in found):
         return ""
     takes = f"takes {', '.join(by_place)}" if by_place else "takes nothing"
     return (
-        f"{takes} by position, but is called with {counted(wanted, 'argument')} before its "
+        f"{takes} by position, but is called with {pluralize(wanted, 'argument')} before its "
         f"settings (the docstring of recipe.components.{group} says with which)"
     )
 
 
-def _parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:
+def _get_setting_parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    by_place = 0 if group == "loss" and inspect.isclass(part) else POSITIONAL[group]
+    by_place = 0 if group == "loss" and inspect.isclass(part) else POSITIONAL_ARGUMENT_COUNTS[group]
     parameters = list(inspect.signature(part).parameters.values())[by_place:]
-    filled = RUNTIME.get(group, ())
+    filled = RUNTIME_ARGUMENTS.get(group, ())
     return [
         parameter
         for parameter in parameters
@@ -219,31 +236,36 @@ def _parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]
     ]
 
 
-def _required(part: Callable[..., Any], group: str) -> list[str]:
-    return [p.name for p in _parameters(part, group) if p.default is inspect.Parameter.empty]
+def _get_required_settings(part: Callable[..., Any], group: str) -> list[str]:
+    return [
+        p.name for p in _get_setting_parameters(part, group) if p.default is inspect.Parameter.empty
+    ]
 
 
-def accepted(part: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
+def get_accepted_settings(component: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
     """Settings by name with their annotations, and whether any other name is taken too."""
-    described = part.__init__ if inspect.isclass(part) else part
+    described = component.__init__ if inspect.isclass(component) else component
     try:
         hints = get_type_hints(described, include_extras=True)
     except (NameError, TypeError):
         hints = {}
     any_name = any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(part).parameters.values()
+        p.kind is inspect.Parameter.VAR_KEYWORD
+        for p in inspect.signature(component).parameters.values()
     )
-    return {p.name: hints.get(p.name, Any) for p in _parameters(part, group)}, any_name
+    return {
+        p.name: hints.get(p.name, Any) for p in _get_setting_parameters(component, group)
+    }, any_name
 
 
-def type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> list[str]:
+def find_type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> list[str]:
     """What is wrong with a value: one problem, headed by `key`, or none.
 
     With `finite` an infinity isn't taken either, whatever the type says.
     """
-    wanted = _fit_to_compute(value, finite=finite) if key not in ROOT else None
+    wanted = _describe_float_rule(value, finite=finite) if key not in RUN_SETTINGS else None
     if wanted is not None:
-        return [f"{key} must be {wanted}, got {written(value)}"]
+        return [f"{key} must be {wanted}, got {format_value(value)}"]
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
@@ -253,46 +275,52 @@ def type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> l
     except ValidationError as error:
         # what YAML can't hold is given as a nested `_target_`, and made of it later
         objects = all(detail["type"] == "needs_python_object" for detail in error.errors())
-        return [] if objects and _is_made(value) else [_message(key, value, error)]
+        return (
+            []
+            if objects and _has_nested_target(value)
+            else [_format_validation_error(key, value, error)]
+        )
     return []
 
 
-def _is_made(value: Any) -> bool:
+def _has_nested_target(value: Any) -> bool:
     """Whether a value, or an item of it, is a nested `_target_`."""
     items = value if isinstance(value, list) else [value]
     return any(isinstance(item, Mapping) and "_target_" in item for item in items)
 
 
-def _fit_to_compute(value: Any, *, finite: bool) -> str | None:
+def _describe_float_rule(value: Any, *, finite: bool) -> str | None:
     """What a number anywhere in a value must be, if torch can't compute with it as it is."""
     if isinstance(value, Mapping | list | tuple):
         items = value.values() if isinstance(value, Mapping) else value
-        return next(filter(None, (_fit_to_compute(item, finite=finite) for item in items)), None)
+        return next(
+            filter(None, (_describe_float_rule(item, finite=finite) for item in items)), None
+        )
     if isinstance(value, float):
         if math.isnan(value) or (finite and math.isinf(value)):
             return "a finite number"
-        if math.isfinite(value) and abs(value) > LARGEST:
+        if math.isfinite(value) and abs(value) > MAX_FLOAT32:
             return "within the numbers of 32 bits, which end at 3.4e38"
     return None
 
 
-def _message(key: str, value: Any, error: ValidationError) -> str:
+def _format_validation_error(key: str, value: Any, error: ValidationError) -> str:
     # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
     details = [d for d in error.errors() if d["type"] != "needs_python_object"]
     if not details:
         return f"{key} must be an object, which a file names by _target_, got {value!r}"
     if details[0]["type"] == "value_error":  # a check of ours, which says all there is to say
         return f"{key}: {details[0]['ctx']['error']}"
-    wanted = list(dict.fromkeys(_wanted(detail) for detail in details))
+    wanted = list(dict.fromkeys(_describe_expected(detail) for detail in details))
     whole = all(detail["type"] in ("missing", "extra_forbidden") for detail in details)
     path = details[0]["loc"][:-1] if whole else details[0]["loc"]
-    where = _where(path, value)
+    where = _format_location(path, value)
     got = value if whole and not where else details[0]["input"] if where else value
     rule = (" and " if whole else " or ").join(wanted)
-    return f"{key}{where} must be {rule}, got {written(got)}"
+    return f"{key}{where} must be {rule}, got {format_value(got)}"
 
 
-def _where(path: Sequence[int | str], value: Any) -> str:
+def _format_location(path: Sequence[int | str], value: Any) -> str:
     """The place in a value; of what pydantic says, also the branches of a union that it tried."""
     where = ""
     for part in path:
@@ -305,7 +333,7 @@ def _where(path: Sequence[int | str], value: Any) -> str:
     return where
 
 
-WORDS = {
+TYPE_DESCRIPTIONS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -319,7 +347,7 @@ WORDS = {
 """What is wanted, for pydantic's types of errors."""
 
 
-def _wanted(detail: ErrorDetails) -> str:
+def _describe_expected(detail: ErrorDetails) -> str:
     """What comes after "must be"."""
     last = detail["loc"][-1] if detail["loc"] else ""
     if detail["type"] == "missing":
@@ -330,4 +358,4 @@ def _wanted(detail: ErrorDetails) -> str:
         return f"a text of the form {detail['ctx']['pattern']}"
     if detail["type"] in ("too_short", "string_too_short"):
         return f"at least {detail['ctx']['min_length']} long"
-    return WORDS.get(detail["type"], detail["msg"].removeprefix("Input should be "))
+    return TYPE_DESCRIPTIONS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

@@ -20,19 +20,19 @@ from pathlib import Path
 
 from recipe.errors import SpecError
 
-MOST = 10_000
+MAX_FILES = 10_000
 """Files and folders that one package's code may consist of."""
 
-LARGEST = 2**28
+MAX_TOTAL_BYTES = 2**28
 """Bytes that they may hold together."""
 
-LARGEST_PARSED = 2**20
+MAX_PARSED_BYTES = 2**20
 """Bytes of a file that import statements are looked for in."""
 
-LIBRARIES = ("site-packages", "dist-packages")
+LIBRARY_DIRS = ("site-packages", "dist-packages")
 
 
-def identities(packages: Iterable[str], but: frozenset[str]) -> dict[str, str]:
+def compute_source_ids(packages: Iterable[str], exclude: frozenset[str]) -> dict[str, str]:
     """What stands for the code of each of these packages: of an installed one its version, of one
     that lies elsewhere a SHA-256 of its code.
 
@@ -41,26 +41,26 @@ def identities(packages: Iterable[str], but: frozenset[str]) -> dict[str, str]:
     SpecError for a package that is too large to be read.
     """
     found: dict[str, str] = {}
-    waiting, seen = sorted(set(packages)), set(but)
+    waiting, seen = sorted(set(packages)), set(exclude)
     given = set(waiting)
     while waiting:
         package = waiting.pop()
-        spec = _spec(package) if package not in seen else None
+        spec = _find_module_spec(package) if package not in seen else None
         seen.add(package)
         if spec is None:
             continue
-        version = _version(package) if _is_installed(spec) else None
+        version = _get_version(package) if _is_installed(spec) else None
         if version is not None or package in sys.stdlib_module_names:
             if package in given:
                 found[package] = version or f"Python {platform.python_version()}"
             continue
-        code = _Code(package, spec)
+        code = _PackageHash(package, spec)
         found[package] = code.sha.hexdigest()
         waiting += sorted(code.imported - seen)
     return found
 
 
-class _Code:
+class _PackageHash:
     """All .py files of a package, or the one of a module: names below the package, and bytes.
 
     Every byte counts, those of comments too. Folders that can't be imported from, such as .git and
@@ -74,12 +74,12 @@ class _Code:
         self._entries = self._bytes = 0
         folders = spec.submodule_search_locations
         if folders is None:
-            self._read(Path(spec.origin or ""), "")
+            self._hash_file(Path(spec.origin or ""), "")
         for folder in folders or ():
-            for path, name in self._files(Path(folder), "", ()):
-                self._read(path, name)
+            for path, name in self._iter_files(Path(folder), "", ()):
+                self._hash_file(path, name)
 
-    def _files(
+    def _iter_files(
         self, folder: Path, prefix: str, above: tuple[Path, ...]
     ) -> Iterator[tuple[Path, str]]:
         above = (*above, Path(os.path.realpath(folder)))
@@ -88,47 +88,47 @@ class _Code:
         there = []
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                self._count(1, 0)
+                self._add_size(1, 0)
                 there.append((os.fsencode(entry.name), entry.name, entry.is_dir()))
         for _, name, is_folder in sorted(there):
             if is_folder and name.isidentifier() and name != "__pycache__":
-                yield from self._files(folder / name, f"{prefix}{name}/", above)
+                yield from self._iter_files(folder / name, f"{prefix}{name}/", above)
             elif not is_folder and name.endswith(".py"):
                 yield folder / name, prefix + name
 
-    def _count(self, entries: int, size: int) -> None:
+    def _add_size(self, entries: int, size: int) -> None:
         self._entries += entries
         self._bytes += size
         self._check_size(0)
 
     def _check_size(self, more: int) -> None:
-        if self._entries > MOST or self._bytes + more > LARGEST:
+        if self._entries > MAX_FILES or self._bytes + more > MAX_TOTAL_BYTES:
             raise SpecError(
-                f"trust: {self.package} holds more than {MOST:,} files or {LARGEST:,} bytes of "
+                f"trust: {self.package} holds more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} bytes of "
                 "code, which is too much to tell runs apart by it; put your parts into a package "
                 "of their own"
             )
 
-    def _read(self, path: Path, name: str) -> None:
+    def _hash_file(self, path: Path, name: str) -> None:
         content = b""
         with contextlib.suppress(OSError):
             about = path.stat()
             if stat.S_ISREG(about.st_mode):  # a pipe may never end
                 self._check_size(about.st_size)
                 with path.open("rb") as file:
-                    content = file.read(LARGEST - self._bytes + 1)
-                self._count(0, len(content))
+                    content = file.read(MAX_TOTAL_BYTES - self._bytes + 1)
+                self._add_size(0, len(content))
         for part in (os.fsencode(name), content):
             self.sha.update(len(part).to_bytes(8, "big") + part)
-        self.imported |= _imported(content)
+        self.imported |= _find_imports(content)
 
 
-def _imported(code: bytes) -> set[str]:
+def _find_imports(code: bytes) -> set[str]:
     """The packages that import statements name."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python gives them when the code is imported
-            nodes = list(ast.walk(ast.parse(code[:LARGEST_PARSED])))
+            nodes = list(ast.walk(ast.parse(code[:MAX_PARSED_BYTES])))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -140,7 +140,7 @@ def _imported(code: bytes) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def _spec(package: str) -> ModuleSpec | None:
+def _find_module_spec(package: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(package) if package.isidentifier() else None
     except (ImportError, ValueError):  # such as __main__
@@ -151,21 +151,21 @@ def _is_installed(spec: ModuleSpec) -> bool:
     places = [*(spec.submodule_search_locations or ()), spec.origin or ""]
     python = sysconfig.get_paths()["stdlib"]
     return any(
-        place.startswith(f"{python}{os.sep}") or set(Path(place).parts) & set(LIBRARIES)
+        place.startswith(f"{python}{os.sep}") or set(Path(place).parts) & set(LIBRARY_DIRS)
         for place in places
     )
 
 
-def _version(package: str) -> str | None:
+def _get_version(package: str) -> str | None:
     """Of the distribution that a package came with; None if it came with none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        names = _distributions().get(package)
+        names = _get_distributions().get(package)
         return importlib.metadata.version(names[0]) if names else None
 
 
 @functools.cache
-def _distributions() -> Mapping[str, list[str]]:
+def _get_distributions() -> Mapping[str, list[str]]:
     """Every package's distributions; asked once, as it reads the files of all that is installed."""
     return importlib.metadata.packages_distributions()

@@ -15,10 +15,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe.config import option_files, safe_yaml
-from recipe.config.option_files import EXPERIMENT, GLOBAL, GROUPS, nearest
+from recipe.config.option_files import (
+    EXPERIMENT_GROUP,
+    GLOBAL_PACKAGE_RULE,
+    GROUPS,
+    suggest_nearest,
+)
 from recipe.config.renamed_targets import current_target, with_current_targets
 from recipe.errors import SpecError
-from recipe.formatting import written
+from recipe.formatting import format_value
 
 Settings = Mapping[str, Any]
 
@@ -74,17 +79,24 @@ class RunSpec:
         try:
             content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            said = _not_given(error, choices) or f"{error.full_key or 'spec'}: {reason(error)}"
+            said = (
+                _explain_missing_reference(error, choices)
+                or f"{error.full_key or 'spec'}: {format_omegaconf_error(error)}"
+            )
             raise SpecError(said) from error
         except RecursionError as error:
             raise SpecError("spec: refers to itself; give the values themselves") from error
-        if wrong := safe_yaml.problems(content):
+        if wrong := safe_yaml.find_invalid_values(content):
             raise SpecError(wrong)
         content = with_current_targets(content)
         known = {field.name for field in dataclasses.fields(cls)} - {"options"}
         unknown = [
             f"{key}: no such key"
-            + (f"; {GLOBAL}" if key == EXPERIMENT else nearest(str(key), known))
+            + (
+                f"; {GLOBAL_PACKAGE_RULE}"
+                if key == EXPERIMENT_GROUP
+                else suggest_nearest(str(key), known)
+            )
             for key in content
             if key not in known
         ]
@@ -92,23 +104,25 @@ class RunSpec:
         if unknown or missing:
             raise SpecError(unknown + missing)
         keys = (*GROUPS, "checkpoint")
-        if wrong := [line for key in keys for line in _no_settings(key, content[key])]:
+        if wrong := [line for key in keys for line in _find_invalid_settings(key, content[key])]:
             raise SpecError(wrong)
         trust = content["trust"]
         if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
-            raise SpecError(f"trust must be a list of packages, [mypackage], got {written(trust)}")
+            raise SpecError(
+                f"trust must be a list of packages, [mypackage], got {format_value(trust)}"
+            )
         content["trust"] = tuple(trust)
         return cls(options={group: choices[group] for group in GROUPS}, **content)
 
     @classmethod
-    def read(cls, path: Path, trust: Sequence[str]) -> RunSpec:
+    def from_file(cls, path: Path, trust: Sequence[str]) -> RunSpec:
         """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does.
 
         It is complete, so nothing in it is looked up anywhere else. Raises SpecError if it is no
         whole spec, or no plain one.
         """
         try:
-            asking = safe_yaml.interpolations(path)
+            asking = safe_yaml.find_interpolations(path)
             content = None if asking else safe_yaml.load(path)
             config = OmegaConf.create(content) if isinstance(content, dict) else None
         except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
@@ -116,7 +130,7 @@ class RunSpec:
             raise SpecError(f"spec: {path}: {reason}") from error
         if asking:
             raise SpecError(
-                f"{safe_yaml.one_line(key)}: {path} has a ${{...}} there, and a recorded spec is never "
+                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, and a recorded spec is never "
                 "resolved; write the value itself"
                 for key in asking
             )
@@ -129,12 +143,12 @@ class RunSpec:
             for group in GROUPS
             if isinstance(chosen.get(group), (Mapping, list))
         ]
-        if wrong := lost or odd or safe_yaml.problems({"options": chosen}):
+        if wrong := lost or odd or safe_yaml.find_invalid_values({"options": chosen}):
             raise SpecError(wrong)
         config.trust = list(trust)
         checkpoint = config.get("checkpoint")
         if isinstance(checkpoint, DictConfig) and "keep_finished" not in checkpoint:
-            checkpoint.keep_finished = option_files.root(
+            checkpoint.keep_finished = option_files.get_run_default(
                 "checkpoint.keep_finished"
             )  # of an older version
         return cls.from_config(config, {group: str(chosen[group]) for group in GROUPS})
@@ -146,7 +160,7 @@ class RunSpec:
     @property
     def label(self) -> str:
         """The run's name: the given one, else what isn't the default, else `baseline`."""
-        default = option_files.defaults()
+        default = option_files.get_default_options()
         on = [
             f"{group}={self.options[group]}"
             for group in GROUPS
@@ -154,17 +168,17 @@ class RunSpec:
         ]
         return self.name or " ".join(on) or "baseline"
 
-    def choice(self, group: str) -> str:
+    def format_choice(self, group: str) -> str:
         """What was chosen, as it is written: `clip=norm`, or the `_target_` given in place of that
         of the option."""
         target = getattr(self, group).get("_target_")
-        if isinstance(target, str) and self.replaces_target(group):
+        if isinstance(target, str) and self.has_custom_target(group):
             return f"{group}._target_={target}"
         return f"{group}={self.options[group]}"
 
-    def replaces_target(self, group: str) -> bool:
+    def has_custom_target(self, group: str) -> bool:
         """Whether another `_target_` was given than the option's file has."""
-        files = option_files.lineage(group, self.options[group])
+        files = option_files.resolve_inheritance(group, self.options[group])
         named = [
             current_target(str(file.content["_target_"]))
             for file in files
@@ -173,20 +187,22 @@ class RunSpec:
         return bool(named) and getattr(self, group).get("_target_") != named[-1]
 
     @property
-    def as_written(self) -> RunSpec:
+    def with_normalized_numbers(self) -> RunSpec:
         """With numbers of the kinds that the options' files have, so that 1 and 1.0 are alike."""
         settings: dict[str, Any] = {
-            group: option_files.as_written(group, self.options.get(group, ""), getattr(self, group))
+            group: option_files.normalize_numbers(
+                group, self.options.get(group, ""), getattr(self, group)
+            )
             for group in GROUPS
         }
         return dataclasses.replace(self, **settings)
 
     def to_yaml(self) -> str:
-        return str(OmegaConf.to_yaml(_plain(self)))
+        return str(OmegaConf.to_yaml(_to_plain_dict(self)))
 
-    def parameters(self) -> dict[str, Any]:
+    def to_parameters(self) -> dict[str, Any]:
         """What is recorded: options under the group's name, settings under their dotted key."""
-        written = self.as_written
+        written = self.with_normalized_numbers
         flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
         for group in GROUPS:
             flat |= flatten(
@@ -195,7 +211,7 @@ class RunSpec:
         return flat
 
 
-def _no_settings(group: str, node: Any) -> list[str]:
+def _find_invalid_settings(group: str, node: Any) -> list[str]:
     """What keeps a value from being a group's settings."""
     if not isinstance(node, Mapping):
         chosen = f"defaults: [override /{group}: {node}]"
@@ -203,7 +219,7 @@ def _no_settings(group: str, node: Any) -> list[str]:
         way_out = (
             f"choose an option{named}" if group in GROUPS else f"give {group}.<setting>=<value>"
         )
-        return [f"{group} must be a mapping of settings, got {written(node)}; {way_out}"]
+        return [f"{group} must be a mapping of settings, got {format_value(node)}; {way_out}"]
     return [
         f"{group}.{key}: the name of a setting must be a text; leave it out"
         for key in node
@@ -211,12 +227,12 @@ def _no_settings(group: str, node: Any) -> list[str]:
     ]
 
 
-def reason(error: OmegaConfBaseException) -> str:
+def format_omegaconf_error(error: OmegaConfBaseException) -> str:
     """What OmegaConf says, less the type of the error in a resolver."""
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
 
 
-def _not_given(error: OmegaConfBaseException, choices: Mapping[str, str]) -> str:
+def _explain_missing_reference(error: OmegaConfBaseException, choices: Mapping[str, str]) -> str:
     """What to say of a setting that another one is taken from and that the chosen option lacks;
     empty if it is something else."""
     found = re.search(r"Interpolation key '(\w+)\.(\w[\w.]*)' not found", str(error))
@@ -230,7 +246,7 @@ def _not_given(error: OmegaConfBaseException, choices: Mapping[str, str]) -> str
     )
 
 
-def _plain(spec: RunSpec) -> dict[str, Any]:
+def _to_plain_dict(spec: RunSpec) -> dict[str, Any]:
     content = dataclasses.asdict(spec)
     content["trust"] = list(spec.trust)
     return content

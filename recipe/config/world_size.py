@@ -20,7 +20,7 @@ class World:
     local_size: int = 1
 
     @classmethod
-    def here(cls) -> World:
+    def from_environment(cls) -> World:
         """One process unless somebody has said who is to meet where."""
         said = os.environ
         if not all(name in said for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
@@ -29,7 +29,7 @@ class World:
         return cls(int(said["RANK"]), int(said["WORLD_SIZE"]), *local)
 
     @property
-    def launcher(self) -> str:
+    def launch_command(self) -> str:
         """How a person starts as many processes; several machines each in their own way."""
         if self.size == 1:
             return "python -m recipe"

@@ -17,26 +17,26 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import nctdtr, stdtrit
 
-Floats = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 
-EXACT = 40
+MAX_EXACT_DIFFERENCES = 40
 """Differences other than 0 up to which every assignment of signs is counted."""
 
-FLIPS = 99_999
+RANDOM_SIGN_FLIPS = 99_999
 """Random assignments of signs, where there are more differences than that."""
 
-SAME = 1e-9
+RELATIVE_TOLERANCE = 1e-9
 """Sums of differences count as equal if they are no further apart than this share of the sum of
 their sizes: accuracies are fractions, and what is equal on paper differs in its last bits."""
 
-MOST_SEEDS = 10_000
+MAX_SEEDS = 10_000
 
-Block = Mapping[frozenset[str], float]
+FactorialBlock = Mapping[frozenset[str], float]
 """The results of one seed in a factorial plan: by the tricks that were on."""
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A mean, and where the true one lies; in the unit of the values."""
 
     mean: float
@@ -47,29 +47,29 @@ class Interval:
     """Standard deviation of a single value, with n - 1 in its denominator."""
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> Interval:
+def t_interval(values: Sequence[float], level: float = 0.95) -> ConfidenceInterval:
     """Student's t interval (Student 1908) of a mean: mean +- t * sd / sqrt(n), n - 1 degrees.
 
     It covers the true mean in a share `level` of all cases if the values are normal, even with few
     of them. Of a single value nothing but itself is known: low, high and sd are nan. Values that
     are all equal give that point. Raises ValueError if there is none, or one is not finite.
     """
-    _check_share("level", level)
-    found = _finite(values)
+    _check_fraction("level", level)
+    found = _to_finite_array(values)
     n = len(found)
     if n == 0:
         raise ValueError("no interval without values")
     if n == 1:
-        return Interval(float(found[0]), math.nan, math.nan, 1, math.nan)
+        return ConfidenceInterval(float(found[0]), math.nan, math.nan, 1, math.nan)
     if np.all(found == found[0]):  # of which numpy's mean may differ in its last bit
         point = float(found[0])
-        return Interval(point, point, point, n, 0.0)
+        return ConfidenceInterval(point, point, point, n, 0.0)
     mean, sd = float(found.mean()), float(found.std(ddof=1))
     reach = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
-    return Interval(mean, mean - reach, mean + reach, n, sd)
+    return ConfidenceInterval(mean, mean - reach, mean + reach, n, sd)
 
 
-def intervals(rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+def t_interval_bounds(rows: FloatArray, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """The ends of `interval` of every row, NaNs in it left out; NaN where fewer than two are left.
 
     Shape (rows, values) becomes two of (rows,).
@@ -85,7 +85,7 @@ def intervals(rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     return mean - reach + known, mean + reach + known
 
 
-def sign_flip(differences: Sequence[float]) -> float:
+def sign_flip_test(differences: Sequence[float]) -> float:
     """The two-sided p of paired differences by the exact sign-flip test (Fisher 1935; Pitman 1937).
 
     If a trick does nothing, each difference could as well have come out with the other sign. p is
@@ -96,7 +96,7 @@ def sign_flip(differences: Sequence[float]) -> float:
     many random assignments, always the same ones, reach the sum (Phipson and Smyth 2010). Raises
     ValueError if there is no difference, or one is not finite.
     """
-    found = _finite(differences)
+    found = _to_finite_array(differences)
     if not len(found):
         raise ValueError("no test without differences")
     sizes = np.sort(np.abs(found[found != 0]))  # whichever sign it has, a 0 changes no sum
@@ -104,27 +104,27 @@ def sign_flip(differences: Sequence[float]) -> float:
         return 1.0
     total = abs(math.fsum(found / sizes[-1]))  # as shares of the largest, so that none overflows
     sizes = sizes / sizes[-1]
-    reached = total - SAME * float(sizes.sum())
+    reached = total - RELATIVE_TOLERANCE * float(sizes.sum())
     if reached <= 0:
         return 1.0
-    if len(sizes) > EXACT:
-        return (1 + _random_reaching(sizes, reached)) / (1 + FLIPS)
+    if len(sizes) > MAX_EXACT_DIFFERENCES:
+        return (1 + _count_extreme_sampled(sizes, reached)) / (1 + RANDOM_SIGN_FLIPS)
     # assignments come in pairs of opposite signs: those that reach +sum are half of all
-    return 2.0 * _reaching(sizes, reached) / 2.0 ** len(sizes)
+    return 2.0 * _count_extreme(sizes, reached) / 2.0 ** len(sizes)
 
 
-def _reaching(sizes: Floats, reached: float) -> int:
+def _count_extreme(sizes: FloatArray, threshold: float) -> int:
     """How many assignments of signs sum up to `reached` or more.
 
     Counted by meeting in the middle (Horowitz and Sahni 1974): each sum of one half with those of
     the other half that are large enough, 2^(n/2) look-ups instead of 2^n sums.
     """
-    one, other = _sums(sizes[::2]), np.sort(_sums(sizes[1::2]))
-    too_small = np.searchsorted(other, reached - np.sort(one), side="left")
+    one, other = _signed_sums(sizes[::2]), np.sort(_signed_sums(sizes[1::2]))
+    too_small = np.searchsorted(other, threshold - np.sort(one), side="left")
     return len(one) * len(other) - int(too_small.sum())
 
 
-def _sums(sizes: Floats) -> Floats:
+def _signed_sums(sizes: FloatArray) -> FloatArray:
     """The sums of all 2^n assignments of signs."""
     sums = np.zeros(1)
     for size in sizes:
@@ -132,27 +132,29 @@ def _sums(sizes: Floats) -> Floats:
     return sums
 
 
-def _random_reaching(sizes: Floats, reached: float) -> int:
+def _count_extreme_sampled(sizes: FloatArray, threshold: float) -> int:
     """How many of `FLIPS` random assignments of signs have a |sum| of `reached` or more.
 
     Eight signs are a random byte, which looks up their sum among all 256 that there are.
     """
-    sums, found = np.zeros(FLIPS), np.empty(FLIPS)
-    for drawn, start in zip(_drawn(-(-len(sizes) // 8)), range(0, len(sizes), 8), strict=True):
-        of_eight = _sums(sizes[start : start + 8])
+    sums, found = np.zeros(RANDOM_SIGN_FLIPS), np.empty(RANDOM_SIGN_FLIPS)
+    for drawn, start in zip(
+        _sample_sign_bytes(-(-len(sizes) // 8)), range(0, len(sizes), 8), strict=True
+    ):
+        of_eight = _signed_sums(sizes[start : start + 8])
         which = drawn if len(of_eight) == 256 else drawn & (len(of_eight) - 1)
         sums += np.take(of_eight, which, out=found, mode="clip")  # which needs no clipping
-    return int(np.count_nonzero(np.abs(sums) >= reached))
+    return int(np.count_nonzero(np.abs(sums) >= threshold))
 
 
 @functools.lru_cache(maxsize=1)  # the tests of a report have as many pairs, most of them
-def _drawn(number: int) -> list[npt.NDArray[np.uint8]]:
+def _sample_sign_bytes(number: int) -> list[npt.NDArray[np.uint8]]:
     """So many times `FLIPS` random bytes, always the same."""
     generator = np.random.default_rng(0)
-    return [generator.integers(0, 256, FLIPS, dtype=np.uint8) for _ in range(number)]
+    return [generator.integers(0, 256, RANDOM_SIGN_FLIPS, dtype=np.uint8) for _ in range(number)]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_correction(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979) of several tests' p, in the order given.
 
     The smallest is multiplied by the number of tests, the next by one less, and so on; none falls
@@ -169,7 +171,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def least_seeds(tests: int, level: float = 0.05) -> int:
+def min_seeds_for_significance(tests: int, level: float = 0.05) -> int:
     """The fewest pairs with which `sign_flip`, after `holm` over so many tests, can reach `level`.
 
     Its smallest p, that of n differences of one sign, is 2^(1 - n): 6 pairs for one test at 5 %, 7
@@ -177,11 +179,13 @@ def least_seeds(tests: int, level: float = 0.05) -> int:
     """
     if tests < 1:
         raise ValueError(f"tests must be 1 or more, got {tests}")
-    _check_share("level", level)
+    _check_fraction("level", level)
     return next(n for n in itertools.count(1) if tests * 2.0 ** (1 - n) <= level)
 
 
-def can_reach(p_values: Sequence[float], place: int, pairs: int, level: float = 0.05) -> bool:
+def can_reach_significance(
+    p_values: Sequence[float], index: int, pairs: int, level: float = 0.05
+) -> bool:
     """Whether the test at that place, of so many pairs, could have come to `level` after `holm`.
 
     That is, with all of its differences of one sign, beside what the other tests gave. Where these
@@ -189,11 +193,11 @@ def can_reach(p_values: Sequence[float], place: int, pairs: int, level: float = 
     """
     smallest = 2.0 ** (1 - pairs)
     return smallest <= level and (
-        holm([*p_values[:place], smallest, *p_values[place + 1 :]])[place] <= level
+        holm_correction([*p_values[:index], smallest, *p_values[index + 1 :]])[index] <= level
     )
 
 
-def seeds_to_see(
+def required_seeds(
     sd: float, difference: float, tests: int = 1, level: float = 0.05, power: float = 0.8
 ) -> int | None:
     """The pairs it takes in all to find a true difference of this size with this power.
@@ -208,25 +212,25 @@ def seeds_to_see(
         raise ValueError(f"sd must be a number from 0 on, got {sd}")
     if not 0 < abs(difference) < math.inf:
         raise ValueError(f"difference must be a number other than 0, got {difference}")
-    _check_share("power", power)
-    least = least_seeds(tests, level)
+    _check_fraction("power", power)
+    least = min_seeds_for_significance(tests, level)
     if sd == 0:
         return least
 
     def enough(n: int) -> bool:
-        return _power(n, abs(difference) / sd, _attainable(n, level / tests)) >= power
+        return _t_test_power(n, abs(difference) / sd, _max_attainable_p(n, level / tests)) >= power
 
-    found = bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=max(2, least), key=enough)
-    return found if found <= MOST_SEEDS else None
+    found = bisect.bisect_left(range(MAX_SEEDS + 1), True, lo=max(2, least), key=enough)
+    return found if found <= MAX_SEEDS else None
 
 
-def _attainable(n: int, level: float) -> float:
+def _max_attainable_p(n: int, level: float) -> float:
     """The largest p up to `level` that `sign_flip` of n pairs can have; no less with more pairs."""
-    step = 2.0 ** -min(n - 1, EXACT)
+    step = 2.0 ** -min(n - 1, MAX_EXACT_DIFFERENCES)
     return math.floor(level / step) * step
 
 
-def _power(n: int, effect: float, level: float) -> float:
+def _t_test_power(n: int, effect: float, level: float) -> float:
     """How often a two-sided t test of n values finds a mean of `effect` standard deviations."""
     edge = float(stdtrit(n - 1, 1 - level / 2))
     # scipy gives nan where a tail is below 1e-15
@@ -234,8 +238,8 @@ def _power(n: int, effect: float, level: float) -> float:
     return float(1 - missed + wrong_side)
 
 
-def main_effects(
-    blocks: Sequence[Block], groups: Sequence[Sequence[str]]
+def compute_main_effects(
+    blocks: Sequence[FactorialBlock], groups: Sequence[Sequence[str]]
 ) -> dict[str, list[float]]:
     """Of each trick in a factorial plan, seed by seed: the mean with it less the mean without it.
 
@@ -255,8 +259,8 @@ def main_effects(
     }
 
 
-def interactions(
-    blocks: Sequence[Block], groups: Sequence[Sequence[str]]
+def compute_interactions(
+    blocks: Sequence[FactorialBlock], groups: Sequence[Sequence[str]]
 ) -> dict[tuple[str, str], list[float]]:
     """Of each two tricks a and b in a factorial plan that can be on together, seed by seed: the
     effect of a with b on less its effect with b off, each averaged over the other tricks.
@@ -284,7 +288,7 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(found) / len(found)
 
 
-def _check_blocks(blocks: Sequence[Block], groups: Sequence[Sequence[str]]) -> None:
+def _check_blocks(blocks: Sequence[FactorialBlock], groups: Sequence[Sequence[str]]) -> None:
     tricks = list(itertools.chain(*groups))
     if not tricks or len(set(tricks)) < len(tricks):
         raise ValueError(f"tricks must be one or more, each named once, got {tricks}")
@@ -295,10 +299,10 @@ def _check_blocks(blocks: Sequence[Block], groups: Sequence[Sequence[str]]) -> N
             first = min(map(sorted, wrong), key=lambda names: (len(names), names))
             what = "lacks" if frozenset(first) in wanted else "has, beside the tricks,"
             raise ValueError(f"block {number} {what} {' + '.join(first) or 'no trick at all'}")
-        _finite(list(block.values()))
+        _to_finite_array(list(block.values()))
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+def pareto_mask(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Of each (cost, value): whether no other is as cheap and as good, and better in one of them.
 
     Equal points are on the front together. Raises ValueError for a nan.
@@ -315,13 +319,13 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     return front
 
 
-def _finite(values: Sequence[float]) -> Floats:
+def _to_finite_array(values: Sequence[float]) -> FloatArray:
     found = np.asarray(values, dtype=np.float64)
     if not np.isfinite(found).all():
         raise ValueError(f"values must be finite, got {found[~np.isfinite(found)][0]}")
     return found
 
 
-def _check_share(name: str, value: float) -> None:
+def _check_fraction(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")

@@ -16,46 +16,46 @@ from filelock import FileLock
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import database_path, database_uri
 from recipe.config import credentials
-from recipe.config.credentials import WAY_OUT
+from recipe.config.credentials import CREDENTIALS_HINT
 from recipe.errors import RecipeError
-from recipe.store.journal import Damaged
+from recipe.store.journal import DamagedJournalError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show the columns of training runs, not those of language models."""
 
-TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
-SHORTEST, LONGEST = 10, 60
+INITIAL_TIMEOUT, MAX_TIMEOUT = 10, 60
 """Seconds that a server has for an answer: at first, and once it has shown that it is slow."""
 
-LONGEST_REASON = 200
+MAX_REASON_LENGTH = 200
 """Characters of an error that is told as it is."""
 
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
+REJECTION_CODES = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
 """MLflow's codes for what it will not take, however often it is offered."""
 
-UNREACHED = re.compile(r"HTTPS?ConnectionPool\(host='([^']*)', port=(\d+)\)")
+UNREACHABLE_PATTERN = re.compile(r"HTTPS?ConnectionPool\(host='([^']*)', port=(\d+)\)")
 """How the message begins that no server answered."""
 
-GAVE_UP = re.compile(r"too many (\d{3}) error responses")
+RETRIES_EXHAUSTED_PATTERN = re.compile(r"too many (\d{3}) error responses")
 """What urllib3 says of a server that is in trouble itself."""
 
-DOUBTFUL = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
+AMBIGUOUS_CODES = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
 """Codes that a database in trouble gives as well, or a proxy."""
 
 
-class Gone(Exception):
+class RunDeletedError(Exception):
     """The run isn't in MLflow any more, and nothing is to be sent."""
 
 
-class Unknown(Exception):
+class RunNotFoundError(Exception):
     """MLflow never heard of the run: its database is a new one, or another."""
 
 
-def prepare() -> None:
+def configure_mlflow() -> None:
     """Sets what MLflow reads of the environment, and imports it, which takes a second or two.
 
     What the user has set stays. Nothing is retried within a call: whoever calls does that, and one
@@ -65,7 +65,7 @@ def prepare() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault(TIMEOUT, str(SHORTEST))
+    os.environ.setdefault(TIMEOUT_VARIABLE, str(INITIAL_TIMEOUT))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow.tracking  # noqa: F401
 
@@ -80,18 +80,18 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     moment would break each other's migration.
     """
     assert tracking.uri is not None
-    prepare()
+    configure_mlflow()
     path = database_path(tracking.uri)
     if path is None:
-        return _experiment(tracking)
+        return _get_or_create_experiment(tracking)
     outputs.mkdir(parents=True, exist_ok=True)
     with FileLock(outputs / ".mlflow.lock", thread_local=False):
         if not path.exists():
-            _make_database(path, tracking.artifacts or (outputs / "mlartifacts").as_uri())
-        return _experiment(tracking)
+            _create_database(path, tracking.artifacts or (outputs / "mlartifacts").as_uri())
+        return _get_or_create_experiment(tracking)
 
 
-def _make_database(path: Path, artifacts: str) -> None:
+def _create_database(path: Path, artifacts: str) -> None:
     """A process that is killed while it does so leaves none, as half of one couldn't be mended.
 
     `artifacts` is the folder of MLflow's "Default" experiment, as a URI: by default that is in the
@@ -111,7 +111,7 @@ def _make_database(path: Path, artifacts: str) -> None:
     draft.unlink()
 
 
-def _experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
+def _get_or_create_experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -119,7 +119,9 @@ def _experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
     found = client.get_experiment_by_name(tracking.experiment)
     if found is None:
         try:
-            made = client.create_experiment(tracking.experiment, tracking.artifacts, TRAINING)
+            made = client.create_experiment(
+                tracking.experiment, tracking.artifacts, EXPERIMENT_TAGS
+            )
             return client, str(made)
         except MlflowException as error:  # somebody else made it at the same moment
             found = client.get_experiment_by_name(tracking.experiment)
@@ -133,7 +135,7 @@ def _experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
     return client, str(found.experiment_id)
 
 
-def running_again(client: MlflowClient, run_id: str) -> None:
+def reopen_run(client: MlflowClient, run_id: str) -> None:
     """Sets a run that ended to RUNNING, with no end time (for MLflow an end time of 0 is none)."""
     from mlflow.entities import RunStatus
 
@@ -143,7 +145,7 @@ def running_again(client: MlflowClient, run_id: str) -> None:
     )
 
 
-def origin() -> dict[str, str]:
+def get_source_tags() -> dict[str, str]:
     """The tags by which MLflow's page says who ran what."""
     try:
         return {"mlflow.source.name": "recipe", "mlflow.user": getpass.getuser()}
@@ -151,55 +153,57 @@ def origin() -> dict[str, str]:
         return {"mlflow.source.name": "recipe"}
 
 
-def is_refusal(error: Exception) -> bool:
+def is_rejection(error: Exception) -> bool:
     """Whether MLflow will never take what it was given."""
-    return getattr(error, "error_code", None) in REFUSALS
+    return getattr(error, "error_code", None) in REJECTION_CODES
 
 
-def is_doubtful(error: Exception) -> bool:
+def is_ambiguous(error: Exception) -> bool:
     """Whether MLflow may never take what it was given: after a few times it is a refusal."""
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload
-    return getattr(error, "error_code", None) in DOUBTFUL or status in (400, 413, 422)
+    return getattr(error, "error_code", None) in AMBIGUOUS_CODES or status in (400, 413, 422)
 
 
-def is_unknown(error: Exception) -> bool:
+def is_not_found(error: Exception) -> bool:
     """Whether MLflow knows nothing by that id."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
-def knows(client: MlflowClient, run_id: str) -> bool:
+def has_run(client: MlflowClient, run_id: str) -> bool:
     """Raises whatever MLflow raises if it can't be asked."""
     try:
         client.get_run(run_id)
     except Exception as error:
-        if not is_unknown(error):
+        if not is_not_found(error):
             raise
         return False
     return True
 
 
-def give_more_time(error: Exception) -> None:
+def extend_timeout(error: Exception) -> None:
     """After a call that took too long, the next may take twice as long."""
     slow = "Timeout" in type(error.__cause__ or error.__context__ or error).__name__
-    seconds = os.environ.get(TIMEOUT, "")
-    if slow and seconds.isdigit() and SHORTEST <= int(seconds) < LONGEST:
-        os.environ[TIMEOUT] = str(min(LONGEST, 2 * int(seconds)))
+    seconds = os.environ.get(TIMEOUT_VARIABLE, "")
+    if slow and seconds.isdigit() and INITIAL_TIMEOUT <= int(seconds) < MAX_TIMEOUT:
+        os.environ[TIMEOUT_VARIABLE] = str(min(MAX_TIMEOUT, 2 * int(seconds)))
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What an error says, shortly, on one line, and without what may not be shown."""
-    if isinstance(error, (RecipeError, Gone, Unknown, Damaged)):
+    if isinstance(error, (RecipeError, RunDeletedError, RunNotFoundError, DamagedJournalError)):
         return str(error)
-    text = credentials.masked(" ".join(str(error).split()))
+    text = credentials.mask_secrets(" ".join(str(error).split()))
     if getattr(error, "error_code", None) == "UNAUTHENTICATED":
-        return f"the server doesn't know who sends it, or wants another password; {WAY_OUT}"
-    if found := GAVE_UP.search(text):
+        return (
+            f"the server doesn't know who sends it, or wants another password; {CREDENTIALS_HINT}"
+        )
+    if found := RETRIES_EXHAUSTED_PATTERN.search(text):
         return f"the server answers {found[1]}"
     if "Invalid Host header" in text:
         return "the server refuses the name it was called by; start it with --allowed-hosts"
-    if found := UNREACHED.search(text):  # the rest is how urllib3 came to say so
+    if found := UNREACHABLE_PATTERN.search(text):  # the rest is how urllib3 came to say so
         last = re.sub(r"\[Errno \d+\] ", "", text[found.end() :].rpartition(": ")[2])
         last = re.sub(r"[\"']\)+$", "", last)
         return f"{found[1]}:{found[2]}: {last}"
-    first = credentials.masked(str(error).strip().partition("\n")[0].partition("[SQL:")[0])
-    return f"{type(error).__name__}: {' '.join(first.split())[:LONGEST_REASON]}"
+    first = credentials.mask_secrets(str(error).strip().partition("\n")[0].partition("[SQL:")[0])
+    return f"{type(error).__name__}: {' '.join(first.split())[:MAX_REASON_LENGTH]}"

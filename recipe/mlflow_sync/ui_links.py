@@ -12,71 +12,74 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-VIEW = "mlflow.sharedViewState."
+VIEW_TAG_PREFIX = "mlflow.sharedViewState."
 """Begins the key of the experiment's tag; the view's own key follows."""
 
-LONGEST = 5000
+MAX_TAG_LENGTH = 5000
 """Characters that the value of an experiment's tag may have."""
 
-TRAINING = "workflowType=machine_learning"
+WORKFLOW_QUERY = "workflowType=machine_learning"
 """Shows the menu for training runs, not the one for language models."""
 
-METRICS = (
+TABLE_METRICS = (
     "best/val_accuracy", "val/accuracy", "val/accuracy/mean", "val/accuracy/low",
     "val/accuracy/high", "val/loss", "time/epoch_s",
 )  # fmt: skip
 """Of a run, and once `compare` has told them, of its variant: the mean and its interval."""
 
-CURVES = "^(train|val)/"
+CHART_FILTER = "^(train|val)/"
 """The metrics whose curves are shown first; the others come when this filter is cleared."""
 
-WIDTH = {"params": 100, "metrics": 150}
+COLUMN_WIDTHS = {"params": 100, "metrics": 150}
 """Of a column, in pixels."""
 
 
 @dataclass(frozen=True)
-class Page:
+class ExperimentLinks:
     """An MLflow server's page of one experiment."""
 
-    address: str
-    experiment: str
+    base_url: str
+    experiment_id: str
     """Its id."""
 
     @property
-    def runs(self) -> str:
+    def runs_url(self) -> str:
         """The table of all runs."""
-        return f"{self.address}/#/experiments/{self.experiment}/runs?{TRAINING}"
+        return f"{self.base_url}/#/experiments/{self.experiment_id}/runs?{WORKFLOW_QUERY}"
 
-    def run(self, run_id: str) -> str:
-        return f"{self.address}/#/experiments/{self.experiment}/runs/{run_id}?{TRAINING}"
+    def run_url(self, run_id: str) -> str:
+        return f"{self.base_url}/#/experiments/{self.experiment_id}/runs/{run_id}?{WORKFLOW_QUERY}"
 
-    def filtered(self, search: str) -> str:
+    def search_url(self, search: str) -> str:
         """The table of the runs that MLflow's search finds."""
-        return f"{self.runs}&searchFilter={quote(search, safe='')}"
+        return f"{self.runs_url}&searchFilter={quote(search, safe='')}"
 
-    def view(self, key: str, *, curves: bool = False) -> str:
+    def view_url(self, key: str, *, curves: bool = False) -> str:
         """The table as the view of that key shows it, or the metrics over the steps."""
-        return f"{self.runs}&viewStateShareKey={key}{'&compareRunsMode=CHART' * curves}"
+        return f"{self.runs_url}&viewStateShareKey={key}{'&compareRunsMode=CHART' * curves}"
 
 
-def runs_of(sweep_id: str, parent: str) -> str:
+def format_sweep_filter(sweep_id: str, parent: str) -> str:
     """MLflow's search for the runs of a sweep, less their parent run."""
     return f"tags.`recipe.sweep` = '{sweep_id}' AND attributes.run_id != '{parent}'"
 
 
-def runs_among(ids: Sequence[str]) -> str:
+def format_ids_filter(ids: Sequence[str]) -> str:
     """MLflow's search for the runs of these ids."""
     return f"attributes.run_id IN ({', '.join(map(repr, ids))})"
 
 
-def view(name: str, search: str, swept: Sequence[str]) -> str | None:
+def build_view_tag(name: str, search: str, swept: Sequence[str]) -> str | None:
     """What the tag of a view holds: a column for each parameter that was swept, the seed and the
     results; where seeds were swept, the runs that differ in nothing else under their mean.
 
     None if it is too long for MLflow.
     """
     tricks = [key for key in swept if key != "seed"]
-    columns = [*(("params", key) for key in [*tricks, "seed"]), *(("metrics", m) for m in METRICS)]
+    columns = [
+        *(("params", key) for key in [*tricks, "seed"]),
+        *(("metrics", m) for m in TABLE_METRICS),
+    ]
     ids = [f"{kind}.`{key}`" for kind, key in columns]
     state: dict[str, object] = {
         "searchFilter": search,
@@ -85,8 +88,8 @@ def view(name: str, search: str, swept: Sequence[str]) -> str | None:
         "orderByAsc": True,
         "selectedColumns": ids,
         "columnOrder": ids,
-        "chartsSearchFilter": CURVES,
-        "columnWidths": {f"{kind}.`{key}`": WIDTH[kind] for kind, key in columns},
+        "chartsSearchFilter": CHART_FILTER,
+        "columnWidths": {f"{kind}.`{key}`": COLUMN_WIDTHS[kind] for kind, key in columns},
     }
     if tricks and len(tricks) < len(swept):
         keys = [{"mode": "param", "groupByData": key} for key in tricks]
@@ -94,4 +97,4 @@ def view(name: str, search: str, swept: Sequence[str]) -> str | None:
     now = int(time.time() * 1000)
     content = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
     value = json.dumps(content)
-    return value if len(value) <= LONGEST else None
+    return value if len(value) <= MAX_TAG_LENGTH else None

@@ -17,63 +17,66 @@ from filelock import FileLock
 
 from recipe.components.tracking import Tracking
 from recipe.mlflow_sync import client as mlflow_server
-from recipe.mlflow_sync.client import Gone, Unknown
-from recipe.mlflow_sync.parent_run import parent_run
-from recipe.mlflow_sync.run_requests import Offers
+from recipe.mlflow_sync.client import RunDeletedError, RunNotFoundError
+from recipe.mlflow_sync.parent_run import get_or_create_parent_run
+from recipe.mlflow_sync.run_requests import RunRequests
 from recipe.store import journal, run_dirs
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
-BATCH = 1000
+METRICS_PER_CALL = 1000
 """Metrics MLflow takes in one call."""
 
-LOSSES = 3
+MAX_RECREATIONS = 3
 """How often a run is made anew of which MLflow doesn't know any more."""
 
-PIECE = 32_000
+CHUNK_BYTES = 32_000
 """Bytes of the journal of metrics that are sent together: about a batch."""
 
-NEAREST = {"PRUNED": "KILLED"}
+STATUS_FALLBACKS = {"PRUNED": "KILLED"}
 """MLflow's state for an end that it has none for; the run's tags say which it was."""
 
-LONGEST_PARAMETER = 6000
+MAX_PARAMETER_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
 
 
-class Sending:
+class RunUploader:
     """Sends one run's record, to one server. Everything within `sole`."""
 
-    def __init__(self, run: Path, tracking: Tracking) -> None:
-        self.run = run
-        self.sent = Sent.to(tracking.uri, run)
-        self._tracking, self._outputs = tracking, run.parent.parent
+    def __init__(self, run_dir: Path, tracking: Tracking) -> None:
+        self.run_dir = run_dir
+        self.state = UploadState.read_for_uri(tracking.uri, run_dir)
+        self._tracking, self._outputs = tracking, run_dir.parent.parent
         self._server: tuple[MlflowClient, str] | None = None
-        self._offers: Offers | None = None
-        self._losses = 0
-        self.at_its_heels = False
+        self._requests: RunRequests | None = None
+        self._recreations = 0
+        self.is_caught_up = False
         """The last piece was of metrics, and there were few: the run had only just written them."""
 
     @contextlib.contextmanager
-    def sole(self) -> Iterator[None]:
+    def acquire_lock(self) -> Iterator[None]:
         """Raises filelock's Timeout if another process is sending the run."""
-        with FileLock(self.run / ".sending", timeout=1, thread_local=False):
-            self.sent, self._offers = Sent.to(self._tracking.uri, self.run), None
+        with FileLock(self.run_dir / ".sending", timeout=1, thread_local=False):
+            self.state, self._requests = (
+                UploadState.read_for_uri(self._tracking.uri, self.run_dir),
+                None,
+            )
             yield
 
-    def connect(self) -> Offers:
+    def connect(self) -> RunRequests:
         """Finds the run in MLflow, or makes it. Raises what `piece` raises."""
         if self._server is None:
             self._server = mlflow_server.connect(self._tracking, self._outputs)
-        if self.sent.mlflow_run_id is None:
-            self._find(*self._server)
-        if self._offers is None:
-            self._offers = Offers(self._server[0], str(self.sent.mlflow_run_id), self.sent)
-        return self._offers
+        if self.state.mlflow_run_id is None:
+            self._find_or_create_run(*self._server)
+        if self._requests is None:
+            self._requests = RunRequests(self._server[0], str(self.state.mlflow_run_id), self.state)
+        return self._requests
 
-    def piece(self) -> bool:
+    def send_chunk(self) -> bool:
         """Sends the next piece; False if nothing was left.
 
         The end is sent when there is nothing else. A run that MLflow doesn't know, as its database
@@ -81,118 +84,124 @@ class Sending:
         in MLflow, journal.Damaged, and whatever MLflow raises if it can't be reached.
         """
         try:
-            return self._piece()
-        except Unknown:
-            self._losses += 1
-            if self._losses > LOSSES:
+            return self._send_next()
+        except RunNotFoundError:
+            self._recreations += 1
+            if self._recreations > MAX_RECREATIONS:
                 raise
-            self.sent.forget()
-            self._offers = None
-            self.sent.write(self.run)
+            self.state.reset()
+            self._requests = None
+            self.state.write(self.run_dir)
             return True
-        except Gone:
-            self.sent.gone = True
-            self.sent.write(self.run)
+        except RunDeletedError:
+            self.state.gone = True
+            self.state.write(self.run_dir)
             raise
 
-    def _piece(self) -> bool:
-        offers, self.at_its_heels = self.connect(), False
-        found, after = journal.read(self.run / "events.jsonl", self.sent.events, 1)
+    def _send_next(self) -> bool:
+        offers, self.is_caught_up = self.connect(), False
+        found, after = journal.read_lines(self.run_dir / "events.jsonl", self.state.events, 1)
         if found and found[0].get("kind") != "end":
-            self._event(offers, found[0])
-            self.sent.events = after
-        elif not self._metrics(offers):
+            self._send_event(offers, found[0])
+            self.state.events = after
+        elif not self._send_metrics(offers):
             if not found:
                 return False
-            self._end(offers, found[0])
-            self.sent.events = after
-        self.sent.gone = False
-        self.sent.write(self.run)
+            self._send_end(offers, found[0])
+            self.state.events = after
+        self.state.gone = False
+        self.state.write(self.run_dir)
         return True
 
-    def _find(self, client: MlflowClient, experiment: str) -> None:
-        found = self._all(client, experiment)
+    def _find_or_create_run(self, client: MlflowClient, experiment: str) -> None:
+        found = self._search_runs(client, experiment)
         if not found:
-            tags = {"recipe.run": self.run.name, **mlflow_server.origin()}
-            info = run_dirs.read(self.run, "run")
-            if parent := self._parent(client, experiment, info.sweep):
+            tags = {"recipe.run": self.run_dir.name, **mlflow_server.get_source_tags()}
+            info = run_dirs.read_info(self.run_dir, "run")
+            if parent := self._get_parent_run_id(client, experiment, info.sweep):
                 tags["mlflow.parentRunId"] = parent
-            events, _ = journal.read(self.run / "events.jsonl", 0, 1)
+            events, _ = journal.read_lines(self.run_dir / "events.jsonl", 0, 1)
             started = events[0].get("time") if events else None
-            self.sent.asked += 1
-            self.sent.write(self.run)
+            self.state.asked += 1
+            self.state.write(self.run_dir)
             found = [
                 client.create_run(experiment, start_time=started, run_name=info.name, tags=tags)
             ]
         if found[0].info.lifecycle_stage == "deleted":
-            raise Gone("the run was deleted in MLflow")
-        self.sent.mlflow_run_id = str(found[0].info.run_id)
-        self.sent.write(self.run)
+            raise RunDeletedError("the run was deleted in MLflow")
+        self.state.mlflow_run_id = str(found[0].info.run_id)
+        self.state.write(self.run_dir)
 
-    def _all(self, client: MlflowClient, experiment: str) -> list[Run]:
+    def _search_runs(self, client: MlflowClient, experiment: str) -> list[Run]:
         """What MLflow has of this run; those that are deleted last."""
         from mlflow.entities import ViewType
 
-        condition = f"tags.`recipe.run` = '{self.run.name}'"
+        condition = f"tags.`recipe.run` = '{self.run_dir.name}'"
         found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL)
         return sorted(found, key=lambda run: bool(run.info.lifecycle_stage == "deleted"))
 
-    def _parent(self, client: MlflowClient, experiment: str, sweep: str | None) -> str | None:
+    def _get_parent_run_id(
+        self, client: MlflowClient, experiment: str, sweep: str | None
+    ) -> str | None:
         folder = self._outputs / "sweeps" / Path(sweep or "").name
         if not sweep or not (folder / "sweep.json").is_file():
             return None
-        return parent_run(client, experiment, folder, str(self.sent.uri))
+        return get_or_create_parent_run(client, experiment, folder, str(self.state.uri))
 
-    def _event(self, offers: Offers, event: Mapping[str, Any]) -> None:
+    def _send_event(self, offers: RunRequests, event: Mapping[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
         client, run_id = offers.client, offers.run_id
         values = {k: str(v) for k, v in event.items() if k not in ("kind", "time")}
         if event.get("kind") == "parameters":
-            for few in _several(values.items(), 100):
-                params = {key: Param(key, value[:LONGEST_PARAMETER]) for key, value in few}
-                offers.each("parameter", params, lambda some: client.log_batch(run_id, params=some))
+            for few in _batched(values.items(), 100):
+                params = {key: Param(key, value[:MAX_PARAMETER_LENGTH]) for key, value in few}
+                offers.send_batch(
+                    "parameter", params, lambda some: client.log_batch(run_id, params=some)
+                )
         elif event.get("kind") == "tags":
             tags = {key: RunTag(key, value) for key, value in values.items()}
-            offers.each("tag", tags, lambda some: client.log_batch(run_id, tags=some))
+            offers.send_batch("tag", tags, lambda some: client.log_batch(run_id, tags=some))
         elif event.get("kind") == "artifact":
-            self._artifact(offers, values.get("path", ""))
+            self._send_artifact(offers, values.get("path", ""))
         elif event.get("kind") == "resumed":
-            offers.one("taking it up", lambda: mlflow_server.running_again(client, run_id))
+            offers.send_one("taking it up", lambda: mlflow_server.reopen_run(client, run_id))
             assert self._server is not None
-            if parent := self._parent(*self._server, values.get("sweep")):
+            if parent := self._get_parent_run_id(*self._server, values.get("sweep")):
                 client.set_tag(run_id, "mlflow.parentRunId", parent)
 
-    def _artifact(self, offers: Offers, name: str) -> None:
-        path = self.run / name
+    def _send_artifact(self, offers: RunRequests, name: str) -> None:
+        path = self.run_dir / name
         # a journal may be a stranger's, and only what lies in the run's folder is a part of it
-        if path.resolve().is_relative_to(self.run.resolve()) and path.is_file():
+        if path.resolve().is_relative_to(self.run_dir.resolve()) and path.is_file():
             send = functools.partial(offers.client.log_artifact, offers.run_id, str(path))
-            offers.one(f"artifact {name}", send)
+            offers.send_one(f"artifact {name}", send)
         else:
-            self.sent.refuse(f"artifact {name}: there is no such file in the run's folder")
+            self.state.add_problem(f"artifact {name}: there is no such file in the run's folder")
 
-    def _metrics(self, offers: Offers) -> bool:
+    def _send_metrics(self, offers: RunRequests) -> bool:
         """Sends about a batch; False if there was none."""
-        lines, after = journal.read(self.run / "metrics.jsonl", self.sent.metrics, PIECE)
-        points = [point for line in lines for point in self._points(line)]
-        for batch in _several(points, BATCH):
+        lines, after = journal.read_lines(
+            self.run_dir / "metrics.jsonl", self.state.metrics, CHUNK_BYTES
+        )
+        points = [point for line in lines for point in self._parse_metrics(line)]
+        for batch in _batched(points, METRICS_PER_CALL):
             by_key: dict[str, list[Metric]] = {}
             for point in batch:
-                if not offers.is_refused(f"metric {point.key}"):
+                if not offers.is_rejected(f"metric {point.key}"):
                     by_key.setdefault(point.key, []).append(point)
-            offers.each(
+            offers.send_batch(
                 "metric",
                 by_key,
                 lambda some: offers.client.log_batch(
                     offers.run_id, metrics=list(itertools.chain(*some))
                 ),
             )
-        self.at_its_heels = after - self.sent.metrics < PIECE // 2
-        self.sent.metrics = after
+        self.is_caught_up = after - self.state.metrics < CHUNK_BYTES // 2
+        self.state.metrics = after
         return bool(lines)
 
-    def _points(self, line: Mapping[str, Any]) -> list[Metric]:
+    def _parse_metrics(self, line: Mapping[str, Any]) -> list[Metric]:
         from mlflow.entities import Metric
 
         try:
@@ -201,22 +210,22 @@ class Sending:
                 for key, value in line["metrics"].items()
             ]
         except (KeyError, TypeError, ValueError, AttributeError):
-            self.sent.refuse("a line of metrics.jsonl: is damaged")
+            self.state.add_problem("a line of metrics.jsonl: is damaged")
             return []
 
-    def _end(self, offers: Offers, event: Mapping[str, Any]) -> None:
+    def _send_end(self, offers: RunRequests, event: Mapping[str, Any]) -> None:
         client, run_id = offers.client, offers.run_id
         said = event.get("status")
-        end = {"status": NEAREST.get(str(said), said), "end_time": event.get("time")}
-        offers.one("the end", lambda: client.set_terminated(run_id, **end))
-        if self.sent.asked > 1:  # a server that was frozen may have answered what we gave up
+        end = {"status": STATUS_FALLBACKS.get(str(said), said), "end_time": event.get("time")}
+        offers.send_one("the end", lambda: client.set_terminated(run_id, **end))
+        if self.state.asked > 1:  # a server that was frozen may have answered what we gave up
             assert self._server is not None
-            for run in self._all(*self._server):
+            for run in self._search_runs(*self._server):
                 if run.info.run_id != run_id and run.info.lifecycle_stage != "deleted":
                     client.delete_run(run.info.run_id)
 
 
-def _several(items: Any, number: int) -> Iterator[list[Any]]:
+def _batched(items: Any, number: int) -> Iterator[list[Any]]:
     """The items, so many at a time."""
     left = iter(items)
     while some := list(itertools.islice(left, number)):

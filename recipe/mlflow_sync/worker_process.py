@@ -25,32 +25,32 @@ from typing import Any, Protocol
 
 from recipe.components.tracking import Tracking
 from recipe.store import run_dirs
-from recipe.store.upload_state import Sent
+from recipe.store.upload_state import UploadState
 
-PATIENCE = 10.0
+FINISH_TIMEOUT = 10.0
 """Seconds without progress after which the end of a run isn't waited for any longer."""
 
-HANGS = "the process that sends it doesn't answer"
+NO_ANSWER = "the process that sends it doesn't answer"
 
-SILENCE = 120.0
+HANG_TIMEOUT = 120.0
 """Seconds without progress after which the process itself hangs: it would have given up before."""
 
 
-class Feed:
+class RunUpload:
     """One run in MLflow, made and filled in the background."""
 
-    def __init__(self, run: Path, tracking: Tracking) -> None:
-        self._run, self._tracking = run, tracking
-        self._process: Process | None = None
+    def __init__(self, run_dir: Path, tracking: Tracking) -> None:
+        self._run, self._tracking = run_dir, tracking
+        self._process: UploadWorker | None = None
 
     def start(self) -> None:
         """Returns at once; `finish` is to be called all the same."""
-        self._process = started()
-        self._process.ask({"start": str(self._run), "tracking": asdict(self._tracking)})
+        self._process = get_worker()
+        self._process.send_request({"start": str(self._run), "tracking": asdict(self._tracking)})
 
     @property
     def run_id(self) -> str | None:
-        sent = Sent.read(self._run)
+        sent = UploadState.read(self._run)
         return sent.mlflow_run_id if sent and sent.uri == self._tracking.uri else None
 
     def finish(self) -> str | None:
@@ -60,14 +60,14 @@ class Feed:
         """
         if self._process is None:
             return "it was interrupted before it began"
-        return lacking(self._run, self._process.finish(self._run))
+        return describe_missing(self._run, self._process.finish(self._run))
 
 
-def lacking(run: Path, answer: dict[str, Any]) -> str | None:
+def describe_missing(run_dir: Path, answer: dict[str, Any]) -> str | None:
     """What MLflow lacks of a run, of how far the process came with it."""
     said = list(answer["refused"])
     if left := answer["left"]:
-        sync = run_dirs.command("sync", run.parent.parent)
+        sync = run_dirs.format_command("sync", run_dir.parent.parent)
         said += [
             answer["reason"],
             left if answer["gone"] else f"{sync} sends what is left, {left}",
@@ -75,129 +75,131 @@ def lacking(run: Path, answer: dict[str, Any]) -> str | None:
     return "; ".join(said) or None
 
 
-class Process(Protocol):
-    def ask(self, what: dict[str, Any]) -> None: ...
+class UploadWorker(Protocol):
+    def send_request(self, request: dict[str, Any]) -> None: ...
 
-    def finish(self, run: Path) -> dict[str, Any]: ...
+    def finish(self, run_dir: Path) -> dict[str, Any]: ...
 
 
-INSTEAD: list[Process] = []
+DELEGATE_WORKERS: list[UploadWorker] = []
 """What a worker of a sweep asks: its sweep, which has the only process that feeds MLflow."""
 
 
-def ask_instead(process: Process) -> None:
-    INSTEAD[:] = [process]
+def set_delegate_worker(process: UploadWorker) -> None:
+    DELEGATE_WORKERS[:] = [process]
 
 
-def started() -> Process:
+def get_worker() -> UploadWorker:
     """The process, which is started if there is none; it imports MLflow before it is asked to do
     anything."""
-    if INSTEAD:
-        return INSTEAD[0]
+    if DELEGATE_WORKERS:
+        return DELEGATE_WORKERS[0]
     variables = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("MLFLOW_")))
-    process = _for(os.getpid(), variables)
-    if not process.alive:
-        _for.cache_clear()
-        process = _for(os.getpid(), variables)
+    process = _get_cached_worker(os.getpid(), variables)
+    if not process.is_alive:
+        _get_cached_worker.cache_clear()
+        process = _get_cached_worker(os.getpid(), variables)
     return process
 
 
-def tell(tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
+def send_sweep_end(tracking: Tracking, outputs: Path, sweep_dir: Path) -> str | None:
     """Tells MLflow how a sweep of this process ended; why it didn't take it, if so."""
-    process = started()
-    assert isinstance(process, _Process)
-    return process.tell(tracking, outputs, sweep)
+    process = get_worker()
+    assert isinstance(process, _WorkerProcess)
+    return process.send_sweep_end(tracking, outputs, sweep_dir)
 
 
 @functools.lru_cache(maxsize=1)
-def _for(owner: int, variables: tuple[tuple[str, str], ...]) -> _Process:
+def _get_cached_worker(owner: int, variables: tuple[tuple[str, str], ...]) -> _WorkerProcess:
     """Of this process, under the variables that MLflow reads."""
-    return _Process()
+    return _WorkerProcess()
 
 
-class _Process:
+class _WorkerProcess:
     """Asked in lines of JSON; answers, when a run is finished, how far MLflow has come."""
 
     def __init__(self) -> None:
-        self._process = _deaf([sys.executable, "-m", "recipe.mlflow_sync.worker"])
-        self._asking = threading.Lock()
+        self._process = _start_without_signals([sys.executable, "-m", "recipe.mlflow_sync.worker"])
+        self._write_lock = threading.Lock()
         self._answers: dict[str, queue.SimpleQueue[dict[str, Any]]] = defaultdict(queue.SimpleQueue)
-        self._waiting: set[str] = set()
-        self._ended = False
-        threading.Thread(target=self._listen, name="mlflow-answers", daemon=True).start()
+        self._expected_keys: set[str] = set()
+        self._is_ended = False
+        threading.Thread(target=self._read_answers, name="mlflow-answers", daemon=True).start()
         atexit.register(self._close)
 
     @property
-    def alive(self) -> bool:
-        return not self._ended and self._process.poll() is None
+    def is_alive(self) -> bool:
+        return not self._is_ended and self._process.poll() is None
 
-    def ask(self, what: dict[str, Any]) -> None:
+    def send_request(self, request: dict[str, Any]) -> None:
         """Does nothing if the process is gone: `finish` tells."""
         assert self._process.stdin is not None
-        with self._asking, contextlib.suppress(OSError, ValueError):
-            self._process.stdin.write(json.dumps(what).encode() + b"\n")
+        with self._write_lock, contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
 
-    def finish(self, run: Path) -> dict[str, Any]:
-        with self._expecting(run) as key:
-            if self._ended:
-                return self._gone()
-            self.ask({"finish": key, "patience": PATIENCE})
+    def finish(self, run_dir: Path) -> dict[str, Any]:
+        with self._expect_answer(run_dir) as key:
+            if self._is_ended:
+                return self._make_exit_answer()
+            self.send_request({"finish": key, "patience": FINISH_TIMEOUT})
             try:
-                return self._answer(run)
+                return self._wait_for_answer(run_dir)
             except BaseException:
-                self.ask({"leave": key})
+                self.send_request({"leave": key})
                 raise
 
-    def tell(self, tracking: Tracking, outputs: Path, sweep: Path) -> str | None:
-        with self._expecting(sweep) as key:
-            if self._ended:
-                return str(self._gone()["reason"])
-            self.ask({"tell": key, "tracking": asdict(tracking), "outputs": str(outputs)})
+    def send_sweep_end(self, tracking: Tracking, outputs: Path, sweep_dir: Path) -> str | None:
+        with self._expect_answer(sweep_dir) as key:
+            if self._is_ended:
+                return str(self._make_exit_answer()["reason"])
+            self.send_request({"tell": key, "tracking": asdict(tracking), "outputs": str(outputs)})
             try:
-                answer = self._answers[key].get(timeout=SILENCE)
+                answer = self._answers[key].get(timeout=HANG_TIMEOUT)
             except queue.Empty:
-                return HANGS
+                return NO_ANSWER
             failure: str | None = answer.get("failure", answer.get("reason"))
             return failure
 
     @contextlib.contextmanager
-    def _expecting(self, about: Path) -> Iterator[str]:
+    def _expect_answer(self, about: Path) -> Iterator[str]:
         """An answer about a run or a sweep is waited for in the block; by what it is called."""
         key = str(about)
-        self._waiting.add(key)
+        self._expected_keys.add(key)
         try:
             yield key
         finally:
-            self._waiting.discard(key)
+            self._expected_keys.discard(key)
             self._answers.pop(key, None)
 
-    def _answer(self, run: Path) -> dict[str, Any]:
-        before = Sent.read(run)
+    def _wait_for_answer(self, run_dir: Path) -> dict[str, Any]:
+        before = UploadState.read(run_dir)
         while True:
             try:
-                return self._answers[str(run)].get(timeout=SILENCE)
+                return self._answers[str(run_dir)].get(timeout=HANG_TIMEOUT)
             except queue.Empty:
-                now = Sent.read(run)
+                now = UploadState.read(run_dir)
                 if now == before:
-                    self._ended = True  # the next run gets another one
+                    self._is_ended = True  # the next run gets another one
                     self._process.kill()
-                    return self._unsent(HANGS)
+                    return self._make_failure_answer(NO_ANSWER)
                 before = now
 
-    def _listen(self) -> None:
+    def _read_answers(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             answer = json.loads(line)
             self._answers[answer["run"]].put(answer)
-        self._ended = True
-        for key in list(self._waiting):
-            self._answers[key].put(self._gone())
+        self._is_ended = True
+        for key in list(self._expected_keys):
+            self._answers[key].put(self._make_exit_answer())
 
-    def _gone(self) -> dict[str, Any]:
-        return self._unsent(f"the process that sends it ended with status {self._process.wait()}")
+    def _make_exit_answer(self) -> dict[str, Any]:
+        return self._make_failure_answer(
+            f"the process that sends it ended with status {self._process.wait()}"
+        )
 
-    def _unsent(self, reason: str) -> dict[str, Any]:
+    def _make_failure_answer(self, reason: str) -> dict[str, Any]:
         return {"refused": [], "left": "lines unknown", "reason": reason, "gone": False}
 
     def _close(self) -> None:
@@ -206,13 +208,13 @@ class _Process:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(FINISH_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
 
-def _deaf(command: list[str]) -> subprocess.Popen[bytes]:
+def _start_without_signals(command: list[str]) -> subprocess.Popen[bytes]:
     """Starts a process that Ctrl-C and SIGTERM don't reach, not even before its own code runs: a
     terminal sends them to all processes at once, and we say when this one is to end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -17,35 +17,35 @@ import functools
 import os
 import sys
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """The numbers that mallopt has for them."""
 
-KEPT = 2**31 - 1
+TRIM_THRESHOLD_BYTES = 2**31 - 1
 """Bytes that may lie free at the end of the heap: the most that mallopt takes."""
 
-MAPPED_FROM = 32 << 20
+MMAP_THRESHOLD_BYTES = 32 << 20
 """Bytes from which a block is mapped by itself. glibc goes up to this by itself, as such blocks are
 freed; above it, holes in the heap would cost a fifth to a half more memory (measured)."""
 
-GROWTH = 64 << 20
+HEAP_GROWTH_BYTES = 64 << 20
 """Bytes by which the heap grows at least, so that it grows seldom."""
 
-OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_")
+MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_")
 """Variables with which a user says the same; `GLIBC_TUNABLES` can, too."""
 
 
 @functools.cache
-def keep_freed() -> None:
+def retain_freed_memory() -> None:
     """Has this process keep memory for the next step, unless the environment says how glibc is to
     do it. No numbers change. Nothing is done where there is no glibc."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if any(os.environ.get(name) for name in OWN) or "glibc.malloc." in tunables:
+    if any(os.environ.get(name) for name in MALLOC_VARIABLES) or "glibc.malloc." in tunables:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter, value in (
-            (MMAP_THRESHOLD, MAPPED_FROM),
-            (TRIM_THRESHOLD, KEPT),
-            (TOP_PAD, GROWTH),
+            (M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
+            (M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+            (M_TOP_PAD, HEAP_GROWTH_BYTES),
         ):
             mallopt(parameter, value)

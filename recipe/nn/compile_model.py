@@ -8,7 +8,7 @@ import shutil
 import torch
 from torch import nn
 
-COMPILERS = ("g++", "clang++", "c++", "cl")
+CXX_COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 def compile_model(model: nn.Module, device: torch.device) -> None:
@@ -17,7 +17,9 @@ def compile_model(model: nn.Module, device: torch.device) -> None:
 
     Raises ValueError where there is no compiler for it.
     """
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+    if device.type == "cpu" and not any(
+        map(shutil.which, (os.environ.get("CXX", ""), *CXX_COMPILERS))
+    ):
         raise ValueError(
             "compile: needs a C++ compiler on the CPU, and this machine has none; install g++, or "
             "use compile=false"

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from recipe.nn import patterns
-from recipe.nn.optional_imports import imported
+from recipe.nn.optional_imports import import_optional
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORM_TYPES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 """Normalisation: BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
 
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+BATCH_NORM_TYPES = (nn.modules.batchnorm._BatchNorm,)
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Layer:
     """Full names: its own, those of the normalisation after it, and loose ones before it."""
 
 
-def in_order(model: nn.Module) -> list[Layer]:
+def find_layers(model: nn.Module) -> list[Layer]:
     """Layers with weights, in the order in which the model registers them.
 
     A normalisation belongs to the layer before it; parameters that are held by a module around
@@ -40,9 +40,9 @@ def in_order(model: nn.Module) -> list[Layer]:
         own = [f"{name}.{key}".lstrip(".") for key, _ in module.named_parameters(recurse=False)]
         if not own:
             continue
-        if isinstance(module, NORMS) and layers:
+        if isinstance(module, NORM_TYPES) and layers:
             layers[-1].parameters += own
-        elif isinstance(module, NORMS) or around_others(module):
+        elif isinstance(module, NORM_TYPES) or has_child_parameters(module):
             loose += own
         else:
             layers.append(Layer(name, loose + own))
@@ -52,12 +52,12 @@ def in_order(model: nn.Module) -> list[Layer]:
     return layers
 
 
-def around_others(module: nn.Module) -> bool:
+def has_child_parameters(module: nn.Module) -> bool:
     """Whether modules in it have parameters."""
     return any(True for child in module.children() for _ in child.parameters())
 
 
-def blocks(model: nn.Module) -> list[Layer]:
+def find_blocks(model: nn.Module) -> list[Layer]:
     """The blocks of a model, in order from the input, each with all its parameters.
 
     They are those of the model's own `group_matcher`, as timm's models have one. Else the first is
@@ -67,18 +67,18 @@ def blocks(model: nn.Module) -> list[Layer]:
     and a layer after the last block is one of its own; so is every layer of a model without
     blocks. Raises ValueError if the model has a group_matcher and timm can't be imported.
     """
-    if hasattr(model, "group_matcher") and len(stated := _stated_blocks(model)) > 1:
+    if hasattr(model, "group_matcher") and len(stated := _find_group_matcher_blocks(model)) > 1:
         return stated
-    counts = _layer_counts(model)
-    opened = _opened(model, counts)
-    heads = head(model, "auto", "head")
+    counts = _count_layers(model)
+    opened = _find_block_containers(model, counts)
+    heads = find_head_parameters(model, "auto", "head")
     found: list[Layer] = []
     lone: list[Layer] = []
     loose: list[str] = []
-    for name, parameters in _units(model, opened, set(heads)).items():
+    for name, parameters in _group_parameters(model, opened, set(heads)).items():
         if name in opened:
             loose += parameters
-        elif isinstance(model.get_submodule(name), NORMS):
+        elif isinstance(model.get_submodule(name), NORM_TYPES):
             ([*found, *lone][-1].parameters if found or lone else loose).extend(parameters)
         elif counts[name] > 1:
             before = [each for layer in lone for each in layer.parameters] + loose
@@ -93,63 +93,67 @@ def blocks(model: nn.Module) -> list[Layer]:
     return [*found, *lone, Layer(heads[0].rpartition(".")[0], loose + heads)]
 
 
-def _stated_blocks(model: Any) -> list[Layer]:
+def _find_group_matcher_blocks(model: Any) -> list[Layer]:
     """As timm groups the parameters for its own decay by layers."""
-    library = imported("timm.models", "a model with a group_matcher", "vision")
+    library = import_optional("timm.models", "a model with a group_matcher", "vision")
     grouped = library.group_parameters(model, model.group_matcher(coarse=False))
     found = [list(names) for _, names in sorted(grouped.items())]
     held = {name for names in found for name in names}
     found[-1] += [name for name, _ in model.named_parameters() if name not in held]
-    return [Layer(_shared_name(names), names) for names in found]
+    return [Layer(_get_common_module(names), names) for names in found]
 
 
-def _shared_name(parameters: list[str]) -> str:
+def _get_common_module(parameters: list[str]) -> str:
     """The innermost module that holds all parameters with the beginning of the first one."""
     top = parameters[0].partition(".")[0]
     alike = [name.rpartition(".")[0] for name in parameters if name.partition(".")[0] == top]
     return commonpath([name.replace(".", "/") for name in alike]).replace("/", ".") or top
 
 
-LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINER_TYPES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def _layer_counts(model: nn.Module) -> Counter[str]:
+def _count_layers(model: nn.Module) -> Counter[str]:
     """How many layers with weights are in each module, by its name."""
     counts: Counter[str] = Counter()
-    for layer in in_order(model):
+    for layer in find_layers(model):
         counts.update(accumulate(layer.name.split("."), "{}.{}".format))
         counts[""] += 1
     return counts
 
 
-def _opened(model: nn.Module, counts: Counter[str]) -> set[str]:
+def _find_block_containers(model: nn.Module, counts: Counter[str]) -> set[str]:
     """Names of the modules that hold blocks, and so are none: the model, lists of torch's own
     classes, what has a list of blocks of one class in it, and a module, the only one of its
     class, with most of the layers."""
     modules = dict(model.named_modules())
     classes = Counter(type(module) for module in modules.values())
-    stacks = [name for name, module in modules.items() if _is_stack(name, module, counts)]
+    stacks = [name for name, module in modules.items() if _is_block_list(name, module, counts)]
     opened = {""}
     for name, module in modules.items():
         most = 2 * counts[name] > max(counts[""], 2) and classes[type(module)] == 1
         stacked = any(f"{stack}.".startswith(f"{name}.") for stack in stacks)
-        if name.rpartition(".")[0] in opened and (type(module) in LISTS or stacked or most):
+        if name.rpartition(".")[0] in opened and (
+            type(module) in CONTAINER_TYPES or stacked or most
+        ):
             opened.add(name)
     return opened
 
 
-def _is_stack(name: str, module: nn.Module, counts: Counter[str]) -> bool:
+def _is_block_list(name: str, module: nn.Module, counts: Counter[str]) -> bool:
     """Whether it lists several modules of one class with several layers each."""
     kinds = [
         type(child)
         for key, child in module.named_children()
         if counts[f"{name}.{key}".lstrip(".")] > 1
     ]
-    one_class = len(set(kinds)) == 1 and kinds[0] not in LISTS
-    return isinstance(module, LISTS) and len(kinds) > 1 and one_class
+    one_class = len(set(kinds)) == 1 and kinds[0] not in CONTAINER_TYPES
+    return isinstance(module, CONTAINER_TYPES) and len(kinds) > 1 and one_class
 
 
-def _units(model: nn.Module, opened: set[str], without: set[str]) -> dict[str, list[str]]:
+def _group_parameters(
+    model: nn.Module, opened: set[str], without: set[str]
+) -> dict[str, list[str]]:
     """Parameters by the outermost module that isn't opened; those that an opened one holds itself
     by its name."""
     units: dict[str, list[str]] = {}
@@ -162,7 +166,7 @@ def _units(model: nn.Module, opened: set[str], without: set[str]) -> dict[str, l
     return units
 
 
-def head(model: nn.Module, choice: str, key: str) -> list[str]:
+def find_head_parameters(model: nn.Module, pattern: str, key: str) -> list[str]:
     """Names of the classifiers' parameters: of all that the model has (`auto`), or those that a
     pattern takes.
 
@@ -172,13 +176,15 @@ def head(model: nn.Module, choice: str, key: str) -> list[str]:
     Raises SpecError, headed by `key`, if the pattern matches nothing.
     """
     names = [name for name, _ in model.named_parameters()]
-    if choice != "auto":
-        return list(patterns.select(key, [choice], names))
-    heads = tuple(f"{module}." for module in _stated_heads(model) or _last_layers(model))
+    if pattern != "auto":
+        return list(patterns.assign_patterns(key, [pattern], names))
+    heads = tuple(
+        f"{module}." for module in _find_classifier_modules(model) or _find_last_layers(model)
+    )
     return [name for name in names if name.startswith(heads)]
 
 
-def _stated_heads(model: nn.Module) -> list[str]:
+def _find_classifier_modules(model: nn.Module) -> list[str]:
     """Names of the modules with parameters that `get_classifier()` returns, one or a tuple."""
     stated = getattr(model, "get_classifier", None)
     found = stated() if callable(stated) else ()
@@ -190,19 +196,19 @@ def _stated_heads(model: nn.Module) -> list[str]:
     ]
 
 
-def _last_layers(model: nn.Module) -> list[str]:
+def _find_last_layers(model: nn.Module) -> list[str]:
     """Names of the last layer and of those beside it that can only be classifiers like it."""
-    last = in_order(model)[-1].name
-    parent, shape = last.rpartition(".")[0], _weight_shape(model.get_submodule(last))
+    last = find_layers(model)[-1].name
+    parent, shape = last.rpartition(".")[0], _get_weight_shape(model.get_submodule(last))
     holder = model.get_submodule(parent)
     if isinstance(holder, nn.Sequential) or len(shape) < 2 or shape[0] == shape[1]:
         return [last]
     return [
         f"{parent}.{name}".lstrip(".")
         for name, child in holder.named_children()
-        if type(child) is type(model.get_submodule(last)) and _weight_shape(child) == shape
+        if type(child) is type(model.get_submodule(last)) and _get_weight_shape(child) == shape
     ]
 
 
-def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+def _get_weight_shape(module: nn.Module) -> tuple[int, ...]:
     return tuple(getattr(getattr(module, "weight", None), "shape", ()))

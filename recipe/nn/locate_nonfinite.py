@@ -16,105 +16,111 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipe.nn.preserve import preserved
-from recipe.nn.sharded import own
+from recipe.nn.preserve import preserve_model_state
+from recipe.nn.sharded import get_local_shard
 
-SMALLER = "lower the learning rate or clip the gradients"
-THE_LOSS = "look at the loss, and at what it is given"
-THE_SAMPLES = "mend or remove them"
+STEP_SIZE_ADVICE = "lower the learning rate or clip the gradients"
+LOSS_ADVICE = "look at the loss, and at what it is given"
+SAMPLE_ADVICE = "mend or remove them"
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
-Named = list[tuple[str, Tensor]]
+NamedTensors = list[tuple[str, Tensor]]
 Batch = tuple[Tensor, Tensor]
 
-UNTRACED = "where is not looked for, as a process can't call this model by itself"
+NOT_LOCATED_REASON = "where is not looked for, as a process can't call this model by itself"
 
 
 @dataclass(frozen=True)
-class Found:
-    where: str
+class NonFiniteLocation:
+    description: str
     """In words."""
-    advice: str = SMALLER
+    advice: str = STEP_SIZE_ADVICE
     layer: str | None = None
     """The module's name, `` for the model itself; None if it is in none."""
-    rows: tuple[int, ...] = ()
+    sample_rows: tuple[int, ...] = ()
     """Places in the batch, from 0, of the samples whose numbers aren't finite there."""
     batch: int | None = None
     """Of an evaluation, from 0."""
 
 
 @dataclass(frozen=True)
-class Step:
+class StepInputs:
     """What goes into a training step, as it was."""
 
     model: nn.Module
-    loss: Loss
+    loss: LossFn
     autocast: Autocast
-    raw: Tensor
+    raw_inputs: Tensor
     """The batch as the data gave it."""
     inputs: Tensor
     """After augmentation."""
     target: Tensor
 
 
-def trace_step(step: Step, rewind: Callable[[], None]) -> Found:
+def locate_in_step(step: StepInputs, restore_rng: Callable[[], None]) -> NonFiniteLocation:
     """`rewind` puts torch's random streams where the step found them, so dropout hides the same.
 
     Leaves weights, their gradients, buffers and random streams as they are.
     """
 
-    def search() -> Found:
-        with preserved(step.model, buffers=True):
-            rewind()
+    def search() -> NonFiniteLocation:
+        with preserve_model_state(step.model, buffers=True):
+            restore_rng()
             return (
-                _in_batch(step)
-                or _in_weights(step.model.named_parameters())
-                or _on_the_way(step.model, step.loss, step.autocast, step.inputs, step.target)
+                _check_batch(step)
+                or _check_weights(step.model.named_parameters())
+                or _check_forward_backward(
+                    step.model, step.loss, step.autocast, step.inputs, step.target
+                )
             )
 
-    return _tried(search)
+    return _run_search(search)
 
 
-def trace_evaluation(
-    model: nn.Module, loss: Loss, autocast: Autocast, batches: Iterable[Batch]
-) -> Found:
+def locate_in_evaluation(
+    model: nn.Module, loss: LossFn, autocast: Autocast, batches: Iterable[Batch]
+) -> NonFiniteLocation:
     """`batches` on the device. Leaves modes and random streams as they are."""
 
-    def search() -> Found:
-        if found := unsound(model):
+    def search() -> NonFiniteLocation:
+        if found := find_nonfinite_weight(model):
             return found
-        with preserved(model), torch.no_grad():
+        with preserve_model_state(model), torch.no_grad():
             model.eval()
             for number, (inputs, target) in enumerate(batches):
-                if found := _in_inputs(inputs) or _forward(model, loss, autocast, inputs, target):
+                if found := _check_inputs(inputs) or _check_forward(
+                    model, loss, autocast, inputs, target
+                ):
                     return replace(found, batch=number)
-        return Found("every batch's loss is finite, so it is too large to add up")
+        return NonFiniteLocation("every batch's loss is finite, so it is too large to add up")
 
-    return _tried(search)
+    return _run_search(search)
 
 
-def _tried(search: Callable[[], Found]) -> Found:
+def _run_search(search: Callable[[], NonFiniteLocation]) -> NonFiniteLocation:
     """What is wrong must be told, even if not where."""
     try:
         return search()
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
-        return Found(f"where is not known, as doing it again gave {type(error).__name__}: {reason}")
+        return NonFiniteLocation(
+            f"where is not known, as doing it again gave {type(error).__name__}: {reason}"
+        )
 
 
-def unsound(model: nn.Module) -> Found | None:
+def find_nonfinite_weight(model: nn.Module) -> NonFiniteLocation | None:
     """A weight or buffer that can't be kept. Infinity is one only where training moves it: a buffer
     may hold it on purpose, such as an attention mask."""
-    return _in_weights(chain(model.named_parameters(), model.named_buffers()))
+    return _check_weights(chain(model.named_parameters(), model.named_buffers()))
 
 
-def finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
     """Whether every number is; takes no memory of the tensor's size."""
-    return not _kind(value)
+    return not _get_nonfinite_kind(value)
 
 
-def _kind(value: Tensor) -> str:
+def _get_nonfinite_kind(value: Tensor) -> str:
     """`nan` or `inf`; nothing if all numbers are finite."""
     value = torch.view_as_real(value) if value.is_complex() else value
     if not value.is_floating_point() or not value.numel():
@@ -127,145 +133,157 @@ def _kind(value: Tensor) -> str:
     return "inf" if math.isinf(low) or math.isinf(high) else ""
 
 
-def _in_batch(step: Step) -> Found | None:
-    if found := _in_inputs(step.raw):
+def _check_batch(step: StepInputs) -> NonFiniteLocation | None:
+    if found := _check_inputs(step.raw_inputs):
         return found
     advice = "look at augment"
-    if rows := _rows(step.inputs, len(step.raw)):
-        return Found("augmentation made inputs that are not finite", advice, rows=rows)
-    if not finite(step.target):
-        return Found("augmentation made targets that are not finite", advice)
+    if rows := _find_nonfinite_rows(step.inputs, len(step.raw_inputs)):
+        return NonFiniteLocation(
+            "augmentation made inputs that are not finite", advice, sample_rows=rows
+        )
+    if not is_finite(step.target):
+        return NonFiniteLocation("augmentation made targets that are not finite", advice)
     return None
 
 
-def _in_inputs(inputs: Tensor) -> Found | None:
-    if rows := _rows(inputs, len(inputs)):
-        return Found("the inputs themselves are not finite", THE_SAMPLES, rows=rows)
+def _check_inputs(inputs: Tensor) -> NonFiniteLocation | None:
+    if rows := _find_nonfinite_rows(inputs, len(inputs)):
+        return NonFiniteLocation(
+            "the inputs themselves are not finite", SAMPLE_ADVICE, sample_rows=rows
+        )
     return None
 
 
-def _in_weights(named: Iterable[tuple[str, Tensor]]) -> Found | None:
+def _check_weights(named: Iterable[tuple[str, Tensor]]) -> NonFiniteLocation | None:
     for name, value in named:
-        kind = _kind(own(value))
+        kind = _get_nonfinite_kind(get_local_shard(value))
         moved = value.requires_grad or name.endswith(("running_mean", "running_var"))
         if kind == "nan" or (kind and moved):
             layer = name.rpartition(".")[0]
-            return Found(f"{name} itself holds {kind}", layer=layer)
+            return NonFiniteLocation(f"{name} itself holds {kind}", layer=layer)
     return None
 
 
-def _rows(value: Tensor, count: int) -> tuple[int, ...]:
+def _find_nonfinite_rows(value: Tensor, count: int) -> tuple[int, ...]:
     """Places of the samples with a number that isn't finite, if the first dimension is theirs."""
-    if value.ndim == 0 or len(value) != count or finite(value):
+    if value.ndim == 0 or len(value) != count or is_finite(value):
         return ()
     low, high = value.detach().reshape(count, -1).aminmax(dim=1)
     return tuple((~(low.isfinite() & high.isfinite())).nonzero().flatten().tolist())
 
 
-def _on_the_way(
-    model: nn.Module, loss: Loss, autocast: Autocast, inputs: Tensor, target: Tensor
-) -> Found:
+def _check_forward_backward(
+    model: nn.Module, loss: LossFn, autocast: Autocast, inputs: Tensor, target: Tensor
+) -> NonFiniteLocation:
     """Through the model, the loss, and back."""
-    with torch.enable_grad(), _looking(model, len(inputs)) as seen:
+    with torch.enable_grad(), _register_hooks(model, len(inputs)) as seen:
         with autocast():
             output = model(inputs)
             value = loss(output, target)
-        if seen.forward or not finite(value):
-            return seen.forward or _the_loss_itself()
-        named: Named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if seen.forward_location or not is_finite(value):
+            return seen.forward_location or _locate_in_loss()
+        named: NamedTensors = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         gradients = torch.autograd.grad(value, [p for _, p in named], allow_unused=True)
     got = [(name, g) for (name, _), g in zip(named, gradients, strict=True) if g is not None]
-    return seen.backward or _in_gradients(got, seen.order)
+    return seen.backward_location or _check_gradients(got, seen.finish_order)
 
 
-def _forward(
-    model: nn.Module, loss: Loss, autocast: Autocast, inputs: Tensor, target: Tensor
-) -> Found | None:
-    with _looking(model, len(inputs)) as seen, autocast():
+def _check_forward(
+    model: nn.Module, loss: LossFn, autocast: Autocast, inputs: Tensor, target: Tensor
+) -> NonFiniteLocation | None:
+    with _register_hooks(model, len(inputs)) as seen, autocast():
         value = loss(model(inputs), target)
-    return seen.forward or (None if finite(value) else _the_loss_itself())
+    return seen.forward_location or (None if is_finite(value) else _locate_in_loss())
 
 
-def _the_loss_itself() -> Found:
-    return Found("every output of the model is finite, so it is the loss itself", THE_LOSS)
+def _locate_in_loss() -> NonFiniteLocation:
+    return NonFiniteLocation(
+        "every output of the model is finite, so it is the loss itself", LOSS_ADVICE
+    )
 
 
-def _in_gradients(gradients: Named, order: Mapping[str, int]) -> Found:
+def _check_gradients(gradients: NamedTensors, order: Mapping[str, int]) -> NonFiniteLocation:
     """Of the parameters: the one whose layer ran last, as the way back begins there."""
-    bad = [name for name, gradient in gradients if not finite(gradient)]
+    bad = [name for name, gradient in gradients if not is_finite(gradient)]
     if bad:
         name = max(bad, key=lambda name: order.get(name.rpartition(".")[0], 0))
-        return Found(
+        return NonFiniteLocation(
             f"first in the gradient of {name} ({len(bad)} of {len(gradients)} parameters have one "
             "that is not finite)",
             layer=name.rpartition(".")[0],
         )
-    if not finite(nn.utils.get_total_norm([gradient for _, gradient in gradients])):
+    if not is_finite(nn.utils.get_total_norm([gradient for _, gradient in gradients])):
         norms = {
             name: torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
             for name, gradient in gradients
         }
         name = max(norms, key=lambda name: norms[name])
-        return Found(
+        return NonFiniteLocation(
             "every gradient is finite, but too large for their norm; the largest is that of "
             f"{name} ({norms[name]:.3g})",
             layer=name.rpartition(".")[0],
         )
-    return Found("done again, the step gave finite numbers, so it was chance (or the clip)")
+    return NonFiniteLocation(
+        "done again, the step gave finite numbers, so it was chance (or the clip)"
+    )
 
 
 @dataclass
-class _Seen:
+class _NonFiniteHooks:
     """One pass through a model and back, as its layers' outputs tell of it."""
 
-    count: int
+    batch_size: int
     """Samples in the batch."""
-    forward: Found | None = None
-    backward: Found | None = None
-    order: dict[str, int] = field(default_factory=dict)
+    forward_location: NonFiniteLocation | None = None
+    backward_location: NonFiniteLocation | None = None
+    finish_order: dict[str, int] = field(default_factory=dict)
     """When each layer last finished."""
-    finished: int = 0
-    _good: tuple[str, str] | None = None
+    finished_count: int = 0
+    _last_finite: tuple[str, str] | None = None
     """The layer at whose output the gradient was last seen to be finite, and what it is called."""
-    _at: Tensor | None = None
+    _last_tensor: Tensor | None = None
 
-    def look(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def check_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """A forward hook: layers finish before those that hold them."""
-        self.finished += 1
-        self.order[name] = self.finished
+        self.finished_count += 1
+        self.finish_order[name] = self.finished_count
         called = (
             f"{name} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
         )
-        for tensor in _tensors(output):
-            if not self.forward and (kind := _kind(tensor)):
-                rows = _rows(tensor, self.count)
-                self.forward = Found(
-                    f"first in the output of {called}: {kind}", SMALLER, name, rows
+        for tensor in _iter_tensors(output):
+            if not self.forward_location and (kind := _get_nonfinite_kind(tensor)):
+                rows = _find_nonfinite_rows(tensor, self.batch_size)
+                self.forward_location = NonFiniteLocation(
+                    f"first in the output of {called}: {kind}", STEP_SIZE_ADVICE, name, rows
                 )
             if tensor.requires_grad:
-                tensor.register_hook(functools.partial(self.look_back, name, called, tensor))
+                tensor.register_hook(functools.partial(self.check_gradient, name, called, tensor))
 
-    def look_back(self, name: str, called: str, tensor: Tensor, gradient: Tensor) -> None:
-        if self.backward:
+    def check_gradient(self, name: str, called: str, tensor: Tensor, gradient: Tensor) -> None:
+        if self.backward_location:
             return
-        if _kind(gradient):
-            rows = _rows(gradient, self.count)
-            if self._good:
-                layer, last = self._good
+        if _get_nonfinite_kind(gradient):
+            rows = _find_nonfinite_rows(gradient, self.batch_size)
+            if self._last_finite:
+                layer, last = self._last_finite
                 where = f"on its way back from the output of {last} to that of {called}"
-                self.backward = Found(f"first in the gradient, {where}", SMALLER, layer, rows)
+                self.backward_location = NonFiniteLocation(
+                    f"first in the gradient, {where}", STEP_SIZE_ADVICE, layer, rows
+                )
             else:
                 where = "the loss is finite, but not its gradient at the model's output"
-                self.backward = Found(where, THE_LOSS, None, rows)
-        elif tensor is not self._at:  # else it is the output of the layer around that one as well
-            self._good, self._at = (name, called), tensor
+                self.backward_location = NonFiniteLocation(where, LOSS_ADVICE, None, rows)
+        elif (
+            tensor is not self._last_tensor
+        ):  # else it is the output of the layer around that one as well
+            self._last_finite, self._last_tensor = (name, called), tensor
 
 
 @contextmanager
-def _looking(model: nn.Module, count: int) -> Iterator[_Seen]:
-    seen = _Seen(count)
+def _register_hooks(model: nn.Module, count: int) -> Iterator[_NonFiniteHooks]:
+    seen = _NonFiniteHooks(count)
     hooks = [
-        module.register_forward_hook(functools.partial(seen.look, name))
+        module.register_forward_hook(functools.partial(seen.check_output, name))
         for name, module in model.named_modules()
     ]
     try:
@@ -275,10 +293,10 @@ def _looking(model: nn.Module, count: int) -> Iterator[_Seen]:
             hook.remove()
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def _iter_tensors(output: Any) -> Iterator[Tensor]:
     """Those of a layer's output, which may be a tuple or dict of them, and so on."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, (Mapping, list, tuple)):
         for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(part)
+            yield from _iter_tensors(part)

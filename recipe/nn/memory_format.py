@@ -9,14 +9,16 @@ from torch import nn
 
 from recipe.errors import SpecError
 
-Wanted = bool | Literal["auto"]
+ChannelsLast = bool | Literal["auto"]
 
 
-BLOCK = 16
+CONV_CHANNEL_BLOCK = 16
 """Channels that oneDNN's convolutions take at a time: 8 with AVX2, 16 with AVX-512."""
 
 
-def arrange(model: nn.Module, device: torch.device, wanted: Wanted) -> nn.Module:
+def to_memory_format(
+    model: nn.Module, device: torch.device, channels_last: ChannelsLast
+) -> nn.Module:
     """The model on `device`, its 4-dimensional weights stored with the channels last if `wanted`.
 
     `auto` does so for a model with 2-dimensional convolutions on a CPU, where a step of the
@@ -27,27 +29,27 @@ def arrange(model: nn.Module, device: torch.device, wanted: Wanted) -> nn.Module
     A model for which that isn't safe stays as it is under `auto`; raises SpecError under True.
     """
     model = model.to(device)
-    unsafe = _unsafe(model) if device.type == "cpu" else None
-    if wanted == "auto":
+    unsafe = _find_unsafe_layer(model) if device.type == "cpu" else None
+    if channels_last == "auto":
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
-        wanted = device.type == "cpu" and convolves and unsafe is None
-    if wanted and unsafe is not None:
+        channels_last = device.type == "cpu" and convolves and unsafe is None
+    if channels_last and unsafe is not None:
         raise SpecError(f"channels_last: {unsafe}; use channels_last=auto or false")
     # a module's own `to` has no type for this argument alone
-    return model.to(memory_format=torch.channels_last) if wanted else model  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
 
 
-def _unsafe(model: nn.Module) -> str | None:
+def _find_unsafe_layer(model: nn.Module) -> str | None:
     """A layer that torch doesn't compute well in this layout on a CPU, and what would happen."""
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.Conv2d)
             and all(size == 1 for size in module.kernel_size)
             and any(stride > 1 for stride in module.stride)
-            and module.in_channels // module.groups < BLOCK
+            and module.in_channels // module.groups < CONV_CHANNEL_BLOCK
         ):  # https://github.com/uxlfoundation/oneDNN/issues/6035
             return (
-                f"{name} is a strided 1x1 convolution of fewer than {BLOCK} channels: with the "
+                f"{name} is a strided 1x1 convolution of fewer than {CONV_CHANNEL_BLOCK} channels: with the "
                 "channels last its gradient comes out wrong on some CPUs, and memory is overwritten"
             )
         if isinstance(module, nn.GroupNorm):  # seen in torch 2.13

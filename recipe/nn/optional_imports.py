@@ -6,11 +6,11 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-BUILT_FOR_TORCH = ("torchvision", "timm")
+TORCH_BINARY_LIBRARIES = ("torchvision", "timm")
 """torchvision, and what imports it."""
 
 
-def imported(module: str, choice: str, extra: str) -> Any:
+def import_optional(module: str, choice: str, extra: str) -> Any:
     """The module, for that choice of an option; raises ValueError where it can't be imported."""
     library = module.partition(".")[0]
     try:
@@ -20,8 +20,8 @@ def imported(module: str, choice: str, extra: str) -> Any:
         way_out = f"install the extra: pip install torch-recipe[{extra}]"
         if not isinstance(error, ModuleNotFoundError):
             way_out = (
-                _pair()
-                if library in BUILT_FOR_TORCH
+                _format_reinstall_hint()
+                if library in TORCH_BINARY_LIBRARIES
                 else f"it isn't made for this Python or torch; install {library} again"
             )
         raise ValueError(
@@ -29,7 +29,7 @@ def imported(module: str, choice: str, extra: str) -> Any:
         ) from error
 
 
-def _pair() -> str:
+def _format_reinstall_hint() -> str:
     """How to install a torch and a torchvision that were built for each other."""
     torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
     return (

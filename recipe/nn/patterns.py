@@ -14,14 +14,14 @@ from recipe.errors import Problems, SpecError
 MAX_PATTERNS = 1000
 """In one list."""
 
-MAX_CHARACTERS = 1000
+MAX_PATTERN_LENGTH = 1000
 """Of one pattern."""
 
-MAX_PROBLEMS = 20
+MAX_LISTED_PROBLEMS = 20
 """Patterns without a match that are listed one by one."""
 
 
-def matching(pattern: str, names: Sequence[str]) -> list[str]:
+def match_names(pattern: str, names: Sequence[str]) -> list[str]:
     """The names that a pattern takes, in their order; may be none.
 
     - `re:<expression>`: names in which the regular expression is found, in the syntax of RE2
@@ -32,10 +32,10 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
 
     Raises ValueError for an expression that is none, and for a pattern of more than MAX_CHARACTERS.
     """
-    if len(pattern) > MAX_CHARACTERS:
+    if len(pattern) > MAX_PATTERN_LENGTH:
         raise ValueError(
             f"{pattern[:40]!r}... is a pattern of {len(pattern):,} characters, and at most "
-            f"{MAX_CHARACTERS:,} are read; use a shorter glob, or several patterns"
+            f"{MAX_PATTERN_LENGTH:,} are read; use a shorter glob, or several patterns"
         )
     if pattern.startswith("re:"):
         options = re2.Options()
@@ -54,7 +54,7 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name == pattern or name.startswith(f"{pattern}.")]
 
 
-def select(key: str, patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def assign_patterns(key: str, patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """The first pattern that takes each name, for the names that one takes.
 
     Raises SpecError with a problem for every pattern that is none, or that matches nothing (with
@@ -70,21 +70,21 @@ def select(key: str, patterns: Sequence[str], names: Sequence[str]) -> dict[str,
     for pattern in patterns:
         found: list[str] = []
         with problems.collect(key):
-            found = matching(pattern, names)
-            more += not found and len(problems) >= MAX_PROBLEMS
-            if not found and len(problems) < MAX_PROBLEMS:
+            found = match_names(pattern, names)
+            more += not found and len(problems) >= MAX_LISTED_PROBLEMS
+            if not found and len(problems) < MAX_LISTED_PROBLEMS:
                 raise ValueError(
-                    f"{pattern!r} matches none of the {len(names)} parameters{near(pattern, names)}"
+                    f"{pattern!r} matches none of the {len(names)} parameters{format_nearest(pattern, names)}"
                 )
         for name in found:
             taken.setdefault(name, pattern)
     if more:
         problems.append(f"{key}: {more:,} more match nothing")
-    problems.raise_any()
+    problems.raise_if_any()
     return taken
 
 
-def near(pattern: str, names: Sequence[str]) -> str:
+def format_nearest(pattern: str, names: Sequence[str]) -> str:
     """` (nearest: a, b)` for a pattern that matches nothing."""
     word = re.sub(r"^re:|[*?\[\]^$\\]", "", pattern).strip(".")
     modules = dict.fromkeys(name.rpartition(".")[0] for name in names)

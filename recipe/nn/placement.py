@@ -6,6 +6,6 @@ import torch
 from torch import Tensor
 
 
-def placed(inputs: Tensor, device: torch.device) -> Tensor:
+def to_device(inputs: Tensor, device: torch.device) -> Tensor:
     """A batch as the model is called with it, in training and everywhere else."""
     return inputs.to(device, non_blocking=True)

@@ -12,14 +12,14 @@ from recipe.nn import rng
 
 
 @contextmanager
-def preserved(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
+def preserve_model_state(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
     """Afterwards every module's train/eval mode and every random stream is as it was before.
 
     With `buffers` the buffers too, such as BatchNorm's statistics, which training mode moves.
     """
     modes = [(module, module.training) for module in model.modules()]
     kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if buffers else []
-    with rng.untouched():
+    with rng.isolate_rng():
         try:
             yield
         finally:

@@ -15,30 +15,30 @@ from typing import Any
 import numpy as np
 import torch
 
-States = dict[str, Any]
+RngStates = dict[str, Any]
 """Where the global streams are: tensors and plain numbers, as a checkpoint can hold them."""
 
 
-def spawn(seed: int, name: str, epoch: int = 0) -> int:
+def derive_seed(seed: int, stream: str, epoch: int = 0) -> int:
     """A 63-bit seed for one stream."""
-    digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{stream}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(seed: int, name: str, epoch: int = 0) -> torch.Generator:
+def make_generator(seed: int, stream: str, epoch: int = 0) -> torch.Generator:
     """A CPU generator at the start of a stream."""
-    return torch.Generator().manual_seed(spawn(seed, name, epoch))
+    return torch.Generator().manual_seed(derive_seed(seed, stream, epoch))
 
 
-def seed_global(seed: int, name: str, epoch: int = 0) -> None:
+def seed_global_rng(seed: int, stream: str, epoch: int = 0) -> None:
     """Puts the global streams of torch (all devices), numpy and Python at the start of a stream."""
-    start = spawn(seed, name, epoch)
+    start = derive_seed(seed, stream, epoch)
     torch.manual_seed(start)
     np.random.seed(start % 2**32)
     random.seed(start)
 
 
-def get_global() -> States:
+def get_rng_states() -> RngStates:
     """Where the global streams of torch (all devices), numpy and Python are."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     assert isinstance(keys, np.ndarray)
@@ -52,7 +52,7 @@ def get_global() -> States:
     }
 
 
-def set_global(states: States) -> None:
+def set_rng_states(states: RngStates) -> None:
     """Puts them there again. GPUs that are no longer there are passed over."""
     torch.set_rng_state(states["torch"])
     for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
@@ -65,7 +65,7 @@ def set_global(states: States) -> None:
     random.setstate((version, tuple(numbers), second))
 
 
-def standing() -> object:
+def snapshot_rng() -> object:
     """Something to compare, which is equal where no global stream was drawn from in between."""
     _, keys, *rest = np.random.get_state()
     assert isinstance(keys, np.ndarray)
@@ -75,15 +75,15 @@ def standing() -> object:
 
 
 @contextmanager
-def seeded(seed: int, name: str) -> Iterator[None]:
+def isolate_seeded_rng(seed: int, stream: str) -> Iterator[None]:
     """In the block the global streams are at the start of a stream, afterwards as before."""
-    with untouched():
-        seed_global(seed, name)
+    with isolate_rng():
+        seed_global_rng(seed, stream)
         yield
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
+def isolate_rng() -> Iterator[None]:
     """Whatever the block draws, the global streams are afterwards as they were before."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -16,16 +16,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recipe import atomic_write
-from recipe.formatting import bytes_, counted, listed, printable
+from recipe.formatting import escape_unprintable, format_bytes, format_list, pluralize
 from recipe.nn import memory_limit
 
-SPARE = 2**29
+LOAD_OVERHEAD_BYTES = 2**29
 """Bytes that loading may take besides the file's content."""
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """A safetensors file; `path` is at any moment the old file or the new one, never a part."""
-    atomic_write.write(path, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    atomic_write.write_file(
+        path, save({name: tensor.contiguous() for name, tensor in weights.items()})
+    )
 
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -34,10 +36,10 @@ STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 WRAPPER_PREFIXES = ("module.", "model.")
 """What data parallelism and Lightning put before every name."""
 
-COMPILED = "_orig_mod."
+COMPILED_PREFIX = "_orig_mod."
 """What torch.compile puts before the names of a compiled module."""
 
-COUNTER = "num_batches_tracked"
+BATCH_COUNTER = "num_batches_tracked"
 """A buffer of batch normalisation that files of older versions of torch lack."""
 
 
@@ -52,8 +54,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        content = load_pickled(path)
-    except Inflated as error:
+        content = load_torch_file(path)
+    except ExcessiveMemoryError as error:
         raise ValueError(f"{path}: isn't loaded: {error}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it is empty or was cut off")
@@ -69,63 +71,75 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(
-        isinstance(name, str) and _plain(value) for name, value in content.items()
+        isinstance(name, str) and _is_dense_real_tensor(value) for name, value in content.items()
     ):
-        keys = [printable(str(key)[:MAX_KEY]) for key in content] if _is_named(content) else []
+        keys = (
+            [escape_unprintable(str(key)[:MAX_KEY_LENGTH]) for key in content]
+            if _is_state_dict(content)
+            else []
+        )
         raise ValueError(
             f"{path}: is no state_dict (a dict of dense tensors by parameter name)"
-            + (f"; its keys are {listed(keys, 8)}" if keys else "")
+            + (f"; its keys are {format_list(keys, 8)}" if keys else "")
             + f"; save a state_dict alone or under {' or '.join(STATE_DICT_KEYS)}"
         )
     return content
 
 
-class Inflated(ValueError):
+class ExcessiveMemoryError(ValueError):
     """A file would take more memory than its size accounts for."""
 
 
-def load_pickled(path: Path) -> Any:
+def load_torch_file(path: Path) -> Any:
     """What torch.save wrote, on the CPU; no pickled code runs, and memory is taken only in
     proportion to the file's size. Raises Inflated, and whatever torch.load does."""
     size = path.stat().st_size
-    with memory_limit.limited(2 * size + SPARE):
+    with memory_limit.limit_memory(2 * size + LOAD_OVERHEAD_BYTES):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise Inflated("its entries are compressed, which torch.save never does")
+                raise ExcessiveMemoryError(
+                    "its entries are compressed, which torch.save never does"
+                )
             if (stated := sum(entry.file_size for entry in entries)) > size:
-                raise Inflated(f"its entries state {bytes_(stated)}, and it has {bytes_(size)}")
+                raise ExcessiveMemoryError(
+                    f"its entries state {format_bytes(stated)}, and it has {format_bytes(size)}"
+                )
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except MemoryError as error:
-            raise Inflated(f"it takes far more memory than its {bytes_(size)}") from error
+            raise ExcessiveMemoryError(
+                f"it takes far more memory than its {format_bytes(size)}"
+            ) from error
 
 
-MAX_KEY = 80
+MAX_KEY_LENGTH = 80
 """Characters of a file's key that are printed."""
 
 
-def _is_named(content: object) -> bool:
+def _is_state_dict(content: object) -> bool:
     return isinstance(content, dict) and bool(content)
 
 
-def unwrapped(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def strip_wrapper_prefixes(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The weights under the names of the model itself, without what compiling, data parallelism or
     Lightning put before them; names that the model has are kept."""
     own = model.state_dict().keys()
-    found = renamed(weights, lambda name: name)
-    if not any(COMPILED in name for name in own):
-        found = renamed(found, lambda name: name.replace(COMPILED, ""))
+    found = rename_weights(weights, lambda name: name)
+    if not any(COMPILED_PREFIX in name for name in own):
+        found = rename_weights(found, lambda name: name.replace(COMPILED_PREFIX, ""))
     while found and not own & found.keys():
         prefix = next((p for p in WRAPPER_PREFIXES if all(n.startswith(p) for n in found)), None)
         if prefix is None:
             break
-        found = renamed(found, methodcaller("removeprefix", prefix))
+        found = rename_weights(found, methodcaller("removeprefix", prefix))
     return found
 
 
-def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+def rename_weights(
+    weights: Mapping[str, Tensor], rename: Callable[[str], str]
+) -> dict[str, Tensor]:
     """Tensors and the versions of the modules that they are of, under other names."""
     found = OrderedDict((rename(name), tensor) for name, tensor in weights.items())
     if len(found) < len(weights):  # two would have the same name
@@ -136,7 +150,7 @@ def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict
     return found
 
 
-def _plain(tensor: object) -> bool:
+def _is_dense_real_tensor(tensor: object) -> bool:
     """Whether it is an ordinary tensor of real numbers, one that can be copied into a model."""
     return (
         isinstance(tensor, Tensor)
@@ -147,17 +161,17 @@ def _plain(tensor: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadResult:
     """What became of a file's weights, by name."""
 
     loaded: list[str]
-    left: list[str]
+    not_loaded: list[str]
     """Of the model's head: kept their initial values."""
-    counters: list[str]
+    missing_counters: list[str]
     """Counters of batch normalisation that the file lacks: kept, as torch does."""
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]) -> Loaded:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]) -> LoadResult:
     """Loads weights into a model in place by torch's `load_state_dict`, and so with what the
     model's modules do about files of older versions.
 
@@ -169,20 +183,20 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]
     state = model.state_dict()
     named = {name: weights[name] for name in state if name in weights}
     misfits = {name for name, tensor in named.items() if tensor.shape != state[name].shape}
-    _check_kinds({n: (t, state[n].dtype) for n, t in named.items() if n not in misfits})
+    _check_dtypes({n: (t, state[n].dtype) for n, t in named.items() if n not in misfits})
     given = OrderedDict((name, t) for name, t in weights.items() if name not in misfits)
     own_version = {"": state._metadata[""]}  # type: ignore[attr-defined]  # some require one
     given._metadata = getattr(weights, "_metadata", own_version)  # type: ignore[attr-defined]
     before = {name: tensor.clone() for name, tensor in state.items()}
     try:
-        result = _load(model, given)
-        counters = [n for n in state if n.rpartition(".")[2] == COUNTER and n not in given]
+        result = _load_state_dict(model, given)
+        counters = [n for n in state if n.rpartition(".")[2] == BATCH_COUNTER and n not in given]
         lacking = set(result.missing_keys) - set(counters)
         missing = [name for name in state if name in lacking - head]
         if missing or result.unexpected_keys:
             parts = [
-                _names("does not fit or is missing", missing),
-                _names("unexpected", result.unexpected_keys),
+                _format_names("does not fit or is missing", missing),
+                _format_names("unexpected", result.unexpected_keys),
             ]
             raise ValueError("; ".join(filter(None, parts)) + "; is it a file of this model?")
         loaded = [name for name in state if name not in {*lacking, *counters}]
@@ -191,17 +205,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]
         for name, tensor in before.items():
             state[name].copy_(tensor)
         raise
-    return Loaded(sorted(loaded), [name for name in state if name in lacking], counters)
+    return LoadResult(sorted(loaded), [name for name in state if name in lacking], counters)
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
+def _load_state_dict(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
     try:
         return model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # such as another shape under a name that a module changed
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _check_kinds(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
+def _check_dtypes(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
     """Raises ValueError for tensors that would lose more than digits as the type they are to be."""
     other = [
         name
@@ -211,7 +225,7 @@ def _check_kinds(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
     if other:
         tensor, wanted = given[other[0]]
         kinds = f"{tensor.dtype} where the model has {wanted}".replace("torch.", "")
-        raise ValueError(f"{_names(kinds, other)}; convert them")
+        raise ValueError(f"{_format_names(kinds, other)}; convert them")
 
 
 def _check_finite(loaded: Mapping[str, Tensor]) -> None:
@@ -219,10 +233,10 @@ def _check_finite(loaded: Mapping[str, Tensor]) -> None:
     if broken := [name for name, count in counts.items() if count]:
         what = f"{sum(counts.values()):,} NaN or infinite values in "
         raise ValueError(
-            f"{_names(what + counted(len(broken), 'tensor'), broken)}; the training that they are"
+            f"{_format_names(what + pluralize(len(broken), 'tensor'), broken)}; the training that they are"
             " from diverged, use other weights"
         )
 
 
-def _names(what: str, names: Sequence[str]) -> str:
-    return f"{what}: {listed(names)}" if names else ""
+def _format_names(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {format_list(names)}" if names else ""

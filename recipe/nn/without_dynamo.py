@@ -19,27 +19,27 @@ from torch.optim.optimizer import _use_grad_for_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def methods() -> None:
+def disable_dynamo_for_optimizers() -> None:
     """Marks those methods of every optimizer that torch would mark on their first call."""
     for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.zero_grad):
-        _mark(method)
+        _mark_disabled(method)
 
 
-def mode(kind: type[TorchDispatchMode]) -> None:
+def disable_dynamo_for_mode(mode_class: type[TorchDispatchMode]) -> None:
     """As `methods`, of a mode that sees every operation."""
-    _mark(kind.__torch_dispatch__)
+    _mark_disabled(mode_class.__torch_dispatch__)
 
 
-def _mark(method: Callable[..., Any]) -> None:
+def _mark_disabled(method: Callable[..., Any]) -> None:
     plain = getattr(method, "__wrapped__", None)
     if plain is not None:
         vars(plain).setdefault("__dynamo_disable", plain)
 
 
-def step(optimizer: Optimizer) -> None:
+def replace_optimizer_step(optimizer: Optimizer) -> None:
     """Gives one of torch's own optimizers the same `step`, hooks included, without the import; any
     other keeps its own."""
-    plain = _within_the_wrapper(type(optimizer).step)
+    plain = _unwrap_step(type(optimizer).step)
     if plain is None:
         return
 
@@ -52,14 +52,14 @@ def step(optimizer: Optimizer) -> None:
     optimizer.step = hooked  # type: ignore[method-assign]
 
 
-def _within_the_wrapper(step: Any) -> Callable[..., Any] | None:
+def _unwrap_step(step: Any) -> Callable[..., Any] | None:
     """What torch's wrapper with the import is about; None if there is no such wrapper."""
     while isinstance(step, FunctionType):
         within = getattr(step, "__wrapped__", None)
-        if step.__code__ is _WRAPPER:
+        if step.__code__ is _WRAPPER_CODE:
             return within
         step = within
     return None
 
 
-_WRAPPER = _use_grad_for_differentiable(lambda optimizer: None).__code__
+_WRAPPER_CODE = _use_grad_for_differentiable(lambda optimizer: None).__code__

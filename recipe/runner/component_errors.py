@@ -12,42 +12,46 @@ from typing import Any
 
 from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
-from recipe.errors import DEBUG_HINT, RecipeError, is_output_closed, raised
-from recipe.formatting import counted
+from recipe.errors import DEBUG_HINT, RecipeError, describe_exception, is_output_closed
+from recipe.formatting import pluralize
 from recipe.training.run import Run
 
 
 @contextmanager
-def reported(spec: RunSpec, run: Run) -> Iterator[None]:
+def wrap_component_errors(spec: RunSpec, run: Run) -> Iterator[None]:
     """Raises RecipeError for an exception out of the code of one of the run's components."""
     try:
         yield
     except RecipeError:
         raise
     except (Exception, SystemExit) as error:
-        group = None if is_output_closed(error) else _origin(run, error)
+        group = None if is_output_closed(error) else _find_failing_group(run, error)
         if group is None:
             raise
         raise RecipeError(
-            f"{group}={spec.options[group]} raised {raised(error)} after "
-            f"{counted(run.at.step, 'step')}; {DEBUG_HINT}"
+            f"{group}={spec.options[group]} raised {describe_exception(error)} after "
+            f"{pluralize(run.position.step, 'step')}; {DEBUG_HINT}"
         ) from error
 
 
-def _origin(run: Run, error: BaseException) -> str | None:
+def _find_failing_group(run: Run, error: BaseException) -> str | None:
     """The group of the component in whose code, or below it, an exception was raised."""
-    if isinstance(error.__cause__, Exception) and (group := _origin(run, error.__cause__)):
+    if isinstance(error.__cause__, Exception) and (
+        group := _find_failing_group(run, error.__cause__)
+    ):
         return group
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    components = {group: _component(run, group) for group in GROUPS if group != "device"}
+    components = {
+        group: _get_component_objects(run, group) for group in GROUPS if group != "device"
+    }
     for frame in reversed(frames):
         for group, component in components.items():
-            if _runs(frame, component):
+            if _is_frame_of(frame, component):
                 return group
     return None
 
 
-def _component(run: Run, group: str) -> list[Any]:
+def _get_component_objects(run: Run, group: str) -> list[Any]:
     """What runs for a group while a run trains."""
     match group:
         case "data":
@@ -55,22 +59,23 @@ def _component(run: Run, group: str) -> list[Any]:
         case "model":
             return list(run.model.modules())
         case "scheduler":
-            return [run.schedule.scheduler]
+            return [run.lr_schedule.scheduler]
         case "precision":
             return [run.autocast]
         case _:
             return [getattr(run, group, None)]
 
 
-def _runs(frame: FrameType, component: list[Any]) -> bool:
+def _is_frame_of(frame: FrameType, component: list[Any]) -> bool:
     """Whether a frame runs a function of this component, or a method of its object."""
     bound = frame.f_locals.get("self")
     return any(
-        frame.f_code is _code(each) or (bound is not None and bound is each) for each in component
+        frame.f_code is _get_code_object(each) or (bound is not None and bound is each)
+        for each in component
     )
 
 
-def _code(component: Any) -> CodeType | None:
+def _get_code_object(component: Any) -> CodeType | None:
     """Of a function, within the settings and wrappers around it; None of anything else."""
     component = inspect.unwrap(component)
     while isinstance(component, functools.partial):

@@ -11,9 +11,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from recipe import output
-from recipe.formatting import printable_lines
+from recipe.formatting import escape_unprintable_lines
 
-WIDTH = 100
+NON_TERMINAL_WIDTH = 100
 """Characters of a line where the output is no terminal."""
 
 
@@ -29,22 +29,22 @@ class Console(console.Console):
             color_system=None if file else "auto",
         )  # fmt: skip
         if width is None and not self.is_terminal:
-            self.width = WIDTH
+            self.width = NON_TERMINAL_WIDTH
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Raises OutputError."""
-        with output.writing():
+        with output.wrap_write_errors():
             super().print(*objects, **options)
-        output.printed()
+        output.clear_current_task()
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable_lines(text), **options)
+        return super().render_str(escape_unprintable_lines(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             if segment.control is None and not segment.text.isprintable():
-                yield Segment(printable_lines(segment.text), segment.style)
+                yield Segment(escape_unprintable_lines(segment.text), segment.style)
             else:
                 yield segment

@@ -18,7 +18,7 @@ PACKAGES = (
 
 
 @functools.cache
-def versions() -> Mapping[str, str]:
+def get_versions() -> Mapping[str, str]:
     """Of recipe, Python and the packages a run's numbers can depend on; asked of a process once."""
     found = {"recipe": __version__, "python": platform.python_version()}
     for package in PACKAGES:
@@ -29,16 +29,16 @@ def versions() -> Mapping[str, str]:
     return found
 
 
-def git_commit() -> str | None:
+def get_git_commit() -> str | None:
     """The working directory's commit, with `-dirty` if files have changed; None outside git."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}-dirty" if _git("status", "--porcelain", "-uno") else commit
+        commit = _run_git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if _run_git("status", "--porcelain", "-uno") else commit
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
     done = subprocess.run(
         ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
     )
@@ -49,7 +49,7 @@ def describe(hardware: str, processes: int, commit: str | None) -> str:
     """The artifact environment.txt."""
     import torch
 
-    lines = [f"{package}=={version}" for package, version in versions().items()]
+    lines = [f"{package}=={version}" for package, version in get_versions().items()]
     return "\n".join(
         [
             f"device: {hardware}",

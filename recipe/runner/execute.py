@@ -18,67 +18,67 @@ from rich.table import Table
 from recipe import output
 from recipe.components import device
 from recipe.config import schema
-from recipe.config.instantiate import device_part, part, static_problems
+from recipe.config.instantiate import bind_component, find_component_problems, instantiate_device
 from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
-from recipe.errors import Problems, SpecError, cause, is_output_closed
-from recipe.formatting import counted, relative
-from recipe.runner.interruption import Pruned
+from recipe.errors import Problems, SpecError, find_interrupt, is_output_closed
+from recipe.formatting import pluralize, relative_to_cwd
+from recipe.runner.interruption import RunPruned
 
 if TYPE_CHECKING:
-    from recipe.runner.earlier_runs import Earlier
+    from recipe.runner.earlier_runs import EarlierRuns
     from recipe.runner.recorder import Recorder
-    from recipe.runner.run_summary import Outcome
-    from recipe.training.loop import Point
+    from recipe.runner.run_summary import RunSummary
+    from recipe.training.loop import MetricsEvent
     from recipe.training.run import Run
 
 
-def prepare(spec: RunSpec, problems: Problems) -> Run:
+def prepare_run(spec: RunSpec, problems: Problems) -> Run:
     """Sets the device's environment, imports torch, builds; in all processes that share the run, to
     which the first one hands the spec.
 
     `problems` are those found so far; raises SpecError with them and everything found here.
     """
-    output.task("importing torch")
+    output.set_current_task("importing torch")
     # of all parts only the device may be looked at before torch is imported
     before = len(problems)
-    for lines in static_problems(spec, ("device",)).values():
+    for lines in find_component_problems(spec, ("device",)).values():
         problems += lines
     if len(problems) == before:
-        with problems.component(f"device={spec.options['device']}"):
-            device.apply(device_part(spec).environment())
+        with problems.collect_component_errors(f"device={spec.options['device']}"):
+            device.set_environment(instantiate_device(spec).environment())
     broken = {"device"} if len(problems) > before else set()
-    world = World.here()
+    world = World.from_environment()
     if world.size == 1:
-        return _built(spec, problems, broken)
+        return _build_run(spec, problems, broken)
     from recipe.training import rendezvous
 
     if world.rank == 0:
-        rendezvous.hand(spec)
-    rendezvous.start()
-    return rendezvous.agreed(lambda: _built(spec, problems, broken))
+        rendezvous.send_spec(spec)
+    rendezvous.init_process_group()
+    return rendezvous.build_on_all_ranks(lambda: _build_run(spec, problems, broken))
 
 
-def problems(spec: RunSpec, *, on_cpu: bool) -> list[str]:
+def find_problems(spec: RunSpec, *, is_on_cpu: bool) -> list[str]:
     """What is wrong with a spec, found by making its parts; those that are made for a GPU are left
     out, and no GPU is used."""
     try:
-        if on_cpu:
-            prepare(spec, Problems())
+        if is_on_cpu:
+            prepare_run(spec, Problems())
         else:
-            _built(replace(spec, compile=False), Problems(), {"device"})
+            _build_run(replace(spec, compile=False), Problems(), {"device"})
     except (Exception, SystemExit) as error:  # of a user's part; the job itself reports it
         if is_output_closed(error):
             raise
-        if signalled := cause(error):
+        if signalled := find_interrupt(error):
             raise signalled from None
         return error.problems if isinstance(error, SpecError) else []
     return []
 
 
 @contextlib.contextmanager
-def rehearsal() -> Iterator[None]:
+def preserve_environment() -> Iterator[None]:
     """Around what is made to be looked at: the environment and torch's threads are restored."""
     import torch
 
@@ -91,37 +91,43 @@ def rehearsal() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _built(spec: RunSpec, problems: Problems, broken: set[str]) -> Run:
+def _build_run(spec: RunSpec, problems: Problems, invalid_groups: set[str]) -> Run:
     from recipe.components.data import worker
     from recipe.training import param_groups
     from recipe.training.build import build
 
-    if root := schema.root_problems(vars(spec)):
+    if root := schema.find_run_setting_problems(vars(spec)):
         problems += root
         if any(line.startswith(("seed", "epochs")) for line in root):
-            broken |= {"data", "sampler", "scheduler", "warmup", "freeze"}  # they need these two
+            invalid_groups |= {
+                "data",
+                "sampler",
+                "scheduler",
+                "warmup",
+                "freeze",
+            }  # they need these two
         if any(line.startswith("accumulate") for line in root):
             spec = replace(spec, accumulate=1)  # told already, so that the rest is checked
     static = param_groups.static_problems(
         spec, tuple(group for group in GROUPS if group != "device")
     )
     problems += [line for lines in static.values() for line in lines]
-    with worker.reported(spec.data.get("workers", 0)):
-        return build(spec, problems, broken | set(static))
+    with worker.translate_worker_errors(spec.data.get("workers", 0)):
+        return build(spec, problems, invalid_groups | set(static))
 
 
-def execute(
+def execute_run(
     spec: RunSpec,
     run: Run,
     console: Console,
     *,
     name: str,
     command: str,
-    before: Earlier,
+    earlier_runs: EarlierRuns,
     sweep: Path | None = None,
     tags: Mapping[str, str] | None = None,
-    watch: Callable[[Point], None] | None = None,
-) -> tuple[Outcome, Recorder]:
+    on_point: Callable[[MetricsEvent], None] | None = None,
+) -> tuple[RunSummary, Recorder]:
     """Trains and records; goes on with `before.stopped` if there is one. `watch` sees every Point.
 
     An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, Pruned as PRUNED,
@@ -130,82 +136,89 @@ def execute(
     from recipe.components.data import worker
     from recipe.runner import component_errors
     from recipe.runner import plan as planning
-    from recipe.runner.fit import train_recorded
+    from recipe.runner.fit import fit
     from recipe.runner.recorder import Recorder
-    from recipe.runner.start import begin
+    from recipe.runner.start import start_run
     from recipe.store import results, run_dirs
 
-    tracking = part(spec, "tracking")(spec.output_path)
-    if before.stopped:
+    tracking = bind_component(spec, "tracking")(spec.output_path)
+    if earlier_runs.interrupted_run_dir:
         recorder = Recorder.reopen(
-            before.stopped, tracking, sweep=sweep, fingerprint=before.fingerprint
+            earlier_runs.interrupted_run_dir,
+            tracking,
+            sweep_dir=sweep,
+            fingerprint=earlier_runs.fingerprint,
         )
     else:
-        if before.damaged:
-            caution = f"Caution {before.damaged}"
+        if earlier_runs.damage:
+            caution = f"Caution {earlier_runs.damage}"
             console.print(caution, style="yellow", highlight=False, soft_wrap=True)
         recorder = Recorder(
-            spec.output_path, name, tracking, sweep=sweep, fingerprint=before.fingerprint
+            spec.output_path, name, tracking, sweep_dir=sweep, fingerprint=earlier_runs.fingerprint
         )
     try:
-        threading.Thread(target=_import_for_the_end, name="imports").start()
-        with component_errors.reported(spec, run):
-            plan = planning.make(spec, run)
-        with run.ranks.together():
-            saved = begin(recorder, plan, before, console, sweep=sweep, tags=tags or {})
+        threading.Thread(target=_preload_modules, name="imports").start()
+        with component_errors.wrap_component_errors(spec, run):
+            plan = planning.make_plan(spec, run)
+        with run.collectives.translate_peer_errors():
+            saved = start_run(recorder, plan, earlier_runs, console, sweep=sweep, tags=tags or {})
         for caution in plan.cautions:
             console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
-        workers = worker.reported(spec.data.get("workers", 0))
-        with component_errors.reported(spec, run), workers:
+        workers = worker.translate_worker_errors(spec.data.get("workers", 0))
+        with component_errors.wrap_component_errors(spec, run), workers:
             if spec.summary:
-                console.print(str(plan.summary), highlight=False, soft_wrap=True)
-            outcome = train_recorded(recorder, plan, console, saved=saved, watch=watch)
-            _record_end(recorder, outcome, command)
-    except Pruned as reason:
-        reason.run = recorder.id
-        recorder.tags({"recipe.pruned": str(reason)})
-        _free(spec, recorder)
+                console.print(str(plan.model_summary), highlight=False, soft_wrap=True)
+            outcome = fit(recorder, plan, console, checkpoint_state=saved, on_point=on_point)
+            _record_results(recorder, outcome, command)
+    except RunPruned as reason:
+        reason.run_id = recorder.run_id
+        recorder.set_tags({"recipe.pruned": str(reason)})
+        _remove_temporary_files(spec, recorder)
         recorder.close("PRUNED")
-        _tell_lacking(console, recorder)
+        _warn_upload_incomplete(console, recorder)
         raise
     except KeyboardInterrupt:
         recorder.close("KILLED")
-        _tell_lacking(console, recorder)
-        again = run_dirs.command(f"resume {recorder.id}", spec.output_path)
-        again = again.replace("python -m recipe", World.here().launcher, 1)
+        _warn_upload_incomplete(console, recorder)
+        again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
+        again = again.replace("python -m recipe", World.from_environment().launch_command, 1)
         told = "" if sweep else f" Go on with: {again}"  # a sweep goes on as a whole
         console.print(f"Stopped.{told}", soft_wrap=True)
         raise
     except BaseException as error:
         unread = is_output_closed(error)
         recorder.close("KILLED" if unread else "FAILED", "" if unread else traceback.format_exc())
-        _tell_lacking(console, recorder)
+        _warn_upload_incomplete(console, recorder)
         if unread:
-            again = run_dirs.command(f"resume {recorder.id}", spec.output_path)
+            again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
             told = f"nobody reads what the run prints any more, so it stops; {again} goes on"
-            output.error(told)
+            output.print_error(told)
         raise
-    _free(spec, recorder)
+    _remove_temporary_files(spec, recorder)
     recorder.close("FINISHED")
-    if outcome.asked is not None and not sweep:  # a sweep stops
-        name = "Ctrl-C" if outcome.asked == signal.SIGINT else signal.Signals(outcome.asked).name
+    if outcome.late_signal is not None and not sweep:  # a sweep stops
+        name = (
+            "Ctrl-C"
+            if outcome.late_signal == signal.SIGINT
+            else signal.Signals(outcome.late_signal).name
+        )
         console.print(f"{name} came after the last step, and the run has reached its end")
     with contextlib.suppress(OSError):  # it can be made of the journals again
-        results.keep(recorder.folder)
+        results.write_result(recorder.run_dir)
     return outcome, recorder
 
 
-def _free(spec: RunSpec, recorder: Recorder) -> None:
+def _remove_temporary_files(spec: RunSpec, recorder: Recorder) -> None:
     """Removes what a run needs only until it ends; what can't be removed takes room, no more."""
     from recipe.checkpoint.files import Checkpoints
     from recipe.store import lineage
 
     with contextlib.suppress(OSError):
-        Checkpoints(recorder.folder, spec.checkpoint).finish()
-        lineage.release(recorder.folder)
+        Checkpoints(recorder.run_dir, spec.checkpoint).remove_unneeded()
+        lineage.free_parent_checkpoint(recorder.run_dir)
 
 
-def _import_for_the_end() -> None:
+def _preload_modules() -> None:
     """While the run trains, as torch computes without holding Python up."""
 
     import scipy.special  # noqa: F401
@@ -213,75 +226,75 @@ def _import_for_the_end() -> None:
     import recipe.runner.plots  # noqa: F401
 
 
-def _record_end(recorder: Recorder, outcome: Outcome, command: str) -> None:
-    output.task("writing the end of the record")
+def _record_results(recorder: Recorder, outcome: RunSummary, command: str) -> None:
+    output.set_current_task("writing the end of the record")
     from recipe.runner import plots
-    from recipe.runner.run_summary import note
+    from recipe.runner.run_summary import render_mlflow_note
 
-    recorder.file("lr.png", lambda path: plots.learning_rates(outcome.history, path))
-    recorder.file("curves.png", lambda path: plots.curves(outcome.history, path))
+    recorder.write_file("lr.png", lambda path: plots.plot_learning_rates(outcome.history, path))
+    recorder.write_file("curves.png", lambda path: plots.plot_curves(outcome.history, path))
     for name in ("lr.png", "curves.png", "model.safetensors"):
-        recorder.artifact(name)
-    tags = {"mlflow.note.content": note(outcome, command, recorder.folder)}
-    if outcome.no_effect:
-        tags["recipe.no_effect"] = ", ".join(outcome.no_effect)
-    recorder.tags(tags)
+        recorder.log_artifact(name)
+    tags = {"mlflow.note.content": render_mlflow_note(outcome, command, recorder.run_dir)}
+    if outcome.tricks_without_effect:
+        tags["recipe.no_effect"] = ", ".join(outcome.tricks_without_effect)
+    recorder.set_tags(tags)
 
 
-def report(console: Console, outcome: Outcome, recorder: Recorder) -> None:
+def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> None:
     """What a person reads at the end of a run."""
     from recipe.runner import parameter_table
-    from recipe.runner.run_summary import audit_table
+    from recipe.runner.run_summary import build_audit_table
     from recipe.store import run_dirs
 
     console.print()
-    console.print(parameter_table.table(outcome.plan.rows))
+    console.print(parameter_table.build_table(outcome.plan.parameter_rows))
     console.print()
     deeds = Table(title="What each trick did", title_justify="left", box=None, pad_edge=False)
     for column in ("trick", "option", "what it did"):
         deeds.add_column(column)
-    for deed in outcome.deeds():
+    for deed in outcome.iter_trick_effects():
         deeds.add_row(*deed)
     console.print(deeds)
     console.print()
-    console.print(audit_table(outcome.verdicts))
+    console.print(build_audit_table(outcome.verdicts))
     console.print()
-    for caution in outcome.cautions():
+    for caution in outcome.iter_cautions():
         console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
-    if recorder.differing:
+    if recorder.differing_points:
         console.print(
-            f"Caution {counted(recorder.differing, 'point')} that had been recorded before the run "
+            f"Caution {pluralize(recorder.differing_points, 'point')} that had been recorded before the run "
             "was taken up came out otherwise; the later ones count",
             style="yellow", soft_wrap=True,
         )  # fmt: skip
-    outputs = recorder.folder.parent.parent
-    tries = f"predict run={recorder.id} input=<image or folder>"
+    outputs = recorder.run_dir.parent.parent
+    tries = f"predict run={recorder.run_id} input=<image or folder>"
     lines = [
-        f"Result  {outcome.sentence()}",
-        f"Record  {relative(recorder.folder)}"
+        f"Result  {outcome.format_result()}",
+        f"Record  {relative_to_cwd(recorder.run_dir)}"
         + (f", in MLflow as {recorder.mlflow_run_id}" if recorder.mlflow_run_id else ""),
     ]
     if recorder.mlflow_run_id:
-        lines.append(f"Open    {run_dirs.command('ui', outputs)}")
-    lines.append(f"Try it  {run_dirs.command(tries, outputs)}")
+        lines.append(f"Open    {run_dirs.format_command('ui', outputs)}")
+    lines.append(f"Try it  {run_dirs.format_command(tries, outputs)}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    _tell_lacking(console, recorder)
+    _warn_upload_incomplete(console, recorder)
 
 
-def _tell_lacking(console: Console, recorder: Recorder) -> None:
-    if recorder.failure:
+def _warn_upload_incomplete(console: Console, recorder: Recorder) -> None:
+    if recorder.upload_failure:
         console.print(
-            f"MLflow did not take all of it ({recorder.failure}); the whole record is on disk.",
+            f"MLflow did not take all of it ({recorder.upload_failure}); the whole record is on disk.",
             style="red",
             soft_wrap=True,
         )
 
 
-def report_again(console: Console, before: Earlier, recorder: Recorder) -> None:
+def print_agreement(console: Console, earlier_runs: EarlierRuns, recorder: Recorder) -> None:
     """Whether the numbers are those of an earlier run that had the same fingerprint."""
     from recipe.compare import agreement
 
-    if before.finished:
-        agrees = agreement.compare(before.finished, recorder.folder).sentence
-        console.print(f"Again   as {before.finished.name}: {agrees}", soft_wrap=True)
+    if earlier_runs.finished_run_dir:
+        agrees = agreement.compare_runs(earlier_runs.finished_run_dir, recorder.run_dir).summary
+        console.print(f"Again   as {earlier_runs.finished_run_dir.name}: {agrees}", soft_wrap=True)

@@ -12,13 +12,13 @@ from typing import NoReturn
 
 from recipe import atomic_write, output
 from recipe.errors import (
-    OthersGone,
-    OutputClosed,
+    OutputClosedInterrupt,
     OutputError,
+    PeerProcessLost,
     RecipeError,
-    Terminated,
-    cause,
-    print_traceback,
+    TerminateInterrupt,
+    find_interrupt,
+    print_debug_traceback,
 )
 
 
@@ -27,21 +27,21 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-arrived: list[int] = []
+received_signals: list[int] = []
 """The signals that this process was sent, in order: whatever runs when one comes, such as a
 finaliser, may swallow the exception that it raises."""
 
 
-def listen() -> None:
+def install_signal_handlers() -> None:
     """From here on Ctrl-C and SIGTERM are remembered, and raise as they do; one that is ignored, as
     under nohup, stays so."""
-    arrived.clear()
-    signal.signal(signal.SIGTERM, terminate)
+    received_signals.clear()
+    signal.signal(signal.SIGTERM, handle_sigterm)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, handle_sigint)
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """Ends the process with this status, whatever signals come while it tidies up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -58,75 +58,83 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def ended(work: Callable[[], int], *, tell: bool = True) -> int:
+def run_command(command: Callable[[], int], *, print_errors: bool = True) -> int:
     """The exit status of what was called; how it ended is told, unless another process tells."""
     said: list[str] = []
     try:
-        status = work()
-        output.write("")  # what is buffered
-        if status == 0 and arrived:  # nobody obeyed it
-            by = Terminated() if arrived[0] == signal.SIGTERM else KeyboardInterrupt()
-            said, status = _stopped(by)
+        status = command()
+        output.print_text("")  # what is buffered
+        if status == 0 and received_signals:  # nobody obeyed it
+            by = (
+                TerminateInterrupt()
+                if received_signals[0] == signal.SIGTERM
+                else KeyboardInterrupt()
+            )
+            said, status = _describe_interrupt(by)
         return status
     except RecipeError as error:
         if isinstance(error, OutputError):
             discard_output()
-        if signalled := cause(error):
-            said, status = _stopped(signalled)
+        if signalled := find_interrupt(error):
+            said, status = _describe_interrupt(signalled)
             return status
         if error.__cause__ is not None:
-            print_traceback(error)
+            print_debug_traceback(error)
         said = error.problems
         return error.exit_status
-    except OthersGone as error:
+    except PeerProcessLost as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which ends this one as well
         said = [str(error)]
         return 1
     except KeyboardInterrupt as stopped:
-        said, status = _stopped(stopped)
+        said, status = _describe_interrupt(stopped)
         return status
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         discard_output()
         return 1
     except Exception as error:
-        if (signalled := cause(error)) is not None:
-            said, status = _stopped(signalled)
+        if (signalled := find_interrupt(error)) is not None:
+            said, status = _describe_interrupt(signalled)
             return status
-        if not isinstance(error, OSError) or not (error.filename or atomic_write.is_full(error)):
+        if not isinstance(error, OSError) or not (
+            error.filename or atomic_write.is_disk_full(error)
+        ):
             raise
-        said = [_unwritten(error)]
+        said = [_describe_os_error(error)]
         return 1
     finally:
-        arrived.clear()
-        for line in said if tell else ():
-            output.error(line)
+        received_signals.clear()
+        for line in said if print_errors else ():
+            output.print_error(line)
 
 
-def _unwritten(error: OSError) -> str:
+def _describe_os_error(error: OSError) -> str:
     """What to say of a file that can't be read or written."""
-    way_out = "make room" if atomic_write.is_full(error) else "see to that"
+    way_out = "make room" if atomic_write.is_disk_full(error) else "see to that"
     return f"{error.filename or 'a file'}: {error.strerror}; {way_out}, then start it again"
 
 
-def _stopped(by: KeyboardInterrupt) -> tuple[list[str], int]:
+def _describe_interrupt(interrupt: KeyboardInterrupt) -> tuple[list[str], int]:
     """What is said of a signal that ended a command, and the exit status."""
-    if isinstance(by, OutputClosed):
+    if isinstance(interrupt, OutputClosedInterrupt):
         return ["nobody reads the output any more; the same command resumes the sweep"], 1
-    return ["terminated" if isinstance(by, Terminated) else "interrupted"], status_of(by)
+    return [
+        "terminated" if isinstance(interrupt, TerminateInterrupt) else "interrupted"
+    ], get_signal_exit_status(interrupt)
 
 
-def status_of(by: KeyboardInterrupt) -> int:
+def get_signal_exit_status(interrupt: KeyboardInterrupt) -> int:
     """The exit status of a command that a signal ended: 143 for SIGTERM, else 130."""
-    return 128 + (signal.SIGTERM if isinstance(by, Terminated) else signal.SIGINT)
+    return 128 + (signal.SIGTERM if isinstance(interrupt, TerminateInterrupt) else signal.SIGINT)
 
 
-def interrupt(signum: int, frame: FrameType | None) -> None:
+def handle_sigint(signum: int, frame: FrameType | None) -> None:
     """The handler of SIGINT."""
-    arrived.append(signum)
+    received_signals.append(signum)
     raise KeyboardInterrupt
 
 
-def terminate(signum: int, frame: FrameType | None) -> None:
+def handle_sigterm(signum: int, frame: FrameType | None) -> None:
     """The handler of SIGTERM."""
-    arrived.append(signum)
-    raise Terminated
+    received_signals.append(signum)
+    raise TerminateInterrupt

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from recipe import __version__
-from recipe.components.data.image_files import decoders
+from recipe.components.data.image_files import decoder_packages
 from recipe.config import source_hash
 from recipe.config.option_files import GROUPS
-from recipe.config.schema import ELSEWHERE, SPARED
+from recipe.config.schema import FINGERPRINT_EXCLUDED_FIELDS, FINGERPRINT_EXCLUDED_SETTINGS
 from recipe.config.spec import RunSpec
 from recipe.training.run import Run
 
 
-def of(spec: RunSpec, run: Run) -> str:
+def compute(spec: RunSpec, run: Run) -> str:
     """64 hexadecimal digits; `run` is what was built from the spec, trained or not.
 
     In: settings, data, the content of given weights, versions, the code of the user's own
@@ -30,31 +30,33 @@ def of(spec: RunSpec, run: Run) -> str:
     which of several alike GPUs. Raises SpecError for weights or code that can't be read.
     """
     content: dict[str, Any] = {
-        "settings": _settings(spec, run),
+        "settings": _collect_settings(spec, run),
         "data": run.data.digest,
-        "weights": run.start.identity if run.start else None,
+        "weights": run.initial_weights.fingerprint if run.initial_weights else None,
         "versions": {"recipe": __version__, "torch": torch.__version__},
-        "code": code(spec, run),
-        "device": _device(run.device),
+        "code": get_code_versions(spec, run),
+        "device": _describe_device(run.device),
     }
-    if run.ranks.size > 1:  # sums are formed in another order
-        content["processes"] = run.ranks.size
+    if run.collectives.world_size > 1:  # sums are formed in another order
+        content["processes"] = run.collectives.world_size
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def code(spec: RunSpec, run: Run) -> dict[str, str]:
+def get_code_versions(spec: RunSpec, run: Run) -> dict[str, str]:
     """What stands for the code of every package with a part in the run, besides recipe and torch:
     a version, or a hash of its files. What the user trusts counts where any of it is used."""
-    used = {target.partition(".")[0] for target in _targets([getattr(spec, g) for g in GROUPS])}
+    used = {
+        target.partition(".")[0] for target in _iter_targets([getattr(spec, g) for g in GROUPS])
+    }
     used |= {type(module).__module__.partition(".")[0] for module in run.model.modules()}
     if used.intersection(spec.trust):
         used.update(spec.trust)
     if hasattr(run.data.train, "files"):  # images are decoded anew each time
-        used |= decoders(run.data.train.files)
-    return source_hash.identities(used, but=frozenset(("recipe", "torch", "builtins")))
+        used |= decoder_packages(run.data.train.files)
+    return source_hash.compute_source_ids(used, exclude=frozenset(("recipe", "torch", "builtins")))
 
 
-def _settings(spec: RunSpec, run: Run) -> dict[str, Any]:
+def _collect_settings(spec: RunSpec, run: Run) -> dict[str, Any]:
     """What the spec says of the numbers, `auto` replaced by what it turned out to be."""
     facts = {
         "channels": run.data.channels,
@@ -64,27 +66,27 @@ def _settings(spec: RunSpec, run: Run) -> dict[str, Any]:
         "mean": list(run.data.mean),
         "std": list(run.data.std),
     }
-    written = spec.as_written
+    written = spec.with_normalized_numbers
     content = {
         field.name: getattr(written, field.name)
         for field in dataclasses.fields(spec)
-        if field.name not in ELSEWHERE
+        if field.name not in FINGERPRINT_EXCLUDED_FIELDS
     }
     for group in GROUPS:
         if group in content:
             content[group] = {
                 key: facts[key] if key in facts and value == "auto" else value
                 for key, value in content[group].items()
-                if key not in SPARED.get(group, ())
+                if key not in FINGERPRINT_EXCLUDED_SETTINGS.get(group, ())
             }
-    if run.ranks.size == 1:
+    if run.collectives.world_size == 1:
         del content["distributed"]  # there is nothing to distribute
     if str(content["device"].get("_target_")).startswith("recipe."):
         del content["device"]
     return content
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def _describe_device(device: torch.device) -> dict[str, Any]:
     """What computes; the number of threads and the instructions in use change the last bits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
@@ -94,7 +96,7 @@ def _device(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _iter_targets(node: Any) -> Iterator[str]:
     """Every `_target_` in settings."""
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
@@ -102,4 +104,4 @@ def _targets(node: Any) -> Iterator[str]:
         node = list(node.values())
     if isinstance(node, list):
         for item in node:
-            yield from _targets(item)
+            yield from _iter_targets(item)

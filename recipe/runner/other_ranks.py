@@ -13,42 +13,42 @@ from recipe.runner.console import Console
 from recipe.training import rendezvous
 
 
-def follow() -> int:
+def run_other_rank() -> int:
     """The exit status. What only this process finds to be wrong is told, and word of it left for
     the first; what all find is for the first to tell."""
     try:
-        return _follow()
+        return _train_other_rank()
     except RecipeError as error:
-        from recipe.audit.auditor import BrokenPromise
-        from recipe.training.nonfinite import NonFinite
+        from recipe.audit.auditor import AuditError
+        from recipe.training.nonfinite import NonFiniteError
 
-        if not isinstance(error, (SpecError, NonFinite, BrokenPromise)):
-            rendezvous.leave_word("; ".join(error.problems))
+        if not isinstance(error, (SpecError, NonFiniteError, AuditError)):
+            rendezvous.report_failure("; ".join(error.problems))
             for problem in error.problems:
-                output.error(f"process {World.here().rank}: {problem}")
+                output.print_error(f"process {World.from_environment().rank}: {problem}")
         raise
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
-        rendezvous.leave_word(f"{type(error).__name__}: {first}")
+        rendezvous.report_failure(f"{type(error).__name__}: {first}")
         raise
 
 
-def _follow() -> int:
+def _train_other_rank() -> int:
     os.environ.update(thread_environment(thread_count("auto")))  # before torch is imported
-    spec = rendezvous.received()
+    spec = rendezvous.receive_spec()
     if isinstance(spec, int):
         return spec
     from recipe.components.data import worker
     from recipe.runner import plan as planning
     from recipe.runner import start
-    from recipe.runner.execute import prepare
-    from recipe.runner.fit import train_recorded
-    from recipe.runner.null_recorder import Unrecorded
+    from recipe.runner.execute import prepare_run
+    from recipe.runner.fit import fit
+    from recipe.runner.null_recorder import NullRecorder
 
-    run = prepare(spec, Problems())
-    plan = planning.make(spec, run)
-    with run.ranks.together():
-        saved = start.follow(plan)
-    with worker.reported(spec.data.get("workers", 0)):
-        train_recorded(Unrecorded(), plan, Console(quiet=True), saved=saved)
+    run = prepare_run(spec, Problems())
+    plan = planning.make_plan(spec, run)
+    with run.collectives.translate_peer_errors():
+        saved = start.join_run(plan)
+    with worker.translate_worker_errors(spec.data.get("workers", 0)):
+        fit(NullRecorder(), plan, Console(quiet=True), checkpoint_state=saved)
     return 0

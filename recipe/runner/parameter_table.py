@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields
 
 from rich.table import Table
 
-from recipe.compare.report.csv_tables import csv_lines
-from recipe.formatting import counted
+from recipe.compare.report.csv_tables import format_csv
+from recipe.formatting import pluralize
 from recipe.training.run import Run
 
-LONG = 40
+FOLD_THRESHOLD = 40
 """Parameters from which on a table is folded by module."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ParameterRow:
     name: str
     shape: str
     """As 16x3x3x3; a scalar has none."""
@@ -33,17 +33,23 @@ class Row:
     numbers: int
 
 
-def rows(run: Run) -> list[Row]:
+def build_rows(run: Run) -> list[ParameterRow]:
     """In the model's order. A frozen parameter that is never trained is in no group."""
     held = {group["name"]: group for group in run.optimizer.param_groups}
-    home = {id(p): held[g["name"]] for g in run.groups if g["name"] in held for p in g["params"]}
-    thaws = {name: epoch for epoch, names in run.frozen.timetable.items() for name in names}
+    home = {
+        id(p): held[g["name"]] for g in run.param_groups if g["name"] in held for p in g["params"]
+    }
+    thaws = {
+        name: epoch
+        for epoch, names in run.freeze_schedule.unfreeze_schedule.items()
+        for name in names
+    }
     found = []
     for name, parameter in run.model.named_parameters():
         trainable = parameter.requires_grad
         group = home.get(id(parameter), {}) if trainable or name in thaws else {}
         found.append(
-            Row(
+            ParameterRow(
                 name=name,
                 shape="x".join(map(str, parameter.shape)),
                 rule=group.get("rule", group.get("name", "")),
@@ -58,40 +64,42 @@ def rows(run: Run) -> list[Row]:
     return found
 
 
-def to_csv(rows: list[Row]) -> str:
-    names = [field.name for field in fields(Row)]
-    return csv_lines([names, *([getattr(row, name) for name in names] for row in rows)])
+def to_csv(rows: list[ParameterRow]) -> str:
+    names = [field.name for field in fields(ParameterRow)]
+    return format_csv([names, *([getattr(row, name) for name in names] for row in rows)])
 
 
-def table(rows: list[Row]) -> Table:
+def build_table(rows: list[ParameterRow]) -> Table:
     """name / trainable before and after freezing; a long model is folded by module."""
     shown = Table(title="Parameters", title_justify="left", box=None, pad_edge=False)
-    folded = len(rows) > LONG
+    folded = len(rows) > FOLD_THRESHOLD
     for column in ("name", "shape", "group", "lr", "trainable before", "after"):
         if not (folded and column == "shape"):
             shown.add_column(column, justify="right" if column == "lr" else "left")
-    for name, shape, alike in fold(rows) if folded else [(r.name, r.shape, r) for r in rows]:
+    for name, shape, alike in (
+        fold_by_module(rows) if folded else [(r.name, r.shape, r) for r in rows]
+    ):
         lr = "-" if alike.lr is None else f"{alike.lr:g}"
         cells = [name] if folded else [name, shape]
-        shown.add_row(*cells, alike.group or "-", lr, "True", _after(alike))
+        shown.add_row(*cells, alike.group or "-", lr, "True", _describe_unfreezing(alike))
     return shown
 
 
-def _after(row: Row) -> str:
+def _describe_unfreezing(row: ParameterRow) -> str:
     if row.trainable or row.frozen_epochs is None:
         return str(row.trainable)
-    return f"False, True after {counted(row.frozen_epochs, 'epoch')}"
+    return f"False, True after {pluralize(row.frozen_epochs, 'epoch')}"
 
 
-def fold(rows: list[Row]) -> list[tuple[str, str, Row]]:
+def fold_by_module(rows: list[ParameterRow]) -> list[tuple[str, str, ParameterRow]]:
     """Neighbouring parameters that were decided alike, one line for each module at the top:
     (module with what it holds, "", one of its rows)."""
 
-    def decided(row: Row) -> tuple[str, str, float | None, bool, int | None]:
+    def group_key(row: ParameterRow) -> tuple[str, str, float | None, bool, int | None]:
         return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.frozen_epochs
 
     folded = []
-    for (module, *_), alike in itertools.groupby(rows, decided):
+    for (module, *_), alike in itertools.groupby(rows, group_key):
         held = list(alike)
         numbers = sum(row.numbers for row in held)
         folded.append(

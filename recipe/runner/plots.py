@@ -11,25 +11,27 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-History = Mapping[str, Sequence[tuple[int, float]]]
+MetricHistory = Mapping[str, Sequence[tuple[int, float]]]
 """(step, value) of every metric, in order."""
 
 
-def learning_rates(history: History, path: Path) -> None:
+def plot_learning_rates(history: MetricHistory, path: Path) -> None:
     """`lr/<group>` against the step, one line a group."""
-    figure, (axes,) = _empty(1, 7, 3.2, left=0.12, right=0.98, bottom=0.15)
+    figure, (axes,) = _get_empty_figure(1, 7, 3.2, left=0.12, right=0.98, bottom=0.15)
     for key in history:
         if key.startswith("lr/"):
-            axes.step(*_columns(history, key), where="post", label=key.removeprefix("lr/"))
+            axes.step(
+                *_get_steps_and_values(history, key), where="post", label=key.removeprefix("lr/")
+            )
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
-    _short(axes)
+    _shorten_tick_labels(axes)
     axes.legend(loc="best", fontsize="small")
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def curves(history: History, path: Path) -> None:
+def plot_curves(history: MetricHistory, path: Path) -> None:
     """Loss, accuracy and gradient norm against the step, training beside validation."""
-    figure, three = _empty(3, 12, 3.6, left=0.055, right=0.99, bottom=0.14, wspace=0.22)
+    figure, three = _get_empty_figure(3, 12, 3.6, left=0.055, right=0.99, bottom=0.14, wspace=0.22)
     panels = (
         ("loss", ("train/loss", "val/loss")),
         ("accuracy", ("train/accuracy", "val/accuracy")),
@@ -40,7 +42,7 @@ def curves(history: History, path: Path) -> None:
             if key in history:
                 every_step = not key.startswith("val/")
                 axes.plot(
-                    *_columns(history, key),
+                    *_get_steps_and_values(history, key),
                     label=key,
                     linewidth=0.8 if every_step else 1.8,
                     alpha=0.6 if every_step else 1.0,
@@ -48,14 +50,16 @@ def curves(history: History, path: Path) -> None:
                     markersize=3,
                 )
         axes.set(title=title, xlabel="step")
-        _short(axes)
+        _shorten_tick_labels(axes)
         axes.legend(loc="best", fontsize="small")
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def _empty(panels: int, width: float, height: float, **margins: float) -> tuple[Figure, list[Axes]]:
+def _get_empty_figure(
+    panels: int, width: float, height: float, **margins: float
+) -> tuple[Figure, list[Axes]]:
     """A figure in inches, and its panels side by side, with no line in them."""
-    figure = _figure(panels, width, height)
+    figure = _get_cached_figure(panels, width, height)
     # matplotlib's own layouts draw everything several times over
     figure.subplots_adjust(top=0.91, **margins)
     for axes in figure.axes:
@@ -68,23 +72,23 @@ def _empty(panels: int, width: float, height: float, **margins: float) -> tuple[
 
 
 @functools.cache
-def _figure(panels: int, width: float, height: float) -> Figure:
+def _get_cached_figure(panels: int, width: float, height: float) -> Figure:
     """The same for every run of a process, as ticks and labels take longer to make than to draw."""
     figure = Figure(figsize=(width, height))
     figure.subplots(1, panels)
     return figure
 
 
-def _short(axes: Axes) -> None:
+def _shorten_tick_labels(axes: Axes) -> None:
     """Numbers beside the axis that fit its margin, whatever their size."""
     axes.ticklabel_format(axis="y", scilimits=(-2, 4))
 
 
-def _columns(history: History, key: str) -> tuple[list[int], list[float]]:
+def _get_steps_and_values(history: MetricHistory, key: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in history[key]], [value for _, value in history[key]]
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a group's name, in boxes

@@ -11,143 +11,165 @@ from rich.console import Console
 
 from recipe.checkpoint import transfer
 from recipe.checkpoint.files import Checkpoints
-from recipe.checkpoint.state import State, streams_of
-from recipe.config.instantiate import device_part
+from recipe.checkpoint.state import RunState, get_rng_states
+from recipe.config.instantiate import instantiate_device
 from recipe.runner import environment, fingerprint, initial_state, parameter_table
 from recipe.runner import plan as planning
-from recipe.runner.earlier_runs import Earlier
+from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.plan import Plan
 from recipe.runner.recorder import Recorder
 from recipe.store import lineage
 from recipe.training.run import Run
 
 
-def begin(
+def start_run(
     recorder: Recorder,
     plan: Plan,
-    before: Earlier,
+    earlier_runs: EarlierRuns,
     console: Console,
     *,
     sweep: Path | None,
     tags: Mapping[str, str],
-) -> State | None:
+) -> RunState | None:
     """Records what the run is, if that isn't recorded yet; what it is to go on from, if anything.
 
     Where it goes on from another run, it is put there.
     """
-    if before.goes_on_from and lineage.source(recorder.folder) is None:
-        recorder.file("came_from", partial(lineage.keep, checkpoint=before.goes_on_from))
-    if not recorder.began:
-        _record(recorder, plan, before.fingerprint, sweep)
+    if earlier_runs.source_checkpoint and lineage.find_parent_checkpoint(recorder.run_dir) is None:
+        recorder.write_file(
+            "came_from", partial(lineage.store_parent, checkpoint=earlier_runs.source_checkpoint)
+        )
+    if not recorder.is_started:
+        _record_metadata(recorder, plan, earlier_runs.fingerprint, sweep)
         if tags:
-            recorder.tags(tags)
-    elif _text(recorder, "spec.yaml") != plan.spec.to_yaml():  # another place, or it was lost
-        recorder.text("spec.yaml", plan.spec.to_yaml())
-    saved = _saved(recorder, plan, console) if before.stopped else None
-    source, others = lineage.source(recorder.folder), None
+            recorder.set_tags(tags)
+    elif (
+        _read_artifact(recorder, "spec.yaml") != plan.spec.to_yaml()
+    ):  # another place, or it was lost
+        recorder.log_text("spec.yaml", plan.spec.to_yaml())
+    saved = (
+        _load_latest_checkpoint(recorder, plan, console)
+        if earlier_runs.interrupted_run_dir
+        else None
+    )
+    source, others = lineage.find_parent_checkpoint(recorder.run_dir), None
     if saved is None and source is not None:
-        others = transfer.others(plan.run, plan.spec, source)
-    elif saved is None and before.stopped:
-        console.print(f"Goes on with {recorder.id}, which starts anew", soft_wrap=True)
-    plan.run.ranks.of_first((saved, others))
+        others = transfer.load_source_checkpoint(plan.run, plan.spec, source)
+    elif saved is None and earlier_runs.interrupted_run_dir:
+        console.print(f"Goes on with {recorder.run_id}, which starts anew", soft_wrap=True)
+    plan.run.collectives.broadcast((saved, others))
     if others is not None and source is not None:
-        _carry_over(recorder, plan, others, source, console)
+        _transfer_state(recorder, plan, others, source, console)
     return saved
 
 
-def follow(plan: Plan) -> State | None:
+def join_run(plan: Plan) -> RunState | None:
     """As `begin`, in the processes that don't record: what the first one begins with."""
-    nothing: tuple[State | None, transfer.Others | None] = (None, None)
-    saved, others = plan.run.ranks.of_first(nothing)
+    nothing: tuple[RunState | None, transfer.SourceCheckpoint | None] = (None, None)
+    saved, others = plan.run.collectives.broadcast(nothing)
     if others is not None:
-        others.carry_over(plan.run, plan.spec)
+        others.transfer_to(plan.run, plan.spec)
     return saved
 
 
-def _saved(recorder: Recorder, plan: Plan, console: Console) -> State | None:
+def _load_latest_checkpoint(recorder: Recorder, plan: Plan, console: Console) -> RunState | None:
     """The newest checkpoint that can be read; says from where the run goes on."""
-    checkpoints = Checkpoints(recorder.folder, plan.spec.checkpoint)
-    saved = checkpoints.latest()
-    for problem in checkpoints.damaged:
+    checkpoints = Checkpoints(recorder.run_dir, plan.spec.checkpoint)
+    saved = checkpoints.load_latest()
+    for problem in checkpoints.damaged_files:
         console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
     if saved:
         step = saved["run"]["position"]["step"]
-        console.print(f"Goes on with {recorder.id} after step {step}", soft_wrap=True)
-        if told := _reshared(plan.run, saved):
+        console.print(f"Goes on with {recorder.run_id} after step {step}", soft_wrap=True)
+        if told := _describe_world_size_change(plan.run, saved):
             console.print(told, soft_wrap=True)
     return saved
 
 
-def _reshared(run: Run, saved: State) -> str | None:
+def _describe_world_size_change(run: Run, saved: RunState) -> str | None:
     """What is not as it was where other processes go on."""
-    before = len(streams_of(saved["run"]))
-    if before == run.ranks.size:
+    before = len(get_rng_states(saved["run"]))
+    if before == run.collectives.world_size:
         return None
     processes = "one process" if before == 1 else f"{before} processes"
     return (
-        f"It was that of {processes}, and is shared by {run.ranks.size} now: batches, weights and "
+        f"It was that of {processes}, and is shared by {run.collectives.world_size} now: batches, weights and "
         "the optimizer go on as they stood; dropout draws other masks"
     )
 
 
-def _carry_over(
-    recorder: Recorder, plan: Plan, others: transfer.Others, checkpoint: Path, console: Console
+def _transfer_state(
+    recorder: Recorder,
+    plan: Plan,
+    others: transfer.SourceCheckpoint,
+    checkpoint: Path,
+    console: Console,
 ) -> None:
     """Starts a run where another one stood; what became of that one's state is told and kept."""
-    found = others.carry_over(plan.run, plan.spec)
-    other = lineage.other(checkpoint)
-    lines = [f"Goes on from {other} after step {plan.run.at.step}"]
-    lines += [f"  {line}" for line in found.lines()]
-    recorder.text("carried.txt", "\n".join(lines) + "\n")
-    recorder.tags({"recipe.resumed_from": other})
+    found = others.transfer_to(plan.run, plan.spec)
+    other = lineage.get_parent_run_id(checkpoint)
+    lines = [f"Goes on from {other} after step {plan.run.position.step}"]
+    lines += [f"  {line}" for line in found.format_lines()]
+    recorder.log_text("carried.txt", "\n".join(lines) + "\n")
+    recorder.set_tags({"recipe.resumed_from": other})
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-def _text(recorder: Recorder, name: str) -> str | None:
+def _read_artifact(recorder: Recorder, name: str) -> str | None:
     """What the artifact of that name says; None: it isn't there."""
-    path = recorder.folder / name
+    path = recorder.run_dir / name
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
-def _record(recorder: Recorder, plan: Plan, identity: str, sweep: Path | None) -> None:
+def _record_metadata(
+    recorder: Recorder, plan: Plan, fingerprint_hash: str, sweep: Path | None
+) -> None:
     spec, run = plan.spec, plan.run
-    hardware = device_part(spec).hardware(run.device)
-    commit = environment.git_commit()
-    versions = environment.versions()
-    recorder.parameters(spec.parameters())
-    recorder.tags(
+    hardware = instantiate_device(spec).hardware(run.device)
+    commit = environment.get_git_commit()
+    versions = environment.get_versions()
+    recorder.log_params(spec.to_parameters())
+    recorder.set_tags(
         {
-            "recipe.run": recorder.id,
+            "recipe.run": recorder.run_id,
             "recipe.variant": spec.label,
-            "recipe.fingerprint": identity,
-            **{f"code.{name}": what for name, what in fingerprint.code(spec, run).items()},
-            **{f"start.{name}": what for name, what in initial_state.hashes(run).items()},
-            "recipe.steps": str(run.steps),
+            "recipe.fingerprint": fingerprint_hash,
+            **{
+                f"code.{name}": what
+                for name, what in fingerprint.get_code_versions(spec, run).items()
+            },
+            **{
+                f"start.{name}": what
+                for name, what in initial_state.hash_initial_state(run).items()
+            },
+            "recipe.steps": str(run.total_steps),
             "recipe.device": hardware,
-            "recipe.processes": str(run.ranks.size),
+            "recipe.processes": str(run.collectives.world_size),
             **({"recipe.sweep": sweep.name} if sweep else {}),
             **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}),
             **{f"version.{package}": version for package, version in versions.items()},
         }
     )
-    recorder.text("spec.yaml", spec.to_yaml())
-    recorder.text("plan.txt", planning.as_text(planning.describe(plan)))
-    recorder.text("parameters.csv", parameter_table.to_csv(plan.rows))
-    recorder.text("summary.txt", f"{plan.summary}\n")
-    recorder.text("environment.txt", environment.describe(hardware, run.ranks.size, commit))
-    recorder.text("data.json", json.dumps(_facts(run), indent=2) + "\n")
+    recorder.log_text("spec.yaml", spec.to_yaml())
+    recorder.log_text("plan.txt", planning.render_as_text(planning.render_plan(plan)))
+    recorder.log_text("parameters.csv", parameter_table.to_csv(plan.parameter_rows))
+    recorder.log_text("summary.txt", f"{plan.model_summary}\n")
+    recorder.log_text(
+        "environment.txt", environment.describe(hardware, run.collectives.world_size, commit)
+    )
+    recorder.log_text("data.json", json.dumps(_collect_data_facts(run), indent=2) + "\n")
     counts: dict[str, float] = {
-        "params/trainable": sum(row.numbers for row in plan.rows if row.trainable),
-        "params/total": sum(row.numbers for row in plan.rows),
+        "params/trainable": sum(row.numbers for row in plan.parameter_rows if row.trainable),
+        "params/total": sum(row.numbers for row in plan.parameter_rows),
     }
-    if plan.summary.multiply_adds is not None:
-        counts["params/multiply_adds"] = plan.summary.multiply_adds
-    recorder.metrics(0, counts)
-    recorder.begin()
+    if plan.model_summary.multiply_adds is not None:
+        counts["params/multiply_adds"] = plan.model_summary.multiply_adds
+    recorder.log_metrics(0, counts)
+    recorder.mark_started()
 
 
-def _facts(run: Run) -> dict[str, object]:
+def _collect_data_facts(run: Run) -> dict[str, object]:
     """What it takes to treat a new image as the training images were."""
     data = run.data
     return {
@@ -156,6 +178,6 @@ def _facts(run: Run) -> dict[str, object]:
         "size": list(data.size),
         "mean": list(data.mean),
         "std": list(data.std),
-        "white_known": data.white_known,
+        "white_known": data.has_known_white,
         "digest": data.digest,
     }

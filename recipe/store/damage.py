@@ -8,32 +8,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from recipe.config import safe_yaml
-from recipe.formatting import counted, listed, printable
+from recipe.formatting import escape_unprintable, format_list, pluralize
 
-JSON = ("run.json", "sent.json", "result.json", "data.json")
+JSON_FILES = ("run.json", "sent.json", "result.json", "data.json")
 
-JOURNALS = ("metrics.jsonl", "events.jsonl")
+JOURNAL_FILES = ("metrics.jsonl", "events.jsonl")
 
-FILES = frozenset((*JSON, *JOURNALS, "spec.yaml", "parameters.csv", "environment.txt"))
+RECORD_FILES = frozenset(
+    (*JSON_FILES, *JOURNAL_FILES, "spec.yaml", "parameters.csv", "environment.txt")
+)
 
-MOST = 20
+MAX_LISTED_RUNS = 20
 """Runs that are named."""
 
 
-def find(there: Iterable[Path]) -> dict[Path, list[str]]:
+def find_damaged_runs(run_dirs: Iterable[Path]) -> dict[Path, list[str]]:
     """By the folder of each run that has any: the names of its damaged files."""
-    return {run: names for run in there if (names := files(run))}
+    return {run: names for run in run_dirs if (names := find_damaged_files(run))}
 
 
-def files(run: Path) -> list[str]:
+def find_damaged_files(run_dir: Path) -> list[str]:
     """The names of the damaged files in a run's folder.
 
     A journal may end with a part of a line: its process was killed. Damage in the middle of a file
     isn't found.
     """
     try:
-        with os.scandir(run) as entries:
-            known = [entry for entry in entries if entry.name in FILES]
+        with os.scandir(run_dir) as entries:
+            known = [entry for entry in entries if entry.name in RECORD_FILES]
             return sorted(entry.name for entry in known if _is_damaged(entry))
     except OSError:
         return []
@@ -54,17 +56,23 @@ def _is_damaged(entry: os.DirEntry[str]) -> bool:
         return entry.is_symlink()
     except OSError:
         return True
-    if entry.name in JSON:
-        return first != b"{" or not last.rstrip().endswith(b"}") or size > safe_yaml.LARGEST_RECORD
-    if entry.name in JOURNALS:
+    if entry.name in JSON_FILES:
+        return (
+            first != b"{" or not last.rstrip().endswith(b"}") or size > safe_yaml.MAX_RECORD_BYTES
+        )
+    if entry.name in JOURNAL_FILES:
         torn = not last.endswith(b"\n")
         return bool(size) and (first != b"{" or not (torn or last == b"}\n"))
     if entry.name == "spec.yaml":
-        return (not first.isalnum() and first not in (b"#", b"-", b"_")) or size > safe_yaml.LARGEST
+        return (
+            not first.isalnum() and first not in (b"#", b"-", b"_")
+        ) or size > safe_yaml.MAX_YAML_BYTES
     return False
 
 
-def sentence(found: Mapping[Path, Sequence[str]]) -> str:
+def format_damage(found: Mapping[Path, Sequence[str]]) -> str:
     """`2 runs with damaged files: <id> (metrics.jsonl), <id> (result.json, spec.yaml)`."""
-    named = [f"{printable(run.name)} ({', '.join(names)})" for run, names in found.items()]
-    return f"{counted(len(found), 'run')} with damaged files: {listed(named, MOST)}"
+    named = [f"{escape_unprintable(run.name)} ({', '.join(names)})" for run, names in found.items()]
+    return (
+        f"{pluralize(len(found), 'run')} with damaged files: {format_list(named, MAX_LISTED_RUNS)}"
+    )

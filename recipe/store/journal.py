@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import safe_yaml
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 
-CLOCKED = ("time/", "memory/")
+NONDETERMINISTIC_PREFIXES = ("time/", "memory/")
 """How the keys of metrics begin that differ whenever they are computed again."""
 
-Trace = dict[str, dict[int, float]]
+MetricHistory = dict[str, dict[int, float]]
 """Of every metric: its value after a global step."""
 
 
-class Damaged(ValueError):
+class DamagedJournalError(ValueError):
     """A line of a journal isn't one that was ever written there."""
 
 
@@ -33,9 +33,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab+", buffering=0)  # noqa: SIM115  (until close)
-        self._cut()
+        self._truncate_partial_line()
 
-    def write(self, content: Mapping[str, Any]) -> None:
+    def append(self, content: Mapping[str, Any]) -> None:
         """Raises OSError, such as of a full disk; then nothing of it is in the file."""
         rest = memoryview(json.dumps(content).encode() + b"\n")
         try:
@@ -44,13 +44,13 @@ class Journal:
         except BaseException as error:  # a signal too can come between two parts of a line
             if isinstance(error, OSError):
                 error.filename = self._file.name
-            self._cut()
+            self._truncate_partial_line()
             raise
 
-    def _cut(self) -> None:
+    def _truncate_partial_line(self) -> None:
         """Takes away what isn't a whole line; whole ones stay, as they may have been read."""
         size = self._file.seek(0, os.SEEK_END)
-        whole = _whole(size, self._file.fileno())
+        whole = _find_last_line_end(size, self._file.fileno())
         if whole < size:
             self._file.truncate(whole)
 
@@ -61,7 +61,7 @@ class Journal:
         self._file.close()
 
 
-def _whole(size: int, descriptor: int) -> int:
+def _find_last_line_end(size: int, descriptor: int) -> int:
     """Up to where a file of this size consists of whole lines."""
     end = size
     while end:
@@ -73,7 +73,7 @@ def _whole(size: int, descriptor: int) -> int:
     return 0
 
 
-def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
+def read_lines(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
     """The whole lines from byte `start` on, and the byte that the next read is to start at.
 
     With `limit` no more than about so many bytes are read, but at least a line if there is one. No
@@ -81,13 +81,13 @@ def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, An
     ordinary file.
     """
     try:
-        with safe_yaml.open_file(path) as file:
+        with safe_yaml.open_regular_file(path) as file:
             file.seek(start)
             content = file.read() if limit < 0 else file.read(limit) + file.readline()
     except FileNotFoundError:
         return [], start
     except OSError as error:
-        raise Damaged(f"{printable(path)}: {error.strerror}") from error
+        raise DamagedJournalError(f"{escape_unprintable(path)}: {error.strerror}") from error
     whole = content.rfind(b"\n") + 1
     lines = []
     for number, line in enumerate(content[:whole].splitlines()):
@@ -96,60 +96,62 @@ def read(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, An
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            number += count(path) - count(path, start) + 1
-            raise Damaged(f"{printable(path)}: line {number} is damaged")
+            number += count_lines(path) - count_lines(path, start) + 1
+            raise DamagedJournalError(f"{escape_unprintable(path)}: line {number} is damaged")
         lines.append(found)
     return lines, start + whole
 
 
-def trace(run: Path) -> Trace:
+def read_metrics(run_dir: Path) -> MetricHistory:
     """Every metric of a recorded run. Of two values at one step the later one counts: that of a
     run which was taken up again. Raises Damaged."""
-    found: Trace = {}
-    path = run / "metrics.jsonl"
-    for number, line in enumerate(read(path)[0], 1):
+    found: MetricHistory = {}
+    path = run_dir / "metrics.jsonl"
+    for number, line in enumerate(read_lines(path)[0], 1):
         try:
             for key, value in line["metrics"].items():
                 found.setdefault(key, {})[line["step"]] = value
         except (LookupError, TypeError, AttributeError) as error:
-            raise Damaged(f"{printable(path)}: line {number} is damaged") from error
+            raise DamagedJournalError(
+                f"{escape_unprintable(path)}: line {number} is damaged"
+            ) from error
     return found
 
 
-def count(path: Path, start: int = 0) -> int:
+def count_lines(path: Path, start: int = 0) -> int:
     """The number of whole lines from byte `start` on. Raises Damaged for what is no ordinary
     file."""
     try:
-        with safe_yaml.open_file(path) as file:
+        with safe_yaml.open_regular_file(path) as file:
             file.seek(start)
             return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise Damaged(f"{printable(path)}: {error.strerror}") from error
+        raise DamagedJournalError(f"{escape_unprintable(path)}: {error.strerror}") from error
 
 
-def mark(path: Path, end: int) -> str | None:
+def hash_line(path: Path, end: int) -> str | None:
     """What tells the line that ends before byte `end` from others; empty for the very beginning.
     None if no line ends there."""
     if not end:
         return ""
     try:
-        with safe_yaml.open_file(path) as file:
+        with safe_yaml.open_regular_file(path) as file:
             if os.pread(file.fileno(), 1, end - 1) != b"\n":
                 return None
-            start = _whole(end - 1, file.fileno())
+            start = _find_last_line_end(end - 1, file.fileno())
             return hashlib.sha256(os.pread(file.fileno(), end - start, start)).hexdigest()[:16]
     except OSError:
         return None
 
 
-def last(path: Path) -> dict[str, Any] | None:
+def read_last_line(path: Path) -> dict[str, Any] | None:
     """The last whole line; it alone is read. None if there is none, or it is damaged."""
     try:
-        with safe_yaml.open_file(path) as file:
-            end = _whole(file.seek(0, os.SEEK_END), file.fileno())
-            start = _whole(max(0, end - 1), file.fileno())
+        with safe_yaml.open_regular_file(path) as file:
+            end = _find_last_line_end(file.seek(0, os.SEEK_END), file.fileno())
+            start = _find_last_line_end(max(0, end - 1), file.fileno())
             line = safe_yaml.read_json(os.pread(file.fileno(), end - start, start))
             return line if isinstance(line, dict) else None
     except (OSError, ValueError):

@@ -14,40 +14,40 @@ from pathlib import Path
 from recipe import atomic_write
 
 
-def identity(fingerprint: str, checkpoint: Path) -> str:
+def compute_branch_fingerprint(fingerprint: str, checkpoint: Path) -> str:
     """The fingerprint of what a spec makes of a checkpoint; 64 hexadecimal digits."""
-    text = f"{fingerprint} from {other(checkpoint)} {checkpoint.name}"
+    text = f"{fingerprint} from {get_parent_run_id(checkpoint)} {checkpoint.name}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def other(checkpoint: Path) -> str:
+def get_parent_run_id(checkpoint: Path) -> str:
     """The id of the run that wrote it."""
     return checkpoint.parent.parent.name
 
 
-def keep(folder: Path, checkpoint: Path) -> None:
+def store_parent(lineage_dir: Path, checkpoint: Path) -> None:
     """Keeps in a run's `came_from` what it goes on from; last the checkpoint, which says that all
     is there. Raises OSError."""
-    folder /= other(checkpoint)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    lineage_dir /= get_parent_run_id(checkpoint)
+    (lineage_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in ("spec.yaml", "data.json"):
-        shutil.copyfile(checkpoint.parent.parent / name, folder / name)
+        shutil.copyfile(checkpoint.parent.parent / name, lineage_dir / name)
     try:
-        os.link(checkpoint, folder / "checkpoints" / checkpoint.name)  # takes no room
+        os.link(checkpoint, lineage_dir / "checkpoints" / checkpoint.name)  # takes no room
     except OSError:
-        temporary = folder / "checkpoints" / ".copy.tmp"
+        temporary = lineage_dir / "checkpoints" / ".copy.tmp"
         shutil.copyfile(checkpoint, temporary)
-        os.replace(temporary, folder / "checkpoints" / checkpoint.name)
+        os.replace(temporary, lineage_dir / "checkpoints" / checkpoint.name)
 
 
-def release(run: Path) -> None:
+def free_parent_checkpoint(run_dir: Path) -> None:
     """Frees the checkpoint that a finished run went on from; an empty file of its name still says
     which one that was. Raises OSError."""
-    path = source(run)
+    path = find_parent_checkpoint(run_dir)
     if path is not None and path.stat().st_size:
-        atomic_write.write(path, b"")
+        atomic_write.write_file(path, b"")
 
 
-def source(run: Path) -> Path | None:
+def find_parent_checkpoint(run_dir: Path) -> Path | None:
     """The checkpoint that a run went on from, as it is kept there; None: it began anew."""
-    return next((run / "came_from").glob("*/checkpoints/*.ckpt"), None)
+    return next((run_dir / "came_from").glob("*/checkpoints/*.ckpt"), None)

@@ -23,28 +23,28 @@ from recipe import atomic_write
 from recipe.config import safe_yaml
 from recipe.config.renamed_targets import current_target
 from recipe.errors import SpecError
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 from recipe.store import journal, run_dirs
 
-FORMAT = 3
+FORMAT_VERSION = 3
 """Of result.json; a file of another format is passed over."""
 
-JOURNALS = ("events.jsonl", "metrics.jsonl")
+JOURNAL_FILES = ("events.jsonl", "metrics.jsonl")
 
-EPOCH = "time/epoch_s"
+EPOCH_TIME_METRIC = "time/epoch_s"
 
-OF_A_BATCH = ("train/", "clip/grad_norm")
+BATCH_METRIC_PREFIXES = ("train/", "clip/grad_norm")
 """How the names of metrics begin that are measured on each batch."""
 
-LARGEST = 2**28
+MAX_JOURNAL_BYTES = 2**28
 """Bytes of a journal."""
 
-Points = list[tuple[int, float]]
+MetricPoints = list[tuple[int, float]]
 """Global steps and values."""
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     run: str
     """Its id."""
     name: str
@@ -60,7 +60,7 @@ class Result:
     last: Mapping[str, float] = field(default_factory=dict)
     """Of every metric its value after the last epoch; of one that is measured on each batch the
     mean over that epoch."""
-    curves: Mapping[str, Points] = field(default_factory=dict)
+    curves: Mapping[str, MetricPoints] = field(default_factory=dict)
     """Of the metrics that are taken after an epoch."""
     epoch_s: float | None = None
     """Seconds of an epoch: the median, the first of each process that ran it left out. None if
@@ -74,13 +74,13 @@ class Result:
         return list(filter(None, self.tags.get("recipe.no_effect", "").split(", ")))
 
     @functools.cached_property
-    def start(self) -> dict[str, str]:
+    def initial_state(self) -> dict[str, str]:
         """What it started from, by name, each as a hash (recipe.runner.initial_state)."""
         return {k[6:]: v for k, v in self.tags.items() if k.startswith("start.")}
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _ResultFile:
     """What result.json holds."""
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
@@ -88,60 +88,65 @@ class _Kept:
     format: int
     sizes: Sequence[int]
     """Bytes of the journals that it was made of."""
-    result: Result
+    result: RunResult
 
 
-KEPT = TypeAdapter(_Kept)
+RESULT_FILE_ADAPTER = TypeAdapter(_ResultFile)
 
 
-def read_all(outputs: Path, ids: Iterable[str] | None = None) -> list[Result]:
+def read_results(outputs: Path, ids: Iterable[str] | None = None) -> list[RunResult]:
     """Those of all recorded runs, or of these; in the order in which they began. Runs whose files
     are missing or damaged are left out."""
-    folder = run_dirs.folder(outputs)
+    folder = run_dirs.get_runs_dir(outputs)
     try:
         names = sorted(os.listdir(folder) if ids is None else set(ids))
     except OSError:
         return []
-    return [found for name in names if (found := read(folder / name))]
+    return [found for name in names if (found := read_result(folder / name))]
 
 
-def read(run: Path) -> Result | None:
+def read_result(run_dir: Path) -> RunResult | None:
     """None if there is none, or its files are damaged."""
     with contextlib.suppress(OSError, ValueError):
-        with safe_yaml.open_file(
-            f"{run}/result.json"
+        with safe_yaml.open_regular_file(
+            f"{run_dir}/result.json"
         ) as file:  # a Path of its own takes as long again
-            kept, sizes = KEPT.validate_json(file.read()), _sizes(run)
-        if kept.format == FORMAT and kept.sizes == sizes:
+            kept, sizes = (
+                RESULT_FILE_ADAPTER.validate_json(file.read()),
+                _get_journal_sizes(run_dir),
+            )
+        if kept.format == FORMAT_VERSION and kept.sizes == sizes:
             return kept.result
-        if kept.format == FORMAT and any(map(lt, sizes, kept.sizes)):
+        if kept.format == FORMAT_VERSION and any(map(lt, sizes, kept.sizes)):
             return None  # something was cut off
-    return _from_journals(run)
+    return _read_journals(run_dir)
 
 
-def keep(run: Path) -> None:
+def write_result(run_dir: Path) -> None:
     """Writes the `result.json` of a run that has ended. Raises OSError."""
-    result = _from_journals(run)
+    result = _read_journals(run_dir)
     if result:
-        kept = _Kept(FORMAT, _sizes(run), result)
-        atomic_write.write(run / "result.json", KEPT.dump_json(kept), sync=False)
+        kept = _ResultFile(FORMAT_VERSION, _get_journal_sizes(run_dir), result)
+        atomic_write.write_file(
+            run_dir / "result.json", RESULT_FILE_ADAPTER.dump_json(kept), sync=False
+        )
 
 
-def _sizes(run: Path) -> list[int]:
-    return [os.stat(f"{run}/{name}").st_size for name in JOURNALS]
+def _get_journal_sizes(run_dir: Path) -> list[int]:
+    return [os.stat(f"{run_dir}/{name}").st_size for name in JOURNAL_FILES]
 
 
-def _from_journals(run: Path) -> Result | None:
+def _read_journals(run_dir: Path) -> RunResult | None:
     try:
-        info = run_dirs.read(run, "run")
-        if not all(size <= LARGEST for size in _sizes(run)):
+        info = run_dirs.read_info(run_dir, "run")
+        if not all(size <= MAX_JOURNAL_BYTES for size in _get_journal_sizes(run_dir)):
             return None
-        events = journal.read(run / "events.jsonl")[0]
+        events = journal.read_lines(run_dir / "events.jsonl")[0]
         points = {
             key: sorted((int(step), float(value)) for step, value in values.items())
-            for key, values in journal.trace(run).items()
+            for key, values in journal.read_metrics(run_dir).items()
         }
-        said = {kind: _merged(events, kind) for kind in ("parameters", "tags")}
+        said = {kind: _merge_events(events, kind) for kind in ("parameters", "tags")}
     except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     settings = {
@@ -152,38 +157,41 @@ def _from_journals(run: Path) -> Result | None:
     if info.status == "FINISHED" and ends[-1:] != ["FINISHED"]:
         return None  # what says that it has ended comes last
     seed = settings.pop("seed", "")
-    return Result(
-        run=run.name,
+    return RunResult(
+        run=run_dir.name,
         name=info.name,
         status=info.status,
         sweep=info.sweep,
         seed=seed,
         settings=settings,
         tags={k: v for k, v in said["tags"].items() if not k.startswith("mlflow.note")},
-        seconds=_seconds(events),
-        last=_last(points),
+        seconds=_compute_seconds(events),
+        last=_get_last_values(points),
         curves={key: values for key, values in points.items() if key.startswith("val/")},
-        epoch_s=_of(statistics.median, _warm(run, events, points.get(EPOCH, []))),
-        peak_mb=_of(max, points.get("memory/peak_mb")),
+        epoch_s=_summarize(
+            statistics.median,
+            _drop_first_epochs(run_dir, events, points.get(EPOCH_TIME_METRIC, [])),
+        ),
+        peak_mb=_summarize(max, points.get("memory/peak_mb")),
     )
 
 
-def _last(points: Mapping[str, Points]) -> dict[str, float]:
-    ends = [step for step, _ in points.get(EPOCH) or points.get("val/accuracy", [])]
+def _get_last_values(points: Mapping[str, MetricPoints]) -> dict[str, float]:
+    ends = [step for step, _ in points.get(EPOCH_TIME_METRIC) or points.get("val/accuracy", [])]
     began = ends[-2] if len(ends) > 1 else -1
     found = {}
     for key, values in points.items():
         found[key] = values[-1][1]
-        if key.startswith(OF_A_BATCH):
+        if key.startswith(BATCH_METRIC_PREFIXES):
             finite = [value for step, value in values if step > began and math.isfinite(value)]
             found[key] = math.fsum(finite) / len(finite) if finite else math.nan
     return found
 
 
-def _merged(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:
+def _merge_events(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:
     """The later of two values counts."""
     return {
-        printable(key): printable(str(value))
+        escape_unprintable(key): escape_unprintable(str(value))
         for event in events
         if event.get("kind") == kind
         for key, value in event.items()
@@ -191,7 +199,7 @@ def _merged(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:
     }
 
 
-def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
+def _compute_seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
     """While some process ran it; None if it hasn't ended."""
     total, began = 0.0, None
     for event in events:
@@ -202,19 +210,23 @@ def _seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
     return total if total and began is None else None
 
 
-def _warm(run: Path, events: Sequence[Mapping[str, Any]], epochs: Points) -> Points:
+def _drop_first_epochs(
+    run_dir: Path, events: Sequence[Mapping[str, Any]], epochs: MetricPoints
+) -> MetricPoints:
     """Less the first epoch of each process that ran it, in which much is made that is kept."""
     resumed = [event["time"] for event in events if event.get("kind") == "resumed"]
     cold = {step for step, _ in epochs[:1]}
     if resumed:
         lines = [
-            each for each in journal.read(run / "metrics.jsonl")[0] if EPOCH in each["metrics"]
+            each
+            for each in journal.read_lines(run_dir / "metrics.jsonl")[0]
+            if EPOCH_TIME_METRIC in each["metrics"]
         ]
         for time in resumed:
             cold |= {next((each["step"] for each in lines if each["time"] >= time), -1)}
     return [(step, seconds) for step, seconds in epochs if step not in cold]
 
 
-def _of(summary: Any, points: Points | None) -> float | None:
+def _summarize(summary: Any, points: MetricPoints | None) -> float | None:
     values = [value for _, value in points or () if math.isfinite(value)]
     return float(summary(values)) if values else None

@@ -22,19 +22,19 @@ from recipe.config.option_files import GROUPS
 from recipe.config.renamed_targets import with_current_targets
 from recipe.config.spec import flatten
 from recipe.errors import SpecError
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 from recipe.store import journal, run_dirs
 
-LARGEST = 2**28
+MAX_FILE_BYTES = 2**28
 """Bytes of a file."""
 
-MOST_PARAMETERS = 100_000
+MAX_PARAMETERS = 100_000
 """Of a model, that are looked at."""
 
-LONGEST = 200
+MAX_TEXT_LENGTH = 200
 """Characters of a text that is shown."""
 
-UNREADABLE = (
+READ_ERRORS = (
     SpecError, ValueError, OSError, LookupError, TypeError, AttributeError, YAMLError,
     OmegaConfBaseException,
 )  # fmt: skip
@@ -44,8 +44,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Record:
-    folder: Path
+class RunRecord:
+    run_dir: Path
     name: str
     status: str
     """RUNNING, FINISHED, FAILED, KILLED or PRUNED; `unknown` if run.json doesn't say."""
@@ -54,127 +54,133 @@ class Record:
     tags: Mapping[str, str]
     environment: Mapping[str, str]
     """The lines of environment.txt; packages aren't among them, as the tags have them."""
-    facts: run_dirs.Facts | None
-    digest: str | None
+    dataset_info: run_dirs.DatasetInfo | None
+    data_digest: str | None
     """Of the data."""
     parameters: Mapping[str, Mapping[str, str]]
     """The lines of parameters.csv by the parameter's name."""
-    trace: journal.Trace
-    damaged: list[str] = field(default_factory=list)
+    metrics: journal.MetricHistory
+    problems: list[str] = field(default_factory=list)
     """What is missing or can't be read: `name: reason`."""
 
     @property
-    def versions(self) -> dict[str, str]:
+    def package_versions(self) -> dict[str, str]:
         return {k.partition(".")[2]: v for k, v in self.tags.items() if k.startswith("version.")}
 
     @property
-    def code(self) -> dict[str, str]:
+    def code_versions(self) -> dict[str, str]:
         """What stands for the code of other packages: a version, or a hash of 64 digits."""
         return {k.partition(".")[2]: v for k, v in self.tags.items() if k.startswith("code.")}
 
 
-def read(folder: Path) -> Record:
+def read_record(run_dir: Path) -> RunRecord:
     """Whatever of a run can be read; what can't is named in `damaged`."""
     damaged: list[str] = []
 
     def attempt(name: str, reader: Callable[[Path], T], instead: T) -> T:
         try:
-            return reader(_file(folder / name))
-        except UNREADABLE as error:
-            reason = " ".join(str(error).split()).removeprefix(f"{folder / name}: ")
-            damaged.append(f"{name}: {shown(reason)}")
+            return reader(_check_file(run_dir / name))
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{run_dir / name}: ")
+            damaged.append(f"{name}: {truncate_value(reason)}")
         except (RecursionError, OverflowError):
             damaged.append(f"{name}: holds what is nested too deeply, or too large a number")
         return instead
 
-    info = attempt("run.json", lambda path: run_dirs.read(path.parent, "run"), None)
+    info = attempt("run.json", lambda path: run_dirs.read_info(path.parent, "run"), None)
     data = attempt(
-        "data.json", lambda path: (run_dirs.facts(path.parent, "data"), _digest(path)), None
+        "data.json",
+        lambda path: (run_dirs.read_dataset_info(path.parent, "data"), _read_digest(path)),
+        None,
     )
-    return Record(
-        folder=folder,
-        name=shown(info.name if info else folder.name),
-        status=shown(info.status if info else "unknown"),
-        settings=attempt("spec.yaml", _settings, {}),
-        tags=attempt("events.jsonl", _tags, {}),
-        environment=attempt("environment.txt", _environment, {}),
-        facts=data[0] if data else None,
-        digest=data[1] if data else None,
-        parameters=attempt("parameters.csv", _parameters, {}),
-        trace=attempt("metrics.jsonl", _trace, {}),
-        damaged=damaged,
+    return RunRecord(
+        run_dir=run_dir,
+        name=truncate_value(info.name if info else run_dir.name),
+        status=truncate_value(info.status if info else "unknown"),
+        settings=attempt("spec.yaml", _read_settings, {}),
+        tags=attempt("events.jsonl", _read_tags, {}),
+        environment=attempt("environment.txt", _read_environment, {}),
+        dataset_info=data[0] if data else None,
+        data_digest=data[1] if data else None,
+        parameters=attempt("parameters.csv", _read_parameters, {}),
+        metrics=attempt("metrics.jsonl", _read_metrics, {}),
+        problems=damaged,
     )
 
 
-def shown(value: object) -> str:
+def truncate_value(value: object) -> str:
     """A value as it is shown: in a line, and no longer than fits one."""
     text = value if isinstance(value, str) else json.dumps(value)
-    text = printable(text[: LONGEST + 1])
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    text = escape_unprintable(text[: MAX_TEXT_LENGTH + 1])
+    return text if len(text) <= MAX_TEXT_LENGTH else f"{text[: MAX_TEXT_LENGTH - 3]}..."
 
 
-def _file(path: Path) -> Path:
+def _check_file(path: Path) -> Path:
     """Raises ValueError unless it is an ordinary file of a sensible size."""
     if not path.is_file():
         raise ValueError("is no file" if path.exists() else "is missing")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"is larger than {LARGEST:,} bytes")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"is larger than {MAX_FILE_BYTES:,} bytes")
     return path
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, Any]:
     content = safe_yaml.load(path)
     if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
         raise ValueError("is no run's spec (it has no options)")
-    options = {str(group): shown(option) for group, option in content.pop("options").items()}
+    options = {
+        str(group): truncate_value(option) for group, option in content.pop("options").items()
+    }
     flat: dict[str, Any] = {}
     for key, value in with_current_targets(content).items():
         flat |= flatten(str(key), value)
     return {**{group: options[group] for group in GROUPS if group in options}, **flat}
 
 
-def _tags(path: Path) -> dict[str, str]:
+def _read_tags(path: Path) -> dict[str, str]:
     """The later of two values of a tag counts."""
     return {
-        shown(key): shown(value)
-        for line in journal.read(path)[0]
+        truncate_value(key): truncate_value(value)
+        for line in journal.read_lines(path)[0]
         if line.get("kind") == "tags"
         for key, value in line.items()
         if key not in ("kind", "time")
     }
 
 
-def _parameters(path: Path) -> dict[str, dict[str, str]]:
+def _read_parameters(path: Path) -> dict[str, dict[str, str]]:
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            lines = list(itertools.islice(csv.DictReader(file), MOST_PARAMETERS))
+            lines = list(itertools.islice(csv.DictReader(file), MAX_PARAMETERS))
     except csv.Error as error:
         raise ValueError(str(error)) from error
     return {
-        shown(line.pop("name")): {
-            shown(key): shown(value) for key, value in line.items() if key and value is not None
+        truncate_value(line.pop("name")): {
+            truncate_value(key): truncate_value(value)
+            for key, value in line.items()
+            if key and value is not None
         }
         for line in lines
     }
 
 
-def _environment(path: Path) -> dict[str, str]:
+def _read_environment(path: Path) -> dict[str, str]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     pairs = [line.partition(": ") for line in lines[:100]]
-    return {shown(key): shown(value) for key, colon, value in pairs if colon}
+    return {truncate_value(key): truncate_value(value) for key, colon, value in pairs if colon}
 
 
-def _digest(path: Path) -> str:
-    return shown(safe_yaml.read_json(path.read_bytes())["digest"])
+def _read_digest(path: Path) -> str:
+    return truncate_value(safe_yaml.read_json(path.read_bytes())["digest"])
 
 
-def _trace(path: Path) -> journal.Trace:
-    found = journal.trace(path.parent)
+def _read_metrics(path: Path) -> journal.MetricHistory:
+    found = journal.read_metrics(path.parent)
     for values in found.values():
         for step, value in values.items():
             if type(step) is not int or type(value) not in (int, float):
                 raise ValueError("holds points that are no numbers")
     return {
-        shown(key): {step: float(value) for step, value in values.items()}
+        truncate_value(key): {step: float(value) for step, value in values.items()}
         for key, values in found.items()
     }

@@ -13,67 +13,73 @@ from recipe.store import journal, run_dirs, sweep_record
 from recipe.store.journal import Journal
 
 
-def last_sign(run: Path) -> int:
+def get_last_activity(run_dir: Path) -> int:
     """When a run last wrote anything, in milliseconds since 1970."""
-    found = [(run / "run.json").stat().st_mtime_ns // 1_000_000]
+    found = [(run_dir / "run.json").stat().st_mtime_ns // 1_000_000]
     for name in ("metrics.jsonl", "events.jsonl"):
-        line = journal.last(run / name)
+        line = journal.read_last_line(run_dir / name)
         if line and isinstance(line.get("time"), int):
             found.append(line["time"])
     return max(found[1:] or found)
 
 
-def close(run: Path) -> bool:
+def close_stale_run(run_dir: Path) -> bool:
     """Whether the run was dead: it says that it is running, but no process holds its lock.
 
     Its record then ends as KILLED at its last sign of life.
     """
-    if run_dirs.said(run, "run").status != "RUNNING":
+    if run_dirs.read_info_file(run_dir, "run").status != "RUNNING":
         return False
-    with run_dirs.unheld(run) as free:
-        info = run_dirs.read(run, "run")
+    with run_dirs.try_lock(run_dir) as free:
+        info = run_dirs.read_info(run_dir, "run")
         if not free or info.status != "RUNNING":
             return False
-        last = journal.last(run / "events.jsonl") or {}
+        last = journal.read_last_line(run_dir / "events.jsonl") or {}
         status = str(last.get("status", "KILLED"))
         if last.get("kind") != "end":  # else it died between the two things that say how it ended
-            status, at = "KILLED", last_sign(run)
-            events = Journal(run / "events.jsonl")
-            events.write({"kind": "end", "time": at, "status": status})
+            status, at = "KILLED", get_last_activity(run_dir)
+            events = Journal(run_dir / "events.jsonl")
+            events.append({"kind": "end", "time": at, "status": status})
             events.close()
-        run_dirs.write(run, replace(info, status=status, process=None))
-        (run / ".reserve").unlink(missing_ok=True)
+        run_dirs.write_info(run_dir, replace(info, status=status, process=None))
+        (run_dir / ".reserve").unlink(missing_ok=True)
         return True
 
 
-def close_sweep(sweep: Path) -> bool:
+def close_stale_sweep(sweep_dir: Path) -> bool:
     """As `close`, of a sweep: its runs are closed one by one."""
     # those without a lock were recorded before there was one
-    if not (sweep / ".lock").exists() or "end" in (sweep_record.read(sweep) or {"end": ""}):
+    if not (sweep_dir / ".lock").exists() or "end" in (
+        sweep_record.read_record(sweep_dir) or {"end": ""}
+    ):
         return False
-    with run_dirs.unheld(sweep) as free:
-        if not free or "end" in sweep_record.read(sweep):
+    with run_dirs.try_lock(sweep_dir) as free:
+        if not free or "end" in sweep_record.read_record(sweep_dir):
             return False
-        said = [path for path in (sweep / "jobs.jsonl", sweep / "sweep.json") if path.exists()]
-        sweep_record.end(sweep, "KILLED", "", said[0].stat().st_mtime_ns // 1_000_000)
+        said = [
+            path for path in (sweep_dir / "jobs.jsonl", sweep_dir / "sweep.json") if path.exists()
+        ]
+        sweep_record.write_end(sweep_dir, "KILLED", "", said[0].stat().st_mtime_ns // 1_000_000)
         return True
 
 
-def close_all(outputs: Path, running: Sequence[Path] | None = None) -> list[Path]:
+def close_stale_records(outputs: Path, running: Sequence[Path] | None = None) -> list[Path]:
     """Closes what is dead below `outputs`; the runs among it. Those that are
     damaged, or can't be written to, are left as they are. `running`: the runs that say they are,
     if that is known."""
-    for sweep in recorded(outputs / "sweeps", "sweep.json"):
+    for sweep in list_record_dirs(outputs / "sweeps", "sweep.json"):
         with contextlib.suppress(SpecError, OSError):
-            close_sweep(sweep)
+            close_stale_sweep(sweep)
     found = []
-    for run in recorded(run_dirs.folder(outputs), "run.json") if running is None else running:
+    for run in (
+        list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json") if running is None else running
+    ):
         with contextlib.suppress(SpecError, OSError):  # a disk may be full, or only be read
-            found += [run] if close(run) else []
+            found += [run] if close_stale_run(run) else []
     return found
 
 
-def recorded(folder: Path, name: str) -> list[Path]:
+def list_record_dirs(folder: Path, name: str) -> list[Path]:
     """The folders in `folder` that hold a file of that name, in the order in which they began."""
     try:
         there = sorted(os.listdir(folder))

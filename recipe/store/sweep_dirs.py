@@ -7,46 +7,49 @@ from pathlib import Path
 
 from recipe.config import option_files
 from recipe.errors import SpecError
-from recipe.formatting import listed, printable
+from recipe.formatting import escape_unprintable, format_list
 from recipe.store import sweep_record
 
-MOST = 5
+MAX_LISTED_SWEEPS = 5
 """Sweeps that are named."""
 
 
-def folders(outputs: Path) -> list[Path]:
+def list_sweep_dirs(outputs: Path) -> list[Path]:
     """The folders of all recorded sweeps; the one that was begun or gone on with last is the last
     of them."""
     there = [path.parent for path in (outputs / "sweeps").glob("*/sweep.json")]
-    return sorted(there, key=lambda sweep: (sweep_record.begun(sweep), sweep.name))
+    return sorted(there, key=lambda sweep: (sweep_record.get_start_stamp(sweep), sweep.name))
 
 
-def find(outputs: Path, wanted: str, key: str = "sweep") -> Path:
+def find_sweep(outputs: Path, wanted: str, key: str = "sweep") -> Path:
     """The folder of a recorded sweep.
 
     `wanted` is its id, the beginning of one, or its name (then the latest of that name). Raises
     SpecError, headed by `key`, if there is none.
     """
-    there = folders(outputs)
+    there = list_sweep_dirs(outputs)
     by_id = [sweep for sweep in there if sweep.name.startswith(wanted)]
     if len(by_id) == 1:
         return by_id[0]
-    names = {sweep: str(sweep_record.read(sweep).get("name", "")) for sweep in there}
+    names = {sweep: str(sweep_record.read_record(sweep).get("name", "")) for sweep in there}
     if len(by_id) > 1:
-        which = _latest({sweep: names[sweep] for sweep in by_id})
+        which = _format_latest({sweep: names[sweep] for sweep in by_id})
         raise SpecError(
             f"{key}: {wanted!r} begins {len(by_id)} sweep ids; give more of it: {which}"
         )
     same = [sweep for sweep, name in names.items() if name == wanted]
     if same:
         return same[-1]
-    hint = option_files.nearest(wanted, [*names.values(), *(sweep.name for sweep in there)])
+    hint = option_files.suggest_nearest(wanted, [*names.values(), *(sweep.name for sweep in there)])
     if there and not hint:
-        hint = f"; there are {_latest(names)}"
+        hint = f"; there are {_format_latest(names)}"
     raise SpecError(f"{key}: no sweep {wanted!r} is recorded in {outputs / 'sweeps'}{hint}")
 
 
-def _latest(names: Mapping[Path, str]) -> str:
+def _format_latest(names: Mapping[Path, str]) -> str:
     """Sweeps by id and name, the latest first."""
-    told = [f"{sweep.name} ({printable(name)})" for sweep, name in reversed(list(names.items()))]
-    return listed(told, MOST)
+    told = [
+        f"{sweep.name} ({escape_unprintable(name)})"
+        for sweep, name in reversed(list(names.items()))
+    ]
+    return format_list(told, MAX_LISTED_SWEEPS)

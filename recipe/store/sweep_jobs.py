@@ -17,7 +17,7 @@ from recipe.store.journal import Journal
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobResult:
     """A job that ended: a line of jobs.jsonl."""
 
     number: Annotated[int, Field(ge=0, lt=10**9)]
@@ -33,20 +33,20 @@ class Ended:
     """It failed because numbers were not finite."""
 
     @property
-    def reason(self) -> str:
+    def short_problem(self) -> str:
         """Why it failed, shortly; all of it was printed when it did."""
         return (self.problem or "").partition("; ")[0]
 
     @property
-    def percent(self) -> str:
+    def accuracy_text(self) -> str:
         """The accuracy as it is shown; empty if there is none."""
         return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
 
 
-LINE = TypeAdapter(Ended)
+JOB_RESULT_ADAPTER = TypeAdapter(JobResult)
 
 
-def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
+def format_job_name(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
     """What differs from job to job of a sweep; of an ablation's job what is on, and its seed."""
     swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
     if "variants" not in about:
@@ -55,59 +55,62 @@ def name_of(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> 
     return " ".join([about["variants"][number], *seeds])
 
 
-def alone(overrides: Sequence[str]) -> str:
+def format_job_command(overrides: Sequence[str]) -> str:
     """What a person reads of a job that ended badly: the command that runs it by itself."""
     return " ".join(["alone: python -m recipe", *map(shlex.quote, overrides)])
 
 
-def note(sweep: Path, ended: Ended) -> None:
+def append_result(sweep_dir: Path, result: JobResult) -> None:
     """Adds how a job ended."""
-    jobs = Journal(sweep / "jobs.jsonl")
-    jobs.write(asdict(ended))
+    jobs = Journal(sweep_dir / "jobs.jsonl")
+    jobs.append(asdict(result))
     jobs.close()
 
 
-def read(sweep: Path) -> list[Ended]:
+def read_results(sweep_dir: Path) -> list[JobResult]:
     """How the jobs ended; of one that was started again, how it did last. Those that aren't
     planned any more don't count."""
-    ended = lines(sweep)
-    planned = sweep_record.read(sweep).get("jobs", len(ended))
+    ended = read_result_history(sweep_dir)
+    planned = sweep_record.read_record(sweep_dir).get("jobs", len(ended))
     latest = {each.number: each for each in ended if each.number < planned}
     return [latest[number] for number in sorted(latest)]
 
 
-def lines(sweep: Path) -> list[Ended]:
+def read_result_history(sweep_dir: Path) -> list[JobResult]:
     """Every end of a job, in the order in which they came. Raises ValueError."""
-    return [LINE.validate_python(line) for line in journal.read(sweep / "jobs.jsonl")[0]]
+    return [
+        JOB_RESULT_ADAPTER.validate_python(line)
+        for line in journal.read_lines(sweep_dir / "jobs.jsonl")[0]
+    ]
 
 
-def report(console: Console, sweep: Path) -> None:
+def print_summary(console: Console, sweep_dir: Path) -> None:
     """What a person reads at the end of a sweep."""
     table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
-    idle = any(ended.no_effect for ended in read(sweep))
+    idle = any(ended.no_effect for ended in read_results(sweep_dir))
     for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
         right = "accuracy" in column
         table.add_column(column, justify="right" if right else "left", overflow="fold")
-    table.columns[3].min_width = len(run_dirs.new_id())  # which are copied from here
-    for ended in read(sweep):
-        cells = [ended.name, ended.status, ended.percent, ended.run or ended.reason]
+    table.columns[3].min_width = len(run_dirs.new_run_id())  # which are copied from here
+    for ended in read_results(sweep_dir):
+        cells = [ended.name, ended.status, ended.accuracy_text, ended.run or ended.short_problem]
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))
     console.print(table)
-    about = sweep_record.read(sweep)
+    about = sweep_record.read_record(sweep_dir)
     if about.get("end", {}).get("status") != "FINISHED":
-        done = sum(ended.status == "FINISHED" for ended in read(sweep))
+        done = sum(ended.status == "FINISHED" for ended in read_results(sweep_dir))
         typed = about.get("command", [])
-        told = f"{done} of {about['jobs']} runs finished; go on with: {sweep_record.command(typed)}"
+        told = f"{done} of {about['jobs']} runs finished; go on with: {sweep_record.format_command(typed)}"
         console.print(f"\n{told}", soft_wrap=True)
-    ui = run_dirs.command("ui", sweep.parent.parent)
-    compare = run_dirs.command(f"compare {sweep.name}", sweep.parent.parent)
-    console.print(f"\nRecord  {sweep.name}\nCompare {compare}\nOpen    {ui}", soft_wrap=True)
+    ui = run_dirs.format_command("ui", sweep_dir.parent.parent)
+    compare = run_dirs.format_command(f"compare {sweep_dir.name}", sweep_dir.parent.parent)
+    console.print(f"\nRecord  {sweep_dir.name}\nCompare {compare}\nOpen    {ui}", soft_wrap=True)
 
 
-def markdown(sweep: Path) -> str:
+def format_markdown(sweep_dir: Path) -> str:
     """The jobs as a table for the sweep's page in MLflow."""
     lines = ["| run | status | best val/accuracy | no effect |", "|---|---|---|---|"]
-    for ended in read(sweep):
+    for ended in read_results(sweep_dir):
         idle = ", ".join(ended.no_effect)
-        lines.append(f"| {ended.name} | {ended.status} | {ended.percent} | {idle} |")
+        lines.append(f"| {ended.name} | {ended.status} | {ended.accuracy_text} | {idle} |")
     return "\n".join(lines) + "\n"

@@ -10,23 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.formatting import counted, listed, printable
+from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.store import results, run_dirs, sweep_jobs, sweep_members, sweep_record
-from recipe.store.run_dirs import Info
-from recipe.store.run_progress import Reached, reached
-from recipe.store.sweep_jobs import Ended
-from recipe.store.sweep_members import Job
+from recipe.store.run_dirs import RunInfo
+from recipe.store.run_progress import RunProgress, read_progress
+from recipe.store.sweep_jobs import JobResult
+from recipe.store.sweep_members import PlannedJob
 
-STATES = ("done", "pruned", "running", "elsewhere", "failed", "killed", "refused", "missing")
+JOB_STATES = ("done", "pruned", "running", "elsewhere", "failed", "killed", "refused", "missing")
 """Of a job; `elsewhere`: another process was running it as a run of its own."""
 
-ENDED = {"FINISHED": "done", "PRUNED": "pruned", "RUNNING": "elsewhere", "FAILED": "failed",
+STATE_BY_STATUS = {"FINISHED": "done", "PRUNED": "pruned", "RUNNING": "elsewhere", "FAILED": "failed",
          "KILLED": "killed", "REFUSED": "refused"}  # fmt: skip
 """The state that a job's status stands for, in jobs.jsonl or in run.json."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobStatus:
     """How one job stands."""
 
     variant: str
@@ -34,82 +34,86 @@ class Standing:
     seed: str
     """Empty if the sweep says nothing of it."""
     state: str
-    run: str | None = None
+    run_id: str | None = None
     """Its id, as far as there is one."""
     accuracy: float | None = None
-    reached: Reached | None = None
+    progress: RunProgress | None = None
     """Of one that is running or was killed."""
     reason: str = ""
     """Why it failed."""
 
 
 @dataclass(frozen=True)
-class Sweep:
-    folder: Path
+class SweepStatus:
+    sweep_dir: Path
     name: str
-    jobs: Sequence[Standing]
+    jobs: Sequence[JobStatus]
     """Those that are known."""
     total: int
     """Of all that were planned."""
-    alive: bool
+    is_running: bool
     """Whether a process is running it."""
     command: Sequence[str]
     """The arguments that it was started with; none if that isn't known."""
-    cautions: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     @property
-    def done(self) -> int:
+    def done_count(self) -> int:
         return sum(job.state == "done" for job in self.jobs)
 
 
-def read(sweep: Path) -> Sweep:
+def read_status(sweep_dir: Path) -> SweepStatus:
     """What is damaged is told as a caution, and the rest is shown."""
-    about = sweep_record.read(sweep)
-    cautions = [] if about else [f"{printable(sweep / 'sweep.json')} is damaged"]
-    ended: dict[int, Ended] = {}
+    about = sweep_record.read_record(sweep_dir)
+    cautions = [] if about else [f"{escape_unprintable(sweep_dir / 'sweep.json')} is damaged"]
+    ended: dict[int, JobResult] = {}
     try:
-        ended = {each.number: each for each in sweep_jobs.read(sweep)}
+        ended = {each.number: each for each in sweep_jobs.read_results(sweep_dir)}
     except (OSError, ValueError, TypeError) as error:
-        reason = printable(str(error).splitlines()[0])
+        reason = escape_unprintable(str(error).splitlines()[0])
         cautions.append(f"jobs.jsonl can't be read ({reason}); what the runs say is shown")
-    planned = sweep_members.planned(about, ended)
+    planned = sweep_members.read_planned_jobs(about, ended)
     count = about.get("jobs")
     total = max(len(planned), count if isinstance(count, int) else 0)
     done = [number for number in planned if number in ended and ended[number].status == "FINISHED"]
-    found: dict[int, tuple[Path, Info]] = {}
+    found: dict[int, tuple[Path, RunInfo]] = {}
     if len(done) < total or not planned:
-        there = list(sweep_members.recorded(sweep))
+        there = list(sweep_members.find_runs(sweep_dir))
         if not isinstance(about.get("planned"), list):
-            sweep_members.add_unplanned(planned, [info.name for _, info in there])
-        found, unknown = sweep_members.by_job(there, planned)
+            sweep_members.add_jobs_by_name(planned, [info.name for _, info in there])
+        found, unknown = sweep_members.assign_to_jobs(there, planned)
         if unknown:
-            which = counted(len(unknown), "run")
-            cautions.append(f"{which} of it can't be told to be one of its jobs: {listed(unknown)}")
+            which = pluralize(len(unknown), "run")
+            cautions.append(
+                f"{which} of it can't be told to be one of its jobs: {format_list(unknown)}"
+            )
     ids = [Path(ended[number].run or "").name for number in done]
-    recorded = run_dirs.folder(sweep.parent.parent)
+    recorded = run_dirs.get_runs_dir(sweep_dir.parent.parent)
     gone = [name for name in ids if name and not (recorded / name / "run.json").is_file()]
     if gone:
-        which = counted(len(gone), "run")
-        cautions.append(f"{which} of those done can't be found any more: {listed(gone)}")
-    return Sweep(
-        folder=sweep,
-        name=str(about.get("name") or sweep.name),
-        jobs=[_standing(job, ended.get(n), found.get(n)) for n, job in planned.items()],
+        which = pluralize(len(gone), "run")
+        cautions.append(f"{which} of those done can't be found any more: {format_list(gone)}")
+    return SweepStatus(
+        sweep_dir=sweep_dir,
+        name=str(about.get("name") or sweep_dir.name),
+        jobs=[_build_job_status(job, ended.get(n), found.get(n)) for n, job in planned.items()],
         total=max(len(planned), total),
-        alive=run_dirs.alive(sweep),
-        command=sweep_members.texts_in(about.get("command")),
-        cautions=cautions,
+        is_running=run_dirs.is_running(sweep_dir),
+        command=sweep_members.to_strings(about.get("command")),
+        warnings=cautions,
     )
 
 
-def is_finished(sweep: Path) -> bool:
+def is_finished(sweep_dir: Path) -> bool:
     """Whether it said so; nothing but sweep.json is read."""
-    end = sweep_record.read(sweep).get("end")
+    end = sweep_record.read_record(sweep_dir).get("end")
     return isinstance(end, dict) and end.get("status") == "FINISHED"
 
 
-def _standing(job: Job, ended: Ended | None, found: tuple[Path, Info] | None) -> Standing:
-    state = ENDED.get(ended.status, "missing") if ended else "missing"
+def _build_job_status(
+    job: PlannedJob, ended: JobResult | None, found: tuple[Path, RunInfo] | None
+) -> JobStatus:
+    state = STATE_BY_STATUS.get(ended.status, "missing") if ended else "missing"
     run = ended.run if ended else None
     accuracy = ended.accuracy if ended else None
     if found and state != "done":
@@ -118,15 +122,15 @@ def _standing(job: Job, ended: Ended | None, found: tuple[Path, Info] | None) ->
         if info.status == "RUNNING":
             state = "running" if sweep_members.is_running(found) else "killed"
         elif ended is None or info.status == "FINISHED":  # taken up by itself since
-            result = results.read(folder)
-            state = ENDED.get(info.status, "missing")
+            result = results.read_result(folder)
+            state = STATE_BY_STATUS.get(info.status, "missing")
             accuracy = result.last.get("best/val_accuracy") if result else None
-    return Standing(
+    return JobStatus(
         variant=job.variant,
         seed=job.seed,
         state=state,
-        run=run,
+        run_id=run,
         accuracy=accuracy if isinstance(accuracy, int | float) else None,
-        reached=reached(found[0]) if found and state in ("running", "killed") else None,
-        reason=ended.reason if ended and state in ("failed", "refused") else "",
+        progress=read_progress(found[0]) if found and state in ("running", "killed") else None,
+        reason=ended.short_problem if ended and state in ("failed", "refused") else "",
     )

@@ -14,23 +14,23 @@ from recipe import atomic_write
 from recipe.config import safe_yaml
 from recipe.store import journal
 
-MOST = 20
+MAX_PROBLEMS = 20
 """Refusals that are remembered."""
 
 
-Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+ByteCount = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass
-class Sent:
+class UploadState:
     """Bytes of the journals that MLflow has, and where it has them."""
 
     uri: str | None
     """MLflow's tracking URI; None: this run is sent nowhere."""
     mlflow_run_id: str | None = None
-    metrics: Bytes = 0
-    events: Bytes = 0
-    asked: Bytes = 0
+    metrics: ByteCount = 0
+    events: ByteCount = 0
+    asked: ByteCount = 0
     """How often MLflow was asked to make the run; after more than once there may be two of it."""
     problems: list[str] = field(default_factory=list)
     """What MLflow refused."""
@@ -40,67 +40,69 @@ class Sent:
     """Whether the run was deleted in MLflow."""
 
     @classmethod
-    def read(cls, run: Path) -> Sent | None:
+    def read(cls, run_dir: Path) -> UploadState | None:
         """None if there is none, or it is damaged."""
         with contextlib.suppress(OSError, ValueError):
-            with safe_yaml.open_file(run / "sent.json") as file:
-                found = SENT.validate_json(file.read())
-            found._check(run)
+            with safe_yaml.open_regular_file(run_dir / "sent.json") as file:
+                found = UPLOAD_STATE_ADAPTER.validate_json(file.read())
+            found._reset_replaced_journals(run_dir)
             return found
         return None
 
     @staticmethod
-    def has_all(run: Path) -> bool:
+    def is_complete(run_dir: Path) -> bool:
         """Whether MLflow has as many bytes of the journals as there are, or the run is sent
         nowhere; no journal is opened for that."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            with safe_yaml.open_file(run / "sent.json") as file:
+            with safe_yaml.open_regular_file(run_dir / "sent.json") as file:
                 found = safe_yaml.read_json(file.read())
             return found["uri"] is None or all(
-                found[name] == (run / f"{name}.jsonl").stat().st_size
+                found[name] == (run_dir / f"{name}.jsonl").stat().st_size
                 for name in ("metrics", "events")
             )
         return False
 
-    def _check(self, run: Path) -> None:
+    def _reset_replaced_journals(self, run_dir: Path) -> None:
         """A journal that isn't the one that was sent, as it was cut or replaced, is sent anew."""
         for name in ("metrics", "events"):
-            mark = journal.mark(run / f"{name}.jsonl", getattr(self, name))
+            mark = journal.hash_line(run_dir / f"{name}.jsonl", getattr(self, name))
             if mark is None or self.marks.get(name, mark) != mark:
                 setattr(self, name, 0)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """MLflow has nothing of it after all."""
         self.mlflow_run_id, self.metrics, self.events, self.asked = None, 0, 0, 0
         self.problems, self.gone = [], False
 
     @classmethod
-    def to(cls, uri: str | None, run: Path) -> Sent:
+    def read_for_uri(cls, uri: str | None, run_dir: Path) -> UploadState:
         """What that server has: nothing, as far as is known, if another was fed before."""
-        found = cls.read(run)
+        found = cls.read(run_dir)
         return found if found is not None and found.uri == uri else cls(uri)
 
-    def write(self, run: Path) -> None:
+    def write(self, run_dir: Path) -> None:
         """Raises nothing: what isn't noted is sent once more, which doubles nothing."""
         for name in ("metrics", "events"):
-            self.marks[name] = journal.mark(run / f"{name}.jsonl", getattr(self, name)) or ""
+            self.marks[name] = (
+                journal.hash_line(run_dir / f"{name}.jsonl", getattr(self, name)) or ""
+            )
         with contextlib.suppress(OSError):
             content = json.dumps(asdict(self)).encode() + b"\n"
-            atomic_write.write(run / "sent.json", content, sync=False)
+            atomic_write.write_file(run_dir / "sent.json", content, sync=False)
 
-    def refuse(self, problem: str) -> None:
-        if problem not in self.problems and len(self.problems) < MOST:
+    def add_problem(self, problem: str) -> None:
+        if problem not in self.problems and len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
-    def left(self, run: Path) -> str:
+    def describe_unsent(self, run_dir: Path) -> str:
         """What of the journals isn't sent, in words; empty if all is. Raises journal.Damaged."""
         if self.uri is None:
             return ""
         found = []
         for name, done in (("events.jsonl", self.events), ("metrics.jsonl", self.metrics)):
-            lines = journal.count(run / name, done)
+            lines = journal.count_lines(run_dir / name, done)
             found += [f"{lines:,} of {name}"] if lines else []
         return f"lines: {' and '.join(found)}" if found else ""
 
 
-SENT = TypeAdapter(Sent)
+UPLOAD_STATE_ADAPTER = TypeAdapter(UploadState)

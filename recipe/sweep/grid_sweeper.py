@@ -6,23 +6,25 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from recipe.sweep.launchers import plugins
-from recipe.sweep.launchers.plugins import Launching
+from recipe.sweep.launchers.plugins import RecipeSweeper
 
 
-class Every(Launching):
+class GridSweeper(RecipeSweeper):
     """The jobs are those of Hydra's own sweeper, all checked before the first one starts."""
 
     def __init__(self, max_batch_size: int | None) -> None:
-        self.size = max_batch_size
+        self.max_batch_size = max_batch_size
 
     def sweep(self, arguments: list[str]) -> None:
-        self.folder()
+        self.prepare_sweep_dir()
         parser = OverridesParser.create(config_loader=self.config_loader)
         first = 0
-        for batch in BasicSweeper.split_arguments(parser.parse_overrides(arguments), self.size):
-            self.launch(batch, first)
+        for batch in BasicSweeper.split_arguments(
+            parser.parse_overrides(arguments), self.max_batch_size
+        ):
+            self.launch_jobs(batch, first)
             first += len(batch)
 
 
 def register() -> None:
-    plugins.register("Every", Every)
+    plugins.register_plugin(GridSweeper)

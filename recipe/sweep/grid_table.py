@@ -9,47 +9,53 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe.formatting import counted, duration, printable
+from recipe.formatting import escape_unprintable, format_duration, pluralize
 from recipe.store import results, run_dirs, sweep_dirs, sweep_record, sweep_status
-from recipe.store.sweep_status import STATES, Standing, Sweep
+from recipe.store.sweep_status import JOB_STATES, JobStatus, SweepStatus
 
-LATEST = 50
+MAX_TIMED_RUNS = 50
 """Finished runs from which the time that is left is estimated."""
 
-MOST = 5
+MAX_LISTED = 5
 """Reasons that are told, and sweeps that are listed."""
 
 
-def show(sweep: Sweep, console: Console) -> None:
+def print_sweep(sweep: SweepStatus, console: Console) -> None:
     """The grid, what it sums up to, and how to go on where nobody does."""
     has_any = any(job.state == "done" and job.accuracy is not None for job in sweep.jobs)
     shown = ": val/accuracy of each run's best epoch (compare takes the last)" if has_any else ""
-    title = f"{printable(sweep.name)} ({printable(sweep.folder.name)}){shown}"
+    title = f"{escape_unprintable(sweep.name)} ({escape_unprintable(sweep.sweep_dir.name)}){shown}"
     console.print(title, soft_wrap=True)
-    for table in _tables(sweep.jobs, console.width):
+    for table in _make_tables(sweep.jobs, console.width):
         console.print(table)
     failed = [job for job in sweep.jobs if job.reason]
-    for job in failed[:MOST]:
+    for job in failed[:MAX_LISTED]:
         seed = f" seed={job.seed}" if job.seed else ""
-        console.print(printable(f"{job.state}: {job.variant}{seed}: {job.reason}"), soft_wrap=True)
-    if len(failed) > MOST:
-        console.print(f"and {len(failed) - MOST} more")
-    for caution in sweep.cautions:
+        console.print(
+            escape_unprintable(f"{job.state}: {job.variant}{seed}: {job.reason}"), soft_wrap=True
+        )
+    if len(failed) > MAX_LISTED:
+        console.print(f"and {len(failed) - MAX_LISTED} more")
+    for caution in sweep.warnings:
         console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
-    console.print(summary(sweep), soft_wrap=True)
-    left = _left(sweep)
-    if sweep.alive:
+    console.print(summarize(sweep), soft_wrap=True)
+    left = _estimate_time_left(sweep)
+    if sweep.is_running:
         if left:
             console.print(f"Time left  about {left}", soft_wrap=True)
-    elif sweep.done < sweep.total:
+    elif sweep.done_count < sweep.total:
         told = f"; that takes about {left}" if left else ""
-        console.print(f"Go on with: {sweep_record.command(sweep.command)}{told}", soft_wrap=True)
+        console.print(
+            f"Go on with: {sweep_record.format_command(sweep.command)}{told}", soft_wrap=True
+        )
 
 
-def show_unfinished(outputs: Path, console: Console) -> None:
+def print_unfinished_sweeps(output_dir: Path, console: Console) -> None:
     """A line for each of the latest sweeps that aren't finished, if there are any."""
     unfinished = [
-        each for each in sweep_dirs.folders(outputs) if not sweep_status.is_finished(each)
+        each
+        for each in sweep_dirs.list_sweep_dirs(output_dir)
+        if not sweep_status.is_finished(each)
     ]
     if not unfinished:
         return
@@ -57,46 +63,48 @@ def show_unfinished(outputs: Path, console: Console) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("sweep", "name", "done"):
         table.add_column(column, overflow="fold")
-    for folder in unfinished[-MOST:]:
-        sweep = sweep_status.read(folder)
-        done = f"{sweep.done} of {sweep.total}" + (", going on" if sweep.alive else "")
-        if not sweep_record.read(folder):
+    for folder in unfinished[-MAX_LISTED:]:
+        sweep = sweep_status.read_status(folder)
+        done = f"{sweep.done_count} of {sweep.total}" + (", going on" if sweep.is_running else "")
+        if not sweep_record.read_record(folder):
             done = "sweep.json is damaged"
-        table.add_row(printable(folder.name), printable(sweep.name), done)
+        table.add_row(escape_unprintable(folder.name), escape_unprintable(sweep.name), done)
     console.print(table)
-    if len(unfinished) > MOST:
-        console.print(f"and {len(unfinished) - MOST} before these")
-    name = printable(unfinished[-1].name)
-    console.print(f"{run_dirs.command(f'status {name}', outputs)} shows one whole", soft_wrap=True)
+    if len(unfinished) > MAX_LISTED:
+        console.print(f"and {len(unfinished) - MAX_LISTED} before these")
+    name = escape_unprintable(unfinished[-1].name)
+    console.print(
+        f"{run_dirs.format_command(f'status {name}', output_dir)} shows one whole", soft_wrap=True
+    )
 
 
-def summary(sweep: Sweep) -> str:
+def summarize(sweep: SweepStatus) -> str:
     """`17 of 20 done, 1 failed, 2 missing`."""
     counts = Counter(job.state for job in sweep.jobs)
     counts["missing"] += sweep.total - len(sweep.jobs)
-    rest = [f", {counts[state]} {state}" for state in STATES[1:] if counts[state]]
-    return f"{sweep.done} of {sweep.total} done{''.join(rest)}"
+    rest = [f", {counts[state]} {state}" for state in JOB_STATES[1:] if counts[state]]
+    return f"{sweep.done_count} of {sweep.total} done{''.join(rest)}"
 
 
-def _tables(jobs: Sequence[Standing], width: int) -> Iterator[Table]:
+def _make_tables(jobs: Sequence[JobStatus], width: int) -> Iterator[Table]:
     """The grid, in as many tables as it takes to show each cell whole."""
     rows: dict[str, dict[str, str]] = {}
     for job in jobs:
-        rows.setdefault(job.variant, {})[job.seed] = printable(_cell(job))
-    seeds = _in_order({job.seed for job in jobs})
-    names = {variant: printable(variant) or "one variant" for variant in rows}
+        rows.setdefault(job.variant, {})[job.seed] = escape_unprintable(_format_cell(job))
+    seeds = _sort_seeds({job.seed for job in jobs})
+    names = {variant: escape_unprintable(variant) or "one variant" for variant in rows}
     label = min(max(map(len, ["variant", *names.values()])), width // 2)
-    for part in _parts(seeds, rows, width - label):
+    for part in _split_seeds(seeds, rows, width - label):
         table = Table(box=None, pad_edge=False)
         table.add_column("variant", overflow="fold", max_width=label)
         for seed in part:
-            table.add_column(_head(seed), justify="right", no_wrap=True)
+            table.add_column(_format_header(seed), justify="right", no_wrap=True)
         for variant, cells in rows.items():
             table.add_row(names[variant], *(cells.get(seed, "") for seed in part))
         yield table
 
 
-def _parts(
+def _split_seeds(
     seeds: Sequence[str], rows: dict[str, dict[str, str]], width: int
 ) -> Iterator[Sequence[str]]:
     """The seeds, as many at a time as have a place beside each other."""
@@ -104,7 +112,7 @@ def _parts(
     left = width
     for seed in seeds:
         cells = (cells.get(seed, "") for cells in rows.values())
-        needed = 2 + max(map(len, [_head(seed), *cells]))
+        needed = 2 + max(map(len, [_format_header(seed), *cells]))
         if part and needed > left:
             yield part
             part, left = [], width
@@ -114,39 +122,39 @@ def _parts(
         yield part
 
 
-def _in_order(seeds: set[str]) -> list[str]:
+def _sort_seeds(seeds: set[str]) -> list[str]:
     return sorted(seeds, key=lambda seed: (not seed.isdecimal(), int(seed)
                                            if seed.isdecimal() else 0, seed))  # fmt: skip
 
 
-def _head(seed: str) -> str:
-    return printable(f"seed {seed}") if seed else "result"
+def _format_header(seed: str) -> str:
+    return escape_unprintable(f"seed {seed}") if seed else "result"
 
 
-def _cell(job: Standing) -> str:
+def _format_cell(job: JobStatus) -> str:
     if job.state == "done" and job.accuracy is not None:
         return f"{100 * job.accuracy:.2f} %"
-    if job.state == "running" and job.reached and job.reached.step is not None:
-        return f"step {job.reached}"
+    if job.state == "running" and job.progress and job.progress.step is not None:
+        return f"step {job.progress}"
     return job.state
 
 
-def _left(sweep: Sweep) -> str:
+def _estimate_time_left(sweep: SweepStatus) -> str:
     """How long the rest takes, and from what that is known; empty if it isn't."""
-    done = [job.run for job in sweep.jobs if job.state == "done" and job.run]
-    folder = run_dirs.folder(sweep.folder.parent.parent)
-    known = [results.read(folder / Path(run).name) for run in sorted(done)[-LATEST:]]
+    done = [job.run_id for job in sweep.jobs if job.state == "done" and job.run_id]
+    folder = run_dirs.get_runs_dir(sweep.sweep_dir.parent.parent)
+    known = [results.read_result(folder / Path(run).name) for run in sorted(done)[-MAX_TIMED_RUNS:]]
     took = [each.seconds for each in known if each and each.seconds is not None]
     # those that failed are tried again when it goes on, not by the process that is running it
-    states = ("missing", "running") if sweep.alive else set(STATES) - {"done"}
+    states = ("missing", "running") if sweep.is_running else set(JOB_STATES) - {"done"}
     rest = [job for job in sweep.jobs if job.state in states]
-    shares = sum(1 - (job.reached.share if job.reached else 0.0) for job in rest)
+    shares = sum(1 - (job.progress.fraction if job.progress else 0.0) for job in rest)
     shares += sweep.total - len(sweep.jobs)
     if not took or not shares:
         return ""
     mean = sum(took) / len(took)
-    at_once = max(1, sum(job.state == "running" for job in rest) if sweep.alive else 1)
+    at_once = max(1, sum(job.state == "running" for job in rest) if sweep.is_running else 1)
     beside = f", {at_once} at a time" if at_once > 1 else ""
-    source = f"{counted(len(took), 'finished run')} took {duration(mean)}"
+    source = f"{pluralize(len(took), 'finished run')} took {format_duration(mean)}"
     each = " each on average" if len(took) > 1 else ""
-    return f"{duration(mean * shares / at_once)}{beside} ({source}{each})"
+    return f"{format_duration(mean * shares / at_once)}{beside} ({source}{each})"

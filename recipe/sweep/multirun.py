@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 from recipe import atomic_write, output
 from recipe.config import compose, option_files
-from recipe.config.instantiate import part
+from recipe.config.instantiate import bind_component
 from recipe.errors import Problems, SpecError
-from recipe.formatting import counted
+from recipe.formatting import pluralize
 from recipe.mlflow_sync import worker_process
 from recipe.runner.console import Console
 from recipe.runner.recorder import Status
@@ -29,10 +29,10 @@ from recipe.sweep.launchers import (
     hydra_launchers,
     pool_launcher,
 )
-from recipe.sweep.plan import Planned, grid, shared_problems
+from recipe.sweep.plan import SweepPlan, find_shared_problems, plan_grid
 from recipe.sweep.search import storage, sweeper
 
-SWEEP = "RECIPE_SWEEP"
+SWEEP_ID_VARIABLE = "RECIPE_SWEEP"
 """Environment variable with the sweep's id, for jobs in this process and in others."""
 
 
@@ -42,39 +42,39 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     `command` is what was typed, for the record. Raises SpecError before the first run if any job's
     overrides or settings are wrong.
     """
-    output.task("checking the jobs of the sweep")
-    storage.check(arguments)
-    overrides = compose.parse(arguments)
-    hydra_launchers.check(overrides)
+    output.set_current_task("checking the jobs of the sweep")
+    storage.check_no_password(arguments)
+    overrides = compose.parse_overrides(arguments)
+    hydra_launchers.check_installed(overrides)
     # what takes a moment to be imported is, while the command line is looked at
-    pool_launcher.foresee(overrides)
+    pool_launcher.prestart_forkserver(overrides)
     if not any(o.key_or_group == "tracking" for o in overrides):
-        worker_process.started()
+        worker_process.get_worker()
     try:
-        return _multirun(overrides, arguments, console, command)
+        return _run_sweeper(overrides, arguments, console, command)
     finally:
-        forkserver.end()
+        forkserver.stop()
 
 
-def _multirun(
+def _run_sweeper(
     overrides: Sequence[Override],
     arguments: Sequence[str],
     console: Console,
     command: Sequence[str],
 ) -> int:
-    chosen = sweeper_arguments.sweeper(overrides)
-    if chosen in VERBS:
-        return VERBS[chosen](overrides, arguments, console, command)
-    planned = grid(overrides)
-    if need := disk_estimate.sentence(planned.first, len(planned.jobs)):
+    chosen = sweeper_arguments.get_sweeper(overrides)
+    if chosen in SWEEPER_FUNCTIONS:
+        return SWEEPER_FUNCTIONS[chosen](overrides, arguments, console, command)
+    planned = plan_grid(overrides)
+    if need := disk_estimate.format_disk_estimate(planned.first_spec, len(planned.jobs)):
         console.print(f"Disk  {need}", soft_wrap=True)
-    return _run(planned, arguments, console, command)[0]
+    return _run_plan(planned, arguments, console, command)[0]
 
 
 # what only these need is imported by them: statistics take a moment to be imported
 
 
-def _ablate(
+def _run_ablation(
     overrides: Sequence[Override],
     arguments: Sequence[str],
     console: Console,
@@ -83,16 +83,16 @@ def _ablate(
     from recipe.sweep.ablation import forecast
     from recipe.sweep.ablation import plan as ablate
 
-    wanted = ablate.plan(overrides)
-    forecast.show(forecast.make(wanted), console)
-    if not wanted.asked.yes and not forecast.goes_on():
+    wanted = ablate.plan_ablation(overrides)
+    forecast.print_forecast(forecast.make_forecast(wanted), console)
+    if not wanted.arguments.yes and not forecast.confirm():
         return 0
-    status, sweep = _run(wanted.planned, arguments, console, command)
-    _compare(sweep, console)
+    status, sweep = _run_plan(wanted.sweep_plan, arguments, console, command)
+    _print_comparison(sweep, console)
     return status
 
 
-def _search(
+def _run_search(
     overrides: Sequence[Override],
     arguments: Sequence[str],
     console: Console,
@@ -102,88 +102,92 @@ def _search(
     from recipe.sweep.search import arguments as asked
     from recipe.sweep.search import outcome, plan
 
-    wanted = asked.read(overrides)
-    planned = plan.of(wanted)
-    plan.show(wanted, console)
-    if need := disk_estimate.sentence(planned.first, planned.about["jobs"]):
+    wanted = asked.parse_arguments(overrides)
+    planned = plan.plan_search(wanted)
+    plan.print_plan(wanted, console)
+    if need := disk_estimate.format_disk_estimate(
+        planned.first_spec, planned.extra_metadata["jobs"]
+    ):
         console.print(f"Disk      at most {need.removeprefix('about ')}", soft_wrap=True)
-    if not wanted.yes and not forecast.goes_on():
+    if not wanted.yes and not forecast.confirm():
         return 0
-    status, sweep = _run(planned, arguments, console, command)
-    outcome.show(sweep, console)
+    status, sweep = _run_plan(planned, arguments, console, command)
+    outcome.print_outcome(sweep, console)
     return status
 
 
-VERBS = {"ablation": _ablate, "search": _search}
+SWEEPER_FUNCTIONS = {"ablation": _run_ablation, "search": _run_search}
 """By the sweeper that a verb is."""
 
 
-def _compare(sweep: Path, console: Console) -> None:
+def _print_comparison(sweep_dir: Path, console: Console) -> None:
     """What an ablation is run for; its runs stand, whatever there is to say of them."""
     from recipe.compare.command import compare
 
     try:
-        compare([sweep.name, f"output_dir={sweep.parent.parent}"], console)
+        compare([sweep_dir.name, f"output_dir={sweep_dir.parent.parent}"], console)
     except SpecError as error:
         for problem in error.problems:
             console.print(problem, soft_wrap=True)
 
 
-def _run(
-    planned: Planned, arguments: Sequence[str], console: Console, command: Sequence[str]
+def _run_plan(
+    sweep_plan: SweepPlan, arguments: Sequence[str], console: Console, command: Sequence[str]
 ) -> tuple[int, Path]:
     """The exit status, and the sweep's folder."""
-    gpu_assignment.check(compose.parse(arguments), planned.first)
-    first, content = planned.first, planned.content(command)
-    with compose.menu_folder():
-        if pool_launcher.is_local(arguments):
-            Problems(shared_problems(planned)).raise_any()
-            forkserver.end_answers()
-    sweep = planned.unfinished(first.output_path / "sweeps")
-    said = f"{content['name']}: {counted(content['jobs'], 'run')}"
+    gpu_assignment.check_launcher_gpus(compose.parse_overrides(arguments), sweep_plan.first_spec)
+    first, content = sweep_plan.first_spec, sweep_plan.to_metadata(command)
+    with compose.composition_context():
+        if pool_launcher.is_local_launcher(arguments):
+            Problems(find_shared_problems(sweep_plan)).raise_if_any()
+            forkserver.stop_helper()
+    sweep = sweep_plan.find_unfinished(first.output_path / "sweeps")
+    said = f"{content['name']}: {pluralize(content['jobs'], 'run')}"
     if sweep is None or first.again:
-        sweep = first.output_path / "sweeps" / run_dirs.new_id()
-        with run_dirs.making(sweep):
+        sweep = first.output_path / "sweeps" / run_dirs.new_run_id()
+        with run_dirs.wrap_output_errors(sweep):
             sweep.mkdir(parents=True)
-            atomic_write.write(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
+            atomic_write.write_file(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
     else:
         said += f", going on with {sweep.name}"
-        content = {key: value for key, value in content.items() if key not in planned.keeps}
+        content = {
+            key: value for key, value in content.items() if key not in sweep_plan.preserved_keys
+        }
     console.print(said, soft_wrap=True)
     if first.options["tracking"] != "none":
-        worker_process.started()
-    output.task("starting the jobs")
-    os.environ[SWEEP] = sweep.name
+        worker_process.get_worker()
+    output.set_current_task("starting the jobs")
+    os.environ[SWEEP_ID_VARIABLE] = sweep.name
     status: Status = "KILLED"
-    lock = sweep_record.begin(sweep, content)
+    lock = sweep_record.start_sweep(sweep, content)
     try:
-        planned.open(sweep)
-        _launch(arguments)
-        status = planned.status(sweep)
+        sweep_plan.prepare(sweep)
+        _launch_hydra(arguments)
+        status = sweep_plan.get_final_status(sweep)
     finally:
-        del os.environ[SWEEP]
-        pool_launcher.dismiss(console)
-        _end(sweep, status, planned, console)
+        del os.environ[SWEEP_ID_VARIABLE]
+        pool_launcher.close_pools(console)
+        _close_sweep(sweep, status, sweep_plan, console)
         lock.release()
     return 0 if status == "FINISHED" else 1, sweep
 
 
-def _end(sweep: Path, status: Status, planned: Planned, console: Console) -> None:
-    spec = planned.first
-    tracking = part(spec, "tracking")(spec.output_path)
-    sweep_record.end(sweep, status, planned.note(sweep))
+def _close_sweep(sweep_dir: Path, status: Status, sweep_plan: SweepPlan, console: Console) -> None:
+    spec = sweep_plan.first_spec
+    tracking = bind_component(spec, "tracking")(spec.output_path)
+    sweep_record.write_end(sweep_dir, status, sweep_plan.format_summary(sweep_dir))
     failure = None
-    if sweep_record.is_untold(sweep):
-        failure = worker_process.tell(tracking, spec.output_path, sweep)
-    sweep_jobs.report(console, sweep)
+    if sweep_record.has_unsent_end(sweep_dir):
+        failure = worker_process.send_sweep_end(tracking, spec.output_path, sweep_dir)
+    sweep_jobs.print_summary(console, sweep_dir)
     if failure:
-        sync = run_dirs.command("sync", spec.output_path)
+        sync = run_dirs.format_command("sync", spec.output_path)
         told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
         console.print(told, style="red", soft_wrap=True)
 
 
-def _launch(arguments: Sequence[str]) -> None:
-    compose.register_user_options()
+def _launch_hydra(arguments: Sequence[str]) -> None:
+    compose.register_user_conf()
     grid_sweeper.register()
     ablation.register()
     sweeper.register()
@@ -191,13 +195,13 @@ def _launch(arguments: Sequence[str]) -> None:
     hydra_launchers.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]
     main = hydra.main(
-        version_base="1.3", config_path=str(option_files.own_folder()), config_name="config"
+        version_base="1.3", config_path=str(option_files.builtin_conf_dir()), config_name="config"
     )
-    main(_job)()
+    main(_run_job)()
 
 
-def _job(config: DictConfig) -> None:
+def _run_job(config: DictConfig) -> None:
     """In this process, where its launcher has no others."""
-    from recipe.sweep.job import job
+    from recipe.sweep.job import run_job
 
-    job(config)
+    run_job(config)

@@ -15,116 +15,120 @@ import torch
 from torch import Tensor, distributed, nn
 
 from recipe.config.world_size import World
-from recipe.errors import OthersGone, RecipeError
+from recipe.errors import PeerProcessLost, RecipeError
 from recipe.nn import rng
 from recipe.training import rendezvous
 
 if TYPE_CHECKING:
     from recipe.components.distributed import SharedRun
-    from recipe.nn.locate_nonfinite import Found
+    from recipe.nn.locate_nonfinite import NonFiniteLocation
     from recipe.training.run import Run
 
 T = TypeVar("T")
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
-class How(Protocol):
+class Strategy(Protocol):
     """What an option of the group `distributed` makes; see there."""
 
-    before_hooks: bool
-    alone: bool
-    contiguous: bool
+    has_local_grad_hooks: bool
+    has_local_forward: bool
+    is_contiguous_required: bool
 
-    def prepared(self, model: nn.Module) -> nn.Module: ...
+    def prepare_model(self, model: nn.Module) -> nn.Module: ...
 
-    def joined(self, run: SharedRun) -> None: ...
+    def before_training(self, run: SharedRun) -> None: ...
 
     def sharded_clip(self, clip: Clip) -> Clip: ...
 
-    def wrapped(self, model: nn.Module) -> nn.Module: ...
+    def wrap_model(self, model: nn.Module) -> nn.Module: ...
 
 
-class Alone:
+class SingleProcess:
     """One process: whatever is asked of all of them, it is the answer."""
 
-    rank, size, first = 0, 1, True
-    before_hooks, alone, contiguous = False, True, False
+    rank, world_size, is_main = 0, 1, True
+    has_local_grad_hooks, has_local_forward, is_contiguous_required = False, True, False
 
-    def prepared(self, model: nn.Module) -> nn.Module:
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         return model
 
-    def joined(self, run: Run) -> None:
+    def before_training(self, run: Run) -> None:
         pass
 
-    def together(self) -> AbstractContextManager[None]:
+    def translate_peer_errors(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module) -> nn.Module:
         return model
 
-    def read(self, batch: Tensor) -> Tensor:
+    def indices_to_read(self, batch: Tensor) -> Tensor:
         return batch
 
-    def share(self, batch: Tensor, of: int) -> Tensor:
+    def shard_batch(self, batch: Tensor, batch_size: int) -> Tensor:
         return batch
 
-    def shares(self, of: int) -> list[int]:
-        return [of]
+    def shard_sizes(self, batch_size: int) -> list[int]:
+        return [batch_size]
 
-    def counting(self, of: int) -> int:
-        return of
+    def local_sample_count(self, batch_size: int) -> int:
+        return batch_size
 
-    def weighed(self, loss: Tensor, of: int) -> Tensor:
+    def scale_loss(self, loss: Tensor, batch_size: int) -> Tensor:
         return loss
 
-    def mean(self, values: Tensor, of: int) -> Tensor:
+    def all_reduce_mean(self, values: Tensor, batch_size: int) -> Tensor:
         return values
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         return values
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         return value
 
-    def everyones(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         return [value]
 
-    def of_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         return value
 
-    def culprit(self, found: Found, of: int) -> Found:
+    def gather_nonfinite(self, found: NonFiniteLocation, batch_size: int) -> NonFiniteLocation:
         return found
 
-    def first_of(self, value: T) -> T:
+    def first_not_none(self, value: T) -> T:
         return value
 
-    def align(self, model: nn.Module) -> None:
+    def sync_buffers(self, model: nn.Module) -> None:
         pass
 
     def seed_dropout(self, seed: int, epoch: int, step: int = 0) -> None:
-        rng.seed_global(seed, "dropout", epoch)
+        rng.seed_global_rng(seed, "dropout", epoch)
 
 
-class Several:
+class MultiProcess:
     """This one of several processes. What each method tells is the same in all of them, but for
     `read` and `share`; all have to call it."""
 
-    def __init__(self, world: World, how: How, *, early: bool) -> None:
+    def __init__(self, world: World, strategy: Strategy, *, shards_before_read: bool) -> None:
         """`early`: batches are cut before they are read, as nothing mixes their samples."""
-        self.rank, self.size = world.rank, world.size
-        self.first = world.rank == 0
-        self._how, self._early = how, early
-        self.before_hooks, self.alone, self.contiguous = how.before_hooks, how.alone, how.contiguous
+        self.rank, self.world_size = world.rank, world.size
+        self.is_main = world.rank == 0
+        self._strategy, self._shards_before_read = strategy, shards_before_read
+        self.has_local_grad_hooks, self.has_local_forward, self.is_contiguous_required = (
+            strategy.has_local_grad_hooks,
+            strategy.has_local_forward,
+            strategy.is_contiguous_required,
+        )
 
-    def prepared(self, model: nn.Module) -> nn.Module:
-        return self._how.prepared(model)
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        return self._strategy.prepare_model(model)
 
-    def joined(self, run: Run) -> None:
-        self._how.joined(run)
-        run.clip = self._how.sharded_clip(run.clip)
+    def before_training(self, run: Run) -> None:
+        self._strategy.before_training(run)
+        run.clip = self._strategy.sharded_clip(run.clip)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def translate_peer_errors(self) -> Iterator[None]:
         """What goes wrong within because another process is gone is OthersGone; or a RecipeError,
         if that one has left word why."""
         try:
@@ -132,87 +136,97 @@ class Several:
         except RuntimeError as error:
             if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
                 raise
-            if said := rendezvous.why_gone():
+            if said := rendezvous.failure_reason():
                 raise RecipeError(said) from error
-            raise OthersGone("another process of the run is gone, so it is stopped") from error
+            raise PeerProcessLost("another process of the run is gone, so it is stopped") from error
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module) -> nn.Module:
         """What a step of an epoch calls."""
-        return self._how.wrapped(model)
+        return self._strategy.wrap_model(model)
 
-    def read(self, batch: Tensor) -> Tensor:
+    def indices_to_read(self, batch: Tensor) -> Tensor:
         """The samples that this process reads of a batch of indices, shape (n,)."""
-        return self.share(batch, len(batch)) if self._early else batch
+        return self.shard_batch(batch, len(batch)) if self._shards_before_read else batch
 
-    def share(self, batch: Tensor, of: int) -> Tensor:
+    def shard_batch(self, batch: Tensor, batch_size: int) -> Tensor:
         """This process's rows of a batch of `of` samples; what was cut already stays as it is.
 
         Never empty: where there are fewer samples than processes, some get the last one as well.
         """
-        if len(batch) != of:
+        if len(batch) != batch_size:
             return batch
-        start = self._start(of)
-        return batch[start : start + self.counting(of)] if start < of else batch[-1:]
+        start = self._shard_offset(batch_size)
+        return (
+            batch[start : start + self.local_sample_count(batch_size)]
+            if start < batch_size
+            else batch[-1:]
+        )
 
-    def shares(self, of: int) -> list[int]:
+    def shard_sizes(self, batch_size: int) -> list[int]:
         """How many samples each process calls the model with."""
-        return [max(1, self._counting(of, rank)) for rank in range(self.size)]
+        return [max(1, self._sample_count(batch_size, rank)) for rank in range(self.world_size)]
 
-    def counting(self, of: int) -> int:
+    def local_sample_count(self, batch_size: int) -> int:
         """How many of them this process is to count; 0 where it only takes part."""
-        return self._counting(of, self.rank)
+        return self._sample_count(batch_size, self.rank)
 
-    def _counting(self, of: int, rank: int) -> int:
-        return of // self.size + (rank < of % self.size)
+    def _sample_count(self, batch_size: int, rank: int) -> int:
+        return batch_size // self.world_size + (rank < batch_size % self.world_size)
 
-    def _start(self, of: int) -> int:
-        return self.rank * (of // self.size) + min(self.rank, of % self.size)
+    def _shard_offset(self, batch_size: int) -> int:
+        return self.rank * (batch_size // self.world_size) + min(
+            self.rank, batch_size % self.world_size
+        )
 
-    def weighed(self, loss: Tensor, of: int) -> Tensor:
+    def scale_loss(self, loss: Tensor, batch_size: int) -> Tensor:
         """The mean loss of a share, so that the mean of its gradients over all processes, which
         `wrapped` makes, is the gradient of the whole batch's loss."""
-        return loss * (self.counting(of) * self.size / of)
+        return loss * (self.local_sample_count(batch_size) * self.world_size / batch_size)
 
-    def mean(self, values: Tensor, of: int) -> Tensor:
+    def all_reduce_mean(self, values: Tensor, batch_size: int) -> Tensor:
         """Of means over a share those over the whole batch; any shape."""
-        return self.total(values * (self.counting(of) / of))
+        return self.all_reduce_sum(values * (self.local_sample_count(batch_size) / batch_size))
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, element by element."""
         summed = values.detach().clone()
         distributed.all_reduce(summed)
         return summed
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         most = torch.tensor(value)
         distributed.all_reduce(most, distributed.ReduceOp.MAX)
         return int(most)
 
-    def everyones(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """By rank."""
-        found: list[Any] = [None] * self.size
+        found: list[Any] = [None] * self.world_size
         distributed.all_gather_object(found, value)
         return found
 
-    def of_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first process gives."""
         given = [value]
         distributed.broadcast_object_list(given, 0)
         return given[0]
 
-    def first_of(self, value: T | None) -> T | None:
+    def first_not_none(self, value: T | None) -> T | None:
         """The first that isn't None, by rank."""
-        return next((each for each in self.everyones(value) if each is not None), None)
+        return next((each for each in self.all_gather(value) if each is not None), None)
 
-    def culprit(self, found: Found, of: int) -> Found:
+    def gather_nonfinite(self, found: NonFiniteLocation, batch_size: int) -> NonFiniteLocation:
         """Of what each process found to be wrong with its share of a batch: the most precise. Rows
         become those of the whole batch."""
-        start = min(self._start(of), of - 1)  # of one that only takes part, the last sample's
-        mine = replace(found, rows=tuple(start + row for row in found.rows))
-        return max(self.everyones(mine), key=lambda each: (bool(each.rows), each.layer is not None))
+        start = min(
+            self._shard_offset(batch_size), batch_size - 1
+        )  # of one that only takes part, the last sample's
+        mine = replace(found, sample_rows=tuple(start + row for row in found.sample_rows))
+        return max(
+            self.all_gather(mine), key=lambda each: (bool(each.sample_rows), each.layer is not None)
+        )
 
     @torch.no_grad()
-    def align(self, model: nn.Module) -> None:
+    def sync_buffers(self, model: nn.Module) -> None:
         """Gives every process the first one's buffers, such as BatchNorm's statistics, which each
         has moved by its own shares."""
         for buffer in model.buffers():
@@ -222,7 +236,7 @@ class Several:
         """Puts the global streams at the start of an epoch: each process draws masks of its own.
         With `step` where one begins that wasn't there from the epoch's start."""
         name = f"dropout/{self.rank}" if self.rank else "dropout"
-        rng.seed_global(seed, f"{name}/after {step}" if step else name, epoch)
+        rng.seed_global_rng(seed, f"{name}/after {step}" if step else name, epoch)
 
 
-Ranks = Alone | Several
+Collectives = SingleProcess | MultiProcess

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Split, unread
-from recipe.nn.placement import placed
-from recipe.nn.preserve import preserved
+from recipe.components.data import Split, unreadable_samples
+from recipe.nn.placement import to_device
+from recipe.nn.preserve import preserve_model_state
 
 if TYPE_CHECKING:
-    from recipe.training.collectives import Ranks
+    from recipe.training.collectives import Collectives
 
 Metrics = dict[str, float]
 
@@ -24,11 +24,11 @@ def evaluate(
     split: Split,
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
-    look: Callable[[nn.Module, Tensor], Tensor],
+    forward: Callable[[nn.Module, Tensor], Tensor],
     batch_size: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
-    ranks: Ranks,
+    collectives: Collectives,
 ) -> Metrics:
     """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that can be read
     counted once, by one of the processes.
@@ -38,19 +38,19 @@ def evaluate(
     leaves every module in the mode it was in.
     """
     total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    with preserved(model), torch.inference_mode():
+    with preserve_model_state(model), torch.inference_mode():
         model.eval()
         batches = torch.arange(len(split)).split(batch_size)
-        read = split.batches(ranks.share(batch, len(batch)) for batch in batches)
+        read = split.batches(collectives.shard_batch(batch, len(batch)) for batch in batches)
         for batch, (inputs, targets) in zip(batches, read, strict=True):
-            counting = ranks.counting(len(batch))
+            counting = collectives.local_sample_count(len(batch))
             targets = targets.to(device, non_blocking=True)
             with autocast():
-                output = look(model, placed(inputs, device))
+                output = forward(model, to_device(inputs, device))
                 value = loss(output, targets)
             counting = min(len(targets), counting)  # samples that can't be read are left out
             total += value.float() * counting
             correct += (output.argmax(1) == targets)[:counting].sum()
-    total, correct = ranks.total(torch.stack([total, correct]))
-    count = len(split) - len(unread(split))
+    total, correct = collectives.all_reduce_sum(torch.stack([total, correct]))
+    count = len(split) - len(unreadable_samples(split))
     return {"loss": total.item() / count, "accuracy": correct.item() / count}

@@ -10,32 +10,34 @@ from torch import nn
 
 from recipe.nn import layers
 
-Policy = Literal["eval", "train", "affine_only"]
+BatchNormPolicy = Literal["eval", "train", "affine_only"]
 
 
-class Frozen:
+class FreezeSchedule:
     """The frozen part of a model; sees to it that frozen BatchNorm layers do what `policy` says."""
 
-    def __init__(self, model: nn.Module, timetable: dict[int, list[str]], policy: Policy) -> None:
+    def __init__(
+        self, model: nn.Module, unfreeze_schedule: dict[int, list[str]], policy: BatchNormPolicy
+    ) -> None:
         self.model = model
-        self.timetable = timetable
+        self.unfreeze_schedule = unfreeze_schedule
         self.policy = policy
-        self.names = {name for name, p in model.named_parameters() if not p.requires_grad}
+        self.frozen_names = {name for name, p in model.named_parameters() if not p.requires_grad}
         """Parameters that are frozen now."""
-        self.batchnorms = batchnorms(model, self.names)
+        self.frozen_batchnorms = find_frozen_batchnorms(model, self.frozen_names)
         """Names of the BatchNorm layers that are frozen at the start."""
         self._apply_policy()
 
     @property
-    def later(self) -> set[str]:
+    def scheduled_names(self) -> set[str]:
         """Parameters that are trained from some epoch on."""
-        return {name for names in self.timetable.values() for name in names}
+        return {name for names in self.unfreeze_schedule.values() for name in names}
 
     def unfreeze(
         self, optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], epoch: int
     ) -> None:
         """Trains what the timetable names for this epoch, in the optimizer group it belongs to."""
-        names = self.timetable.get(epoch, [])
+        names = self.unfreeze_schedule.get(epoch, [])
         if not names:
             return
         held = {group["name"]: group["params"] for group in optimizer.param_groups}
@@ -45,19 +47,19 @@ class Frozen:
             if not parameter.requires_grad:
                 parameter.requires_grad_(True)
                 home[id(parameter)].append(parameter)
-        self.names.difference_update(names)
+        self.frozen_names.difference_update(names)
         self._apply_policy()
 
     def _apply_policy(self) -> None:
         """A layer that is to stay in eval mode gets a `train` of its own, so that no later
         `model.train()` reaches it; one that is no longer frozen gets torch's back."""
-        still = batchnorms(self.model, self.names)
+        still = find_frozen_batchnorms(self.model, self.frozen_names)
         for path, module in self.model.named_modules():
-            if not isinstance(module, layers.BATCH_NORMS):
+            if not isinstance(module, layers.BATCH_NORM_TYPES):
                 continue
             vars(module).pop("train", None)
             if self.policy != "train" and path in still:
-                module.train = MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
+                module.train = MethodType(_keep_eval_mode, module)  # type: ignore[method-assign]
                 module.eval()
                 if self.policy == "affine_only":
                     module.requires_grad_(True)
@@ -65,17 +67,17 @@ class Frozen:
                 module.train(self.model.training)
 
 
-def batchnorms(model: nn.Module, frozen: set[str]) -> list[str]:
+def find_frozen_batchnorms(model: nn.Module, frozen_names: set[str]) -> list[str]:
     """Names of the BatchNorm layers that are frozen when the parameters `frozen` are."""
     is_frozen, found = False, []
     for path, module in model.named_modules():
         own = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
         if own:  # a BatchNorm without weight and bias goes with the layer before it
-            is_frozen = frozen.issuperset(own)
-        if is_frozen and isinstance(module, layers.BATCH_NORMS):
+            is_frozen = frozen_names.issuperset(own)
+        if is_frozen and isinstance(module, layers.BATCH_NORM_TYPES):
             found.append(path)
     return found
 
 
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+def _keep_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(module, False)

@@ -10,152 +10,160 @@ import psutil
 import torch
 from torch import Tensor
 
-from recipe.components.data import readable, skips, unread
+from recipe.components.data import is_skipping_unreadable, readable_indices, unreadable_samples
 from recipe.nn import rng, sharded
-from recipe.nn.placement import placed
+from recipe.nn.placement import to_device
 from recipe.training import step as training_step
 from recipe.training.evaluation import Metrics
-from recipe.training.lr_schedule import learning_rates
-from recipe.training.nonfinite import NonFinite
-from recipe.training.run import Best, Run, order
-from recipe.training.validation import named, validated
+from recipe.training.lr_schedule import get_learning_rates
+from recipe.training.nonfinite import NonFiniteError
+from recipe.training.run import BestEpoch, Run, epoch_batches
+from recipe.training.validation import file_names, validate
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricsEvent:
     """Numbers as they stand after a step."""
 
     step: int
     epoch: int
     """Counted from 1."""
     metrics: Metrics
-    ends_epoch: bool = False
-    ends_run: bool = False
+    is_epoch_end: bool = False
+    is_run_end: bool = False
     """No other will follow."""
-    improved: bool = False
+    is_best: bool = False
     """`Run.best` is new."""
 
 
-def train(run: Run) -> Iterator[Point]:
+def train(run: Run) -> Iterator[MetricsEvent]:
     """Trains from where the run is to the end; yields a Point after each step, and one after each
     epoch's evaluation.
 
     Between two Points the caller may look at anything in the run; it is as it stands after
     `run.at.step` steps, which is ahead of a Point whose numbers were read together with later ones.
     """
-    while not run.over:
-        epoch = run.at.epoch
-        run.frozen.unfreeze(run.optimizer, run.groups, epoch)
+    while not run.is_finished:
+        epoch = run.position.epoch
+        run.freeze_schedule.unfreeze(run.optimizer, run.param_groups, epoch)
         run.model.train()
-        if run.at.batch == 0:
-            run.ranks.seed_dropout(run.seed, epoch)
-            run.at.augmentation = rng.generator(run.seed, "augmentation", epoch)
-            run.at.began = time.perf_counter()
-        elif run.at.drawn is not None:
-            rng.set_global(run.at.drawn)
-        run.at.drawn = None
+        if run.position.batch == 0:
+            run.collectives.seed_dropout(run.seed, epoch)
+            run.position.augmentation_rng = rng.make_generator(run.seed, "augmentation", epoch)
+            run.position.epoch_start_time = time.perf_counter()
+        elif run.position.rng_states is not None:
+            rng.set_rng_states(run.position.rng_states)
+        run.position.rng_states = None
         yield from _train_epoch(run, epoch)
-        yield _end_epoch(run, epoch)
+        yield _finish_epoch(run, epoch)
 
 
-def _train_epoch(run: Run, epoch: int) -> Iterator[Point]:
+def _train_epoch(run: Run, epoch: int) -> Iterator[MetricsEvent]:
     """The batches that are left of an epoch."""
-    at = run.at
-    block = _Block(1 if run.device.type == "cpu" else 50)
-    left = list(order(run, epoch))[at.batch :]
-    feed = run.prefix.training(run, epoch, order(run, epoch))
-    model = run.ranks.wrapped(feed.model)
-    read = feed.split.batches(map(run.ranks.read, left))
+    at = run.position
+    block = _MetricsBuffer(1 if run.device.type == "cpu" else 50)
+    left = list(epoch_batches(run, epoch))[at.batch :]
+    feed = run.frozen_cache.training_inputs(run, epoch, epoch_batches(run, epoch))
+    model = run.collectives.wrap_model(feed.model)
+    read = feed.split.batches(map(run.collectives.indices_to_read, left))
     for batch, (inputs, targets) in zip(left, read, strict=True):
-        at.rates = learning_rates(run.optimizer)
-        rates = {f"lr/{key}": lr for key, lr in at.rates.items()}
-        inputs = placed(inputs, run.device)
+        at.learning_rates = get_learning_rates(run.optimizer)
+        rates = {f"lr/{key}": lr for key, lr in at.learning_rates.items()}
+        inputs = to_device(inputs, run.device)
         targets = targets.to(run.device, non_blocking=True)
         try:
-            done = training_step.take(run, feed, model, inputs, targets, len(batch))
-        except NonFinite as found:
+            done = training_step.training_step(run, feed, model, inputs, targets, len(batch))
+        except NonFiniteError as found:
             yield from block.flush()
-            samples = readable(run.data.train, batch.tolist())
-            called = named(run.data.train, samples)
-            raise found.in_training(at.step + 1, epoch + 1, at.batch + 1, samples, called) from None
-        if done.left_out:
-            at.left_out.add(at.batch)
+            samples = readable_indices(run.data.train, batch.tolist())
+            called = file_names(run.data.train, samples)
+            raise found.with_training_location(
+                at.step + 1, epoch + 1, at.batch + 1, samples, called
+            ) from None
+        if done.is_skipped:
+            at.skipped_batches.add(at.batch)
         at.step, at.batch = at.step + 1, at.batch + 1
-        at.bitten = done.bit + at.bitten
-        if done.stepped:
-            run.average.after_step(at.step / run.steps)
-        numbers = torch.stack([done.loss, done.accuracy, done.norm])
+        at.clipped_steps = done.is_clipped + at.clipped_steps
+        if done.has_stepped:
+            run.average.after_step(at.step / run.total_steps)
+        numbers = torch.stack([done.loss, done.accuracy, done.grad_norm])
         yield from block.add(at.step, epoch + 1, numbers, rates)
     yield from block.flush()
 
 
-def _end_epoch(run: Run, epoch: int) -> Point:
+def _finish_epoch(run: Run, epoch: int) -> MetricsEvent:
     """Averages and evaluates; the run is then at the start of the next epoch."""
-    at = run.at
-    trained = time.perf_counter() - at.began
-    left_out = at.left_out
-    run.ranks.align(run.model)
-    run.average.after_epoch((epoch + 1) / run.epochs, lambda: _inputs(run, epoch, left_out))
-    metrics = validated(run, epoch + 1)
-    run.schedule.after_epoch(metrics)
-    improved = _keep_best(run, epoch + 1, metrics["val/accuracy"])
+    at = run.position
+    trained = time.perf_counter() - at.epoch_start_time
+    left_out = at.skipped_batches
+    run.collectives.sync_buffers(run.model)
+    run.average.after_epoch((epoch + 1) / run.epochs, lambda: _epoch_inputs(run, epoch, left_out))
+    metrics = validate(run, epoch + 1)
+    run.lr_schedule.after_epoch(metrics)
+    improved = _update_best(run, epoch + 1, metrics["val/accuracy"])
     metrics |= {
         "best/val_accuracy": run.best.accuracy,
         "best/epoch": run.best.epoch,
-        "clip/hit_rate": float(at.bitten) / at.step,
-        "time/epoch_s": time.perf_counter() - at.began,
+        "clip/hit_rate": float(at.clipped_steps) / at.step,
+        "time/epoch_s": time.perf_counter() - at.epoch_start_time,
         "time/samples_per_s": len(run.data.train) / trained,
-        "memory/peak_mb": _memory(run.device),
+        "memory/peak_mb": _peak_memory_mb(run.device),
     }
-    if run.nonfinite.policy == "skip":
-        metrics["nonfinite/skipped"] = run.nonfinite.skipped
-    if skips(run.data.train):
-        metrics["data/skipped"] = len(unread(run.data.train)) + len(unread(run.data.val))
-    at.epoch, at.batch, at.left_out = epoch + 1, 0, set()
+    if run.nonfinite_guard.policy == "skip":
+        metrics["nonfinite/skipped"] = run.nonfinite_guard.skipped_batches
+    if is_skipping_unreadable(run.data.train):
+        metrics["data/skipped"] = len(unreadable_samples(run.data.train)) + len(
+            unreadable_samples(run.data.val)
+        )
+    at.epoch, at.batch, at.skipped_batches = epoch + 1, 0, set()
     at.accuracies.append(metrics["val/accuracy"])
-    return Point(at.step, epoch + 1, metrics, ends_epoch=True, ends_run=run.over, improved=improved)
+    return MetricsEvent(
+        at.step, epoch + 1, metrics, is_epoch_end=True, is_run_end=run.is_finished, is_best=improved
+    )
 
 
-def _inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
+def _epoch_inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
     """The epoch's batches once more, without those of these numbers."""
-    used = (batch for n, batch in enumerate(order(run, epoch)) if n not in left_out)
+    used = (batch for n, batch in enumerate(epoch_batches(run, epoch)) if n not in left_out)
     for inputs, _ in run.data.train.batches(used):
-        yield placed(inputs, run.device)
+        yield to_device(inputs, run.device)
 
 
-def _keep_best(run: Run, epoch: int, accuracy: float) -> bool:
+def _update_best(run: Run, epoch: int, accuracy: float) -> bool:
     if accuracy <= run.best.accuracy:
         return False
-    state = {k: sharded.whole(v.detach()) for k, v in run.average.model.state_dict().items()}
-    run.best = Best(accuracy, epoch, {k: v.to("cpu", copy=True) for k, v in state.items()})
+    state = {
+        k: sharded.gather_full_tensor(v.detach()) for k, v in run.average.model.state_dict().items()
+    }
+    run.best = BestEpoch(accuracy, epoch, {k: v.to("cpu", copy=True) for k, v in state.items()})
     return True
 
 
-def _memory(device: torch.device) -> float:
+def _peak_memory_mb(device: torch.device) -> float:
     """Megabytes: the most torch has held on a GPU; on the CPU what the process holds now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return float(psutil.Process().memory_info().rss) / 2**20
 
 
-class _Block:
+class _MetricsBuffer:
     """Steps whose numbers are still on the device: read together, so a GPU is never waited for."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.waiting: list[tuple[int, int, Tensor, Metrics]] = []
+        self.pending: list[tuple[int, int, Tensor, Metrics]] = []
 
-    def add(self, step: int, epoch: int, values: Tensor, rates: Metrics) -> Iterator[Point]:
-        self.waiting.append((step, epoch, values, rates))
-        if len(self.waiting) >= self.size:
+    def add(self, step: int, epoch: int, values: Tensor, rates: Metrics) -> Iterator[MetricsEvent]:
+        self.pending.append((step, epoch, values, rates))
+        if len(self.pending) >= self.size:
             yield from self.flush()
 
-    def flush(self) -> Iterator[Point]:
-        if not self.waiting:
+    def flush(self) -> Iterator[MetricsEvent]:
+        if not self.pending:
             return
-        numbers = torch.stack([values for _, _, values, _ in self.waiting]).tolist()
+        numbers = torch.stack([values for _, _, values, _ in self.pending]).tolist()
         for (step, epoch, _, rates), (loss, accuracy, norm) in zip(
-            self.waiting, numbers, strict=True
+            self.pending, numbers, strict=True
         ):
             metrics = {
                 "train/loss": loss,
@@ -163,5 +171,5 @@ class _Block:
                 "clip/grad_norm": norm,
                 **rates,
             }
-            yield Point(step, epoch, metrics)
-        self.waiting.clear()
+            yield MetricsEvent(step, epoch, metrics)
+        self.pending.clear()

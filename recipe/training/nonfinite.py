@@ -18,102 +18,109 @@ import torch
 from torch import Tensor, nn
 
 from recipe.errors import RecipeError
-from recipe.formatting import counted, listed
-from recipe.nn.locate_nonfinite import Found
+from recipe.formatting import format_list, pluralize
+from recipe.nn.locate_nonfinite import NonFiniteLocation
 
-Policy = Literal["stop", "skip"]
+NonFinitePolicy = Literal["stop", "skip"]
 
-SHOWN = 4
+MAX_LISTED_SAMPLES = 4
 """Samples of a batch that are named."""
 
 
-class NonFinite(RecipeError):
+class NonFiniteError(RecipeError):
     """A loss, gradient or weight that is no finite number."""
 
-    def __init__(self, what: str, found: Found, way_out: str = "") -> None:
-        self.what, self.found = what, found
+    def __init__(self, what: str, found: NonFiniteLocation, way_out: str = "") -> None:
+        self.summary, self.origin = what, found
         self.way_out = way_out or found.advice
-        self.where = self.kept = ""
-        self.place: dict[str, Any] = {}
+        self.where = self.resume_hint = ""
+        self.location: dict[str, Any] = {}
         super().__init__("")
-        self._tell()
+        self._update_message()
 
-    def in_training(
+    def with_training_location(
         self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
-    ) -> NonFinite:
+    ) -> NonFiniteError:
         """With the place in the run, counted from 1; `batch` is that of the epoch, `samples` are
         indices into the training part, `names` what they are called there, if anything."""
-        return self._at(
+        return self._set_location(
             f"step {step} (epoch {epoch}, batch {batch})",
             {"step": step, "epoch": epoch, "batch": batch, "part": "training"}, samples, names,
         )  # fmt: skip
 
-    def in_evaluation(
+    def with_validation_location(
         self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
-    ) -> NonFinite:
+    ) -> NonFiniteError:
         """Likewise; `batch` is that of the evaluation after the epoch, 0 if it is in none."""
         where = f"step {step}, batch {batch}" if batch else f"step {step}"
-        return self._at(
+        return self._set_location(
             f"evaluation after epoch {epoch} ({where})",
             {"step": step, "epoch": epoch, "batch": batch, "part": "validation"}, samples, names,
         )  # fmt: skip
 
-    def _at(
+    def _set_location(
         self, where: str, place: dict[str, Any], samples: list[int], names: list[str]
-    ) -> NonFinite:
-        wrong = [samples[row] for row in self.found.rows]
-        self.place = {**place, "samples": samples, "not_finite": wrong}
+    ) -> NonFiniteError:
+        wrong = [samples[row] for row in self.origin.sample_rows]
+        self.location = {**place, "samples": samples, "not_finite": wrong}
         if names:
-            self.place["names"] = names
+            self.location["names"] = names
         self.where = where
-        self._tell()
+        self._update_message()
         return self
 
-    def keep(self, kept: str) -> None:
+    def set_resume_hint(self, kept: str) -> None:
         """What there is to go on from, as told in the message."""
-        self.kept = kept
-        self._tell()
+        self.resume_hint = kept
+        self._update_message()
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All that is known, for the record."""
         return {
-            "what": self.what, "where": self.found.where, "layer": self.found.layer, **self.place,
-            "kept": self.kept,
+            "what": self.summary, "where": self.origin.description, "layer": self.origin.layer, **self.location,
+            "kept": self.resume_hint,
         }  # fmt: skip
 
-    def _tell(self) -> None:
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        parts = [head, self.found.where + self._samples(), self.kept, self.way_out]
+    def _update_message(self) -> None:
+        head = f"{self.where}: {self.summary}" if self.where else self.summary
+        parts = [
+            head,
+            self.origin.description + self._format_samples(),
+            self.resume_hint,
+            self.way_out,
+        ]
         self.problems = ["; ".join(filter(None, parts))]
 
-    def _samples(self) -> str:
-        samples = self.place.get("samples", [])
+    def _format_samples(self) -> str:
+        samples = self.location.get("samples", [])
         if not samples:
             return ""
-        wrong = self.place["not_finite"] or samples
-        names = dict(zip(samples, self.place.get("names", []), strict=False))
-        shown = listed([f"{i} ({names[i]})" if i in names else i for i in wrong], SHOWN)
-        which = f"{self.place['part']} sample{'s' if len(wrong) > 1 else ''} {shown}"
-        if not self.place["not_finite"]:
+        wrong = self.location["not_finite"] or samples
+        names = dict(zip(samples, self.location.get("names", []), strict=False))
+        shown = format_list(
+            [f"{i} ({names[i]})" if i in names else i for i in wrong], MAX_LISTED_SAMPLES
+        )
+        which = f"{self.location['part']} sample{'s' if len(wrong) > 1 else ''} {shown}"
+        if not self.location["not_finite"]:
             return f" (the batch is {which})"
         many = "all" if len(wrong) == len(samples) else f"{len(wrong)} of"
-        return f", in {many} {counted(len(samples), 'sample')} ({which})"
+        return f", in {many} {pluralize(len(samples), 'sample')} ({which})"
 
     def __str__(self) -> str:
         return self.problems[0]
 
 
-class Guard:
+class NonFiniteGuard:
     """What is done about a batch that gives a loss or gradient that isn't finite."""
 
-    def __init__(self, policy: Policy, limit: int) -> None:
-        self.policy, self.limit = policy, limit
+    def __init__(self, policy: NonFinitePolicy, limit: int) -> None:
+        self.policy, self.max_skipped = policy, limit
         """Batches that may be skipped in a run."""
-        self.skipped = 0
-        self._streams: list[tuple[torch.Generator, Tensor]] = []
-        self._owners: list[tuple[dict[str, Tensor | None], str]] | None = None
+        self.skipped_batches = 0
+        self._rng_states: list[tuple[torch.Generator, Tensor]] = []
+        self._buffer_owners: list[tuple[dict[str, Tensor | None], str]] | None = None
         self._buffers: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
-        self._kept: list[Tensor] = []
+        self._buffer_copies: list[Tensor] = []
 
     def before_step(self, model: nn.Module, device: torch.device) -> None:
         """Remembers torch's random streams, so a bad step can be traced, and, if it may have to be
@@ -122,11 +129,11 @@ class Guard:
         if device.type == "cuda":
             number = torch.cuda.current_device() if device.index is None else device.index
             generators.append(torch.cuda.default_generators[number])
-        self._streams = [(generator, generator.get_state()) for generator in generators]
+        self._rng_states = [(generator, generator.get_state()) for generator in generators]
         if self.policy == "skip":
-            self._keep_buffers(model)
+            self._save_buffers(model)
 
-    def refuses(self, loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
+    def must_skip_step(self, loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
         """Whether loss (shape ()) or gradient norm (shape ()) must not reach the weights.
 
         A gradient that overflowed because its loss was scaled up is the scaler's business. Waits
@@ -136,43 +143,45 @@ class Guard:
             return False
         return not (scaler.is_enabled() and math.isfinite(loss.item()) and scaler.get_scale() > 1)
 
-    def leave_out(
+    def skip_batch(
         self,
         loss: Tensor,
         norm: Tensor,
         scaler: torch.amp.GradScaler,
-        trace: Callable[[Callable[[], None]], Found],
+        locate: Callable[[Callable[[], None]], NonFiniteLocation],
     ) -> None:
         """Takes the batch back, if it may be skipped; else raises NonFinite."""
         what = f"the loss is {loss:g}"
         if math.isfinite(loss.item()):
             what = f"the norm of the gradients is {norm:g}"
         if self.policy == "stop":
-            found = trace(self.rewind)
-            raise NonFinite(
+            found = locate(self.restore_rng)
+            raise NonFiniteError(
                 what, found, f"{found.advice}; on_nonfinite=skip leaves such batches out"
             )
         self._restore_buffers()
-        if self.skipped == self.limit:
-            what += f", and as many batches as nonfinite_limit={self.limit} allows are left out"
-            raise NonFinite(what, trace(self.rewind))
-        self.skipped += 1
+        if self.skipped_batches == self.max_skipped:
+            what += (
+                f", and as many batches as nonfinite_limit={self.max_skipped} allows are left out"
+            )
+            raise NonFiniteError(what, locate(self.restore_rng))
+        self.skipped_batches += 1
         if scaler.is_enabled():
             scaler.update(scaler.get_scale())  # ready for the next step, at the same scale
 
-    def rewind(self) -> None:
+    def restore_rng(self) -> None:
         """Puts torch's random streams where this step found them."""
-        for generator, state in self._streams:
+        for generator, state in self._rng_states:
             generator.set_state(state)
 
-    def _keep_buffers(self, model: nn.Module) -> None:
-        if self._owners is None:
+    def _save_buffers(self, model: nn.Module) -> None:
+        if self._buffer_owners is None:
             modules = [module._buffers for module in model.modules()]
-            self._owners = [(owner, name) for owner in modules for name in owner]
+            self._buffer_owners = [(owner, name) for owner in modules for name in owner]
         before = self._buffers
         self._buffers = [
             (owner, name, buffer)
-            for owner, name in self._owners
+            for owner, name in self._buffer_owners
             if (buffer := owner.get(name)) is not None
         ]
         now = [buffer for _, _, buffer in self._buffers]
@@ -181,13 +190,13 @@ class Guard:
             and len(now) == len(before)
             and all(new is old for new, (_, _, old) in zip(now, before, strict=True))
         ):
-            torch._foreach_copy_(self._kept, now)  # a quarter of what cloning costs
+            torch._foreach_copy_(self._buffer_copies, now)  # a quarter of what cloning costs
         else:
-            self._kept = [buffer.detach().clone() for buffer in now]
+            self._buffer_copies = [buffer.detach().clone() for buffer in now]
 
     @torch.no_grad()
     def _restore_buffers(self) -> None:
         """One that the forward pass replaced by another tensor is put back, too."""
-        for (owner, name, buffer), value in zip(self._buffers, self._kept, strict=True):
+        for (owner, name, buffer), value in zip(self._buffers, self._buffer_copies, strict=True):
             owner[name] = buffer
             buffer.copy_(value)

@@ -15,72 +15,78 @@ from typing import Any
 from torch import Tensor, nn
 
 from recipe.components import contract
-from recipe.components.data import Data, digest
-from recipe.components.model.library_weights import IMAGENET, Inputs, Offered
+from recipe.components.data import Data, hash_tensors
+from recipe.components.model.library_weights import (
+    IMAGENET_INPUT_FORMAT,
+    InputFormat,
+    LibraryWeights,
+)
 from recipe.config import instantiate
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
-from recipe.formatting import listed
+from recipe.formatting import format_list
 from recipe.nn import layers, rng
-from recipe.nn.weights import load_weights, read_weights, unwrapped
+from recipe.nn.weights import load_weights, read_weights, strip_wrapper_prefixes
 from recipe.store import run_dirs
 
-KEEP = "model.weights_head=keep"
+KEEP_HEAD_SETTING = "model.weights_head=keep"
 
-UNNAMED = "there without class names"
+NO_CLASS_NAMES = "there without class names"
 
-CLOSE = 1e-3
+NORMALIZATION_TOLERANCE = 1e-3
 """By how much means and deviations may differ to be called the same."""
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Where a run's weights came from."""
 
-    text: str
+    description: str
     """What was loaded and what wasn't, by name."""
-    identity: list[Any]
+    fingerprint: list[Any]
     """A hash of their content, and whether their head was loaded."""
 
 
 @dataclass(frozen=True)
-class _Given:
+class _SourceWeights:
     weights: Mapping[str, Tensor]
-    content: str
+    content_hash: str
     """A hash."""
     name: str
     classes: tuple[str, ...] | None
     """What they tell apart; None where that isn't known."""
-    head: tuple[str, ...] = ()
-    inputs: Inputs | None = None
+    head_modules: tuple[str, ...] = ()
+    input_format: InputFormat | None = None
 
 
-def offered(spec: RunSpec, facts: Mapping[str, Any] | None = None) -> Offered | None:
+def find_library_weights(
+    spec: RunSpec, facts: Mapping[str, Any] | None = None
+) -> LibraryWeights | None:
     """What the model's library has under the name `model.weights`, if anything. Fetches nothing."""
     source = spec.model.get("weights")
     if source is None or Path(source).expanduser().is_file():
         return None
-    bound = instantiate.part(spec, "model", facts)
-    own = contract.beside(bound.func, "weights")
-    found: Offered | None = own(source, **bound.keywords) if own else None
+    bound = instantiate.bind_component(spec, "model", facts)
+    own = contract.find_hook(bound.func, "weights")
+    found: LibraryWeights | None = own(source, **bound.keywords) if own else None
     return found
 
 
-def auto(spec: RunSpec) -> dict[str, Any]:
+def resolve_auto_settings(spec: RunSpec) -> dict[str, Any]:
     """What `auto` stands for in the settings of `data`, before there are data.
 
     One channel gets the mean of three: gray is what the colours have in common.
     """
-    inputs = IMAGENET
+    inputs = IMAGENET_INPUT_FORMAT
     if "auto" in (spec.data.get(key) for key in ("size", "mean", "std")):
-        inputs = _inputs(spec) or IMAGENET
+        inputs = _find_input_format(spec) or IMAGENET_INPUT_FORMAT
     mean, std = list(inputs.mean), list(inputs.std)
     if spec.data.get("channels") == 1 and len(mean) > 1:
         mean, std = ([round(sum(values) / len(values), 6)] for values in (mean, std))
     return {"size": inputs.size, "mean": mean, "std": std}
 
 
-def _inputs(spec: RunSpec) -> Inputs | None:
+def _find_input_format(spec: RunSpec) -> InputFormat | None:
     """Of the weights that the run is to start from; None where they aren't told, or can't be."""
     source = spec.model.get("weights")
     if source is None:
@@ -88,22 +94,26 @@ def _inputs(spec: RunSpec) -> Inputs | None:
     try:
         path = Path(source).expanduser()
         if path.is_file():
-            run = _run_of(path)
-            return _of_run(run) if run else None
-        found = offered(spec)
-        return found.inputs if found else _of_run(run_dirs.find(spec.output_path, source, "it"))
+            run = _find_run_dir(path)
+            return _recorded_input_format(run) if run else None
+        found = find_library_weights(spec)
+        return (
+            found.input_format
+            if found
+            else _recorded_input_format(run_dirs.find(spec.output_path, source, "it"))
+        )
     except (ValueError, SpecError, TypeError):
         return None  # the model will say what is wrong
 
 
-def _of_run(run: Path) -> Inputs:
-    facts = run_dirs.facts(run, "model.weights")
-    return Inputs(facts.size[0], facts.mean, facts.std)
+def _recorded_input_format(run: Path) -> InputFormat:
+    facts = run_dirs.read_dataset_info(run, "model.weights")
+    return InputFormat(facts.size[0], facts.mean, facts.std)
 
 
-def start(
+def load_initial_weights(
     spec: RunSpec, model: nn.Module, data: Data, facts: Mapping[str, Any] | None
-) -> Start | None:
+) -> InitialWeights | None:
     """Starts the model from `model.weights`; None: its weights stay as they were drawn.
 
     The head is initialised from scratch unless it was trained for the data's classes, by name, or
@@ -117,14 +127,14 @@ def start(
                 "keep; give model.weights, or leave model.weights_head out"
             )
         return None
-    with Problems.headed("model.weights"):
-        given = _given(spec, facts)
-        weights = unwrapped(given.weights, model)
-        bound = instantiate.part(spec, "model", facts)
-        if adapt := contract.beside(bound.func, "adapted"):
+    with Problems.prefix_key("model.weights"):
+        given = _load_source(spec, facts)
+        weights = strip_wrapper_prefixes(given.weights, model)
+        bound = instantiate.bind_component(spec, "model", facts)
+        if adapt := contract.find_hook(bound.func, "adapted"):
             weights = adapt(weights, **bound.keywords)
-        head = set(layers.head(model, "auto", "model.weights"))
-        for module in given.head:
+        head = set(layers.find_head_parameters(model, "auto", "model.weights"))
+        for module in given.head_modules:
             head |= {name for name, _ in model.named_parameters() if name.startswith(f"{module}.")}
         keeps = keep or given.classes == data.classes
         there = dict(weights)
@@ -134,32 +144,39 @@ def start(
         loaded = load_weights(model, weights, set() if keep else head)
     own = model.state_dict()
     text = f"{len(loaded.loaded)} of {len(own)} tensors from {given.name}"
-    if loaded.left:
-        new = [_left(name, own[name], there.get(name), given.classes) for name in loaded.left]
-        text += f"; {listed(new, 8)} start from scratch"
-        if any(UNNAMED in line for line in new):
+    if loaded.not_loaded:
+        new = [
+            _describe_unloaded(name, own[name], there.get(name), given.classes)
+            for name in loaded.not_loaded
+        ]
+        text += f"; {format_list(new, 8)} start from scratch"
+        if any(NO_CLASS_NAMES in line for line in new):
             option = spec.options["model"]
             has = "weights_head" in spec.model
-            setting = KEEP if has else f"weights_head: keep in the file of model={option}"
+            setting = (
+                KEEP_HEAD_SETTING if has else f"weights_head: keep in the file of model={option}"
+            )
             text += f"; {setting} keeps a head that was trained for the same classes"
     if keep and given.classes not in (None, data.classes):
-        text += f"; the head is that of other classes ({KEEP})"
-    if loaded.counters:
-        text += f"; {len(loaded.counters)} num_batches_tracked are not there and stay as they are"
-    if told := list(_differing(spec, data, given.inputs)):
-        text += f"; made for {given.inputs}, but {' and '.join(told)}"
-    return Start(text, [given.content, keeps])
+        text += f"; the head is that of other classes ({KEEP_HEAD_SETTING})"
+    if loaded.missing_counters:
+        text += f"; {len(loaded.missing_counters)} num_batches_tracked are not there and stay as they are"
+    if told := list(_input_mismatches(spec, data, given.input_format)):
+        text += f"; made for {given.input_format}, but {' and '.join(told)}"
+    return InitialWeights(text, [given.content_hash, keeps])
 
 
-def _left(name: str, own: Tensor, theirs: Tensor | None, classes: Sequence[str] | None) -> str:
+def _describe_unloaded(
+    name: str, own: Tensor, theirs: Tensor | None, classes: Sequence[str] | None
+) -> str:
     if theirs is None:
         return f"{name} (not there)"
     if theirs.shape != own.shape:
         return f"{name} (there {tuple(theirs.shape)}, here {tuple(own.shape)})"
-    return f"{name} ({UNNAMED if classes is None else 'other classes'})"
+    return f"{name} ({NO_CLASS_NAMES if classes is None else 'other classes'})"
 
 
-def _differing(spec: RunSpec, data: Data, inputs: Inputs | None) -> list[str]:
+def _input_mismatches(spec: RunSpec, data: Data, inputs: InputFormat | None) -> list[str]:
     """Settings of the data that aren't as the weights would have them."""
     if inputs is None:
         return []
@@ -169,53 +186,59 @@ def _differing(spec: RunSpec, data: Data, inputs: Inputs | None) -> list[str]:
     for key, own, theirs in (("mean", data.mean, inputs.mean), ("std", data.std, inputs.std)):
         if key in spec.data and len(own) == len(theirs):
             apart = max(abs(a - b) for a, b in zip(own, theirs, strict=True))
-            if apart > CLOSE:
+            if apart > NORMALIZATION_TOLERANCE:
                 found.append(f"data.{key} is {list(own)}")
     return found
 
 
-def _given(spec: RunSpec, facts: Mapping[str, Any] | None) -> _Given:
+def _load_source(spec: RunSpec, facts: Mapping[str, Any] | None) -> _SourceWeights:
     """Raises ValueError or SpecError for what can't be had."""
     source = spec.model["weights"]
     path = Path(source).expanduser()
     if path.is_file():
-        if run := _run_of(path):
-            return _of_file(path, source, run)
-        return _Given(read_weights(path), _hash(path), source, None)
-    found = offered(spec, facts)
+        if run := _find_run_dir(path):
+            return _load_recorded_weights(path, source, run)
+        return _SourceWeights(read_weights(path), _hash_file(path), source, None)
+    found = find_library_weights(spec, facts)
     if found is not None:
-        weights = _fetched(found)
-        content = digest(*(part for name in sorted(weights) for part in (name, weights[name])))
-        return _Given(weights, content, found.name, found.classes, found.head, found.inputs)
+        weights = _fetch_weights(found)
+        content = hash_tensors(
+            *(part for name in sorted(weights) for part in (name, weights[name]))
+        )
+        return _SourceWeights(
+            weights, content, found.name, found.classes, found.head_modules, found.input_format
+        )
     run = run_dirs.find(spec.output_path, source, "model.weights")
-    return _of_file(run / "model.safetensors", source, run)
+    return _load_recorded_weights(run / "model.safetensors", source, run)
 
 
-def _of_file(path: Path, source: str, run: Path) -> _Given:
+def _load_recorded_weights(path: Path, source: str, run: Path) -> _SourceWeights:
     """Weights that a recorded run kept."""
-    classes = run_dirs.classes(run, "model.weights")
-    return _Given(read_weights(path), _hash(path), source, classes, (), _of_run(run))
+    classes = run_dirs.read_classes(run, "model.weights")
+    return _SourceWeights(
+        read_weights(path), _hash_file(path), source, classes, (), _recorded_input_format(run)
+    )
 
 
-def _run_of(path: Path) -> Path | None:
+def _find_run_dir(path: Path) -> Path | None:
     """The folder of the recorded run that a file is in; None: of no run."""
     folder = path.resolve().parent
     return folder if all((folder / name).is_file() for name in ("run.json", "data.json")) else None
 
 
-def _fetched(found: Offered) -> Mapping[str, Tensor]:
+def _fetch_weights(found: LibraryWeights) -> Mapping[str, Tensor]:
     """Raises ValueError if they can't be had."""
-    with rng.untouched():
+    with rng.isolate_rng():
         try:
             return found.load()
         except Exception as error:  # a library's and the network's many ways to fail
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
                 f"{found.name} can't be fetched: {reason}; connect to the internet, or get "
-                f"{found.place} elsewhere and give model.weights=<file>"
+                f"{found.source} elsewhere and give model.weights=<file>"
             ) from error
 
 
-def _hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,64 +26,66 @@ if TYPE_CHECKING:
 
     from recipe.training.run import Run
 
-PATIENCE = timedelta(minutes=30)
+PROCESS_TIMEOUT = timedelta(minutes=30)
 """How long one process waits for another before it gives up."""
 
-_commands = [0]
+_command_count = [0]
 """Command lines that this process is done with."""
 
 
 @functools.cache
-def store() -> Store:
+def rendezvous_store() -> Store:
     """Where the processes meet; imports torch. What those said that torchrun has started before
     these is still there, so each start has a part of its own."""
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    common = next(iter(rendezvous("env://", timeout=PATIENCE)))[0]
+    common = next(iter(rendezvous("env://", timeout=PROCESS_TIMEOUT)))[0]
     return PrefixStore(f"recipe/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", common)
 
 
 def _key(name: str) -> str:
     """Of what is said about the command line that is under way."""
-    return f"{_commands[0]}/{name}"
+    return f"{_command_count[0]}/{name}"
 
 
-def over() -> None:
+def finish_command() -> None:
     """This process is done with a command line; the next one is another matter."""
-    _commands[0] += 1
+    _command_count[0] += 1
 
 
-def hand(spec: RunSpec) -> None:
+def send_spec(spec: RunSpec) -> None:
     """To the others, which are waiting for it."""
-    store().set(_key("handed"), json.dumps({"spec": dataclasses.asdict(spec)}))
+    rendezvous_store().set(_key("handed"), json.dumps({"spec": dataclasses.asdict(spec)}))
 
 
-def dismiss(status: int) -> None:
+def send_exit_status(status: int) -> None:
     """Ends the others, where they are still waiting, with this exit status; after all have heard
     of it, as torchrun kills what is left as soon as one has ended."""
-    if not store().check([_key("handed")]):
-        store().set(_key("handed"), json.dumps({"exit": status}))
-        _meet()
+    if not rendezvous_store().check([_key("handed")]):
+        rendezvous_store().set(_key("handed"), json.dumps({"exit": status}))
+        _wait_for_all()
 
 
-def received() -> RunSpec | int:
+def receive_spec() -> RunSpec | int:
     """What the first process hands over: a spec, or the exit status to end with."""
-    content: dict[str, Any] = json.loads(store().get(_key("handed")))
+    content: dict[str, Any] = json.loads(rendezvous_store().get(_key("handed")))
     if "exit" in content:
-        _meet()
+        _wait_for_all()
         return int(content["exit"])
     spec = content["spec"]
     return RunSpec(**{**spec, "trust": tuple(spec["trust"])})
 
 
-def _meet() -> None:
-    world = World.here()
-    store().set(_key(f"ends/{world.rank}"), "")
-    store().wait([_key(f"ends/{rank}") for rank in range(world.size)], timedelta(seconds=30))
+def _wait_for_all() -> None:
+    world = World.from_environment()
+    rendezvous_store().set(_key(f"ends/{world.rank}"), "")
+    rendezvous_store().wait(
+        [_key(f"ends/{rank}") for rank in range(world.size)], timedelta(seconds=30)
+    )
 
 
-def start() -> None:
+def init_process_group() -> None:
     """The process group, over gloo and, where torch has GPUs, nccl for what lies on them."""
     import torch
     from torch import distributed
@@ -91,14 +93,14 @@ def start() -> None:
     if distributed.is_initialized():
         return
     gpus = torch.cuda.is_available() and distributed.is_nccl_available()
-    world = World.here()
+    world = World.from_environment()
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        store=store(), rank=world.rank, world_size=world.size, timeout=PATIENCE,
+        store=rendezvous_store(), rank=world.rank, world_size=world.size, timeout=PROCESS_TIMEOUT,
     )  # fmt: skip
 
 
-def agreed(build: Callable[[], Run]) -> Run:
+def build_on_all_ranks(build: Callable[[], Run]) -> Run:
     """A run that every process has built. Raises SpecError in all of them, with what is wrong in
     any, or with what differs between them."""
     from torch import distributed
@@ -108,10 +110,10 @@ def agreed(build: Callable[[], Run]) -> Run:
     run: Run | None = None
     try:
         run = build()
-        about = _about(run)
+        about = _rank_versions(run)
     except SpecError as error:
         problems = error.problems
-    everyones: list[Any] = [None] * World.here().size
+    everyones: list[Any] = [None] * World.from_environment().size
     distributed.all_gather_object(everyones, (problems, about, socket.gethostname()))
     found, expected = list(everyones[0][0]), everyones[0][1]
     for rank, (theirs, facts, host) in enumerate(everyones):
@@ -128,20 +130,22 @@ def agreed(build: Callable[[], Run]) -> Run:
     return run
 
 
-def _about(run: Run) -> dict[str, str]:
+def _rank_versions(run: Run) -> dict[str, str]:
     """What must be the same everywhere: the data, and what computes."""
     import torch
 
     return {"data": run.data.digest, "recipe": __version__, "torch": torch.__version__}
 
 
-def leave_word(why: str) -> None:
+def report_failure(why: str) -> None:
     """For the first process, why this one ends."""
-    world = World.here()
-    store().set(_key("failed"), f"process {world.rank}, on {socket.gethostname()}, failed: {why}")
+    world = World.from_environment()
+    rendezvous_store().set(
+        _key("failed"), f"process {world.rank}, on {socket.gethostname()}, failed: {why}"
+    )
 
 
-def why_gone() -> str | None:
+def failure_reason() -> str | None:
     """What a process that failed has left word of."""
     key = _key("failed")
-    return store().get(key).decode() if store().check([key]) else None
+    return rendezvous_store().get(key).decode() if rendezvous_store().check([key]) else None

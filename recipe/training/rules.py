@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from recipe.components.contract import Planned, Unmade, beside
+from recipe.components.contract import MissingComponent, PlannedRun, find_hook
 from recipe.config import instantiate
 from recipe.config.option_files import GROUPS
 from recipe.errors import Problems
@@ -21,39 +21,42 @@ from recipe.errors import Problems
 Rule = Callable[[], Iterator[str] | None]
 
 
-def check(planned: Planned, broken: set[str]) -> Problems:
+def find_problems(planned: PlannedRun, failed_groups: set[str]) -> Problems:
     """What the tricks say against the plan; groups in `broken` aren't asked."""
     problems = Problems()
     for group in GROUPS:
-        if group not in broken:
-            for rule in _rules(planned, group):
-                with problems.component(planned.choice(group)), suppress(Unmade):
+        if group not in failed_groups:
+            for rule in _find_rules(planned, group):
+                with (
+                    problems.collect_component_errors(planned.choice(group)),
+                    suppress(MissingComponent),
+                ):
                     problems.extend(rule() or ())
     return problems
 
 
-def cautions(planned: Planned) -> list[str]:
+def find_warnings(planned: PlannedRun) -> list[str]:
     """What a reader of the plan should know, of parts that could all be made."""
     return [
         line
         for group in GROUPS
-        for rule in _rules(planned, group, "caution")
+        for rule in _find_rules(planned, group, "caution")
         for line in rule() or ()
     ]
 
 
-def description(planned: Planned, group: str) -> str | None:
+def describe_component(planned: PlannedRun, group: str) -> str | None:
     """What the part says of itself for the plan, if anything."""
-    bound = instantiate.part(planned.spec, group)
-    own = beside(bound.func, "describe")
+    bound = instantiate.bind_component(planned.spec, group)
+    own = find_hook(bound.func, "describe")
     return own(planned, **bound.keywords) if own else None
 
 
-def _rules(planned: Planned, group: str, prefix: str = "check") -> Iterator[Rule]:
+def _find_rules(planned: PlannedRun, group: str, prefix: str = "check") -> Iterator[Rule]:
     everyones = getattr(importlib.import_module(f"recipe.components.{group}"), prefix, None)
     if everyones is not None:
         yield lambda: everyones(planned)
-    bound = instantiate.part(planned.spec, group)
-    own = beside(bound.func, prefix)
+    bound = instantiate.bind_component(planned.spec, group)
+    own = find_hook(bound.func, prefix)
     if own is not None:
         yield lambda: own(planned, **bound.keywords)

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipe.components.contract import Planned
-from recipe.components.data import Data, few, first_samples
+from recipe.components.contract import PlannedRun
+from recipe.components.data import Data, first_readable_indices, first_samples_batch
 from recipe.errors import (
     DEBUG_HINT,
     Problems,
     RecipeError,
     SpecError,
+    describe_exception,
     first_line,
-    raised,
 )
 from recipe.nn import rng
-from recipe.nn.preserve import preserved
+from recipe.nn.preserve import preserve_model_state
 
 
 def check_targets(data: Data) -> None:
@@ -36,46 +36,46 @@ def check_targets(data: Data) -> None:
             )
 
 
-def check_batch(planned: Planned) -> Problems:
+def check_batch(planned: PlannedRun) -> Problems:
     """What goes wrong when a few samples go through augmentation, model and loss."""
     problems = Problems()
     with (
-        preserved(planned.model, buffers=True),
+        preserve_model_state(planned.model, buffers=True),
         torch.inference_mode(),
         planned.autocast(),
     ):
-        inputs, targets, plain = _augmented(planned, problems)
+        inputs, targets, plain = _augment_samples(planned, problems)
         if not problems:
-            with problems.component(planned.choice("model")):
-                output = _output(planned, inputs, training=False)
-                _output(planned, inputs[: _last_batch(planned)], training=True)
+            with problems.collect_component_errors(planned.choice("model")):
+                output = _checked_forward(planned, inputs, training=False)
+                _checked_forward(planned, inputs[: _trial_batch_size(planned)], training=True)
         if not problems:
-            with problems.component(planned.choice("evaluation")):
+            with problems.collect_component_errors(planned.choice("evaluation")):
                 _check_evaluation(planned, inputs, output)
         if not problems:
-            with problems.component(planned.choice("loss")):
+            with problems.collect_component_errors(planned.choice("loss")):
                 _check_loss(planned, output, targets)
                 _check_loss(planned, output, plain)  # validation isn't augmented
                 _check_gradient(planned, output, targets)
-                _check_parts(planned, output, targets)
-    with problems.component(planned.choice("stop")):
+                _check_loss_is_mean(planned, output, targets)
+    with problems.collect_component_errors(planned.choice("stop")):
         planned.stop([0.5])
     return problems
 
 
-def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
+def _augment_samples(planned: PlannedRun, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
     """A few training samples: inputs and targets as the augmentation gives them, class indices."""
     train, device = planned.data.train, planned.device
     # two, or with two classes three, as class indices would broadcast over a square of outputs
     count = 3 if len(planned.data.classes) == 2 else 2
-    with problems.component("data"):  # samples that can't be read
-        inputs, targets = few(train, count)
-        first_samples(planned.data.val, 1)
+    with problems.collect_component_errors("data"):  # samples that can't be read
+        inputs, targets = first_samples_batch(train, count)
+        first_readable_indices(planned.data.val, 1)
     if problems:
         return torch.empty(0), torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)
-    with problems.component(planned.choice("augment")):
-        stream = rng.generator(planned.spec.seed, "augmentation")
+    with problems.collect_component_errors(planned.choice("augment")):
+        stream = rng.make_generator(planned.spec.seed, "augmentation")
         augmented, mixed = planned.augment(inputs, targets, stream)
         gives = planned.settings("augment").get("gives", "indices")
         form = "probabilities" if mixed.is_floating_point() else "indices"
@@ -85,17 +85,17 @@ def _augmented(planned: Planned, problems: Problems) -> tuple[Tensor, Tensor, Te
     return inputs, targets, targets
 
 
-def _last_batch(planned: Planned) -> int:
+def _trial_batch_size(planned: PlannedRun) -> int:
     """Samples to try: one if a process, or a part of a batch, will have only one, which BatchNorm
     may refuse."""
     size: int = planned.spec.data["batch_size"]
     last = len(planned.data.train) % size or size
-    shares = {*planned.ranks.shares(size), *planned.ranks.shares(last)}
+    shares = {*planned.collectives.shares(size), *planned.collectives.shares(last)}
     parts = {share // min(planned.spec.accumulate, *shares) for share in shares}
     return 1 if 1 in parts else 2
 
 
-def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
+def _checked_forward(planned: PlannedRun, inputs: Tensor, *, training: bool) -> Tensor:
     """The model's output, (batch, classes) and finite; raises ValueError for any other."""
     planned.model.train(training)
     mode = "training" if training else "evaluation"
@@ -112,7 +112,7 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
                 ) from error
             raise SpecError(
                 f"data.batch_size is {planned.spec.data['batch_size']}, which leaves one sample of "
-                f"{len(planned.data.train)} for {_whose(planned)}, and "
+                f"{len(planned.data.train)} for {_describe_smallest_batch(planned)}, and "
                 f"{planned.choice('model')} can't learn from one: {error}; use another"
             ) from error
         raise
@@ -120,9 +120,9 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
         raise
     except Exception as error:
         raise ValueError(
-            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {raised(error)}; the data's "
+            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {describe_exception(error)}; the data's "
             f"channels and size must be those the model is made for; "
-            f"{_other_sizes(planned, error)} ({DEBUG_HINT})"
+            f"{_suggest_models(planned, error)} ({DEBUG_HINT})"
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (len(inputs), classes):
@@ -143,7 +143,7 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
             "the model's settings"
         )
     assert isinstance(output, Tensor)
-    if training and planned.ranks.alone and not output.requires_grad:
+    if training and planned.collectives.alone and not output.requires_grad:
         raise ValueError(
             "gives an output that has no gradient in training, so nothing would be learned; look "
             "for torch.no_grad or detach in it"
@@ -151,7 +151,7 @@ def _output(planned: Planned, inputs: Tensor, *, training: bool) -> Tensor:
     return output
 
 
-def _other_sizes(planned: Planned, error: Exception) -> str:
+def _suggest_models(planned: PlannedRun, error: Exception) -> str:
     """What may be tried where a model can't take the inputs."""
     size = "a larger data.size" if "too small" in first_line(error) else "another data.size"
     models = [name for name in ("mlp", "resnet") if name != planned.spec.options["model"]]
@@ -159,22 +159,22 @@ def _other_sizes(planned: Planned, error: Exception) -> str:
     return f"use {' or '.join([*ways, *(f'model={name}' for name in models)])}"
 
 
-def _forward(planned: Planned, inputs: Tensor, *, gradient: bool) -> Any:
+def _forward(planned: PlannedRun, inputs: Tensor, *, gradient: bool) -> Any:
     """What the model returns; with `gradient` it is recorded for a backward pass, unless several
     processes share the model, which such a pass without its end would confuse."""
-    if not (gradient and planned.ranks.alone):
+    if not (gradient and planned.collectives.alone):
         return planned.model(inputs)
     with torch.inference_mode(False), torch.enable_grad():
         return planned.model(inputs.clone())
 
 
-def _whose(planned: Planned) -> str:
-    if planned.ranks.size == 1:
+def _describe_smallest_batch(planned: PlannedRun) -> str:
+    if planned.collectives.size == 1:
         return "the last batch of an epoch"
-    return f"one of {planned.ranks.size} processes in some batch of an epoch"
+    return f"one of {planned.collectives.size} processes in some batch of an epoch"
 
 
-def _check_evaluation(planned: Planned, inputs: Tensor, output: Tensor) -> None:
+def _check_evaluation(planned: PlannedRun, inputs: Tensor, output: Tensor) -> None:
     planned.model.eval()
     looked: Any = planned.evaluation(planned.model, inputs)
     shape = tuple(looked.shape) if isinstance(looked, Tensor) else type(looked).__name__
@@ -182,7 +182,7 @@ def _check_evaluation(planned: Planned, inputs: Tensor, output: Tensor) -> None:
         raise ValueError(f"gives {shape}, where the model gives {tuple(output.shape)}")
 
 
-def _check_parts(planned: Planned, output: Tensor, targets: Tensor) -> None:
+def _check_loss_is_mean(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
     """Raises SpecError where a loss isn't the mean over its samples, so that parts of a batch
     wouldn't add up to it."""
     if planned.spec.accumulate == 1:
@@ -198,7 +198,7 @@ def _check_parts(planned: Planned, output: Tensor, targets: Tensor) -> None:
         )
 
 
-def _check_gradient(planned: Planned, output: Tensor, targets: Tensor) -> None:
+def _check_gradient(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
     """Raises ValueError where a loss has no gradient that leads back to the model's output."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = output.clone().requires_grad_()
@@ -208,7 +208,7 @@ def _check_gradient(planned: Planned, output: Tensor, targets: Tensor) -> None:
         torch.autograd.grad(value, leaf)
 
 
-def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
+def _check_loss(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
     """Raises ValueError where shapes don't fit or would only broadcast."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Using a target size")
@@ -220,18 +220,18 @@ def _check_loss(planned: Planned, output: Tensor, targets: Tensor) -> None:
             why = broadcast if isinstance(error, UserWarning) else reason
             raise ValueError(
                 f"can't take outputs {tuple(output.shape)} with targets {tuple(targets.shape)}: "
-                f"{why.rstrip('.')}; {_other_losses(planned)}"
+                f"{why.rstrip('.')}; {_suggest_losses(planned)}"
             ) from error
     if not isinstance(value, Tensor) or value.shape != ():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"gives {shape}, not a tensor of shape (); average over the batch")
 
 
-def _other_losses(planned: Planned) -> str:
+def _suggest_losses(planned: PlannedRun) -> str:
     """What may be used in place of a loss that can't take the outputs."""
     chosen = planned.spec.options["loss"]
     names = [name for name in ("cross_entropy", "mse_one_hot") if name != chosen]
     use = f"use {' or '.join(f'loss={name}' for name in names)}"
-    if planned.spec.replaces_target("loss"):
+    if planned.spec.has_custom_target("loss"):
         return f"leave loss._target_ out, or {use}"
     return use

@@ -14,43 +14,65 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recipe.nn.locate_nonfinite import UNTRACED, Found, Step, trace_step
-from recipe.nn.preserve import preserved
-from recipe.training.frozen_cache.inputs import Feed
+from recipe.nn.locate_nonfinite import (
+    NOT_LOCATED_REASON,
+    NonFiniteLocation,
+    StepInputs,
+    locate_in_step,
+)
+from recipe.nn.preserve import preserve_model_state
+from recipe.training.frozen_cache.inputs import ModelInputs
 from recipe.training.run import Run
 
 
-class Done(NamedTuple):
+class StepOutput(NamedTuple):
     """A step; tensors of shape ()."""
 
     loss: Tensor
     accuracy: Tensor
-    norm: Tensor
-    bit: Tensor
+    grad_norm: Tensor
+    is_clipped: Tensor
     """Whether the clip bit."""
-    stepped: bool
+    has_stepped: bool
     """The optimizer did."""
-    left_out: bool
+    is_skipped: bool
 
 
-def take(run: Run, feed: Feed, model: nn.Module, inputs: Tensor, targets: Tensor, of: int) -> Done:
+def training_step(
+    run: Run,
+    model_inputs: ModelInputs,
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    batch_size: int,
+) -> StepOutput:
     """One optimizer step, over a batch of `of` samples or this process's share of it. Raises
     NonFinite before it, if the run is to stop at that."""
-    ranks, left_out, stepped = run.ranks, False, False
-    run.nonfinite.before_step(run.model, run.device)
-    raw, (inputs, goal) = inputs, run.augment(inputs, targets, run.at.augmentation)
-    raw, inputs, goal = (ranks.share(each, of) for each in (raw, inputs, goal))
-    loss, output = _gradients(run, model, inputs, goal, of)
-    run.sharpness(with_gradients(run.optimizer), lambda: _again(run, model, inputs, goal, of))
+    ranks, left_out, stepped = run.collectives, False, False
+    run.nonfinite_guard.before_step(run.model, run.device)
+    raw, (inputs, goal) = inputs, run.augment(inputs, targets, run.position.augmentation_rng)
+    raw, inputs, goal = (ranks.shard_batch(each, batch_size) for each in (raw, inputs, goal))
+    loss, output = _accumulate_gradients(run, model, inputs, goal, batch_size)
+    run.sharpness(
+        params_with_grad(run.optimizer),
+        lambda: _recompute_gradients(run, model, inputs, goal, batch_size),
+    )
     run.scaler.unscale_(run.optimizer)
-    norm, bit = run.clip(with_gradients(run.optimizer))
+    norm, bit = run.clip(params_with_grad(run.optimizer))
     labels = goal if goal.ndim == 1 else goal.argmax(1)
     correct = (output.argmax(1) == labels).float().mean()
-    mean_loss, accuracy = ranks.mean(torch.stack([loss.float(), correct]), of)
-    if run.nonfinite.refuses(mean_loss, norm, run.scaler):
-        step = Step(run.model, run.loss, run.autocast, feed.raw(raw), feed.raw(inputs), goal)
-        trace = functools.partial(_traced, run, step, of)
-        run.nonfinite.leave_out(mean_loss, norm, run.scaler, trace)
+    mean_loss, accuracy = ranks.all_reduce_mean(torch.stack([loss.float(), correct]), batch_size)
+    if run.nonfinite_guard.must_skip_step(mean_loss, norm, run.scaler):
+        step = StepInputs(
+            run.model,
+            run.loss,
+            run.autocast,
+            model_inputs.to_raw_inputs(raw),
+            model_inputs.to_raw_inputs(inputs),
+            goal,
+        )
+        trace = functools.partial(_locate_nonfinite, run, step, batch_size)
+        run.nonfinite_guard.skip_batch(mean_loss, norm, run.scaler, trace)
         left_out = True
     else:
         scale = run.scaler.get_scale()
@@ -58,42 +80,50 @@ def take(run: Run, feed: Feed, model: nn.Module, inputs: Tensor, targets: Tensor
         run.scaler.update()
         stepped = run.scaler.get_scale() >= scale  # it shrinks exactly when the step was skipped
     if stepped:
-        run.schedule.after_step()
+        run.lr_schedule.after_step()
     run.optimizer.zero_grad(set_to_none=True)
-    return Done(mean_loss, accuracy, norm.detach().float(), bit, stepped, left_out)
+    return StepOutput(mean_loss, accuracy, norm.detach().float(), bit, stepped, left_out)
 
 
-def _gradients(
-    run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, of: int
+def _accumulate_gradients(
+    run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Adds the gradients of a batch of `of` samples, or of this process's share of it, computed in
     `run.accumulate` parts, each weighted by its samples; returns the loss of what is given, shape
     (), and the output, (batch, classes), detached."""
-    count, losses, outputs = min(run.accumulate, *run.ranks.shares(of)), [], []
+    count, losses, outputs = min(run.accumulate, *run.collectives.shard_sizes(batch_size)), [], []
     parts = zip(inputs.tensor_split(count), goal.tensor_split(count), strict=True)
     for part, target in parts:
         with run.autocast():
             output = model(part)
             loss = run.loss(output, target) * (len(part) / len(inputs))
-        run.scaler.scale(run.ranks.weighed(loss, of)).backward()
+        run.scaler.scale(run.collectives.scale_loss(loss, batch_size)).backward()
         losses.append(loss.detach())
         outputs.append(output.detach())
     return torch.stack(losses).sum(), torch.cat(outputs)
 
 
-def _again(run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, of: int) -> None:
+def _recompute_gradients(
+    run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, batch_size: int
+) -> None:
     """The gradients of the same batch anew, with the weights as they are now: the same dropout
     masks, and neither buffers nor random streams are moved a second time."""
     run.optimizer.zero_grad(set_to_none=True)
-    with preserved(run.model, buffers=True):
-        run.nonfinite.rewind()
-        _gradients(run, model, inputs, goal, of)
+    with preserve_model_state(run.model, buffers=True):
+        run.nonfinite_guard.restore_rng()
+        _accumulate_gradients(run, model, inputs, goal, batch_size)
 
 
-def _traced(run: Run, step: Step, of: int, rewind: Callable[[], None]) -> Found:
-    found = trace_step(step, rewind) if run.ranks.alone else Found(UNTRACED)
-    return run.ranks.culprit(found, of)
+def _locate_nonfinite(
+    run: Run, step: StepInputs, batch_size: int, rewind: Callable[[], None]
+) -> NonFiniteLocation:
+    found = (
+        locate_in_step(step, rewind)
+        if run.collectives.has_local_forward
+        else NonFiniteLocation(NOT_LOCATED_REASON)
+    )
+    return run.collectives.gather_nonfinite(found, batch_size)
 
 
-def with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+def params_with_grad(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

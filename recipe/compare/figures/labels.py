@@ -17,22 +17,22 @@ from recipe.compare.figures.style import DPI, GREY
 
 Pixels = NDArray[np.float64]
 
-NEAR, STEP, RINGS = 7.0, 11.0, 9
+LABEL_DISTANCE, DISTANCE_STEP, NUM_DISTANCES = 7.0, 11.0, 9
 """Points (1/72 inch) from the spot to its name: the nearest, what is tried next, how often."""
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 @dataclass(frozen=True)
-class Label:
+class PointLabel:
     text: str
     x: float
     y: float
-    strong: bool = False
+    is_bold: bool = False
 
 
 def place_labels(
     axes: Axes,
-    labels: Sequence[Label],
+    labels: Sequence[PointLabel],
     points: Sequence[tuple[float, float]],
     lines: Sequence[tuple[float, float]] = (),
 ) -> None:
@@ -51,24 +51,24 @@ def place_labels(
     everything = axes.transData.transform(np.asarray([*points, *lines]))
     taken: list[Bbox] = []
     for label in labels:
-        text = _text(axes, label, (label.x, label.y))
+        text = _draw_text(axes, label, (label.x, label.y))
         size = text.get_window_extent(renderer)
         text.remove()
         spot = axes.transData.transform((label.x, label.y))
         near = [(everything, 0), (everything, 1), (spots, 0), (spots, 1)]
-        far = [(some, ring) for ring in range(2, RINGS) for some in (everything, spots)]
+        far = [(some, ring) for ring in range(2, NUM_DISTANCES) for some in (everything, spots)]
         for covered, ring in near + far:
-            found = _free(spot, size, ring, covered, inside, taken)
+            found = _find_free_box(spot, size, ring, covered, inside, taken)
             if found is not None:
-                _write(axes, label, found, spot, far=ring > 1)
+                _draw_label(axes, label, found, spot, far=ring > 1)
                 taken.append(found)
                 break
 
 
-def _free(
+def _find_free_box(
     spot: Pixels, size: Bbox, ring: int, covered: Pixels, inside: Bbox, taken: Sequence[Bbox]
 ) -> Bbox | None:
-    away = (NEAR + STEP * ring) * DPI / 72
+    away = (LABEL_DISTANCE + DISTANCE_STEP * ring) * DPI / 72
     for right, up in DIRECTIONS:
         reach = away if not (right and up) else away * 0.7
         x = spot[0] + right * reach - size.width * (1 - right) / 2
@@ -86,9 +86,9 @@ def _free(
     return None
 
 
-def _write(axes: Axes, label: Label, box: Bbox, spot: Pixels, *, far: bool) -> None:
+def _draw_label(axes: Axes, label: PointLabel, box: Bbox, spot: Pixels, *, far: bool) -> None:
     back = axes.transData.inverted()
-    _text(axes, label, back.transform((box.x0, box.y0)))
+    _draw_text(axes, label, back.transform((box.x0, box.y0)))
     if far:
         near = np.clip(spot, (box.x0, box.y0), (box.x1, box.y1))
         x, y = back.transform(near)
@@ -96,14 +96,14 @@ def _write(axes: Axes, label: Label, box: Bbox, spot: Pixels, *, far: bool) -> N
         line.set_in_layout(False)
 
 
-def _text(axes: Axes, label: Label, corner: Pixels | tuple[float, float]) -> Text:
+def _draw_text(axes: Axes, label: PointLabel, corner: Pixels | tuple[float, float]) -> Text:
     text = axes.text(
         float(corner[0]),
         float(corner[1]),
         label.text,
         va="bottom",
         fontsize="small",
-        fontweight="bold" if label.strong else "normal",
+        fontweight="bold" if label.is_bold else "normal",
         zorder=5,
         path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.8)],
     )

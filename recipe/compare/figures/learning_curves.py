@@ -13,27 +13,27 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from recipe.compare.figures.style import (
-    FAINT,
-    LARGEST,
-    LINES,
-    head,
-    in_house_style,
-    is_number,
-    say,
-    shown,
-    span,
-    without_frame,
+    LIGHT_GREY,
+    LINE_COLORS,
+    MAX_PLOTTABLE,
+    apply_report_style,
+    compute_axis_limits,
+    draw_message,
+    format_label,
+    hide_spines,
+    is_plottable,
+    set_title,
 )
 
-FEW = 20
+MAX_MARKED_EPOCHS = 20
 """Epochs up to which each has a mark."""
-DASHES = ("-", "--", "-.", ":")
+LINE_STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
-class Band:
+class CurveBand:
     label: str
-    x: Sequence[float]
+    epochs: Sequence[float]
     """Epochs."""
     mean: Sequence[float]
     low: Sequence[float]
@@ -41,25 +41,25 @@ class Band:
     high: Sequence[float]
 
 
-@in_house_style
-def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
+@apply_report_style
+def plot_learning_curves(bands: Sequence[CurveBand], *, label: str, title: str) -> Figure:
     """The first ten with their names, the rest in grey and counted."""
-    named, rest = bands[: len(LINES)], bands[len(LINES) :]
+    named, rest = bands[: len(LINE_COLORS)], bands[len(LINE_COLORS) :]
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    head(figure, title)
-    axes.set(xlabel="epoch", ylabel=shown(label, 60))
+    set_title(figure, title)
+    axes.set(xlabel="epoch", ylabel=format_label(label, 60))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    without_frame(axes)
-    grey = [np.column_stack((band.x, _numbers(band.mean))) for band in rest]
-    axes.add_collection(LineCollection(grey, colors=FAINT, linewidths=0.8, zorder=1))
+    hide_spines(axes)
+    grey = [np.column_stack((band.epochs, _mask_unplottable(band.mean))) for band in rest]
+    axes.add_collection(LineCollection(grey, colors=LIGHT_GREY, linewidths=0.8, zorder=1))
     handles = []
     alpha = 0.15 if len(named) < 6 else 0.08
     for place, band in enumerate(named):
-        mean, low, high = map(_numbers, (band.mean, band.low, band.high))
-        colour = LINES[place]
+        mean, low, high = map(_mask_unplottable, (band.mean, band.low, band.high))
+        colour = LINE_COLORS[place]
         axes.fill_between(
-            band.x,
+            band.epochs,
             low,
             high,
             color=colour,
@@ -68,26 +68,29 @@ def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
             zorder=2,
         )
         [line] = axes.plot(
-            band.x,
+            band.epochs,
             mean,
             color=colour,
-            linestyle=DASHES[place % len(DASHES)],
+            linestyle=LINE_STYLES[place % len(LINE_STYLES)],
             linewidth=1.8,
-            marker="o" if len(band.x) <= FEW else None,
+            marker="o" if len(band.epochs) <= MAX_MARKED_EPOCHS else None,
             markersize=3.5,
             zorder=3,
         )
         handles.append(line)
-    across = _places(band.x for band in bands)
-    along = _places(line for band in bands for line in (band.mean, band.low, band.high))
+    across = _collect_plottable(band.epochs for band in bands)
+    along = _collect_plottable(line for band in bands for line in (band.mean, band.low, band.high))
     if not along:
-        say(axes, "nothing to draw")
+        draw_message(axes, "nothing to draw")
         return figure
-    first, last = span(across, 0.02)
-    axes.set(xlim=(first, last) if last - first > 1 else (first - 1, last + 1), ylim=span(along))
-    names = [shown(band.label, 36) for band in named]
+    first, last = compute_axis_limits(across, 0.02)
+    axes.set(
+        xlim=(first, last) if last - first > 1 else (first - 1, last + 1),
+        ylim=compute_axis_limits(along),
+    )
+    names = [format_label(band.label, 36) for band in named]
     if rest:
-        handles.append(Line2D([], [], color=FAINT, linewidth=0.8))
+        handles.append(Line2D([], [], color=LIGHT_GREY, linewidth=0.8))
         names.append(f"{len(rest)} more")
     legend = figure.legend(
         handles, ["x"] * len(names), loc="outside right center", frameon=False, fontsize="small"
@@ -97,11 +100,11 @@ def curves_figure(bands: Sequence[Band], *, label: str, title: str) -> Figure:
     return figure
 
 
-def _places(lines: Iterable[Sequence[float]]) -> list[float]:
-    return [value for line in lines for value in line if is_number(value)]
+def _collect_plottable(lines: Iterable[Sequence[float]]) -> list[float]:
+    return [value for line in lines for value in line if is_plottable(value)]
 
 
-def _numbers(values: Sequence[float]) -> NDArray[np.float64]:
+def _mask_unplottable(values: Sequence[float]) -> NDArray[np.float64]:
     """With NaN for what a picture has no place for."""
     numbers = np.asarray(values, dtype=np.float64)
-    return np.where(np.abs(numbers) < LARGEST, numbers, np.nan)
+    return np.where(np.abs(numbers) < MAX_PLOTTABLE, numbers, np.nan)

@@ -8,42 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from recipe.compare import summary
-from recipe.compare.comparison import Comparison, cautions
+from recipe.compare.comparison import Comparison, iter_cautions
 from recipe.compare.figures import save
-from recipe.compare.figures.forest import Verdict as Mark
-from recipe.compare.figures.save import Band, Effect, Spot
-from recipe.compare.finding import LEVEL, Finding, Question
+from recipe.compare.figures.forest import Mark as Mark
+from recipe.compare.figures.save import CurveBand, Effect, ParetoPoint
+from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding
 from recipe.compare.report import sentences
 from recipe.compare.report.content import (
-    Content,
+    Block,
     Document,
-    Picture,
+    Image,
+    RowStyle,
     Section,
-    Style,
     Table,
 )
-from recipe.compare.report.markup import code
-from recipe.evidence.statistics import EXACT, FLIPS, Interval
-from recipe.formatting import counted, listed
+from recipe.compare.report.markup import format_code
+from recipe.evidence.statistics import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS, ConfidenceInterval
+from recipe.formatting import format_list, pluralize
 
-MOST_SENTENCES = 24
+MAX_SENTENCES = 24
 """Findings that are told in words; the table has all."""
 
-MOST_NAMES = 8
+MAX_NAMES = 8
 """Tricks of one verdict that are named together."""
 
-MOST_CURVES = 6
+MAX_CURVES = 6
 """Variants whose curves are drawn."""
 
-MARKS: dict[str, Mark] = {
+VERDICT_MARKS: dict[str, Mark] = {
     "helps": "helps", "hurts": "hurts", "up": "shown", "down": "shown", "no effect": "no effect",
     "too few": "too few",
 }  # fmt: skip
 """In the forest plot; the rest is open."""
 
-STYLES: dict[str, Style] = {"helps": "green", "hurts": "red", "no effect": "yellow"}
+VERDICT_STYLES: dict[str, RowStyle] = {"helps": "green", "hurts": "red", "no effect": "yellow"}
 
-QUESTIONS: dict[Question, str] = {
+CONTRAST_TITLES: dict[Contrast, str] = {
     "alone": "Each trick alone, against the baseline",
     "on top of the others": "Each trick on top of all the others",
     "on top of what was kept": "Each trick on top of what was kept (later rounds)",
@@ -51,72 +51,90 @@ QUESTIONS: dict[Question, str] = {
     "together": "Two tricks together (interactions)",
 }
 
-TABLES = ("variants", *(question.replace(" ", "-") for question in QUESTIONS))
+TABLE_NAMES = ("variants", *(question.replace(" ", "-") for question in CONTRAST_TITLES))
 """The names of all tables that there can be."""
 
 
-def document(found: Comparison, folder: Path) -> Document:
+def build_document(comparison: Comparison, folder: Path) -> Document:
     """The report; its pictures are written into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [Section("What was found", [*_told(found), *_forest(found, folder)])]
-    asked = dict.fromkeys(each.question for each in found.findings)
-    sections += [Section(QUESTIONS[question], [_table(found, question)]) for question in asked]
-    variants = [*_variants(found), *_pareto(found, folder), *_curves(found, folder)]
-    sections.append(Section("The variants", variants))
-    sections.append(Section("How to read this", list(_method(found))))
-    return Document(f"{found.selection.title}: {found.unit.metric}", sections)
-
-
-def _told(found: Comparison) -> Iterator[str]:
-    climb = found.selection.greedy
-    if climb:
-        kept = climb.variants[-1] if len(climb.variants) > 1 else "nothing"
-        yield (
-            f"The greedy plan kept {code(kept)} and stopped: {climb.stopped}. It went by "
-            f"{climb.by}, and by no test; how sure each step is, the changes below say."
+    sections = [
+        Section(
+            "What was found", [*_iter_findings(comparison), *_draw_forest_plot(comparison, folder)]
         )
-    yield from _answers(found)
-    told = found.sentences
-    yield from told[:MOST_SENTENCES]
-    if len(told) > MOST_SENTENCES:
-        yield f"The tables below have {len(told) - MOST_SENTENCES} more."
-    yield from (f"**Caution:** {caution}." for caution in cautions(found))
+    ]
+    asked = dict.fromkeys(each.contrast for each in comparison.findings)
+    sections += [
+        Section(CONTRAST_TITLES[question], [_build_contrast_table(comparison, question)])
+        for question in asked
+    ]
+    variants = [
+        *_iter_variant_blocks(comparison),
+        *_draw_pareto_plot(comparison, folder),
+        *_draw_learning_curves(comparison, folder),
+    ]
+    sections.append(Section("The variants", variants))
+    sections.append(Section("How to read this", list(_describe_method(comparison))))
+    return Document(f"{comparison.selection.title}: {comparison.unit.metric}", sections)
 
 
-def _answers(found: Comparison) -> Iterator[str]:
+def _iter_findings(found: Comparison) -> Iterator[str]:
+    climb = found.selection.greedy_plan
+    if climb:
+        kept = climb.kept_variants[-1] if len(climb.kept_variants) > 1 else "nothing"
+        yield (
+            f"The greedy plan kept {format_code(kept)} and stopped: {climb.stop_reason}. It went by "
+            f"{climb.criterion}, and by no test; how sure each step is, the changes below say."
+        )
+    yield from _iter_overviews(found)
+    told = found.finding_texts
+    yield from told[:MAX_SENTENCES]
+    if len(told) > MAX_SENTENCES:
+        yield f"The tables below have {len(told) - MAX_SENTENCES} more."
+    yield from (f"**Caution:** {caution}." for caution in iter_cautions(found))
+
+
+def _iter_overviews(found: Comparison) -> Iterator[str]:
     """In a line for each question what the sentences say one by one, where there are several."""
-    for question, title in QUESTIONS.items():
-        asked = [each for each in found.findings if each.question == question]
+    for question, title in CONTRAST_TITLES.items():
+        asked = [each for each in found.findings if each.contrast == question]
         by_verdict = {
-            words: [code(each.label) for each in asked if each.verdict == verdict]
-            for verdict, words in sentences.IN_SHORT.items()
+            words: [format_code(each.label) for each in asked if each.verdict == verdict]
+            for verdict, words in sentences.VERDICT_LABELS.items()
         }
         if len(asked) > 1 and question != "together":
-            said = [f"{words}: {listed(n, MOST_NAMES)}" for words, n in by_verdict.items() if n]
+            said = [f"{words}: {format_list(n, MAX_NAMES)}" for words, n in by_verdict.items() if n]
             yield f"**{title}:** {'; '.join(said)}."
 
 
-def _table(found: Comparison, question: Question) -> Table:
+def _build_contrast_table(found: Comparison, question: Contrast) -> Table:
     unit, rows, styles, data = found.unit, [], [], []
-    to_be_seen = unit.worth_seeing(found.baseline)[0]
-    for each in (one for one in found.findings if one.question == question):
+    to_be_seen = unit.get_relevant_difference(found.baseline_mean)[0]
+    for each in (one for one in found.findings if one.contrast == question):
         interval = each.interval
-        said = sentences.verdict(each, unit)
-        more = [f"{each.idle}/{each.runs}" if each.idle else "-"]
+        said = sentences.describe_verdict(each, unit)
+        more = [f"{each.num_no_effect_runs}/{each.num_runs}" if each.num_no_effect_runs else "-"]
         if question != "together":
-            more.append(_time(each.slower))
-            more.append("-" if each.bites is None else f"{100 * each.bites:.0f} %")
+            more.append(_format_time_ratio(each.time_ratio))
+            more.append(
+                "-" if each.clipped_fraction is None else f"{100 * each.clipped_fraction:.0f} %"
+            )
         span = "-"
         if interval and not math.isnan(interval.low):
-            span = f"{unit.change(interval.low)} to {unit.change(interval.high)}"
-        change = unit.change(interval.mean) if interval else "-"
-        ps = [sentences.shown_p(each.raw_p), sentences.shown_p(each.p)]
+            span = f"{unit.format_change(interval.low)} to {unit.format_change(interval.high)}"
+        change = unit.format_change(interval.mean) if interval else "-"
+        ps = [
+            sentences.format_p_value(each.raw_p_value),
+            sentences.format_p_value(each.corrected_p_value),
+        ]
         rows.append([each.label, said, change, span, f"{len(each.seeds)}", *ps, *more])
-        styles.append(STYLES.get(each.verdict))
-        to_see = sentences.seeds_to_see(each, unit, found.baseline)
-        data.append({**_raw(each, said), "seeds_to_see": to_see, "to_see": to_see and to_be_seen})
+        styles.append(VERDICT_STYLES.get(each.verdict))
+        to_see = sentences.estimate_needed_seeds(each, unit, found.baseline_mean)
+        data.append(
+            {**_make_csv_row(each, said), "seeds_to_see": to_see, "to_see": to_see and to_be_seen}
+        )
     own = [] if question == "together" else ["time", "bit on"]
-    change = f"change{unit.points and f' ({unit.points.strip()})'}"
+    change = f"change{unit.points_suffix and f' ({unit.points_suffix.strip()})'}"
     columns = [
         "trick",
         "verdict",
@@ -129,86 +147,92 @@ def _table(found: Comparison, question: Question) -> Table:
         *own,
     ]
     name = question.replace(" ", "-")
-    return Table(columns, rows, left=2, styles=styles, name=name, data=data)
+    return Table(columns, rows, num_left_aligned=2, styles=styles, csv_name=name, csv_rows=data)
 
 
-def _time(slower: Interval | None) -> str:
+def _format_time_ratio(slower: ConfidenceInterval | None) -> str:
     """`+4 % (-2 to +10)`: noise where 0 lies within; `x 0.0071 (0.0065 to 0.0078)` if large."""
-    if slower is None or not sentences.is_known(slower):
+    if slower is None or not sentences.is_time_ratio_known(slower):
         return "-"
-    if ratio := sentences.as_ratio(slower):
+    if ratio := sentences.format_large_ratio(slower):
         return f"x {''.join(ratio)}"
-    mean, low, high = (f"{100 * (value - 1):+.0f}" for value in _bounds(slower))
+    mean, low, high = (f"{100 * (value - 1):+.0f}" for value in _get_bounds(slower))
     return f"{mean} % ({low} to {high})"
 
 
-def _raw(each: Finding, said: str) -> dict[str, Any]:
+def _make_csv_row(each: Finding, said: str) -> dict[str, Any]:
     interval = each.interval
     numbers = ("mean", "low", "high", "sd")
     return {
-        "trick": each.label, "question": each.question, "verdict": said,
+        "trick": each.label, "question": each.contrast, "verdict": said,
         **{name: getattr(interval, name) if interval else None for name in numbers},
-        "pairs": len(each.seeds), "raw_p": each.raw_p, "p": each.p, "tests": each.tests,
-        "seeds_needed": each.least,
-        "no_effect_runs": each.idle, "runs": each.runs,
-        "time_ratio": each.slower.mean if each.slower else None,
-        "time_ratio_low": each.slower.low if each.slower else None,
-        "time_ratio_high": each.slower.high if each.slower else None,
-        "hit_rate": each.bites, "seeds": " ".join(each.seeds),
+        "pairs": len(each.seeds), "raw_p": each.raw_p_value, "p": each.corrected_p_value, "tests": each.num_tests,
+        "seeds_needed": each.min_seeds,
+        "no_effect_runs": each.num_no_effect_runs, "runs": each.num_runs,
+        "time_ratio": each.time_ratio.mean if each.time_ratio else None,
+        "time_ratio_low": each.time_ratio.low if each.time_ratio else None,
+        "time_ratio_high": each.time_ratio.high if each.time_ratio else None,
+        "hit_rate": each.clipped_fraction, "seeds": " ".join(each.seeds),
         "differences": " ".join(map(repr, map(float, each.differences))),
     }  # fmt: skip
 
 
-def _forest(found: Comparison, folder: Path) -> Iterator[Picture]:
+def _draw_forest_plot(found: Comparison, folder: Path) -> Iterator[Image]:
     unit, effects = found.unit, []
     for each in found.findings:
         if each.interval:
-            mean, low, high = map(unit.scaled, _bounds(each.interval))
-            mark = MARKS.get(each.verdict, "open")
-            note = counted(len(each.seeds), "pair")
-            effects.append(Effect(each.label, mean, low, high, mark, note, each.question))
+            mean, low, high = map(unit.scale_value, _get_bounds(each.interval))
+            mark = VERDICT_MARKS.get(each.verdict, "open")
+            note = pluralize(len(each.seeds), "pair")
+            effects.append(Effect(each.label, mean, low, high, mark, note, each.contrast))
     if effects:
         title = f"What each trick changed: {found.selection.title}"
-        save.forest(folder / "forest.png", effects, unit=unit.difference, title=title)
+        save.save_forest_plot(
+            folder / "forest.png", effects, unit=unit.difference_label, title=title
+        )
         alt = f"The change of {unit.metric} by each trick, with its interval"
-        yield Picture("forest.png", alt)
+        yield Image("forest.png", alt)
 
 
-def _bounds(interval: Interval) -> tuple[float, float, float]:
+def _get_bounds(interval: ConfidenceInterval) -> tuple[float, float, float]:
     return interval.mean, interval.low, interval.high
 
 
-def _variants(found: Comparison) -> Iterator[Content]:
+def _iter_variant_blocks(found: Comparison) -> Iterator[Block]:
     unit = found.unit
-    if base := ", ".join(found.variants.baseline):
+    if base := ", ".join(found.variants.baseline_levels):
         of = "" if found.has_baseline else ", of which no run is finished"
-        yield f"The baseline is {code(base)}{of}."
+        yield f"The baseline is {format_code(base)}{of}."
     else:
         yield "All runs are of one variant."
     rows, data = [], []
     for one in found.summaries:
         interval = one.interval
-        better = [unit.shown(one.best), "yes" if one.efficient else ""] if unit.sign else []
+        better = (
+            [unit.format_value(one.best_value), "yes" if one.is_efficient else ""]
+            if unit.direction
+            else []
+        )
         rows.append([
-            one.variant.name, f"{interval.n}", unit.shown(interval.mean),
-            unit.span(interval.low, interval.high), *better,
-            _number(one.epoch_s, ".3g"), _number(one.peak_mb, ",.0f"),
-            _number(one.trainable, ",.0f"), _number(one.multiply_adds / 1e6, ",.1f"),
+            one.variant.name, f"{interval.n}", unit.format_value(interval.mean),
+            unit.format_range(interval.low, interval.high), *better,
+            _format_number(one.epoch_seconds, ".3g"), _format_number(one.peak_mb, ",.0f"),
+            _format_number(one.num_trainable_parameters, ",.0f"), _format_number(one.multiply_adds / 1e6, ",.1f"),
         ])  # fmt: skip
         data.append({
             "variant": one.variant.name, "seeds": interval.n, "mean": interval.mean,
-            "low": interval.low, "high": interval.high, "sd": interval.sd, "best": one.best,
-            "epoch_s": one.epoch_s, "peak_mb": one.peak_mb, "trainable": one.trainable,
-            "multiply_adds": one.multiply_adds, "efficient": one.efficient,
-            "runs": " ".join(run.run for run in one.variant.runs.values()),
+            "low": interval.low, "high": interval.high, "sd": interval.sd, "best": one.best_value,
+            "epoch_s": one.epoch_seconds, "peak_mb": one.peak_mb, "trainable": one.num_trainable_parameters,
+            "multiply_adds": one.multiply_adds, "efficient": one.is_efficient,
+            "runs": " ".join(run.run for run in one.variant.results.values()),
         })  # fmt: skip
     columns = [
         "variant", "seeds", f"mean {unit.metric}", "95 % interval",
-        *(["best seed", "efficient"] if unit.sign else []),
+        *(["best seed", "efficient"] if unit.direction else []),
         "s/epoch", "peak MB", "trainable", "M mult-adds",
     ]  # fmt: skip
-    yield Table(columns, rows, name="variants", data=data)
-    if unit.sign:
+    yield Table(columns, rows, csv_name="variants", csv_rows=data)
+    if unit.direction:
         yield (
             "`best seed`: the same number, of the run in which it is best. `efficient`: no other "
             "variant is better without taking longer an epoch, or as good and quicker; times count "
@@ -218,66 +242,72 @@ def _variants(found: Comparison) -> Iterator[Content]:
         )
 
 
-def _pareto(found: Comparison, folder: Path) -> Iterator[Picture]:
+def _draw_pareto_plot(found: Comparison, folder: Path) -> Iterator[Image]:
     unit, spots = found.unit, []
-    for one in found.compared:
-        mean, low, high = map(unit.scaled, _bounds(one.interval))
-        label = found.variants.label(one.variant)
-        spots.append(Spot(label, one.epoch_s, mean, low, high, one.efficient))
-    if len(spots) > 1 and unit.sign and found.is_one_scale:
+    for one in found.compared_summaries:
+        mean, low, high = map(unit.scale_value, _get_bounds(one.interval))
+        label = found.variants.format_label(one.variant)
+        spots.append(ParetoPoint(label, one.epoch_seconds, mean, low, high, one.is_efficient))
+    if len(spots) > 1 and unit.direction and found.has_single_scale:
         title = f"What it costs: {found.selection.title}"
-        save.pareto(
-            folder / "pareto.png", spots, cost="seconds an epoch", value=unit.axis, title=title
+        save.save_pareto_plot(
+            folder / "pareto.png",
+            spots,
+            cost="seconds an epoch",
+            value=unit.axis_label,
+            title=title,
         )
-        yield Picture("pareto.png", f"{unit.metric} of each variant against its seconds an epoch")
+        yield Image("pareto.png", f"{unit.metric} of each variant against its seconds an epoch")
 
 
-def _curves(found: Comparison, folder: Path) -> Iterator[Picture]:
+def _draw_learning_curves(found: Comparison, folder: Path) -> Iterator[Image]:
     """Of the baseline and of the best."""
     unit, bands = found.unit, []
-    curves = summary.curves(found.compared[:MOST_CURVES], unit)
+    curves = summary.compute_learning_curves(found.compared_summaries[:MAX_CURVES], unit)
     for curve in curves:
         means, lows, highs = (
-            [unit.scaled(getattr(each, name)) for each in curve.intervals]
+            [unit.scale_value(getattr(each, name)) for each in curve.intervals]
             for name in ("mean", "low", "high")
         )
         epochs = list(range(1, len(means) + 1))
-        label = found.variants.label(curve.variant)
-        bands.append(Band(label, epochs, means, lows, highs))
+        label = found.variants.format_label(curve.variant)
+        bands.append(CurveBand(label, epochs, means, lows, highs))
     if bands:
         title = f"Mean over seeds with its 95 % interval: {found.selection.title}"
-        save.curves(folder / "curves.png", bands, label=unit.axis, title=title)
-        which = "" if len(found.compared) <= MOST_CURVES else ", of the baseline and the best"
-        if any(curve.shortened for curve in curves):
+        save.save_learning_curves(folder / "curves.png", bands, label=unit.axis_label, title=title)
+        which = (
+            "" if len(found.compared_summaries) <= MAX_CURVES else ", of the baseline and the best"
+        )
+        if any(curve.is_truncated for curve in curves):
             which += ", as far as all runs of a variant went"
-        yield Picture("curves.png", f"{unit.metric} after each epoch{which}")
+        yield Image("curves.png", f"{unit.metric} after each epoch{which}")
 
 
-def _method(found: Comparison) -> Iterator[str]:
+def _describe_method(found: Comparison) -> Iterator[str]:
     most = max((sum(d != 0 for d in each.differences) for each in found.findings), default=0)
     test = "p is of the exact two-sided sign-flip test"
-    if most > EXACT:
-        test += f" (of more than {EXACT} differences, of {FLIPS:,} random ones of its signs)"
+    if most > MAX_EXACT_DIFFERENCES:
+        test += f" (of more than {MAX_EXACT_DIFFERENCES} differences, of {RANDOM_SIGN_FLIPS:,} random ones of its signs)"
     yield (
         "Runs of one seed share initial weights, split, order, augmentation and dropout streams, "
         "which hashes recorded with each run show; only such runs are paired, but for what the "
         "compared trick itself makes (a model its weights, a sampler the order), and a change is "
         f"the mean of the paired differences. Its interval is Student's, by itself. {test}, and "
         "then corrected by Holm over the tricks of a table. A trick is shown to help or hurt if "
-        f"that is at most {LEVEL:g}; where the seeds are too few for it, no verdict is given. A "
+        f"that is at most {SIGNIFICANCE_LEVEL:g}; where the seeds are too few for it, no verdict is given. A "
         "trick that the audit saw doing nothing in any run counts as not tried."
     )
-    asked = len({each.question for each in found.findings})
+    asked = len({each.contrast for each in found.findings})
     if asked > 1:
         yield (
             "Each table asks a question of its own: where no trick does anything, at most one "
             f"table in 20 has a verdict that is wrong; of reports with {asked} tables, then, up to "
-            f"{100 * LEVEL * asked:.0f} %."
+            f"{100 * SIGNIFICANCE_LEVEL * asked:.0f} %."
         )
     if found.unit.metric.startswith("best/"):
         return
     numbers = f"{found.unit.metric} after the last epoch"
-    if found.unit.is_training:
+    if found.unit.is_training_metric:
         numbers = f"the mean of {found.unit.metric} over the batches of the last epoch"
     yield (
         f"The numbers are {numbers}, as they are wherever `compare` "
@@ -288,5 +318,5 @@ def _method(found: Comparison) -> Iterator[str]:
     )
 
 
-def _number(value: float, form: str) -> str:
+def _format_number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)

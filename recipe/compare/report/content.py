@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Style = Literal["green", "red", "yellow"]
+RowStyle = Literal["green", "red", "yellow"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: int = 1
+    num_left_aligned: int = 1
     """So many columns at the start are aligned left, the others right."""
-    styles: Sequence[Style | None] | None = None
+    styles: Sequence[RowStyle | None] | None = None
     """One a row; what a colour means must be in the row's words, too."""
-    name: str | None = None
+    csv_name: str | None = None
     """The CSV file's name without .csv, if there is to be one."""
-    data: Sequence[Mapping[str, object]] | None = None
+    csv_rows: Sequence[Mapping[str, object]] | None = None
     """The rows as raw values, for the CSV file in place of what is shown."""
 
     def __post_init__(self) -> None:
@@ -36,21 +36,21 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    file: str
+class Image:
+    file_name: str
     """A PNG file in the report's folder."""
-    alt: str
+    alt_text: str
     """What it shows, in words."""
 
 
-Content = str | Table | Picture
+Block = str | Table | Image
 """A str is a paragraph."""
 
 
 @dataclass(frozen=True)
 class Section:
     title: str
-    content: Sequence[Content]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,34 @@ from collections.abc import Iterable
 from csv import writer
 
 from recipe.compare.report.content import Table
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 
-FORMULA = re.compile(r"\s*(?:[=@]|[+-].*(?:[A-Za-z]\(|[|!]))")
+FORMULA_PATTERN = re.compile(r"\s*(?:[=@]|[+-].*(?:[A-Za-z]\(|[|!]))")
 """What a spreadsheet would run as a formula: a name could be one."""
 
 
-def csv(table: Table) -> str:
+def render_csv(table: Table) -> str:
     """The raw values where the table has them, else its cells; without a value, an empty field."""
-    if table.data is None:
-        return csv_lines([table.columns, *table.rows])
-    keys = list(dict.fromkeys(key for row in table.data for key in row))
-    return csv_lines([keys, *([row.get(key) for key in keys] for row in table.data)])
+    if table.csv_rows is None:
+        return format_csv([table.columns, *table.rows])
+    keys = list(dict.fromkeys(key for row in table.csv_rows for key in row))
+    return format_csv([keys, *([row.get(key) for key in keys] for row in table.csv_rows)])
 
 
-def csv_lines(rows: Iterable[Iterable[object]]) -> str:
+def format_csv(rows: Iterable[Iterable[object]]) -> str:
     """The rows as CSV, each ended by a newline; None is an empty field.
 
     A text that a spreadsheet would run gets an apostrophe in front.
     """
     text = io.StringIO()
-    writer(text, lineterminator="\n").writerows([_field(cell) for cell in row] for row in rows)
+    writer(text, lineterminator="\n").writerows(
+        [_escape_formula(cell) for cell in row] for row in rows
+    )
     return text.getvalue()
 
 
-def _field(value: object) -> object:
+def _escape_formula(value: object) -> object:
     if not isinstance(value, str):
         return value
-    shown = printable(value)
-    return f"'{shown}" if FORMULA.match(shown) else shown
+    shown = escape_unprintable(value)
+    return f"'{shown}" if FORMULA_PATTERN.match(shown) else shown

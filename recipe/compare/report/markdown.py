@@ -6,66 +6,68 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from recipe.compare.report.content import Document, Picture, Table
-from recipe.compare.report.markup import pieces
-from recipe.formatting import printable
+from recipe.compare.report.content import Document, Image, Table
+from recipe.compare.report.markup import iter_tokens
+from recipe.formatting import escape_unprintable
 
 # an underscore between letters is no emphasis anywhere, and names of settings are full of them
-MARKS = re.compile(r"[\\`*\[\]~|#]|(?<![^\W_])_|_(?![^\W_])")
+SPECIAL_CHARACTERS = re.compile(r"[\\`*\[\]~|#]|(?<![^\W_])_|_(?![^\W_])")
 # as entities, for readers that don't know a backslash before these
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
-ITEM = re.compile(r"^(?:[-+=]|\d{1,9}(?=[.)]))")
+LIST_MARKER = re.compile(r"^(?:[-+=]|\d{1,9}(?=[.)]))")
 
 
-def markdown(document: Document) -> str:
-    blocks = [f"# {text(document.title)}"]
+def render_markdown(document: Document) -> str:
+    blocks = [f"# {escape_text(document.title)}"]
     for section in document.sections:
-        blocks.append(f"## {text(section.title)}")
-        for one in section.content:
+        blocks.append(f"## {escape_text(section.title)}")
+        for one in section.blocks:
             if isinstance(one, Table):
-                blocks.append("\n".join(_table(one)))
-            elif isinstance(one, Picture):
-                blocks.append(f"![{text(one.alt)}]({quote(one.file)})")
+                blocks.append("\n".join(_render_table(one)))
+            elif isinstance(one, Image):
+                blocks.append(f"![{escape_text(one.alt_text)}]({quote(one.file_name)})")
             else:
-                blocks.append(_paragraph(one))
+                blocks.append(_render_paragraph(one))
     return "\n\n".join(blocks) + "\n"
 
 
-def text(plain: str) -> str:
+def escape_text(plain: str) -> str:
     """Markdown that is shown as the plain text, in one line."""
-    return _escaped(printable(plain).strip())
+    return _escape_characters(escape_unprintable(plain).strip())
 
 
-def _escaped(plain: str) -> str:
-    escaped = MARKS.sub(r"\\\g<0>", plain)
+def _escape_characters(plain: str) -> str:
+    escaped = SPECIAL_CHARACTERS.sub(r"\\\g<0>", plain)
     return "".join(ENTITIES.get(character, character) for character in escaped)
 
 
-def _table(table: Table) -> Iterator[str]:
-    lines = ["---"] * table.left + ["---:"] * (len(table.columns) - table.left)
-    yield _row([text(column) for column in table.columns])
-    yield _row(lines[: len(table.columns)])
+def _render_table(table: Table) -> Iterator[str]:
+    lines = ["---"] * table.num_left_aligned + ["---:"] * (
+        len(table.columns) - table.num_left_aligned
+    )
+    yield _render_row([escape_text(column) for column in table.columns])
+    yield _render_row(lines[: len(table.columns)])
     for row in table.rows:
-        yield _row([text(cell) for cell in row])
+        yield _render_row([escape_text(cell) for cell in row])
 
 
-def _row(cells: list[str]) -> str:
+def _render_row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _paragraph(paragraph: str) -> str:
+def _render_paragraph(paragraph: str) -> str:
     written = []
-    for kind, words in pieces(printable(paragraph).strip()):
+    for kind, words in iter_tokens(escape_unprintable(paragraph).strip()):
         if kind == "text":
-            written.append(_escaped(words))
+            written.append(_escape_characters(words))
         else:
             written.append(f"`{words}`" if kind == "code" else "**")
-    return _not_an_item("".join(written))
+    return _escape_list_marker("".join(written))
 
 
-def _not_an_item(line: str) -> str:
+def _escape_list_marker(line: str) -> str:
     """A paragraph that begins as a list, a line or a heading would, but is none."""
-    found = ITEM.match(line)
+    found = LIST_MARKER.match(line)
     if not found:
         return line
     mark = found[0]

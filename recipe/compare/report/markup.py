@@ -6,53 +6,53 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 
-CODE = re.compile(r"`([^`]+)`")
-MARKED = re.compile(
+CODE_PATTERN = re.compile(r"`([^`]+)`")
+MARKUP_PATTERN = re.compile(
     r"`(?P<code>[^`]+)`"
     r"|(?<!\w)\*\*(?=[^\s*])(?P<strong>(?:`[^`]+`|[^`*])+)(?<!\s)\*\*(?!\w)"
 )
 
 
-class Piece(NamedTuple):
+class Token(NamedTuple):
     kind: Literal["text", "code", "strong", "end"]
     """`strong` begins what `end` ends; both have no text."""
     text: str = ""
 
 
-def code(name: object) -> str:
+def format_code(name: object) -> str:
     """A name from anyone, as code in a paragraph; a backtick in it becomes an apostrophe."""
-    return f"`{printable(str(name)).replace('`', chr(39)) or ' '}`"
+    return f"`{escape_unprintable(str(name)).replace('`', chr(39)) or ' '}`"
 
 
-def pieces(paragraph: str) -> Iterator[Piece]:
+def iter_tokens(paragraph: str) -> Iterator[Token]:
     """A paragraph's pieces in order; what a terminal would obey is escaped.
 
     Marks that aren't closed are text.
     """
-    paragraph = printable(paragraph)
+    paragraph = escape_unprintable(paragraph)
     end = 0
-    for found in MARKED.finditer(paragraph):
-        yield from _text(paragraph[end : found.start()])
+    for found in MARKUP_PATTERN.finditer(paragraph):
+        yield from _iter_text_tokens(paragraph[end : found.start()])
         if found["code"] is not None:
-            yield Piece("code", found["code"])
+            yield Token("code", found["code"])
         else:
-            yield Piece("strong")
-            yield from _codes(found["strong"])
-            yield Piece("end")
+            yield Token("strong")
+            yield from _iter_code_tokens(found["strong"])
+            yield Token("end")
         end = found.end()
-    yield from _text(paragraph[end:])
+    yield from _iter_text_tokens(paragraph[end:])
 
 
-def _codes(words: str) -> Iterator[Piece]:
-    for place, words_or_code in enumerate(CODE.split(words)):
+def _iter_code_tokens(words: str) -> Iterator[Token]:
+    for place, words_or_code in enumerate(CODE_PATTERN.split(words)):
         if place % 2:
-            yield Piece("code", words_or_code)
+            yield Token("code", words_or_code)
         else:
-            yield from _text(words_or_code)
+            yield from _iter_text_tokens(words_or_code)
 
 
-def _text(words: str) -> Iterator[Piece]:
+def _iter_text_tokens(words: str) -> Iterator[Token]:
     if words:
-        yield Piece("text", words)
+        yield Token("text", words)

@@ -9,61 +9,63 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.text import Text
 
-from recipe.compare.report.content import Document, Picture, Table
-from recipe.compare.report.markup import pieces
-from recipe.formatting import counted, printable
+from recipe.compare.report.content import Document, Image, Table
+from recipe.compare.report.markup import iter_tokens
+from recipe.formatting import escape_unprintable, pluralize
 
-MOST = 40
+MAX_TABLE_ROWS = 40
 """Rows of a table that are shown."""
 
 
-def show(document: Document, console: Console) -> None:
+def print_document(document: Document, console: Console) -> None:
     """Names reach the terminal as text: nothing in them is obeyed."""
-    console.print(Text(printable(document.title), style="bold"), soft_wrap=True)
+    console.print(Text(escape_unprintable(document.title), style="bold"), soft_wrap=True)
     for section in document.sections:
         console.print()
-        console.print(Text(printable(section.title), style="bold"), soft_wrap=True)
-        said = [one for one in section.content if not isinstance(one, Picture)]
+        console.print(Text(escape_unprintable(section.title), style="bold"), soft_wrap=True)
+        said = [one for one in section.blocks if not isinstance(one, Image)]
         for before, one in zip([None, *said], said, strict=False):
             if before is not None and (isinstance(before, Table) or isinstance(one, Table)):
                 console.print()
             if isinstance(one, Table):
-                _show_table(one, console)
+                _print_table(one, console)
             else:
-                console.print(_paragraph(one), soft_wrap=True)
+                console.print(_render_paragraph(one), soft_wrap=True)
 
 
-def _paragraph(paragraph: str) -> Text:
+def _render_paragraph(paragraph: str) -> Text:
     text, style = Text(), ""
-    for piece in pieces(paragraph):
+    for piece in iter_tokens(paragraph):
         if piece.kind in ("strong", "end"):
             style = "bold" if piece.kind == "strong" else ""
         text.append(piece.text, style=style)
     return text
 
 
-def _show_table(table: Table, console: Console) -> None:
+def _print_table(table: Table, console: Console) -> None:
     shown = rich_table.Table(box=None, pad_edge=False)
     for place, column in enumerate(table.columns):
-        left = place < table.left
+        left = place < table.num_left_aligned
         shown.add_column(
-            Text(printable(column)),
+            Text(escape_unprintable(column)),
             justify="left" if left else "right",
             overflow="fold",
             no_wrap=not left,
         )
     styles = table.styles or [None] * len(table.rows)
-    for row, style in list(zip(table.rows, styles, strict=True))[:MOST]:
-        shown.add_row(*(Text(printable(cell)) for cell in row), style=style)
-    with _a_line_a_row(console):
+    for row, style in list(zip(table.rows, styles, strict=True))[:MAX_TABLE_ROWS]:
+        shown.add_row(*(Text(escape_unprintable(cell)) for cell in row), style=style)
+    with _disable_wrapping(console):
         console.print(shown)
-    if len(table.rows) > MOST:
-        where = f" in {printable(table.name)}.csv" if table.name else ""
-        console.print(f"and {counted(len(table.rows) - MOST, 'more row')}{where}", soft_wrap=True)
+    if len(table.rows) > MAX_TABLE_ROWS:
+        where = f" in {escape_unprintable(table.csv_name)}.csv" if table.csv_name else ""
+        console.print(
+            f"and {pluralize(len(table.rows) - MAX_TABLE_ROWS, 'more row')}{where}", soft_wrap=True
+        )
 
 
 @contextmanager
-def _a_line_a_row(console: Console) -> Iterator[None]:
+def _disable_wrapping(console: Console) -> Iterator[None]:
     """Where it is no terminal, rows are as long as they are."""
     width = console.width
     if not console.is_terminal:

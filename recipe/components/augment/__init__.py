@@ -18,22 +18,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recipe.nn.optional_imports import imported
+from recipe.nn.optional_imports import import_optional
 
 
-def draw_share(alpha: float, generator: torch.Generator) -> float:
+def sample_mix_ratio(alpha: float, generator: torch.Generator) -> float:
     """A number from Beta(alpha, alpha), between 0 and 1, drawn by way of `generator` alone."""
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     return random.Random(seed).betavariate(alpha, alpha)
 
 
-def draw_partners(targets: Tensor, generator: torch.Generator) -> Tensor:
+def sample_permutation(targets: Tensor, generator: torch.Generator) -> Tensor:
     """For every sample the index of the one it is mixed with: a permutation, shape (batch,)."""
     order = torch.randperm(len(targets), generator=generator)
     return order.to(targets.device, non_blocking=True)
 
 
-def mix_targets(targets: Tensor, partners: Tensor, share: float, classes: int) -> Tensor:
+def mix_targets(targets: Tensor, permutation: Tensor, ratio: float, classes: int) -> Tensor:
     """Probabilities (batch, classes), float32: `share` for the own class, the rest for the
     partner's. Raises ValueError for targets that are not class indices."""
     if targets.ndim != 1 or targets.dtype != torch.int64:
@@ -42,16 +42,16 @@ def mix_targets(targets: Tensor, partners: Tensor, share: float, classes: int) -
             f"{tuple(targets.shape)}, {targets.dtype}; use augment=none"
         )
     one_hot = functional.one_hot(targets, classes).float()
-    return share * one_hot + (1 - share) * one_hot[partners]
+    return ratio * one_hot + (1 - ratio) * one_hot[permutation]
 
 
-def transforms(option: str) -> Any:
+def import_transforms(option: str) -> Any:
     """torchvision.transforms; raises ValueError where torchvision can't be imported."""
-    return imported("torchvision.transforms", f"augment={option}", "vision")
+    return import_optional("torchvision.transforms", f"augment={option}", "vision")
 
 
 @contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
+def seed_global_rng(generator: torch.Generator) -> Iterator[None]:
     """For what draws from torch's global CPU stream and from no other: in the block that is one
     seeded by way of `generator`, afterwards it is where it was."""
     seed = int(torch.randint(2**63 - 1, (), generator=generator))

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from recipe.components.augment import draw_partners, draw_share, mix_targets
+from recipe.components.augment import mix_targets, sample_mix_ratio, sample_permutation
 
 
 def cutmix(
@@ -36,10 +36,10 @@ def cutmix(
     ValueError for targets that are not class indices.
     """
     height, width = inputs.shape[-2:]
-    side = math.sqrt(1 - draw_share(alpha, generator))
-    partners = draw_partners(targets, generator)
-    rows = _span(height, side, generator)
-    columns = _span(width, side, generator)
+    side = math.sqrt(1 - sample_mix_ratio(alpha, generator))
+    partners = sample_permutation(targets, generator)
+    rows = _sample_span(height, side, generator)
+    columns = _sample_span(width, side, generator)
 
     mixed = inputs.clone()
     mixed[:, :, rows, columns] = inputs[:, :, rows, columns][partners]
@@ -48,7 +48,7 @@ def cutmix(
     return mixed, mix_targets(targets, partners, share, classes)
 
 
-def _span(length: int, part: float, generator: torch.Generator) -> slice:
+def _sample_span(length: int, part: float, generator: torch.Generator) -> slice:
     """`part` of `length` pixels around a random centre, cut off at both ends."""
     centre = int(torch.randint(length, (), generator=generator))
     half = int(length * part) // 2

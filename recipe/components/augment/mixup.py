@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from recipe.components.augment import draw_partners, draw_share, mix_targets
+from recipe.components.augment import mix_targets, sample_mix_ratio, sample_permutation
 
 
 def mixup(
@@ -33,7 +33,7 @@ def mixup(
     Targets become probabilities (batch, classes) in the same proportion. Raises ValueError
     for targets that are not class indices.
     """
-    share = draw_share(alpha, generator)
-    partners = draw_partners(targets, generator)
+    share = sample_mix_ratio(alpha, generator)
+    partners = sample_permutation(targets, generator)
     mixed = torch.lerp(inputs[partners], inputs, share)
     return mixed, mix_targets(targets, partners, share, classes)

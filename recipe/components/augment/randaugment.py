@@ -18,9 +18,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from recipe.components.augment import drawing_from, transforms
+from recipe.components.augment import import_transforms, seed_global_rng
 
-BEYOND = 0.01
+PIXEL_TOLERANCE = 0.01
 """How far outside of black and white a pixel may be, such as by rounding."""
 
 
@@ -39,7 +39,7 @@ def randaugment(
     Raises ValueError if torchvision can't be imported, for images of other than 1 or 3 channels,
     and where `mean` and `std` don't lead back to pixels between black and white.
     """
-    augment = transforms("randaugment").RandAugment(operations, magnitude)
+    augment = import_transforms("randaugment").RandAugment(operations, magnitude)
     channels = inputs.shape[1]
     if channels not in (1, 3) or {len(mean), len(std)} != {channels}:
         raise ValueError(
@@ -48,12 +48,12 @@ def randaugment(
         )
     centre, spread = (inputs.new_tensor(each)[:, None, None] for each in (mean, std))
     pixels = inputs * spread + centre
-    if not -BEYOND <= pixels.min() <= pixels.max() <= 1 + BEYOND:
+    if not -PIXEL_TOLERANCE <= pixels.min() <= pixels.max() <= 1 + PIXEL_TOLERANCE:
         raise ValueError(
             f"augment=randaugment is made for images, with black at 0 and white at 1, but pixels "
             f"are between {pixels.min():.3g} and {pixels.max():.3g}; use augment=flip_crop"
         )
     whole = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
-    with drawing_from(generator):
+    with seed_global_rng(generator):
         changed = torch.stack([augment(image) for image in whole])
     return ((changed.to(inputs.dtype) / 255 - centre) / spread), targets

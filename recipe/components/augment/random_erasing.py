@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe.components.augment import drawing_from, transforms
+from recipe.components.augment import import_transforms, seed_global_rng
 
 
 def random_erasing(
@@ -36,6 +36,8 @@ def random_erasing(
     for key, (low, high) in (("scale", scale), ("ratio", ratio)):
         if low > high:
             raise ValueError(f"augment.{key} must go from low to high, got {[low, high]}; turn it")
-    erase = transforms("random_erasing").RandomErasing(probability, tuple(scale), tuple(ratio))
-    with drawing_from(generator):
+    erase = import_transforms("random_erasing").RandomErasing(
+        probability, tuple(scale), tuple(ratio)
+    )
+    with seed_global_rng(generator):
         return torch.stack([erase(image) for image in inputs]), targets

@@ -27,19 +27,25 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class Ema:
     def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
         self.model = deepcopy(model)
-        self._trained = model
+        self._trained_model = model
         self._decay = decay
         self._warmup = warmup
         self._steps = 0
-        self._averaged = [
-            value.is_floating_point() and bool(value.isfinite().all()) for value in _tensors(model)
+        self._is_averaged = [
+            value.is_floating_point() and bool(value.isfinite().all())
+            for value in _parameters_and_buffers(model)
         ]
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         averages: list[Tensor] = []
         values: list[Tensor] = []
-        pairs = zip(_tensors(self.model), _tensors(self._trained), self._averaged, strict=True)
+        pairs = zip(
+            _parameters_and_buffers(self.model),
+            _parameters_and_buffers(self._trained_model),
+            self._is_averaged,
+            strict=True,
+        )
         for average, value, averaged in pairs:
             if self._steps == 0 or not averaged:
                 average.copy_(value)
@@ -73,5 +79,5 @@ def ema(model: nn.Module, *, decay: Annotated[float, Field(gt=0, lt=1)], warmup:
     return Ema(model, decay, warmup)
 
 
-def _tensors(model: nn.Module) -> Iterable[Tensor]:
+def _parameters_and_buffers(model: nn.Module) -> Iterable[Tensor]:
     return chain(model.parameters(), model.buffers())

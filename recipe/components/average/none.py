@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Unaveraged:
+class NoAverage:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
@@ -25,6 +25,6 @@ class Unaveraged:
         pass
 
 
-def none(model: nn.Module) -> Unaveraged:
+def none(model: nn.Module) -> NoAverage:
     """The trained module itself is evaluated and saved."""
-    return Unaveraged(model)
+    return NoAverage(model)

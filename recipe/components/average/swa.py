@@ -25,30 +25,32 @@ from torch.optim.swa_utils import AveragedModel
 
 class Swa:
     def __init__(self, model: nn.Module, start: float) -> None:
-        self._trained = model
-        self._averaged = AveragedModel(model)
+        self._trained_model = model
+        self._averaged_model = AveragedModel(model)
         self._start = start
 
     @property
     def model(self) -> nn.Module:
-        return self._averaged.module if self._averaged.n_averaged else self._trained
+        return (
+            self._averaged_model.module if self._averaged_model.n_averaged else self._trained_model
+        )
 
     def after_step(self, progress: float) -> None:
         pass
 
     def after_epoch(self, progress: float, inputs: Callable[[], Iterable[Tensor]]) -> None:
         if progress >= self._start:
-            self._averaged.update_parameters(self._trained)  # and copies the buffers
-            learning = _learning_batchnorms(self._trained)
-            layers = [layer for name, layer in _batchnorms(self.model) if name in learning]
+            self._averaged_model.update_parameters(self._trained_model)  # and copies the buffers
+            learning = _find_updating_batchnorms(self._trained_model)
+            layers = [layer for name, layer in _find_batchnorms(self.model) if name in learning]
             if layers:
-                _measure(self.model, layers, inputs)
+                _update_batchnorm_statistics(self.model, layers, inputs)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._averaged.state_dict()
+        return self._averaged_model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._averaged.load_state_dict(state)
+        self._averaged_model.load_state_dict(state)
 
 
 def swa(model: nn.Module, *, start: Annotated[float, Field(gt=0, lt=1)]) -> Swa:
@@ -60,25 +62,25 @@ def swa(model: nn.Module, *, start: Annotated[float, Field(gt=0, lt=1)]) -> Swa:
     return Swa(model, start)
 
 
-def _batchnorms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
+def _find_batchnorms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
     """The BatchNorm layers that keep running statistics, with their names."""
     layers = [(name, layer) for name, layer in model.named_modules()
               if isinstance(layer, _BatchNorm)]  # fmt: skip
     return [(name, layer) for name, layer in layers if layer.track_running_stats]
 
 
-def _learning_batchnorms(model: nn.Module) -> set[str]:
+def _find_updating_batchnorms(model: nn.Module) -> set[str]:
     """Names of the BatchNorm layers whose statistics training moves: a frozen one stays in eval
     mode. Asked of the trained model, where layers may have been unfrozen since it was copied."""
     was_training = model.training
     model.train()
-    names = {name for name, layer in _batchnorms(model) if layer.training}
+    names = {name for name, layer in _find_batchnorms(model) if layer.training}
     model.train(was_training)
     return names
 
 
 @torch.no_grad()
-def _measure(
+def _update_batchnorm_statistics(
     model: nn.Module, layers: list[_BatchNorm], inputs: Callable[[], Iterable[Tensor]]
 ) -> None:
     """Set the running statistics of `layers` to the mean over the batches of inputs."""

@@ -25,19 +25,19 @@ from torch.nn.utils import get_total_norm
 from recipe.nn import layers
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFiniteFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @torch.no_grad()
 def agc(
     params: list[nn.Parameter],
     *,
-    ratio: Positive,
-    eps: Positive,
+    ratio: PositiveFiniteFloat,
+    eps: PositiveFiniteFloat,
 ) -> tuple[Tensor, Tensor]:
     """Scale gradients in place to |grad| <= ratio * max(|weight|, eps) per output unit.
 
@@ -49,20 +49,22 @@ def agc(
     any_above = torch.zeros_like(total, dtype=torch.bool)
     for p in params:
         if p.grad is not None:
-            size, limit = _size_and_limit(p, ratio, eps)
+            size, limit = _unit_norms_and_limits(p, ratio, eps)
             above = size > limit
             p.grad.mul_(torch.where(above, limit / size, 1.0))
             any_above |= above.any()
     return total, any_above
 
 
-def agc_but_head(model: nn.Module, *, ratio: Positive, eps: Positive, head: str) -> Clip:
+def agc_but_head(
+    model: nn.Module, *, ratio: PositiveFiniteFloat, eps: PositiveFiniteFloat, head: str
+) -> Clip:
     """`agc` for all of a model's parameters but the classifier's, whose norm still counts.
 
     `head`: `auto` (the classifier, all of several), or a name or pattern. Raises ValueError if
     the pattern matches nothing.
     """
-    spared = _head(model, head)
+    spared = _head_parameter_ids(model, head)
 
     def clip(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         total = get_total_norm([p.grad for p in params if p.grad is not None])
@@ -72,11 +74,11 @@ def agc_but_head(model: nn.Module, *, ratio: Positive, eps: Positive, head: str)
     return clip
 
 
-def check_agc_but_head(planned: Planned, *, head: str, **settings: Any) -> Iterator[str]:
+def check_agc_but_head(planned: PlannedRun, *, head: str, **settings: Any) -> Iterator[str]:
     """Something besides the head must be trained, from the start or from a later epoch on."""
-    spared = _head(planned.model, head)
+    spared = _head_parameter_ids(planned.model, head)
     trained = [p for group in planned.optimizer.param_groups for p in group["params"]]
-    later = [planned.model.get_parameter(name) for name in planned.frozen.later]
+    later = [planned.model.get_parameter(name) for name in planned.freeze_schedule.later]
     if all(id(p) in spared for p in [*trained, *later]):
         yield (
             f"{planned.choice('clip')} leaves the classifier head alone (clip.head={head}), and "
@@ -88,19 +90,22 @@ def check_agc_but_head(planned: Planned, *, head: str, **settings: Any) -> Itera
 def audit_agc_but_head(
     params: list[nn.Parameter], model: nn.Module, *, ratio: float, eps: float, head: str
 ) -> Iterator[str]:
-    spared = _head(model, head)
+    spared = _head_parameter_ids(model, head)
     for p in params:
         if p.grad is not None and id(p) not in spared:
-            size, limit = _size_and_limit(p, ratio, eps)
+            size, limit = _unit_norms_and_limits(p, ratio, eps)
             if bool((size > limit * (1 + 1e-4)).any()):
                 yield f"a unit's gradient is {float((size / limit).max()):g} times its limit"
 
 
-def _head(model: nn.Module, head: str) -> set[int]:
-    return {id(model.get_parameter(name)) for name in layers.head(model, head, "clip.head")}
+def _head_parameter_ids(model: nn.Module, head: str) -> set[int]:
+    return {
+        id(model.get_parameter(name))
+        for name in layers.find_head_parameters(model, head, "clip.head")
+    }
 
 
-def _size_and_limit(p: nn.Parameter, ratio: float, eps: float) -> tuple[Tensor, Tensor]:
+def _unit_norms_and_limits(p: nn.Parameter, ratio: float, eps: float) -> tuple[Tensor, Tensor]:
     """Of every output unit the norm of the gradient and the largest one allowed."""
     within_unit = tuple(range(1, p.ndim)) or None
     limit = vector_norm(p.detach(), dim=within_unit, keepdim=True).clamp(min=eps) * ratio

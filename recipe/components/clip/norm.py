@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 def norm(
@@ -44,7 +44,7 @@ def norm(
     return total, above
 
 
-def check_norm(planned: Planned, *, norm_type: float, **settings: Any) -> Iterator[str]:
+def check_norm(planned: PlannedRun, *, norm_type: float, **settings: Any) -> Iterator[str]:
     """Small gradients to a high power are 0 in 32 bits."""
     if 4 < norm_type < math.inf:
         yield (

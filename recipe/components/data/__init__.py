@@ -27,7 +27,7 @@ from torch import Tensor
 from recipe.nn import memory_limit
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 Mean = Annotated[float, Field(ge=0, le=1)]
 """Of a channel, black being 0 and white 1; one on a scale of 0 to 255 is refused."""
@@ -92,51 +92,53 @@ class Data:
     returns it is computed by recipe.components.data.validation.content_digest, which adds to what is given
     here."""
     test: Split | None = None
-    white_known: bool = True
+    has_known_white: bool = True
     """Whether mean and std are on that scale; if not, new images can't be treated the same way."""
 
 
-def few(split: Split, count: int) -> Batch:
+def first_samples_batch(split: Split, count: int) -> Batch:
     """So many samples, the first ones that can be read; from a smaller split each again and again,
     unless it leaves some out."""
-    return next(iter(split.batches([first_samples(split, count)])))
+    return next(iter(split.batches([first_readable_indices(split, count)])))
 
 
-def first_samples(split: Split, count: int) -> Tensor:
+def first_readable_indices(split: Split, count: int) -> Tensor:
     """The numbers of the samples that `few` gives."""
-    if skips(split):
-        found: Tensor = split.readable(count)  # type: ignore[attr-defined]
+    if is_skipping_unreadable(split):
+        found: Tensor = split.first_readable_indices(count)  # type: ignore[attr-defined]
         return found
     return torch.arange(count) % len(split)
 
 
-def skips(split: Split) -> bool:
+def is_skipping_unreadable(split: Split) -> bool:
     """Whether samples that can't be read are left out of the split, and not an error."""
     return getattr(split, "on_bad_file", "stop") == "skip"
 
 
-def served(split: Split, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+def iterate_readable_inputs(
+    split: Split, batches: Iterable[Tensor]
+) -> Iterator[tuple[list[int], Tensor]]:
     """The numbers of those samples of each batch that can be read, and their inputs."""
-    if skips(split):
-        yield from split.served(batches)  # type: ignore[attr-defined]
+    if is_skipping_unreadable(split):
+        yield from split.iterate_readable_inputs(batches)  # type: ignore[attr-defined]
         return
     listed = list(batches)
     for indices, (inputs, _) in zip(listed, split.batches(listed), strict=True):
         yield indices.tolist(), inputs
 
 
-def unread(split: Split) -> dict[int, str]:
+def unreadable_samples(split: Split) -> dict[int, str]:
     """By their numbers the samples that are left out, as they can't be read, and why not."""
-    found: dict[int, str] = getattr(split, "unread", {})
+    found: dict[int, str] = getattr(split, "unreadable", {})
     return found
 
 
-def readable(split: Split, samples: Iterable[int]) -> list[int]:
+def readable_indices(split: Split, samples: Iterable[int]) -> list[int]:
     """Those of the numbers that aren't left out."""
-    return [sample for sample in samples if sample not in unread(split)]
+    return [sample for sample in samples if sample not in unreadable_samples(split)]
 
 
-def digest(*parts: Tensor | str) -> str:
+def hash_tensors(*parts: Tensor | str) -> str:
     """A SHA-256 of tensors (values, shape and type) and strings, as 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for part in parts:
@@ -149,15 +151,17 @@ def digest(*parts: Tensor | str) -> str:
     return sha.hexdigest()
 
 
-def digest_files(root: Path, files: Iterable[Path], *, whole: int, unread: bool = False) -> str:
+def hash_files(
+    root: Path, files: Iterable[Path], *, full_hash_limit: int, with_unreadable: bool = False
+) -> str:
     """A SHA-256 of the names below `root`, the sizes and the bytes of files; dates don't count.
 
     Of files that are larger than `whole` bytes together, only the first and last 4 KiB of each
     are read, so that starting stays quick: a change in the middle that keeps the size is missed.
     Raises OSError for a file that can't be read, which with `unread` counts as one without bytes.
     """
-    sizes = {file: _size(root / file, unread=unread) for file in files}
-    all_bytes = sum(sizes.values()) <= whole
+    sizes = {file: _file_size(root / file, unread=with_unreadable) for file in files}
+    all_bytes = sum(sizes.values()) <= full_hash_limit
     sha = hashlib.sha256(b"whole" if all_bytes else b"ends")
     for file, size in sizes.items():
         sha.update(f"{file.as_posix()}\0{size}\0".encode())
@@ -171,7 +175,7 @@ def digest_files(root: Path, files: Iterable[Path], *, whole: int, unread: bool 
     return sha.hexdigest()
 
 
-def _size(path: Path, *, unread: bool) -> int:
+def _file_size(path: Path, *, unread: bool) -> int:
     """In bytes; -1 for a file that can't be read, or would never end, if `unread` takes those."""
     try:
         found = path.stat()
@@ -184,7 +188,7 @@ def _size(path: Path, *, unread: bool) -> int:
         return -1
 
 
-def stratified(
+def stratified_split(
     targets: Tensor, fraction: float, names: Sequence[str], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Indices to train and to validate on, each ascending; every index is in exactly one.
@@ -203,22 +207,22 @@ def stratified(
             f"data.val: {fraction} of the {count} samples of class {names[lacking[0]]} rounds to"
             f" {val}, which leaves none to {'train' if val else 'validate'} on{more}; {way_out}"
         )
-    shuffled, rank = _shuffled(targets, generator)
+    shuffled, rank = _shuffle_with_class_ranks(targets, generator)
     validates = rank < held[targets[shuffled]]
     return shuffled[~validates].sort().values, shuffled[validates].sort().values
 
 
-def balanced(targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def balanced_subset(targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Ascending indices of `size` samples, drawn so that classes differ by one sample at most.
 
     Where a class has too few samples the others make up for it. From equal streams a smaller
     choice is part of every larger one.
     """
-    shuffled, rank = _shuffled(targets, generator)
+    shuffled, rank = _shuffle_with_class_ranks(targets, generator)
     return shuffled[rank.argsort(stable=True)[:size]].sort().values
 
 
-def _shuffled(targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _shuffle_with_class_ranks(targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """All indices in random order, and how many of its own class stand before each of them."""
     shuffled = torch.randperm(len(targets), generator=generator)
     by_class = targets[shuffled].argsort(stable=True)
@@ -229,7 +233,7 @@ def _shuffled(targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tens
     return shuffled, rank
 
 
-def moments(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_mean_and_std(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel, black being 0 and white 1 (255 for bytes)."""
     mean, std = [], []
     for channel in inputs.unbind(1):
@@ -245,7 +249,7 @@ def moments(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(std)
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """A batch must be there to be drawn, and the other groups be built for these data."""
     size, samples = planned.settings("data")["batch_size"], len(planned.data.train)
     if size > samples:
@@ -255,7 +259,7 @@ def check(planned: Planned) -> Iterator[str]:
         )
     height, width = planned.data.size
     try:
-        memory_limit.check(
+        memory_limit.check_free_memory(
             4 * size * planned.data.channels * height * width,
             "data.batch_size", "use smaller batches",
         )  # fmt: skip

@@ -7,29 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from recipe.formatting import listed
+from recipe.formatting import format_list
 
-CHUNK = 2**24
+CHUNK_BYTES = 2**24
 """Bytes of images that are looked at together."""
 
-NUMBERED = "number the classes 0, 1, ..., as np.unique(y, return_inverse=True)[1] does"
+LABEL_HINT = "number the classes 0, 1, ..., as np.unique(y, return_inverse=True)[1] does"
 
 
-def problems(found: Mapping[str, Any], ends: Mapping[str, str]) -> Iterator[str]:
+def find_problems(arrays: Mapping[str, Any], suffixes: Mapping[str, str]) -> Iterator[str]:
     """All that is wrong with arrays by name; `ends` has for each part the end of its names, such
     as _val in x_val. The part `train` says which classes there are."""
-    alone = [problem for end in ends.values() for problem in _part(found, end)]
+    alone = [problem for end in suffixes.values() for problem in _part_problems(arrays, end)]
     yield from alone
     if alone:
         return
-    x, y = (found[f"{each}{ends['train']}"] for each in "xy")
+    x, y = (arrays[f"{each}{suffixes['train']}"] for each in "xy")
     classes = int(y.max()) + 1
-    wrong = [*_classes(found.get("classes"), y, classes, f"y{ends['train']}")]
+    wrong = [*_class_problems(arrays.get("classes"), y, classes, f"y{suffixes['train']}")]
     yield from wrong
     if wrong:
         return
-    for end in ends.values():
-        others, labels = found[f"x{end}"], found[f"y{end}"]
+    for end in suffixes.values():
+        others, labels = arrays[f"x{end}"], arrays[f"y{end}"]
         if others.shape[1:] != x.shape[1:] or (others.dtype == np.uint8) != (x.dtype == np.uint8):
             one, two = (f"{each.dtype} {each.shape[1:]}" for each in (x, others))
             yield f"images to train on are {one}, those in x{end} are {two}; make them alike"
@@ -38,14 +38,14 @@ def problems(found: Mapping[str, Any], ends: Mapping[str, str]) -> Iterator[str]
                 f"{beyond} of {len(labels)} labels in y{end} are {classes} or more, such as "
                 f"{labels.max()}, which no training sample has"
             )
-        if end != ends["train"] and (absent := sorted({*range(classes)} - {*labels.tolist()})):
+        if end != suffixes["train"] and (absent := sorted({*range(classes)} - {*labels.tolist()})):
             yield (
                 f"y{end} has no sample of {len(absent)} of the {classes} classes "
-                f"({listed(absent)}); add some, or leave those classes out of all parts"
+                f"({format_list(absent)}); add some, or leave those classes out of all parts"
             )
 
 
-def _part(found: Mapping[str, Any], end: str) -> Iterator[str]:
+def _part_problems(found: Mapping[str, Any], end: str) -> Iterator[str]:
     """What is wrong with the inputs and the labels of one part, on their own."""
     missing = [f"{each}{end}" for each in "xy" if f"{each}{end}" not in found]
     if missing:
@@ -56,10 +56,10 @@ def _part(found: Mapping[str, Any], end: str) -> Iterator[str]:
     if y.dtype.kind not in "iu" or y.ndim != 1:
         yield (
             f"y{end} is {y.dtype} of shape {y.shape}; labels are whole numbers, shape (n,): "
-            f"{NUMBERED}"
+            f"{LABEL_HINT}"
         )
     elif len(y) and (negative := int((y < 0).sum())):
-        yield f"{negative} of {len(y)} labels in y{end} are negative, such as {y.min()}; {NUMBERED}"
+        yield f"{negative} of {len(y)} labels in y{end} are negative, such as {y.min()}; {LABEL_HINT}"
     if x.shape[:1] != y.shape[:1] or 0 in x.shape:
         yield (
             f"x{end} has shape {x.shape}, y{end} {y.shape}; they need the same n, and no axis of 0"
@@ -67,13 +67,13 @@ def _part(found: Mapping[str, Any], end: str) -> Iterator[str]:
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         yield f"x{end} is {x.dtype}; give uint8 (0 to 255) or floats"
     elif x.dtype.kind == "f" and x.ndim:
-        yield from _not_finite(x, f"x{end}")
+        yield from _nonfinite_problems(x, f"x{end}")
 
 
-def _not_finite(x: Any, name: str) -> Iterator[str]:
+def _nonfinite_problems(x: Any, name: str) -> Iterator[str]:
     counts = np.zeros(len(x), np.int64)
     per_image = max(1, x[:1].nbytes)
-    step = max(1, CHUNK // per_image)
+    step = max(1, CHUNK_BYTES // per_image)
     for first in range(0, len(x), step):
         with np.errstate(over="ignore"):
             finite = np.isfinite(x[first : first + step].astype(np.float32))
@@ -82,19 +82,19 @@ def _not_finite(x: Any, name: str) -> Iterator[str]:
         images = counts.nonzero()[0]
         yield (
             f"{counts.sum():,} of {x.size:,} values in {name} are NaN, infinite or beyond "
-            f"float32, in {len(images):,} of {len(x):,} images ({listed(images.tolist())}); "
+            f"float32, in {len(images):,} of {len(x):,} images ({format_list(images.tolist())}); "
             "replace them"
         )
 
 
-def _classes(names: Any, y: Any, classes: int, shown: str) -> Iterator[str]:
+def _class_problems(names: Any, y: Any, classes: int, shown: str) -> Iterator[str]:
     """What is wrong with the labels to train on as numbers of classes, and with their names."""
     there = np.unique(y)
     if len(there) < classes:
         first = int((there != np.arange(len(there))).argmax())
         yield (
             f"{shown} has no sample of {classes - len(there):,} of the labels 0 to {classes - 1:,},"
-            f" such as {first}; {NUMBERED}"
+            f" such as {first}; {LABEL_HINT}"
         )
     elif classes < 2:
         yield f"{shown} is {there[0]} for all {len(y)} samples; there must be two classes or more"

@@ -14,27 +14,30 @@ from recipe.components.data import (
     Data,
     InMemory,
     array_checks,
-    digest,
-    moments,
+    channel_mean_and_std,
+    hash_tensors,
     npz,
     paths,
-    stratified,
+    stratified_split,
 )
 from recipe.components.data.images import normalise, normalise_bytes
 from recipe.errors import Problems
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 
-Layout = Literal["auto", "chw", "hwc"]
-Arrays = dict[str, Any]
-Parts = dict[str, tuple[Tensor, Tensor]]
-NAMES = [*(f"{each}{end}" for each in "xy" for end in ("", "_train", "_val", "_test")), "classes"]
+AxisLayout = Literal["auto", "chw", "hwc"]
+ArraysByName = dict[str, Any]
+TensorsByPart = dict[str, tuple[Tensor, Tensor]]
+ARRAY_NAMES = [
+    *(f"{each}{end}" for each in "xy" for end in ("", "_train", "_val", "_test")),
+    "classes",
+]
 
 
 def arrays(
     split: torch.Generator,
     *,
     path: str | None,
-    layout: Layout,
+    layout: AxisLayout,
     white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
     val: Annotated[float, Field(gt=0, lt=1)] | None,
 ) -> Data:
@@ -48,10 +51,10 @@ def arrays(
     by the training part. Raises SpecError with all that is wrong with the file, ValueError where
     that hides the rest.
     """
-    file = paths.given(path, "an .npz file, such as data.path=/data/cells.npz")
-    shown = printable(file)
-    with paths.reported():
-        found = npz.read(file, NAMES)
+    file = paths.require_path(path, "an .npz file, such as data.path=/data/cells.npz")
+    shown = escape_unprintable(file)
+    with paths.translate_os_errors():
+        found = npz.read_arrays(file, ARRAY_NAMES)
     if "x" in found and "x_train" in found:
         raise ValueError(f"data.path: {shown} has both x and x_train; keep one")
     ends = {"train": "_train" if {"x_train", "y_train"} & {*found} else ""}
@@ -64,25 +67,27 @@ def arrays(
             f"data.val: null needs x_val and y_val in {shown}; give the fraction to validate"
             " on, such as data.val=0.2"
         )
-    wrong = [f"data.path: {each} (in {shown})" for each in array_checks.problems(found, ends)]
+    wrong = [f"data.path: {each} (in {shown})" for each in array_checks.find_problems(found, ends)]
     problems += wrong
     if not wrong:
         with problems.collect("data"):
-            parts: Parts = {part: _pair(found, end, layout) for part, end in ends.items()}
-            scale = _white([inputs for inputs, _ in parts.values()], white)
-    problems.raise_any()
+            parts: TensorsByPart = {
+                part: _to_tensors(found, end, layout) for part, end in ends.items()
+            }
+            scale = _find_white([inputs for inputs, _ in parts.values()], white)
+    problems.raise_if_any()
     inputs, targets = parts["train"]
     names = tuple(found.get("classes", np.arange(int(targets.max()) + 1).astype(str)).tolist())
     if "val" not in parts:
         assert val is not None
         for part, indices in zip(
-            ("train", "val"), stratified(targets, val, names, split), strict=True
+            ("train", "val"), stratified_split(targets, val, names, split), strict=True
         ):
             parts[part] = inputs[indices], targets[indices]
-    return _data(parts, names, shown, scale)
+    return _build_data(parts, names, shown, scale)
 
 
-def _white(inputs: list[Tensor], white: float | Literal["auto"]) -> float | None:
+def _find_white(inputs: list[Tensor], white: float | Literal["auto"]) -> float | None:
     """The value of white in floats; None: it isn't known."""
     if inputs[0].dtype == torch.uint8:
         if white != "auto":
@@ -100,9 +105,11 @@ def _white(inputs: list[Tensor], white: float | Literal["auto"]) -> float | None
     return 1.0 if high <= 1 else 255.0
 
 
-def _data(parts: Parts, names: tuple[str, ...], shown: str, white: float | None) -> Data:
+def _build_data(
+    parts: TensorsByPart, names: tuple[str, ...], shown: str, white: float | None
+) -> Data:
     inputs, _ = parts["train"]
-    mean, std = moments(inputs)
+    mean, std = channel_mean_and_std(inputs)
     smallest = torch.finfo(torch.float32).tiny
     if constant := [str(index) for index, each in enumerate(std) if each < smallest]:
         raise ValueError(
@@ -123,19 +130,19 @@ def _data(parts: Parts, names: tuple[str, ...], shown: str, white: float | None)
         size=(inputs.shape[2], inputs.shape[3]),
         mean=tuple(each / (white or 1.0) for each in mean),
         std=tuple(each / (white or 1.0) for each in std),
-        white_known=white is not None,
-        digest=digest(*content, f"arrays {names} {white}"),
+        has_known_white=white is not None,
+        digest=hash_tensors(*content, f"arrays {names} {white}"),
     )
 
 
-def _pair(found: Arrays, end: str, layout: Layout) -> tuple[Tensor, Tensor]:
+def _to_tensors(found: ArraysByName, end: str, layout: AxisLayout) -> tuple[Tensor, Tensor]:
     """Inputs (n, c, h, w), uint8 or float32, and targets (n,) int64 of one part of the file."""
     x, y = found[f"x{end}"], found[f"y{end}"]
     x = x.astype(np.uint8 if x.dtype == np.uint8 else np.float32, copy=False)
-    return _channels_first(torch.from_numpy(x), layout), torch.from_numpy(y.astype(np.int64))
+    return _to_channels_first(torch.from_numpy(x), layout), torch.from_numpy(y.astype(np.int64))
 
 
-def _channels_first(inputs: Tensor, layout: Layout) -> Tensor:
+def _to_channels_first(inputs: Tensor, layout: AxisLayout) -> Tensor:
     shape = tuple(inputs.shape)
     if len(shape) == 3 and layout == "auto":
         return inputs[:, None]

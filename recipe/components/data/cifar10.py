@@ -18,27 +18,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe.components.data import Data, InMemory, Mean, Std, digest, paths
+from recipe.components.data import Data, InMemory, Mean, Std, hash_tensors, paths
 from recipe.components.data.images import normalise_bytes
 from recipe.errors import Problems
-from recipe.formatting import counted
+from recipe.formatting import pluralize
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
-TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
-PIXELS = 3 * 32 * 32
-Three = Field(min_length=3, max_length=3)
+SUBFOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
+TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
+VALUES_PER_IMAGE = 3 * 32 * 32
+ThreeValues = Field(min_length=3, max_length=3)
 
 
 def cifar10(
     split: torch.Generator,
     *,
     path: str | None,
-    mean: Annotated[list[Mean], Three],
-    std: Annotated[list[Std], Three],
+    mean: Annotated[list[Mean], ThreeValues],
+    std: Annotated[list[Std], ThreeValues],
 ) -> Data:
     """The official training images to train on, the official test images to validate on.
 
@@ -46,9 +46,11 @@ def cifar10(
     of both, the binary one is read. Images stay bytes in memory and are normalised a batch at a
     time. `split` is not used.
     """
-    with paths.reported():
-        folder, suffix = _find(path)
-        batches = _batches([folder / f"{name}{suffix}" for name in (*TRAIN, "test_batch")])
+    with paths.translate_os_errors():
+        folder, suffix = _find_files(path)
+        batches = _read_batches(
+            [folder / f"{name}{suffix}" for name in (*TRAIN_FILES, "test_batch")]
+        )
     images = torch.cat([pixels for pixels, _ in batches[:-1]])
     targets = torch.cat([labels for _, labels in batches[:-1]])
     val_images, val_targets = batches[-1]
@@ -61,19 +63,19 @@ def cifar10(
         size=(32, 32),
         mean=tuple(mean),
         std=tuple(std),
-        digest=digest(images, targets, val_images, val_targets, f"cifar10 {mean} {std}"),
+        digest=hash_tensors(images, targets, val_images, val_targets, f"cifar10 {mean} {std}"),
     )
 
 
-def _find(path: str | None) -> tuple[Path, str]:
+def _find_files(path: str | None) -> tuple[Path, str]:
     """The folder that holds the files, and the suffix of their names there."""
-    root = paths.given(
+    root = paths.require_path(
         path, "the folder of the unpacked download, such as data.path=/data/cifar-10-batches-bin"
     )
-    for name in FOLDERS:
+    for name in SUBFOLDERS:
         for suffix in (".bin", ""):
             folder = root / name
-            files = [folder / f"{batch}{suffix}" for batch in (*TRAIN, "test_batch")]
+            files = [folder / f"{batch}{suffix}" for batch in (*TRAIN_FILES, "test_batch")]
             missing = [file.name for file in files if not file.is_file()]
             if not missing:
                 return folder, suffix
@@ -82,29 +84,29 @@ def _find(path: str | None) -> tuple[Path, str]:
     raise ValueError(f"data.path: {path} has neither data_batch_1.bin nor data_batch_1, ... in it")
 
 
-def _batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
+def _read_batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
     """What is in the files. Raises SpecError for all of them that are no batches, or that hold
     fewer images than another."""
     problems = Problems()
     batches = []
     for file in files:
-        with problems.collect("data"), paths.reported():
-            batches.append(_read(file))
-    problems.raise_any()
+        with problems.collect("data"), paths.translate_os_errors():
+            batches.append(_read_batch(file))
+    problems.raise_if_any()
     full = max(len(labels) for _, labels in batches)
     for file, (_, labels) in zip(files, batches, strict=True):
         if len(labels) < full:
-            count = counted(len(labels), "image")
+            count = pluralize(len(labels), "image")
             problems.append(
                 f"data.path: {file} has {count}, others {full}; it was cut off, unpack it again"
             )
-    problems.raise_any()
+    problems.raise_if_any()
     return batches
 
 
-def _read(file: Path) -> tuple[Tensor, Tensor]:
+def _read_batch(file: Path) -> tuple[Tensor, Tensor]:
     """Images (n, 3, 32, 32) uint8 and targets (n,) int64 of one file of either version."""
-    pixels, labels = _from_binary(file) if file.suffix == ".bin" else _from_pickle(file)
+    pixels, labels = _parse_binary(file) if file.suffix == ".bin" else _parse_pickle(file)
     if len(labels) == 0:
         raise ValueError(f"data.path: {file} is empty; unpack it again")
     if beyond := int(((labels < 0) | (labels > 9)).sum()):
@@ -115,29 +117,29 @@ def _read(file: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype("int64"))
 
 
-def _from_binary(file: Path) -> tuple[Any, Any]:
+def _parse_binary(file: Path) -> tuple[Any, Any]:
     data = np.fromfile(file, dtype=np.uint8)
-    if len(data) % (1 + PIXELS):
+    if len(data) % (1 + VALUES_PER_IMAGE):
         raise ValueError(
-            f"data.path: {file} has {len(data)} bytes, not a multiple of {1 + PIXELS} (a label and"
+            f"data.path: {file} has {len(data)} bytes, not a multiple of {1 + VALUES_PER_IMAGE} (a label and"
             " an image); it was cut off, or is not CIFAR-10"
         )
-    records = data.reshape(-1, 1 + PIXELS)
+    records = data.reshape(-1, 1 + VALUES_PER_IMAGE)
     return records[:, 1:].copy(), records[:, 0]
 
 
-def _from_pickle(file: Path) -> tuple[Any, Any]:
+def _parse_pickle(file: Path) -> tuple[Any, Any]:
     try:
         with file.open("rb") as stream:
-            _check_memo(stream)
-            content = _ArraysOnly(stream, encoding="latin1").load()
+            _check_pickle_memo(stream)
+            content = _ArrayUnpickler(stream, encoding="latin1").load()
         pixels, labels = content["data"], np.array(content["labels"])
     except Exception as error:  # what a foreign pickle raises is up to whoever wrote it
         reason = " ".join(str(error).split())
         raise ValueError(f"data.path: {file} is not a CIFAR-10 batch: {reason}") from error
     described = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {np.shape(pixels)}"
     ints = labels.dtype.kind == "i" and labels.ndim == 1
-    if not ints or described != f"uint8 {(len(labels), PIXELS)}":
+    if not ints or described != f"uint8 {(len(labels), VALUES_PER_IMAGE)}":
         raise ValueError(
             f"data.path: {file} is not a CIFAR-10 batch: its data is {described} for labels"
             f" {labels.dtype} {labels.shape}"
@@ -145,7 +147,7 @@ def _from_pickle(file: Path) -> tuple[Any, Any]:
     return pixels, labels
 
 
-def _check_memo(stream: BinaryIO) -> None:
+def _check_pickle_memo(stream: BinaryIO) -> None:
     """Raises ValueError for a place in the pickle's memo that no file of this size needs: memory is
     taken for all places up to the highest."""
     size = os.fstat(stream.fileno()).st_size
@@ -155,25 +157,25 @@ def _check_memo(stream: BinaryIO) -> None:
     stream.seek(0)
 
 
-class _ArraysOnly(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Reads numpy arrays in plain containers; refuses every other name, so no code can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "dtype"):
             return np.dtype
         if (module, name) == ("numpy", "ndarray"):
-            return _ARRAY
+            return _NDARRAY_PLACEHOLDER
         if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
-            return _empty
+            return _reconstruct_empty
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are let in")
 
 
-_ARRAY = object()
+_NDARRAY_PLACEHOLDER = object()
 """Stands for the class of arrays, which would take memory for any shape if it were called."""
 
 
-def _empty(kind: object, shape: tuple[int, ...], _: bytes) -> Any:
+def _reconstruct_empty(kind: object, shape: tuple[int, ...], _: bytes) -> Any:
     """What numpy pickles an array as, before its content: an array of shape (0,)."""
-    if kind is not _ARRAY or shape != (0,):
+    if kind is not _NDARRAY_PLACEHOLDER or shape != (0,):
         raise pickle.UnpicklingError(f"it asks for an array of shape {shape} without content")
     return np.empty(0)

@@ -5,62 +5,64 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipe.components.data.image_files import image_files, unreadable
+from recipe.components.data.image_files import find_unreadable, list_image_files
 from recipe.errors import Problems
-from recipe.formatting import counted, listed, printable
+from recipe.formatting import escape_unprintable, format_list, pluralize
 
-SKIP = "leave them out: data.on_bad_file=skip"
+SKIP_HINT = "leave them out: data.on_bad_file=skip"
 
-Listing = dict[str, list[Path]]
+FilesByClass = dict[str, list[Path]]
 """The images of each class, relative to the whole folder; classes and images sorted."""
 
 
-def listings(root: Path, val: float | None, *, check: bool, max_pixels: int) -> dict[str, Listing]:
+def list_class_files(
+    root: Path, val: float | None, *, check: bool, max_pixels: int
+) -> dict[str, FilesByClass]:
     """The images of each part; the part is `train` where `val` is to divide it.
 
     Raises SpecError with everything that is wrong: images that can't be read (if `check`), are
     hidden or in no class, classes without images or not in every part, names that aren't Unicode.
     """
-    folders = _folders(root)
+    folders = _list_folders(root)
     parts = sorted({"train", "val", "test"} & set(folders))
     divided = "train" in parts or "val" in parts
     _check_parts(root, folders, parts if divided else [], val)
-    found: dict[str, Listing] = {
-        part: {name: [] for name in _folders(root / part if divided else root)}
+    found: dict[str, FilesByClass] = {
+        part: {name: [] for name in _list_folders(root / part if divided else root)}
         for part in (parts if divided else ["train"])
     }
     strays, hidden = [], []
-    with Problems.headed("data.path"):
-        images = image_files(root)
+    with Problems.prefix_key("data.path"):
+        images = list_image_files(root)
     for file in images:
         place = file.parts if divided else ("train", *file.parts)
         if any(name.startswith(".") for name in place):
-            hidden.append(printable(file))
+            hidden.append(escape_unprintable(file))
         elif len(place) < 3:
-            strays.append(printable(file))
+            strays.append(escape_unprintable(file))
         else:
             found[place[0]][place[1]].append(file)
     problems = Problems()
-    count, where = counted(len(images), "image"), printable(root)
-    bad = unreadable(root, images, max_pixels) if check else []
+    count, where = pluralize(len(images), "image"), escape_unprintable(root)
+    bad = find_unreadable(root, images, max_pixels) if check else []
     for files, wrong, way_out in (
-        (bad, "can't be read", f"mend or remove them, or {SKIP}"),
+        (bad, "can't be read", f"mend or remove them, or {SKIP_HINT}"),
         (hidden, "are hidden", "remove or rename them"),
         (strays, "are in no class folder", "move them into one"),
-        (_no_text(images), "have names that aren't Unicode", "rename them"),
+        (_find_undecodable_names(images), "have names that aren't Unicode", "rename them"),
     ):
         if files:
             problems.append(
-                f"data.path: {len(files)} of {count} in {where} {wrong}: {listed(files)}; {way_out}"
+                f"data.path: {len(files)} of {count} in {where} {wrong}: {format_list(files)}; {way_out}"
             )
-    problems += [f"data.path: {problem} (in {where})" for problem in _of_classes(root, found)]
-    problems.raise_any()
+    problems += [f"data.path: {problem} (in {where})" for problem in _class_problems(root, found)]
+    problems.raise_if_any()
     return found
 
 
-def _folders(folder: Path) -> list[str]:
+def _list_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise ValueError(f"data.path: {printable(folder)} is not a folder")
+        raise ValueError(f"data.path: {escape_unprintable(folder)} is not a folder")
     return sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
@@ -69,7 +71,7 @@ def _check_parts(root: Path, folders: list[str], parts: list[str], val: float | 
 
     `parts` are those of the folders that are parts and not classes.
     """
-    where, shown = printable(root), printable(listed(folders, 8))
+    where, shown = escape_unprintable(root), escape_unprintable(format_list(folders, 8))
     if not parts and val is None:
         raise ValueError(
             f"data.val: null needs folders train/ and val/ in {where}; give the fraction to"
@@ -86,14 +88,14 @@ def _check_parts(root: Path, folders: list[str], parts: list[str], val: float | 
         )
 
 
-def _of_classes(root: Path, found: dict[str, Listing]) -> Iterator[str]:
+def _class_problems(root: Path, found: dict[str, FilesByClass]) -> Iterator[str]:
     """What is wrong with the classes of the parts, in words."""
     classes = set(found["train"])
     if len(classes) < 2:
-        there = f"only {printable(listed(sorted(classes)))}" if classes else "none"
+        there = f"only {escape_unprintable(format_list(sorted(classes)))}" if classes else "none"
         yield f"two folders of classes or more are needed, there is {there}"
-    if undecoded := _no_text(sorted(map(Path, classes))):
-        yield f"{counted(len(undecoded), 'class')} not named in Unicode: {listed(undecoded)}"
+    if undecoded := _find_undecodable_names(sorted(map(Path, classes))):
+        yield f"{pluralize(len(undecoded), 'class')} not named in Unicode: {format_list(undecoded)}"
     for part, listing in found.items():
         for one, other, lacking in (
             ("train", part, sorted(classes - set(listing))),
@@ -103,12 +105,17 @@ def _of_classes(root: Path, found: dict[str, Listing]) -> Iterator[str]:
                 yield (
                     f"{len(lacking)} of the {len(found[one])} classes in {one}/ "
                     f"{'is' if len(lacking) == 1 else 'are'} missing from {other}/: "
-                    f"{printable(listed(lacking))}; every part needs the same classes"
+                    f"{escape_unprintable(format_list(lacking))}; every part needs the same classes"
                 )
         empty = [name for name, files in listing.items() if not files]
         if empty:
             folder = root / part if len(found) > 1 else root
-            shown = listed([f"{printable(name)} ({_content(folder / name)})" for name in empty])
+            shown = format_list(
+                [
+                    f"{escape_unprintable(name)} ({_describe_content(folder / name)})"
+                    for name in empty
+                ]
+            )
             yield (
                 f"{len(empty)} of {len(listing)} class folders"
                 f"{f' of {part}/' if len(found) > 1 else ''} without an image: {shown}; fill or "
@@ -116,17 +123,17 @@ def _of_classes(root: Path, found: dict[str, Listing]) -> Iterator[str]:
             )
 
 
-def _content(folder: Path) -> str:
+def _describe_content(folder: Path) -> str:
     names = sorted(each.name for each in folder.iterdir())
-    return f"holds {printable(listed(names))}" if names else "empty"
+    return f"holds {escape_unprintable(format_list(names))}" if names else "empty"
 
 
-def _no_text(files: list[Path]) -> list[str]:
+def _find_undecodable_names(files: list[Path]) -> list[str]:
     """Those whose names can't be written as text, as they are on disk in another encoding."""
-    return [printable(file) for file in files if not _is_text(str(file))]
+    return [escape_unprintable(file) for file in files if not _is_unicode(str(file))]
 
 
-def _is_text(name: str) -> bool:
+def _is_unicode(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -18,12 +18,12 @@ from torch import Tensor
 from recipe.components.data import (
     Data,
     InMemory,
-    balanced,
-    digest,
-    moments,
-    stratified,
+    balanced_subset,
+    channel_mean_and_std,
+    hash_tensors,
+    stratified_split,
 )
-from recipe.components.data.images import fit, normalise
+from recipe.components.data.images import crop_and_resize, normalise
 from recipe.nn import memory_limit
 
 Digit = Annotated[int, Field(ge=0, le=9)]
@@ -46,21 +46,21 @@ def digits(
     """
     if len(set(labels)) < len(labels):
         raise ValueError(f"data.labels: {labels} has a digit twice; list each once")
-    pixels, targets = _read(labels)
+    pixels, targets = _read_digits(labels)
     names = tuple(str(label) for label in labels)
-    train, val_part = stratified(targets, val, names, split)
+    train, val_part = stratified_split(targets, val, names, split)
     if train_size is not None:
         if not len(labels) <= train_size <= len(train):
             raise ValueError(
                 f"data.train_size: {train_size} is not within {len(labels)} (one image a digit) and"
                 f" {len(train)} (all training images); null uses all"
             )
-        train = train[balanced(targets[train], train_size, split)]
-    memory_limit.check(
+        train = train[balanced_subset(targets[train], train_size, split)]
+    memory_limit.check_free_memory(
         8 * len(targets) * channels * size**2, "data.size", f"{size} is too large, use fewer pixels"
     )
-    images = fit(pixels[:, None] / 16, (size, size)).repeat(1, channels, 1, 1)
-    mean, std = moments(images[train])
+    images = crop_and_resize(pixels[:, None] / 16, (size, size)).repeat(1, channels, 1, 1)
+    mean, std = channel_mean_and_std(images[train])
 
     def part(indices: Tensor) -> InMemory:
         return InMemory(normalise(images[indices], mean=mean, std=std), targets[indices])
@@ -74,11 +74,11 @@ def digits(
         size=(size, size),
         mean=mean,
         std=std,
-        digest=digest(*used, f"digits {labels} {channels} {size}"),
+        digest=hash_tensors(*used, f"digits {labels} {channels} {size}"),
     )
 
 
-def _read(labels: list[int]) -> tuple[Tensor, Tensor]:
+def _read_digits(labels: list[int]) -> tuple[Tensor, Tensor]:
     """Pixels (n, 8, 8) uint8 in 0..16, and each one's position in `labels` (n,)."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:

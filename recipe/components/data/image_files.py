@@ -15,23 +15,23 @@ from typing import IO
 
 from PIL import ImageFile, TiffImagePlugin
 
-from recipe.components.data.images import ImageError, opened, read_image
-from recipe.formatting import printable
+from recipe.components.data.images import ImageError, open_image, read_image
+from recipe.formatting import escape_unprintable
 
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 """Of photographs that pillow-heif reads."""
-SUFFIXES = HEIF_SUFFIXES | frozenset((
+IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset((
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp",
     ".ppm", ".pgm", ".pbm",
 ))  # fmt: skip
-UNREAD = frozenset((
+UNSUPPORTED_SUFFIXES = frozenset((
     ".avif", ".jxl", ".jp2", ".psd", ".tga",
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 ))  # fmt: skip
 """Of images that aren't read here: listed too, so that they are named and not passed over."""
 
 
-def image_files(folder: Path) -> list[Path]:
+def list_image_files(folder: Path) -> list[Path]:
     """Every file below `folder` named like an image (see SUFFIXES, UNREAD), relative to it, sorted.
 
     Links are followed. Raises ValueError for one that leads back to a folder above it, and
@@ -45,24 +45,24 @@ def image_files(folder: Path) -> list[Path]:
         here = about.st_dev, about.st_ino
         if here in above:
             raise ValueError(
-                f"{printable(where)} is a link back to a folder that it is in; remove it"
+                f"{escape_unprintable(where)} is a link back to a folder that it is in; remove it"
             )
         with os.scandir(where) as entries:
             for entry in entries:
                 if _is_folder(entry):
                     waiting.append((entry.path, (*above, here)))
-                elif Path(entry.name).suffix.lower() in SUFFIXES | UNREAD:
+                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES | UNSUPPORTED_SUFFIXES:
                     found.append(Path(entry.path).relative_to(folder))
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def decoders(files: Iterable[str]) -> set[str]:
+def decoder_packages(files: Iterable[str]) -> set[str]:
     """The packages that decode them."""
     heif = any(os.path.splitext(file)[1].lower() in HEIF_SUFFIXES for file in files)
     return {"PIL", "pillow_heif"} if heif else {"PIL"}
 
 
-def unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> list[str]:
+def find_unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> list[str]:
     """`a.png (the file is empty)` for each of the files, relative to `folder`, that check_image
     finds to be none."""
     found = []
@@ -70,16 +70,16 @@ def unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> list[str
         try:
             check_image(folder / file, max_pixels)
         except ImageError as error:
-            found.append(f"{printable(file)} ({error.reason})")
+            found.append(f"{escape_unprintable(file)} ({error.reason})")
     return found
 
 
 def check_image(path: Path | str, max_pixels: int | None = None) -> None:
     """Raise read_image's ImageError where the head or the end of the file shows it is no image, or
     one of too many pixels."""
-    with opened(Path(path), max_pixels) as image:
+    with open_image(Path(path), max_pixels) as image:
         # 32-bit pixels may have values that read_image refuses
-        doubtful = image.mode == "I" or not _goes_to_its_end(image)
+        doubtful = image.mode == "I" or not _is_complete_file(image)
     if doubtful:
         read_image(path, channels=1, max_pixels=max_pixels)
 
@@ -91,7 +91,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _goes_to_its_end(image: ImageFile.ImageFile) -> bool:
+def _is_complete_file(image: ImageFile.ImageFile) -> bool:
     """Whether the file is as long as its format says; False where that isn't told so simply."""
     stream = image.fp
     assert stream is not None
@@ -111,7 +111,7 @@ def _goes_to_its_end(image: ImageFile.ImageFile) -> bool:
     if image.format == "BMP":
         return 0 < int.from_bytes(head[2:6], "little") <= size
     if image.format == "HEIF":
-        return _boxes_end(stream) == size
+        return _find_heif_end(stream) == size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         starts, lengths = (
             image.tag_v2.get(strips) or image.tag_v2.get(tiles) or ()
@@ -122,7 +122,7 @@ def _goes_to_its_end(image: ImageFile.ImageFile) -> bool:
     return False
 
 
-def _boxes_end(stream: IO[bytes]) -> int:
+def _find_heif_end(stream: IO[bytes]) -> int:
     """Where the last of the boxes ends that a HEIF file consists of; -1 if it says no end."""
     end = stream.seek(0)
     while head := stream.read(16):

@@ -19,41 +19,44 @@ from recipe.components.data import (
     Data,
     Mean,
     Std,
-    digest,
-    digest_files,
+    hash_files,
+    hash_tensors,
     paths,
     slow,
-    stratified,
+    stratified_split,
     worker,
 )
-from recipe.components.data.class_folders import SKIP, Listing, listings
-from recipe.components.data.images import ImageError, normalise, read_fitted
-from recipe.components.data.names import Names
+from recipe.components.data.class_folders import SKIP_HINT, FilesByClass, list_class_files
+from recipe.components.data.images import ImageError, normalise, read_resized_image
+from recipe.components.data.names import PackedPaths
 from recipe.errors import DataError, Problems
-from recipe.formatting import counted, listed, printable
+from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.nn import memory_limit
 
-WHOLE = 2**30  # bytes of all images together up to which the digest reads every one of them
+FULL_HASH_BYTES = (
+    2**30
+)  # bytes of all images together up to which the digest reads every one of them
 
 
-class Unread(NamedTuple):
+class UnreadableFile(NamedTuple):
     """A file that can't be read."""
 
-    number: int
+    sample: int
+    """Its index."""
     reason: str
     """With the file's name."""
 
 
-class Read(NamedTuple):
+class ReadBatch(NamedTuple):
     """What came of a batch of files."""
 
     inputs: Tensor
     targets: Tensor
-    unread: list[Unread]
+    unreadable: list[UnreadableFile]
 
 
 @dataclass(frozen=True)
-class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
+class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
     """A split whose images are read from their files, by `workers` processes if above 0, which are
     two batches each ahead of the one that is asked for: so many are held in memory, and no more.
 
@@ -62,7 +65,7 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
     """
 
     root: Path
-    files: Names
+    files: PackedPaths
     """Relative to `root`."""
     targets: Tensor
     channels: int
@@ -73,22 +76,24 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
     workers: int
     on_bad_file: Literal["stop", "skip"]
     slow_after: float
-    unread: dict[int, str] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
     """The files that are left out from the first time on that they couldn't be read, and why."""
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | Unread:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | UnreadableFile:
         """Input and target; what is wrong is returned, as workers garble what they raise."""
         path = self.root / self.files[index]
         try:
-            with slow.named_after(self.slow_after, path):
-                image = read_fitted(
+            with slow.report_slow_read(self.slow_after, path):
+                image = read_resized_image(
                     path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
                 )
         except ImageError as error:
-            return Unread(index, f"{printable(self.files[index])} ({error.reason})")
+            return UnreadableFile(
+                index, f"{escape_unprintable(self.files[index])} ({error.reason})"
+            )
         return normalise(image, mean=self.mean, std=self.std), self.targets[index]
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
@@ -97,65 +102,71 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
         Raises DataError naming the files of a batch that can't be read, or with skip of one in
         which none can.
         """
-        for indices, read in self._read(batches):
-            found = dict(read.unread)
+        for indices, read in self._read_batches(batches):
+            found = dict(read.unreadable)
             if self.on_bad_file == "skip" and not len(read.targets):
-                found = {index: self.unread[index] for index in indices}
+                found = {index: self.unreadable[index] for index in indices}
             if found and (self.on_bad_file == "stop" or not len(read.targets)):
                 every = "all" if not len(read.targets) else len(found)
-                skip = "" if self.on_bad_file == "skip" else f", or {SKIP}"
+                skip = "" if self.on_bad_file == "skip" else f", or {SKIP_HINT}"
                 raise DataError(
-                    f"data.path: {every} of a batch's images in {printable(self.root)} can't "
-                    f"be read: {listed(list(found.values()))}; mend or remove them, and start "
+                    f"data.path: {every} of a batch's images in {escape_unprintable(self.root)} can't "
+                    f"be read: {format_list(list(found.values()))}; mend or remove them, and start "
                     f"again{skip}"
                 )
             yield read.inputs, read.targets
 
-    def served(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+    def iterate_readable_inputs(
+        self, batches: Iterable[Tensor]
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """With on_bad_file=skip: the numbers of those samples of each batch that can be read, which
         may be none, and their inputs."""
-        for indices, read in self._read(batches):
-            yield [index for index in indices if index not in self.unread], read.inputs
+        for indices, read in self._read_batches(batches):
+            yield [index for index in indices if index not in self.unreadable], read.inputs
 
-    def leave_out(self, samples: Iterable[int]) -> bool:
+    def skip_samples(self, samples: Iterable[int]) -> bool:
         """Tries to read the samples; False if one of them can be read, which isn't left out."""
         tried = {index: self[index] for index in samples}
-        unread = {n: sample.reason for n, sample in tried.items() if isinstance(sample, Unread)}
-        self.unread.update(unread)
+        unread = {
+            n: sample.reason for n, sample in tried.items() if isinstance(sample, UnreadableFile)
+        }
+        self.unreadable.update(unread)
         return len(unread) == len(tried)
 
-    def readable(self, count: int) -> Tensor:
+    def first_readable_indices(self, count: int) -> Tensor:
         """The numbers of the first samples that can be read, as far as there are so many. Raises
         DataError if none can be."""
         found: list[int] = []
         for index in range(len(self)):
-            if isinstance(sample := self[index], Unread):
-                self.unread[index] = sample.reason
+            if isinstance(sample := self[index], UnreadableFile):
+                self.unreadable[index] = sample.reason
             else:
                 found.append(index)
             if len(found) == count:
                 break
         if not found:
             raise DataError(
-                f"data.path: none of {counted(len(self), 'image')} in {printable(self.root)} can "
-                f"be read: {listed(list(self.unread.values()))}; mend or replace them"
+                f"data.path: none of {pluralize(len(self), 'image')} in {escape_unprintable(self.root)} can "
+                f"be read: {format_list(list(self.unreadable.values()))}; mend or replace them"
             )
         return torch.tensor(found, dtype=torch.int64)
 
-    def _read(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], Read]]:
+    def _read_batches(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], ReadBatch]]:
         """The numbers in each batch, and what came of reading it."""
         asked: deque[Tensor] = deque()
-        for read in self._loaded(self._wanted(batches, asked)):
+        for read in self._load_batches(self._readable_batches(batches, asked)):
             if self.on_bad_file == "skip":
-                self.unread.update(read.unread)
+                self.unreadable.update(read.unreadable)
             yield asked.popleft().tolist(), read
 
-    def _wanted(self, batches: Iterable[Tensor], asked: deque[Tensor]) -> Iterator[list[int]]:
+    def _readable_batches(
+        self, batches: Iterable[Tensor], asked: deque[Tensor]
+    ) -> Iterator[list[int]]:
         for indices in batches:
             asked.append(indices)
-            yield [index for index in indices.tolist() if index not in self.unread]
+            yield [index for index in indices.tolist() if index not in self.unreadable]
 
-    def _loaded(self, wanted: Iterator[list[int]]) -> Iterator[Read]:
+    def _load_batches(self, wanted: Iterator[list[int]]) -> Iterator[ReadBatch]:
         """Raises DataError if a worker dies."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
@@ -164,10 +175,10 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
                     self,
                     batch_sampler=wanted,
                     num_workers=self.workers,
-                    collate_fn=_stacked,
+                    collate_fn=_collate,
                     pin_memory=torch.cuda.is_initialized(),
                     generator=torch.Generator(),  # or it would draw from torch's global stream
-                    worker_init_fn=worker.deaf,
+                    worker_init_fn=worker.ignore_interrupts,
                 )
             )
         while True:
@@ -178,7 +189,7 @@ class Files(Dataset[tuple[Tensor, Tensor] | Unread]):
             except RuntimeError as error:
                 if self.workers == 0:
                     raise
-                raise worker.died(self.workers, error) from error
+                raise worker.worker_died_error(self.workers, error) from error
             yield read
 
 
@@ -215,25 +226,25 @@ def image_folder(
                 f"data.{name}: {values} does not have one value a channel, data.channels={channels}"
             )
     with problems.collect("data"):
-        memory_limit.check(
+        memory_limit.check_free_memory(
             8 * channels * size**2, "data.size", f"{size} is too large, use fewer pixels"
         )
-    with problems.collect("data"), paths.reported():
-        root = paths.given(path, "a folder of images, such as data.path=/data/pets")
-        found = listings(root, val, check=on_bad_file == "stop", max_pixels=max_pixels)
-        content = digest_files(
+    with problems.collect("data"), paths.translate_os_errors():
+        root = paths.require_path(path, "a folder of images, such as data.path=/data/pets")
+        found = list_class_files(root, val, check=on_bad_file == "stop", max_pixels=max_pixels)
+        content = hash_files(
             root,
             sorted(file for part in found.values() for has in part.values() for file in has),
-            whole=WHOLE,
-            unread=on_bad_file == "skip",
+            full_hash_limit=FULL_HASH_BYTES,
+            with_unreadable=on_bad_file == "skip",
         )
-    problems.raise_any()
+    problems.raise_if_any()
     names = tuple(found["train"])
 
-    def files(listing: Listing) -> Files:
-        return Files(
+    def files(listing: FilesByClass) -> ImageFileSplit:
+        return ImageFileSplit(
             root=root,
-            files=Names(file for name in names for file in listing[name]),
+            files=PackedPaths(file for name in names for file in listing[name]),
             targets=torch.tensor([i for i, name in enumerate(names) for _ in listing[name]]),
             channels=channels,
             size=(size, size),
@@ -248,8 +259,8 @@ def image_folder(
     parts = {part: files(listing) for part, listing in found.items()}
     if val is not None:
         every = parts["train"]
-        train, held = stratified(every.targets, val, names, split)
-        parts = {"train": _only(every, train), "val": _only(every, held)}
+        train, held = stratified_split(every.targets, val, names, split)
+        parts = {"train": _select_files(every, train), "val": _select_files(every, held)}
     listed = [each for part, has in sorted(parts.items()) for each in (part, *has.files)]
     return Data(
         train=parts["train"],
@@ -260,21 +271,21 @@ def image_folder(
         size=(size, size),
         mean=tuple(mean),
         std=tuple(std),
-        digest=digest(
+        digest=hash_tensors(
             content, *listed, f"image_folder {channels} {size} {mean} {std} {max_pixels}"
         ),
     )
 
 
-def _stacked(samples: list[tuple[Tensor, Tensor] | Unread]) -> Read:
-    good = [sample for sample in samples if not isinstance(sample, Unread)]
-    unread = [sample for sample in samples if isinstance(sample, Unread)]
+def _collate(samples: list[tuple[Tensor, Tensor] | UnreadableFile]) -> ReadBatch:
+    good = [sample for sample in samples if not isinstance(sample, UnreadableFile)]
+    unread = [sample for sample in samples if isinstance(sample, UnreadableFile)]
     if not good:
-        return Read(torch.empty(0), torch.empty(0, dtype=torch.int64), unread)
+        return ReadBatch(torch.empty(0), torch.empty(0, dtype=torch.int64), unread)
     images, targets = zip(*good, strict=True)
-    return Read(torch.stack(images), torch.stack(targets), unread)
+    return ReadBatch(torch.stack(images), torch.stack(targets), unread)
 
 
-def _only(files: Files, indices: Tensor) -> Files:
-    chosen = Names(files.files[index] for index in indices.tolist())
-    return replace(files, files=chosen, targets=files.targets[indices], unread={})
+def _select_files(files: ImageFileSplit, indices: Tensor) -> ImageFileSplit:
+    chosen = PackedPaths(files.files[index] for index in indices.tolist())
+    return replace(files, files=chosen, targets=files.targets[indices], unreadable={})

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from recipe.formatting import printable
-from recipe.nn.optional_imports import imported
+from recipe.formatting import escape_unprintable
+from recipe.nn.optional_imports import import_optional
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
@@ -38,7 +38,7 @@ class ImageError(ValueError):
 
     def __init__(self, path: Path, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"{printable(path)}: is not a readable image: {reason}")
+        super().__init__(f"{escape_unprintable(path)}: is not a readable image: {reason}")
 
 
 def read_image(path: Path | str, *, channels: int, max_pixels: int | None = None) -> Tensor:
@@ -52,31 +52,33 @@ def read_image(path: Path | str, *, channels: int, max_pixels: int | None = None
     progressive, which would save no memory. Raises ImageError, also for any other image of more
     pixels (None: about 90 million, Pillow's own limit).
     """
-    return _read(path, channels, max_pixels, lambda plane: plane)
+    return _read_channels(path, channels, max_pixels, lambda plane: plane)
 
 
-def read_fitted(
+def read_resized_image(
     path: Path | str, *, channels: int, size: tuple[int, int], max_pixels: int | None
 ) -> Tensor:
     """fit(read_image(...), size) to the last bit, in less memory: of the image as floats only one
     channel is held at a time."""
-    return _read(path, channels, max_pixels, lambda plane: fit(plane, size))
+    return _read_channels(path, channels, max_pixels, lambda plane: crop_and_resize(plane, size))
 
 
-def _read(
+def _read_channels(
     path: Path | str, channels: int, max_pixels: int | None, each: Callable[[Tensor], Tensor]
 ) -> Tensor:
     if channels not in (1, 3):
         raise ValueError(f"data.channels: image files are read with 1 or 3, not with {channels}")
-    with opened(Path(path), max_pixels) as image:
-        _turn_upright(image)
+    with open_image(Path(path), max_pixels) as image:
+        _apply_exif_orientation(image)
         sixteen_bit = image.mode[0] == "I"
-        planes = iter([_sixteen_bit(image)]) if sixteen_bit else _eight_bit(image, channels)
+        planes = (
+            iter([_read_sixteen_bit(image)]) if sixteen_bit else _read_eight_bit(image, channels)
+        )
         pixels = torch.cat([each(plane[None]) for plane in planes])
     return pixels.expand(channels, -1, -1).contiguous()
 
 
-def fit(images: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_and_resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (..., channels, h, w) brought to `size` = (height, width); values stay in 0..1.
 
     The largest centred part with the shape of `size` is cut out and resized: bilinear, pixel
@@ -109,7 +111,7 @@ def normalise_bytes(images: Tensor, *, mean: Sequence[float], std: Sequence[floa
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
+def open_image(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
     """The image of a file whose head has been read. Raises ImageError, also for what the block
     raises."""
     try:
@@ -120,19 +122,19 @@ def opened(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.Imag
             warnings.simplefilter(
                 "error" if max_pixels is None else "ignore", Image.DecompressionBombWarning
             )
-            with _open(path) as image:
+            with _open_with_pillow(path) as image:
                 if image.mode == "F":
                     raise ValueError(
                         "floating-point pixels have no agreed white; save it with 8 or 16 bits"
                     )
                 if max_pixels is not None:
-                    _reduce(image, max_pixels)
+                    _limit_pixels(image, max_pixels)
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
-        raise ImageError(path, _reason(path, error, max_pixels)) from error
+        raise ImageError(path, _describe_error(path, error, max_pixels)) from error
 
 
-def _open(path: Path) -> ImageFile.ImageFile:
+def _open_with_pillow(path: Path) -> ImageFile.ImageFile:
     try:
         return Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
@@ -140,11 +142,11 @@ def _open(path: Path) -> ImageFile.ImageFile:
             head = stream.read(12)
         if head[4:8] != b"ftyp" or head[8:] not in HEIF_BRANDS:
             raise
-    imported("pillow_heif", "a HEIC photograph", "heic").register_heif_opener()
+    import_optional("pillow_heif", "a HEIC photograph", "heic").register_heif_opener()
     return Image.open(path, formats=("HEIF",))
 
 
-def _reduce(image: ImageFile.ImageFile, max_pixels: int) -> None:
+def _limit_pixels(image: ImageFile.ImageFile, max_pixels: int) -> None:
     """Has a JPEG of more pixels decoded at less than its size. Raises ValueError where that can't
     be done."""
     width, height = image.size
@@ -158,7 +160,7 @@ def _reduce(image: ImageFile.ImageFile, max_pixels: int) -> None:
     raise ValueError(f"its {width} x {height} pixels are more than data.max_pixels={max_pixels}")
 
 
-def _reason(path: Path, error: Exception, max_pixels: int | None) -> str:
+def _describe_error(path: Path, error: Exception, max_pixels: int | None) -> str:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         pixels, *limit = re.findall(r"\d+", str(error))  # the size itself isn't said
         most = f"Pillow's limit of {limit[0]}" if max_pixels is None else f"data.{max_pixels=}"
@@ -172,34 +174,34 @@ def _reason(path: Path, error: Exception, max_pixels: int | None) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _turn_upright(image: Image.Image) -> None:
+def _apply_exif_orientation(image: Image.Image) -> None:
     image.load()
     with suppress(SyntaxError):  # EXIF data that can't be read say nothing
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _eight_bit(image: Image.Image, channels: int) -> Iterator[Tensor]:
+def _read_eight_bit(image: Image.Image, channels: int) -> Iterator[Tensor]:
     """Each channel, (height, width)."""
     transparent = image.has_transparency_data
-    image = _converted(image, "RGBA" if transparent else "RGB")
+    image = _convert_mode(image, "RGBA" if transparent else "RGB")
     if channels == 1:
-        image = _converted(image, "LA" if transparent else "L")
-    opacity = _plane(image, "A") if transparent else None
+        image = _convert_mode(image, "LA" if transparent else "L")
+    opacity = _channel_tensor(image, "A") if transparent else None
     for band in image.getbands():
         if band != "A":
-            colour = _plane(image, band)
+            colour = _channel_tensor(image, band)
             yield colour if opacity is None else colour.mul_(opacity).add_(1 - opacity)
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
+def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _plane(image: Image.Image, band: str) -> Tensor:
+def _channel_tensor(image: Image.Image, band: str) -> Tensor:
     return torch.from_numpy(np.array(image.getchannel(band))).float().div_(255)
 
 
-def _sixteen_bit(image: Image.Image) -> Tensor:
+def _read_sixteen_bit(image: Image.Image) -> Tensor:
     """The one channel, (height, width)."""
     values = np.array(image)
     if values.min() < 0 or values.max() > 65535:

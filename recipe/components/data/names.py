@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 
 
-class Names(Sequence[str]):
+class PackedPaths(Sequence[str]):
     """Paths below a folder, with / between their parts; all of them Unicode."""
 
     def __init__(self, paths: Iterable[Path | str]) -> None:

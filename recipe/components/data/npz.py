@@ -12,52 +12,52 @@ from typing import IO, Any
 import numpy as np
 
 from recipe.errors import Problems
-from recipe.formatting import bytes_, printable
+from recipe.formatting import escape_unprintable, format_bytes
 from recipe.nn import memory_limit
 
-COPIES = 2
+COPIES_IN_MEMORY = 2
 """How often arrays are held at once until they are inputs and targets."""
 
-CHUNK = 2**20
+CHUNK_BYTES = 2**20
 """Bytes that are inflated at a time."""
 
-HEADER_BYTES = 2**16
+MAX_HEADER_BYTES = 2**16
 """In which an array's header has to end."""
 
-SMALL = 2**28
+MAX_UNCHECKED_BYTES = 2**28
 """Bytes of arrays that are inflated whatever they were compressed to."""
 
-MOST_COMPRESSED = 100
+MAX_COMPRESSION_RATIO = 100
 """Bytes of arrays per byte in the file beyond which more than SMALL are not inflated."""
 
-HEADERS = {
+HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 
-def read(file: Path, names: Iterable[str]) -> dict[str, Any]:
+def read_arrays(file: Path, names: Iterable[str]) -> dict[str, Any]:
     """Those arrays of `names` that the file has.
 
     What an array declares is compared with what is there before memory is taken for it. Raises
     ValueError for a file that is no .npz, or that was made to fill memory, SpecError for all arrays
     that can't be read.
     """
-    shown = printable(file)
-    with _archive(file, shown) as archive:
+    shown = escape_unprintable(file)
+    with _open_archive(file, shown) as archive:
         entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         wanted = {name: entries[name] for name in names if name in entries}
         stated = sum(info.file_size for info in wanted.values())
         stored = min(sum(info.compress_size for info in wanted.values()), file.stat().st_size)
-        memory_limit.check(
-            COPIES * stated,
+        memory_limit.check_free_memory(
+            COPIES_IN_MEMORY * stated,
             "data.path",
             f"{shown} holds more than can be loaded; split it, or store x as uint8",
         )
-        if stated > max(SMALL, MOST_COMPRESSED * stored):
+        if stated > max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * stored):
             raise ValueError(
-                f"data.path: {shown} states {bytes_(stated)} of arrays in {bytes_(stored)}, more "
-                f"than {MOST_COMPRESSED} to 1, as only a file that is made to fill memory does; if "
+                f"data.path: {shown} states {format_bytes(stated)} of arrays in {format_bytes(stored)}, more "
+                f"than {MAX_COMPRESSION_RATIO} to 1, as only a file that is made to fill memory does; if "
                 "it is yours, write it uncompressed with numpy.savez"
             )
         problems, found = Problems(), {}
@@ -66,33 +66,33 @@ def read(file: Path, names: Iterable[str]) -> dict[str, Any]:
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError("it is compressed in a way that numpy never uses")
                 with archive.open(info) as stream:
-                    found[name] = _array(stream, info.file_size)
+                    found[name] = _read_array(stream, info.file_size)
             except Exception as error:  # zlib, zipfile and numpy have many ways to refuse
                 reason = " ".join(str(error).split()) or type(error).__name__
                 problems.append(f"data.path: {name} of {shown} can't be read: {reason}")
-        problems.raise_any()
+        problems.raise_if_any()
     return found
 
 
-def _archive(file: Path, shown: str) -> zipfile.ZipFile:
+def _open_archive(file: Path, shown: str) -> zipfile.ZipFile:
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise OSError(0, "it is a pipe or a device, not a file")
         return zipfile.ZipFile(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or _instead(file)
+        reason = getattr(error, "strerror", None) or _describe_file_type(file)
         raise ValueError(f"data.path: {shown} is not a readable .npz: {reason}") from error
 
 
-def _array(stream: IO[bytes], size: int) -> Any:
+def _read_array(stream: IO[bytes], size: int) -> Any:
     """The array in the stream of an .npy file of `size` bytes."""
     if size == 0:
         raise ValueError("it is empty")
-    start = io.BytesIO(stream.read(HEADER_BYTES))
+    start = io.BytesIO(stream.read(MAX_HEADER_BYTES))
     version = np.lib.format.read_magic(start)
-    if version not in HEADERS:
+    if version not in HEADER_READERS:
         raise ValueError(f"it is written in version {version} of the .npy format")
-    shape, fortran, dtype = HEADERS[version](start)
+    shape, fortran, dtype = HEADER_READERS[version](start)
     if dtype.hasobject:
         raise ValueError(
             "it holds Python objects, which can run code when they are loaded; save it as an array"
@@ -109,14 +109,14 @@ def _array(stream: IO[bytes], size: int) -> Any:
     while chunk:
         content[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
         filled += len(chunk)
-        chunk = stream.read(CHUNK)
+        chunk = stream.read(CHUNK_BYTES)
     if filled != declared:
         raise ValueError(f"{declared:,} bytes are stated, but there are {filled:,}")
     flat = content.view(dtype)
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-def _instead(file: Path) -> str:
+def _describe_file_type(file: Path) -> str:
     """What the file is instead, where its beginning tells."""
     with file.open("rb") as stream:
         start = stream.read(6)

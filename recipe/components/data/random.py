@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 
-from recipe.components.data import Data, InMemory, digest
+from recipe.components.data import Data, InMemory, hash_tensors
 from recipe.nn import memory_limit
 
 
@@ -23,7 +23,9 @@ def random(
 ) -> Data:
     """Standard normal inputs (channels, size, size) and uniformly drawn classes, from `split`."""
     n, shape = n_train + n_val, (channels, size, size)
-    memory_limit.check(4 * n * math.prod(shape), "data.n_train", "use fewer or smaller images")
+    memory_limit.check_free_memory(
+        4 * n * math.prod(shape), "data.n_train", "use fewer or smaller images"
+    )
     inputs = torch.randn(n, *shape, generator=split)
     targets = torch.randint(n_classes, (n,), generator=split)
     return Data(
@@ -34,5 +36,5 @@ def random(
         size=(size, size),
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
-        digest=digest(inputs, targets, f"random {n_train} {n_classes}"),
+        digest=hash_tensors(inputs, targets, f"random {n_train} {n_classes}"),
     )

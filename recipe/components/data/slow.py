@@ -12,48 +12,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipe import output
-from recipe.formatting import printable
+from recipe.formatting import escape_unprintable
 
 
-class _Reading(NamedTuple):
+class _PendingRead(NamedTuple):
     name: str
-    since: float
-    limit: float
+    start_time: float
+    limit_seconds: float
 
 
-class _Watch:
+class _SlowReadMonitor:
     """A thread that looks, several times a second, at what its process reads."""
 
     def __init__(self) -> None:
-        self.now: _Reading | None = None
-        self._told: set[str] = set()
-        threading.Thread(target=self._look, name="slow-files", daemon=True).start()
+        self.current_read: _PendingRead | None = None
+        self._reported: set[str] = set()
+        threading.Thread(target=self._poll, name="slow-files", daemon=True).start()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while True:
-            time.sleep(min(0.2, self.now.limit / 4) if self.now else 0.02)
-            reading = self.now
-            if reading is None or reading.name in self._told:
+            time.sleep(min(0.2, self.current_read.limit_seconds / 4) if self.current_read else 0.02)
+            reading = self.current_read
+            if reading is None or reading.name in self._reported:
                 continue
-            if time.monotonic() - reading.since > reading.limit:
-                self._told.add(reading.name)
-                output.error(
+            if time.monotonic() - reading.start_time > reading.limit_seconds:
+                self._reported.add(reading.name)
+                output.print_error(
                     f"data.slow_after: {reading.name} is being read for more than "
-                    f"{reading.limit:g} s"
+                    f"{reading.limit_seconds:g} s"
                 )
 
 
 @contextmanager
-def named_after(seconds: float, path: Path) -> Iterator[None]:
+def report_slow_read(seconds: float, path: Path) -> Iterator[None]:
     """While the block reads `path`, stderr is told, once for each file, if it takes longer."""
-    watch = _watch(os.getpid())  # threads don't live on in a forked process
-    watch.now = _Reading(printable(path), time.monotonic(), seconds)
+    watch = _get_monitor(os.getpid())  # threads don't live on in a forked process
+    watch.current_read = _PendingRead(escape_unprintable(path), time.monotonic(), seconds)
     try:
         yield
     finally:
-        watch.now = None
+        watch.current_read = None
 
 
 @functools.lru_cache(maxsize=1)
-def _watch(process: int) -> _Watch:
-    return _Watch()
+def _get_monitor(process: int) -> _SlowReadMonitor:
+    return _SlowReadMonitor()

@@ -7,31 +7,31 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from recipe.components.data import Data, InMemory, Split, digest
+from recipe.components.data import Data, InMemory, Split, hash_tensors
 from recipe.nn import rng
 
-READ = 64 * 2**20
+MAX_DIGEST_BYTES = 64 * 2**20
 """Bytes of inputs that are read for the digest of a split that isn't in memory."""
 
-TRANSFORMED = 16
+DIGEST_SAMPLES = 16
 """Samples of a split in memory whose transformed inputs are in the digest."""
 
 
-def checked(returned: object) -> Data:
+def check_data(returned: object) -> Data:
     """`returned`, if it is Data whose splits keep the contract of Split. Raises ValueError."""
     if not isinstance(returned, Data):
         raise ValueError(
-            f"returns {_kind(returned)}; it must return recipe.components.data.Data(train=..., val=..., "
+            f"returns {_describe_type(returned)}; it must return recipe.components.data.Data(train=..., val=..., "
             "classes=..., channels=..., size=..., mean=..., std=...), with train and val as "
             "recipe.components.data.InMemory(inputs, targets)"
         )
     if not isinstance(returned.size, tuple | list) or len(returned.size) != 2:
         raise ValueError(f"returns size={returned.size}; it must be (height, width)")
-    for name, split in _splits(returned):
+    for name, split in _named_splits(returned):
         lacking = [part for part in ("targets", "batches", "__len__") if not hasattr(split, part)]
         if lacking:
             raise ValueError(
-                f"returns {_kind(split)} as {name}, which has no {' and no '.join(lacking)}; "
+                f"returns {_describe_type(split)} as {name}, which has no {' and no '.join(lacking)}; "
                 "return recipe.components.data.InMemory(inputs, targets), or a class with the methods of "
                 "recipe.components.data.Split"
             )
@@ -39,7 +39,7 @@ def checked(returned: object) -> Data:
     return returned
 
 
-def content_digest(data: Data) -> str:
+def hash_data(data: Data) -> str:
     """A hash of `data.digest` and of everything else in `data`.
 
     Of a split in memory, all inputs and targets are read. Of any other split, all targets and up to
@@ -48,21 +48,21 @@ def content_digest(data: Data) -> str:
     """
     facts = (data.classes, data.channels, data.size, data.mean, data.std)
     parts: list[Tensor | str] = [data.digest, *map(str, facts)]
-    for name, split in _splits(data):
+    for name, split in _named_splits(data):
         parts += [name, split.targets]
         if isinstance(split, InMemory):
             parts.append(split.inputs)
-        parts += _served(split)
-    return digest(*parts)
+        parts += _read_spaced_inputs(split)
+    return hash_tensors(*parts)
 
 
-def _splits(data: Data) -> Iterator[tuple[str, Split]]:
+def _named_splits(data: Data) -> Iterator[tuple[str, Split]]:
     for name in ("train", "val", "test"):
         if (split := getattr(data, name)) is not None:
             yield name, split
 
 
-def _kind(value: object) -> str:
+def _describe_type(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {', '.join(type(each).__name__ for each in value)}"
     return f"a {type(value).__name__}"
@@ -75,7 +75,7 @@ def _check_targets(name: str, split: Split) -> None:
         count = len(split.inputs)
     if isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.shape == (count,):
         return
-    shown = _kind(targets)
+    shown = _describe_type(targets)
     if isinstance(targets, Tensor):
         shown = f"{targets.dtype} of shape {tuple(targets.shape)}".removeprefix("torch.")
     raise ValueError(
@@ -84,11 +84,11 @@ def _check_targets(name: str, split: Split) -> None:
     )
 
 
-def _served(split: Split) -> Iterator[Tensor]:
+def _read_spaced_inputs(split: Split) -> Iterator[Tensor]:
     """Inputs as `split` gives them to the model, of samples that are evenly spaced over it."""
 
     def read(samples: Tensor) -> list[Tensor]:
-        with rng.seeded(0, "digest"):
+        with rng.isolate_seeded_rng(0, "digest"):
             return [inputs for inputs, _ in split.batches(samples.split(64))]
 
     if not len(split):
@@ -96,8 +96,8 @@ def _served(split: Split) -> Iterator[Tensor]:
     (one,), (again,) = read(torch.zeros(1, dtype=torch.int64)), read(torch.zeros(1).long())
     if not torch.equal(one, again):
         return
-    count = TRANSFORMED
+    count = DIGEST_SAMPLES
     if not isinstance(split, InMemory):
-        count = max(1, READ // max(1, one.nbytes))
+        count = max(1, MAX_DIGEST_BYTES // max(1, one.nbytes))
     spaced = torch.linspace(0, len(split) - 1, min(count, len(split)), dtype=torch.float64)
     yield from read(spaced.long())

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 from recipe.errors import DataError
 
-MESSAGE = "DataLoader worker (pid"
+WORKER_DIED_PREFIX = "DataLoader worker (pid"
 """How torch's messages about it begin."""
 
 
-def died(workers: int, error: RuntimeError) -> DataError:
+def worker_died_error(workers: int, error: RuntimeError) -> DataError:
     """One of `workers` processes did, as `error` tells."""
     return DataError(
         f"data.workers: one of {workers} ended while it read images "
@@ -24,7 +24,7 @@ def died(workers: int, error: RuntimeError) -> DataError:
     )
 
 
-def deaf(number: int) -> None:
+def ignore_interrupts(number: int) -> None:
     """A worker's first act: Ctrl-C reaches every process of a terminal, and it is for the run to
     say when its workers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -32,11 +32,11 @@ def deaf(number: int) -> None:
 
 
 @contextmanager
-def reported(workers: int) -> Iterator[None]:
+def translate_worker_errors(workers: int) -> Iterator[None]:
     """Turns torch's message, wherever in the block it comes, into a DataError."""
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith(MESSAGE):
+        if not str(error).startswith(WORKER_DIED_PREFIX):
             raise
-        raise died(workers, error) from error
+        raise worker_died_error(workers, error) from error

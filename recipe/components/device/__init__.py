@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def apply(environment: Mapping[str, str]) -> None:
+def set_environment(environment: Mapping[str, str]) -> None:
     """Puts a device's variables into the environment of this process, and has it keep its memory.
 
     Raises ValueError if a choice of GPUs comes too late: torch reads it when it is imported.
@@ -32,7 +32,7 @@ def apply(environment: Mapping[str, str]) -> None:
     late = [name for name, value in environment.items()
             if name.startswith("CUDA_") and os.environ.get(name) != value]  # fmt: skip
     cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
-    if late and "torch" in sys.modules and (cuda or not World.here().rank):
+    if late and "torch" in sys.modules and (cuda or not World.from_environment().rank):
         # a process that was handed its spec had to import torch for that
         state = "CUDA is initialised" if cuda else "torch is imported"
         raise ValueError(
@@ -40,7 +40,7 @@ def apply(environment: Mapping[str, str]) -> None:
             "too late; choose the GPUs in a process of its own, before anything imports torch"
         )
     os.environ.update(environment)
-    allocator.keep_freed()
+    allocator.retain_freed_memory()
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -60,8 +60,8 @@ def thread_count(threads: int | Literal["auto"]) -> int:
     MAX_THREADS there.
     """
     if threads == "auto":
-        return _own_count(World.here().local_size)
-    if threads > (most := max(cores(), _of_variable())):
+        return _default_thread_count(World.from_environment().local_size)
+    if threads > (most := max(count_available_cores(), _read_omp_num_threads())):
         raise SpecError(
             f"device.threads must be at most {most}, the cores that this process may use, got "
             f"{threads}; for more on purpose, set OMP_NUM_THREADS={min(threads, MAX_THREADS)} too"
@@ -69,39 +69,39 @@ def thread_count(threads: int | Literal["auto"]) -> int:
     return threads
 
 
-def _of_variable() -> int:
+def _read_omp_num_threads() -> int:
     """OMP_NUM_THREADS; 0 if it is not set, or no number."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given[:9]) if given.isdecimal() else 0
     if threads > MAX_THREADS:
         raise SpecError(
             f"device.threads: OMP_NUM_THREADS is {given}, and at most {MAX_THREADS} threads are "
-            f"started; set it to {cores()}, the cores that this process may use"
+            f"started; set it to {count_available_cores()}, the cores that this process may use"
         )
     return threads
 
 
 @functools.cache
-def _own_count(processes: int) -> int:
+def _default_thread_count(processes: int) -> int:
     """Asked before the first run sets the variable for itself; later runs get the same answer."""
-    if (given := _of_variable()) > (processes > 1):
+    if (given := _read_omp_num_threads()) > (processes > 1):
         return given
-    return max(1, cores() // processes)
+    return max(1, count_available_cores() // processes)
 
 
-CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
-def cores() -> int:
+def count_available_cores() -> int:
     """Those that this process may use: of a container's share as many as fit into it."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    return min(count, quota(CONTROL_GROUP) or count)
+    return min(count, read_cpu_quota(CGROUP_CPU_MAX) or count)
 
 
-def quota(path: Path) -> int | None:
+def read_cpu_quota(path: Path) -> int | None:
     """Whole cores' worth of time that a control group of Linux (version 2) has, at least one; None
     for no limit."""
     try:
@@ -111,12 +111,12 @@ def quota(path: Path) -> int | None:
         return None
 
 
-def cuda(gpus: int, key: str) -> torch.device:
+def select_cuda_device(gpus: int, key: str) -> torch.device:
     """The GPU of this process, of `gpus` that are visible: the first, or among the processes of
     this machine the one of its number. Raises ValueError, headed by `key`, if there are too few."""
     import torch
 
-    world = World.here()
+    world = World.from_environment()
     if gpus < world.local_size:
         raise ValueError(
             f"{key}: {world.local_size} processes of this machine share the run, but there are "
@@ -127,7 +127,7 @@ def cuda(gpus: int, key: str) -> torch.device:
     return torch.device("cuda", world.local_rank)
 
 
-def processor() -> str:
+def cpu_name() -> str:
     """The CPU's name, as the system gives it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

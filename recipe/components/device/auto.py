@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.components.device import cuda, processor, thread_count, thread_environment
+from recipe.components.device import cpu_name, select_cuda_device, thread_count, thread_environment
 from recipe.config.world_size import World
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ class Auto:
 
         torch.set_num_threads(self.threads)
         if torch.cuda.is_available():
-            return cuda(torch.cuda.device_count(), "device")
-        alone = World.here().size == 1  # torch can't let several processes share an Apple GPU
+            return select_cuda_device(torch.cuda.device_count(), "device")
+        alone = (
+            World.from_environment().size == 1
+        )  # torch can't let several processes share an Apple GPU
         return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
 
     def hardware(self, device: torch.device) -> str:
@@ -40,4 +42,4 @@ class Auto:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or str(device.index)
             own = visible.split(",")[device.index if "," in visible else 0]
             return f"{torch.cuda.get_device_name(device)} (physical GPU {own})"
-        return f"{processor()} ({self.threads} threads)"
+        return f"{cpu_name()} ({self.threads} threads)"

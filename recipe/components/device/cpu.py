@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.components.device import processor, thread_count, thread_environment
+from recipe.components.device import cpu_name, thread_count, thread_environment
 
 if TYPE_CHECKING:
     import torch
@@ -26,4 +26,4 @@ class Cpu:
         return torch.device("cpu")
 
     def hardware(self, device: torch.device) -> str:
-        return f"{processor()} ({self.threads} threads)"
+        return f"{cpu_name()} ({self.threads} threads)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from recipe.components.device import cuda, thread_count, thread_environment
+from recipe.components.device import select_cuda_device, thread_count, thread_environment
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class Gpu:
                 "on this machine (nvidia-smi lists what there is); use device=auto or other indices"
             )
         torch.set_num_threads(self.threads)
-        return cuda(len(self.order), "device.order")
+        return select_cuda_device(len(self.order), "device.order")
 
     def hardware(self, device: torch.device) -> str:
         import torch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.components.device import processor, thread_count, thread_environment
+from recipe.components.device import cpu_name, thread_count, thread_environment
 from recipe.config.world_size import World
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Mps:
 
         if not torch.backends.mps.is_available():
             raise ValueError("device=mps: this machine has no Apple GPU; use device=auto")
-        if World.here().size > 1:
+        if World.from_environment().size > 1:
             raise ValueError(
                 "device=mps: torch can't let several processes share an Apple GPU; use device=cpu, "
                 "or one process (python -m recipe)"
@@ -34,4 +34,4 @@ class Mps:
         return torch.device("mps")
 
     def hardware(self, device: torch.device) -> str:
-        return f"{processor()} GPU"
+        return f"{cpu_name()} GPU"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 class SharedRun(Protocol):
@@ -30,16 +30,16 @@ class SharedRun(Protocol):
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    groups: list[dict[str, Any]]
+    param_groups: list[dict[str, Any]]
     device: torch.device
 
 
-SAMPLES = 4
+PROBE_SAMPLES = 4
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """Each process must get a sample of a full batch, and losses of shares add up to the whole."""
-    ranks = planned.ranks
+    ranks = planned.collectives
     if ranks.size == 1:
         return
     size = planned.settings("data")["batch_size"]
@@ -58,7 +58,7 @@ def check(planned: Planned) -> Iterator[str]:
             "compile is true, but a compiled model is not known to be right where processes share "
             "a run; use compile=false, or one process"
         )
-    if not _adds_up(planned):
+    if not _is_mean_loss(planned):
         yield (
             f"{planned.choice('loss')} is no mean over the samples of a batch, so what processes "
             "find for their shares of it doesn't add up to the loss of the whole; use "
@@ -66,17 +66,17 @@ def check(planned: Planned) -> Iterator[str]:
         )
 
 
-def _adds_up(planned: Planned) -> bool:
+def _is_mean_loss(planned: PlannedRun) -> bool:
     """Tried on four samples of different classes, once together, once as three and one."""
     import torch
 
     stream = torch.Generator().manual_seed(0)
     classes = len(planned.data.classes)
-    output = torch.randn(SAMPLES, classes, generator=stream).to(planned.device)
-    target = (torch.arange(SAMPLES) % classes).to(planned.device)
+    output = torch.randn(PROBE_SAMPLES, classes, generator=stream).to(planned.device)
+    target = (torch.arange(PROBE_SAMPLES) % classes).to(planned.device)
     whole, first, last = (
         planned.loss(output[rows], target[rows])
-        for rows in (slice(None), slice(SAMPLES - 1), slice(SAMPLES - 1, None))
+        for rows in (slice(None), slice(PROBE_SAMPLES - 1), slice(PROBE_SAMPLES - 1, None))
     )
-    mean = (first * (SAMPLES - 1) + last) / SAMPLES
+    mean = (first * (PROBE_SAMPLES - 1) + last) / PROBE_SAMPLES
     return bool(torch.isclose(whole.float(), mean.float(), rtol=1e-3, atol=1e-5))

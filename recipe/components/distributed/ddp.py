@@ -12,58 +12,60 @@ from torch.nn.parallel import DistributedDataParallel
 from recipe.nn import layers
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
     from recipe.components.distributed import SharedRun
 
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
-class Ddp:
-    before_hooks, contiguous = True, False
+class DDPStrategy:
+    has_local_grad_hooks, is_contiguous_required = True, False
 
     def __init__(self, sync_batchnorm: bool, unused_parameters: bool) -> None:
         self.sync_batchnorm, self.unused_parameters = sync_batchnorm, unused_parameters
-        self.alone = not sync_batchnorm
-        self._wrapped: DistributedDataParallel | None = None
-        self._trained: list[str] = []
+        self.has_local_forward = not sync_batchnorm
+        self._ddp_model: DistributedDataParallel | None = None
+        self._trained_names: list[str] = []
 
-    def prepared(self, model: nn.Module) -> nn.Module:
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         if not self.sync_batchnorm:
             return model
         made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return made
 
-    def joined(self, run: SharedRun) -> None:
+    def before_training(self, run: SharedRun) -> None:
         pass
 
     def sharded_clip(self, clip: Clip) -> Clip:
         return clip
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module) -> nn.Module:
         """Anew whenever layers have thawed: torch's wrapper averages what was trained when it was
         made. The first one's weights and buffers go to all."""
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        if self._wrapped is None or trained != self._trained:
-            self._wrapped = None
+        if self._ddp_model is None or trained != self._trained_names:
+            self._ddp_model = None
             gc.collect()  # its hooks on the parameters go with it
-            self._wrapped = DistributedDataParallel(
+            self._ddp_model = DistributedDataParallel(
                 model, find_unused_parameters=self.unused_parameters
             )
-            self._trained = trained
-        return self._wrapped
+            self._trained_names = trained
+        return self._ddp_model
 
 
-def ddp(*, sync_batchnorm: bool, unused_parameters: bool) -> Ddp:
+def ddp(*, sync_batchnorm: bool, unused_parameters: bool) -> DDPStrategy:
     """With `sync_batchnorm` BatchNorm normalises by the samples of all processes (torch's
     SyncBatchNorm), which is then called by all of them or by none. With `unused_parameters` a step
     may leave out parameters that are trained; without it torch raises an error at the next one."""
-    return Ddp(sync_batchnorm, unused_parameters)
+    return DDPStrategy(sync_batchnorm, unused_parameters)
 
 
-def check_ddp(planned: Planned, *, sync_batchnorm: bool, unused_parameters: bool) -> Iterator[str]:
+def check_ddp(
+    planned: PlannedRun, *, sync_batchnorm: bool, unused_parameters: bool
+) -> Iterator[str]:
     """What SyncBatchNorm needs."""
-    if planned.ranks.size == 1 or not sync_batchnorm:
+    if planned.collectives.size == 1 or not sync_batchnorm:
         return
     if planned.device.type != "cuda":
         yield (
@@ -71,7 +73,7 @@ def check_ddp(planned: Planned, *, sync_batchnorm: bool, unused_parameters: bool
             f"run is on the {planned.device.type.upper()}; use distributed.sync_batchnorm=false, "
             "or a model without BatchNorm (model.batchnorm=false)"
         )
-    if not any(isinstance(module, layers.BATCH_NORMS) for module in planned.model.modules()):
+    if not any(isinstance(module, layers.BATCH_NORM_TYPES) for module in planned.model.modules()):
         yield (
             f"distributed.sync_batchnorm is true, but {planned.choice('model')} has no BatchNorm; "
             "leave it out"

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from recipe.nn.sharded import as_in, whole
+from recipe.nn.sharded import gather_full_tensor, shard_like
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
     from recipe.components.distributed import SharedRun
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
-KNOWN = ("recipe.components.clip.none.none", "recipe.components.clip.norm.norm")
+SUPPORTED_CLIPS = ("recipe.components.clip.none.none", "recipe.components.clip.norm.norm")
 """Clips that are right for gradients in parts."""
 
 
-class Fsdp:
-    before_hooks, alone, contiguous = False, False, True
+class FSDPStrategy:
+    has_local_grad_hooks, has_local_forward, is_contiguous_required = False, False, True
 
     def __init__(self, per: Literal["children", "model"]) -> None:
         self.per = per
 
-    def prepared(self, model: nn.Module) -> nn.Module:
+    def prepare_model(self, model: nn.Module) -> nn.Module:
         return model
 
-    def joined(self, run: SharedRun) -> None:
+    def before_training(self, run: SharedRun) -> None:
         """Cuts the model; the optimizer and the groups hold its new parameters, by name."""
         from torch.distributed import get_world_size
         from torch.distributed.device_mesh import init_device_mesh
@@ -42,61 +42,62 @@ class Fsdp:
 
         names = {id(p): name for name, p in run.model.named_parameters()}
         mesh = init_device_mesh(run.device.type, (get_world_size(),))
-        for piece in _pieces(run.model) if self.per == "children" else ():
+        for piece in _shardable_modules(run.model) if self.per == "children" else ():
             fully_shard(piece, mesh=mesh)
         fully_shard(run.model, mesh=mesh)
         state = run.optimizer.state
-        for group in (*run.optimizer.param_groups, *run.groups):
+        for group in (*run.optimizer.param_groups, *run.param_groups):
             cut = [run.model.get_parameter(names[id(p)]) for p in group["params"]]
             for before, now in zip(group["params"], cut, strict=True):
                 if before in state:  # of a run that goes on from another's
                     state[now] = {
-                        key: _like(value, now) for key, value in state.pop(before).items()
+                        key: _shard_value_like(value, now)
+                        for key, value in state.pop(before).items()
                     }
             group["params"] = cut
         gc.collect()  # the whole weights
 
     def sharded_clip(self, clip: Clip) -> Clip:
-        return _whole(clip)
+        return _with_full_norm(clip)
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module) -> nn.Module:
         return model
 
 
-def _pieces(model: nn.Module) -> Iterator[nn.Module]:
+def _shardable_modules(model: nn.Module) -> Iterator[nn.Module]:
     """The layers and blocks that a model calls itself; a list of them is not called."""
     for child in model.children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from _pieces(child)
+            yield from _shardable_modules(child)
         elif any(True for _ in child.parameters()):
             yield child
 
 
-def _like(value: Any, parameter: nn.Parameter) -> Any:
-    return as_in(value, parameter) if isinstance(value, Tensor) else value
+def _shard_value_like(value: Any, parameter: nn.Parameter) -> Any:
+    return shard_like(value, parameter) if isinstance(value, Tensor) else value
 
 
-def _whole(clip: Clip) -> Clip:
+def _with_full_norm(clip: Clip) -> Clip:
     """A clip whose norm is that of the whole gradient, in every process."""
 
     def clipped(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         norm, bit = clip(params)
-        return whole(norm), whole(bit)
+        return gather_full_tensor(norm), gather_full_tensor(bit)
 
     return clipped
 
 
-def fsdp(*, per: Literal["children", "model"]) -> Fsdp:
+def fsdp(*, per: Literal["children", "model"]) -> FSDPStrategy:
     """The whole model is cut as `per` says: the smaller the pieces, the less is whole at a time."""
-    return Fsdp(per)
+    return FSDPStrategy(per)
 
 
-def check_fsdp(planned: Planned, *, per: str) -> Iterator[str]:
+def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
     """What would be wrong with weights in parts, or isn't known to be right."""
-    if planned.ranks.size == 1:
+    if planned.collectives.size == 1:
         return
     choice, spec = planned.choice("distributed"), planned.spec
-    if spec.clip.get("_target_") not in KNOWN:
+    if spec.clip.get("_target_") not in SUPPORTED_CLIPS:
         yield (
             f"{planned.choice('clip')} would see parts of gradients under {choice}; use clip=norm "
             "or clip=none, or distributed=ddp"
@@ -111,7 +112,7 @@ def check_fsdp(planned: Planned, *, per: str) -> Iterator[str]:
             f"{planned.choice('sharpness')} would measure parts of gradients under {choice}; use "
             "sharpness=none, or distributed=ddp"
         )
-    if planned.frozen.timetable:
+    if planned.freeze_schedule.timetable:
         yield (
             f"{planned.choice('freeze')} thaws layers while the run goes on, which torch's "
             f"fully_shard doesn't follow ({choice}); freeze them throughout, or use distributed=ddp"

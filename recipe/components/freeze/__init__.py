@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """The rules of every freeze."""
-    frozen, choice = planned.frozen, planned.choice("freeze")
+    frozen, choice = planned.freeze_schedule, planned.choice("freeze")
     late = [epoch for epoch in frozen.timetable if epoch >= planned.spec.epochs]
     if late:
         yield (

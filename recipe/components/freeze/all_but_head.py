@@ -18,6 +18,6 @@ def all_but_head(model: nn.Module, *, head: str) -> None:
 
     Raises SpecError if the pattern matches nothing.
     """
-    trained = layers.head(model, head, "freeze.head")
+    trained = layers.find_head_parameters(model, head, "freeze.head")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -20,6 +20,8 @@ def by_name(model: nn.Module, *, names: list[str]) -> None:
     """
     if not names:
         raise ValueError("freeze.names is empty; name what to freeze, or use freeze=none")
-    frozen = patterns.select("freeze.names", names, [name for name, _ in model.named_parameters()])
+    frozen = patterns.assign_patterns(
+        "freeze.names", names, [name for name, _ in model.named_parameters()]
+    )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

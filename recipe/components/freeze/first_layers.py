@@ -19,7 +19,7 @@ def first_layers(model: nn.Module, *, count: PositiveInt) -> None:
     Layers are counted in the order in which the model registers them (`recipe.nn.layers`).
     Raises ValueError if nothing would be left to train.
     """
-    ordered = layers.in_order(model)
+    ordered = layers.find_layers(model)
     if count >= len(ordered):
         raise ValueError(
             f"freeze.count is {count}, but the model has {len(ordered)} layers with weights; "

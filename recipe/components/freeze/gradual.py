@@ -20,14 +20,14 @@ from typing_extensions import TypedDict
 from recipe.nn import patterns
 
 
-class Stage(TypedDict):
+class UnfreezeStage(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     epoch: NonNegativeInt
     names: Annotated[list[str], Field(min_length=1)]
 
 
-def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
+def gradual(model: nn.Module, *, stages: list[UnfreezeStage]) -> dict[int, list[str]]:
     """Freeze all that the stages name; returns which names are to be trained from which epoch on.
 
     A stage at epoch 0 is trained from the start, so it isn't frozen at all.
@@ -41,7 +41,7 @@ def gradual(model: nn.Module, *, stages: list[Stage]) -> dict[int, list[str]]:
     taken: dict[str, int] = {}
     for index, stage in enumerate(stages):
         key, epoch = f"freeze.stages[{index}].names", stage["epoch"]
-        for name in patterns.select(key, stage["names"], names):
+        for name in patterns.assign_patterns(key, stage["names"], names):
             if name in taken:
                 raise ValueError(f"{key}: {name} is in stages[{taken[name]}] already; name it once")
             taken[name] = index

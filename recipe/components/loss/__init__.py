@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """A loss must take the form of target that the augmentation gives, and validation's."""
     takes = planned.settings("loss").get("takes", ["indices"])
     gives = planned.settings("augment").get("gives", "indices")

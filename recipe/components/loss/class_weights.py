@@ -24,7 +24,7 @@ from torch.nn import functional
 from recipe.components.loss import check_target
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 def class_weights(
@@ -59,7 +59,7 @@ def idle_class_weights(
     return "every class weighs 1" if alike else None
 
 
-def check_class_weights(planned: Planned, *, weights: Any, **settings: Any) -> Iterator[str]:
+def check_class_weights(planned: PlannedRun, *, weights: Any, **settings: Any) -> Iterator[str]:
     """A weight for every class."""
     classes = len(planned.data.classes)
     if weights != "balanced" and len(weights) != classes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputFormat:
     """The images that weights are made for."""
 
     size: int
@@ -22,22 +22,22 @@ class Inputs:
         return f"{self.size} pixels, mean {list(self.mean)}, std {list(self.std)}"
 
 
-IMAGENET = Inputs(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_INPUT_FORMAT = InputFormat(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What nearly all weights for photographs are made for; `auto` where nothing else is known."""
 
 
 @dataclass(frozen=True)
-class Offered:
+class LibraryWeights:
     """Weights that a model's library has under a name."""
 
     name: str
     """In full, for people."""
-    inputs: Inputs
+    input_format: InputFormat
     classes: tuple[str, ...]
     """What they tell apart; empty where that isn't known."""
-    head: tuple[str, ...]
+    head_modules: tuple[str, ...]
     """Modules that classify; empty: the last layer with weights."""
-    place: str
+    source: str
     """Where they come from, for someone who has to fetch them by hand."""
     load: Callable[[], Mapping[str, Tensor]]
     """Fetches them, unless the library has before. May raise anything."""

@@ -16,13 +16,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut around them, which in training is all that is left of
     a share `drop` of the images."""
 
     def __init__(self, channels: int, width: int, stride: int, drop: float) -> None:
         super().__init__()
-        self.kept = nn.Dropout(drop)
+        self.stochastic_depth = nn.Dropout(drop)
         self.convolution1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.batchnorm1 = nn.BatchNorm2d(width)
         self.convolution2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -35,8 +35,8 @@ class Block(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         inner = torch.relu(self.batchnorm1(self.convolution1(features)))
         inner = self.batchnorm2(self.convolution2(inner))
-        if self.kept.p:
-            inner = inner * self.kept(inner.new_ones(inner.shape[0], 1, 1, 1))
+        if self.stochastic_depth.p:
+            inner = inner * self.stochastic_depth(inner.new_ones(inner.shape[0], 1, 1, 1))
         return torch.relu(inner + self.shortcut(features))
 
 
@@ -62,7 +62,7 @@ def resnet(
         for index in range(1, blocks + 1):
             stride = 2 if stage > 1 and index == 1 else 1
             drop = drop_path * ((stage - 1) * blocks + index) / total
-            model.add_module(f"stage{stage}_{index}", Block(before, width, stride, drop))
+            model.add_module(f"stage{stage}_{index}", ResidualBlock(before, width, stride, drop))
             before = width
     model.add_module("pool", nn.AdaptiveAvgPool2d(1))
     model.add_module("flatten", nn.Flatten())

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from recipe.config.option_files import nearest
-from recipe.nn.optional_imports import imported
+from recipe.config.option_files import suggest_nearest
+from recipe.nn.optional_imports import import_optional
 
 if TYPE_CHECKING:
-    from recipe.components.model.library_weights import Offered
+    from recipe.components.model.library_weights import LibraryWeights
 
 
 def timm(
@@ -32,9 +32,11 @@ def timm(
     `drop_path` is timm's drop_path_rate. Raises ValueError for a name timm doesn't have, for a
     model without residual branches to drop, and if it can't be imported.
     """
-    library = _library()
+    library = _import_timm()
     if name not in library.list_models():
-        raise ValueError(f"model.name: timm has no {name!r}{nearest(name, library.list_models())}")
+        raise ValueError(
+            f"model.name: timm has no {name!r}{suggest_nearest(name, library.list_models())}"
+        )
     more = {} if drop_path is None else {"drop_path_rate": drop_path}
     try:
         model: nn.Module = library.create_model(
@@ -50,12 +52,14 @@ def timm(
     return model
 
 
-def weights_timm(weights: str, *, name: str, channels: Any, **settings: Any) -> Offered | None:
+def weights_timm(
+    weights: str, *, name: str, channels: Any, **settings: Any
+) -> LibraryWeights | None:
     """What timm has for that model under a tag, such as a1_in1k, or as DEFAULT; None for any other
     name. timm itself adapts the first convolution where `channels` isn't 3."""
-    from recipe.components.model.library_weights import Inputs, Offered
+    from recipe.components.model.library_weights import InputFormat, LibraryWeights
 
-    library = _library()
+    library = _import_timm()
     full = name if weights == "DEFAULT" else f"{name}.{weights}"
     if name not in library.list_models():
         return None
@@ -64,15 +68,15 @@ def weights_timm(weights: str, *, name: str, channels: Any, **settings: Any) -> 
         return None
     made = library.get_pretrained_cfg(full)
     heads = made.classifier if isinstance(made.classifier, tuple) else (made.classifier,)
-    return Offered(
+    return LibraryWeights(
         name=f"timm {made.architecture or name}.{made.tag}",
-        inputs=Inputs(made.input_size[-1], tuple(made.mean), tuple(made.std)),
+        input_format=InputFormat(made.input_size[-1], tuple(made.mean), tuple(made.std)),
         classes=(),
-        head=tuple(filter(None, heads)),
-        place=f"huggingface.co/{made.hf_hub_id}" if made.hf_hub_id else str(made.url),
+        head_modules=tuple(filter(None, heads)),
+        source=f"huggingface.co/{made.hf_hub_id}" if made.hf_hub_id else str(made.url),
         load=lambda: library.create_model(full, pretrained=True, in_chans=channels).state_dict(),
     )
 
 
-def _library() -> Any:
-    return imported("timm", "model=timm", "vision")
+def _import_timm() -> Any:
+    return import_optional("timm", "model=timm", "vision")

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """What torch's classes take without a word."""
     groups: dict[float, list[str]] = {}
     for group in planned.optimizer.param_groups:
@@ -25,7 +25,9 @@ def check(planned: Planned) -> Iterator[str]:
             )
 
 
-def caution(planned: Planned) -> Iterator[str]:
+def caution(planned: PlannedRun) -> Iterator[str]:
     """A run in which no weight can move."""
-    if not any(planned.ramp) or not any(any(curve) for curve in planned.rates.values()):
+    if not any(planned.warmup_factors) or not any(
+        any(curve) for curve in planned.lr_curves.values()
+    ):
         yield "the learning rate is 0 at every step, so no weight will move; raise optimizer.lr"

@@ -30,8 +30,8 @@ def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, 
     owner: dict[str, str] = {}
     for index, rule in enumerate(rules):
         key = f"param_groups.rules[{index}]"
-        match, name, options = _read(key, rule, {group["name"] for group in groups})
-        for parameter in (taken := patterns.select(key, match, list(parameters))):
+        match, name, options = _parse_rule(key, rule, {group["name"] for group in groups})
+        for parameter in (taken := patterns.assign_patterns(key, match, list(parameters))):
             if parameter in owner:
                 raise ValueError(
                     f"{key} ({', '.join(match)}): {parameter} is claimed by {owner[parameter]} "
@@ -44,15 +44,17 @@ def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, 
     return [*groups, {"name": "rest", "params": rest}] if rest else groups
 
 
-def _all_texts(match: Any) -> bool:
+def _is_string_list(match: Any) -> bool:
     return isinstance(match, list) and all(isinstance(pattern, str) for pattern in match)
 
 
-def _read(key: str, rule: dict[str, Any], names: set[str]) -> tuple[list[str], str, dict[str, Any]]:
+def _parse_rule(
+    key: str, rule: dict[str, Any], names: set[str]
+) -> tuple[list[str], str, dict[str, Any]]:
     options = dict(rule)
     match = options.pop("match", None)
     match = [match] if isinstance(match, str) else match
-    if not match or not _all_texts(match):
+    if not match or not _is_string_list(match):
         raise ValueError(
             f"{key} has no match; write {{match: <name or pattern>, lr: ...}}, got {rule}"
         )

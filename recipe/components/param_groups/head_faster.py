@@ -22,7 +22,7 @@ def head_faster(
 
     Raises SpecError if the pattern for the head matches nothing, ValueError if everything.
     """
-    names = layers.head(model, head, "param_groups.head")
+    names = layers.find_head_parameters(model, head, "param_groups.head")
     parameters = dict(model.named_parameters())
     body = [parameter for name, parameter in parameters.items() if name not in names]
     if not body:

@@ -28,7 +28,7 @@ def layer_decay(
     block or transformer layer, and each layer of a model without blocks (`recipe.nn.layers.blocks`).
     """
     parameters = dict(model.named_parameters())
-    ordered = layers.blocks(model)
+    ordered = layers.find_blocks(model)
     width = len(str(len(ordered)))
     return [
         {

@@ -29,7 +29,7 @@ def no_decay(model: nn.Module) -> list[dict[str, Any]]:
     besides their weights (class tokens, position embeddings, bias tables, layer scales); and
     what `no_weight_decay()`, of the model or of a module in it, names or matches.
     """
-    spared = {id(parameter) for parameter in _spared(model)}
+    spared = {id(parameter) for parameter in _find_undecayed(model)}
     groups: list[dict[str, Any]] = [
         {"name": "decay", "params": [p for p in model.parameters() if id(p) not in spared]}
     ]
@@ -38,9 +38,9 @@ def no_decay(model: nn.Module) -> list[dict[str, Any]]:
     return groups
 
 
-def _spared(model: nn.Module) -> Iterator[nn.Parameter]:
+def _find_undecayed(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
-        norm, around = isinstance(module, layers.NORMS), layers.around_others(module)
+        norm, around = isinstance(module, layers.NORM_TYPES), layers.has_child_parameters(module)
         for name, parameter in module.named_parameters(recurse=False):
             bias = name == "bias" or name.endswith("_bias")
             beside = around and not name.endswith("weight")

@@ -16,12 +16,12 @@ from torch import nn
 from torch.amp import GradScaler
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
-Precision = tuple[Callable[[], AbstractContextManager[object]], GradScaler]
+AutocastAndScaler = tuple[Callable[[], AbstractContextManager[object]], GradScaler]
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """Small gradients must survive 16 bits, and a clip must see them as they are."""
     choice, device = planned.choice("precision"), planned.device.type
     with planned.autocast():
@@ -33,7 +33,7 @@ def check(planned: Planned) -> Iterator[str]:
             f"{choice} computes in float16, but its scaler is off, so small gradients would become "
             "0; return a GradScaler that is enabled, or use precision=bf16"
         )
-    if planned.scaler.is_enabled() and not _unscales(planned.scaler, planned.device):
+    if planned.scaler.is_enabled() and not _is_unscale_exact(planned.scaler, planned.device):
         yield (
             f"{choice}: its scaler's unscale_ doesn't give back the gradients of the loss, so "
             f"{planned.choice('clip')} would compare scaled ones with its limit; use torch's "
@@ -41,7 +41,7 @@ def check(planned: Planned) -> Iterator[str]:
         )
 
 
-def _unscales(scaler: GradScaler, device: torch.device) -> bool:
+def _is_unscale_exact(scaler: GradScaler, device: torch.device) -> bool:
     """Tried with a gradient of 2**-10, small enough that no scale makes it overflow."""
     mine, x = copy.deepcopy(scaler), nn.Parameter(torch.ones((), device=device))
     optimizer = torch.optim.SGD([x], lr=1.0)

@@ -16,10 +16,10 @@ from functools import partial
 import torch
 from torch.amp import GradScaler
 
-from recipe.components.precision import Precision
+from recipe.components.precision import AutocastAndScaler
 
 
-def bf16(device: torch.device) -> Precision:
+def bf16(device: torch.device) -> AutocastAndScaler:
     """Forward passes under autocast to bfloat16, and a scaler that is switched off.
 
     Raises ValueError for a CUDA GPU that has no bfloat16 of its own and would imitate it slowly.

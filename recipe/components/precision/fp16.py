@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch.amp import GradScaler
 
-from recipe.components.precision import Precision
+from recipe.components.precision import AutocastAndScaler
 
 
 def fp16(
@@ -26,7 +26,7 @@ def fp16(
     growth_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)],
     backoff_factor: Annotated[float, Field(gt=0, lt=1)],
     growth_interval: PositiveInt,
-) -> Precision:
+) -> AutocastAndScaler:
     """Forward passes under autocast to float16, and a scaler that is on.
 
     A step whose gradients overflow is skipped by the scaler. Raises ValueError on a CPU.

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import torch
 from torch.amp import GradScaler
 
-from recipe.components.precision import Precision
+from recipe.components.precision import AutocastAndScaler
 
 
-def fp32(device: torch.device) -> Precision:
+def fp32(device: torch.device) -> AutocastAndScaler:
     """Forward passes as they are, and a scaler that is switched off."""
     return nullcontext, GradScaler(device.type, enabled=False)

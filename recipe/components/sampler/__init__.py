@@ -20,16 +20,16 @@ import torch
 from recipe.nn import rng
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """What a sampler gives must be as many samples that are there, the same each time."""
     targets, choice = planned.data.train.targets, planned.choice("sampler")
-    stream = rng.generator(planned.spec.seed, "order")
-    before = rng.standing()
+    stream = rng.make_generator(planned.spec.seed, "order")
+    before = rng.snapshot_rng()
     indices = planned.sampler(targets, stream)
-    if rng.standing() != before:
+    if rng.snapshot_rng() != before:
         yield f"{choice} draws from a global random stream; draw from the generator it is given"
     shape = tuple(indices.shape)
     if shape != (len(targets),) or indices.dtype != torch.int64 or not indices.is_cpu:

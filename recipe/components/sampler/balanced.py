@@ -21,19 +21,19 @@ from pydantic import Field
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
-Power = Annotated[float, Field(gt=0, le=1)]
+UnitPower = Annotated[float, Field(gt=0, le=1)]
 
 
-def balanced(targets: Tensor, generator: torch.Generator, *, power: Power) -> Tensor:
+def balanced(targets: Tensor, generator: torch.Generator, *, power: UnitPower) -> Tensor:
     """As many indices as there are samples, shape (n,), in random order.
 
     A class of m samples gets a share of them in proportion to m ** (1 - power), in whole numbers
     that are within one of it. Within a class its samples come in random order, over and over.
     """
     drawn = []
-    for label, count in enumerate(shares(targets, power).tolist()):
+    for label, count in enumerate(samples_per_class(targets, power).tolist()):
         own = (targets == label).nonzero().flatten()
         while count > 0:
             drawn.append(own[torch.randperm(len(own), generator=generator)[:count]])
@@ -42,7 +42,7 @@ def balanced(targets: Tensor, generator: torch.Generator, *, power: Power) -> Te
     return indices[torch.randperm(len(indices), generator=generator)]
 
 
-def shares(targets: Tensor, power: float) -> Tensor:
+def samples_per_class(targets: Tensor, power: float) -> Tensor:
     """How often each class is drawn in an epoch, shape (classes,), int64; the sum is the number of
     samples. What is left after rounding down goes to the largest remainders."""
     counts = targets.bincount().double()
@@ -54,7 +54,7 @@ def shares(targets: Tensor, power: float) -> Tensor:
     return whole
 
 
-def check_balanced(planned: Planned, **settings: Any) -> Iterator[str]:
+def check_balanced(planned: PlannedRun, **settings: Any) -> Iterator[str]:
     """One way of counting rare classes more is enough."""
     if (
         planned.settings("loss").get("_target_")
@@ -68,7 +68,7 @@ def check_balanced(planned: Planned, **settings: Any) -> Iterator[str]:
 
 
 def audit_balanced(targets: Tensor, indices: Tensor, *, power: float) -> Iterator[str]:
-    wanted = shares(targets, power)
+    wanted = samples_per_class(targets, power)
     found = targets[indices].bincount(minlength=len(wanted))
     for label in (found != wanted).nonzero().flatten().tolist():
         yield f"class {label} is drawn {found[label]} times an epoch, not {wanted[label]}"

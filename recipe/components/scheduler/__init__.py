@@ -34,41 +34,45 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from recipe.formatting import counted, written
+from recipe.formatting import format_value, pluralize
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned, Rates
+    from recipe.components.contract import LRCurves, PlannedRun
 
 
-OF_SCHEDULERS = (ChainedScheduler, SequentialLR)
+COMPOSITE_SCHEDULERS = (ChainedScheduler, SequentialLR)
 """Classes of torch that take other schedulers."""
 
 
-def over(part: Callable[..., Any], optimizer: Optimizer, total: int) -> LRScheduler:
+def build_scheduler(
+    part: Callable[..., Any], optimizer: Optimizer, total_steps: int
+) -> LRScheduler:
     """The scheduler that a part, called in either way, makes over this optimizer for `total`
     moves."""
-    if getattr(part, "func", part) in OF_SCHEDULERS:
+    if getattr(part, "func", part) in COMPOSITE_SCHEDULERS:
         raise ValueError(
             "combines schedulers that are made over the optimizer already, which no setting can "
             "name; use scheduler=chained"
         )
     parameters = inspect.signature(part).parameters
     if next(iter(parameters)) == "progress":
-        return LambdaLR(optimizer, lambda count: part(min(count / total, 1.0)))
-    scheduler: LRScheduler = part(optimizer, **({"total": total} if "total" in parameters else {}))
+        return LambdaLR(optimizer, lambda count: part(min(count / total_steps, 1.0)))
+    scheduler: LRScheduler = part(
+        optimizer, **({"total": total_steps} if "total" in parameters else {})
+    )
     return scheduler
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """The rules of every schedule, torch's own classes and a user's included."""
-    wrong = [*_absolute_top(planned), *_absolute_floor(planned), *_beyond_the_run(planned)]
-    yield from wrong or _ratio(planned)
-    yield from _monitor(planned)
+    wrong = [*_check_max_lr(planned), *_check_min_lr(planned), *_check_warmup_length(planned)]
+    yield from wrong or _check_lr_ratio(planned)
+    yield from _check_monitor(planned)
 
 
-def _absolute_top(planned: Planned) -> Iterator[str]:
+def _check_max_lr(planned: PlannedRun) -> Iterator[str]:
     """OneCycleLR and CyclicLR put one number, or one a group, in place of the learning rates."""
-    schedule, groups = planned.schedule.scheduler, planned.optimizer.param_groups
+    schedule, groups = planned.lr_schedule.scheduler, planned.optimizer.param_groups
     if isinstance(schedule, OneCycleLR):
         tops = [group["max_lr"] for group in groups]
     elif isinstance(schedule, CyclicLR):
@@ -77,16 +81,16 @@ def _absolute_top(planned: Planned) -> Iterator[str]:
         return
     if tops != list(planned.base_lr.values()):
         yield (
-            f"{_setting(planned, 'max_lr')} takes the place of the learning rate of every "
-            f"parameter group, so those given ({_given(planned)}) would be ignored; use "
+            f"{_setting_name(planned, 'max_lr')} takes the place of the learning rate of every "
+            f"parameter group, so those given ({_format_learning_rates(planned)}) would be ignored; use "
             "scheduler=one_cycle, where each group's own learning rate is the top"
         )
 
 
-def _absolute_floor(planned: Planned) -> Iterator[str]:
+def _check_min_lr(planned: PlannedRun) -> Iterator[str]:
     """torch's minima, below which no group falls, are absolute: one number, or one a group."""
     rates = planned.base_lr
-    key, floors = _floors(planned.schedule.scheduler, len(rates))
+    key, floors = _get_min_lrs(planned.lr_schedule.scheduler, len(rates))
     shown = f"{floors[0]:g}" if len(set(floors)) == 1 else str(floors)
     above = [
         f"{name} ({lr:g})" for (name, lr), low in zip(rates.items(), floors, strict=True)
@@ -94,19 +98,19 @@ def _absolute_floor(planned: Planned) -> Iterator[str]:
     ]  # fmt: skip
     if above:
         yield (
-            f"{_setting(planned, key)} is {shown}, above the learning rate of "
+            f"{_setting_name(planned, key)} is {shown}, above the learning rate of "
             f"{', '.join(above)}, which would rise to it; use a smaller one"
         )
     elif len({round(low / lr, 9) if lr else 0.0 for lr, low in zip(
         rates.values(), floors, strict=True)}) > 1:  # fmt: skip
         yield (
-            f"{_setting(planned, key)} is {shown}, an absolute minimum, but the groups' learning "
-            f"rates differ ({_given(planned)}), so their ratio would be lost; use {key}=0, or "
+            f"{_setting_name(planned, key)} is {shown}, an absolute minimum, but the groups' learning "
+            f"rates differ ({_format_learning_rates(planned)}), so their ratio would be lost; use {key}=0, or "
             "scheduler=cosine with a minimum relative to each"
         )
 
 
-def _floors(schedule: LRScheduler, groups: int) -> tuple[str, list[float]]:
+def _get_min_lrs(schedule: LRScheduler, groups: int) -> tuple[str, list[float]]:
     """What torch calls its minimum, and its value for every group."""
     if isinstance(schedule, ReduceLROnPlateau):
         return "min_lr", list(schedule.min_lrs)
@@ -115,25 +119,33 @@ def _floors(schedule: LRScheduler, groups: int) -> tuple[str, list[float]]:
     return "", [0.0] * groups
 
 
-def _beyond_the_run(planned: Planned) -> Iterator[str]:
+def _check_warmup_length(planned: PlannedRun) -> Iterator[str]:
     """torch's LinearLR and ConstantLR reach the full learning rate after `total_iters` moves."""
-    schedule = planned.schedule.scheduler
+    schedule = planned.lr_schedule.scheduler
     rises = (isinstance(schedule, LinearLR) and schedule.start_factor < schedule.end_factor) or (
         isinstance(schedule, ConstantLR) and schedule.factor < 1
     )
-    if rises and schedule.total_iters >= planned.moves:
+    if rises and schedule.total_iters >= planned.scheduler_steps:
         yield (
-            f"{_setting(planned, 'total_iters')} is {schedule.total_iters}, but the run has "
-            f"{_moves(planned)}, so the warm-up wouldn't end; use fewer, or more epochs"
+            f"{_setting_name(planned, 'total_iters')} is {schedule.total_iters}, but the run has "
+            f"{_format_scheduler_steps(planned)}, so the warm-up wouldn't end; use fewer, or more epochs"
         )
 
 
-def _ratio(planned: Planned) -> Iterator[str]:
+def _check_lr_ratio(planned: PlannedRun) -> Iterator[str]:
     """Every schedule is walked over the whole run and looked at, whatever it is called."""
-    base, schedule = planned.base_lr, planned.schedule.scheduler
-    curves, unit, way_out = planned.rates, "move", "multiply each group's own learning rate instead"
+    base, schedule = planned.base_lr, planned.lr_schedule.scheduler
+    curves, unit, way_out = (
+        planned.lr_curves,
+        "move",
+        "multiply each group's own learning rate instead",
+    )
     if isinstance(schedule, ReduceLROnPlateau):
-        curves, unit, way_out = _falls(schedule, base, planned.moves), "fall", "use eps=0"
+        curves, unit, way_out = (
+            _plateau_lr_curves(schedule, base, planned.scheduler_steps),
+            "fall",
+            "use eps=0",
+        )
     first = next(iter(base))
     for name in islice(base, 1, None):
         for count, (lr, other) in enumerate(zip(curves[name], curves[first], strict=True)):
@@ -142,12 +154,12 @@ def _ratio(planned: Planned) -> Iterator[str]:
                 yield (
                     f"{planned.choice('scheduler')} destroys the ratio between the groups: {first} "
                     f"to {name} is {base[first]:g} to {base[name]:g}, but {other:g} to {lr:g} "
-                    f"after {counted(count, unit)}; {way_out}"
+                    f"after {pluralize(count, unit)}; {way_out}"
                 )
                 return
 
 
-def _falls(schedule: ReduceLROnPlateau, base: dict[str, float], moves: int) -> Rates:
+def _plateau_lr_curves(schedule: ReduceLROnPlateau, base: dict[str, float], moves: int) -> LRCurves:
     """Each group's learning rate after 0, 1, ... falls, as many as a run could have; torch leaves
     a group out of a fall that is no larger than `eps`."""
     curves = {name: [lr] for name, lr in base.items()}
@@ -158,9 +170,9 @@ def _falls(schedule: ReduceLROnPlateau, base: dict[str, float], moves: int) -> R
     return curves
 
 
-def _monitor(planned: Planned) -> Iterator[str]:
+def _check_monitor(planned: PlannedRun) -> Iterator[str]:
     """What a schedule that waits for a metric is handed, and no other needs."""
-    schedule, settings = planned.schedule, planned.settings("scheduler")
+    schedule, settings = planned.lr_schedule, planned.settings("scheduler")
     better = {"val/loss": "min", "val/accuracy": "max"}
     if not isinstance(schedule.scheduler, ReduceLROnPlateau):
         if schedule.monitor is not None:
@@ -170,7 +182,7 @@ def _monitor(planned: Planned) -> Iterator[str]:
             )
         return
     if schedule.monitor not in better:
-        yield f"scheduler.monitor must be val/loss or val/accuracy, got {written(schedule.monitor)}"
+        yield f"scheduler.monitor must be val/loss or val/accuracy, got {format_value(schedule.monitor)}"
         return
     if settings["per"] != "epoch":
         yield (
@@ -184,34 +196,34 @@ def _monitor(planned: Planned) -> Iterator[str]:
         )
 
 
-def never_reached(planned: Planned, key: str, part: float) -> Iterator[str]:
+def check_rise_length(planned: PlannedRun, key: str, part: float) -> Iterator[str]:
     """For a schedule that rises over `part` of the run: the run must have moves left after it."""
-    if planned.moves - 1 < part * planned.moves:
+    if planned.scheduler_steps - 1 < part * planned.scheduler_steps:
         yield (
-            f"scheduler.{key} is {part:g}, but the run has {_moves(planned)}, so it would end "
+            f"scheduler.{key} is {part:g}, but the run has {_format_scheduler_steps(planned)}, so it would end "
             f"before the rise does; use scheduler.per=step, a smaller {key}, or more epochs"
         )
 
 
-def under_an_epoch(planned: Planned, key: str, length: int) -> Iterator[str]:
+def warn_below_one_epoch(planned: PlannedRun, key: str, length: int) -> Iterator[str]:
     """For a length that is counted in moves: with one at every step it may be meant in epochs."""
     if planned.settings("scheduler")["per"] == "step" and length < planned.steps_per_epoch:
         yield (
-            f"scheduler.{key} is {counted(length, 'training step')}, less than an epoch of "
+            f"scheduler.{key} is {pluralize(length, 'training step')}, less than an epoch of "
             f"{planned.steps_per_epoch}; with scheduler.per=epoch it counts epochs"
         )
 
 
-def _moves(planned: Planned) -> str:
+def _format_scheduler_steps(planned: PlannedRun) -> str:
     per = planned.settings("scheduler")["per"]
-    return f"{counted(planned.moves, 'move')} (one every {per})"
+    return f"{pluralize(planned.scheduler_steps, 'move')} (one every {per})"
 
 
-def _given(planned: Planned) -> str:
+def _format_learning_rates(planned: PlannedRun) -> str:
     return ", ".join(f"{name} {lr:g}" for name, lr in planned.base_lr.items())
 
 
-def _setting(planned: Planned, key: str) -> str:
+def _setting_name(planned: PlannedRun, key: str) -> str:
     """The dotted key; where a user's part sets it itself, their choice."""
     if key in planned.settings("scheduler"):
         return f"scheduler.{key}"

@@ -25,21 +25,24 @@ from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from recipe.components.scheduler import over, under_an_epoch
+from recipe.components.scheduler import build_scheduler, warn_below_one_epoch
 from recipe.config import schema
 from recipe.errors import SpecError
-from recipe.formatting import counted
+from recipe.formatting import pluralize
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
-Part = functools.partial[Any]
+ChainPart = functools.partial[Any]
 """An option of the menu with its settings, and what the chain wants to know of it."""
 
-OWN = {"length": PositiveInt, "scale": Annotated[float, Field(gt=0, allow_inf_nan=False)]}
+CHAIN_SETTINGS = {
+    "length": PositiveInt,
+    "scale": Annotated[float, Field(gt=0, allow_inf_nan=False)],
+}
 """Settings of a part that are the chain's, and their types."""
 
-RISES = {"one_cycle": "pct_start", "warmup_cosine": "warmup"}
+RISE_SETTINGS = {"one_cycle": "pct_start", "warmup_cosine": "warmup"}
 """Options that begin with a rise, and the setting that says which share of them it takes."""
 
 
@@ -54,25 +57,25 @@ def chained(
     Raises SpecError for parts without a length that isn't the last one's, and for settings that a
     part's option doesn't have.
     """
-    read = _read(parts)
+    read = _check_parts(parts)
     own = [float(group["lr"]) for group in optimizer.param_groups]
     curves: list[list[float]] = [[] for _ in own]
-    for index, (part, length) in enumerate(zip(read, _lengths(read, total), strict=False)):
-        for curve, rates in zip(curves, _walked(index, part, own, length), strict=True):
+    for index, (part, length) in enumerate(zip(read, _part_lengths(read, total), strict=False)):
+        for curve, rates in zip(curves, _part_lr_curves(index, part, own, length), strict=True):
             curve[-1:] = rates  # in the place of where the part before would go next
     factors = [
         [rate / lr if lr else 1.0 for rate in curve]
         for curve, lr in zip(curves, own, strict=True)
     ]  # fmt: skip
-    return LambdaLR(optimizer, [_along(each) for each in factors])
+    return LambdaLR(optimizer, [_factor_function(each) for each in factors])
 
 
-def _along(factors: list[float]) -> Callable[[int], float]:
+def _factor_function(factors: list[float]) -> Callable[[int], float]:
     """A plain function: of anything else LambdaLR keeps the content in checkpoints."""
     return lambda move: factors[move]
 
 
-def _read(parts: list[Any]) -> list[Part]:
+def _check_parts(parts: list[Any]) -> list[ChainPart]:
     """The parts, each held against its option's signature."""
     found: list[str] = []
     for index, part in enumerate(parts):
@@ -86,18 +89,18 @@ def _read(parts: list[Any]) -> list[Part]:
         if home.startswith("recipe.") and not home.startswith("recipe.components.scheduler."):
             found.append(f"{key}: {home} is no schedule; choose an option of scheduler")
             continue
-        for name in OWN.keys() & given.keys():
-            found += schema.type_problems(f"{key}.{name}", OWN[name], given[name])
+        for name in CHAIN_SETTINGS.keys() & given.keys():
+            found += schema.find_type_problems(f"{key}.{name}", CHAIN_SETTINGS[name], given[name])
         last = index == len(parts) - 1
         if last and "length" in given:
             found.append(f"{key}.length: the last part takes what is left of the run; leave it out")
         if not last and "length" not in given:
             found.append(f"{key}.length is not given; only the last part takes what is left")
-        shared = [name for name in schema.ENGINE["scheduler"] if name in given]
+        shared = [name for name in schema.ENGINE_SETTINGS["scheduler"] if name in given]
         found += [f"{key}.{name}: all parts move together; set scheduler.{name}" for name in shared]
-        told = schema.problems(
+        told = schema.find_setting_problems(
             "scheduler", option, part.func,
-            {"per": "epoch", **{k: v for k, v in given.items() if k not in (*OWN, *shared)}},
+            {"per": "epoch", **{k: v for k, v in given.items() if k not in (*CHAIN_SETTINGS, *shared)}},
         )  # fmt: skip
         found += [line.replace("scheduler", key, 1) for line in told]
     if found:
@@ -105,7 +108,7 @@ def _read(parts: list[Any]) -> list[Part]:
     return parts
 
 
-def _lengths(parts: list[Part], total: int) -> list[int]:
+def _part_lengths(parts: list[ChainPart], total: int) -> list[int]:
     """How many moves each part has that begins before the run ends; the last of them ends with
     it."""
     lengths: list[int] = []
@@ -114,13 +117,15 @@ def _lengths(parts: list[Part], total: int) -> list[int]:
     return lengths
 
 
-def _walked(index: int, part: Part, own: list[float], length: int) -> list[list[float]]:
+def _part_lr_curves(
+    index: int, part: ChainPart, own: list[float], length: int
+) -> list[list[float]]:
     """The learning rate of every group after 0, 1, ... `length` moves of a part by itself."""
     scale = part.keywords.get("scale", 1.0)
-    keywords = {k: v for k, v in part.keywords.items() if k not in (*OWN, "option")}
+    keywords = {k: v for k, v in part.keywords.items() if k not in (*CHAIN_SETTINGS, "option")}
     alone = Optimizer([{"params": [], "lr": lr} for lr in own], {})
     alone._opt_called = True  # type: ignore[attr-defined]  # no step to take; else torch warns
-    schedule = over(functools.partial(part.func, **keywords), alone, length)
+    schedule = build_scheduler(functools.partial(part.func, **keywords), alone, length)
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(
             f"scheduler.parts[{index}]: {part.keywords['option']} waits for a metric, so its "
@@ -133,47 +138,47 @@ def _walked(index: int, part: Part, own: list[float], length: int) -> list[list[
     return [[scale * float(rate) for rate in rates] for rates in zip(*moments, strict=True)]
 
 
-def check_chained(planned: Planned, *, parts: list[Part]) -> Iterator[str]:
+def check_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> Iterator[str]:
     """Every part must begin before the run ends, and what rises in it must come to its top."""
     starts = [0, *accumulate(part.keywords["length"] for part in parts[:-1])]
-    per, moves = planned.settings("scheduler")["per"], planned.moves
+    per, moves = planned.settings("scheduler")["per"], planned.scheduler_steps
     late = next((index for index, start in enumerate(starts) if start >= moves), None)
     if late is not None:
         yield (
-            f"scheduler.parts[{late}] begins after {counted(starts[late], 'move')}, but the run "
-            f"has {counted(moves, 'move')} (one every {per}), so it would never begin; use a "
+            f"scheduler.parts[{late}] begins after {pluralize(starts[late], 'move')}, but the run "
+            f"has {pluralize(moves, 'move')} (one every {per}), so it would never begin; use a "
             "shorter length before it, or more epochs"
         )
         return
-    for index, (part, length) in enumerate(zip(parts, _lengths(parts, moves), strict=True)):
+    for index, (part, length) in enumerate(zip(parts, _part_lengths(parts, moves), strict=True)):
         option = part.keywords["option"]
-        share = part.keywords.get(RISES.get(option, ""), 0.0)
+        share = part.keywords.get(RISE_SETTINGS.get(option, ""), 0.0)
         if length - 1 < share * length:
             yield (
-                f"scheduler.parts[{index}].{RISES[option]} is {share:g}, but the part has "
-                f"{counted(length, 'move')} (one every {per}), so it would end before the rise "
+                f"scheduler.parts[{index}].{RISE_SETTINGS[option]} is {share:g}, but the part has "
+                f"{pluralize(length, 'move')} (one every {per}), so it would end before the rise "
                 "does; use scheduler.per=step, a smaller one, or a longer part"
             )
     first = parts[0].keywords["option"]
-    if first in RISES and planned.spec.options["warmup"] != "none":
+    if first in RISE_SETTINGS and planned.spec.options["warmup"] != "none":
         yield (
             f"{planned.choice('warmup')} doesn't go with scheduler.parts[0], {first}, which warms "
             "up itself; use warmup=none, or another option there"
         )
 
 
-def describe_chained(planned: Planned, *, parts: list[Part]) -> str:
+def describe_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> str:
     """The length of every part, and of an epoch."""
     per = planned.settings("scheduler")["per"]
-    lengths = _lengths(parts, planned.moves)
+    lengths = _part_lengths(parts, planned.scheduler_steps)
     shown = ", ".join(
-        f"{part.keywords['option']} {counted(length, per)}"
+        f"{part.keywords['option']} {pluralize(length, per)}"
         for part, length in zip(parts, lengths, strict=True)
     )
-    epoch = f"; an epoch has {counted(planned.steps_per_epoch, 'step')}" if per == "step" else ""
+    epoch = f"; an epoch has {pluralize(planned.steps_per_epoch, 'step')}" if per == "step" else ""
     return f"Parts: {shown}{epoch}"
 
 
-def caution_chained(planned: Planned, *, parts: list[Part]) -> Iterator[str]:
+def caution_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> Iterator[str]:
     for index, part in enumerate(parts[:-1]):
-        yield from under_an_epoch(planned, f"parts[{index}].length", part.keywords["length"])
+        yield from warn_below_one_epoch(planned, f"parts[{index}].length", part.keywords["length"])

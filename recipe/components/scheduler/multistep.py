@@ -17,10 +17,10 @@ from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
-from recipe.components.scheduler import under_an_epoch
+from recipe.components.scheduler import warn_below_one_epoch
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 def multistep(
@@ -44,5 +44,5 @@ def multistep(
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
 
-def caution_multistep(planned: Planned, *, milestones: list[int], gamma: float) -> Iterator[str]:
-    yield from under_an_epoch(planned, "milestones[0]", milestones[0])
+def caution_multistep(planned: PlannedRun, *, milestones: list[int], gamma: float) -> Iterator[str]:
+    yield from warn_below_one_epoch(planned, "milestones[0]", milestones[0])

@@ -20,11 +20,11 @@ from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
-from recipe.components.scheduler import never_reached
-from recipe.formatting import counted
+from recipe.components.scheduler import check_rise_length
+from recipe.formatting import pluralize
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 def one_cycle(
@@ -55,14 +55,14 @@ def one_cycle(
     )
 
 
-def check_one_cycle(planned: Planned, *, pct_start: float, **settings: Any) -> Iterator[str]:
+def check_one_cycle(planned: PlannedRun, *, pct_start: float, **settings: Any) -> Iterator[str]:
     """The top is passed once: what is unfrozen after it learns from the falling end alone."""
-    yield from never_reached(planned, "pct_start", pct_start)
-    last = max(planned.frozen.timetable, default=0)
+    yield from check_rise_length(planned, "pct_start", pct_start)
+    last = max(planned.freeze_schedule.timetable, default=0)
     top = pct_start * planned.spec.epochs
     if last and last >= top:
         yield (
             f"{planned.choice('scheduler')} doesn't go with {planned.choice('freeze')}, which "
-            f"unfreezes after {counted(last, 'epoch')}: the learning rate has its only top after "
+            f"unfreezes after {pluralize(last, 'epoch')}: the learning rate has its only top after "
             f"{top:g}; unfreeze earlier, or use scheduler=constant, step or cosine"
         )

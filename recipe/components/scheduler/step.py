@@ -16,10 +16,10 @@ from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from recipe.components.scheduler import under_an_epoch
+from recipe.components.scheduler import warn_below_one_epoch
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 def step(
@@ -32,5 +32,5 @@ def step(
     return StepLR(optimizer, step_size=step_size, gamma=gamma)
 
 
-def caution_step(planned: Planned, *, step_size: int, gamma: float) -> Iterator[str]:
-    yield from under_an_epoch(planned, "step_size", step_size)
+def caution_step(planned: PlannedRun, *, step_size: int, gamma: float) -> Iterator[str]:
+    yield from warn_below_one_epoch(planned, "step_size", step_size)

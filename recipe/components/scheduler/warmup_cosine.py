@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from recipe.components.scheduler import never_reached
+from recipe.components.scheduler import check_rise_length
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
 def warmup_cosine(
@@ -39,6 +39,6 @@ def warmup_cosine(
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * decay)) / 2
 
 
-def check_warmup_cosine(planned: Planned, *, warmup: float, **settings: Any) -> Iterator[str]:
+def check_warmup_cosine(planned: PlannedRun, *, warmup: float, **settings: Any) -> Iterator[str]:
     """A run must be longer than its warm-up."""
-    yield from never_reached(planned, "warmup", warmup)
+    yield from check_rise_length(planned, "warmup", warmup)

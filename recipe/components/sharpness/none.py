@@ -7,5 +7,5 @@ from collections.abc import Callable
 from torch import nn
 
 
-def none(params: list[nn.Parameter], again: Callable[[], None]) -> None:
+def none(params: list[nn.Parameter], recompute_gradients: Callable[[], None]) -> None:
     """The gradients stay as they are."""

@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 
 def sam(
     params: list[nn.Parameter],
-    again: Callable[[], None],
+    recompute_gradients: Callable[[], None],
     *,
     rho: Annotated[float, Field(gt=0, allow_inf_nan=False)],
 ) -> None:
@@ -43,6 +43,6 @@ def sam(
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.add_(gradient * step)
     try:
-        again()
+        recompute_gradients()
     finally:
         torch._foreach_copy_(weights, before)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-Experiment = Annotated[str, Field(min_length=1)]
+ExperimentName = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)

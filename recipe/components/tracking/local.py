@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from recipe.components.tracking import Experiment, Tracking
+from recipe.components.tracking import ExperimentName, Tracking
 
-PREFIX = "sqlite:///"
+SQLITE_PREFIX = "sqlite:///"
 
-QUOTED_PREFIX = "sqlite+pysqlite:///"
+QUOTED_SQLITE_PREFIX = "sqlite+pysqlite:///"
 """Of an address whose path is quoted. MLflow takes the path of a `sqlite:///` address as it is, and
 would make its parent folders unquoted."""
 
@@ -18,20 +18,20 @@ def database_uri(path: Path) -> str:
     """The address of a sqlite database; `?` and `%`, which SQLAlchemy parses, are quoted."""
     text = str(path)
     if "?" not in text and "%" not in text:
-        return f"{PREFIX}{text}"
-    return QUOTED_PREFIX + "".join(quote(c) if c in "?%" else c for c in text)
+        return f"{SQLITE_PREFIX}{text}"
+    return QUOTED_SQLITE_PREFIX + "".join(quote(c) if c in "?%" else c for c in text)
 
 
 def database_path(uri: str | None) -> Path | None:
     """The file of a sqlite address; None if it is none."""
-    if uri is not None and uri.startswith(QUOTED_PREFIX):
-        return Path(unquote(uri.removeprefix(QUOTED_PREFIX)))
-    if uri is not None and uri.startswith(PREFIX):
-        return Path(uri.removeprefix(PREFIX))
+    if uri is not None and uri.startswith(QUOTED_SQLITE_PREFIX):
+        return Path(unquote(uri.removeprefix(QUOTED_SQLITE_PREFIX)))
+    if uri is not None and uri.startswith(SQLITE_PREFIX):
+        return Path(uri.removeprefix(SQLITE_PREFIX))
     return None
 
 
-def local(output_dir: Path, *, experiment: Experiment) -> Tracking:
+def local(output_dir: Path, *, experiment: ExperimentName) -> Tracking:
     """`mlflow.db` and `mlartifacts/` in output_dir, as absolute URIs."""
     return Tracking(
         uri=database_uri(output_dir / "mlflow.db"),

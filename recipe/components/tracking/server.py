@@ -7,12 +7,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from recipe.components.tracking import Experiment, Tracking
+from recipe.components.tracking import ExperimentName, Tracking
 from recipe.config import credentials
 
-Address = Annotated[str, Field(pattern=r"^https?://[^/]"), AfterValidator(credentials.without)]
+ServerURI = Annotated[
+    str, Field(pattern=r"^https?://[^/]"), AfterValidator(credentials.check_no_credentials)
+]
 
 
-def server(output_dir: Path, *, uri: Address, experiment: Experiment) -> Tracking:
+def server(output_dir: Path, *, uri: ServerURI, experiment: ExperimentName) -> Tracking:
     """MLflow behind `uri`, which keeps the artifacts itself."""
     return Tracking(uri=uri, experiment=experiment)

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
 
-def check(planned: Planned) -> Iterator[str]:
+def check(planned: PlannedRun) -> Iterator[str]:
     """A factor must be a number from 0 on, and the scheduler's by the end."""
-    factors, choice = planned.ramp, planned.choice("warmup")
+    factors, choice = planned.warmup_factors, planned.choice("warmup")
     wrong = [f for f in factors if not math.isfinite(f) or f < 0]
     if wrong:
         yield f"{choice} gives the factor {wrong[0]}; it must be a number from 0 on"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from recipe.components.contract import Planned
+    from recipe.components.contract import PlannedRun
 
-RISE = (
+SCHEDULERS_WITH_WARMUP = (
     "recipe.components.scheduler.warmup_cosine.warmup_cosine",
     "recipe.components.scheduler.one_cycle.one_cycle",
 )
@@ -36,14 +36,14 @@ def linear(
     return min(1.0, start + (1 - start) * progress / share)
 
 
-def check_linear(planned: Planned, *, share: float, **settings: Any) -> Iterator[str]:
+def check_linear(planned: PlannedRun, *, share: float, **settings: Any) -> Iterator[str]:
     """It must be the only rise, and longer than a step."""
-    if planned.settings("scheduler").get("_target_") in RISE:
+    if planned.settings("scheduler").get("_target_") in SCHEDULERS_WITH_WARMUP:
         yield (
             f"{planned.choice('warmup')} doesn't go with {planned.choice('scheduler')}, which "
             "warms up itself; use warmup=none, or scheduler=cosine"
         )
-    steps = len(planned.ramp)
+    steps = len(planned.warmup_factors)
     if steps * share < 1:
         yield (
             f"warmup.share is {share:g} of {steps} steps, which is less than one; use at least "

@@ -11,51 +11,59 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import compose, option_files
-from recipe.config.option_files import GROUPS, OFF, nearest
-from recipe.config.overrides import option_names
+from recipe.config.option_files import GROUPS, OFF_OPTIONS, suggest_nearest
+from recipe.config.overrides import get_option_names
 from recipe.errors import Problems
-from recipe.formatting import counted, written
-from recipe.sweep.ablation.variants import FULL_SET, LARGEST, PLANS, Trick, size
+from recipe.formatting import format_value, pluralize
+from recipe.sweep.ablation.variants import (
+    FULL_SET_PLANS,
+    MAX_VARIANTS,
+    PLANS,
+    Trick,
+    count_variants,
+)
 
-TRICKS = tuple(group for group in GROUPS if group in OFF)
+TRICK_GROUPS = tuple(group for group in GROUPS if group in OFF_OPTIONS)
 
-OWN = ("plan", "yes")
+ARGUMENT_NAMES = ("plan", "yes")
 """The arguments of `ablate` itself; to Hydra they are the sweeper's."""
 
-EXAMPLE = "python -m recipe ablate clip=norm scheduler=step 'seed=range(7)'"
+EXAMPLE_COMMAND = "python -m recipe ablate clip=norm scheduler=step 'seed=range(7)'"
 
 
 @dataclass(frozen=True)
-class Asked:
+class AblationArguments:
     plan: str
     yes: bool
     tricks: tuple[Trick, ...]
-    seeds: tuple[str, ...]
+    seed_overrides: tuple[str, ...]
     """Overrides, `seed=0`."""
-    fixed: tuple[str, ...]
+    fixed_overrides: tuple[str, ...]
     """The overrides that all jobs have."""
 
 
-def read(overrides: Sequence[Override], problems: Problems) -> Asked:
+def parse_arguments(overrides: Sequence[Override], problems: Problems) -> AblationArguments:
     """What is asked for; what can't be done is added to `problems`. Raises SpecError where nothing
     can be composed. Call within `menu_folder()`, with overrides that hold by themselves."""
-    problems += _varied_otherwise(overrides)
-    options = {o.key_or_group: o for o in overrides if o.key_or_group in TRICKS}
-    composed = compose.config([_first(o) for o in overrides])
-    chosen = _chosen(options, composed.hydra.runtime.choices)
+    problems += _find_sweep_problems(overrides)
+    options = {o.key_or_group: o for o in overrides if o.key_or_group in TRICK_GROUPS}
+    composed = compose.compose_config([_to_single_override(o) for o in overrides])
+    chosen = _select_options(options, composed.hydra.runtime.choices)
     seed = next((o for o in overrides if o.key_or_group == "seed"), None)
-    own = [o for o in overrides if o is not seed and _group(o) not in chosen]
-    fixed = tuple(_first(o) for o in own)
-    tricks = _tricks(chosen, overrides, fixed)
+    own = [o for o in overrides if o is not seed and _get_group(o) not in chosen]
+    fixed = tuple(_to_single_override(o) for o in own)
+    tricks = _make_tricks(chosen, overrides, fixed)
     sweeper = composed.hydra.sweeper
-    asked = Asked(str(sweeper.plan), sweeper.yes is True, tricks, _seeds(seed, composed), fixed)
-    problems += _plan_problems(asked, sweeper)
+    asked = AblationArguments(
+        str(sweeper.plan), sweeper.yes is True, tricks, _parse_seeds(seed, composed), fixed
+    )
+    problems += _find_plan_problems(asked, sweeper)
     return asked
 
 
-def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
+def _find_sweep_problems(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with what is given several values, or several times."""
-    keys = [o.key_or_group for o in overrides if o.key_or_group in (*TRICKS, "seed")]
+    keys = [o.key_or_group for o in overrides if o.key_or_group in (*TRICK_GROUPS, "seed")]
     twice = {key: [o.input_line for o in overrides if o.key_or_group == key] for key in keys}
     found = [
         f"{', '.join(lines)}: {key} is given {len(lines)} times; give it once"
@@ -65,12 +73,12 @@ def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
     ]
     for override in overrides:
         key, text = override.key_or_group, override.input_line
-        if not override.is_sweep_override() or key in (*TRICKS, "seed"):
+        if not override.is_sweep_override() or key in (*TRICK_GROUPS, "seed"):
             continue
         if key.startswith("hydra"):
             found.append(f"{text.removeprefix('hydra.sweeper.')}: give one value")
         else:
-            command = _combinations(overrides)
+            command = _format_grid_command(overrides)
             found.append(
                 f"{text}: an ablation varies tricks, on and off, and the seed; give one value"
                 + (f", or run every combination with {command}" if command else "")
@@ -78,23 +86,23 @@ def _varied_otherwise(overrides: Sequence[Override]) -> list[str]:
     return found
 
 
-def _combinations(overrides: Sequence[Override]) -> str:
+def _format_grid_command(overrides: Sequence[Override]) -> str:
     """The sweep over the same tricks, on and off, and over all else that has several values; empty
     where there is none."""
     words = ["python -m recipe -m"]
     for override in overrides:
-        key, group = override.key_or_group, _group(override)
-        if group in TRICKS and key != group:
+        key, group = override.key_or_group, _get_group(override)
+        if group in TRICK_GROUPS and key != group:
             return ""  # no job may have the settings of a trick that is off in it
-        if group in TRICKS:
-            names = dict.fromkeys([OFF[group], *option_names(override)])
+        if group in TRICK_GROUPS:
+            names = dict.fromkeys([OFF_OPTIONS[group], *get_option_names(override)])
             words.append(f"{group}={','.join(names)}")
         elif not key.startswith("hydra"):
             words.append(shlex.quote(override.input_line))
     return " ".join(words)
 
 
-def _first(override: Override) -> str:
+def _to_single_override(override: Override) -> str:
     """A single override as Hydra takes it; the first value of several."""
     key = override.get_key_element()
     if override.is_sweep_override():
@@ -102,79 +110,92 @@ def _first(override: Override) -> str:
     return f"{key}={override.get_value_element_as_str()}"
 
 
-def _group(override: Override) -> str:
+def _get_group(override: Override) -> str:
     return str(override.key_or_group).split(".")[0]
 
 
-def _chosen(options: Mapping[str, Override], choices: Mapping[str, str]) -> dict[str, list[str]]:
+def _select_options(
+    options: Mapping[str, Override], choices: Mapping[str, str]
+) -> dict[str, list[str]]:
     """The options of each group that isn't off, in the order of the groups."""
     found = {}
-    for group in TRICKS:
-        names = option_names(options[group]) if group in options else [choices[group]]
-        on = [name for name in dict.fromkeys(names) if name != OFF[group]]
+    for group in TRICK_GROUPS:
+        names = get_option_names(options[group]) if group in options else [choices[group]]
+        on = [name for name in dict.fromkeys(names) if name != OFF_OPTIONS[group]]
         if on:
             found[group] = on
     return found
 
 
-def _tricks(
-    chosen: Mapping[str, Sequence[str]], overrides: Sequence[Override], fixed: Sequence[str]
+def _make_tricks(
+    options_by_group: Mapping[str, Sequence[str]],
+    overrides: Sequence[Override],
+    fixed_overrides: Sequence[str],
 ) -> tuple[Trick, ...]:
-    without = compose.config([*fixed, *(f"{group}={OFF[group]}" for group in chosen)])
+    without = compose.compose_config(
+        [*fixed_overrides, *(f"{group}={OFF_OPTIONS[group]}" for group in options_by_group)]
+    )
     found = []
-    for group, options in chosen.items():
-        given = [_first(o) for o in overrides if _group(o) == group and o.key_or_group != group]
-        off = (f"{group}={OFF[group]}", *_left_over(group, without))
+    for group, options in options_by_group.items():
+        given = [
+            _to_single_override(o)
+            for o in overrides
+            if _get_group(o) == group and o.key_or_group != group
+        ]
+        off = (f"{group}={OFF_OPTIONS[group]}", *_make_reset_overrides(group, without))
         found += [Trick(group, name, (f"{group}={name}", *given), off) for name in options]
     return tuple(found)
 
 
-def _left_over(group: str, without: DictConfig) -> list[str]:
+def _make_reset_overrides(group: str, off_config: DictConfig) -> list[str]:
     """What takes away the settings that a file gives for a trick, where the trick is off."""
-    node, own = without[group], OmegaConf.load(option_files.options(group)[OFF[group]].path)
+    node, own = (
+        off_config[group],
+        OmegaConf.load(option_files.find_options(group)[OFF_OPTIONS[group]].path),
+    )
     names = list(node) if OmegaConf.is_dict(node) else []
     changed = [key for key in names if node._get_node(key) != own._get_node(key)]
     return [f"{group}.{key}={own[key]}" if key in own else f"~{group}.{key}" for key in changed]
 
 
-def _seeds(override: Override | None, composed: DictConfig) -> tuple[str, ...]:
+def _parse_seeds(override: Override | None, composed: DictConfig) -> tuple[str, ...]:
     if override is not None and override.is_sweep_override():
         return tuple(dict.fromkeys(f"seed={value}" for value in override.sweep_string_iterator()))
-    return (_first(override) if override is not None else f"seed={composed.seed}",)
+    return (_to_single_override(override) if override is not None else f"seed={composed.seed}",)
 
 
-def _plan_problems(asked: Asked, sweeper: Any) -> list[str]:
+def _find_plan_problems(arguments: AblationArguments, sweeper: Any) -> list[str]:
     found = []
-    plan = asked.plan
+    plan = arguments.plan
     if not isinstance(sweeper.yes, bool):
         found.append(
-            f"yes must be true or false, got {written(sweeper.yes)} (whether to start unasked)"
+            f"yes must be true or false, got {format_value(sweeper.yes)} (whether to start unasked)"
         )
     if plan not in PLANS:
-        hint = nearest(plan, PLANS) or f"; there are {', '.join(PLANS)}"
+        hint = suggest_nearest(plan, PLANS) or f"; there are {', '.join(PLANS)}"
         return [*found, f"plan={plan}: no such plan{hint}"]
-    if plan in FULL_SET:
-        for group in dict.fromkeys(trick.group for trick in asked.tricks):
-            several = [trick.option for trick in asked.tricks if trick.group == group]
+    if plan in FULL_SET_PLANS:
+        for group in dict.fromkeys(trick.group for trick in arguments.tricks):
+            several = [trick.option for trick in arguments.tricks if trick.group == group]
             if len(several) > 1:
                 found.append(
                     f"{group}={','.join(several)}: plan={plan} may have every trick on at once, "
                     f"and of {group} only one option can be; choose one, or use plan=add_one or "
                     "plan=factorial"
                 )
-    if (variants := size(plan, asked.tricks)) > LARGEST:
-        runs = counted(variants * len(asked.seeds), "run")
+    if (variants := count_variants(plan, arguments.tricks)) > MAX_VARIANTS:
+        runs = pluralize(variants * len(arguments.seed_overrides), "run")
         found.append(
-            f"plan={plan}: {len(asked.tricks)} tricks make {variants:,} variants, {runs} in all, "
-            f"and at most {LARGEST} variants are planned; choose fewer tricks, or use plan=add_one "
-            f"({size('add_one', asked.tricks)} variants)"
+            f"plan={plan}: {len(arguments.tricks)} tricks make {variants:,} variants, {runs} in all, "
+            f"and at most {MAX_VARIANTS} variants are planned; choose fewer tricks, or use plan=add_one "
+            f"({count_variants('add_one', arguments.tricks)} variants)"
         )
     return found
 
 
-def none_problem() -> str:
+def format_no_tricks_problem() -> str:
     """What to say where nothing is on that could be off."""
     return (
-        f"ablate: every group is off ({', '.join(f'{g}={OFF[g]}' for g in TRICKS)}), so there is "
-        f"nothing to compare; choose tricks, such as: {EXAMPLE}"
+        f"ablate: every group is off ({', '.join(f'{g}={OFF_OPTIONS[g]}' for g in TRICK_GROUPS)}), so there is "
+        f"nothing to compare; choose tricks, such as: {EXAMPLE_COMMAND}"
     )

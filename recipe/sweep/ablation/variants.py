@@ -29,9 +29,9 @@ class Trick:
 Variant = tuple[Trick, ...]
 """The tricks that are on, at most one of a group; in the order of the groups."""
 
-Plan = Callable[[Sequence[Trick]], list[Variant]]
+PlanFunction = Callable[[Sequence[Trick]], list[Variant]]
 
-LARGEST = 2**8
+MAX_VARIANTS = 2**8
 """Of how many variants a plan may be made."""
 
 
@@ -52,12 +52,12 @@ def both(tricks: Sequence[Trick]) -> list[Variant]:
 
 def factorial(tricks: Sequence[Trick]) -> list[Variant]:
     """Every set of tricks, small ones first; of a group with several options at most one is on."""
-    levels = [[None, *among] for among in _by_group(tricks)]
+    levels = [[None, *among] for among in _group_tricks(tricks)]
     made = [tuple(filter(None, chosen)) for chosen in itertools.product(*levels)]
     return sorted(made, key=lambda variant: (len(variant), [tricks.index(t) for t in variant]))
 
 
-PLANS: dict[str, Plan] = {
+PLANS: dict[str, PlanFunction] = {
     "add_one": add_one,
     "leave_one_out": leave_one_out,
     "both": both,
@@ -66,49 +66,49 @@ PLANS: dict[str, Plan] = {
 }
 """What to begin with, by the plan's name."""
 
-FULL_SET = ("leave_one_out", "both", "greedy")
+FULL_SET_PLANS = ("leave_one_out", "both", "greedy")
 """Plans in which all tricks may be on at once, so that a group has one option."""
 
 
-def size(plan: str, tricks: Sequence[Trick]) -> int:
+def count_variants(plan: str, tricks: Sequence[Trick]) -> int:
     """Of how many variants a plan consists, at the beginning."""
     if plan == "factorial":
-        return math.prod(1 + len(among) for among in _by_group(tricks))
+        return math.prod(1 + len(among) for among in _group_tricks(tricks))
     return len(PLANS[plan](tricks))
 
 
-def name(variant: Variant) -> str:
+def format_variant(variant: Variant) -> str:
     """What is on: `freeze=vgg_first2 clip=norm`, or `baseline`."""
     return " ".join(trick.label for trick in variant) or "baseline"
 
 
-def overrides(variant: Variant, tricks: Sequence[Trick]) -> tuple[str, ...]:
+def make_overrides(variant: Variant, tricks: Sequence[Trick]) -> tuple[str, ...]:
     """What chooses a variant of these tricks: every group of theirs, on or off."""
     chosen = {trick.group: trick for trick in variant}
     found: list[str] = []
-    for among in _by_group(tricks):
+    for among in _group_tricks(tricks):
         trick = chosen.get(among[0].group)
         found += trick.overrides if trick else among[0].off
     return tuple(found)
 
 
-def ordered(tricks: Sequence[Trick]) -> Variant:
+def sort_tricks(tricks: Sequence[Trick]) -> Variant:
     """In the order of the groups."""
     return tuple(sorted(tricks, key=lambda trick: GROUPS.index(trick.group)))
 
 
-def seed_major(
+def make_jobs_by_seed(
     variants: Sequence[Variant], tricks: Sequence[Trick], seeds: Sequence[str]
 ) -> list[tuple[str, tuple[str, ...]]]:
     """The name and the overrides of every job, all variants of a seed before the next seed's, so
     that complete blocks exist early; `seeds` are overrides too."""
     return [
-        (name(variant), (*overrides(variant, tricks), seed))
+        (format_variant(variant), (*make_overrides(variant, tricks), seed))
         for seed in seeds
         for variant in variants
     ]
 
 
-def _by_group(tricks: Sequence[Trick]) -> list[list[Trick]]:
+def _group_tricks(tricks: Sequence[Trick]) -> list[list[Trick]]:
     groups = dict.fromkeys(trick.group for trick in tricks)
     return [[trick for trick in tricks if trick.group == group] for group in groups]

@@ -27,10 +27,10 @@ from hydra.core.utils import env_override
 
 from recipe.components.device import thread_environment
 
-SPAWN = multiprocessing.get_context("spawn")
+SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 """A process forked from one that computes would have torch's threads in name only."""
 
-IMPORTS = [
+PRELOADED_MODULES = [
     "recipe.runner.start",
     "recipe.training.build",
     "recipe.cli.main",
@@ -45,71 +45,75 @@ IMPORTS = [
 ]
 """What a job needs, whatever its parts are."""
 
-AT_WORK: list[int] = []
+FORKSERVER_THREADS: list[int] = []
 """The threads of each process that the fork server is for, while there is one."""
 
-ANSWERING: list[ProcessPoolExecutor] = []
+HELPER_EXECUTORS: list[ProcessPoolExecutor] = []
 """The process that is asked."""
 
-A = TypeVar("A")
-B = TypeVar("B")
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
 
 
-def begin(threads: int) -> None:
+def start(threads: int) -> None:
     """Starts importing, for processes with so many threads each; returns at once."""
-    if sys.platform != "linux" or threads in AT_WORK:
+    if sys.platform != "linux" or threads in FORKSERVER_THREADS:
         return
-    end()
+    stop()
     resource_tracker.ensure_running()  # it lifts the block of signals
-    forkserver.set_forkserver_preload(IMPORTS)
-    with _deaf(), env_override(thread_environment(threads)):
+    forkserver.set_forkserver_preload(PRELOADED_MODULES)
+    with _block_signals(), env_override(thread_environment(threads)):
         forkserver.ensure_running()
-    AT_WORK.append(threads)
+    FORKSERVER_THREADS.append(threads)
 
 
-def context(threads: int) -> SpawnContext | ForkServerContext:
+def get_context(threads: int) -> SpawnContext | ForkServerContext:
     """What makes processes with so many threads each, for jobs on the CPU."""
-    begin(threads)
-    return multiprocessing.get_context("forkserver") if AT_WORK else SPAWN
+    start(threads)
+    return multiprocessing.get_context("forkserver") if FORKSERVER_THREADS else SPAWN_CONTEXT
 
 
-def asked(question: Callable[[A], B], about: A, *, alone: bool = False) -> B:
+def call_in_helper(
+    function: Callable[[InputT], OutputT], argument: InputT, *, fresh_process: bool = False
+) -> OutputT:
     """The answer of a process that has torch imported, if there is one to be had, else of this
     one; `alone`: of a process that ends when it has answered, as one that has used a GPU must. The
     question raises nothing."""
-    if alone:
-        with ProcessPoolExecutor(1, SPAWN) as fresh:
-            return fresh.submit(question, about).result()
-    if not AT_WORK:
-        return question(about)
-    if not ANSWERING:
+    if fresh_process:
+        with ProcessPoolExecutor(1, SPAWN_CONTEXT) as fresh:
+            return fresh.submit(function, argument).result()
+    if not FORKSERVER_THREADS:
+        return function(argument)
+    if not HELPER_EXECUTORS:
         fork, ends = multiprocessing.get_context("forkserver"), functools.partial(os._exit, 1)
-        ANSWERING.append(ProcessPoolExecutor(1, fork, initializer=orphaned, initargs=(ends,)))
+        HELPER_EXECUTORS.append(
+            ProcessPoolExecutor(1, fork, initializer=watch_parent, initargs=(ends,))
+        )
     try:
-        answer: B = ANSWERING[0].submit(question, about).result()
+        answer: OutputT = HELPER_EXECUTORS[0].submit(function, argument).result()
         return answer
     except BrokenProcessPool:
-        return question(about)
+        return function(argument)
 
 
-def end_answers() -> None:
+def stop_helper() -> None:
     """Ends the process that is asked, with the memory that it keeps."""
-    while ANSWERING:
-        ANSWERING.pop().shutdown()
+    while HELPER_EXECUTORS:
+        HELPER_EXECUTORS.pop().shutdown()
 
 
-def end() -> None:
+def stop() -> None:
     """Of the fork server, whose other processes have ended."""
-    end_answers()
-    if AT_WORK:
-        AT_WORK.clear()
+    stop_helper()
+    if FORKSERVER_THREADS:
+        FORKSERVER_THREADS.clear()
         server: Any = forkserver._forkserver
         if server._forkserver_pid is not None:
             os.kill(server._forkserver_pid, signal.SIGKILL)  # it may be importing yet
         server._stop()  # which waits for it
 
 
-def orphaned(then: Callable[[], None]) -> None:
+def watch_parent(on_exit: Callable[[], None]) -> None:
     """Calls it, in a thread, when the sweep's process is gone: a fork server doesn't tell, and
     stays for as long as any of its processes."""
 
@@ -117,23 +121,23 @@ def orphaned(then: Callable[[], None]) -> None:
         sweep = multiprocessing.parent_process()
         assert sweep is not None
         connection.wait([sweep.sentinel])
-        then()
+        on_exit()
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def heed_signals() -> None:
+def unblock_signals() -> None:
     """In a process that may come from a fork server."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _block_signals() -> Iterator[None]:
     """A process started in the block doesn't get what the terminal sends to all."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

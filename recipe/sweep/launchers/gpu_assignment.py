@@ -23,116 +23,123 @@ from hydra.core.override_parser.types import Override
 from recipe.config import compose
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
-from recipe.formatting import counted, written
+from recipe.formatting import format_value, pluralize
 
-VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+VISIBLE_DEVICES_VARIABLE, DEVICE_ORDER_VARIABLE = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 
-DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+DRIVER_PATHS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
 """What drivers of GPUs show of themselves: NVIDIA's, AMD's, and either under Windows."""
 
-PAUSE = 0.1
+POLL_SECONDS = 0.1
 """Seconds between two looks for a place that is free."""
 
-LAUNCHER = ("hydra/launcher", "hydra.launcher")
+LAUNCHER_PREFIXES = ("hydra/launcher", "hydra.launcher")
 
-AT_ONCE = ("workers", "n_jobs")
+CONCURRENCY_KEYS = ("workers", "n_jobs")
 """What launchers call the number of jobs at a time."""
 
 
 @dataclass(frozen=True)
-class Gpus:
+class GpuSlots:
     """The GPUs of a sweep, each with room for so many processes."""
 
-    folder: Path
+    sweep_dir: Path
     """Of the sweep."""
-    names: tuple[str, ...]
+    device_ids: tuple[str, ...]
     """As CUDA_VISIBLE_DEVICES has them: indices, or NVIDIA's own names."""
     per_gpu: int
 
     @property
-    def places(self) -> int:
-        return len(self.names) * self.per_gpu
+    def n_slots(self) -> int:
+        return len(self.device_ids) * self.per_gpu
 
     @contextmanager
-    def place(self) -> Iterator[str]:
+    def acquire_slot(self) -> Iterator[str]:
         """Makes one GPU the only one that this process sees, which must not have imported torch
         yet. Waits for a place; the first on each GPU comes before the second on any."""
-        places = [(name, nth) for nth in range(self.per_gpu) for name in self.names]
-        (self.folder / ".gpus").mkdir(exist_ok=True)
+        places = [(name, nth) for nth in range(self.per_gpu) for name in self.device_ids]
+        (self.sweep_dir / ".gpus").mkdir(exist_ok=True)
         while True:
             for name, nth in places:
-                with suppress(Timeout), self._lock(name, nth).acquire(blocking=False):
-                    os.environ[VISIBLE] = name
-                    os.environ.setdefault(ORDER, "PCI_BUS_ID")
+                with suppress(Timeout), self._make_lock(name, nth).acquire(blocking=False):
+                    os.environ[VISIBLE_DEVICES_VARIABLE] = name
+                    os.environ.setdefault(DEVICE_ORDER_VARIABLE, "PCI_BUS_ID")
                     yield name
                     return
-            time.sleep(PAUSE)
+            time.sleep(POLL_SECONDS)
 
-    def _lock(self, name: str, nth: int) -> FileLock:
+    def _make_lock(self, device_id: str, slot: int) -> FileLock:
         return FileLock(
-            self.folder / ".gpus" / f"{name.replace('/', '-')}.{nth}.lock", thread_local=False
+            self.sweep_dir / ".gpus" / f"{device_id.replace('/', '-')}.{slot}.lock",
+            thread_local=False,
         )
 
 
-def of(sweep: Path, asked: Any, per_gpu: int, devices: Sequence[Mapping[str, Any]]) -> Gpus | None:
+def assign_gpus(
+    sweep_dir: Path, requested: Any, per_gpu: int, devices: Sequence[Mapping[str, Any]]
+) -> GpuSlots | None:
     """Those for jobs on these devices; None where they are left as they are: on the CPU, where
     nothing says which GPUs there are, and with device=gpu, which says it itself."""
-    if all(map(is_cpu, devices)) or any(map(_chooses, devices)):
+    if all(map(is_cpu_device, devices)) or any(map(_is_gpu_device, devices)):
         return None
-    given = _given()
-    names = [str(each) for each in asked] if asked != "auto" else given
-    names = _listed() if names is None else names
-    return Gpus(sweep, tuple(names), per_gpu) if names else None
+    given = _read_visible_devices()
+    names = [str(each) for each in requested] if requested != "auto" else given
+    names = _query_nvidia_smi() if names is None else names
+    return GpuSlots(sweep_dir, tuple(names), per_gpu) if names else None
 
 
-def check(overrides: Sequence[Override], first: RunSpec) -> None:
+def check_launcher_gpus(overrides: Sequence[Override], first_spec: RunSpec) -> None:
     """Raises SpecError where jobs, of which one is the first, can't go by what a command line says
     of a launcher's processes and GPUs."""
-    ours = [o.input_line for o in overrides if o.key_or_group.startswith(LAUNCHER)]
+    ours = [o.input_line for o in overrides if o.key_or_group.startswith(LAUNCHER_PREFIXES)]
     if not ours:
         return
-    with compose.menu_folder():
-        node: Any = compose.config(ours).hydra.launcher
+    with compose.composition_context():
+        node: Any = compose.compose_config(ours).hydra.launcher
     if "per_gpu" not in node:
         return
     asked, per_gpu = node["gpus"], node["per_gpu"]
-    problems = Problems([*_uncounted(node), *_malformed(asked, per_gpu)])
-    problems.raise_any()
+    problems = Problems([*_find_concurrency_problems(node), *_find_gpu_problems(asked, per_gpu)])
+    problems.raise_if_any()
     if any(o.key_or_group.startswith("device") and o.is_sweep_override() for o in overrides):
         return
-    problems += _idle(asked, per_gpu, first)
-    problems.raise_any()
-    gpus = of(Path(), asked, per_gpu, [first.device])
-    for key in AT_ONCE:
+    problems += _find_ignored_settings(asked, per_gpu, first_spec)
+    problems.raise_if_any()
+    gpus = assign_gpus(Path(), asked, per_gpu, [first_spec.device])
+    for key in CONCURRENCY_KEYS:
         number = node.get(key)
-        if gpus and isinstance(number, int) and number > gpus.places:
+        if gpus and isinstance(number, int) and number > gpus.n_slots:
             raise SpecError(
-                f"hydra.launcher.{key}={number}: {counted(len(gpus.names), 'GPU')} with "
-                f"{counted(per_gpu, 'job')} each have room for {gpus.places}; "
+                f"hydra.launcher.{key}={number}: {pluralize(len(gpus.device_ids), 'GPU')} with "
+                f"{pluralize(per_gpu, 'job')} each have room for {gpus.n_slots}; "
                 "hydra.launcher.per_gpu says how many share one"
             )
 
 
-def _uncounted(node: Mapping[str, Any]) -> Iterator[str]:
-    for key in AT_ONCE:
+def _find_concurrency_problems(node: Mapping[str, Any]) -> Iterator[str]:
+    for key in CONCURRENCY_KEYS:
         number = node.get(key, "auto")
         if number != "auto" and (type(number) is not int or number < 1):
             yield (
                 f"hydra.launcher.{key} must be auto or a whole number of at least 1, "
-                f"got {written(number)}"
+                f"got {format_value(number)}"
             )
 
 
-def _malformed(asked: Any, per_gpu: Any) -> Iterator[str]:
+def _find_gpu_problems(requested: Any, per_gpu: Any) -> Iterator[str]:
     if type(per_gpu) is not int or per_gpu < 1:
-        yield f"hydra.launcher.per_gpu must be a whole number of at least 1, got {written(per_gpu)}"
-    if asked == "auto":
+        yield f"hydra.launcher.per_gpu must be a whole number of at least 1, got {format_value(per_gpu)}"
+    if requested == "auto":
         return
-    indices = [None] if isinstance(asked, str) or not isinstance(asked, Sequence) else list(asked)
+    indices = (
+        [None]
+        if isinstance(requested, str) or not isinstance(requested, Sequence)
+        else list(requested)
+    )
     if not indices or any(type(each) is not int or each < 0 for each in indices):
         yield (
             "hydra.launcher.gpus must be auto or a list of indices, such as [0,1], "
-            f"got {written(asked)}"
+            f"got {format_value(requested)}"
         )
         return
     if len(set(indices)) < len(indices):
@@ -140,9 +147,9 @@ def _malformed(asked: Any, per_gpu: Any) -> Iterator[str]:
             f"hydra.launcher.gpus names a GPU twice: {indices}; name each once, and "
             "hydra.launcher.per_gpu says how many jobs share one"
         )
-    given = _given()
-    known = _listed() if given is None else given
-    shows = "nvidia-smi lists" if given is None else f"{VISIBLE} shows"
+    given = _read_visible_devices()
+    known = _query_nvidia_smi() if given is None else given
+    shows = "nvidia-smi lists" if given is None else f"{VISIBLE_DEVICES_VARIABLE} shows"
     for each in indices:
         if known is not None and str(each) not in known:
             yield (
@@ -151,43 +158,43 @@ def _malformed(asked: Any, per_gpu: Any) -> Iterator[str]:
             )
 
 
-def _idle(asked: Any, per_gpu: int, first: RunSpec) -> Iterator[str]:
+def _find_ignored_settings(requested: Any, per_gpu: int, first_spec: RunSpec) -> Iterator[str]:
     """What would be ignored."""
-    option = first.options["device"]
-    if is_cpu(first.device):
+    option = first_spec.options["device"]
+    if is_cpu_device(first_spec.device):
         why, way = "computes on the CPU here", "leave it out"
-    elif _chooses(first.device):
+    elif _is_gpu_device(first_spec.device):
         why, way = "names its GPUs itself", "use device=auto, or leave it out"
     else:
         return
-    if asked != "auto":
-        yield f"hydra.launcher.gpus={list(asked)}: device={option} {why}; {way}"
+    if requested != "auto":
+        yield f"hydra.launcher.gpus={list(requested)}: device={option} {why}; {way}"
     if per_gpu != 1:
         yield f"hydra.launcher.per_gpu={per_gpu}: device={option} {why}; {way}"
 
 
-def is_cpu(device: Mapping[str, Any]) -> bool:
+def is_cpu_device(device: Mapping[str, Any]) -> bool:
     target = str(device.get("_target_", ""))
     if target == "recipe.components.device.auto.Auto":  # told without importing torch
-        hidden = _given() == []
-        return sys.platform != "darwin" and (hidden or not any(map(os.path.exists, DRIVERS)))
+        hidden = _read_visible_devices() == []
+        return sys.platform != "darwin" and (hidden or not any(map(os.path.exists, DRIVER_PATHS)))
     return target == "recipe.components.device.cpu.Cpu"
 
 
-def _chooses(device: Mapping[str, Any]) -> bool:
+def _is_gpu_device(device: Mapping[str, Any]) -> bool:
     return device.get("_target_") == "recipe.components.device.gpu.Gpu"
 
 
-def _given() -> list[str] | None:
+def _read_visible_devices() -> list[str] | None:
     """Those that the environment shows, up to the first that is none, as CUDA reads it; None where
     it says nothing."""
-    if VISIBLE not in os.environ:
+    if VISIBLE_DEVICES_VARIABLE not in os.environ:
         return None
-    names = (name.strip() for name in os.environ[VISIBLE].split(","))
+    names = (name.strip() for name in os.environ[VISIBLE_DEVICES_VARIABLE].split(","))
     return list(takewhile(lambda name: name not in ("", "-1"), names))
 
 
-def _listed() -> list[str] | None:
+def _query_nvidia_smi() -> list[str] | None:
     """The indices that NVIDIA's own program lists; None where there is no such program."""
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:

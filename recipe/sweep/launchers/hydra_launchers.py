@@ -20,21 +20,26 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.components.tracking.local import database_path
 from recipe.errors import SpecError
-from recipe.formatting import counted
+from recipe.formatting import pluralize
 from recipe.mlflow_sync import client
 from recipe.runner.console import Console
 from recipe.store import stale_records, sweep_jobs, sweep_record
 from recipe.sweep.launchers import gpu_assignment, plugins, pool_launcher, remote_job
-from recipe.sweep.launchers.gpu_assignment import Gpus
+from recipe.sweep.launchers.gpu_assignment import GpuSlots
 
-PACKAGES = {"joblib": "joblib", "ray": "ray", "slurm": "submitit", "submitit_local": "submitit"}
+LAUNCHER_PACKAGES = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "slurm": "submitit",
+    "submitit_local": "submitit",
+}
 """What each launcher is a launcher of; the package is called hydra-<that>-launcher."""
 
 
-def check(overrides: Sequence[Override]) -> None:
+def check_installed(overrides: Sequence[Override]) -> None:
     """Raises SpecError where the launcher that a command line chooses isn't installed."""
     for name in [o.value() for o in overrides if o.key_or_group == "hydra/launcher"]:
-        package = PACKAGES.get(str(name))
+        package = LAUNCHER_PACKAGES.get(str(name))
         if package is None:
             continue
         with contextlib.suppress(ImportError):
@@ -47,24 +52,26 @@ def check(overrides: Sequence[Override]) -> None:
         )
 
 
-class Elsewhere(Launcher):  # type: ignore[misc]
+class LauncherWrapper(Launcher):  # type: ignore[misc]
     """Hands jobs to Hydra's launcher, and makes up for what that loses."""
 
     name = ""
-    stays = True
+    persistent_workers = True
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def inner(self) -> Launcher:
+    def make_launcher(self) -> Launcher:
         """Hydra's launcher."""
         raise NotImplementedError
 
-    def share(self, sweep: Path, device: DictConfig) -> tuple[int, Gpus | None]:
+    def allocate_resources(
+        self, sweep_dir: Path, device: DictConfig
+    ) -> tuple[int, GpuSlots | None]:
         """The threads of each job, and the GPUs where it isn't the launcher that hands them out."""
         raise NotImplementedError
 
-    def again(self) -> bool:
+    def prepare_retry(self) -> bool:
         """Whether what was lost with a worker can be started anew; nothing else runs by then."""
         return False
 
@@ -77,96 +84,110 @@ class Elsewhere(Launcher):  # type: ignore[misc]
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         sweep = Path(self.config.hydra.sweep.dir).resolve()
-        threads, places = self.share(sweep, self._config(job_overrides[0]).device)
-        self._make_database(job_overrides[0])
-        place = f"hydra.sweep.dir={_quoted(str(sweep))}"
+        threads, places = self.allocate_resources(
+            sweep, self._compose_config(job_overrides[0]).device
+        )
+        self._create_database(job_overrides[0])
+        place = f"hydra.sweep.dir={_quote(str(sweep))}"
         given = {n: [*o, place] for n, o in enumerate(job_overrides, initial_job_idx)}
-        inner = self.inner()
-        task = remote_job.Apart(str(Path.cwd()), tuple(sys.path), threads, places, self.stays)
+        inner = self.make_launcher()
+        task = remote_job.RemoteJob(
+            str(Path.cwd()), tuple(sys.path), threads, places, self.persistent_workers
+        )
         inner.setup(hydra_context=self.hydra_context, task_function=task, config=self.config)
-        with remote_job.shown(sweep):
-            self._launch(inner, sweep, given)
+        with remote_job.forward_job_output(sweep):
+            self._launch_with_retries(inner, sweep, given)
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
 
-    def _launch(self, inner: Launcher, sweep: Path, given: dict[int, list[str]]) -> None:
+    def _launch_with_retries(
+        self, hydra_launcher: Launcher, sweep_dir: Path, job_overrides: dict[int, list[str]]
+    ) -> None:
         """Starts what a worker that died took along once more, and again as long as that gets any
         further."""
-        left, idle = dict(given), 0
+        left, idle = dict(job_overrides), 0
         while left:
-            before, known = set(left), len(sweep_jobs.lines(sweep))
-            for first, several in plugins.in_a_row(left):
+            before, known = set(left), len(sweep_jobs.read_result_history(sweep_dir))
+            for first, several in plugins.group_consecutive(left):
                 try:
-                    plugins.launch(inner, several, first)
+                    plugins.launch_jobs(hydra_launcher, several, first)
                 except Exception as error:  # whatever it raises when it has lost a worker
-                    self._tell(error)
-            ended = {each.number for each in sweep_jobs.lines(sweep)[known:]}
+                    self._print_worker_loss(error)
+            ended = {each.number for each in sweep_jobs.read_result_history(sweep_dir)[known:]}
             left = {number: texts for number, texts in left.items() if number not in ended}
             idle = 0 if set(left) < before else idle + 1
-            if left and not (idle < 2 and self.again()):
-                stale_records.close_all(sweep.parent.parent)
-                runs = f"{counted(len(left), 'run')} of {len(given)}"
+            if left and not (idle < 2 and self.prepare_retry()):
+                stale_records.close_stale_records(sweep_dir.parent.parent)
+                runs = f"{pluralize(len(left), 'run')} of {len(job_overrides)}"
                 told = f"{self.name} lost {runs}; the same command goes on with what is missing"
                 return Console().print(told, style="red", soft_wrap=True)
 
-    def _tell(self, error: Exception) -> None:
+    def _print_worker_loss(self, error: Exception) -> None:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         told = f"{self.name} lost a worker ({what})"
         Console().print(told, style="red", soft_wrap=True)
 
-    def _make_database(self, overrides: Sequence[str]) -> None:
+    def _create_database(self, overrides: Sequence[str]) -> None:
         """Before the first worker starts, as several that make it at once break it."""
-        from recipe.config.instantiate import part
+        from recipe.config.instantiate import bind_component
         from recipe.config.spec import RunSpec
 
-        config = self._config(overrides)
+        config = self._compose_config(overrides)
         choices = config.hydra.runtime.choices
         with open_dict(config):
             del config["hydra"]
         spec = RunSpec.from_config(config, choices)
-        tracking = part(spec, "tracking")(spec.output_path)
+        tracking = bind_component(spec, "tracking")(spec.output_path)
         database = database_path(tracking.uri)
         if database and not database.exists():
             client.connect(tracking, spec.output_path)
 
-    def _config(self, overrides: Sequence[str]) -> DictConfig:
+    def _compose_config(self, overrides: Sequence[str]) -> DictConfig:
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(
             self.config, list(overrides)
         )
         return config
 
 
-class Joblib(Elsewhere):
+class JoblibWrapper(LauncherWrapper):
     name = "joblib"
 
     def __init__(self, gpus: Any, per_gpu: int, **settings: Any) -> None:
         super().__init__(**settings)
         self.gpus, self.per_gpu = gpus, per_gpu
 
-    def share(self, sweep: Path, device: DictConfig) -> tuple[int, Gpus | None]:
-        places = gpu_assignment.of(sweep, self.gpus, self.per_gpu, [device])
-        count = sweep_record.read(sweep)["jobs"]
-        share = pool_launcher.kept_share(sweep, [device], count, self.settings["n_jobs"], places)
-        self.settings["n_jobs"] = max(2, share.size)  # 1 would be this process
-        self.stays = places is None or places.places > 1  # else the other never had the one place
-        return share.threads, places
+    def allocate_resources(
+        self, sweep_dir: Path, device: DictConfig
+    ) -> tuple[int, GpuSlots | None]:
+        places = gpu_assignment.assign_gpus(sweep_dir, self.gpus, self.per_gpu, [device])
+        count = sweep_record.read_record(sweep_dir)["jobs"]
+        share = pool_launcher.allocate_sweep_workers(
+            sweep_dir, [device], count, self.settings["n_jobs"], places
+        )
+        self.settings["n_jobs"] = max(2, share.n_workers)  # 1 would be this process
+        self.persistent_workers = (
+            places is None or places.n_slots > 1
+        )  # else the other never had the one place
+        return share.threads_per_worker, places
 
-    def inner(self) -> Launcher:
+    def make_launcher(self) -> Launcher:
         from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
         return JoblibLauncher(**self.settings)
 
-    def again(self) -> bool:
+    def prepare_retry(self) -> bool:
         """Its pool ends whole when one of its processes does."""
         return True
 
 
-class Ray(Elsewhere):
+class RayWrapper(LauncherWrapper):
     name = "Ray"
 
-    def share(self, sweep: Path, device: DictConfig) -> tuple[int, Gpus | None]:
+    def allocate_resources(
+        self, sweep_dir: Path, device: DictConfig
+    ) -> tuple[int, GpuSlots | None]:
         return max(1, int(self.settings["remote"]["num_cpus"])), None
 
-    def inner(self) -> Launcher:
+    def make_launcher(self) -> Launcher:
         from hydra_plugins.hydra_ray_launcher.ray_launcher import RayLauncher
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -174,7 +195,7 @@ class Ray(Elsewhere):
         plain = {key: OmegaConf.create(dict(value)) for key, value in self.settings.items()}
         return RayLauncher(ray=OmegaConf.create(plain))
 
-    def again(self) -> bool:
+    def prepare_retry(self) -> bool:
         """It has tried each as often as `max_retries` says."""
         import ray
 
@@ -182,40 +203,44 @@ class Ray(Elsewhere):
         return True
 
 
-class Submitit(Elsewhere):
+class SubmititWrapper(LauncherWrapper):
     name = "submitit"
 
-    def share(self, sweep: Path, device: DictConfig) -> tuple[int, Gpus | None]:
+    def allocate_resources(
+        self, sweep_dir: Path, device: DictConfig
+    ) -> tuple[int, GpuSlots | None]:
         return int(self.settings["cpus_per_task"]), None
 
-    def inner(self) -> Launcher:
+    def make_launcher(self) -> Launcher:
         from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
         return getattr(submitit_launcher, f"{self.name.capitalize()}Launcher")(**self.settings)
 
 
-class Slurm(Submitit):
+class SlurmWrapper(SubmititWrapper):
     name = "slurm"
 
 
-class Local(Submitit):
+class LocalSubmititWrapper(SubmititWrapper):
     name = "local"
 
     def __init__(self, gpus: Any, per_gpu: int, **settings: Any) -> None:
         super().__init__(**settings)
         self.gpus, self.per_gpu = gpus, per_gpu
 
-    def share(self, sweep: Path, device: DictConfig) -> tuple[int, Gpus | None]:
+    def allocate_resources(
+        self, sweep_dir: Path, device: DictConfig
+    ) -> tuple[int, GpuSlots | None]:
         """All jobs are started at once; each waits for a place, as submitit hands out none."""
-        threads, _ = super().share(sweep, device)
-        return threads, gpu_assignment.of(sweep, self.gpus, self.per_gpu, [device])
+        threads, _ = super().allocate_resources(sweep_dir, device)
+        return threads, gpu_assignment.assign_gpus(sweep_dir, self.gpus, self.per_gpu, [device])
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """A text as Hydra reads it."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def register() -> None:
-    for each in (Joblib, Ray, Slurm, Local):
-        plugins.register(each.__name__, each)
+    for each in (JoblibWrapper, RayWrapper, SlurmWrapper, LocalSubmititWrapper):
+        plugins.register_plugin(each)

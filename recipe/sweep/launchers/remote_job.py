@@ -23,93 +23,97 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import atomic_write, output
-from recipe.errors import OutputClosed, OutputError, Terminated
+from recipe.errors import OutputClosedInterrupt, OutputError, TerminateInterrupt
 from recipe.runner.console import Console
 from recipe.runner.exit_status import discard_output
 from recipe.sweep.launchers import pool_launcher
-from recipe.sweep.launchers.gpu_assignment import Gpus
-from recipe.sweep.launchers.worker_pool import Crew
+from recipe.sweep.launchers.gpu_assignment import GpuSlots
+from recipe.sweep.launchers.worker_pool import WorkerPool
 
-PAUSE = 0.3
+POLL_SECONDS = 0.3
 """Seconds between two looks at what jobs have said."""
 
 
 @dataclass(frozen=True)
-class Apart:
+class RemoteJob:
     """What the launcher's process is to do with a job."""
 
-    folder: str
+    working_dir: str
     """In which the sweep was started, and relative paths begin."""
-    path: tuple[str, ...]
+    sys_path: tuple[str, ...]
     """Where modules are looked for."""
     threads: int
-    gpus: Gpus | None
-    stays: bool
+    gpus: GpuSlots | None
+    persistent_workers: bool
     """Whether our process stays for the next job, and keeps its place on a GPU."""
 
     def __call__(self, config: DictConfig) -> None:
-        os.chdir(self.folder)
-        sys.path[:] = [*self.path, *(place for place in sys.path if place not in self.path)]
+        os.chdir(self.working_dir)
+        sys.path[:] = [*self.sys_path, *(place for place in sys.path if place not in self.sys_path)]
         hydra_config = HydraConfig.get()
         sweep, number = Path(hydra_config.sweep.dir), hydra_config.job.num
-        whole = _plain(config)
+        whole = _to_plain_config(config)
         with open_dict(whole):
-            whole["hydra"] = _plain(HydraConfig.instance().cfg.hydra)
-        if not pool_launcher.CREWS:
+            whole["hydra"] = _to_plain_config(HydraConfig.instance().cfg.hydra)
+        if not pool_launcher.ACTIVE_POOLS:
             # joblib's own method is none of Python's
             multiprocessing.set_start_method("spawn", force=True)
-            pool_launcher.CREWS.append(Crew(1, self.threads, self.gpus, on_cpu=False))
+            pool_launcher.ACTIVE_POOLS.append(WorkerPool(1, self.threads, self.gpus, on_cpu=False))
             # before multiprocessing waits for its children, which wait for more jobs
-            Finalize(None, pool_launcher.dismiss, (Console(),), exitpriority=1)
-        died = pool_launcher.Died(sweep)
-        died.overrides[number] = list(hydra_config.overrides.task)
+            Finalize(None, pool_launcher.close_pools, (Console(),), exitpriority=1)
+        died = pool_launcher.CrashRecorder(sweep)
+        died.overrides_by_number[number] = list(hydra_config.overrides.task)
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            pool_launcher.CREWS[0].run(iter([(number, whole)]), died)
+            pool_launcher.ACTIVE_POOLS[0].run_jobs(iter([(number, whole)]), died)
             # this process may be ended at any moment from now on
-            for lacking in pool_launcher.CREWS[0].settle():
-                output.write(f"MLflow did not take all of {lacking}\n")
-        if not self.stays:
-            pool_launcher.dismiss(Console())
+            for lacking in pool_launcher.ACTIVE_POOLS[0].wait_for_uploads():
+                output.print_text(f"MLflow did not take all of {lacking}\n")
+        if not self.persistent_workers:
+            pool_launcher.close_pools(Console())
         (sweep / "said").mkdir(exist_ok=True)
-        atomic_write.write(sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False)
+        atomic_write.write_file(
+            sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False
+        )
 
 
 @contextlib.contextmanager
-def shown(sweep: Path) -> Iterator[None]:
+def forward_job_output(sweep_dir: Path) -> Iterator[None]:
     """Shows what jobs have said, each when it has ended."""
     over, closed = threading.Event(), threading.Event()
 
     def follow() -> None:
-        while not over.wait(PAUSE):
+        while not over.wait(POLL_SECONDS):
             try:
-                _show(sweep)
+                _print_job_output(sweep_dir)
             except (BrokenPipeError, OutputError):
                 discard_output()
                 closed.set()
                 os.kill(os.getpid(), signal.SIGTERM)  # ends what the launcher waits for
                 return
 
-    _show(sweep)
+    _print_job_output(sweep_dir)
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
         yield
-    except Terminated as error:
-        raise (OutputClosed() if closed.is_set() else error) from None
+    except TerminateInterrupt as error:
+        raise (OutputClosedInterrupt() if closed.is_set() else error) from None
     finally:
         over.set()
         thread.join()
-        _show(sweep)
+        _print_job_output(sweep_dir)
 
 
-def _show(sweep: Path) -> None:
-    for path in sorted((sweep / "said").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns):
-        output.write(path.read_text(encoding="utf-8", errors="replace"))
+def _print_job_output(sweep_dir: Path) -> None:
+    for path in sorted(
+        (sweep_dir / "said").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns
+    ):
+        output.print_text(path.read_text(encoding="utf-8", errors="replace"))
         path.unlink()
 
 
-def _plain(node: DictConfig) -> DictConfig:
+def _to_plain_config(node: DictConfig) -> DictConfig:
     """Without the types that Hydra gives its own settings, which not every process can read."""
     content: Any = OmegaConf.to_container(node, resolve=False)
     return DictConfig(content)

@@ -21,46 +21,48 @@ from recipe.config import restrictions
 from recipe.mlflow_sync import worker_process
 from recipe.runner import exit_status
 from recipe.sweep.launchers import forkserver
-from recipe.sweep.launchers.gpu_assignment import Gpus
+from recipe.sweep.launchers.gpu_assignment import GpuSlots
 
 
 class Task(NamedTuple):
     """A job, and where what it prints goes."""
 
-    number: int
+    job_number: int
     config: DictConfig
     """As Hydra composed it, with Hydra's own node."""
-    out: Path
-    err: Path
+    stdout_path: Path
+    stderr_path: Path
 
 
-def main(tasks: Connection, environment: dict[str, str], threads: int, gpus: Gpus | None) -> None:
+def run_worker(
+    connection: Connection, environment: dict[str, str], threads: int, gpus: GpuSlots | None
+) -> None:
     """Runs what comes until nothing more can, or a signal ends a job. `environment` is the
     sweep's."""
-    output.prepare()
+    output.configure_streams()
     os.setsid()  # the sweep hands on what the terminal sends
-    exit_status.listen()
-    forkserver.heed_signals()
+    exit_status.install_signal_handlers()
+    forkserver.unblock_signals()
     gc.freeze()  # what is imported by now stays, so no collection need look at it
     os.environ.update(environment | thread_environment(threads))
-    restrictions.guard_environment()
+    restrictions.register_env_resolver()
     # nobody would hand the job's end on; the run is left as SIGTERM leaves one
-    forkserver.orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    worker_process.ask_instead(_Sweep(tasks))
-    place = gpus.place() if gpus else contextlib.nullcontext()
+    forkserver.watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    worker_process.set_delegate_worker(_UploadRelay(connection))
+    place = gpus.acquire_slot() if gpus else contextlib.nullcontext()
     with contextlib.suppress(EOFError, KeyboardInterrupt), place:
         while True:
-            task: Task = tasks.recv()
-            _run(task)
-            tasks.send({"done": task.number})
+            task: Task = connection.recv()
+            _run_task(task)
+            connection.send({"done": task.job_number})
     for number in (signal.SIGINT, signal.SIGTERM):  # all that is left is to end
         signal.signal(number, signal.SIG_IGN)
 
 
-def _run(task: Task) -> None:
-    from recipe.sweep.job import job
+def _run_task(task: Task) -> None:
+    from recipe.sweep.job import run_job
 
-    for path, stream in ((task.out, sys.stdout), (task.err, sys.stderr)):
+    for path, stream in ((task.stdout_path, sys.stdout), (task.stderr_path, sys.stderr)):
         stream.flush()
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, stream.fileno())
@@ -73,22 +75,22 @@ def _run(task: Task) -> None:
         with open_dict(task.config):
             del task.config["hydra"]
         try:
-            job(task.config)
+            run_job(task.config)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
 
 
-class _Sweep:
+class _UploadRelay:
     """Has the sweep's process ask the one that feeds MLflow, which is the only one of the sweep."""
 
-    def __init__(self, tasks: Connection) -> None:
-        self._tasks = tasks
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    def ask(self, what: dict[str, Any]) -> None:
-        self._tasks.send({"ask": what})
+    def send_request(self, request: dict[str, Any]) -> None:
+        self._connection.send({"ask": request})
 
-    def finish(self, run: Path) -> dict[str, Any]:
+    def finish(self, run_dir: Path) -> dict[str, Any]:
         """Nothing is waited for: the sweep does that at its end, and tells what is lacking."""
-        self._tasks.send({"finish": str(run)})
+        self._connection.send({"finish": str(run_dir)})
         return {"refused": [], "left": "", "reason": "", "gone": False}

@@ -16,44 +16,44 @@ from pathlib import Path
 from typing import Any
 
 from recipe import output
-from recipe.errors import OutputClosed, OutputError, Terminated, is_output_closed
+from recipe.errors import OutputClosedInterrupt, OutputError, TerminateInterrupt, is_output_closed
 from recipe.mlflow_sync import worker_process
 from recipe.runner.exit_status import discard_output
 from recipe.sweep.launchers import forkserver, worker
-from recipe.sweep.launchers.gpu_assignment import Gpus
+from recipe.sweep.launchers.gpu_assignment import GpuSlots
 from recipe.sweep.launchers.worker import Task
 
-Died = Callable[[int, str], None]
+CrashCallback = Callable[[int, str], None]
 """Told of the number of a job whose process ended, and of how."""
 
 
 @dataclass
 class _Worker:
     process: Any
-    tasks: Any
+    connection: Any
     """The connection."""
     task: Task | None = None
 
-    def give(self, task: Task) -> None:
+    def send_task(self, task: Task) -> None:
         """Raises OSError if the process has ended since its last job."""
-        self.tasks.send(task)
+        self.connection.send(task)
         self.task = task
 
 
-class Crew:
+class WorkerPool:
     """So many processes, each computing with so many threads, and on a GPU of its own where there
     are any to share out; one that dies is replaced."""
 
-    def __init__(self, size: int, threads: int, gpus: Gpus | None, *, on_cpu: bool) -> None:
+    def __init__(self, size: int, threads: int, gpus: GpuSlots | None, *, on_cpu: bool) -> None:
         """`on_cpu`: all jobs are for the CPU."""
-        self._size, self._threads, self._gpus = size, threads, gpus
-        self._context = forkserver.context(threads) if on_cpu else forkserver.SPAWN
+        self._size, self._threads_per_worker, self._gpus = size, threads, gpus
+        self._context = forkserver.get_context(threads) if on_cpu else forkserver.SPAWN_CONTEXT
         self._workers: list[_Worker] = []
-        self._folder = Path(tempfile.mkdtemp(prefix="recipe-"))
-        self._finishing: list[threading.Thread] = []
-        self._lacking: list[str] = []
+        self._output_dir = Path(tempfile.mkdtemp(prefix="recipe-"))
+        self._upload_threads: list[threading.Thread] = []
+        self._upload_failures: list[str] = []
 
-    def run(self, jobs: Iterator[tuple[int, Any]], died: Died) -> None:
+    def run_jobs(self, jobs: Iterator[tuple[int, Any]], on_crash: CrashCallback) -> None:
         """Runs jobs, of which each is a number and a config; what one prints is printed as a
         whole when it ends.
 
@@ -65,127 +65,132 @@ class Crew:
         while True:
             try:
                 if stopped is None:
-                    self._hand_out(jobs, waiting)
-                if not self._busy():
+                    self._dispatch_jobs(jobs, waiting)
+                if not self._busy_workers():
                     break
-                self._listen(died)
+                self._receive_messages(on_crash)
             except KeyboardInterrupt as error:
                 stopped = stopped or error
-                self._signal(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+                self._send_signal(
+                    signal.SIGTERM if isinstance(error, TerminateInterrupt) else signal.SIGINT
+                )
             except (SystemExit, BrokenPipeError, OutputError) as error:
                 if not is_output_closed(error):
                     raise
                 discard_output()
-                stopped = stopped or OutputClosed()
-                self._signal(signal.SIGTERM)
+                stopped = stopped or OutputClosedInterrupt()
+                self._send_signal(signal.SIGTERM)
         if stopped is not None:
             raise stopped
 
-    def dismiss(self) -> Sequence[str]:
+    def close(self) -> Sequence[str]:
         """Ends the processes; what MLflow lacks of their runs, of each that it lacks any of."""
         for each in self._workers:
-            each.tasks.close()
+            each.connection.close()
         for each in self._workers:
             each.process.join()
         with contextlib.suppress(OSError):
-            self._folder.rmdir()
-        return self.settle()
+            self._output_dir.rmdir()
+        return self.wait_for_uploads()
 
-    def settle(self) -> Sequence[str]:
+    def wait_for_uploads(self) -> Sequence[str]:
         """Waits until MLflow has what ended, or nothing moves any more; what it lacks."""
-        while self._finishing:
-            self._finishing.pop().join()
-        lacking, self._lacking = self._lacking, []
+        while self._upload_threads:
+            self._upload_threads.pop().join()
+        lacking, self._upload_failures = self._upload_failures, []
         return lacking
 
-    def _busy(self) -> list[_Worker]:
+    def _busy_workers(self) -> list[_Worker]:
         return [each for each in self._workers if each.task is not None]
 
-    def _hand_out(self, jobs: Iterator[tuple[int, Any]], waiting: deque[tuple[int, Any]]) -> None:
+    def _dispatch_jobs(
+        self, jobs: Iterator[tuple[int, Any]], waiting: deque[tuple[int, Any]]
+    ) -> None:
         """A job to each that has none, the next ones first; a process is started when there is a
         job for it."""
-        while len(self._busy()) < self._size:
+        while len(self._busy_workers()) < self._size:
             free = next((each for each in self._workers if each.task is None), None)
             if free is None:
-                free = self._start()
+                free = self._start_worker()
             found = waiting.popleft() if waiting else next(jobs, None)
             if found is None:
                 return
             number, config = found
-            out, err = (self._folder / f"{number}.{kind}" for kind in ("out", "err"))
+            out, err = (self._output_dir / f"{number}.{kind}" for kind in ("out", "err"))
             for path in (out, err):
                 path.touch()
             try:
-                free.give(Task(number, config, out, err))
+                free.send_task(Task(number, config, out, err))
             except OSError:  # the job has not begun, so another process runs it
                 free.process.join()
                 self._workers.remove(free)
                 waiting.appendleft(found)
 
-    def _start(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        given = (theirs, dict(os.environ), self._threads, self._gpus)
-        process = self._context.Process(target=worker.main, args=given)
+        given = (theirs, dict(os.environ), self._threads_per_worker, self._gpus)
+        process = self._context.Process(target=worker.run_worker, args=given)
         process.start()
         theirs.close()
         made = _Worker(process, ours)
         self._workers.append(made)
         return made
 
-    def _listen(self, died: Died) -> None:
+    def _receive_messages(self, on_crash: CrashCallback) -> None:
         """Waits until a worker says something, or ends."""
-        busy = self._busy()
-        ready = connection.wait([each.tasks for each in busy])
+        busy = self._busy_workers()
+        ready = connection.wait([each.connection for each in busy])
         for each in busy:
-            if each.tasks in ready:
+            if each.connection in ready:
                 try:
-                    said = each.tasks.recv()
+                    said = each.connection.recv()
                 except (EOFError, OSError):
-                    self._bury(each, died)
+                    self._handle_exit(each, on_crash)
                 else:
-                    self._hear(each, said)
+                    self._handle_message(each, said)
 
-    def _hear(self, speaker: _Worker, said: dict[str, Any]) -> None:
-        if "done" in said:
-            self._show(speaker)
-        elif "ask" in said:
-            worker_process.started().ask(said["ask"])
-        elif "finish" in said:
-            thread = threading.Thread(target=self._finish, args=(Path(said["finish"]),))
+    def _handle_message(self, sender: _Worker, message: dict[str, Any]) -> None:
+        if "done" in message:
+            self._print_output(sender)
+        elif "ask" in message:
+            worker_process.get_worker().send_request(message["ask"])
+        elif "finish" in message:
+            thread = threading.Thread(target=self._finish_upload, args=(Path(message["finish"]),))
             thread.daemon = True
             thread.start()
-            self._finishing.append(thread)
+            self._upload_threads.append(thread)
 
-    def _finish(self, run: Path) -> None:
-        answer = worker_process.started().finish(run)
-        if lacking := worker_process.lacking(run, answer):
-            self._lacking.append(f"{run.name}: {lacking}")
+    def _finish_upload(self, run_dir: Path) -> None:
+        answer = worker_process.get_worker().finish(run_dir)
+        if lacking := worker_process.describe_missing(run_dir, answer):
+            self._upload_failures.append(f"{run_dir.name}: {lacking}")
 
-    def _bury(self, dead: _Worker, died: Died) -> None:
-        dead.process.join()
-        self._workers.remove(dead)
-        assert dead.task is not None
-        number, status = dead.task.number, dead.process.exitcode
+    def _handle_exit(self, exited: _Worker, on_crash: CrashCallback) -> None:
+        exited.process.join()
+        self._workers.remove(exited)
+        assert exited.task is not None
+        number, status = exited.task.job_number, exited.process.exitcode
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         try:
-            self._show(dead)
+            self._print_output(exited)
         finally:
             if status:
-                died(number, how)
+                on_crash(number, how)
 
-    def _show(self, done: _Worker) -> None:
+    def _print_output(self, sender: _Worker) -> None:
         """What a job has printed."""
-        task, done.task = done.task, None
+        task, sender.task = sender.task, None
         assert task is not None
         texts = [
-            path.read_text(encoding="utf-8", errors="replace") for path in (task.out, task.err)
+            path.read_text(encoding="utf-8", errors="replace")
+            for path in (task.stdout_path, task.stderr_path)
         ]
-        for path in (task.out, task.err):
+        for path in (task.stdout_path, task.stderr_path):
             path.unlink()
         for text, stream in zip(texts, (sys.stdout, sys.stderr), strict=True):
-            output.write(text, stream)
+            output.print_text(text, stream)
 
-    def _signal(self, number: signal.Signals) -> None:
-        for each in self._busy():
+    def _send_signal(self, number: signal.Signals) -> None:
+        for each in self._busy_workers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each.process.pid, number)

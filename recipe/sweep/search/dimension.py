@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import (
     RangeSweep,
 )
 
-from recipe.config.overrides import CHOOSABLE
+from recipe.config.overrides import SELECTABLE_GROUPS
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -38,38 +38,38 @@ class Dimension:
     step: float | None = None
 
     @property
-    def is_whole(self) -> bool:
+    def is_integer(self) -> bool:
         return isinstance(self.low, int)
 
     @property
-    def ends(self) -> Sequence[str]:
+    def boundary_overrides(self) -> Sequence[str]:
         """Overrides between which all others lie; of a choice every one."""
         values = self.options or (self.low, self.high)
-        return [self.override(value) for value in values]
+        return [self.to_override(value) for value in values]
 
     @property
-    def middle(self) -> str:
+    def middle_override(self) -> str:
         """An override between the ends, one that may be taken."""
         if self.options:
-            return self.override(self.options[len(self.options) // 2])
+            return self.to_override(self.options[len(self.options) // 2])
         middle = (
             math.sqrt(self.low) * math.sqrt(self.high) if self.log else (self.low + self.high) / 2
         )
-        step = 1 if self.is_whole and self.step is None else self.step
+        step = 1 if self.is_integer and self.step is None else self.step
         if step is not None:
             middle = self.low + (middle - self.low) // step * step
-        return self.override(int(middle) if self.is_whole else middle)
+        return self.to_override(int(middle) if self.is_integer else middle)
 
-    def override(self, value: Any) -> str:
+    def to_override(self, value: Any) -> str:
         """What gives the setting a value that Optuna chose."""
         return f"{self.key}={value if isinstance(value, str) else repr(value)}"
 
-    def short(self, value: Any) -> str:
+    def format_value(self, value: Any) -> str:
         """As `override`, for people: three digits."""
         told = f"{value:.3g}" if isinstance(value, float) else value
         return f"{self.key}={told}"
 
-    def distribution(self) -> BaseDistribution:
+    def to_distribution(self) -> BaseDistribution:
         from optuna.distributions import (
             CategoricalDistribution,
             FloatDistribution,
@@ -78,19 +78,19 @@ class Dimension:
 
         if self.options:
             return CategoricalDistribution(self.options)
-        if self.is_whole:
+        if self.is_integer:
             step = 1 if self.step is None else int(self.step)
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
-def of(about: Mapping[str, Any]) -> list[Dimension]:
+def load_dimensions(metadata: Mapping[str, Any]) -> list[Dimension]:
     """Those of a search, as its sweep.json tells."""
-    told = about["search"]["dimensions"]
+    told = metadata["search"]["dimensions"]
     return [Dimension(**{**each, "options": tuple(each["options"])}) for each in told]
 
 
-def read(override: Override) -> Dimension:
+def parse_dimension(override: Override) -> Dimension:
     """Raises ValueError for what can't be searched, with the rule and a way out."""
     value, key = override.value(), override.get_key_element()
     tags = set(getattr(value, "tags", ()))
@@ -99,11 +99,11 @@ def read(override: Override) -> Dimension:
     if getattr(value, "shuffle", False):
         raise ValueError("a search has an order of its own; leave shuffle out")
     if isinstance(value, ChoiceSweep | Glob):
-        return _choice(override, key, tags)
-    if override.key_or_group in CHOOSABLE:
+        return _parse_choice(override, key, tags)
+    if override.key_or_group in SELECTABLE_GROUPS:
         raise ValueError(f"name the options, {key}=<one>,<other>")
     if isinstance(value, RangeSweep):
-        return _range(override, key, tags)
+        return _parse_range(override, key, tags)
     assert isinstance(value, IntervalSweep)
     low, high = value.start, value.end
     if not (_is_finite(low) and _is_finite(high) and low < high):
@@ -116,7 +116,7 @@ def read(override: Override) -> Dimension:
     return Dimension(key, override.input_line, low=low, high=high, log="log" in tags)
 
 
-def _choice(override: Override, key: str, tags: set[str]) -> Dimension:
+def _parse_choice(override: Override, key: str, tags: set[str]) -> Dimension:
     options = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if tags:
         raise ValueError(f"tag {sorted(tags)[0]} is for numbers in interval(...) or range(...)")
@@ -125,7 +125,7 @@ def _choice(override: Override, key: str, tags: set[str]) -> Dimension:
     return Dimension(key, override.input_line, options)
 
 
-def _range(override: Override, key: str, tags: set[str]) -> Dimension:
+def _parse_range(override: Override, key: str, tags: set[str]) -> Dimension:
     value: Any = override.value()
     texts = list(override.sweep_string_iterator())
     if len(texts) < 2:

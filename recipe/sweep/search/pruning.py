@@ -9,67 +9,82 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from recipe.runner.interruption import Pruned
+from recipe.runner.interruption import RunPruned
 from recipe.sweep.search import storage
-from recipe.sweep.search.study import name
+from recipe.sweep.search.study import get_study_name
 
 if TYPE_CHECKING:
     import optuna
 
-    from recipe.training.loop import Point
+    from recipe.training.loop import MetricsEvent
 
 
-def watch(
-    sweep: Path, about: Mapping[str, Any], number: int, epochs: int, console: Console
-) -> Callable[[Point], None] | None:
+def make_pruning_callback(
+    sweep_dir: Path, metadata: Mapping[str, Any], job_number: int, epochs: int, console: Console
+) -> Callable[[MetricsEvent], None] | None:
     """What is to see every Point of a job's run; None where it is none of a trial that may be
     pruned. Only the run of a trial's first seed may be."""
-    if "search" not in about or about["search"]["pruner"] == "none":
+    if "search" not in metadata or metadata["search"]["pruner"] == "none":
         return None
-    if about["planned"][number][-1] != about["seeds"][0]:
+    if metadata["planned"][job_number][-1] != metadata["seeds"][0]:
         return None
-    return _Watch(sweep, about["search"], about["trials"][number], epochs, console)
+    return _PruningCallback(
+        sweep_dir, metadata["search"], metadata["trials"][job_number], epochs, console
+    )
 
 
-class _Watch:
+class _PruningCallback:
     """Raises Pruned after the epoch in which the pruner says so."""
 
     def __init__(
-        self, sweep: Path, asked: Mapping[str, Any], trial: int, epochs: int, console: Console
+        self,
+        sweep_dir: Path,
+        settings: Mapping[str, Any],
+        trial_number: int,
+        epochs: int,
+        console: Console,
     ) -> None:
-        self._sweep, self._asked, self._number = sweep, asked, trial
+        self._sweep_dir, self._settings, self._trial_number = sweep_dir, settings, trial_number
         self._epochs, self._console = epochs, console
         self._trial: optuna.trial.Trial | None = None
 
-    def __call__(self, point: Point) -> None:
-        if not point.ends_epoch:
+    def __call__(self, point: MetricsEvent) -> None:
+        if not point.is_epoch_end:
             return
-        value = float(point.metrics[self._asked["metric"]])
+        value = float(point.metrics[self._settings["metric"]])
         try:
-            prune = self._report(point.epoch, value)
+            prune = self._should_prune(point.epoch, value)
         except Exception as error:  # whatever Optuna and its storage raise, training goes on
-            told = f"epoch {point.epoch} is not reported to the search: {storage.reason(error)}"
+            told = (
+                f"epoch {point.epoch} is not reported to the search: {storage.format_error(error)}"
+            )
             self._console.print(f"Caution {told}", style="yellow", soft_wrap=True)
             return
         if prune and point.epoch < self._epochs:
-            raise Pruned(
-                f"after epoch {point.epoch} of {self._epochs}: {self._asked['metric']} "
+            raise RunPruned(
+                f"after epoch {point.epoch} of {self._epochs}: {self._settings['metric']} "
                 f"{value:.4g} is worse than the median of the whole trials then"
             )
 
-    def _report(self, epoch: int, value: float) -> bool:
+    def _should_prune(self, epoch: int, value: float) -> bool:
         if self._trial is None:
-            self._trial = self._load()
-        known = self._trial.study.get_trials(deepcopy=False)[self._number]
+            self._trial = self._load_trial()
+        known = self._trial.study.get_trials(deepcopy=False)[self._trial_number]
         if epoch not in known.intermediate_values:  # a run that was taken up reports it again
             self._trial.report(value, epoch)
         return self._trial.should_prune()
 
-    def _load(self) -> optuna.trial.Trial:
+    def _load_trial(self) -> optuna.trial.Trial:
         import optuna
 
-        there = storage.opened(storage.address(self._asked["storage"], self._sweep.parent.parent))
-        judge = storage.pruner(self._asked["pruner"], self._asked["startup"], self._asked["warmup"])
-        study = optuna.load_study(study_name=name(self._sweep), storage=there, pruner=judge)
-        frozen = study.get_trials(deepcopy=False)[self._number]
+        there = storage.open_storage(
+            storage.resolve_address(self._settings["storage"], self._sweep_dir.parent.parent)
+        )
+        judge = storage.make_pruner(
+            self._settings["pruner"], self._settings["startup"], self._settings["warmup"]
+        )
+        study = optuna.load_study(
+            study_name=get_study_name(self._sweep_dir), storage=there, pruner=judge
+        )
+        frozen = study.get_trials(deepcopy=False)[self._trial_number]
         return optuna.trial.Trial(study, frozen._trial_id)

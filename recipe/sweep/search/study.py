@@ -14,34 +14,36 @@ from recipe.sweep.search.dimension import Dimension
 if TYPE_CHECKING:
     import optuna
 
-Point = Mapping[str, Any]
+TrialParams = Mapping[str, Any]
 """A value for the key of each dimension."""
 
 
-class Study:
+class SweepStudy:
     """Named after its sweep. Everything in the sweep's own process."""
 
     def __init__(self, study: optuna.Study, dimensions: Sequence[Dimension]) -> None:
         self._study = study
-        self.distributions = {d.key: d.distribution() for d in dimensions}
+        self.distributions = {d.key: d.to_distribution() for d in dimensions}
 
     @classmethod
-    def begun(cls, sweep: Path) -> Study:
+    def load_or_create(cls, sweep_dir: Path) -> SweepStudy:
         """The study of a sweep, made if it is a new one; in its storage, which is made as well.
 
         Raises SpecError if that can't be reached, or the study of a sweep that goes on isn't there.
         """
         import optuna
 
-        from recipe.compare.metric_unit import Unit  # workers import this file, and not that
+        from recipe.compare.metric_unit import MetricUnit  # workers import this file, and not that
 
-        about = sweep_record.read(sweep)
+        about = sweep_record.read_record(sweep_dir)
         asked = about["search"]
-        there = storage.opened(storage.address(asked["storage"], sweep.parent.parent))
+        there = storage.open_storage(
+            storage.resolve_address(asked["storage"], sweep_dir.parent.parent)
+        )
         known = len(set(about["trials"]))
-        more = Unit(asked["metric"]).sign > 0
+        more = MetricUnit(asked["metric"]).direction > 0
         study = optuna.create_study(
-            study_name=name(sweep),
+            study_name=get_study_name(sweep_dir),
             storage=there,
             direction="maximize" if more else "minimize",
             load_if_exists=True,
@@ -49,41 +51,43 @@ class Study:
         drawn = len(study.get_trials(deepcopy=False))
         if drawn < known:
             raise SpecError(
-                f"search: of the {known} trials of {sweep.name} its storage has {drawn}; put it "
+                f"search: of the {known} trials of {sweep_dir.name} its storage has {drawn}; put it "
                 "back, or start anew with again=true"
             )
-        study.sampler = storage.sampler(asked["sampler"], asked["startup"], drawn)
-        return cls(study, dimension.of(about))
+        study.sampler = storage.make_sampler(asked["sampler"], asked["startup"], drawn)
+        return cls(study, dimension.load_dimensions(about))
 
     @property
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    def ask(self) -> tuple[int, Point]:
+    def ask(self) -> tuple[int, TrialParams]:
         """The next trial: its number, from 0, and what it tries."""
         trial = self._study.ask(self.distributions)
         return trial.number, trial.params
 
-    def whole(self, number: int, values: Sequence[float], curve: Sequence[float]) -> None:
+    def complete_trial(
+        self, number: int, values: Sequence[float], epoch_values: Sequence[float]
+    ) -> None:
         """A trial's value over its seeds; `curve` has the metric of the first seed's run after
         each epoch, as far as the run itself didn't report it."""
         import optuna
 
         known = self.trials[number]
         trial = optuna.trial.Trial(self._study, known._trial_id)
-        for epoch, value in enumerate(curve, 1):
+        for epoch, value in enumerate(epoch_values, 1):
             if epoch not in known.intermediate_values:
                 trial.report(value, epoch)
         trial.set_user_attr("values over seeds", list(values))
         self._study.tell(number, sum(values) / len(values))
 
-    def ended(self, number: int, state: str) -> None:
+    def end_trial(self, number: int, state: str) -> None:
         """A trial that has no value: PRUNED or FAIL."""
         import optuna
 
         self._study.tell(number, state=optuna.trial.TrialState[state])
 
 
-def name(sweep: Path) -> str:
+def get_study_name(sweep_dir: Path) -> str:
     """What the study of a sweep is called in its storage, which others may use too."""
-    return f"recipe-{sweep.name}"
+    return f"recipe-{sweep_dir.name}"

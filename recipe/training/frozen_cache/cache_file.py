@@ -25,49 +25,51 @@ from filelock import FileLock
 from torch import Tensor
 
 from recipe.training.frozen_cache import eviction
-from recipe.training.frozen_cache.not_cacheable import Refused
-from recipe.training.frozen_cache.tensor_layout import Layout
+from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.training.frozen_cache.tensor_layout import RowLayout
 
-ALIGNED = 64
+ALIGNMENT_BYTES = 64
 """Each tensor begins at a multiple of as many bytes."""
 
 Rows = tuple[Tensor, ...]
 """What is kept of some samples: a tensor (samples, numbers) for each layout."""
 
-Batches = Callable[[], Iterable[tuple[int, Rows]]]
+RowBatches = Callable[[], Iterable[tuple[int, Rows]]]
 """Batch by batch: the first sample's number, and the rows on the CPU. Every sample must come; one
 that comes again must have the same bits."""
 
-_checked: dict[Path, tuple[int, ...]] = {}
+_verified_files: dict[Path, tuple[int, ...]] = {}
 """Files that this process has read through, as they were then."""
 
 
 @dataclass
-class Store:
+class CachedOutputs:
     tensors: Rows
     """Of all samples; on the CPU a mapping of the file, which processes share."""
 
-    def of(self, samples: Tensor) -> Iterator[Tensor]:
+    def select(self, samples: Tensor) -> Iterator[Tensor]:
         """Copies of the rows of these samples, shape (n,) int64 on the same device."""
         for tensor in self.tensors:
             yield tensor.index_select(0, samples)
 
-    def to(self, device: torch.device) -> Store:
+    def to(self, device: torch.device) -> CachedOutputs:
         if device.type == "cpu":
             return self
-        return Store(tuple(tensor.to(device) for tensor in self.tensors))
+        return CachedOutputs(tuple(tensor.to(device) for tensor in self.tensors))
 
 
-def find(folder: Path, key: str, layouts: tuple[Layout, ...], samples: int) -> Store | None:
+def load_cached_outputs(
+    folder: Path, key: str, layouts: tuple[RowLayout, ...], samples: int
+) -> CachedOutputs | None:
     """What was kept under the key; None if nothing whole was."""
-    path = folder / f"{key}{eviction.SUFFIX}"
+    path = folder / f"{key}{eviction.CACHE_SUFFIX}"
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
-        found = _opened(path, handle, _Plan(key, layouts, samples))
+        found = _map_file(path, handle, _FileLayout(key, layouts, samples))
     except BaseException:
         os.close(handle)
         raise
@@ -78,7 +80,7 @@ def find(folder: Path, key: str, layouts: tuple[Layout, ...], samples: int) -> S
     return found
 
 
-def _opened(path: Path, handle: int, plan: _Plan) -> Store | None:
+def _map_file(path: Path, handle: int, plan: _FileLayout) -> CachedOutputs | None:
     """What the file holds; one that is damaged is removed."""
     about = os.fstat(handle)
     if not about.st_nlink:  # it has just made way for another
@@ -87,71 +89,73 @@ def _opened(path: Path, handle: int, plan: _Plan) -> Store | None:
     mapped = None
     if about.st_size == plan.size:  # private, so that nothing can write into the file through it
         mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
-    if mapped is None or (_checked.get(path) != stamp and not plan.whole(mapped)):
+    if mapped is None or (_verified_files.get(path) != stamp and not plan.is_intact(mapped)):
         path.unlink(missing_ok=True)
         return None
-    _checked[path] = stamp
+    _verified_files[path] = stamp
     with contextlib.suppress(OSError):  # another's, but good to read
         os.utime(path, ns=(time.time_ns(), about.st_mtime_ns))
-    return Store(tuple(plan.tensors(mapped)))
+    return CachedOutputs(tuple(plan.map_tensors(mapped)))
 
 
-def make(
-    folder: Path, key: str, layouts: tuple[Layout, ...], samples: int, batches: Batches
-) -> Store:
+def load_or_write_outputs(
+    folder: Path, key: str, layouts: tuple[RowLayout, ...], samples: int, batches: RowBatches
+) -> CachedOutputs:
     """Keeps what the batches give, unless another process is just doing that, or has done it.
 
     Raises Refused, OSError.
     """
-    plan = _Plan(key, layouts, samples)
-    eviction.check(plan.size)
+    plan = _FileLayout(key, layouts, samples)
+    eviction.check_entry_size(plan.size)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{key}.lock", thread_local=False):
-        found = find(folder, key, layouts, samples)
+        found = load_cached_outputs(folder, key, layouts, samples)
         if found is None:
-            eviction.make(folder, plan.size)
-            _write(folder / f"{key}{eviction.SUFFIX}", plan, batches())
-            found = find(folder, key, layouts, samples)
+            eviction.evict_entries(folder, plan.size)
+            _write(folder / f"{key}{eviction.CACHE_SUFFIX}", plan, batches())
+            found = load_cached_outputs(folder, key, layouts, samples)
     if found is None:
-        raise Refused("what was kept could not be read again")
+        raise NotCacheable("what was kept could not be read again")
     return found
 
 
-class _Plan:
+class _FileLayout:
     """Where what stands in a file: a header, the tensors, a hash of them all."""
 
-    def __init__(self, key: str, layouts: tuple[Layout, ...], samples: int) -> None:
+    def __init__(self, key: str, layouts: tuple[RowLayout, ...], samples: int) -> None:
         self.layouts, self.samples = layouts, samples
         header = {"key": key, "samples": samples, "tensors": list(map(str, layouts))}
         self.header = json.dumps(header).encode() + b"\n"
-        self.starts, end = [], len(self.header)
+        self.offsets, end = [], len(self.header)
         for layout in layouts:
-            end += -end % ALIGNED
-            self.starts.append(end)
-            end += layout.bytes * samples
-        self.end = end
+            end += -end % ALIGNMENT_BYTES
+            self.offsets.append(end)
+            end += layout.row_bytes * samples
+        self.hash_offset = end
         self.size = end + hashlib.sha256().digest_size
 
-    def tensors(self, mapped: mmap.mmap) -> Iterator[Tensor]:
-        for start, layout in zip(self.starts, self.layouts, strict=True):
-            count = self.samples * layout.numbers
+    def map_tensors(self, mapped: mmap.mmap) -> Iterator[Tensor]:
+        for start, layout in zip(self.offsets, self.layouts, strict=True):
+            count = self.samples * layout.row_length
             flat = torch.frombuffer(mapped, dtype=layout.dtype, count=count, offset=start)
-            yield flat.view(self.samples, layout.numbers)
+            yield flat.view(self.samples, layout.row_length)
 
-    def hash(self, tensors: Iterable[hashlib._Hash]) -> bytes:
+    def compute_hash(self, tensors: Iterable[hashlib._Hash]) -> bytes:
         return hashlib.sha256(self.header + b"".join(each.digest() for each in tensors)).digest()
 
-    def whole(self, mapped: mmap.mmap) -> bool:
+    def is_intact(self, mapped: mmap.mmap) -> bool:
         """Whether the file is what was written, to the last byte."""
         view = memoryview(mapped)
         found = [
-            hashlib.sha256(view[start : start + layout.bytes * self.samples])
-            for start, layout in zip(self.starts, self.layouts, strict=True)
+            hashlib.sha256(view[start : start + layout.row_bytes * self.samples])
+            for start, layout in zip(self.offsets, self.layouts, strict=True)
         ]
-        return view[: len(self.header)] == self.header and view[self.end :] == self.hash(found)
+        return view[: len(self.header)] == self.header and view[
+            self.hash_offset :
+        ] == self.compute_hash(found)
 
 
-def _write(path: Path, plan: _Plan, batches: Iterable[tuple[int, Rows]]) -> None:
+def _write(path: Path, plan: _FileLayout, batches: Iterable[tuple[int, Rows]]) -> None:
     handle, name = tempfile.mkstemp(".tmp", f"{path.stem}.", path.parent)
     temporary = Path(name)
     try:
@@ -161,43 +165,43 @@ def _write(path: Path, plan: _Plan, batches: Iterable[tuple[int, Rows]]) -> None
             hashes = [hashlib.sha256() for _ in plan.layouts]
             done = 0
             for first, rows in batches:
-                _check_again(handle, plan, first, rows, done)
+                _check_repeated_rows(handle, plan, first, rows, done)
                 for each, layout, start, hashed in zip(
-                    rows, plan.layouts, plan.starts, hashes, strict=True
+                    rows, plan.layouts, plan.offsets, hashes, strict=True
                 ):
-                    content = _bytes(each[done - first :])
-                    _put(handle, content, start + done * layout.bytes)
+                    content = _to_bytes(each[done - first :])
+                    _write_at(handle, content, start + done * layout.row_bytes)
                     hashed.update(content)
                 done = first + len(rows[0])
             assert done == plan.samples
-            _put(handle, memoryview(plan.header), 0)
-            _put(handle, memoryview(plan.hash(hashes)), plan.end)
+            _write_at(handle, memoryview(plan.header), 0)
+            _write_at(handle, memoryview(plan.compute_hash(hashes)), plan.hash_offset)
             about = os.fstat(handle)
             os.replace(temporary, path)
-        _checked[path] = (about.st_ino, about.st_size, about.st_mtime_ns)
+        _verified_files[path] = (about.st_ino, about.st_size, about.st_mtime_ns)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
 
 
-def _check_again(handle: int, plan: _Plan, first: int, rows: Rows, done: int) -> None:
+def _check_repeated_rows(handle: int, plan: _FileLayout, first: int, rows: Rows, done: int) -> None:
     """Raises Refused if samples that came before have other bits now."""
     again = done - first
     if again > 0:
-        for each, layout, start in zip(rows, plan.layouts, plan.starts, strict=True):
-            before = os.pread(handle, again * layout.bytes, start + first * layout.bytes)
-            if before != _bytes(each[:again]):
-                raise Refused("a sample's place in its batch changes the last bits")
+        for each, layout, start in zip(rows, plan.layouts, plan.offsets, strict=True):
+            before = os.pread(handle, again * layout.row_bytes, start + first * layout.row_bytes)
+            if before != _to_bytes(each[:again]):
+                raise NotCacheable("a sample's place in its batch changes the last bits")
 
 
-def _bytes(rows: Tensor) -> memoryview:
+def _to_bytes(rows: Tensor) -> memoryview:
     flat = rows.contiguous().flatten()
     content: Any = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return memoryview(content)
 
 
-def _put(handle: int, content: memoryview, at: int) -> None:
+def _write_at(handle: int, content: memoryview, offset: int) -> None:
     while content:
-        written = os.pwrite(handle, content, at)
-        content, at = content[written:], at + written
+        written = os.pwrite(handle, content, offset)
+        content, offset = content[written:], offset + written

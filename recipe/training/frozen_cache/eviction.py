@@ -9,53 +9,57 @@ from pathlib import Path
 
 import psutil
 
-from recipe.formatting import bytes_
-from recipe.training.frozen_cache.not_cacheable import Refused
+from recipe.formatting import format_bytes
+from recipe.training.frozen_cache.not_cacheable import NotCacheable
 
-ONE = 4 * 2**30
+MAX_ENTRY_BYTES = 4 * 2**30
 """Bytes that one prefix may keep of one part of the data."""
 
-ALL = 16 * 2**30
+MAX_CACHE_BYTES = 16 * 2**30
 """Bytes of everything that is kept below one output_dir."""
 
-SUFFIX = ".kept"
+CACHE_SUFFIX = ".kept"
 
 
-def check(needed: int) -> None:
+def check_entry_size(required_bytes: int) -> None:
     """Raises Refused if that is more than is kept, or than memory has room for."""
     free = psutil.virtual_memory().available // 2
-    if needed > min(ONE, free):
-        limit = "the limit is" if free > ONE else "half of the free memory is"
-        raise Refused(f"{bytes_(needed)} would have to be kept; {limit} {bytes_(min(ONE, free))}")
+    if required_bytes > min(MAX_ENTRY_BYTES, free):
+        limit = "the limit is" if free > MAX_ENTRY_BYTES else "half of the free memory is"
+        raise NotCacheable(
+            f"{format_bytes(required_bytes)} would have to be kept; {limit} {format_bytes(min(MAX_ENTRY_BYTES, free))}"
+        )
 
 
-def make(folder: Path, needed: int, limit: int = ALL) -> None:
+def evict_entries(folder: Path, required_bytes: int, max_bytes: int = MAX_CACHE_BYTES) -> None:
     """Room for a file: those used least recently go, but none that a process has open.
 
     Raises Refused if that isn't enough, OSError.
     """
     for path in folder.glob("*.tmp"):  # of builders that were killed
-        _remove(path)
+        _remove_unused(path)
     there = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in folder.glob(f"*{CACHE_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):  # another process makes room, too
             about = path.stat()
             there.append((about.st_atime_ns, path, about.st_size))
     total = sum(size for _, _, size in there)
     for _, path, size in sorted(there):
-        if total + needed <= limit and _fits(folder, needed):
+        if total + required_bytes <= max_bytes and _has_free_space(folder, required_bytes):
             return
-        total -= size * _remove(path)
-    if total + needed > limit or not _fits(folder, needed):
-        raise Refused(f"{bytes_(needed)} would have to be kept, and {folder} has no room for it")
+        total -= size * _remove_unused(path)
+    if total + required_bytes > max_bytes or not _has_free_space(folder, required_bytes):
+        raise NotCacheable(
+            f"{format_bytes(required_bytes)} would have to be kept, and {folder} has no room for it"
+        )
 
 
-def _fits(folder: Path, needed: int) -> bool:
+def _has_free_space(folder: Path, needed: int) -> bool:
     """Whether as much again stays free for the record."""
     return shutil.disk_usage(folder).free > 2 * needed
 
 
-def _remove(path: Path) -> bool:
+def _remove_unused(path: Path) -> bool:
     """Whether nobody had it open, so that it is gone now."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,54 +8,59 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Batch, Split, readable, unread
+from recipe.components.data import Batch, Split, readable_indices, unreadable_samples
 from recipe.training.frozen_cache import split_model as splitting
-from recipe.training.frozen_cache.cache_file import Store
+from recipe.training.frozen_cache.cache_file import CachedOutputs
 
 
 @dataclass(frozen=True)
-class Feed:
+class ModelInputs:
     model: nn.Module
     """Called with a batch of `split`, on the device."""
     split: Split
-    raw: Callable[[Tensor], Tensor]
+    to_raw_inputs: Callable[[Tensor], Tensor]
     """From a batch that the model is called with to the inputs it stands for."""
 
 
-def whole(model: nn.Module, data: Split) -> Feed:
+def uncached_inputs(model: nn.Module, data: Split) -> ModelInputs:
     """Everything computed each time."""
-    return Feed(model, data, lambda inputs: inputs)
+    return ModelInputs(model, data, lambda inputs: inputs)
 
 
-def tail(
-    split: splitting.Split, store: Store, data: Split, place: Callable[[Tensor], Tensor]
-) -> Feed:
+def cached_inputs(
+    split: splitting.ModelSplit,
+    store: CachedOutputs,
+    data: Split,
+    place: Callable[[Tensor], Tensor],
+) -> ModelInputs:
     """The tail alone, reading what is kept."""
 
     def raw(numbers: Tensor) -> Tensor:
         inputs, _ = next(iter(data.batches([numbers.cpu()])))
         return place(inputs)
 
-    return Feed(Tail(split, store), Numbers(data), raw)
+    return ModelInputs(CachedTail(split, store), IndexSplit(data), raw)
 
 
-class Tail(nn.Module):
+class CachedTail(nn.Module):
     """Called with the numbers of samples, shape (n,) int64. Its module is the model it is a part
     of, so that modes are changed and restored as they would be there."""
 
-    def __init__(self, split: splitting.Split, store: Store) -> None:
+    def __init__(self, split: splitting.ModelSplit, store: CachedOutputs) -> None:
         super().__init__()
-        self.model = split.whole.model
+        self.model = split.wrapper.model
         self.split, self.store = split, store
 
     def forward(self, samples: Tensor) -> Tensor:
-        rows = self.store.of(samples)
-        kept = [layout.value(each) for layout, each in zip(self.split.layouts, rows, strict=True)]
-        return self.split.tail(len(samples), *kept)
+        rows = self.store.select(samples)
+        kept = [
+            layout.from_rows(each) for layout, each in zip(self.split.layouts, rows, strict=True)
+        ]
+        return self.split.run_tail(len(samples), *kept)
 
 
 @dataclass(frozen=True)
-class Numbers:
+class IndexSplit:
     """A split that gives the number of each sample in place of its inputs, and leaves out what
     `data` does."""
 
@@ -66,8 +71,8 @@ class Numbers:
         return self.data.targets
 
     @property
-    def unread(self) -> dict[int, str]:
-        return unread(self.data)
+    def unreadable(self) -> dict[int, str]:
+        return unreadable_samples(self.data)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -75,8 +80,10 @@ class Numbers:
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         targets = self.targets
         for indices in batches:
-            if self.unread:
-                left = torch.tensor(readable(self.data, indices.tolist()), dtype=torch.int64)
+            if self.unreadable:
+                left = torch.tensor(
+                    readable_indices(self.data, indices.tolist()), dtype=torch.int64
+                )
                 if not len(left):
                     next(iter(self.data.batches([indices])))  # raises DataError
                 indices = left

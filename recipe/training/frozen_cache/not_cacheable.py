@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class NotCacheable(Exception):
     """In words, as they come after "computed each time:"; nothing is wrong, only slower."""

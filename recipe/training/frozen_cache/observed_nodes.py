@@ -11,89 +11,91 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipe.nn import rng, without_dynamo
-from recipe.training.frozen_cache.trace import Whole
+from recipe.training.frozen_cache.trace import InputOnlyModel
 
-Versions = list[tuple[Tensor, int]]
+TensorVersions = list[tuple[Tensor, int]]
 
 
 @dataclass
-class Observed:
+class NodeObservations:
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    random: set[fx.Node] = field(default_factory=set)
+    random_nodes: set[fx.Node] = field(default_factory=set)
     """Nodes that drew from a global random stream."""
-    changers: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    modified_by: dict[fx.Node, fx.Node] = field(default_factory=dict)
     """Of a value that is changed in place after it was made: by which node."""
-    stale: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+    stale_reads: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     """Values that are read after they were changed in place, and by which node."""
 
 
-class _Watched(fx.Interpreter):
-    def __init__(self, whole: Whole, graph: fx.Graph) -> None:
+class _ObservingInterpreter(fx.Interpreter):
+    def __init__(self, whole: InputOnlyModel, graph: fx.Graph) -> None:
         super().__init__(whole, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
-        self.seen = Observed()
-        self.made: dict[fx.Node, Versions] = {}
+        self.observations = NodeObservations()
+        self.tensor_versions: dict[fx.Node, TensorVersions] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         for given in n.all_input_nodes:
-            if _moved(self.made[given]):
-                self.seen.stale.append((given, n))
-        before = rng.standing()
+            if _is_modified(self.tensor_versions[given]):
+                self.observations.stale_reads.append((given, n))
+        before = rng.snapshot_rng()
         value = super().run_node(n)
-        if rng.standing() != before:
-            self.seen.random.add(n)
+        if rng.snapshot_rng() != before:
+            self.observations.random_nodes.add(n)
         for given in n.all_input_nodes:
-            if _moved(self.made[given]):
-                self.seen.changers.setdefault(given, n)
-        self.made[n] = [(tensor, tensor._version) for tensor in flat(value)]
-        self.seen.values[n] = value
+            if _is_modified(self.tensor_versions[given]):
+                self.observations.modified_by.setdefault(given, n)
+        self.tensor_versions[n] = [(tensor, tensor._version) for tensor in iterate_tensors(value)]
+        self.observations.values[n] = value
         return value
 
 
-def observe(whole: Whole, graph: fx.Graph, inputs: Tensor) -> Observed:
+def observe_nodes(whole: InputOnlyModel, graph: fx.Graph, inputs: Tensor) -> NodeObservations:
     """Runs the graph. Views share what tells that a tensor was changed in place, so a change that
     the graph doesn't show is noticed."""
-    watched = _Watched(whole, graph)
+    watched = _ObservingInterpreter(whole, graph)
     with torch.no_grad():
         watched.run(inputs)
-    return watched.seen
+    return watched.observations
 
 
-class _Counting(fx.Interpreter):
-    def __init__(self, whole: Whole, graph: fx.Graph, counter: FlopCounterMode) -> None:
+class _CountingInterpreter(fx.Interpreter):
+    def __init__(self, whole: InputOnlyModel, graph: fx.Graph, counter: FlopCounterMode) -> None:
         super().__init__(whole, graph=graph)
         self.counter = counter
-        self.found: dict[fx.Node, int] = {}
+        self.multiply_adds: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         before = self.counter.get_total_flops()
         value = super().run_node(n)
-        self.found[n] = (self.counter.get_total_flops() - before) // 2
+        self.multiply_adds[n] = (self.counter.get_total_flops() - before) // 2
         return value
 
 
-def multiply_adds(whole: Whole, graph: fx.Graph, inputs: Tensor) -> dict[fx.Node, int]:
+def count_multiply_adds(
+    whole: InputOnlyModel, graph: fx.Graph, inputs: Tensor
+) -> dict[fx.Node, int]:
     """Of every node, for all inputs together."""
     counter = FlopCounterMode(display=False)
-    counting = _Counting(whole, graph, counter)
+    counting = _CountingInterpreter(whole, graph, counter)
     with torch.no_grad(), counter:
         if counter.mode is not None:
-            without_dynamo.mode(type(counter.mode))
+            without_dynamo.disable_dynamo_for_mode(type(counter.mode))
         counting.run(inputs)
-    return counting.found
+    return counting.multiply_adds
 
 
-def _moved(versions: Versions) -> bool:
+def _is_modified(versions: TensorVersions) -> bool:
     return any(tensor._version != version for tensor, version in versions)
 
 
-def flat(value: Any) -> Iterator[Tensor]:
+def iterate_tensors(value: Any) -> Iterator[Tensor]:
     """The tensors in a value."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from flat(item)
+            yield from iterate_tensors(item)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from flat(item)
+            yield from iterate_tensors(item)

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-COUNTS = (2, 3)
+PROBE_BATCH_SIZES = (2, 3)
 """Samples in the two batches that tell how a value depends on their number."""
 
-PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.memory_format)
+PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.memory_format)
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """Of a tensor one of whose dimensions goes by samples, `fold` entries for each."""
 
     dim: int
@@ -33,12 +33,12 @@ class Layout:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, few: Tensor, more: Tensor) -> Layout | None:
+    def infer(cls, few: Tensor, more: Tensor) -> RowLayout | None:
         """From a value's tensors in batches of COUNTS samples; None: it can't be kept so."""
         if few.layout != torch.strided or not few.numel() or few.ndim != more.ndim:
             return None
         dims = [dim for dim in range(few.ndim) if few.shape[dim] != more.shape[dim]]
-        small, large = COUNTS
+        small, large = PROBE_BATCH_SIZES
         if len(dims) != 1 or few.shape[dims[0]] % small:
             return None
         (dim,) = dims
@@ -50,34 +50,34 @@ class Layout:
         shape = tuple(size for d, size in enumerate(few.shape) if d != dim)
         strides: tuple[int, ...] = ()
         if order[0] == dim:
-            dense = _dense(few.shape, order)
+            dense = _contiguous_strides(few.shape, order)
             fit = all(s == d for n, s, d in zip(few.shape, few.stride(), dense, strict=True)
                       if n > 1)  # fmt: skip
             strides = few.stride() if fit else dense
         return cls(dim, fold, shape, tuple(order), strides, few.dtype)
 
     @property
-    def numbers(self) -> int:
+    def row_length(self) -> int:
         """That are kept of a sample."""
         return self.fold * math.prod(self.shape)
 
     @property
-    def bytes(self) -> int:
-        return self.numbers * self.dtype.itemsize
+    def row_bytes(self) -> int:
+        return self.row_length * self.dtype.itemsize
 
-    def full(self, samples: int) -> tuple[int, ...]:
+    def batch_shape(self, samples: int) -> tuple[int, ...]:
         """The shape of the tensor for so many samples."""
         return (*self.shape[: self.dim], samples * self.fold, *self.shape[self.dim :])
 
-    def rows(self, value: Tensor) -> Tensor:
+    def to_rows(self, value: Tensor) -> Tensor:
         """Shape (samples, numbers), contiguous: each sample's in the order of its memory."""
         others = [dim for dim in self.order if dim != self.dim]
         ordered = value.detach().permute(self.dim, *others).contiguous()
-        return ordered.view(-1, self.numbers)
+        return ordered.view(-1, self.row_length)
 
-    def value(self, rows: Tensor) -> Tensor:
+    def from_rows(self, rows: Tensor) -> Tensor:
         """The tensor again, of contiguous rows (samples, numbers); may share their memory."""
-        full = self.full(len(rows))
+        full = self.batch_shape(len(rows))
         if self.strides:
             return rows.as_strided(full, self.strides)
         others = [dim for dim in self.order if dim != self.dim]
@@ -86,11 +86,13 @@ class Layout:
         return lying.permute(*(self.order.index(dim) for dim in range(len(full))))
 
 
-FLAG = Layout(dim=0, fold=1, shape=(), order=(0,), strides=(1,), dtype=torch.uint8)
+READABLE_FLAG_LAYOUT = RowLayout(
+    dim=0, fold=1, shape=(), order=(0,), strides=(1,), dtype=torch.uint8
+)
 """Of a tensor (samples,) that says whether each could be read: 1, else 0."""
 
 
-def _dense(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+def _contiguous_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
     """Strides without gaps."""
     found, step = [0] * len(shape), 1
     for dim in reversed(order):
@@ -99,35 +101,35 @@ def _dense(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Sized(NamedTuple):
+class LinearSize(NamedTuple):
     """A whole number that depends on how many samples a batch has: `per` * samples + `plus`."""
 
-    per: int
-    plus: int
+    per_sample: int
+    offset: int
 
 
-def sized(size: Any, count: int) -> Any:
+def evaluate_size(size: Any, count: int) -> Any:
     """What `plain` gave, for a batch of `count` samples."""
-    if isinstance(size, Sized):
-        return size.per * count + size.plus
-    return tuple(sized(item, count) for item in size) if isinstance(size, tuple) else size
+    if isinstance(size, LinearSize):
+        return size.per_sample * count + size.offset
+    return tuple(evaluate_size(item, count) for item in size) if isinstance(size, tuple) else size
 
 
-class Unkept(Exception):
+class NotCacheableValue(Exception):
     """A value that the rest of the model would have to make for itself."""
 
 
-def plain(few: Any, more: Any) -> Any:
+def infer_size(few: Any, more: Any) -> Any:
     """What a value is in a batch of any size, from those of COUNTS samples: numbers that depend on
     the size as Sized. Raises Unkept for anything but numbers, texts and tuples of them."""
     if isinstance(few, tuple | list) and isinstance(more, tuple | list) and len(few) == len(more):
-        return tuple(plain(one, other) for one, other in zip(few, more, strict=True))
+        return tuple(infer_size(one, other) for one, other in zip(few, more, strict=True))
     if isinstance(few, slice) and few == more:
         return few
-    if isinstance(few, PLAIN) and type(few) is type(more) and few == more:
+    if isinstance(few, PLAIN_TYPES) and type(few) is type(more) and few == more:
         return few
     if type(few) is not int or type(more) is not int:
-        raise Unkept
-    small, large = COUNTS
+        raise NotCacheableValue
+    small, large = PROBE_BATCH_SIZES
     per = (more - few) // (large - small)
-    return Sized(per, few - per * small)
+    return LinearSize(per, few - per * small)

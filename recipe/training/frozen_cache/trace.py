@@ -13,14 +13,14 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 
 from recipe.nn import rng
-from recipe.training.frozen_cache.not_cacheable import Refused
+from recipe.training.frozen_cache.not_cacheable import NotCacheable
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-GLOBAL_HOOKS = tuple(f"_global{name}" for name in HOOKS)
+GLOBAL_HOOK_ATTRIBUTES = tuple(f"_global{name}" for name in HOOK_ATTRIBUTES)
 
 
-class Whole(nn.Module):
+class InputOnlyModel(nn.Module):
     """A model that is called with inputs alone, whatever else its forward could take."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,72 +31,72 @@ class Whole(nn.Module):
         return self.model(inputs)
 
 
-IN_PLACE = (
+IN_PLACE_OPERATORS = (
     "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior",
     "ixor", "ilshift", "irshift",
 )  # fmt: skip
 
 
-class _Proxy(fx.Proxy):
+class _InPlaceProxy(fx.Proxy):
     """Also records what is done in place, for which torch's own would record a new value."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
 
-def _records(name: str) -> None:
+def _add_operator_method(name: str) -> None:
     def recorded(self: fx.Proxy, other: Any) -> fx.Proxy:
         called = getattr(operator, name)
         return self.tracer.create_proxy("call_function", called, (self, other), {})
 
-    setattr(_Proxy, f"__{name}__", recorded)
+    setattr(_InPlaceProxy, f"__{name}__", recorded)
 
 
-for _name in IN_PLACE:
-    _records(_name)
+for _name in IN_PLACE_OPERATORS:
+    _add_operator_method(_name)
 
 
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # else what is done to a buffer would be done while tracing
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return _InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A module with hooks is called as it is, so they go on seeing what they saw."""
         return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(whole: Whole) -> fx.Graph:
+def trace_model(whole: InputOnlyModel) -> fx.Graph:
     """The graph of a forward pass in the modes that the modules are in.
 
     Leaves the model and the random streams as they are. Raises Refused.
     """
-    if any(getattr(torch_module, name, None) for name in GLOBAL_HOOKS):
-        raise Refused("hooks on every module are registered")
-    with rng.untouched(), remembered(whole.model) as changed:
-        before = rng.standing()
+    if any(getattr(torch_module, name, None) for name in GLOBAL_HOOK_ATTRIBUTES):
+        raise NotCacheable("hooks on every module are registered")
+    with rng.isolate_rng(), restore_attributes(whole.model) as changed:
+        before = rng.snapshot_rng()
         try:
             graph = _Tracer().trace(whole)
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise Refused(f"the model can't be traced ({reason})") from error
-        if rng.standing() != before:
-            raise Refused("the model draws random numbers that don't show in its graph")
+            raise NotCacheable(f"the model can't be traced ({reason})") from error
+        if rng.snapshot_rng() != before:
+            raise NotCacheable("the model draws random numbers that don't show in its graph")
     check_unchanged(changed)
     return graph
 
 
 def check_unchanged(changed: list[str]) -> None:
     if changed:
-        raise Refused(f"{changed[0]} changes from one pass to the next")
+        raise NotCacheable(f"{changed[0]} changes from one pass to the next")
 
 
 def has_hooks(module: nn.Module) -> bool:
-    return any(getattr(module, name, None) for name in HOOKS)
+    return any(getattr(module, name, None) for name in HOOK_ATTRIBUTES)
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Everything by name that a forward pass can read: parameters, buffers, other tensors; what
     is there under two names, under both."""
     found: dict[str, Tensor] = {}
@@ -111,12 +111,12 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def remembered(model: nn.Module) -> Iterator[list[str]]:
+def restore_attributes(model: nn.Module) -> Iterator[list[str]]:
     """Afterwards every module's attributes are what they were, and the list names those that
     weren't. Numbers in tensors aren't looked at."""
     changed: list[str] = []
     before = [
-        (path, module, {key: (value, _copied(value)) for key, value in vars(module).items()})
+        (path, module, {key: (value, _shallow_copy(value)) for key, value in vars(module).items()})
         for path, module in model.named_modules()
     ]
     try:
@@ -128,29 +128,29 @@ def remembered(model: nn.Module) -> Iterator[list[str]]:
                 changed.append(f"{path}.{key}".lstrip("."))
                 del now[key]
             for key, (value, content) in held.items():
-                if key not in now or not _alike(now[key], content):
+                if key not in now or not _is_unchanged(now[key], content):
                     changed.append(f"{path}.{key}".lstrip("."))
-                    _refill(value, content)
+                    _restore_container(value, content)
                     now[key] = value
 
 
-def _copied(value: Any) -> Any:
+def _shallow_copy(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, dict | list | set) else value
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _is_unchanged(one: Any, other: Any) -> bool:
     if one is other:
         return True
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return list(one) == list(other) and all(_alike(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(_is_unchanged(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
+        return len(one) == len(other) and all(map(_is_unchanged, one, other))
     return isinstance(one, bool | int | float | str | set | torch.dtype) and bool(one == other)
 
 
-def _refill(value: Any, content: Any) -> None:
+def _restore_container(value: Any, content: Any) -> None:
     if isinstance(value, dict | set):
         value.clear()
         value.update(content)

@@ -11,27 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from recipe.nn import rng
-from recipe.nn.preserve import preserved
-from recipe.training.frozen_cache.not_cacheable import Refused
-from recipe.training.frozen_cache.trace import check_unchanged, remembered, tensors
+from recipe.nn.preserve import preserve_model_state
+from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.training.frozen_cache.trace import check_unchanged, named_tensors, restore_attributes
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _PassResult:
     """All that comes of a forward pass, and in training of a backward pass."""
 
     output: Tensor
     gradients: tuple[Tensor | None, ...]
     state: dict[str, Tensor]
-    drawn: object
+    rng_position: object
 
 
-def check(
+def check_bit_identical(
     model: nn.Module,
-    whole: Callable[[], Tensor],
-    tail: Callable[[], Tensor],
+    full_forward: Callable[[], Tensor],
+    tail_forward: Callable[[], Tensor],
     autocast: Autocast,
     where: str,
 ) -> None:
@@ -40,38 +40,44 @@ def check(
 
     Leaves no trace. Raises Refused, naming `where`.
     """
-    with remembered(model) as changed:
-        one, other = (_passed(model, way, autocast) for way in (whole, tail))
+    with restore_attributes(model) as changed:
+        one, other = (_run_pass(model, way, autocast) for way in (full_forward, tail_forward))
     check_unchanged(changed)
     for what, same in (
-        ("outputs", same_bits(one.output, other.output)),
-        ("gradients", all(map(_same, one.gradients, other.gradients))),
+        ("outputs", is_bit_identical(one.output, other.output)),
+        ("gradients", all(map(_is_same_gradient, one.gradients, other.gradients))),
         ("buffers", one.state.keys() == other.state.keys()
-         and all(same_bits(value, other.state[name]) for name, value in one.state.items())),
-        ("random numbers", one.drawn == other.drawn),
+         and all(is_bit_identical(value, other.state[name]) for name, value in one.state.items())),
+        ("random numbers", one.rng_position == other.rng_position),
     ):  # fmt: skip
         if not same:
-            raise Refused(f"in {where} the {what} were not to the last bit those of the model")
+            raise NotCacheable(f"in {where} the {what} were not to the last bit those of the model")
 
 
-def _passed(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> _Pass:
-    with preserved(model, buffers=True):
-        output, gradients = (_learnt if model.training else _evaluated)(model, way, autocast)
-        state = {name: value.detach().clone() for name, value in tensors(model).items()
+def _run_pass(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> _PassResult:
+    with preserve_model_state(model, buffers=True):
+        output, gradients = (_run_training_pass if model.training else _run_eval_pass)(
+            model, way, autocast
+        )
+        state = {name: value.detach().clone() for name, value in named_tensors(model).items()
                  if not isinstance(value, nn.Parameter)}  # fmt: skip
-        return _Pass(output.detach(), gradients, state, rng.standing())
+        return _PassResult(output.detach(), gradients, state, rng.snapshot_rng())
 
 
-Came = tuple[Tensor, tuple[Tensor | None, ...]]
+OutputAndGradients = tuple[Tensor, tuple[Tensor | None, ...]]
 """Output and gradients."""
 
 
-def _evaluated(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> Came:
+def _run_eval_pass(
+    model: nn.Module, way: Callable[[], Tensor], autocast: Autocast
+) -> OutputAndGradients:
     with torch.inference_mode(), autocast():
         return way(), ()
 
 
-def _learnt(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> Came:
+def _run_training_pass(
+    model: nn.Module, way: Callable[[], Tensor], autocast: Autocast
+) -> OutputAndGradients:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
         with autocast():
@@ -82,11 +88,11 @@ def _learnt(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -> 
         return output, torch.autograd.grad(number, trained, allow_unused=True)
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is other if one is None or other is None else same_bits(one, other)
+def _is_same_gradient(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else is_bit_identical(one, other)
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
+def is_bit_identical(one: Tensor, other: Tensor) -> bool:
     """NaN of the same bits is the same."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False

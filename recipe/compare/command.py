@@ -57,7 +57,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
         others = run_dirs.format_command("compare SWEEP", outputs)
         console.print(f"Sweep   {name}, the latest; {others} takes another", soft_wrap=True)
     document.print_document(made, console)
-    console.print(f"\nReport  {relative_to_cwd(folder / 'build.html')}", soft_wrap=True)
+    console.print(f"\nReport  {relative_to_cwd(folder / 'report.html')}", soft_wrap=True)
     if chosen.sweep_dir:
         output.set_current_task("sending the findings to MLflow")
         failure = upload_report(found, made, files, outputs, which, values["tracking.uri"])

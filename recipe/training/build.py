@@ -78,17 +78,19 @@ class ComponentBuilder:
             "model", lambda: pretrained.load_initial_weights(spec, model, data, facts), ("model",)
         )
         frozen = made("freeze", lambda: _apply_freeze(spec, model), ("model",))
-        sorter = made(
+        optimizer_builder = made(
             "optimizer",
             lambda: OptimizerBuilder(spec, instantiate.bind_component(spec, "optimizer")),
         )
         groups = made(
             "param_groups",
-            lambda: sorter.groups(model, _build_param_groups(spec, model)),
+            lambda: optimizer_builder.check_groups(model, _build_param_groups(spec, model)),
             ("model", "optimizer"),
         )
         optimizer = made(
-            "optimizer", lambda: sorter.optimizer(groups, frozen), ("param_groups", "freeze")
+            "optimizer",
+            lambda: optimizer_builder.build_optimizer(groups, frozen),
+            ("param_groups", "freeze"),
         )
         base_lr = made(
             "optimizer", lambda: schedule_module.get_learning_rates(optimizer), ("optimizer",)

@@ -90,7 +90,7 @@ def _trial_batch_size(planned: PlannedRun) -> int:
     may refuse."""
     size: int = planned.spec.data["batch_size"]
     last = len(planned.data.train) % size or size
-    shares = {*planned.collectives.shares(size), *planned.collectives.shares(last)}
+    shares = {*planned.collectives.shard_sizes(size), *planned.collectives.shard_sizes(last)}
     parts = {share // min(planned.spec.accumulate, *shares) for share in shares}
     return 1 if 1 in parts else 2
 
@@ -143,7 +143,7 @@ def _checked_forward(planned: PlannedRun, inputs: Tensor, *, training: bool) -> 
             "the model's settings"
         )
     assert isinstance(output, Tensor)
-    if training and planned.collectives.alone and not output.requires_grad:
+    if training and planned.collectives.has_local_forward and not output.requires_grad:
         raise ValueError(
             "gives an output that has no gradient in training, so nothing would be learned; look "
             "for torch.no_grad or detach in it"
@@ -162,16 +162,16 @@ def _suggest_models(planned: PlannedRun, error: Exception) -> str:
 def _forward(planned: PlannedRun, inputs: Tensor, *, gradient: bool) -> Any:
     """What the model returns; with `gradient` it is recorded for a backward pass, unless several
     processes share the model, which such a pass without its end would confuse."""
-    if not (gradient and planned.collectives.alone):
+    if not (gradient and planned.collectives.has_local_forward):
         return planned.model(inputs)
     with torch.inference_mode(False), torch.enable_grad():
         return planned.model(inputs.clone())
 
 
 def _describe_smallest_batch(planned: PlannedRun) -> str:
-    if planned.collectives.size == 1:
+    if planned.collectives.world_size == 1:
         return "the last batch of an epoch"
-    return f"one of {planned.collectives.size} processes in some batch of an epoch"
+    return f"one of {planned.collectives.world_size} processes in some batch of an epoch"
 
 
 def _check_evaluation(planned: PlannedRun, inputs: Tensor, output: Tensor) -> None:

@@ -78,7 +78,7 @@ def check_agc_but_head(planned: PlannedRun, *, head: str, **settings: Any) -> It
     """Something besides the head must be trained, from the start or from a later epoch on."""
     spared = _head_parameter_ids(planned.model, head)
     trained = [p for group in planned.optimizer.param_groups for p in group["params"]]
-    later = [planned.model.get_parameter(name) for name in planned.freeze_schedule.later]
+    later = [planned.model.get_parameter(name) for name in planned.freeze_schedule.scheduled_names]
     if all(id(p) in spared for p in [*trained, *later]):
         yield (
             f"{planned.choice('clip')} leaves the classifier head alone (clip.head={head}), and "

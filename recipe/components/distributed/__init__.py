@@ -40,13 +40,13 @@ PROBE_SAMPLES = 4
 def check(planned: PlannedRun) -> Iterator[str]:
     """Each process must get a sample of a full batch, and losses of shares add up to the whole."""
     ranks = planned.collectives
-    if ranks.size == 1:
+    if ranks.world_size == 1:
         return
     size = planned.settings("data")["batch_size"]
-    if size < ranks.size:
+    if size < ranks.world_size:
         yield (
-            f"data.batch_size is {size}, but {ranks.size} processes share each batch; use "
-            f"data.batch_size={ranks.size} or more, or fewer processes"
+            f"data.batch_size is {size}, but {ranks.world_size} processes share each batch; use "
+            f"data.batch_size={ranks.world_size} or more, or fewer processes"
         )
     if planned.settings("data").get("on_bad_file") == "skip":
         yield (

@@ -65,7 +65,7 @@ def check_ddp(
     planned: PlannedRun, *, sync_batchnorm: bool, unused_parameters: bool
 ) -> Iterator[str]:
     """What SyncBatchNorm needs."""
-    if planned.collectives.size == 1 or not sync_batchnorm:
+    if planned.collectives.world_size == 1 or not sync_batchnorm:
         return
     if planned.device.type != "cuda":
         yield (

@@ -94,7 +94,7 @@ def fsdp(*, per: Literal["children", "model"]) -> FSDPStrategy:
 
 def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
     """What would be wrong with weights in parts, or isn't known to be right."""
-    if planned.collectives.size == 1:
+    if planned.collectives.world_size == 1:
         return
     choice, spec = planned.choice("distributed"), planned.spec
     if spec.clip.get("_target_") not in SUPPORTED_CLIPS:
@@ -112,7 +112,7 @@ def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
             f"{planned.choice('sharpness')} would measure parts of gradients under {choice}; use "
             "sharpness=none, or distributed=ddp"
         )
-    if planned.freeze_schedule.timetable:
+    if planned.freeze_schedule.unfreeze_schedule:
         yield (
             f"{planned.choice('freeze')} thaws layers while the run goes on, which torch's "
             f"fully_shard doesn't follow ({choice}); freeze them throughout, or use distributed=ddp"

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def check(planned: PlannedRun) -> Iterator[str]:
     """The rules of every freeze."""
     frozen, choice = planned.freeze_schedule, planned.choice("freeze")
-    late = [epoch for epoch in frozen.timetable if epoch >= planned.spec.epochs]
+    late = [epoch for epoch in frozen.unfreeze_schedule if epoch >= planned.spec.epochs]
     if late:
         yield (
             f"{choice} unfreezes after {min(late)} epochs, but the run has "
             f"{planned.spec.epochs}; use more epochs or earlier stages"
         )
-    if frozen.policy != "eval" and not frozen.batchnorms:
+    if frozen.policy != "eval" and not frozen.frozen_batchnorms:
         yield (
             f"freeze.batchnorm is {frozen.policy}, but {choice} freezes no BatchNorm layer, so it "
             "would be ignored; use eval, or freeze a normalisation layer as well"

@@ -58,7 +58,7 @@ def one_cycle(
 def check_one_cycle(planned: PlannedRun, *, pct_start: float, **settings: Any) -> Iterator[str]:
     """The top is passed once: what is unfrozen after it learns from the falling end alone."""
     yield from check_rise_length(planned, "pct_start", pct_start)
-    last = max(planned.freeze_schedule.timetable, default=0)
+    last = max(planned.freeze_schedule.unfreeze_schedule, default=0)
     top = pct_start * planned.spec.epochs
     if last and last >= top:
         yield (

@@ -365,9 +365,8 @@ def _check_batch_sizes(run: Run, kept: _CacheEntry, batches: Iterable[Tensor]) -
 def _skip_unreadable(data: Split, flags: Tensor) -> None:
     """Has the samples left out that could not be read when the others were kept."""
     samples = (flags[:, 0] == 0).nonzero().flatten().tolist()
-    if not data.skip_samples(
-        sample for sample in samples if sample not in unreadable_samples(data)
-    ):  # type: ignore[attr-defined]
+    new = [sample for sample in samples if sample not in unreadable_samples(data)]
+    if not data.skip_samples(new):  # type: ignore[attr-defined]
         raise NotCacheable("a file that could not be read before can be read now")
 
 

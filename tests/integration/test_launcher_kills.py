@@ -7,7 +7,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from test_workers import statuses
+from test_worker_pool import statuses
 
 pytestmark = pytest.mark.long
 

@@ -18,7 +18,7 @@ from recipe.errors import SpecError
 from recipe.training.loop import train
 from recipe.training.run import Run
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in option_files.GROUPS)
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 

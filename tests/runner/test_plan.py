@@ -10,7 +10,7 @@ from recipe.runner import plan
 from recipe.training import build
 from recipe.training.run import Run
 
-GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
+GOLDEN = Path(__file__).parents[1] / "golden" / "plan.txt"
 
 SHOWN = (*commands.HERE, "freeze=vgg_first2", "scheduler=step", "clip=norm")
 

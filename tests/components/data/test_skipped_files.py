@@ -11,7 +11,7 @@ import pytest
 import torch
 from same_runs import alike
 from stopped_runs import PARTS
-from test_broken_data import pets, spoil  # noqa: F401  (a fixture)
+from test_damaged_images import pets, spoil  # noqa: F401  (a fixture)
 
 from recipe.components.data import Data
 from recipe.components.data.image_folder import image_folder

@@ -1,6 +1,6 @@
 """A process of a shared run is killed: torchrun starts all of them again, and the run goes on.
 
-All of it is long: `pytest -m long tests/test_distributed_kill.py`.
+All of it is long: `pytest -m long tests/integration/test_distributed_kill.py`.
 """
 
 from __future__ import annotations

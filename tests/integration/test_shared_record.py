@@ -1,6 +1,6 @@
 """A shared record: MLflow's server on PostgreSQL, asking for a user and a password.
 
-All of it is long: `pytest -m long tests/test_shared_record.py`.
+All of it is long: `pytest -m long tests/integration/test_shared_record.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import commands
 import postgres
 import pytest
 import servers
-from test_outages import SLOW, command
+from test_server_outages import SLOW, command
 
 from recipe.components.tracking import Tracking
 from recipe.runner.recorder import Recorder

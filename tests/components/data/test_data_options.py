@@ -10,7 +10,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 OPTIONS = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
 OF_THE_ENGINE = {"_target_", "classes", "batch_size", "eval_batch_size"}
 

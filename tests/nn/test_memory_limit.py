@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_data_cifar10 import pickled
+from test_cifar10 import pickled
 
 from recipe.components.data.images import crop_and_resize, read_image, read_resized_image
 

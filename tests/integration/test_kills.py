@@ -1,6 +1,6 @@
 """SIGKILL at any instant: the same command takes the run up, and it ends bit for bit the same.
 
-The long form, `pytest -m long tests/test_kills.py`, kills 100 times.
+The long form, `pytest -m long tests/integration/test_kills.py`, kills 100 times.
 """
 
 from __future__ import annotations

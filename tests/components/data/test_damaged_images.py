@@ -12,7 +12,6 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-import test_data_cifar10
 import torch
 from PIL import Image
 

@@ -13,7 +13,7 @@ from recipe.cli.trick_evidence import collect_evidence
 from recipe.cli.trick_page import render_markdown
 from recipe.config import option_files
 
-PAGE = Path(__file__).parents[1] / "docs" / "tricks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tricks.md"
 
 TRICKS = [card for card in read_cards() if card.is_trick or card.group in ("loss", "optimizer")]
 

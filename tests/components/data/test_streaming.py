@@ -1,7 +1,7 @@
 """Data larger than memory: the same bits whatever the number of workers, after a kill as well, and
 no more memory for more files.
 
-The long form, `pytest -m long tests/test_streaming.py`, has 100,000 files.
+The long form, `pytest -m long tests/components/data/test_streaming.py`, has 100,000 files.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ SHORT = {
 
 ELSEWHERE = {
     "make ": "what CI runs",
-    "torchrun ": "tests/test_distributed.py",
-    "python -m recipe ui": "tests/test_ui.py",
-    "python -m recipe device=gpu": "tests/test_device.py, as there may be none",
-    "python -m recipe tracking=server": "tests/test_outages.py, with a server",
+    "torchrun ": "tests/integration/test_distributed.py",
+    "python -m recipe ui": "tests/cli/test_ui.py",
+    "python -m recipe device=gpu": "tests/components/test_device.py, as there may be none",
+    "python -m recipe tracking=server": "tests/integration/test_server_outages.py, with a server",
 }
 """How a command begins that isn't run here, and what runs it."""
 

@@ -305,7 +305,7 @@ def test_a_mean_on_the_scale_of_bytes_is_refused(tmp_path: Path, pets: Path) -> 
 def test_every_cifar_file_that_is_broken_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "cifar"
     folder.mkdir()
-    test_data_cifar10.binary(folder)
+    test_cifar10.binary(folder)
     options = (*TINY, "data=cifar10", f"data.path={folder}", "data.batch_size=2")
     halve(folder / "data_batch_2.bin")  # one whole image is left of two
     assert commands.refused(tmp_path, *options) == [

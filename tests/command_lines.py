@@ -289,14 +289,7 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
     option = _choice().flatmap(_misspelt)
     tokens = st.sampled_from(TOKENS)
     return st.one_of(
-        wild,
-        wild,
-        wild,
-        other,
-        prefixed,
-        misspelt.map("".join),
-        option,
-        tokens,
+        wild, wild, wild, other, prefixed, misspelt.map("".join), option, tokens
     ).filter(lambda text: text not in main.VERBS)
 
 

@@ -109,11 +109,7 @@ class Server:
 
 @contextlib.contextmanager
 def server(
-    folder: Path,
-    *,
-    started: bool = True,
-    database: str = "",
-    admin: tuple[str, str] | None = None,
+    folder: Path, *, started: bool = True, database: str = "", admin: tuple[str, str] | None = None
 ) -> Iterator[Server]:
     made = Server(folder, database=database, admin=admin)
     try:

@@ -17,11 +17,7 @@ from duels.turns import BENCHMARKS, SAME_LAYOUT, Took, in_turn, void
 
 TEMPLATE = str(BENCHMARKS / "duels" / "template.py")
 
-GRID = {
-    "clip": ("none", "norm"),
-    "scheduler": ("constant", "exponential"),
-    "seed": ("0", "1", "2"),
-}
+GRID = {"clip": ("none", "norm"), "scheduler": ("constant", "exponential"), "seed": ("0", "1", "2")}
 
 SHORT = ("epochs=2", "data.train_size=512")
 """A run of 16 steps, about two seconds on one thread."""

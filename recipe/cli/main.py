@@ -39,15 +39,7 @@ if TYPE_CHECKING:
     from recipe.config.spec import RunSpec
     from recipe.runner.console import Console
 
-HYDRA_FLAGS = (
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--shell-completion",
-    "-sc",
-    "--hydra-help",
-)
+HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 """Hydra's own flags, answered by Hydra itself."""
 
 

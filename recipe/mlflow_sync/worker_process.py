@@ -68,10 +68,7 @@ def describe_missing(run_dir: Path, answer: dict[str, Any]) -> str | None:
     said = list(answer["refused"])
     if left := answer["left"]:
         sync = run_dirs.format_command("sync", run_dir.parent.parent)
-        said += [
-            answer["reason"],
-            left if answer["gone"] else f"{sync} sends what is left, {left}",
-        ]
+        said += [answer["reason"], left if answer["gone"] else f"{sync} sends what is left, {left}"]
     return "; ".join(said) or None
 
 

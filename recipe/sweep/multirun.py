@@ -23,12 +23,7 @@ from recipe.runner.recorder import Status
 from recipe.store import run_dirs, sweep_jobs, sweep_record
 from recipe.sweep import disk_estimate, grid_sweeper, sweeper_arguments
 from recipe.sweep.ablation import sweeper as ablation
-from recipe.sweep.launchers import (
-    forkserver,
-    gpu_assignment,
-    hydra_launchers,
-    pool_launcher,
-)
+from recipe.sweep.launchers import forkserver, gpu_assignment, hydra_launchers, pool_launcher
 from recipe.sweep.plan import SweepPlan, find_shared_problems, plan_grid
 from recipe.sweep.search import storage, sweeper
 

@@ -285,9 +285,7 @@ def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> No
     assert f"{run.name} is FINISHED by now, so there is nothing to resume" in done.out
 
 
-def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(
-    tmp_path: Path,
-) -> None:
+def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS + 'recorder.log_text("spec.yaml", "name: short")')
     commands.here(tmp_path, "status")
     done = commands.here(tmp_path, "status", "resume=true")

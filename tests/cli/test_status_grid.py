@@ -58,10 +58,7 @@ def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path
         ["optimizer.lr=0.2", *done["optimizer.lr=0.2 seed=0"].split(),
          *done["optimizer.lr=0.2 seed=1"].split()],
     ]  # fmt: skip
-    assert lines[4:6] == [
-        "failed: optimizer.lr=0.1 seed=1: it is to fail",
-        "3 of 4 done, 1 failed",
-    ]
+    assert lines[4:6] == ["failed: optimizer.lr=0.1 seed=1: it is to fail", "3 of 4 done, 1 failed"]
     assert lines[6].endswith(" each on average)") and "(3 finished runs took " in lines[6]
     assert go_on(tmp_path, lines).status == 0
     after = status(tmp_path, f"--sweep={sweep.name}")

@@ -61,8 +61,7 @@ def test_a_larger_difference_is_told_from_its_first_step_with_the_metric_that_di
 ) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS, "b": LOSS, "c": LOSS})
     other = recorded_runs.write(
-        tmp_path / "other",
-        {"a": [1.0, 0.5, 0.3], "b": [1.0, 0.53, 0.25], "c": [1.0, 0.6, 0.5]},
+        tmp_path / "other", {"a": [1.0, 0.5, 0.3], "b": [1.0, 0.53, 0.25], "c": [1.0, 0.6, 0.5]}
     )
     found = compare_runs(one, other)
     assert found.summary.startswith("differs from step 2 on (c 0.5 against 0.6)")

@@ -113,9 +113,7 @@ def test_after_the_last_move_the_rate_is_where_the_last_part_ends(
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * run.base_lr["all"])
 
 
-def test_the_ratio_between_groups_stays_and_the_audit_agrees(
-    small: Callable[..., RunSpec],
-) -> None:
+def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[..., RunSpec]) -> None:
     spec = small(*THREE, "param_groups=head_faster")
     run = build.build(spec)
     with Audit(spec, run) as audit:

@@ -240,9 +240,7 @@ def test_affine_only_puts_weight_and_bias_into_the_optimizer(built: Build) -> No
     }
 
 
-def test_a_pattern_that_matches_nothing_stops_the_run_with_the_nearest_names(
-    built: Build,
-) -> None:
+def test_a_pattern_that_matches_nothing_stops_the_run_with_the_nearest_names(built: Build) -> None:
     with pytest.raises(SpecError) as caught:
         built("freeze=by_name", "freeze.names=[convolution1_3]", "clip=norm", "clip.max_norm=-1")
     wrong = {problem.partition(":")[0]: problem for problem in caught.value.problems}

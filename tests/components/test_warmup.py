@@ -52,9 +52,7 @@ def test_it_multiplies_what_any_scheduler_says(
     assert found == pytest.approx([lr * p * f for p, f in zip(plain, ramp, strict=True)])
 
 
-def test_the_ratio_between_groups_stays_and_the_audit_agrees(
-    small: Callable[..., RunSpec],
-) -> None:
+def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[..., RunSpec]) -> None:
     spec = small(*WARM, "param_groups=head_faster", "scheduler=cosine")
     run = build.build(spec)
     with Audit(spec, run) as audit:

@@ -228,9 +228,7 @@ def test_a_setting_that_an_option_lacks_or_leaves_null_is_named(
     assert line.startswith(f"recipe: {said}")
 
 
-def test_a_broken_file_that_another_file_chooses_is_named(
-    broken: Path,
-) -> None:
+def test_a_broken_file_that_another_file_chooses_is_named(broken: Path) -> None:
     folder = broken / "conf" / "experiment"
     folder.mkdir()
     for name in ("null_key", "half_reference", "defaults_nested", "selfy"):

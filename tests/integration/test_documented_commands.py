@@ -35,10 +35,7 @@ ELSEWHERE = {
 }
 """How a command begins that isn't run here, and what runs it."""
 
-INSTEAD = {
-    "'seed=range(10)'": "seed=0 epochs=1",
-    "'seed=range(7)'": "seed=0 yes=true",
-}
+INSTEAD = {"'seed=range(10)'": "seed=0 epochs=1", "'seed=range(7)'": "seed=0 yes=true"}
 """Sweeps are made short in the number of seeds."""
 
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,8}")

@@ -551,14 +551,8 @@ PAINS = {
         a_perfect_prediction_has_a_squared_error,
         indices_are_made_one_hot_or_refused,
     ),
-    "a summary changes a seeded run": (
-        a_summary_changes_a_seeded_run,
-        a_summary_changes_nothing,
-    ),
-    "seed 0 is no seed": (
-        seed_0_is_no_seed,
-        seed_0_is_a_seed_like_any_other,
-    ),
+    "a summary changes a seeded run": (a_summary_changes_a_seeded_run, a_summary_changes_nothing),
+    "seed 0 is no seed": (seed_0_is_no_seed, seed_0_is_a_seed_like_any_other),
     "looking at the validation data changes the training": (
         looking_at_the_validation_data_changes_the_training,
         only_training_decides_what_comes_next,

@@ -56,8 +56,7 @@ sys.exit(status)
 
 
 @pytest.mark.parametrize(
-    "options",
-    [(), ("optimizer=adamw", "scheduler=step", "average=ema"), ("freeze=all_but_head",)],
+    "options", [(), ("optimizer=adamw", "scheduler=step", "average=ema"), ("freeze=all_but_head",)]
 )
 def test_a_run_does_not_import_the_compiler(tmp_path: Path, options: tuple[str, ...]) -> None:
     given = ("-c", RUN, *commands.QUICK, *options, "tracking=none")

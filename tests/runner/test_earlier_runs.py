@@ -138,9 +138,7 @@ def test_a_run_of_a_sweep_that_failed_is_run_again_and_only_that(
     assert results(tmp_path) == results(whole)
 
 
-def test_a_sweep_that_finished_trains_nothing_again_and_has_the_same_results(
-    whole: Path,
-) -> None:
+def test_a_sweep_that_finished_trains_nothing_again_and_has_the_same_results(whole: Path) -> None:
     before = commands.runs(whole)
     (first,) = (whole / "outputs" / "sweeps").iterdir()
     done = commands.in_turn(whole, *SWEEP)

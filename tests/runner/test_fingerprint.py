@@ -83,8 +83,7 @@ def changed(node: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @given(
-    st.sampled_from(COUNTING),
-    st.integers(1000, 2000) | st.text("xyz", min_size=9) | st.just([0.5]),
+    st.sampled_from(COUNTING), st.integers(1000, 2000) | st.text("xyz", min_size=9) | st.just([0.5])
 )
 def test_another_value_of_any_setting_is_another_run(
     where: tuple[str, tuple[Any, ...]], value: Any

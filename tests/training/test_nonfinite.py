@@ -533,9 +533,7 @@ def test_the_average_does_not_count_a_skipped_batch(built: Build) -> None:
     assert all(value.isfinite().all() for value in run.average.model.parameters())
 
 
-def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(
-    built: Build,
-) -> None:
+def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(built: Build) -> None:
     run = built(*skipping("nan", "average=swa", "average.start=0.9"))
     assert isinstance(run.data.train, InMemory)
     run.data.train.inputs[13] = math.nan

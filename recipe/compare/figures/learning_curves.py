@@ -58,15 +58,7 @@ def plot_learning_curves(bands: Sequence[CurveBand], *, label: str, title: str) 
     for place, band in enumerate(named):
         mean, low, high = map(_mask_unplottable, (band.mean, band.low, band.high))
         colour = LINE_COLORS[place]
-        axes.fill_between(
-            band.epochs,
-            low,
-            high,
-            color=colour,
-            alpha=alpha,
-            linewidth=0,
-            zorder=2,
-        )
+        axes.fill_between(band.epochs, low, high, color=colour, alpha=alpha, linewidth=0, zorder=2)
         [line] = axes.plot(
             band.epochs,
             mean,

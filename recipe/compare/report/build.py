@@ -14,14 +14,7 @@ from recipe.compare.figures.forest import Mark as Mark
 from recipe.compare.figures.save import CurveBand, Effect, ParetoPoint
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding
 from recipe.compare.report import sentences
-from recipe.compare.report.content import (
-    Block,
-    Document,
-    Image,
-    RowStyle,
-    Section,
-    Table,
-)
+from recipe.compare.report.content import Block, Document, Image, RowStyle, Section, Table
 from recipe.compare.report.markup import format_code
 from recipe.evidence.statistics import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS, ConfidenceInterval
 from recipe.formatting import format_list, pluralize

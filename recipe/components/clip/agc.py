@@ -34,10 +34,7 @@ PositiveFiniteFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @torch.no_grad()
 def agc(
-    params: list[nn.Parameter],
-    *,
-    ratio: PositiveFiniteFloat,
-    eps: PositiveFiniteFloat,
+    params: list[nn.Parameter], *, ratio: PositiveFiniteFloat, eps: PositiveFiniteFloat
 ) -> tuple[Tensor, Tensor]:
     """Scale gradients in place to |grad| <= ratio * max(|weight|, eps) per output unit.
 

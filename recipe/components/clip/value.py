@@ -19,9 +19,7 @@ from torch.nn.utils import clip_grad_value_, get_total_norm
 
 
 def value(
-    params: list[nn.Parameter],
-    *,
-    max_value: Annotated[float, Field(gt=0, allow_inf_nan=False)],
+    params: list[nn.Parameter], *, max_value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ) -> tuple[Tensor, Tensor]:
     """Cut every entry of the gradients in place to -max_value ... max_value.
 

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 
 def step(
-    optimizer: Optimizer,
-    *,
-    step_size: PositiveInt,
-    gamma: Annotated[float, Field(gt=0, lt=1)],
+    optimizer: Optimizer, *, step_size: PositiveInt, gamma: Annotated[float, Field(gt=0, lt=1)]
 ) -> StepLR:
     """Multiplies every group's learning rate by `gamma` at every `step_size`-th move."""
     return StepLR(optimizer, step_size=step_size, gamma=gamma)

@@ -29,15 +29,8 @@ from recipe.formatting import format_bytes, format_percent
 from recipe.nn import rng
 from recipe.nn.placement import to_device
 from recipe.nn.preserve import preserve_model_state
-from recipe.training.frozen_cache import (
-    cache_file,
-    eviction,
-    tensor_layout,
-    verify,
-)
-from recipe.training.frozen_cache import (
-    inputs as feed,
-)
+from recipe.training.frozen_cache import cache_file, eviction, tensor_layout, verify
+from recipe.training.frozen_cache import inputs as feed
 from recipe.training.frozen_cache import key as keys
 from recipe.training.frozen_cache import split_model as splitting
 from recipe.training.frozen_cache.cache_file import CachedOutputs, Rows

@@ -175,10 +175,7 @@ def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
         ),
         ({"x": X.reshape(12, 4), "y": Y}, r"data\.layout: auto does not suit .*\(12, 4\)"),
         ({"x": X, "y": Y, "layout": "chw"}, r"data\.layout: chw does not suit .*\(12, 2, 2\)"),
-        (
-            {"x": X.reshape(12, 1, 4, 1), "y": Y},
-            r"data\.layout: auto cannot tell .*4, 1\)",
-        ),
+        ({"x": X.reshape(12, 1, 4, 1), "y": Y}, r"data\.layout: auto cannot tell .*4, 1\)"),
         ({"x": X.reshape(12, 2, 2, 1).repeat(2, 3), "y": Y}, r"data\.layout: auto cannot tell"),
         ({"x": X, "y": Y, "classes": np.array(["a"])}, r"data\.path: classes has 1 names for"),
         ({"x": X, "y": Y, "classes": np.array(list("aab"))}, r"data\.path: .* different strings"),

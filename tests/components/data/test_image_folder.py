@@ -224,11 +224,7 @@ def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) ->
             r"data\.path: 1 of 5 images in .* are in no class folder: val/1\.png;",
         ),
         ([], {"channels": 3}, r"data\.mean: \[0\.0\] does not have one .* data\.channels=3"),
-        (
-            [],
-            {"std": [1.0, 1.0]},
-            r"data\.std: \[1\.0, 1\.0\] does not .* data\.channels=1",
-        ),
+        ([], {"std": [1.0, 1.0]}, r"data\.std: \[1\.0, 1\.0\] does not .* data\.channels=1"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(

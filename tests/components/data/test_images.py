@@ -215,9 +215,7 @@ def test_an_image_beyond_the_limit_of_pillow_is_refused_by_max_pixels(tmp_path: 
         check_image(file, 50_000_000)
 
 
-def test_a_heic_file_that_can_not_be_read_is_reported_with_heic_in_the_list(
-    tmp_path: Path,
-) -> None:
+def test_a_heic_file_that_can_not_be_read_is_reported_with_heic_in_the_list(tmp_path: Path) -> None:
     file = tmp_path / "phone.heic"
     file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
     with pytest.raises(ValueError, match=r"none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC$"):

@@ -13,10 +13,17 @@ from recipe.config.option_files import GROUPS
 
 EARLIER = re.compile(rf"recipe\.(?={'|'.join(GROUPS)}\b)")
 
+QUOTED = re.compile(r'("_target_": *")([^"]+)')
+
 
 def current_target(target: str) -> str:
     """`recipe.components.clip.norm.norm` for `recipe.clip.norm.norm`; any other name as it is."""
     return EARLIER.sub("recipe.components.", target) if EARLIER.match(target) else target
+
+
+def update_targets(text: str) -> str:
+    """A recorded setting in which every quoted `_target_` is the current name."""
+    return QUOTED.sub(lambda match: match[1] + current_target(match[2]), text)
 
 
 def with_current_targets(node: Any) -> Any:

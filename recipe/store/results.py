@@ -21,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from recipe import atomic_write
 from recipe.config import safe_yaml
-from recipe.config.renamed_targets import current_target
+from recipe.config.renamed_targets import current_target, update_targets
 from recipe.errors import SpecError
 from recipe.formatting import escape_unprintable
 from recipe.store import journal, run_dirs
@@ -150,7 +150,7 @@ def _read_journals(run_dir: Path) -> RunResult | None:
     except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     settings = {
-        key: current_target(value) if key.endswith("._target_") else value
+        key: current_target(value) if key.endswith("._target_") else update_targets(value)
         for key, value in said["parameters"].items()
     }
     ends = [event.get("status") for event in events if event.get("kind") == "end"]

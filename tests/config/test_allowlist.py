@@ -241,8 +241,8 @@ def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
 
 def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -> None:
     for group in GROUPS:
-        package = importlib.import_module(f"recipe.{group}")
-        for module in pkgutil.iter_modules(package.__path__, f"recipe.{group}."):
+        package = importlib.import_module(f"recipe.components.{group}")
+        for module in pkgutil.iter_modules(package.__path__, f"recipe.components.{group}."):
             home = importlib.import_module(module.name)
             for name, found in vars(home).items():
                 target = f"{module.name}.{name}"

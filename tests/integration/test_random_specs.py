@@ -85,7 +85,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that isn't there is asked once, and once more at the end."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(worker_process, "PATIENCE", 0.0)
+    monkeypatch.setattr(worker_process, "FINISH_TIMEOUT", 0.0)
 
 
 @contextlib.contextmanager

@@ -301,8 +301,10 @@ def test_it_is_the_same_in_another_process_and_another_folder(
     for name in ("conf/clip/mine.yaml", "mytricks/__init__.py", "mytricks/more/other.py",
                  "beside.py"):  # fmt: skip
         commands.project(other, {name: FILES[name]})
-    program = "import sys; sys.path.insert(0, '')\nimport test_fingerprint as t; print(t.fingerprint.compute(*t.MINE))"
-    path = f"{commands.CHECKOUT}:{Path(__file__).parent}"
+    program = (
+        "import sys; sys.path.insert(0, '')\nimport test_fingerprint as t; print(t.of(*t.MINE))"
+    )
+    path = f"{commands.CHECKOUT}:{commands.CHECKOUT}/tests:{Path(__file__).parent}"
     told = [
         subprocess.run(
             [sys.executable, "-c", program], cwd=folder, check=True, capture_output=True, text=True,

@@ -65,7 +65,7 @@ def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None
         for batch, (_, targets) in zip(order, served, strict=True):
             good = torch.tensor([index for index in batch.tolist() if index not in gone])
             assert torch.equal(targets, whole.targets[good])
-    assert sorted(data.train.unread) == gone  # type: ignore[attr-defined]
+    assert sorted(data.train.unreadable) == gone  # type: ignore[attr-defined]
     shutil.copy(pets / "dog" / "10.png", pets / names[gone[0]])  # once left out, always left out
     assert sum(len(targets) for _, targets in data.train.batches(order)) == 12 - len(gone)
 

@@ -26,7 +26,7 @@ from recipe.errors import SpecError
 from recipe.formatting import escape_unprintable
 from recipe.store import journal, run_dirs
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of result.json; a file of another format is passed over."""
 
 JOURNAL_FILES = ("events.jsonl", "metrics.jsonl")

@@ -1,5 +1,5 @@
 """A worker of joblib, Ray or submitit itself is killed, as the kernel does where memory is short:
-what that costs, launcher by launcher, as docs/many_runs.md says it."""
+what that costs, launcher by launcher, as docs/many-runs.md says it."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
 KEYS = (
     "run", "input", "top", "output", "output_dir", "trust", "sweep", "resume", "baseline", "metric",
     "from", "to", "steps", "spec", "seed", "epochs", "name", "again", "options", "rank", "order",
-    "greedy", "trials", "seconds", "port", "again", "tricks", "seeds", "direction", "over", "group",
+    "plan", "trials", "seconds", "port", "again", "tricks", "seeds", "direction", "over", "group",
     "checkpoint.every", "summary", "accumulate", "experiment", *option_files.GROUPS,
 )  # fmt: skip
 

@@ -10,8 +10,8 @@ python -m recipe [key=value ...]         train one run and record it; one that w
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 torchrun --nproc-per-node 2 -m recipe [key=value ...]  one run, shared by two processes
 python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
-                                         own arguments: [plan=both|add_one|leave_one_out|factorial|
-                                         greedy] [yes=true]
+                                         own arguments: [yes=true]
+                                         [plan=both|add_one|leave_one_out|factorial]
 python -m recipe search key=a,b key='interval(0.1, 1)' [seed=0,1] [trials=20] [...]
                                          the best settings, by Optuna; own arguments: trials,
                                          metric, sampler, pruner, startup, warmup, storage, yes

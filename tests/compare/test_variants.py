@@ -39,7 +39,7 @@ def test_each_plan_of_three_tricks_is_the_one_written_out() -> None:
     alone: list[Variant] = [(FREEZE,), (STEP,), (CLIP,)]
     less = [(STEP, CLIP), (FREEZE, CLIP), (FREEZE, STEP)]
     full = (FREEZE, STEP, CLIP)
-    assert PLANS["add_one"](ALL) == [(), *alone] == PLANS["greedy"](ALL)
+    assert PLANS["add_one"](ALL) == [(), *alone]
     assert PLANS["leave_one_out"](ALL) == [full, *less]
     assert PLANS["both"](ALL) == [(), *alone, full, *less]
     assert PLANS["factorial"](ALL) == [(), *alone, *reversed(less), full]

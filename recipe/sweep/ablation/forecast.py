@@ -161,8 +161,6 @@ def print_forecast(forecast: Forecast, console: Console) -> None:
     asked = forecast.ablation.arguments
     seeds = [seed.removeprefix("seed=") for seed in asked.seed_overrides]
     title = f"Plan {asked.plan}: {pluralize(len(forecast.recorded_counts), 'variant')}"
-    if asked.plan == "greedy":
-        title += " in the first round"
     fixed = [text for text in asked.fixed_overrides if not is_hydra_override(text)]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("variant", "overrides", "recorded"):
@@ -176,9 +174,6 @@ def print_forecast(forecast: Forecast, console: Console) -> None:
     for line in forecast.ablation.skip_reasons:
         console.print(f"Left out  {line}", soft_wrap=True)
     told = f"{pluralize(forecast.n_jobs, 'run')}, seed by seed (seed {format_list(seeds, 10)})"
-    if asked.plan == "greedy":
-        rest = len(asked.tricks) * (len(asked.tricks) - 1) // 2 * len(seeds)
-        told += f"; later rounds add at most {pluralize(rest, 'run')}"
     if fixed:
         console.print(f"In all    {escape_unprintable(' '.join(fixed))}", soft_wrap=True)
     console.print(f"Jobs      {told}", soft_wrap=True)

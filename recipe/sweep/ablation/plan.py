@@ -32,7 +32,7 @@ class AblationPlan:
 
     arguments: AblationArguments
     specs: Mapping[Variant, RunSpec]
-    """Of the variants that are run at first, with the first seed."""
+    """The spec of each variant, with the first seed."""
     skip_reasons: Sequence[str]
     """Which variants are not run, and why."""
 

@@ -62,16 +62,14 @@ PLANS: dict[str, PlanFunction] = {
     "leave_one_out": leave_one_out,
     "both": both,
     "factorial": factorial,
-    "greedy": add_one,  # its first round
 }
-"""What to begin with, by the plan's name."""
 
-FULL_SET_PLANS = ("leave_one_out", "both", "greedy")
+FULL_SET_PLANS = ("leave_one_out", "both")
 """Plans in which all tricks may be on at once, so that a group has one option."""
 
 
 def count_variants(plan: str, tricks: Sequence[Trick]) -> int:
-    """Of how many variants a plan consists, at the beginning."""
+    """The number of variants of a plan."""
     if plan == "factorial":
         return math.prod(1 + len(among) for among in _group_tricks(tricks))
     return len(PLANS[plan](tricks))

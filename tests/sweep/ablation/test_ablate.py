@@ -266,19 +266,25 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
             ],
         ),
         (
-            "clip=norm clip=agc seed=0 seed=1 plan=both,greedy",
+            "clip=norm clip=agc seed=0 seed=1 plan=both,factorial",
             [
                 "clip=norm, clip=agc: clip is given 2 times; give it once, several as "
                 "clip=<one>,<other>",
                 "seed=0, seed=1: seed is given 2 times; give it once, several as "
                 "seed=<one>,<other>",
-                "plan=both,greedy: give one value",
+                "plan=both,factorial: give one value",
             ],
         ),
         (
-            "clip=norm,agc plan=greedy",
+            "clip=norm plan=greedy",
             [
-                "clip=norm,agc: plan=greedy may have every trick on at once, and of clip only one "
+                "plan=greedy: no such plan; there are add_one, leave_one_out, both, factorial",
+            ],
+        ),
+        (
+            "clip=norm,agc plan=both",
+            [
+                "clip=norm,agc: plan=both may have every trick on at once, and of clip only one "
                 "option can be; choose one, or use plan=add_one or plan=factorial"
             ],
         ),

@@ -239,17 +239,6 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
         assert servers.points(client, there) == servers.journal(run)
 
 
-@pytest.mark.long
-def test_a_greedy_ablation_keeps_its_processes_from_round_to_round(folder: Path) -> None:
-    done = commands.process(
-        folder, "ablate", *commands.QUICK, "plan=greedy", "seed=0,1",
-        "scheduler=cosine", "average=ema", "tracking=none", "yes=true",
-    )  # fmt: skip
-    assert done.status == 0, done.err
-    assert done.out.count("2 at a time, 1 thread each") == 1
-    assert len(commands.runs(folder)) >= 6
-
-
 CPU, GPU = (
     {"_target_": target}
     for target in ("recipe.components.device.cpu.Cpu", "recipe.components.device.gpu.Gpu")

@@ -64,7 +64,7 @@ def _set_recorded_threads(request: RecordedRunRequest) -> RecordedRunRequest:
         return request
     if threads > device.count_available_cores():
         os.environ["OMP_NUM_THREADS"] = str(threads)  # allows more threads than cores
-    spec = replace(request.spec, device={**request.spec.device, "threads": threads})
+    spec = request.spec.with_settings(device={**request.spec.device, "threads": threads})
     note = f"On {pluralize(threads, 'thread')}, as the recorded run was; auto would be {default}"
     return replace(request, spec=spec, threads_note=note)
 

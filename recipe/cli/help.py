@@ -44,8 +44,7 @@ group=option chooses an option (* is the default), group.setting=value changes a
 """
 
 
-def print_help(arguments: list[str]) -> int:
-    """Prints the commands and the menu."""
+def print_help() -> int:
     lines = [USAGE]
     defaults = option_files.get_default_options()
     for group in (*option_files.GROUPS, "experiment"):
@@ -65,6 +64,6 @@ def print_help(arguments: list[str]) -> int:
     return 0
 
 
-def print_version(arguments: list[str]) -> int:
+def print_version() -> int:
     output.print_text(f"recipe {__version__}\n")
     return 0

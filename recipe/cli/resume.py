@@ -1,11 +1,11 @@
-"""`resume`: a run that was stopped goes on, and ends as if it never had been.
+"""`recipe resume`: continues a run that was stopped, with the numbers of an uninterrupted one.
 
-With overrides that change what runs, a new run goes on from where the recorded one stands.
+With overrides that change what runs, a new run starts from the newest checkpoint of the recorded
+one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,46 +13,42 @@ from rich.console import Console
 
 from recipe.checkpoint import transfer
 from recipe.checkpoint.files import Checkpoints
-from recipe.cli.recorded_spec import RunRequest, parse_run_request
+from recipe.cli.recorded_run import RecordedRunRequest
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import format_list, relative_to_cwd
 from recipe.runner import earlier_runs, environment, fingerprint, plan
 from recipe.runner.earlier_runs import EarlierRuns
-from recipe.runner.execute import execute_run, prepare_run, print_agreement, print_report
+from recipe.runner.execute import execute_run, print_agreement, print_report
+from recipe.runner.prepare import prepare_run
 from recipe.store import lineage, run_dirs, run_record
 from recipe.training.run import Run
 
 
-def resume(arguments: Sequence[str], console: Console) -> int:
-    """Takes the run up that the first argument names; with overrides that change what runs, goes on
-    from where it stands as a new run. Exit status 0 when it is finished."""
-    problems = Problems()
-    wanted = parse_run_request("resume", arguments, problems)
-    if problems or transfer.find_changed_keys(wanted.recorded_spec, wanted.spec):
-        _start_branch(wanted, problems, " ".join(arguments), console)
+def resume(request: RecordedRunRequest, console: Console) -> int:
+    """Resumes the run, or starts a new one from its checkpoint if the overrides change it."""
+    if request.problems or transfer.find_changed_keys(request.recorded_spec, request.spec):
+        _start_branch(request, console)
     else:
-        _check_overrides(wanted)
-        _resume_run(wanted.run_dir, wanted.spec, console)
+        _check_overrides(request)
+        _resume_run(request.run_dir, request.spec, console)
     return 0
 
 
-def _check_overrides(wanted: RunRequest) -> None:
-    """Raises SpecError for what a run that goes on as itself can't obey."""
-    found = []
-    if wanted.spec.name != wanted.recorded_spec.name:
-        found.append(f"name={wanted.spec.name}: a run that goes on keeps its name; leave it out")
-    if wanted.spec.again and not wanted.recorded_spec.again:
-        found.append("again=true starts a run anew, and resume goes on with it; leave one of them")
-    if found:
-        raise SpecError(found)
+def _check_overrides(request: RecordedRunRequest) -> None:
+    """Raises SpecError for overrides that a run can't take once it has started."""
+    problems = Problems()
+    if request.spec.name != request.recorded_spec.name:
+        problems.append(f"name={request.spec.name}: a resumed run keeps its name; leave it out")
+    if request.spec.again and not request.recorded_spec.again:
+        problems.append(
+            "again=true starts a run from scratch, and resume continues it; leave one out"
+        )
+    problems.raise_if_any()
 
 
 def _resume_run(folder: Path, spec: RunSpec, console: Console) -> None:
-    """Goes on with the run of that folder; `spec` is its own.
-
-    Raises SpecError for a run that is finished, was pruned, is being run, or whose data are gone.
-    """
+    """Raises SpecError for a run that is finished, pruned, running, or whose data have changed."""
     info = run_dirs.read_info(folder, "resume")
     if info.status == "PRUNED":
         raise SpecError(
@@ -78,29 +74,31 @@ def _resume_run(folder: Path, spec: RunSpec, console: Console) -> None:
     console.print(plan.format_headline(spec, run), soft_wrap=True)
     outcome, recorder = execute_run(
         spec, run, console,
-        name=info.name, command=f"resume {info.id}", earlier_runs=EarlierRuns(identity, interrupted_run_dir=folder),
+        name=info.name, command=f"resume {info.id}",
+        earlier_runs=EarlierRuns(identity, interrupted_run_dir=folder),
     )  # fmt: skip
     print_report(console, outcome, recorder)
 
 
-def _start_branch(wanted: RunRequest, problems: Problems, line: str, console: Console) -> None:
-    if wanted.spec.name == wanted.recorded_spec.name:  # it is another run
-        wanted = replace(wanted, spec=replace(wanted.spec, name=None))
-    run = prepare_run(wanted.spec, problems)
-    newest = Checkpoints(wanted.run_dir, wanted.spec.checkpoint).load_latest_with_path()
+def _start_branch(request: RecordedRunRequest, console: Console) -> None:
+    spec = request.spec
+    if spec.name == request.recorded_spec.name:  # it is another run
+        spec = replace(spec, name=None)
+    run = prepare_run(spec, request.problems)
+    newest = Checkpoints(request.run_dir, spec.checkpoint).load_latest_with_path()
     if newest is None:
         raise SpecError(
-            f"resume: {wanted.run_dir.name} has no checkpoint to go on from (checkpoint.every, "
+            f"resume: {request.run_dir.name} has no checkpoint to go on from (checkpoint.every, "
             "checkpoint.keep_finished and recipe prune keep=0 decide what is kept); start a new run"
         )
     checkpoint, saved = newest
-    transfer.check_epochs_left(wanted.spec, saved["run"])
-    console.print(plan.format_headline(wanted.spec, run), soft_wrap=True)
-    identity = lineage.compute_branch_fingerprint(fingerprint.compute(wanted.spec, run), checkpoint)
-    before = earlier_runs.find_earlier_runs(wanted.spec, identity)
+    transfer.check_epochs_left(spec, saved["run"])
+    console.print(plan.format_headline(spec, run), soft_wrap=True)
+    identity = lineage.compute_branch_fingerprint(fingerprint.compute(spec, run), checkpoint)
+    before = earlier_runs.find_earlier_runs(spec, identity)
     outcome, recorder = execute_run(
-        wanted.spec, run, console,
-        name=wanted.spec.label, command=f"resume {line}",
+        spec, run, console,
+        name=spec.label, command=f"resume {' '.join(request.arguments)}",
         earlier_runs=replace(before, source_checkpoint=checkpoint),
     )  # fmt: skip
     print_report(console, outcome, recorder)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from recipe.checkpoint.removable import PRUNABLE_STATUSES
+from recipe.cli.recorded_run import parse_resume
+from recipe.cli.sync import RecordUploader
 from recipe.config.key_values import parse_key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_duration, format_list, pluralize
@@ -105,7 +107,7 @@ def _print_not_resumed(
 def _resume_stale_runs(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:
     """Resumes the runs that were found dead, one after the other; one that fails costs itself, and
     one that another process resumed is left to that."""
-    from recipe.cli.resume import resume
+    from recipe.cli.resume import resume  # with torch, which only resume=true needs
 
     given = [f"{key}={values[key]}" for key in ("output_dir", "tracking.uri", "trust")]
     failed = 0
@@ -114,7 +116,8 @@ def _resume_stale_runs(closed: Sequence[Path], values: dict[str, str], console: 
             console.print(reason, soft_wrap=True)
             continue
         try:
-            resume([run.name, *(text for text in given if not text.endswith("="))], console)
+            arguments = [run.name, *(text for text in given if not text.endswith("="))]
+            resume(parse_resume(arguments), console)
         except RecipeError as error:
             if reason := _get_skip_reason(run):
                 console.print(reason, soft_wrap=True)
@@ -140,8 +143,6 @@ def _upload_stale_runs(
     outputs: Path, closed: list[Path], values: dict[str, str], console: Console
 ) -> None:
     """Tells MLflow of the runs that were closed, and of their sweeps."""
-    from recipe.cli.sync import RecordUploader
-
     sending = RecordUploader(outputs, values["tracking.uri"], values["trust"])
     for run in closed:
         sending.upload_run(run)

@@ -136,38 +136,42 @@ def _is_recipe_target(target: str, found: Any, group: str | None) -> bool:
     return any(target in builtin_targets(name) for name in ([group] if group else GROUPS))
 
 
-def _is_torch_target(target: str, found: Any, group: str | None) -> bool:
-    from torch import nn, optim
+BASE_CLASSES = {
+    "model": "torch.nn.modules.module.Module",
+    "loss": "torch.nn.modules.module.Module",
+    "optimizer": "torch.optim.optimizer.Optimizer",
+    "scheduler": "torch.optim.lr_scheduler.LRScheduler",
+}
 
-    kinds: dict[str, type] = {
-        "model": nn.Module,
-        "loss": nn.Module,
-        "optimizer": optim.Optimizer,
-        "scheduler": optim.lr_scheduler.LRScheduler,
-    }
-    wanted = (kinds[group],) if group in kinds else () if group else tuple(kinds.values())
+
+def _get_base_names(found: Any) -> list[str]:
+    """The full names of a class and of all it is derived from; nothing has to be imported."""
+    mro = found.__mro__ if inspect.isclass(found) else ()
+    return [f"{base.__module__}.{base.__qualname__}" for base in mro]
+
+
+def _is_torch_target(target: str, found: Any, group: str | None) -> bool:
+    wanted = {BASE_CLASSES.get(group, "")} if group else set(BASE_CLASSES.values())
     at_home = _get_module_prefix(found).startswith(("torch.nn.modules.", "torch.optim."))
-    return inspect.isclass(found) and at_home and issubclass(found, wanted)
+    return at_home and not wanted.isdisjoint(_get_base_names(found))
 
 
 def _is_torchvision_target(target: str, found: Any, group: str | None) -> bool:
-    from torch import nn
-    from torchvision import models
-
     if group not in (None, "model"):
         return False
     if inspect.isclass(found):
-        # a GraphModule writes and compiles code of its own
+        bases = _get_base_names(found)
         at_home = _get_module_prefix(found).startswith("torchvision.models.")
-        return at_home and issubclass(found, nn.Module) and "fx" not in _get_base_subpackages(found)
+        # a GraphModule writes and compiles code of its own
+        is_graph = any(base.startswith("torch.fx.") for base in bases)
+        return at_home and BASE_CLASSES["model"] in bases and not is_graph
+    models = importlib.import_module("torchvision.models")  # `found` comes from it
     return found in [models.get_model_builder(name) for name in models.list_models()]
 
 
 def _is_pytorch_optimizer(target: str, found: Any, group: str | None) -> bool:
-    from torch import optim
-
     at_home = _get_module_prefix(found).startswith("pytorch_optimizer.optimizer.")
-    optimizer = inspect.isclass(found) and at_home and issubclass(found, optim.Optimizer)
+    optimizer = at_home and BASE_CLASSES["optimizer"] in _get_base_names(found)
     # a wrapper makes and keeps another optimizer, whose state checkpoints would not have
     fits = group in (None, "optimizer") and optimizer
     return fits and "params" in inspect.signature(found).parameters
@@ -183,11 +187,6 @@ TARGET_PREFIXES = {"torchvision": "torchvision.models.", "pytorch_optimizer": "p
 
 PACKAGE_EXTRAS = {"torchvision": "vision", "pytorch_optimizer": "optimizers"}
 """Of recipe, that install a package."""
-
-
-def _get_base_subpackages(found: type) -> set[str]:
-    """The second words of the modules of a class and all it is made from, as `nn` of torch.nn."""
-    return {f"{base.__module__}.".split(".")[1] for base in found.__mro__}
 
 
 def _import_target(target: str) -> Any:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -277,8 +279,6 @@ def expand_sweep(overrides: Sequence[Override]) -> list[Job]:
 
     Raises SpecError for more than MAX_JOBS.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     if (count := math.prod(map(_count_sweep_values, overrides))) > MAX_JOBS:
         raise SpecError(
             f"the sweep has {count:,} jobs, and at most {MAX_JOBS:,} are run by one command; give "
@@ -324,8 +324,6 @@ def print_config(
 ) -> None:
     """Prints what Hydra's `--cfg` does, of what was composed to be checked; raises SpecError. Call
     within `menu_folder()`."""
-    from hydra._internal.hydra import Hydra
-
     if bare := [text for text in overrides if "=" not in text and text[:1] != "~"]:
         raise SpecError(map(_describe_unreadable, bare))
     with resolution_context(overrides), output.capture_stdout():

@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.config import option_files
-from recipe.config.option_files import GROUPS, suggest_nearest
+from recipe.config.groups import ENGINE_SETTINGS, GROUPS
+from recipe.config.option_files import suggest_nearest
 from recipe.errors import SpecError
 
 NESTED_OPTIONS_KEY = "parts"
@@ -60,8 +61,6 @@ def _find_reference_problems(group: str, index: int, option: str) -> Iterator[st
 def _expand_reference(group: str, given: dict[str, Any], compose: OptionComposer) -> dict[str, Any]:
     """The option's settings under those that are given; those of the engine's own are one for
     all parts."""
-    from recipe.config.schema import ENGINE_SETTINGS  # with pydantic, which takes a moment
-
     usual = compose(group, given["option"])
-    own = {key: value for key, value in usual.items() if key not in ENGINE_SETTINGS.get(group, {})}
+    own = {key: value for key, value in usual.items() if key not in ENGINE_SETTINGS[group]}
     return {**own, **given, "_partial_": True}

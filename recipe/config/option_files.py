@@ -18,21 +18,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipe.config import safe_yaml
-
-GROUPS = (
-    "device", "data", "sampler", "model", "loss", "freeze", "param_groups", "optimizer",
-    "sharpness", "scheduler", "warmup", "clip", "precision", "augment", "average", "evaluation",
-    "stop", "distributed", "tracking",
-)  # fmt: skip
-"""Every group of a run spec, in the order in which the engine builds them."""
-
-OFF_OPTIONS = {
-    "sampler": "shuffled", "freeze": "none", "param_groups": "all", "sharpness": "none",
-    "scheduler": "constant", "warmup": "none", "clip": "none", "precision": "fp32",
-    "augment": "none", "average": "none", "evaluation": "plain", "stop": "none",
-}  # fmt: skip
-"""The groups that are tricks, and the option that stands for "without"."""
-
+from recipe.config.groups import GROUPS as GROUPS
+from recipe.config.groups import OFF_OPTIONS as OFF_OPTIONS
 
 EXPERIMENT_GROUP = "experiment"
 

@@ -16,7 +16,8 @@ from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import compose, option_files
-from recipe.config.option_files import EXPERIMENT_GROUP, GROUPS, suggest_nearest
+from recipe.config.groups import ENGINE_SETTINGS, GROUPS, OFF_OPTIONS
+from recipe.config.option_files import EXPERIMENT_GROUP, suggest_nearest
 from recipe.errors import Problems
 from recipe.formatting import format_list
 
@@ -77,7 +78,7 @@ class _GroupOverrides:
         if group not in SELECTABLE_GROUPS:
             return [f"{text}: no such group{suggest_nearest(group, GROUPS)}"]
         if override.is_delete():
-            off = option_files.OFF_OPTIONS.get(group)
+            off = OFF_OPTIONS.get(group)
             return [
                 f"{text}: every run has a {group}"
                 + (f"; without it is {group}={off}" if off else "")
@@ -94,7 +95,7 @@ class _GroupOverrides:
     def _check_option(self, group: str, name: str) -> list[str]:
         known = option_files.find_options(group)
         if name not in known:
-            off = option_files.OFF_OPTIONS.get(group) if name in OFF_SYNONYMS else None
+            off = OFF_OPTIONS.get(group) if name in OFF_SYNONYMS else None
             hint = suggest_nearest(name, known) or f"; there are {', '.join(known)}"
             hint = f"; without it is {group}={off}" if off else hint
             return [f"{group}={name}: no such option{hint}"]
@@ -186,9 +187,7 @@ class _SettingOverrides:
         if override.is_add() or override.is_force_add():
             if root not in GROUPS or key.count(".") != 1:
                 return [f"{text}: write {key}=<value>; {root} is in every spec already"]
-            from recipe.config.schema import ENGINE_SETTINGS  # with pydantic, which takes a moment
-
-            if key.partition(".")[2] not in ENGINE_SETTINGS.get(root, {}):
+            if key.partition(".")[2] not in ENGINE_SETTINGS[root]:
                 return []  # the part's own signature decides, once it may be imported
         configs = dict(self._iter_configs(root))
         having = [name for name, config in configs.items() if self._has_key(key, config)]
@@ -217,7 +216,7 @@ class _SettingOverrides:
             else f"; to give it to {format_list(having)} alone, write {file} with `defaults: [{option}, "
             f"_self_]` and `{setting}: {value}`, and sweep over <name> instead of {option}"
         )
-        if set(self.groups.get_options(group)) == {option, option_files.OFF_OPTIONS.get(group)}:
+        if set(self.groups.get_options(group)) == {option, OFF_OPTIONS.get(group)}:
             told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
         return told
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import credentials, option_files, safe_yaml
+from recipe.config.groups import RUN_SETTINGS
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 
@@ -38,8 +39,6 @@ def filter_by_root(overrides: Iterable[str], names: Iterable[str]) -> tuple[str,
 
 def filter_run_settings(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that choose no option file: of the whole run's settings and of Hydra's."""
-    from recipe.config.schema import RUN_SETTINGS  # with pydantic, which takes a moment
-
     return filter_by_root(overrides, {key.split(".")[0] for key in (*RUN_SETTINGS, "hydra")})
 
 
@@ -176,7 +175,7 @@ def override_destinations(
             "setting; leave it out"
         )
     elif uri:
-        spec = replace(spec, tracking={**spec.tracking, "uri": uri})
+        spec = spec.with_settings(tracking={**spec.tracking, "uri": uri})
     elif (
         recorded is not None
         and not is_local_uri(recorded)

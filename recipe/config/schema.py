@@ -7,100 +7,32 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import ErrorDetails
 
 from recipe.config import allowlist, option_files
+from recipe.config.groups import ENGINE_SETTINGS as ENGINE_SETTINGS
+from recipe.config.groups import FINGERPRINT_EXCLUDED_FIELDS as FINGERPRINT_EXCLUDED_FIELDS
+from recipe.config.groups import FINGERPRINT_EXCLUDED_SETTINGS as FINGERPRINT_EXCLUDED_SETTINGS
+from recipe.config.groups import GROUPS_BY_NAME
+from recipe.config.groups import RUN_SETTINGS as RUN_SETTINGS
 from recipe.config.option_files import suggest_nearest
 from recipe.formatting import format_value, pluralize
 
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
 
-RUN_SETTINGS: dict[str, Any] = {
-    "seed": NonNegativeInt,
-    "epochs": Annotated[PositiveInt, Field(le=1_000_000)],
-    "accumulate": PositiveInt,
-    "name": str | None,
-    "summary": bool,
-    "on_nonfinite": Literal["stop", "skip"],
-    "nonfinite_limit": PositiveInt,
-    "channels_last": bool | Literal["auto"],
-    "compile": bool,
-    "checkpoint.every": PositiveInt | None,
-    "checkpoint.per": Literal["epoch", "step"],
-    "checkpoint.keep": PositiveInt,
-    "checkpoint.keep_finished": NonNegativeInt,
-    "again": bool,
-    "output_dir": str,
-    "trust": list[str],
-}
-"""Settings of the whole run and their types."""
-
-ENGINE_SETTINGS: dict[str, dict[str, Any]] = {
-    "data": {
-        "batch_size": PositiveInt,
-        "eval_batch_size": PositiveInt,
-        "classes": Annotated[PositiveInt, Field(le=1_000_000)] | Literal["auto"],
-    },
-    "model": {"weights": str | None, "weights_head": Literal["auto", "keep"]},
-    "loss": {"takes": list[Literal["indices", "probabilities"]]},
-    "freeze": {
-        "batchnorm": Literal["eval", "train", "affine_only"],
-        "cache": Literal["auto", "off"],
-    },
-    "scheduler": {"per": Literal["epoch", "step"], "monitor": Literal["val/loss", "val/accuracy"]},
-    "augment": {"gives": Literal["indices", "probabilities"]},
-}
-"""Settings that the engine itself obeys and their types; the part is called without them."""
-
-REQUIRED_SETTINGS = {"data": ("batch_size", "eval_batch_size", "classes"), "scheduler": ("per",)}
-"""The engine's own settings that every option of a group must give."""
-
-POSITIONAL_ARGUMENT_COUNTS = {
-    "device": 0, "data": 1, "sampler": 2, "model": 0, "loss": 2, "freeze": 1, "param_groups": 1,
-    "optimizer": 1, "sharpness": 2, "scheduler": 1, "warmup": 1, "clip": 1, "precision": 1,
-    "augment": 3, "average": 1, "evaluation": 2, "stop": 1, "distributed": 0,
-    "tracking": 1,
-}  # fmt: skip
-"""How many arguments the engine hands to each group's part by position."""
-
-
-PATH_SETTINGS = {"data": ("path",), "model": ("weights",)}
-"""Settings that are paths to read from."""
-
-FINGERPRINT_EXCLUDED_FIELDS = (
-    "options", "name", "summary", "output_dir", "trust", "tracking", "checkpoint", "again",
-)  # fmt: skip
-"""What of a whole run can't change its numbers: names, places, and what is kept."""
-
-FINGERPRINT_EXCLUDED_SETTINGS = {
-    "data": ("path", "workers", "slow_after"),
-    "model": ("weights", "weights_head"),
-    "freeze": ("cache",),
-    "device": ("order", "threads"),
-}
-"""Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""
-
-RUNTIME_ARGUMENTS = {"scheduler": ("total",)}
-"""Names that the engine fills in itself if a part takes them; never settings."""
-
-
 MAX_FLOAT32 = 3.4028234663852886e38
-"""The largest float32, which is what weights and gradients are made of."""
-
-FINITE_GROUPS = ("optimizer", "param_groups")
-"""Groups whose settings may not be infinite."""
 
 
 def split_engine_settings(
     group: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's settings, divided into the engine's own and those the part is called with."""
-    engine = ENGINE_SETTINGS.get(group, {})
+    engine = GROUPS_BY_NAME[group].engine_settings
     own = {key: value for key, value in settings.items() if key in engine}
     return own, {k: v for k, v in settings.items() if k not in engine and k != "_target_"}
 
@@ -165,12 +97,14 @@ def find_setting_problems(
     found = _find_name_conflicts(group, settings, taken)
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
-        wrong = find_type_problems(f"{group}.{key}", kind, value, finite=group in FINITE_GROUPS)
+        wrong = find_type_problems(
+            f"{group}.{key}", kind, value, finite=GROUPS_BY_NAME[group].is_finite
+        )
         note = option_files.read_comments(group, option).get(key) if wrong else None
         return [f"{problem} ({note})" for problem in wrong] if note else wrong
 
     for key, value in own.items():
-        found += check(key, ENGINE_SETTINGS[group][key], value)
+        found += check(key, GROUPS_BY_NAME[group].engine_settings[key], value)
     for key, value in given.items():
         if key in taken:
             if not (key in DATASET_PROPERTIES and value == "auto"):
@@ -180,15 +114,15 @@ def find_setting_problems(
                 f"; there are {', '.join(taken)}" if taken else ""
             )
             found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
-    for key in PATH_SETTINGS.get(group, ()):
+    for key in GROUPS_BY_NAME[group].paths:
         if isinstance(settings.get(key), str):
             found += _find_path_problems(f"{group}.{key}", settings[key])
     needed = [
         key
         for key in _get_required_settings(component, group)
-        if key not in ENGINE_SETTINGS.get(group, {})
+        if key not in GROUPS_BY_NAME[group].engine_settings
     ]
-    for key in (*REQUIRED_SETTINGS.get(group, ()), *needed):
+    for key in (*GROUPS_BY_NAME[group].required, *needed):
         if key not in settings:
             found.append(f"{group}.{key} is not given, and {group}={option} needs it")
     return found
@@ -203,7 +137,7 @@ def _find_name_conflicts(
     return [
         f"{group}.{key}: {target} has a parameter of that name, which it is never called with, as "
         f"the engine obeys {group}.{key} itself; rename the parameter and its setting"
-        for key in ENGINE_SETTINGS.get(group, {})
+        for key in GROUPS_BY_NAME[group].engine_settings
         if key in taken and target.partition(".")[0] not in allowlist.TARGET_CHECKS
     ]
 
@@ -212,7 +146,7 @@ def _describe_missing_arguments(group: str, part: Callable[..., Any]) -> str:
     """What is wrong with a function that can't be called as the engine does; empty if nothing."""
     found = inspect.signature(part).parameters.values()
     by_place = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    wanted = POSITIONAL_ARGUMENT_COUNTS[group]
+    wanted = GROUPS_BY_NAME[group].num_arguments
     if inspect.isclass(part) or len(by_place) >= wanted:
         return ""
     if any(p.kind is p.VAR_POSITIONAL for p in found):
@@ -226,9 +160,11 @@ def _describe_missing_arguments(group: str, part: Callable[..., Any]) -> str:
 
 def _get_setting_parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    by_place = 0 if group == "loss" and inspect.isclass(part) else POSITIONAL_ARGUMENT_COUNTS[group]
+    by_place = (
+        0 if group == "loss" and inspect.isclass(part) else GROUPS_BY_NAME[group].num_arguments
+    )
     parameters = list(inspect.signature(part).parameters.values())[by_place:]
-    filled = RUNTIME_ARGUMENTS.get(group, ())
+    filled = GROUPS_BY_NAME[group].runtime_arguments
     return [
         parameter
         for parameter in parameters

@@ -8,19 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe.config import option_files, safe_yaml
-from recipe.config.option_files import (
-    EXPERIMENT_GROUP,
-    GLOBAL_PACKAGE_RULE,
-    GROUPS,
-    suggest_nearest,
-)
+from recipe.config.groups import GROUPS
+from recipe.config.option_files import EXPERIMENT_GROUP, GLOBAL_PACKAGE_RULE, suggest_nearest
 from recipe.config.renamed_targets import current_target, with_current_targets
 from recipe.errors import SpecError
 from recipe.formatting import format_value
@@ -30,7 +26,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One field per group, each a dict with `_target_` and its settings, and the run's own."""
+    """The settings of the run, and a field per group with its `_target_` and settings."""
 
     options: Mapping[str, str]
     """The option chosen in each group."""
@@ -50,25 +46,11 @@ class RunSpec:
     """Whether to run what was finished, or killed, before."""
     output_dir: str
     trust: tuple[str, ...]
-    device: Settings
-    data: Settings
-    sampler: Settings
-    model: Settings
-    loss: Settings
-    freeze: Settings
-    param_groups: Settings
-    optimizer: Settings
-    sharpness: Settings
-    scheduler: Settings
-    warmup: Settings
-    clip: Settings
-    precision: Settings
-    augment: Settings
-    average: Settings
-    evaluation: Settings
-    stop: Settings
-    distributed: Settings
-    tracking: Settings
+    __annotations__.update(dict.fromkeys(GROUPS, "Settings"))  # a field for each group
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, group: str) -> Settings: ...
 
     @classmethod
     def from_config(cls, config: DictConfig, choices: Mapping[str, str]) -> RunSpec:
@@ -196,6 +178,9 @@ class RunSpec:
             for group in GROUPS
         }
         return dataclasses.replace(self, **settings)
+
+    def with_settings(self, **groups: Any) -> RunSpec:
+        return dataclasses.replace(self, **groups)
 
     def to_yaml(self) -> str:
         return str(OmegaConf.to_yaml(_to_plain_dict(self)))

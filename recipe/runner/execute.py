@@ -1,119 +1,37 @@
-"""One run from its spec to its record: device environment, build, train, record."""
+"""Trains a run that was prepared, and records it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from recipe import output
-from recipe.components import device
-from recipe.config import schema
-from recipe.config.instantiate import bind_component, find_component_problems, instantiate_device
-from recipe.config.option_files import GROUPS
+from recipe.checkpoint.files import Checkpoints
+from recipe.compare import agreement
+from recipe.components.data import worker
+from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
-from recipe.errors import Problems, SpecError, find_interrupt, is_output_closed
+from recipe.errors import is_output_closed
 from recipe.formatting import pluralize, relative_to_cwd
+from recipe.runner import component_errors, parameter_table
+from recipe.runner import plan as planning
+from recipe.runner.earlier_runs import EarlierRuns
+from recipe.runner.fit import fit
 from recipe.runner.interruption import RunPruned
-
-if TYPE_CHECKING:
-    from recipe.runner.earlier_runs import EarlierRuns
-    from recipe.runner.recorder import Recorder
-    from recipe.runner.run_summary import RunSummary
-    from recipe.training.loop import MetricsEvent
-    from recipe.training.run import Run
-
-
-def prepare_run(spec: RunSpec, problems: Problems) -> Run:
-    """Sets the device's environment, imports torch, builds; in all processes that share the run, to
-    which the first one hands the spec.
-
-    `problems` are those found so far; raises SpecError with them and everything found here.
-    """
-    output.set_current_task("importing torch")
-    # of all parts only the device may be looked at before torch is imported
-    before = len(problems)
-    for lines in find_component_problems(spec, ("device",)).values():
-        problems += lines
-    if len(problems) == before:
-        with problems.collect_component_errors(f"device={spec.options['device']}"):
-            device.set_environment(instantiate_device(spec).environment())
-    broken = {"device"} if len(problems) > before else set()
-    world = World.from_environment()
-    if world.size == 1:
-        return _build_run(spec, problems, broken)
-    from recipe.training import rendezvous
-
-    if world.rank == 0:
-        rendezvous.send_spec(spec)
-    rendezvous.init_process_group()
-    return rendezvous.build_on_all_ranks(lambda: _build_run(spec, problems, broken))
-
-
-def find_problems(spec: RunSpec, *, is_on_cpu: bool) -> list[str]:
-    """What is wrong with a spec, found by making its parts; those that are made for a GPU are left
-    out, and no GPU is used."""
-    try:
-        if is_on_cpu:
-            prepare_run(spec, Problems())
-        else:
-            _build_run(replace(spec, compile=False), Problems(), {"device"})
-    except (Exception, SystemExit) as error:  # of a user's part; the job itself reports it
-        if is_output_closed(error):
-            raise
-        if signalled := find_interrupt(error):
-            raise signalled from None
-        return error.problems if isinstance(error, SpecError) else []
-    return []
-
-
-@contextlib.contextmanager
-def preserve_environment() -> Iterator[None]:
-    """Around what is made to be looked at: the environment and torch's threads are restored."""
-    import torch
-
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        torch.set_num_threads(threads)
-
-
-def _build_run(spec: RunSpec, problems: Problems, invalid_groups: set[str]) -> Run:
-    from recipe.components.data import worker
-    from recipe.training import param_groups
-    from recipe.training.build import build
-
-    if root := schema.find_run_setting_problems(vars(spec)):
-        problems += root
-        if any(line.startswith(("seed", "epochs")) for line in root):
-            invalid_groups |= {
-                "data",
-                "sampler",
-                "scheduler",
-                "warmup",
-                "freeze",
-            }  # they need these two
-        if any(line.startswith("accumulate") for line in root):
-            spec = replace(spec, accumulate=1)  # told already, so that the rest is checked
-    static = param_groups.static_problems(
-        spec, tuple(group for group in GROUPS if group != "device")
-    )
-    problems += [line for lines in static.values() for line in lines]
-    with worker.translate_worker_errors(spec.data.get("workers", 0)):
-        return build(spec, problems, invalid_groups | set(static))
+from recipe.runner.recorder import Recorder
+from recipe.runner.run_summary import RunSummary, build_audit_table, render_mlflow_note
+from recipe.runner.start import start_run
+from recipe.store import lineage, results, run_dirs
+from recipe.training.loop import MetricsEvent
+from recipe.training.run import Run
 
 
 def execute_run(
@@ -133,13 +51,6 @@ def execute_run(
     An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, Pruned as PRUNED,
     and goes on to the caller.
     """
-    from recipe.components.data import worker
-    from recipe.runner import component_errors
-    from recipe.runner import plan as planning
-    from recipe.runner.fit import fit
-    from recipe.runner.recorder import Recorder
-    from recipe.runner.start import start_run
-    from recipe.store import results, run_dirs
 
     tracking = bind_component(spec, "tracking")(spec.output_path)
     if earlier_runs.interrupted_run_dir:
@@ -210,8 +121,6 @@ def execute_run(
 
 def _remove_temporary_files(spec: RunSpec, recorder: Recorder) -> None:
     """Removes what a run needs only until it ends; what can't be removed takes room, no more."""
-    from recipe.checkpoint.files import Checkpoints
-    from recipe.store import lineage
 
     with contextlib.suppress(OSError):
         Checkpoints(recorder.run_dir, spec.checkpoint).remove_unneeded()
@@ -229,7 +138,6 @@ def _preload_modules() -> None:
 def _record_results(recorder: Recorder, outcome: RunSummary, command: str) -> None:
     output.set_current_task("writing the end of the record")
     from recipe.runner import plots
-    from recipe.runner.run_summary import render_mlflow_note
 
     recorder.write_file("lr.png", lambda path: plots.plot_learning_rates(outcome.history, path))
     recorder.write_file("curves.png", lambda path: plots.plot_curves(outcome.history, path))
@@ -243,9 +151,6 @@ def _record_results(recorder: Recorder, outcome: RunSummary, command: str) -> No
 
 def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> None:
     """What a person reads at the end of a run."""
-    from recipe.runner import parameter_table
-    from recipe.runner.run_summary import build_audit_table
-    from recipe.store import run_dirs
 
     console.print()
     console.print(parameter_table.build_table(outcome.plan.parameter_rows))
@@ -293,7 +198,6 @@ def _warn_upload_incomplete(console: Console, recorder: Recorder) -> None:
 
 def print_agreement(console: Console, earlier_runs: EarlierRuns, recorder: Recorder) -> None:
     """Whether the numbers are those of an earlier run that had the same fingerprint."""
-    from recipe.compare import agreement
 
     if earlier_runs.finished_run_dir:
         agrees = agreement.compare_runs(earlier_runs.finished_run_dir, recorder.run_dir).summary

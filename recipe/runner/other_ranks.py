@@ -1,27 +1,32 @@
-"""A process that shares a run with others and records nothing: it takes the spec that the first one
-hands over, and trains along. It prints only what it alone finds to be wrong."""
+"""A process that shares a run with others and records nothing.
+
+It takes the spec from the first process, trains with it, and prints only what it alone finds to be
+wrong.
+"""
 
 from __future__ import annotations
 
-import os
-
 from recipe import output
-from recipe.components.device import thread_count, thread_environment
+from recipe.audit.auditor import AuditError
+from recipe.components.data import worker
 from recipe.config.world_size import World
 from recipe.errors import Problems, RecipeError, SpecError
+from recipe.runner import plan as planning
+from recipe.runner import start
 from recipe.runner.console import Console
+from recipe.runner.fit import fit
+from recipe.runner.null_recorder import NullRecorder
+from recipe.runner.prepare import prepare_run
 from recipe.training import rendezvous
+from recipe.training.nonfinite import NonFiniteError
 
 
 def run_other_rank() -> int:
-    """The exit status. What only this process finds to be wrong is told, and word of it left for
-    the first; what all find is for the first to tell."""
+    """Returns the exit status. Reports to the first process what only this one finds to be wrong;
+    what all of them find, the first one prints."""
     try:
         return _train_other_rank()
     except RecipeError as error:
-        from recipe.audit.auditor import AuditError
-        from recipe.training.nonfinite import NonFiniteError
-
         if not isinstance(error, (SpecError, NonFiniteError, AuditError)):
             rendezvous.report_failure("; ".join(error.problems))
             for problem in error.problems:
@@ -34,17 +39,9 @@ def run_other_rank() -> int:
 
 
 def _train_other_rank() -> int:
-    os.environ.update(thread_environment(thread_count("auto")))  # before torch is imported
     spec = rendezvous.receive_spec()
     if isinstance(spec, int):
         return spec
-    from recipe.components.data import worker
-    from recipe.runner import plan as planning
-    from recipe.runner import start
-    from recipe.runner.execute import prepare_run
-    from recipe.runner.fit import fit
-    from recipe.runner.null_recorder import NullRecorder
-
     run = prepare_run(spec, Problems())
     plan = planning.make_plan(spec, run)
     with run.collectives.translate_peer_errors():

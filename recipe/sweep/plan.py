@@ -204,10 +204,10 @@ def _is_seed_override(text: str) -> bool:
 
 
 def _find_build_problems(spec: RunSpec, *, on_cpu: bool) -> list[str]:
-    from recipe.runner import execute
+    from recipe.runner import prepare
 
-    with execute.preserve_environment():
-        return execute.find_problems(spec, is_on_cpu=on_cpu)
+    with prepare.preserve_environment():
+        return prepare.find_problems(spec, is_on_cpu=on_cpu)
 
 
 def find_seed_problems(spec: RunSpec, jobs: Sequence[Job]) -> list[str]:

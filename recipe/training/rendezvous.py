@@ -16,14 +16,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
 from recipe import __version__
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import SpecError
 
 if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
-
     from recipe.training.run import Run
 
 PROCESS_TIMEOUT = timedelta(minutes=30)
@@ -35,11 +38,8 @@ _command_count = [0]
 
 @functools.cache
 def rendezvous_store() -> Store:
-    """Where the processes meet; imports torch. What those said that torchrun has started before
+    """Where the processes meet. What those said that torchrun has started before
     these is still there, so each start has a part of its own."""
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
     common = next(iter(rendezvous("env://", timeout=PROCESS_TIMEOUT)))[0]
     return PrefixStore(f"recipe/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", common)
 
@@ -87,9 +87,6 @@ def _wait_for_all() -> None:
 
 def init_process_group() -> None:
     """The process group, over gloo and, where torch has GPUs, nccl for what lies on them."""
-    import torch
-    from torch import distributed
-
     if distributed.is_initialized():
         return
     gpus = torch.cuda.is_available() and distributed.is_nccl_available()
@@ -103,8 +100,6 @@ def init_process_group() -> None:
 def build_on_all_ranks(build: Callable[[], Run]) -> Run:
     """A run that every process has built. Raises SpecError in all of them, with what is wrong in
     any, or with what differs between them."""
-    from torch import distributed
-
     problems: list[str] = []
     about: dict[str, str] = {}
     run: Run | None = None
@@ -132,8 +127,6 @@ def build_on_all_ranks(build: Callable[[], Run]) -> Run:
 
 def _rank_versions(run: Run) -> dict[str, str]:
     """What must be the same everywhere: the data, and what computes."""
-    import torch
-
     return {"data": run.data.digest, "recipe": __version__, "torch": torch.__version__}
 
 

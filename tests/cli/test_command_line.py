@@ -325,9 +325,9 @@ def test_hydras_cfg_shows_what_hydra_composes(
         ("sede=1", "sede=1: no such key; did you mean seed or scheduler?"),
         ("clip.max_norm=2",
          "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm"),
-        ("epochs=1,2", "epochs=1,2: what Hydra tells is of one run; give one value"),
+        ("epochs=1,2", "epochs=1,2: Hydra's flags show a single run; give one value"),
         ("-m epochs=1,2",
-         "-m: what Hydra tells is of one run; leave -m out, and give one value each"),
+         "-m: Hydra's flags show a single run; leave -m out, and give one value each"),
         ("epochs", "epochs: can't be read as an override; write key=value"),
     ],
 )  # fmt: skip

@@ -118,7 +118,7 @@ def test_a_finished_branch_keeps_only_the_name_of_the_checkpoint_that_it_came_fr
     longer = ("resume", branch.name, "trust=[parts]", "epochs=5")
     assert commands.here(tmp_path, *longer).status == 0
     done = commands.here(tmp_path, "replay", branch.name, "trust=[parts]")
-    assert done.status == 2 and f"went on from {source.name}" in done.err
+    assert done.status == 2 and f"continued {source.name}" in done.err
     (tmp_path / "signals").write_text("2 SIGTERM")
     assert commands.here(tmp_path, *longer, "again=true").status == 143
     again = commands.runs(tmp_path)[-1]

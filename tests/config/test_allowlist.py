@@ -7,7 +7,6 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,7 +126,7 @@ def test_weights_that_torchvision_would_download_are_refused(
         {**spec.model, "dropout": resnet}, {"_target_": fcn, "weights_backbone": "DEFAULT"}
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^weights\w*: torchvision would download 'DEFAULT'"):
-            instantiate.bind_component(replace(spec, model=model), "model")
+            instantiate.bind_component(spec.with_settings(model=model), "model")
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -156,7 +155,7 @@ def test_nor_does_torchvision_download_unasked(
     """The builders of torchvision take a value in the first place for `weights`, and those of
     detection and segmentation download a backbone where nothing is said."""
     resnet = {"_target_": "torchvision.models.resnet18"}
-    spec = replace(composed(), model={**resnet, "norm_layer": {**resnet, **node}})
+    spec = composed().with_settings(model={**resnet, "norm_layer": {**resnet, **node}})
     with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
         instantiate.bind_component(spec, "model")
 
@@ -167,7 +166,7 @@ def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
 ) -> None:
     target = "torchvision.models.segmentation.fcn_resnet50"
     inner = {"_target_": target, "weights_backbone": None, "num_classes": 2}
-    spec = replace(composed(), model={"_target_": "torchvision.models.resnet18", "x": inner})
+    spec = composed().with_settings(model={"_target_": "torchvision.models.resnet18", "x": inner})
     assert isinstance(instantiate.bind_component(spec, "model").keywords["x"], torch.nn.Module)
 
 

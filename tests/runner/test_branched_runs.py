@@ -89,7 +89,7 @@ def test_a_branch_is_not_replayed_from_its_spec_alone(source: Path) -> None:
     branch = commands.runs(folder)[-1]
     done = commands.here(folder, "replay", branch.name, TRUST)
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"recipe: replay: {branch.name} went on from {source.name}, so")
+    assert done.err.startswith(f"recipe: replay: {branch.name} continued {source.name}, so")
 
 
 @pytest.mark.parametrize("override", ["tracking=none", "checkpoint.keep=5", "summary=true"])
@@ -104,8 +104,8 @@ def test_what_changes_no_number_makes_no_branch(tmp_path: Path, override: str) -
 @pytest.mark.parametrize(
     ("overrides", "problems"),
     [
-        (["name=other"], ["name=other: a run that goes on keeps its name; leave it out"]),
-        (["again=true"], ["again=true starts a run anew, and resume goes on with it; "]),
+        (["name=other"], ["name=other: a resumed run keeps its name; leave it out"]),
+        (["again=true"], ["again=true starts a run from scratch, and resume continues it; "]),
         (["epochs=1"], ["epochs is 1, but 1 are over already; give more of them"]),
         (["epocs=4"], ["epocs=4: no such key; did you mean epochs?"]),
         (["clip=nrm", "epochs=x"], ["clip=nrm: no such option; did you mean", "epochs must be"]),

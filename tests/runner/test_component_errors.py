@@ -107,7 +107,7 @@ def test_what_a_component_raises_is_one_problem_with_group_and_option(
 
 
 def test_an_error_of_a_known_type_that_has_no_message_is_named_by_its_type(small: Small) -> None:
-    spec = replace(small(TRUST), loss={"_target_": f"{__name__}.silent_value"})
+    spec = small(TRUST).with_settings(loss={"_target_": f"{__name__}.silent_value"})
     with pytest.raises(SpecError) as refused:
         build.build(spec)
     told = f"loss._target_={__name__}.silent_value: raised SilentValueError"
@@ -234,7 +234,7 @@ def test_ctrl_c_and_a_closed_output_in_a_component_are_none_of_its_errors(
     def interrupted(*arguments: Any, **settings: Any) -> Any:
         raise KeyboardInterrupt
 
-    spec = replace(small(TRUST), loss={"_target_": f"{__name__}.odd"})
+    spec = small(TRUST).with_settings(loss={"_target_": f"{__name__}.odd"})
     for component, kind in ((closed, SystemExit), (interrupted, KeyboardInterrupt)):
         component.__module__ = __name__
         monkeypatch.setattr(sys.modules[__name__], "odd", component)
@@ -259,14 +259,14 @@ def test_a_target_that_is_no_loss_is_named_and_the_option_in_use_not_advised(
     small: Small, name: str
 ) -> None:
     target = f"torch.nn.{name}"
-    (problem,) = ends(replace(small(), loss={"_target_": target}))
+    (problem,) = ends(small().with_settings(loss={"_target_": target}))
     assert problem.startswith(f"loss._target_={target}: can't take outputs (2, 3) with targets")
     assert problem.endswith("; leave loss._target_ out, or use loss=mse_one_hot")
 
 
 def test_a_loss_that_calls_itself_for_ever_is_refused(small: Small) -> None:
     target = f"{__name__}.endless"
-    (problem,) = ends(replace(small(TRUST), loss={"_target_": target}))
+    (problem,) = ends(small(TRUST).with_settings(loss={"_target_": target}))
     assert problem.startswith(f"loss._target_={target}: ") and "recursion" in problem
 
 
@@ -416,7 +416,7 @@ def test_a_target_that_is_no_text_is_refused_in_every_group(small: Small) -> Non
 
 def test_a_loss_that_is_a_class_takes_its_first_settings_too(small: Small) -> None:
     node = {"_target_": "torch.nn.MultiMarginLoss", "takes": ["indices"], "p": 2, "margin": 0.5}
-    loss = build.build(replace(small(), loss=node)).loss
+    loss = build.build(small().with_settings(loss=node)).loss
     output, target = torch.tensor([[0.0, 1.0]]), torch.tensor([0])
     assert float(loss(output, target)) == pytest.approx((0.5 + 1.0) ** 2 / 2)
     assert isinstance(loss(output, target), Tensor)

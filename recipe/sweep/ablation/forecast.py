@@ -138,13 +138,13 @@ def _find_finished_runs(
     none. Those of a seed have their data in common, so one of them is built."""
     import torch
 
-    from recipe.runner import earlier_runs, execute, fingerprint
+    from recipe.runner import earlier_runs, fingerprint, prepare
 
     found = []
     for specs in specs_by_seed:
-        with execute.preserve_environment():
+        with prepare.preserve_environment():
             try:
-                run = execute.prepare_run(specs[0], Problems())
+                run = prepare.prepare_run(specs[0], Problems())
                 torch.set_num_threads(threads)
                 ids = [fingerprint.compute(spec, run) for spec in specs]
             except RecipeError:  # the jobs say so, each

@@ -286,17 +286,17 @@ class Audit:
 
 
 def _no_effect_reason(part: Callable[..., Any]) -> str | None:
-    """Why a part with its settings does nothing, as the `idle_` function beside it says."""
-    own = contract.find_hook(getattr(part, "func", part), "idle")
+    """Why a component changes nothing with its settings, by its registered `no_effect`."""
+    own = contract.no_effect.find(part)
     return own(**getattr(part, "keywords", {})) if own else None
 
 
 def _clip_check(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
-    """What the clip's own `audit_` function says, if it has one."""
+    """The clip's registered `audit` with its settings."""
     bound = instantiate.bind_component(spec, "clip")
-    own = contract.find_hook(bound.func, "audit")
+    own = contract.audit.find(bound.func)
     if own is None:
         return lambda params: iter(())
-    if next(iter(inspect.signature(bound.func).parameters)) == "model":
+    if contract.needs_model.marks(bound.func):
         return lambda params: own(params, model, **bound.keywords)
     return functools.partial(own, **bound.keywords)

@@ -39,7 +39,7 @@ class RunChecks:
             yield "sampler", "it draws from a global random stream, not from its own"
         if not torch.equal(torch.cat(list(epoch_batches(self.run, last))), indices):
             yield "sampler", "an epoch's order isn't a function of the seed and the epoch alone"
-        own = contract.find_hook(bound.func, "audit")
+        own = contract.audit.find(bound.func)
         for problem in own(targets, indices, **bound.keywords) if own else ():
             yield "sampler", problem
         early = self.run.position.epoch < self.run.epochs

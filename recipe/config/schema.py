@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -22,10 +22,29 @@ from recipe.config.groups import RUN_SETTINGS as RUN_SETTINGS
 from recipe.config.option_files import suggest_nearest
 from recipe.formatting import format_value, pluralize
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ENGINE_ARGUMENTS = "_recipe_engine_arguments"
+
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
 
 MAX_FLOAT32 = 3.4028234663852886e38
+
+
+def passed_by_engine(*names: str) -> Callable[[F], F]:
+    """Marks keyword arguments of a component that the engine passes itself; they are no settings."""
+
+    def mark(component: F) -> F:
+        setattr(component, _ENGINE_ARGUMENTS, names)
+        return component
+
+    return mark
+
+
+def get_engine_arguments(component: Callable[..., Any]) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(component, "__dict__", {}).get(_ENGINE_ARGUMENTS, ())
+    return names
 
 
 def split_engine_settings(

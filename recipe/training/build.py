@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -311,28 +311,30 @@ def _build_param_groups(spec: RunSpec, model: nn.Module) -> list[dict[str, Any]]
 def _build_clip(
     spec: RunSpec, model: nn.Module
 ) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
-    """The clip; one that returns the norm alone is measured, to see whether it bit."""
+    """The clip as a step calls it; one that returns the norm alone is measured before and after."""
     clip = instantiate.bind_component(spec, "clip")
-    if next(iter(inspect.signature(clip).parameters)) == "model":
+    if contract.needs_model.marks(clip):
         clip = clip(model)
-    called = getattr(clip, "func", clip)
-    called = called if inspect.isroutine(called) else type(called).__call__
-    try:
-        returned = get_type_hints(called).get("return")
-    except (NameError, TypeError):  # an annotation that only a type checker can read
-        returned = None
-    if get_origin(returned) is tuple:
-        return clip  # type: ignore[no-any-return]
+    reports_clipping = False
 
     def measured(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        before = _total_grad_norm(params)
-        norm = clip(params)
-        if not isinstance(norm, Tensor):
+        nonlocal reports_clipping
+        before = None if reports_clipping else _total_grad_norm(params)
+        returned = clip(params)
+        if isinstance(returned, tuple):
+            reports_clipping = True  # from now on it is not measured
+            return returned
+        if not isinstance(returned, Tensor):
             raise RecipeError(
-                f"clip={spec.options['clip']} returned {norm!r}; a clip returns the norm of all "
+                f"clip={spec.options['clip']} returned {returned!r}; a clip returns the norm of all "
                 "gradients before clipping, a tensor of shape ()"
             )
-        return norm, _total_grad_norm(params) != before
+        if before is None:
+            raise RecipeError(
+                f"clip={spec.options['clip']} returned a norm alone, but norm and whether a gradient "
+                "was changed in an earlier step; return the same in every step"
+            )
+        return returned, _total_grad_norm(params) != before
 
     return functools.update_wrapper(measured, clip, (), ())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from recipe.components.contract import LRCurves, count_scheduler_steps
+from recipe.components.contract import LRCurves, count_scheduler_steps, lr_factor
 from recipe.components.scheduler import build_scheduler
-from recipe.config import instantiate
+from recipe.config import instantiate, schema
 from recipe.config.spec import RunSpec
 
 
@@ -93,8 +92,7 @@ def build_lr_schedule(
     """The scheduler over this optimizer, as long as the run; `factors` are those of the warm-up."""
     total = count_scheduler_steps(spec, steps_per_epoch)
     part = instantiate.bind_component(spec, "scheduler")
-    parameters = inspect.signature(part).parameters
-    spans = next(iter(parameters)) == "progress" or "total" in parameters
+    spans = lr_factor.marks(part) or "total" in schema.get_engine_arguments(part.func)
     scheduler = build_scheduler(part, optimizer, total)
     last = max((step for step, factor in enumerate(warmup_factors, 1) if factor != 1), default=0)
     return LRSchedule(

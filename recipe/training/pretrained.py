@@ -67,7 +67,7 @@ def find_library_weights(
     if source is None or Path(source).expanduser().is_file():
         return None
     bound = instantiate.bind_component(spec, "model", facts)
-    own = contract.find_hook(bound.func, "weights")
+    own = contract.pretrained_weights.find(bound.func)
     found: LibraryWeights | None = own(source, **bound.keywords) if own else None
     return found
 
@@ -131,7 +131,7 @@ def load_initial_weights(
         given = _load_source(spec, facts)
         weights = strip_wrapper_prefixes(given.weights, model)
         bound = instantiate.bind_component(spec, "model", facts)
-        if adapt := contract.find_hook(bound.func, "adapted"):
+        if adapt := contract.adapt_weights.find(bound.func):
             weights = adapt(weights, **bound.keywords)
         head = set(layers.find_head_parameters(model, "auto", "model.weights"))
         for module in given.head_modules:

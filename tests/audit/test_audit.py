@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe.audit.auditor import Audit, AuditResult
+from recipe.components import contract
 from recipe.config.spec import RunSpec
 from recipe.nn import rng
 from recipe.training import build as building
@@ -466,8 +467,8 @@ def useless_clip(params: list[nn.Parameter], *, limit: float) -> tuple[Tensor, T
     return torch.ones(()), torch.ones(())
 
 
+@contract.audit(useless_clip)
 def audit_useless_clip(params: list[nn.Parameter], *, limit: float) -> list[str]:
-    """Beside the clip: what the user says of it."""
     return [f"an entry is above {limit}" for p in params if p.grad.abs().max() > limit]  # type: ignore[union-attr]
 
 

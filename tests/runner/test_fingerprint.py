@@ -94,7 +94,9 @@ def test_another_value_of_any_setting_is_another_run(
 
 
 def test_how_processes_share_a_run_counts_where_there_are_several() -> None:
-    other: Any = SPEC.with_settings(distributed=changed(SPEC.distributed, ("sync_batchnorm",), True))
+    other: Any = SPEC.with_settings(
+        distributed=changed(SPEC.distributed, ("sync_batchnorm",), True)
+    )
     assert fingerprint.compute(other, RUN) == fingerprint.compute(SPEC, RUN)
     found = {fingerprint.compute(SPEC, RUN)}
     for size in (2, 3):

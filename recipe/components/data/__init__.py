@@ -18,16 +18,14 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import Annotated, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from recipe.components.contract import PlannedRun, check
 from recipe.nn import memory_limit
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 Mean = Annotated[float, Field(ge=0, le=1)]
 """Of a channel, black being 0 and white 1; one on a scale of 0 to 255 is refused."""
@@ -249,7 +247,8 @@ def channel_mean_and_std(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float
     return tuple(mean), tuple(std)
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("data")
+def check_data_settings(planned: PlannedRun) -> Iterator[str]:
     """A batch must be there to be drawn, and the other groups be built for these data."""
     size, samples = planned.settings("data")["batch_size"], len(planned.data.train)
     if size > samples:

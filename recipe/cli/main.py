@@ -143,10 +143,13 @@ def _make_console() -> Console:
 def _train(arguments: list[str]) -> int:
     problems = Problems()
     spec = _compose_spec(arguments, problems)
-    if spec.options["tracking"] != "none":
-        from recipe.mlflow_sync import worker_process
+    from recipe.mlflow_sync.upload_queue import prestart_uploader
 
-        worker_process.get_worker()  # MLflow is imported there while torch is here
+    with prestart_uploader(spec):
+        return _train_spec(spec, problems, arguments)
+
+
+def _train_spec(spec: RunSpec, problems: Problems, arguments: list[str]) -> int:
     from recipe.runner.execute import execute_run, prepare_run, print_agreement, print_report
 
     run = prepare_run(spec, problems)
@@ -400,6 +403,14 @@ def _parse_hydra_arguments(arguments: list[str]) -> Namespace:
     return asked
 
 
+def _sync(arguments: list[str]) -> int:
+    if len(arguments) == 1 and arguments[0].startswith("follow="):
+        from recipe.mlflow_sync.follow import follow  # it starts while torch is imported elsewhere
+
+        follow(Path(arguments[0].partition("=")[2]))
+    return _run_verb("sync", arguments)
+
+
 READ_ONLY_VERBS = ("compare", "diff", "status", "tricks")
 """The verbs that only read what is recorded, which may be much."""
 
@@ -422,19 +433,10 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "ablate": _ablate,
     "find-lr": _find_lr,
     "search": _search,
+    "sync": _sync,
     "compare": functools.partial(_run_verb, "compare", module="compare.command"),
     **{
         verb: functools.partial(_run_verb, verb)
-        for verb in (
-            "diff",
-            "predict",
-            "prune",
-            "replay",
-            "resume",
-            "status",
-            "sync",
-            "tricks",
-            "ui",
-        )
+        for verb in ("diff", "predict", "prune", "replay", "resume", "status", "tricks", "ui")
     },
 }

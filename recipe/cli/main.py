@@ -165,19 +165,22 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run_verb(name: str, verb: Verb, arguments: list[str]) -> int:
-    request: Any = arguments
-    if verb.parser:
-        output.set_current_task("reading the command line")
-        request = _load(verb.parser)(arguments)
-        if name == "train" and request.spec.options["tracking"] != "none":
-            _load("recipe.mlflow_sync.worker_process:get_worker")()  # it imports MLflow meanwhile
-        output.set_current_task("importing torch")
-        # what is wrong with the device is reported with all other problems
-        _load("recipe.runner.device_environment:set_device_environment")(request.spec, Problems())
-    else:
-        output.set_current_task(verb.task or f"importing what {name} needs")
-    if verb.task == READING_TASK:
-        gc.set_threshold(100_000)  # most of what is read lives until the end
-    function, console = _load(verb.function), _load("recipe.runner.console:Console")()
-    status: int = function(request, console)
+    with contextlib.ExitStack() as until_the_end:
+        request: Any = arguments
+        if verb.parser:
+            output.set_current_task("reading the command line")
+            request = _load(verb.parser)(arguments)
+            if name == "train":  # it imports MLflow while torch is imported here
+                prestart = _load("recipe.mlflow_sync.upload_queue:prestart_uploader")
+                until_the_end.enter_context(prestart(request.spec))
+            output.set_current_task("importing torch")
+            # what is wrong with the device is reported with all other problems
+            set_environment = _load("recipe.runner.device_environment:set_device_environment")
+            set_environment(request.spec, Problems())
+        else:
+            output.set_current_task(verb.task or f"importing what {name} needs")
+        if verb.task == READING_TASK:
+            gc.set_threshold(100_000)  # most of what is read lives until the end
+        function, console = _load(verb.function), _load("recipe.runner.console:Console")()
+        status: int = function(request, console)
     return status

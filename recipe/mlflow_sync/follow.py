@@ -1,143 +1,177 @@
-"""MLflow fed from a run's journals by one thread, in the process of recipe.mlflow_sync.worker.
+"""The process that sends records to MLflow: `python -m recipe sync follow=<queue folder>`.
 
-A server that is down, frozen, failing or slow is tried again for as long as the run goes on.
+It serves the requests of recipe.mlflow_sync.upload_queue, each in a thread: a server that is down,
+frozen, failing or slow is tried again for as long as the run goes on.
 """
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import Timeout
 
 from recipe.components.tracking import Tracking
-from recipe.components.tracking.local import database_path
-from recipe.mlflow_sync import client
+from recipe.mlflow_sync import client, parent_run
 from recipe.mlflow_sync.client import RunDeletedError
 from recipe.mlflow_sync.upload import RunUploader
+from recipe.mlflow_sync.upload_queue import FAILURE_TIMEOUT
+from recipe.store import journal, run_dirs
+from recipe.store.upload_state import UploadState
 
 MAX_CPU_SHARE = 1 / 20
-"""Part of the time that the thread computes: where all cores train, that is taken from them.
-What MLflow can't be given so quickly it gets at the end."""
+"""Share of the time that a thread computes while its run trains, where all cores are in use."""
 
 CPU_BURST_SECONDS = 0.5
-"""Seconds of computing beyond that: what a run says of itself at its start."""
+"""CPU time beyond that share, for what a run records at its start."""
 
 MIN_BATCH_INTERVAL, MAX_BATCH_INTERVAL = 1.0, 60.0
-"""Seconds between two batches."""
 
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 10.0
-"""Seconds after a failure; after each further one twice as long."""
+"""Seconds after a failure; they double with each further one."""
 
-SERVER_FINISH_TIMEOUT, DATABASE_FINISH_TIMEOUT = 15.0, 60.0
-"""Seconds without progress after which the end of a run isn't waited for any longer, while a call
-is under way: to a server, which may be frozen; to a database, which is only slow where others
-compute, too."""
+POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class UploadResult:
-    """How far it came."""
+def follow(folder: Path) -> None:
+    """Serves requests until standard input is closed and every request is served or given up.
 
-    refused: list[str]
-    """What MLflow would not take."""
-    left: str
-    """What it lacks besides; empty: nothing."""
-    reason: str
-    """Why it lacks that."""
-    gone: bool
-    """It was deleted in MLflow, and nothing will be sent any more."""
+    Ends the process: a call to a server that hangs is not waited for.
+    """
+    gc.set_threshold(100_000)  # MLflow's many objects stay
+    threading.Thread(target=client.configure_mlflow, daemon=True).start()
+    is_released = threading.Event()
+    threading.Thread(target=_wait_for_stdin_end, args=(is_released,), daemon=True).start()
+    served: dict[str, RequestThread] = {}
+    while True:
+        os.utime(folder / "lock")  # the heartbeat
+        is_last_round = is_released.is_set()
+        for path in folder.glob("*.json"):
+            known = served.get(path.name)
+            if known is None or not (known.is_alive() or known.is_current()):
+                served[path.name] = RequestThread(path)
+                served[path.name].start()
+        if is_last_round and not any(each.is_alive() for each in served.values()):
+            os._exit(0)
+        time.sleep(POLL_SECONDS) if is_last_round else is_released.wait(POLL_SECONDS)
 
 
-class UploadThread:
-    """One run in MLflow, made and filled in the background."""
+def _wait_for_stdin_end(is_released: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    is_released.set()
 
-    def __init__(self, run_dir: Path, tracking: Tracking) -> None:
-        self._uploader = RunUploader(run_dir, tracking)
-        self._finish_timeout = (
-            DATABASE_FINISH_TIMEOUT if database_path(tracking.uri) else SERVER_FINISH_TIMEOUT
-        )
-        self._problem: str | None = None
-        """Why the last call failed."""
-        self._finished = threading.Event()
-        """The thread has nothing more to do."""
-        self._wake = threading.Event()
-        self._is_closing = self._is_abandoned = self._is_deleted = False
-        self._last_progress_time = time.monotonic()
-        self._attempts = 0
-        """Calls that failed since the run ended."""
-        self._thread = threading.Thread(target=self._run, name="mlflow-feed", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+class RequestThread(threading.Thread):
+    """Serves one request; removes it when MLflow has everything."""
 
-    def finish(self, timeout: float) -> UploadResult:
-        """Waits until all is sent, or for so many seconds without progress."""
-        began = time.monotonic()
-        self._is_closing = True
-        self._wake.set()
-        while not self._finished.wait(0.05):
-            idle = time.monotonic() - self._last_progress_time
-            waited = time.monotonic() - max(began, self._last_progress_time)
-            if (idle > timeout and self._attempts) or waited > self._finish_timeout:
-                break
-        self.abandon()
-        sent = self._uploader.state
-        left = sent.describe_unsent(self._uploader.run_dir)
-        return UploadResult(
-            list(sent.problems), left, self._problem or "it takes too long", self._is_deleted
-        )
+    def __init__(self, request: Path) -> None:
+        super().__init__(name=request.stem, daemon=True)
+        self._request, self._version = request, _get_version(request)
+        self._progress_time = time.monotonic()
 
-    def abandon(self) -> None:
-        """Whatever is left is left; the thread ends with its current call."""
-        self._is_abandoned = True
-        self._wake.set()
+    def is_current(self) -> bool:
+        """Whether the request is still the one that this thread served."""
+        return _get_version(self._request) == self._version
 
-    def _run(self) -> None:
+    def run(self) -> None:
         try:
-            while not self._is_abandoned:
-                try:
-                    with self._uploader.acquire_lock():
-                        return self._follow_journals()
-                except Timeout:  # `sync` may be at it
-                    self._problem = "another process is sending it"
-                    self._sleep(MIN_RETRY_DELAY)
-        except RunDeletedError as error:
-            self._problem, self._is_deleted = str(error), True
-        finally:
-            self._finished.set()
+            content = json.loads(self._request.read_bytes())
+        except (OSError, ValueError):  # it was withdrawn
+            return
+        record_dir = self._request.parent.parent.parent / content.pop("record")
+        tracking = Tracking(**content)
+        if record_dir.parent.name == "sweeps":
+            is_complete = _send_sweep(record_dir, tracking)
+        else:
+            is_complete = self._send_run(RunUploader(record_dir, tracking))
+        if is_complete:
+            self._request.unlink(missing_ok=True)
 
-    def _follow_journals(self) -> None:
-        pause, since = MIN_RETRY_DELAY, None
-        while not self._is_abandoned:
+    def _send_run(self, uploader: RunUploader) -> bool:
+        """Follows a run's journals to their end. Returns False if something was refused, the run
+        was deleted in MLflow, or the server was given up."""
+        while self._request.exists():
             try:
-                self._uploader.connect()
-                since = since or (time.monotonic(), time.thread_time())
-                ended = self._is_closing  # asked first, as the end may be written at any moment
-                more = self._uploader.send_chunk()
+                with uploader.acquire_lock():
+                    problems = len(uploader.state.problems)
+                    return self._follow_journals(uploader) and (
+                        len(uploader.state.problems) == problems
+                    )
+            except Timeout:
+                if self._is_given_up(uploader.run_dir):
+                    break
+                time.sleep(MIN_RETRY_DELAY)
+            except RunDeletedError:
+                break
+            except OSError as error:  # the folder can't be written, or was removed
+                uploader.set_failure(str(error))
+                break
+        return False
+
+    def _follow_journals(self, uploader: RunUploader) -> bool:
+        delay, since, is_dead = MIN_RETRY_DELAY, None, False
+        while self._request.exists():
+            is_ended = is_dead or _has_ended(uploader.run_dir)
+            try:
+                more = uploader.send_chunk()
             except RunDeletedError:
                 raise
-            except Exception as error:  # whatever MLflow raises, training goes on
-                self._problem = client.describe_error(error)
-                self._attempts += self._is_closing
+            except Exception as error:  # whatever MLflow raises
+                uploader.set_failure(client.describe_error(error))
                 client.extend_timeout(error)
-                self._sleep(pause)
-                pause = min(2 * pause, MAX_RETRY_DELAY)
+                if self._is_given_up(uploader.run_dir):
+                    break
+                self._sleep(delay, uploader.run_dir, is_ended)
+                delay = min(2 * delay, MAX_RETRY_DELAY)
                 continue
-            self._last_progress_time, self._problem, pause = time.monotonic(), None, MIN_RETRY_DELAY
-            if ended and not more:
-                return
-            if not self._is_closing:
+            since = since or (time.monotonic(), time.thread_time())
+            self._progress_time, delay = time.monotonic(), MIN_RETRY_DELAY
+            uploader.set_failure("")
+            if is_ended and not more:
+                return True
+            if not is_ended:
                 passed, computed = time.monotonic() - since[0], time.thread_time() - since[1]
                 owed = (computed - CPU_BURST_SECONDS) / MAX_CPU_SHARE - passed
-                behind = more and not self._uploader.is_caught_up
-                self._sleep(min(max(owed, 0 if behind else MIN_BATCH_INTERVAL), MAX_BATCH_INTERVAL))
+                is_behind = more and not uploader.is_caught_up
+                pause = max(owed, 0 if is_behind else MIN_BATCH_INTERVAL)
+                self._sleep(min(pause, MAX_BATCH_INTERVAL), uploader.run_dir, is_ended)
+                is_dead = not more and not run_dirs.is_running(uploader.run_dir)
+        return False
 
-    def _sleep(self, seconds: float) -> None:
-        """Until then, or until the run ends; a run that has ended waits a second at most."""
-        if self._is_closing:
-            time.sleep(min(seconds, 1.0))
-        else:
-            self._wake.wait(seconds)
+    def _is_given_up(self, run_dir: Path) -> bool:
+        """Whether nobody waits for the run and the server has failed for long enough."""
+        idle = time.monotonic() - self._progress_time
+        return idle > FAILURE_TIMEOUT and not run_dirs.is_running(run_dir)
+
+    def _sleep(self, seconds: float, run_dir: Path, is_ended: bool) -> None:
+        """Sleeps until the run ends; for a second at most if it has ended."""
+        end = time.monotonic() + (min(seconds, 1.0) if is_ended else seconds)
+        while time.monotonic() < end and self._request.exists():
+            if not is_ended and _has_ended(run_dir):
+                return
+            time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+
+
+def _has_ended(run_dir: Path) -> bool:
+    return (journal.read_last_line(run_dir / "events.jsonl") or {}).get("kind") == "end"
+
+
+def _send_sweep(sweep_dir: Path, tracking: Tracking) -> bool:
+    failure = parent_run.send_sweep_end(tracking, sweep_dir.parent.parent, sweep_dir)
+    if failure:
+        UploadState(tracking.uri, failure=failure).write(sweep_dir)
+    else:
+        (sweep_dir / "sent.json").unlink(missing_ok=True)
+    return not failure
+
+
+def _get_version(request: Path) -> int:
+    try:
+        return request.stat().st_mtime_ns
+    except OSError:
+        return 0

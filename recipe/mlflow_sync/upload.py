@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from recipe.components.tracking import Tracking
 from recipe.mlflow_sync import client as mlflow_server
 from recipe.mlflow_sync.client import RunDeletedError, RunNotFoundError
 from recipe.mlflow_sync.parent_run import get_or_create_parent_run
-from recipe.mlflow_sync.run_requests import RunRequests
 from recipe.store import journal, run_dirs
 from recipe.store.upload_state import UploadState
 
@@ -41,6 +40,10 @@ STATUS_FALLBACKS = {"PRUNED": "KILLED"}
 
 MAX_PARAMETER_LENGTH = 6000
 """Characters of a parameter's value that MLflow keeps."""
+
+
+MAX_AMBIGUOUS_ERRORS = 3
+"""Attempts after which an error that may be a refusal is taken for one."""
 
 
 class RunUploader:
@@ -65,6 +68,12 @@ class RunUploader:
                 None,
             )
             yield
+
+    def set_failure(self, failure: str) -> None:
+        """Stores why the last attempt failed; empty after one that succeeded."""
+        if failure != self.state.failure:
+            self.state.failure = failure
+            self.state.write(self.run_dir)
 
     def connect(self) -> RunRequests:
         """Finds the run in MLflow, or makes it. Raises what `piece` raises."""
@@ -93,8 +102,8 @@ class RunUploader:
             self._requests = None
             self.state.write(self.run_dir)
             return True
-        except RunDeletedError:
-            self.state.gone = True
+        except RunDeletedError as error:
+            self.state.gone, self.state.failure = True, str(error)
             self.state.write(self.run_dir)
             raise
 
@@ -223,6 +232,62 @@ class RunUploader:
             for run in self._search_runs(*self._server):
                 if run.info.run_id != run_id and run.info.lifecycle_stage != "deleted":
                     client.delete_run(run.info.run_id)
+
+
+class RunRequests:
+    """A refusal is noted in `sent`, and costs nothing but what was refused.
+
+    Every method raises what MLflow raises if it may take it yet, Gone if the run was deleted, and
+    Unknown if there is no such run.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, sent: UploadState) -> None:
+        self.client, self.run_id, self._sent = client, run_id, sent
+        self._rejected: set[str] = set()
+        self._ambiguous_errors = 0
+
+    def is_rejected(self, item: str) -> bool:
+        """Whether such a thing was refused before, such as `metric a b`."""
+        return item in self._rejected
+
+    def send_batch(
+        self, kind: str, items: Mapping[str, Any], send: Callable[[list[Any]], object]
+    ) -> None:
+        """Sends all at once, or if one of them is refused each by itself."""
+        try:
+            send(list(items.values()))
+        except Exception as error:
+            self._check_rejection(error)
+            for key, item in items.items():
+                self.send_one(f"{kind} {key}", functools.partial(send, [item]))
+        self._ambiguous_errors = 0
+
+    def send_one(self, item: str, send: Callable[[], object]) -> None:
+        try:
+            send()
+        except Exception as error:
+            self._check_rejection(error)
+            self._rejected.add(item)
+            self._sent.add_problem(f"{item}: {mlflow_server.describe_error(error)[:300]}")
+
+    def _check_rejection(self, error: Exception) -> None:
+        """Returns if MLflow refused an item."""
+        doubtful = mlflow_server.is_ambiguous(error)
+        self._ambiguous_errors += doubtful
+        if not (
+            mlflow_server.is_rejection(error)
+            or mlflow_server.is_not_found(error)
+            or (doubtful and self._ambiguous_errors >= MAX_AMBIGUOUS_ERRORS)
+        ):
+            raise error
+        try:
+            found = self.client.get_run(self.run_id)
+        except Exception as unknown:
+            if not mlflow_server.is_not_found(unknown):
+                raise
+            raise RunNotFoundError("MLflow doesn't know the run") from error
+        if found.info.lifecycle_stage == "deleted":
+            raise RunDeletedError("the run was deleted in MLflow") from error
 
 
 def _batched(items: Any, number: int) -> Iterator[list[Any]]:

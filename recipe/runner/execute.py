@@ -85,11 +85,11 @@ def execute_run(
         reason.run_id = recorder.run_id
         recorder.set_tags({"recipe.pruned": str(reason)})
         _remove_temporary_files(spec, recorder)
-        recorder.close("PRUNED")
+        recorder.close("PRUNED", wait_for_upload=sweep is None)
         _warn_upload_incomplete(console, recorder)
         raise
     except KeyboardInterrupt:
-        recorder.close("KILLED")
+        recorder.close("KILLED", wait_for_upload=sweep is None)
         _warn_upload_incomplete(console, recorder)
         again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
         again = again.replace("python -m recipe", World.from_environment().launch_command, 1)
@@ -98,7 +98,11 @@ def execute_run(
         raise
     except BaseException as error:
         unread = is_output_closed(error)
-        recorder.close("KILLED" if unread else "FAILED", "" if unread else traceback.format_exc())
+        recorder.close(
+            "KILLED" if unread else "FAILED",
+            "" if unread else traceback.format_exc(),
+            wait_for_upload=sweep is None,
+        )
         _warn_upload_incomplete(console, recorder)
         if unread:
             again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
@@ -106,7 +110,7 @@ def execute_run(
             output.print_error(told)
         raise
     _remove_temporary_files(spec, recorder)
-    recorder.close("FINISHED")
+    recorder.close("FINISHED", wait_for_upload=sweep is None)
     if outcome.late_signal is not None and not sweep:  # a sweep stops
         name = (
             "Ctrl-C"

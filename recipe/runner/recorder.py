@@ -1,4 +1,4 @@
-"""The record of a run: journals on disk first, and MLflow fed from them by a thread of its own.
+"""The record of a run on disk; another process sends it to MLflow from there.
 
 `<outputs>/runs/<run id>/` holds the journals (`metrics.jsonl` for metrics, `events.jsonl` for
 parameters, tags, artifacts and the ends; only ever appended to, a whole line at a time),
@@ -19,7 +19,7 @@ from recipe import atomic_write, output
 from recipe.components.tracking import Tracking
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable
-from recipe.mlflow_sync.worker_process import RunUpload
+from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.store import journal, run_dirs
 from recipe.store.journal import Journal
 from recipe.store.upload_state import UploadState
@@ -99,7 +99,8 @@ class Recorder:
         """Points that were computed again, and came out otherwise."""
         self.upload_failure: str | None = None
         """Why MLflow lacks a part of the record, if it does."""
-        self._uploader: RunUpload | None = None
+        self._tracking = tracking
+        self._uploads = UploadQueue(self.run_dir.parent.parent, tracking)
         self._is_disk_full = False
         try:
             self._metrics = Journal(self.run_dir / "metrics.jsonl")
@@ -116,11 +117,9 @@ class Recorder:
             self._try_write(lambda: run_dirs.write_info(self.run_dir, self._info))
             about = {"process": os.getpid(), "sweep": self._info.sweep}
             self._log_event(kind, {key: value for key, value in about.items() if value is not None})
-            if tracking.uri:
-                self._uploader = RunUpload(self.run_dir, tracking)
-                self._uploader.start()
-            elif UploadState.read(self.run_dir) is None:
+            if tracking.uri is None and UploadState.read(self.run_dir) is None:
                 UploadState(None).write(self.run_dir)
+            self._uploads.request(self.run_dir)
         except BaseException as error:
             self.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -135,7 +134,8 @@ class Recorder:
 
     @property
     def mlflow_run_id(self) -> str | None:
-        return self._uploader.run_id if self._uploader else self._info.mlflow_run_id
+        state = UploadState.read_for_uri(self._tracking.uri, self.run_dir)
+        return state.mlflow_run_id if self._tracking.uri else self._info.mlflow_run_id
 
     def mark_started(self) -> None:
         """All that belongs to the run's start is recorded."""
@@ -189,10 +189,11 @@ class Recorder:
         self._try_write(self._metrics.sync)
         self._try_write(self._events.sync)
 
-    def close(self, status: Status, error: str = "") -> None:
-        """Ends the run and waits until MLflow has all of it, or nothing moves any more.
+    def close(self, status: Status, error: str = "", *, wait_for_upload: bool = True) -> None:
+        """Ends the run and waits until MLflow has all of it, or makes no progress.
 
-        `error` is kept as `error.txt`. Raises nothing of its own; Ctrl-C ends the waiting.
+        `error` is kept as `error.txt`. A sweep waits for the uploads of its runs itself. Raises
+        nothing; Ctrl-C ends the waiting.
         """
         try:
             if error:
@@ -206,11 +207,12 @@ class Recorder:
             self._info = replace(self._info, status=status, process=None)
             self._write_info()
             self._release_reserve()
-            if self._uploader:
+            if self._tracking.uri and wait_for_upload:
                 output.set_current_task("sending the record to MLflow")
-                self.upload_failure = self._uploader.finish()
+                self.upload_failure = self._uploads.wait([self.run_dir]).get(self.run_dir)
                 self._write_info()
         finally:
+            self._uploads.close()
             self._metrics.close()
             self._events.close()
             self._lock.release()

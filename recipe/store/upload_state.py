@@ -38,6 +38,8 @@ class UploadState:
     """By a journal's name what its last line was that MLflow has."""
     gone: bool = False
     """Whether the run was deleted in MLflow."""
+    failure: str = ""
+    """Why the last attempt to send anything failed; empty if it succeeded."""
 
     @classmethod
     def read(cls, run_dir: Path) -> UploadState | None:

@@ -14,7 +14,7 @@ from recipe import output
 from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, RecipeError, SpecError, describe_exception, is_output_closed
-from recipe.mlflow_sync.worker_process import RunUpload
+from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.runner import earlier_runs, fingerprint
 from recipe.runner.console import Console
 from recipe.runner.execute import execute_run
@@ -96,12 +96,6 @@ def run_job(config: DictConfig) -> None:
         console.print(outcome.format_result(), soft_wrap=True)
         for caution in outcome.iter_cautions():
             console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
-        if recorder.upload_failure:
-            console.print(
-                f"MLflow did not take all of it ({recorder.upload_failure})",
-                style="red",
-                soft_wrap=True,
-            )
         ended = JobResult(
             number,
             name,
@@ -128,10 +122,9 @@ def _read_finished_run(run_dir: Path, number: int, name: str) -> JobResult:
 
 
 def _upload_remaining(run_dir: Path, spec: RunSpec) -> None:
-    """Sends MLflow what it lacks of a run whose process was killed after it had finished."""
+    """Requests what MLflow lacks of a run whose process was killed after it had finished."""
     tracking = bind_component(spec, "tracking")(spec.output_path)
     sent = UploadState.read(run_dir)
     if sent and tracking.uri == sent.uri and sent.describe_unsent(run_dir):
-        feed = RunUpload(run_dir, tracking)
-        feed.start()
-        feed.finish()
+        with UploadQueue(spec.output_path, tracking) as uploads:
+            uploads.request(run_dir)

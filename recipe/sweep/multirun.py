@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from recipe.config import compose, option_files
 from recipe.config.instantiate import bind_component
 from recipe.errors import Problems, SpecError
 from recipe.formatting import pluralize
-from recipe.mlflow_sync import worker_process
+from recipe.mlflow_sync.upload_queue import UploadQueue, wait_for_runs
 from recipe.runner.console import Console
 from recipe.runner.recorder import Status
 from recipe.store import run_dirs, sweep_jobs, sweep_record
@@ -43,8 +44,6 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     hydra_launchers.check_installed(overrides)
     # what takes a moment to be imported is, while the command line is looked at
     pool_launcher.prestart_forkserver(overrides)
-    if not any(o.key_or_group == "tracking" for o in overrides):
-        worker_process.get_worker()
     try:
         return _run_sweeper(overrides, arguments, console, command)
     finally:
@@ -149,8 +148,8 @@ def _run_plan(
             key: value for key, value in content.items() if key not in sweep_plan.preserved_keys
         }
     console.print(said, soft_wrap=True)
-    if first.options["tracking"] != "none":
-        worker_process.get_worker()
+    uploads = UploadQueue(first.output_path, bind_component(first, "tracking")(first.output_path))
+    uploads.start()
     output.set_current_task("starting the jobs")
     os.environ[SWEEP_ID_VARIABLE] = sweep.name
     status: Status = "KILLED"
@@ -161,22 +160,27 @@ def _run_plan(
         status = sweep_plan.get_final_status(sweep)
     finally:
         del os.environ[SWEEP_ID_VARIABLE]
-        pool_launcher.close_pools(console)
-        _close_sweep(sweep, status, sweep_plan, console)
+        pool_launcher.close_pools()
+        with contextlib.closing(uploads):
+            _close_sweep(sweep, status, sweep_plan, uploads, console)
         lock.release()
     return 0 if status == "FINISHED" else 1, sweep
 
 
-def _close_sweep(sweep_dir: Path, status: Status, sweep_plan: SweepPlan, console: Console) -> None:
-    spec = sweep_plan.first_spec
-    tracking = bind_component(spec, "tracking")(spec.output_path)
+def _close_sweep(
+    sweep_dir: Path, status: Status, sweep_plan: SweepPlan, uploads: UploadQueue, console: Console
+) -> None:
+    output.set_current_task("sending the record to MLflow")
+    for run, missing in wait_for_runs(sweep_dir.parent.parent, sweep_dir.name).items():
+        told = f"MLflow did not take all of {run.name}: {missing}"
+        console.print(told, style="red", soft_wrap=True)
     sweep_record.write_end(sweep_dir, status, sweep_plan.format_summary(sweep_dir))
     failure = None
     if sweep_record.has_unsent_end(sweep_dir):
-        failure = worker_process.send_sweep_end(tracking, spec.output_path, sweep_dir)
+        failure = uploads.wait([sweep_dir]).get(sweep_dir)
     sweep_jobs.print_summary(console, sweep_dir)
     if failure:
-        sync = run_dirs.format_command("sync", spec.output_path)
+        sync = run_dirs.format_command("sync", sweep_dir.parent.parent)
         told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
         console.print(told, style="red", soft_wrap=True)
 

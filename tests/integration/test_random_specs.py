@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from recipe.config import option_files, schema
 from recipe.config.option_files import EXPERIMENT_GROUP
 from recipe.config.safe_yaml import escape_control_chars
-from recipe.mlflow_sync import worker_process
+from recipe.mlflow_sync import upload_queue
 
 CHOICES = [
     *(
@@ -85,7 +85,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that isn't there is asked once, and once more at the end."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(worker_process, "FINISH_TIMEOUT", 0.0)
+    monkeypatch.setattr(upload_queue, "FAILURE_TIMEOUT", 0.0)
 
 
 @contextlib.contextmanager

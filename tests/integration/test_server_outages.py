@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
-from recipe.mlflow_sync import worker_process
+from recipe.mlflow_sync import upload_queue
 from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs
 from recipe.store.upload_state import UploadState
@@ -225,64 +225,75 @@ def test_a_run_that_a_frozen_server_made_too_late_does_not_stay(
     check_all_there(recorder, server)
 
 
-def feeders() -> list[psutil.Process]:
-    """The processes of ours that feed MLflow."""
+def uploaders() -> list[psutil.Process]:
+    """The processes of this test that send records to MLflow."""
     found = []
     for each in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # or it has ended, and nobody asked how
-            if "recipe.mlflow_sync.worker" in each.cmdline():
+        with contextlib.suppress(psutil.NoSuchProcess):  # or it has ended, and was not waited for
+            if any(text.startswith("follow=") for text in each.cmdline()):
                 found.append(each)
     return found
 
 
-def test_when_what_feeds_mlflow_is_killed_the_run_ends_and_the_next_is_fed_again(
-    tmp_path: Path,
-) -> None:
-    outputs = tmp_path / "outputs"
-    tracking = local(outputs, experiment="recipe")
-    for number in range(2):
-        recorder = Recorder(outputs, f"run {number}", tracking)
-        recorder.log_metrics(1, {"loss": 0.5})
-        if number == 0:
-            for feeder in feeders():
-                feeder.kill()
-        recorder.log_metrics(2, {"loss": 0.25})
-        recorder.close("FINISHED")
-        if number == 0:
-            said = "the process that sends it ended with status -9; python -m recipe sync "
-            assert str(recorder.upload_failure).startswith(said)
-        else:
-            assert recorder.upload_failure is None
-    assert commands.here(tmp_path, "sync").status == 0
+def check_points(tracking: Tracking, run: Path, number: int) -> None:
     client = MlflowClient(tracking.uri)
-    for run in commands.runs(tmp_path):
-        there = servers.points(client, str(run_dirs.read_info(run, "run").mlflow_run_id))
-        assert there == servers.journal(run) and len(there) == 2
+    found = servers.points(client, str(run_dirs.read_info(run, "run").mlflow_run_id))
+    assert found == servers.journal(run) and len(found) == number
 
 
-def test_when_what_feeds_mlflow_hangs_the_run_ends_all_the_same(
+def test_when_the_uploader_is_killed_another_one_sends_the_rest(tmp_path: Path) -> None:
+    tracking = local(tmp_path / "outputs", experiment="recipe")
+    recorder = Recorder(tmp_path / "outputs", "short", tracking)
+    recorder.log_metrics(1, {"loss": 0.5})
+    for uploader in uploaders():
+        uploader.kill()
+    recorder.log_metrics(2, {"loss": 0.25})
+    recorder.close("FINISHED")
+    assert recorder.upload_failure is None
+    check_points(tracking, recorder.run_dir, 2)
+
+
+def test_when_no_uploader_can_run_the_run_ends_and_sync_sends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = Recorder(tmp_path / "outputs", "short", local(tmp_path / "outputs", experiment="x"))
-    for feeder in feeders():
-        feeder.suspend()
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
+    tracking = local(tmp_path / "outputs", experiment="recipe")
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONPATH", str(tmp_path))
+        recorder = Recorder(tmp_path / "outputs", "short", tracking)
+        recorder.log_metrics(1, {"loss": 0.5})
+        recorder.close("FINISHED")
+    said = "the process that sends it ended with status 3; python -m recipe sync "
+    assert str(recorder.upload_failure).startswith(said)
+    assert commands.here(tmp_path, "sync").status == 0
+    check_points(tracking, recorder.run_dir, 1)
+
+
+def test_when_the_uploader_hangs_the_run_ends_and_the_next_has_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = local(tmp_path / "outputs", experiment="x")
+    recorder = Recorder(tmp_path / "outputs", "short", tracking)
+    for uploader in uploaders():
+        uploader.suspend()
     recorder.log_metrics(1, {"loss": 0.5})
     with monkeypatch.context() as hurried:
-        hurried.setattr(worker_process, "HANG_TIMEOUT", 1.0)
+        hurried.setattr(upload_queue, "DATABASE_CALL_TIMEOUT", 1.0)
+        hurried.setattr(upload_queue, "HEARTBEAT_TIMEOUT", 0.5)
         recorder.close("FINISHED")
     said = "the process that sends it doesn't answer; python -m recipe sync "
     assert str(recorder.upload_failure).startswith(said)
-    next_one = Recorder(tmp_path / "outputs", "next", local(tmp_path / "outputs", experiment="x"))
+    next_one = Recorder(tmp_path / "outputs", "next", tracking)
     next_one.close("FINISHED")
     assert next_one.upload_failure is None
 
 
-def test_what_feeds_mlflow_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+def test_the_uploader_ends_after_a_run_that_is_killed(tmp_path: Path) -> None:
     started = commands.start(tmp_path, *commands.QUICK, "epochs=100000")
     while not commands.runs(tmp_path):
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
-    found = [each for each in feeders() if each.ppid() == started.pid]
+    found = [each for each in uploaders() if each.ppid() == started.pid]
     started.kill()
     started.communicate()
     gone, alive = psutil.wait_procs(found, timeout=60)

@@ -101,7 +101,7 @@ def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("recipe.mlflow_sync.worker_process.PATIENCE", 2.0)
+    monkeypatch.setattr("recipe.mlflow_sync.upload_queue.FAILURE_TIMEOUT", 2.0)
     to = (*commands.QUICK, "tracking=server")
     good = commands.here(tmp_path, *to, f"tracking.uri={server.uri}")
     assert (good.status, good.err) == (0, "") and "MLflow did not take" not in good.out

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.config import compose
-from recipe.mlflow_sync import parent_run, worker_process
+from recipe.mlflow_sync import parent_run, upload_queue
 from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs, sweep_record
 from recipe.store.upload_state import UploadState
@@ -35,7 +35,7 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
     folder = tmp_path_factory.mktemp("unsent")
     down = f"tracking.uri=http://127.0.0.1:{servers.free_port()}"
     with pytest.MonkeyPatch.context() as impatient:
-        impatient.setattr(worker_process, "FINISH_TIMEOUT", 0.0)
+        impatient.setattr(upload_queue, "FAILURE_TIMEOUT", 0.0)
         done = commands.here(folder, *commands.QUICK, "tracking=server", down)
     assert done.status == 0 and "python -m recipe sync sends what is left" in done.out
     return folder

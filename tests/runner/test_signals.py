@@ -113,9 +113,8 @@ def test_signals_while_the_interpreter_ends_change_no_exit_status(tmp_path: Path
 
 
 def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("MLFLOW_EXAMPLE", "a process of this test's own")
     before = psutil.Process().children()
     outputs = tmp_path / "outputs"
     recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"))

@@ -117,11 +117,10 @@ ACTIVE_POOLS: list[WorkerPool] = []
 """The one at work, which stays from round to round of a greedy ablation."""
 
 
-def close_pools(console: Console) -> None:
-    """Ends the processes of the sweep, and says what MLflow lacks of its runs."""
+def close_pools() -> None:
+    """Ends the processes of the sweep."""
     while ACTIVE_POOLS:
-        for lacking in ACTIVE_POOLS.pop().close():
-            console.print(f"MLflow did not take all of {lacking}", style="red", soft_wrap=True)
+        ACTIVE_POOLS.pop().close()
 
 
 def prestart_forkserver(overrides: Sequence[Override]) -> None:

@@ -11,10 +11,11 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import atomic_write, output
 from recipe.errors import OutputClosedInterrupt, OutputError, TerminateInterrupt
-from recipe.runner.console import Console
+from recipe.mlflow_sync.upload_queue import wait_for_runs
 from recipe.runner.exit_status import discard_output
 from recipe.sweep.launchers import pool_launcher
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
@@ -46,6 +47,8 @@ class RemoteJob:
     gpus: GpuSlots | None
     persistent_workers: bool
     """Whether our process stays for the next job, and keeps its place on a GPU."""
+    host: str = field(default_factory=socket.gethostname)
+    """The machine on which the sweep was started."""
 
     def __call__(self, config: DictConfig) -> None:
         os.chdir(self.working_dir)
@@ -60,17 +63,17 @@ class RemoteJob:
             multiprocessing.set_start_method("spawn", force=True)
             pool_launcher.ACTIVE_POOLS.append(WorkerPool(1, self.threads, self.gpus, on_cpu=False))
             # before multiprocessing waits for its children, which wait for more jobs
-            Finalize(None, pool_launcher.close_pools, (Console(),), exitpriority=1)
+            Finalize(None, pool_launcher.close_pools, exitpriority=1)
         died = pool_launcher.CrashRecorder(sweep)
         died.overrides_by_number[number] = list(hydra_config.overrides.task)
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             pool_launcher.ACTIVE_POOLS[0].run_jobs(iter([(number, whole)]), died)
-            # this process may be ended at any moment from now on
-            for lacking in pool_launcher.ACTIVE_POOLS[0].wait_for_uploads():
-                output.print_text(f"MLflow did not take all of {lacking}\n")
+            if socket.gethostname() != self.host:  # where the sweep's uploader is not
+                for run, missing in wait_for_runs(sweep.parent.parent, sweep.name).items():
+                    output.print_text(f"MLflow did not take all of {run.name}: {missing}\n")
         if not self.persistent_workers:
-            pool_launcher.close_pools(Console())
+            pool_launcher.close_pools()
         (sweep / "said").mkdir(exist_ok=True)
         atomic_write.write_file(
             sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False

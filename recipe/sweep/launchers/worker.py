@@ -9,7 +9,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe import output
 from recipe.components.device import thread_environment
 from recipe.config import restrictions
-from recipe.mlflow_sync import worker_process
 from recipe.runner import exit_status
 from recipe.sweep.launchers import forkserver
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
@@ -48,13 +47,12 @@ def run_worker(
     restrictions.register_env_resolver()
     # nobody would hand the job's end on; the run is left as SIGTERM leaves one
     forkserver.watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    worker_process.set_delegate_worker(_UploadRelay(connection))
     place = gpus.acquire_slot() if gpus else contextlib.nullcontext()
     with contextlib.suppress(EOFError, KeyboardInterrupt), place:
         while True:
             task: Task = connection.recv()
             _run_task(task)
-            connection.send({"done": task.job_number})
+            connection.send(task.job_number)
     for number in (signal.SIGINT, signal.SIGTERM):  # all that is left is to end
         signal.signal(number, signal.SIG_IGN)
 
@@ -79,18 +77,3 @@ def _run_task(task: Task) -> None:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-
-
-class _UploadRelay:
-    """Has the sweep's process ask the one that feeds MLflow, which is the only one of the sweep."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def send_request(self, request: dict[str, Any]) -> None:
-        self._connection.send({"ask": request})
-
-    def finish(self, run_dir: Path) -> dict[str, Any]:
-        """Nothing is waited for: the sweep does that at its end, and tells what is lacking."""
-        self._connection.send({"finish": str(run_dir)})
-        return {"refused": [], "left": "", "reason": "", "gone": False}

@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from recipe import output
 from recipe.errors import OutputClosedInterrupt, OutputError, TerminateInterrupt, is_output_closed
-from recipe.mlflow_sync import worker_process
 from recipe.runner.exit_status import discard_output
 from recipe.sweep.launchers import forkserver, worker
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
@@ -50,8 +48,6 @@ class WorkerPool:
         self._context = forkserver.get_context(threads) if on_cpu else forkserver.SPAWN_CONTEXT
         self._workers: list[_Worker] = []
         self._output_dir = Path(tempfile.mkdtemp(prefix="recipe-"))
-        self._upload_threads: list[threading.Thread] = []
-        self._upload_failures: list[str] = []
 
     def run_jobs(self, jobs: Iterator[tuple[int, Any]], on_crash: CrashCallback) -> None:
         """Runs jobs, of which each is a number and a config; what one prints is printed as a
@@ -83,22 +79,14 @@ class WorkerPool:
         if stopped is not None:
             raise stopped
 
-    def close(self) -> Sequence[str]:
-        """Ends the processes; what MLflow lacks of their runs, of each that it lacks any of."""
+    def close(self) -> None:
+        """Ends the processes."""
         for each in self._workers:
             each.connection.close()
         for each in self._workers:
             each.process.join()
         with contextlib.suppress(OSError):
             self._output_dir.rmdir()
-        return self.wait_for_uploads()
-
-    def wait_for_uploads(self) -> Sequence[str]:
-        """Waits until MLflow has what ended, or nothing moves any more; what it lacks."""
-        while self._upload_threads:
-            self._upload_threads.pop().join()
-        lacking, self._upload_failures = self._upload_failures, []
-        return lacking
 
     def _busy_workers(self) -> list[_Worker]:
         return [each for each in self._workers if each.task is not None]
@@ -143,27 +131,11 @@ class WorkerPool:
         for each in busy:
             if each.connection in ready:
                 try:
-                    said = each.connection.recv()
+                    each.connection.recv()  # the number of its job, which is done
                 except (EOFError, OSError):
                     self._handle_exit(each, on_crash)
                 else:
-                    self._handle_message(each, said)
-
-    def _handle_message(self, sender: _Worker, message: dict[str, Any]) -> None:
-        if "done" in message:
-            self._print_output(sender)
-        elif "ask" in message:
-            worker_process.get_worker().send_request(message["ask"])
-        elif "finish" in message:
-            thread = threading.Thread(target=self._finish_upload, args=(Path(message["finish"]),))
-            thread.daemon = True
-            thread.start()
-            self._upload_threads.append(thread)
-
-    def _finish_upload(self, run_dir: Path) -> None:
-        answer = worker_process.get_worker().finish(run_dir)
-        if lacking := worker_process.describe_missing(run_dir, answer):
-            self._upload_failures.append(f"{run_dir.name}: {lacking}")
+                    self._print_output(each)
 
     def _handle_exit(self, exited: _Worker, on_crash: CrashCallback) -> None:
         exited.process.join()

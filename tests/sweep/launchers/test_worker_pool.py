@@ -225,7 +225,9 @@ def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     started = commands.start(folder, *TWO, "clip=waiting", "seed=0,1,2")
     waits(started, folder, 2)
     children = psutil.Process(started.pid).children(recursive=True)
-    feeders = [each for each in children if "recipe.mlflow_sync.worker" in each.cmdline()]
+    feeders = [
+        each for each in children if any(text.startswith("follow=") for text in each.cmdline())
+    ]
     # it starts others for a moment, which are called as it is at first
     assert [each.ppid() for each in feeders if each.parent() not in feeders] == [started.pid]
     (folder / "wait").unlink()

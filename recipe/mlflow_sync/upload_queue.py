@@ -1,0 +1,278 @@
+"""Requests to send the record of a run, or the end of a sweep, to MLflow.
+
+A request is a file in `<outputs>/.uploads/<host and server>/`, named after the run or sweep. One
+process per such folder serves them (`recipe.mlflow_sync.follow`), however many processes train:
+training never waits for MLflow, and an sqlite database has one writer. Whoever needs that process
+first starts it; it holds the folder's lock from its first moment on. Runs are followed in their
+journals, so a request is all that it is ever sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from recipe import atomic_write
+from recipe.components.tracking import Tracking
+from recipe.components.tracking.local import database_path
+from recipe.config.instantiate import bind_component, find_component_problems
+from recipe.config.spec import RunSpec
+from recipe.errors import SpecError
+from recipe.store import run_dirs, sweep_record
+from recipe.store.journal import DamagedJournalError
+from recipe.store.upload_state import UploadState
+
+FAILURE_TIMEOUT = 10.0
+"""Seconds without progress after which a failing server is given up."""
+
+SERVER_CALL_TIMEOUT, DATABASE_CALL_TIMEOUT = 15.0, 60.0
+"""Seconds without progress after which a call under way is given up: a server may be frozen, a
+database is only slow while other processes compute."""
+
+HEARTBEAT_TIMEOUT = 10.0
+"""Seconds after which an uploader that shows no sign of life is taken to hang."""
+
+EXIT_TIMEOUT = 2.0
+
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""torchrun's environment variables; the uploader is not one of its processes."""
+
+
+class UploadQueue:
+    """The requests for one MLflow server, from this machine. Only `wait` waits for MLflow.
+
+    As a context manager it keeps the uploader running, in so far as this object started it.
+    """
+
+    def __init__(self, outputs: Path, tracking: Tracking) -> None:
+        self._outputs, self._tracking = outputs, tracking
+        self._folder = get_queue_dir(outputs, tracking)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> UploadQueue:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def start(self) -> bool:
+        """Starts the uploader unless there is one. Returns whether it did; raises nothing."""
+        if self._tracking.uri is None:
+            return False
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if started := _start_uploader(self._folder):
+                self._process = started
+                return True
+        return False
+
+    def request(self, record_dir: Path) -> None:
+        """Asks for a run or a sweep to be sent; raises nothing, as `wait` asks again."""
+        if self._tracking.uri is None:
+            return
+        self.start()
+        content = {"record": f"{record_dir.parent.name}/{record_dir.name}"}
+        with contextlib.suppress(OSError):
+            atomic_write.write_file(
+                self._get_request_path(record_dir),
+                json.dumps(content | asdict(self._tracking)).encode(),
+                sync=False,
+            )
+
+    def wait(self, record_dirs: Sequence[Path]) -> dict[Path, str]:
+        """Waits until MLflow has these runs and sweeps, or makes no progress.
+
+        Returns what MLflow lacks, by folder. Requests that are not complete by then are withdrawn,
+        also where a signal interrupts the waiting.
+        """
+        if self._tracking.uri is None:
+            return {}
+        try:
+            for each in record_dirs:
+                if each.parent.name == "sweeps":  # the failure of an earlier attempt
+                    (each / "sent.json").unlink(missing_ok=True)
+                self.request(each)
+            reasons = self._wait_for_progress(list(record_dirs))
+        finally:
+            for each in record_dirs:
+                with contextlib.suppress(OSError):
+                    self._get_request_path(each).unlink(missing_ok=True)
+        found = {each: self._describe_missing(each, reasons.get(each, "")) for each in record_dirs}
+        return {each: missing for each, missing in found.items() if missing}
+
+    def close(self) -> None:
+        """Lets the uploader end when it has nothing left to do; one that hangs is killed."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        if not any(self._folder.glob("*.json")):
+            try:
+                self._process.wait(EXIT_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+    def _get_request_path(self, record_dir: Path) -> Path:
+        return self._folder / f"{record_dir.name}.json"
+
+    def _read_state(self, record_dir: Path) -> UploadState:
+        return UploadState.read_for_uri(self._tracking.uri, record_dir)
+
+    def _is_settled(self, record_dir: Path, state: UploadState) -> bool:
+        if record_dir.parent.name == "sweeps":  # its end is offered once
+            return bool(state.failure) or not sweep_record.has_unsent_end(record_dir)
+        return state.gone or (bool(state.mlflow_run_id) and UploadState.is_complete(record_dir))
+
+    def _wait_for_progress(self, pending: list[Path]) -> dict[Path, str]:
+        """Returns why each of those that MLflow doesn't have completely was given up."""
+        call_timeout = (
+            DATABASE_CALL_TIMEOUT if database_path(self._tracking.uri) else SERVER_CALL_TIMEOUT
+        )
+        reasons: dict[Path, str] = {}
+        last_progress, last_time, restarted = None, time.monotonic(), False
+        while pending:
+            states = {each: self._read_state(each) for each in pending}
+            progress = [
+                (s.mlflow_run_id, s.events, s.metrics, len(s.problems)) for s in states.values()
+            ]
+            if progress != last_progress:
+                last_progress, last_time = progress, time.monotonic()
+            idle = time.monotonic() - last_time
+            problem = ""
+            if not _is_locked(self._folder):
+                if restarted:
+                    problem = self._describe_exit()
+                restarted = self.start()
+            elif idle > call_timeout:
+                problem = "it takes too long"
+                if _get_heartbeat_age(self._folder) > HEARTBEAT_TIMEOUT:
+                    problem = "the process that sends it doesn't answer"
+                    _kill_uploader(self._folder)
+            for each, state in states.items():
+                if self._is_settled(each, state):
+                    reasons[each] = state.failure
+                elif problem or (state.failure and idle > FAILURE_TIMEOUT):
+                    reasons[each] = state.failure or problem
+            pending = [each for each in pending if each not in reasons]
+            if pending:
+                time.sleep(0.05)
+        return reasons
+
+    def _describe_exit(self) -> str:
+        status = self._process.poll() if self._process else None
+        return "the process that sends it ended" + (
+            "" if status is None else f" with status {status}"
+        )
+
+    def _describe_missing(self, record_dir: Path, reason: str) -> str:
+        if record_dir.parent.name == "sweeps":
+            return reason
+        state = self._read_state(record_dir)
+        try:
+            left = state.describe_unsent(record_dir)
+        except DamagedJournalError:
+            left = "lines unknown"
+        missing = list(state.problems)
+        if left:
+            sync = run_dirs.format_command("sync", self._outputs)
+            missing += [
+                reason or state.failure or "it was interrupted",
+                left if state.gone else f"{sync} sends what is left, {left}",
+            ]
+        return "; ".join(missing)
+
+
+def wait_for_runs(outputs: Path, sweep: str) -> dict[Path, str]:
+    """As `UploadQueue.wait`, for the requested runs of a sweep that have ended on this machine."""
+    runs: dict[Tracking, list[Path]] = {}
+    for request in sorted((outputs / ".uploads").glob("*/*.json")):
+        with contextlib.suppress(OSError, ValueError, SpecError):
+            content = json.loads(request.read_bytes())
+            run = outputs / content.pop("record")
+            tracking = Tracking(**content)
+            is_local = get_queue_dir(outputs, tracking) == request.parent
+            if is_local and run_dirs.read_info_file(run, "run").sweep == sweep:
+                runs.setdefault(tracking, []).extend([run] * (not run_dirs.is_running(run)))
+    found: dict[Path, str] = {}
+    for tracking, ended in runs.items():
+        with contextlib.closing(UploadQueue(outputs, tracking)) as uploads:
+            found |= uploads.wait(ended)
+    return found
+
+
+def get_queue_dir(outputs: Path, tracking: Tracking) -> Path:
+    name = f"{socket.gethostname()} {tracking.uri}"
+    return outputs / ".uploads" / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def prestart_uploader(spec: RunSpec) -> Iterator[None]:
+    """Imports MLflow in the uploader, if the spec needs it, while the block imports torch."""
+    if spec.options["tracking"] == "none" or find_component_problems(spec, ("tracking",)):
+        yield
+        return
+    with UploadQueue(spec.output_path, bind_component(spec, "tracking")(spec.output_path)):
+        yield
+
+
+def _start_uploader(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Returns None if one is running. It inherits the lock, and Ctrl-C and SIGTERM are blocked in
+    it from the start: a terminal sends them to all processes at once."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        environment = {k: v for k, v in os.environ.items() if k not in LAUNCH_VARIABLES}
+        with open(folder / "log.txt", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "recipe", "sync", f"follow={folder}"],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(lock,),
+                env=environment | {"RECIPE_NOTICE_AFTER": "0"},
+            )  # fmt: skip
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(process.pid).encode(), 0)
+        return process
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(lock)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def _get_heartbeat_age(folder: Path) -> float:
+    """Seconds since the uploader's last sign of life."""
+    return time.time() - (folder / "lock").stat().st_mtime
+
+
+def _kill_uploader(folder: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int((folder / "lock").read_text()), signal.SIGKILL)

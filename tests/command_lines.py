@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from recipe.cli import main
-from recipe.config import allowlist, nested_options, option_files, schema
+from recipe.config import allowlist, option_files, schema
 from recipe.config.option_files import EXPERIMENT_GROUP
 
 Line = list[str]
@@ -249,7 +249,7 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
     default = content.get(name)
     values = (
         parts(group)
-        if name == nested_options.NESTED_OPTIONS_KEY
+        if name == "parts"
         else fitting(known(group, option)[name], default)
     )
     if default is not None and not (isinstance(default, int) and default > 16):

@@ -81,7 +81,7 @@ def recorded(folder: Path) -> Path:
 
 
 def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipe.mlflow_sync.worker_process.PATIENCE", 0.0)
+    monkeypatch.setattr("recipe.mlflow_sync.worker_process.FINISH_TIMEOUT", 0.0)
     first = recorded(tmp_path)
     second = recorded(tmp_path)
     to = f"tracking.uri={ADDRESS}"

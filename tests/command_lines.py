@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from recipe.cli import main
-from recipe.config import allowlist, nested_options, option_files, schema
+from recipe.config import allowlist, option_files, schema
 from recipe.config.option_files import EXPERIMENT_GROUP
 
 Line = list[str]
@@ -247,11 +247,7 @@ def _fitting(key: Key) -> st.SearchStrategy[str]:
         return values.map(lambda value: f"{name}={typed(value)}")
     content = written(group, option)
     default = content.get(name)
-    values = (
-        parts(group)
-        if name == nested_options.NESTED_OPTIONS_KEY
-        else fitting(known(group, option)[name], default)
-    )
+    values = parts(group) if name == "parts" else fitting(known(group, option)[name], default)
     if default is not None and not (isinstance(default, int) and default > 16):
         values = st.one_of(st.just(default), values)
     plus = "" if name in content else "+"

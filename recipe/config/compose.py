@@ -31,8 +31,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe import output
-from recipe.config import nested_options, option_files, restrictions, safe_yaml
+from recipe.config import option_files, restrictions, safe_yaml
 from recipe.config.composition_cache import CachedConfigLoader, CompositionCache
+from recipe.config.groups import ENGINE_SETTINGS
 from recipe.config.spec import RunSpec, format_omegaconf_error
 from recipe.errors import Problems, SpecError
 from recipe.formatting import format_value
@@ -48,63 +49,43 @@ class UserSearchPath(SearchPathPlugin):  # type: ignore[misc]
 
 
 class UserConfigSource(FileConfigSource):  # type: ignore[misc]
-    """The user's option files, which may be a stranger's: plain values, of a sensible size."""
+    """The user's option files, whose mistakes are reported with the path of the file."""
 
     @staticmethod
     def scheme() -> str:
         return "user"
 
     def load_config(self, config_path: str) -> Any:
-        """Raises SpecError for a file that `plain.read_text` refuses, for one that builds on files
-        outside conf/, and for one that chooses what Hydra would not take from it."""
+        """Raises SpecError for a file that can't be read, that builds on itself, or whose choice
+        of a launcher or sweeper Hydra would ignore."""
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
-            named = safe_yaml.read_strings(path, "defaults")
-            content = OmegaConf.create(safe_yaml.load_mapping(path))
+            content = safe_yaml.load_mapping(path)
+            config = OmegaConf.create(content)
         except (ValueError, OmegaConfBaseException) as error:
             raise SpecError(" ".join(str(error).split())) from error
-        for text in named:
-            if ".." in text:
-                raise SpecError(f"defaults: {path} names {text!r}; name an option of conf/")
-            if chosen := re.search(
-                r"override\s+/?(hydra/(?:launcher|sweeper|\w*_logging))\b", text
-            ):
-                raise SpecError(
-                    f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
-                    f"of that file and give {chosen[1]}=<name> there"
-                )
-        if circle := option_files.find_inheritance_cycle(config_path.removesuffix(".yaml")):
-            raise SpecError(circle)
-        if self._count_files(config_path, {}) > option_files.MAX_PARENT_FILES:
+        if chosen := HYDRA_CHOICE.search(str(content.get("defaults"))):
             raise SpecError(
-                f"defaults: {path} builds on more than {option_files.MAX_PARENT_FILES} files; name fewer"
+                f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
+                f"of that file and give {chosen[1]}=<name> there"
             )
+        if cycle := option_files.find_inheritance_cycle(config_path.removesuffix(".yaml")):
+            raise SpecError(cycle)
         header = self._get_header_dict(path.read_text(encoding="utf-8")[:MAX_HEADER_LENGTH])
-        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", content, header)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
 
-    def _count_files(self, config_path: str, counted: dict[str, int]) -> int:
-        """How many files Hydra would read for one, it included; stops beyond MAX_FILES."""
-        if config_path in counted or len(counted) > option_files.MAX_PARENT_FILES:
-            return counted.get(config_path, 1)
-        counted[config_path] = 1  # of a circle, which Hydra refuses
-        path = Path(self.path, self._normalize_file_name(config_path))
-        for named in option_files.find_parent_files(path):
-            counted[config_path] += self._count_files(
-                option_files.resolve_parent_file(named, config_path), counted
-            )
-        return counted[config_path]
 
+HYDRA_CHOICE = re.compile(r"override\s+/?(hydra/(?:launcher|sweeper|\w*_logging))\b")
 
 MAX_HEADER_LENGTH = 512
 """Characters at a file's beginning in which Hydra looks for `# @package`."""
 
 
 def register_user_conf() -> None:
-    """Makes Hydra look into the user's conf/ too, and read it as anyone's files are to be read."""
+    """Makes Hydra search the user's conf/ too, and read it by UserConfigSource."""
     Plugins.instance().register(UserSearchPath)
     SourcesRegistry.instance().register(UserConfigSource)
     _remove_launcher_schemas()
-    restrictions.register_env_resolver()
 
 
 def _remove_launcher_schemas() -> None:
@@ -118,8 +99,7 @@ def _remove_launcher_schemas() -> None:
 @contextmanager
 def composition_context() -> Iterator[None]:
     """Hydra's composition over our menu and the user's, as the files are now."""
-    for cached in (_compose_user_overrides, _compose_option, _get_config_loader):
-        cached.cache_clear()
+    _get_config_loader.cache_clear()
     with _initialize_hydra():
         yield
 
@@ -210,7 +190,7 @@ def compose_project() -> DictConfig:
     with composition_context():
         composed = compose_config([])
         del composed["hydra"]
-        with resolution_context([]):
+        with resolution_context():
             OmegaConf.resolve(composed)
     if not OmegaConf.is_list(composed.trust):
         raise SpecError(
@@ -233,43 +213,18 @@ class Job:
     """Those that differ from job to job; they name the run."""
 
     def to_spec(self) -> RunSpec:
-        """Raises SpecError with what Hydra finds wrong, and with what only the user's own words
-        may say. Call within `menu_folder()`."""
+        """Raises SpecError. Call within `composition_context()`."""
         composed = compose_config(self.overrides)
-        with resolution_context(self.overrides):
-            check_restrictions(composed, self.overrides)
-            choices = composed.hydra.runtime.choices
-            del composed["hydra"]
-            return RunSpec.from_config(composed, choices)
-
-
-def check_restrictions(composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Raises SpecError for what of a composed config only the user's own words may say."""
-    if option_files.user_conf_dir() is None:  # every option file is recipe's own
-        return
-    own = restrictions.filter_run_settings(overrides)
-    found = restrictions.find_restricted_settings(composed, _compose_user_overrides(own), overrides)
-    if not restrictions.is_local_uri(restrictions.get_tracking_uri(composed)):
-        tracking = restrictions.filter_by_root(overrides, ["tracking"])
-        found += restrictions.find_restricted_tracking(
-            composed, _compose_user_overrides((*own, *tracking))
-        )
-    if found:
-        raise SpecError(found)
-
-
-@functools.cache
-def _compose_user_overrides(overrides: tuple[str, ...]) -> DictConfig:
-    """What the user's own words make, without their choices of options; kept while composing."""
-    return compose_config(overrides)
+        choices = composed.hydra.runtime.choices
+        del composed["hydra"]
+        return RunSpec.from_config(composed, choices)
 
 
 @contextmanager
-def resolution_context(overrides: Sequence[str]) -> Iterator[None]:
-    """Lets nothing but the user's own words read the environment; what fails is a SpecError."""
+def resolution_context() -> Iterator[None]:
+    """Turns OmegaConf's errors of resolving interpolations into a SpecError."""
     try:
-        with restrictions.restrict_environment(overrides):
-            yield
+        yield
     except OmegaConfBaseException as error:
         raise SpecError(f"{error.full_key or 'spec'}: {format_omegaconf_error(error)}") from error
 
@@ -293,14 +248,11 @@ def expand_sweep(overrides: Sequence[Override]) -> list[Job]:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra composes, its own node included; raises SpecError. Call within `menu_folder()`."""
+    """What Hydra composes, its own node included; raises SpecError. Call within `composition_context()`."""
     if hidden := restrictions.find_shadowed_hydra_files():
         raise SpecError(hidden)
     try:
-        with restrictions.restrict_environment(overrides):
-            composed = _get_config_loader().load_configuration(
-                "config", list(overrides), RunMode.RUN
-            )
+        composed = _get_config_loader().load_configuration("config", list(overrides), RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
         known = (
@@ -313,20 +265,49 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
-    nested_options.expand_nested_options(
-        composed, lambda group, option: dict(_compose_option(group, option))
-    )
+    _expand_scheduler_parts(composed)
     return composed
+
+
+def _expand_scheduler_parts(composed: DictConfig) -> None:
+    """Turns each `{option: <name>, ...}` of scheduler.parts into a `_target_` node.
+
+    Raises SpecError for an option that doesn't exist, or that has parts itself.
+    """
+    node: Any = composed._get_node("scheduler")
+    listed = node._get_node("parts") if OmegaConf.is_dict(node) else None
+    parts: Any = OmegaConf.to_container(listed) if OmegaConf.is_list(listed) else None
+    if not isinstance(parts, list):
+        return
+    problems, known = Problems(), option_files.find_options("scheduler")
+    for index, part in enumerate(parts):
+        option = part.get("option") if isinstance(part, dict) else None
+        if not isinstance(option, str) or "_target_" in part:
+            continue
+        key = f"scheduler.parts[{index}].option"
+        if option not in known:
+            hint = option_files.suggest_nearest(option, known) or f"; there are {', '.join(known)}"
+            problems.append(f"{key}: scheduler={option}: no such option{hint}")
+        elif "parts" in known[option].keys:
+            problems.append(f"{key}: {option} has parts itself; write those here")
+        else:
+            files = option_files.resolve_inheritance("scheduler", option)
+            settings = {key: value for file in files for key, value in file.content.items()}
+            for name in ("defaults", *ENGINE_SETTINGS["scheduler"]):  # one for all parts
+                settings.pop(name, None)
+            parts[index] = {**settings, **part, "_partial_": True}
+    problems.raise_if_any()
+    node.parts = parts
 
 
 def print_config(
     kind: str, overrides: Sequence[str], package: str | None, *, resolve: bool
 ) -> None:
     """Prints what Hydra's `--cfg` does, of what was composed to be checked; raises SpecError. Call
-    within `menu_folder()`."""
+    within `composition_context()`."""
     if bare := [text for text in overrides if "=" not in text and text[:1] != "~"]:
         raise SpecError(map(_describe_unreadable, bare))
-    with resolution_context(overrides), output.capture_stdout():
+    with resolution_context(), output.capture_stdout():
         whole = compose_config(overrides)
         shown = [
             str(key) for key in whole if kind == "all" or (key == "hydra") == (kind == "hydra")
@@ -342,7 +323,7 @@ def print_config(
 
 
 def get_composition_cache() -> CompositionCache:
-    """What was composed of options since `menu_folder()` was entered last."""
+    """What was composed of options since `composition_context()` was entered last."""
     return _get_config_loader().cache
 
 
@@ -350,15 +331,6 @@ def get_composition_cache() -> CompositionCache:
 def _get_config_loader() -> CachedConfigLoader:
     """Hydra's; it keeps what it composes while composing."""
     return CachedConfigLoader(GlobalHydra.instance().config_loader())
-
-
-@functools.cache
-def _compose_option(group: str, option: str) -> dict[str, Any]:
-    """What the files give to an option that is chosen alone; kept while composing."""
-    settings: Any = OmegaConf.to_container(
-        compose_config([f"{group}={option}"])[group], resolve=False
-    )
-    return dict(settings)
 
 
 def _explain_type_mismatch(told: str) -> str:

@@ -27,7 +27,7 @@ def apply_overrides(
     """The spec with these overrides, less those that are wrong: of these `problems` are told.
 
     A chosen option is composed from the menu; its settings may refer to what was recorded. `trust`
-    stays as it is. Raises SpecError. Call within `compose.menu_folder()`.
+    stays as it is. Raises SpecError. Call within `compose.composition_context()`.
     """
     refused = {
         override.input_line: line for override in overrides if (line := _describe_refusal(override))
@@ -38,11 +38,10 @@ def apply_overrides(
         kept, compose_base=lambda choices: _compose_over_recorded(recorded, choices)
     )
     problems += checked.problems
-    lines = [override.input_line for override in checked.overrides]
     chosen = [o.input_line for o in checked.overrides if o.key_or_group in GROUPS]
     composed = _compose_over_recorded(recorded, chosen)
     values = [o for o in checked.overrides if o.key_or_group not in (*GROUPS, "trust")]
-    with compose.resolution_context(lines):
+    with compose.resolution_context():
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         except HydraException as error:
@@ -65,8 +64,6 @@ def _describe_refusal(override: Override) -> str | None:
 def _compose_over_recorded(recorded: RunSpec, choices: Sequence[str]) -> DictConfig:
     """What Hydra composes of these choices of options; all else as it was recorded."""
     composed = compose.compose_config(choices)
-    with compose.resolution_context(choices):
-        compose.check_restrictions(composed, choices)
     chosen = {choice.partition("=")[0] for choice in choices}
     for field in dataclasses.fields(recorded):
         value = getattr(recorded, field.name)

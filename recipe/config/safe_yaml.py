@@ -13,18 +13,14 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
-from omegaconf import Container, Node, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers import oc
 
 MAX_YAML_BYTES = 2**20
 """Bytes of a YAML file, and of the texts in it once aliases or interpolations are expanded."""
@@ -295,89 +291,6 @@ def check_yaml(text: str) -> None:
             raise ValueError(f"more than {MAX_DEPTH} mappings and lists within each other")
 
 
-MAX_LOOKUPS = 1000
-"""Interpolations that a config may resolve, those within others included; each takes OmegaConf
-about a millisecond."""
-
-INTERPOLATION_BUDGET: ContextVar[Counter[str] | None] = ContextVar("LEFT", default=None)
-"""What interpolations may still expand to: lookups, values and characters; None: any number."""
-
-
-@contextmanager
-def limit_interpolations() -> Iterator[None]:
-    """Within it OmegaConf raises an error for more than MAX_LOOKUPS interpolations, and once they
-    expand to more than MOST values or to texts of more than LARGEST characters."""
-    before = INTERPOLATION_BUDGET.set(
-        Counter(lookups=MAX_LOOKUPS, values=MAX_VALUES, characters=MAX_YAML_BYTES)
-    )
-    try:
-        yield
-    finally:
-        INTERPOLATION_BUDGET.reset(before)
-
-
-def install_interpolation_limits() -> None:
-    """Has OmegaConf count what `bounded_interpolations` bounds, which it has no setting for."""
-    Container._resolve_node_interpolation = _limited_resolve_interpolation  # type: ignore[method-assign]
-    Container._evaluate_custom_resolver = _limited_evaluate_resolver  # type: ignore[method-assign]
-    OmegaConf.register_new_resolver("oc.create", _limited_oc_create, replace=True)
-    OmegaConf.register_new_resolver("oc.decode", _limited_oc_decode, replace=True)
-
-
-_unlimited_resolve_interpolation, _unlimited_evaluate_resolver = (
-    Container._resolve_node_interpolation,
-    Container._evaluate_custom_resolver,
-)
-
-
-def _limited_resolve_interpolation(self: Container, inter_key: str, memo: set[int] | None) -> Node:
-    found = _unlimited_resolve_interpolation(self, inter_key=inter_key, memo=memo)
-    _consume_budget(found)
-    return found
-
-
-def _limited_evaluate_resolver(self: Container, *asked: Any, **named: Any) -> Any:
-    found = _unlimited_evaluate_resolver(self, *asked, **named)
-    _consume_budget(found)
-    return found
-
-
-def _limited_oc_create(content: Any, _parent_: Container) -> Any:
-    if isinstance(content, str):
-        check_yaml(content)
-    return oc.create(content, _parent_)
-
-
-def _limited_oc_decode(text: str | None, _parent_: Container, _node_: Node) -> Any:
-    if text is not None and len(text) > MAX_INTERPOLATED_LENGTH:
-        raise ValueError(
-            f"oc.decode of {len(text)} characters; give at most {MAX_INTERPOLATED_LENGTH}"
-        )
-    for _ in range(10):  # reading it takes longer than looking it up
-        _consume_budget(text)
-    return oc.decode(text, _parent_, _node_)
-
-
-def _consume_budget(value: Any) -> None:
-    """Raises ValueError once there is nothing left."""
-    if (left := INTERPOLATION_BUDGET.get()) is None:
-        return
-    left["lookups"] -= 1
-    values = [value]
-    while values:
-        value = values.pop()
-        content = value._value() if isinstance(value, Node) else value
-        left["values"] -= 1
-        left["characters"] -= len(content) if isinstance(content, str) else 0
-        if min(left.values()) < 0:
-            raise ValueError(
-                f"more than {MAX_LOOKUPS} interpolations, or ones that expand to more than {MAX_VALUES} "
-                f"values or {MAX_YAML_BYTES} characters; give the values themselves"
-            )
-        if isinstance(content, dict | list):
-            values += content.values() if isinstance(content, dict) else content
-
-
 def find_interpolations(path: Path) -> list[str]:
     """The dotted keys of a YAML file whose value is, or whose name has, a `${...}`."""
     return [
@@ -385,13 +298,6 @@ def find_interpolations(path: Path) -> list[str]:
         for key, value in _iter_leaves("", _load_strings(path))
         if "${" in key or "${" in str(value)
     ]
-
-
-def read_strings(path: Path, key: str) -> list[str]:
-    """Every name and value below a top-level key of a YAML file, as they are written."""
-    content = _load_strings(path)
-    below = content.get(key) if isinstance(content, Mapping) else None
-    return [text for name, value in _iter_leaves("", below) for text in (name, str(value))]
 
 
 def _load_strings(path: Path) -> Any:

@@ -250,15 +250,6 @@ def test_settings_of_the_project_that_cannot_be_read_are_named(broken: Path) -> 
 # Files that grow.
 
 
-def chain(item: str, last: str, length: int = 40, resolver: str = "") -> str:
-    """Settings that each have the next one twice."""
-    named = [f"${{{resolver}clip.a{i + 1}}}" for i in range(length)]
-    lines = [f"  a{i}: {item.replace('*', name)}\n" for i, name in enumerate(named)]
-    return f"clip:\n{''.join(lines)}  a{length}: {last}\n"
-
-
-REFERENCE = '"${clip.a}", '
-
 GROWING = {
     "aliases, ten times ten times": "\n".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'x'}]" for i in range(12)
@@ -268,16 +259,6 @@ GROWING = {
     "merged keys": "\n".join(
         f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 9}]}}" if i else "a0: &a0 {x: 1}" for i in range(12)
     ),
-    "texts that double": chain('"**"', "xxxx"),
-    "selected texts that double": chain('"**"', "xxxx", resolver="oc.select:"),
-    "values of a mapping that doubles": chain('{x: "*", y: "*"}', "{x: 1}", 40, "oc.dict.values:"),
-    "lists that double": chain('["*", "*"]', "1"),
-    "a list many times": f"clip:\n  a: [{'1, ' * 1000}]\n  b: [{REFERENCE * 100}]",
-    "a text many times": f"clip:\n  a: {'x' * 9000}\n  b: '{'${clip.a}' * 200}'",
-    "a text that is parsed": "clip:\n  a: \"${oc.create:'{"
-    + ", ".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(9))
-    + "}'}\"",
-    "a long text to parse": f"clip:\n  a: '[{'1,' * 9000}]'\n  b: ${{oc.decode:${{clip.a}}}}",
     "an interpolation in a long text": f"name: '${{seed}}{',' * 9000}'",
 }
 
@@ -293,21 +274,7 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, content: str) -> None:
     assert len(line) < 500
 
 
-def test_a_file_that_builds_on_too_many_others_is_refused(tmp_path: Path) -> None:
-    defaults = "defaults: [g{next}@x, /clip/g{next}@y, _self_]\na: 1\n"
-    files = {f"conf/clip/g{i}.yaml": defaults.format(next=i + 1) for i in range(25)}
-    files["conf/clip/g25.yaml"] = VALUE
-    files["conf/experiment/all.yaml"] = f"{GLOBAL}defaults: [override /clip: g0]\n"
-    commands.project(tmp_path, files)
-    for word in ("clip=g0", "experiment=all"):
-        (line,) = commands.here(tmp_path, "plan", *QUICK, word).problems
-        assert line.startswith("recipe: defaults: ")
-        assert line.endswith(".yaml builds on more than 100 files; name fewer")
-    assert commands.here(tmp_path, "tricks", "clip=g0").status == 0
-    assert commands.here(tmp_path, "plan", *QUICK, "clip=g25").status == 0
-
-
-def test_what_is_interpolated_within_bounds_is_resolved(
+def test_interpolations_of_an_experiment_are_resolved(
     composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -377,49 +377,21 @@ def test_a_link_that_the_readers_own_runs_go_through_is_the_readers(
     assert len(list((disk / "runs").iterdir())) == 1
 
 
-# Experiment and option files that a stranger gave.
+# Option and experiment files: a user's conf/ is their own code, but what `_target_` may call is
+# allowed by name.
 
 GLOBAL = "# @package _global_\n"
 
-HYDRA = {
-    "callbacks": f"hydra: {{callbacks: {{x: {TEXT}}}}}",
-    "launcher": "hydra: {launcher: {_target_: os.mkdir}}",
-    "nested in the launcher": f"hydra: {{launcher: {{more: {TEXT}}}}}",
-    "sweeper": "hydra: {sweeper: {_target_: evil.payload}}",
-    "sweeper's own": "hydra: {sweeper: {params: {trust: '[evil]', clip._target_: evil.payload}}}",
-    "overrides": "hydra: {overrides: {task: ['trust=[evil]', clip._target_=evil.payload]}}",
-    "overrides of Hydra": "hydra: {overrides: {hydra: ['hydra.sweep.dir=RAN']}}",
-    "logging": "hydra: {job_logging: {version: 1, handlers: {x: {(): os.mkdir, path: RAN}},"
-    " root: {handlers: [x]}}}",
-    "Hydra's own logging": "hydra: {hydra_logging: {version: 1, handlers: {x: {(): os.mkdir,"
-    " path: RAN}}, root: {handlers: [x]}}}",
-    "folder of a sweep": "hydra: {sweep: {dir: RAN}}",
-    "folder of a run": "hydra: {run: {dir: RAN}}",
-    "environment": "hydra: {job: {env_set: {RECIPE_CANARY: x}}}",
-    "change of folder": "hydra: {job: {chdir: true}}",
-    "option of Hydra": "defaults: [override /hydra/launcher: evil]",
-    "other option of Hydra": "defaults: [override /hydra/sweeper: evil]",
-    "file into Hydra": "defaults: [/hydra/launcher@hydra.callbacks.x: evil]",
-}
-
 EXPERIMENTS = {
-    "trust": "trust: [evil]\nclip: {_target_: evil.payload}",
     "trust os": f"trust: [os]\nclip: {TEXT}",
-    "trust by name": "trust: ['${name}']\nname: evil\nclip: {_target_: evil.payload}",
     "target": f"clip: {TEXT}",
     "nested target": f"model: {{dropout: [[{TEXT}]]}}",
     "target by interpolation": "name: os.mkdir\nclip: {_target_: '${name}', path: RAN}",
     "target made on the way": f"clip: \"${{oc.create:'{TEXT}'}}\"",
     "target made late": f"model: {{weights: \"\\\\${{oc.create:'{TEXT}'}}\"}}",
     "target from the environment": "clip: {_target_: '${oc.env:RECIPE_TARGET}', path: RAN}",
-    "secret": "name: ${oc.env:RECIPE_CANARY}",
     "secret by a detour": "name: ${oc.decode:'${oc.${augment.x}:RECIPE_CANARY}'}\n"
     "augment: {x: env}",
-    "secret as an option": "defaults: [override /clip: '${oc.env:RECIPE_CANARY}']",
-    "secret in a folder": "output_dir: runs/${oc.env:RECIPE_CANARY}",
-    "folder": "output_dir: ../RAN",
-    "absolute folder": "output_dir: /nowhere/RAN",
-    "server": "defaults: [override /tracking: server]\ntracking: {uri: 'https://stranger.example'}",
     "file elsewhere": "defaults: [../../elsewhere]",
     "python in yaml": "name: !!python/object/apply:os.mkdir [RAN]",
     "aliases": BOMB,
@@ -429,7 +401,14 @@ EXPERIMENTS = {
     "loop": "name: ${name}",
     "huge": f"seed: {'9' * 5000}",
     "another group's part": "clip: {_target_: recipe.components.tracking.server.server}",
-    "Hydra's node": HYDRA["callbacks"],
+}
+
+
+OWN_WORDS = {
+    "trust": "trust: [evil]\nclip: {_target_: evil.payload}",
+    "environment": "name: ${oc.env:RECIPE_LABEL}",
+    "folder": "output_dir: ../elsewhere",
+    "server": "defaults: [override /tracking: server]\ntracking: {uri: 'https://elsewhere.example'}",
 }
 
 
@@ -451,16 +430,12 @@ def test_a_hostile_experiment_is_refused(
     assert_harmless(home, commands.here(home, *quick, "experiment=evil"))
 
 
-@pytest.mark.parametrize("content", HYDRA.values(), ids=HYDRA)
-def test_a_hostile_experiment_configures_no_sweep(home: Path, content: str) -> None:
-    """Hydra itself instantiates launchers, sweepers and callbacks, and configures logging."""
-    stranger(home, content)
-    assert_harmless(home, commands.here(home, "-m", *QUICK, "experiment=evil", "seed=0,1"))
-
-
 @pytest.mark.parametrize(
     ("kind", "content"),
-    [("launcher", HYDRA["option of Hydra"]), ("sweeper", HYDRA["other option of Hydra"])],
+    [
+        ("launcher", "defaults: [override /hydra/launcher: evil]"),
+        ("sweeper", "defaults: [override /hydra/sweeper: evil]"),
+    ],
 )
 def test_what_launches_is_refused_by_name_where_a_file_chooses_it(
     home: Path, kind: str, content: str
@@ -477,20 +452,6 @@ def test_what_launches_is_refused_by_name_where_a_file_chooses_it(
     )
 
 
-@pytest.mark.parametrize(
-    "content", [HYDRA["callbacks"], HYDRA["option of Hydra"], EXPERIMENTS["trust"]]
-)
-def test_an_option_file_reaches_no_further_than_its_group(home: Path, content: str) -> None:
-    stranger(home, content, "clip")
-    assert_harmless(home, commands.here(home, "-m", *QUICK, "clip=none,evil"))
-
-
-@pytest.mark.parametrize("flag", ["--cfg=job", "--info", "--hydra-help"])
-def test_hydras_own_flags_configure_nothing_for_a_stranger(home: Path, flag: str) -> None:
-    stranger(home, HYDRA["Hydra's own logging"])
-    assert_harmless(home, commands.here(home, flag, "experiment=evil"))
-
-
 @pytest.mark.parametrize("name", ["config", "launcher/basic", "sweeper/basic"])
 def test_a_file_of_conf_does_not_take_the_place_of_hydras_own(home: Path, name: str) -> None:
     commands.project(home, {f"conf/hydra/{name}.yaml": "_target_: os.mkdir\npath: RAN\n"})
@@ -499,7 +460,22 @@ def test_a_file_of_conf_does_not_take_the_place_of_hydras_own(home: Path, name: 
         assert_harmless(home, done)
 
 
-def test_the_users_own_words_may_say_all_that(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", OWN_WORDS.values(), ids=OWN_WORDS)
+def test_an_experiment_of_the_users_own_conf_is_their_code(
+    home: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("RECIPE_LABEL", "label")
+    work = stranger(home / "work", content)
+    shutil.copy(home / "evil.py", work)
+    quick = [word for word in QUICK if not word.startswith("tracking")]
+    done = commands.here(work, "plan", *quick, "experiment=evil")
+    assert (done.status, done.err) == (0, "")
+    assert (work / "RAN").exists() == ("trust" in content)
+
+
+def test_the_command_line_and_the_project_set_all_that(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = """
 trust: [mine]
 name: ${oc.env:RECIPE_OTHER}
@@ -661,6 +637,6 @@ def test_cifar_batches_with_code_in_them_are_refused(home: Path) -> None:
 def test_a_whole_command_does_nothing_for_a_stranger(
     home: Path, recorded: dict[str, Any], arguments: tuple[str, ...]
 ) -> None:
-    stranger(home, EXPERIMENTS["trust"] + "\n" + HYDRA["Hydra's own logging"])
+    stranger(home, EXPERIMENTS["trust os"])
     (home / "spec.yaml").write_text(changed(recorded, {"clip": MKDIR, "trust": ["os"]}))
     assert_harmless(home, commands.process(home, *arguments))

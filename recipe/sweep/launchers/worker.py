@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import output
 from recipe.components.device import thread_environment
-from recipe.config import restrictions
 from recipe.runner import exit_status
 from recipe.sweep.launchers import forkserver
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
@@ -44,7 +43,6 @@ def run_worker(
     forkserver.unblock_signals()
     gc.freeze()  # what is imported by now stays, so no collection need look at it
     os.environ.update(environment | thread_environment(threads))
-    restrictions.register_env_resolver()
     # nobody would hand the job's end on; the run is left as SIGTERM leaves one
     forkserver.watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     place = gpus.acquire_slot() if gpus else contextlib.nullcontext()

@@ -23,13 +23,8 @@ from recipe.cli import help
 from recipe.config import option_files
 from recipe.config.world_size import World
 from recipe.errors import Problems, SpecError
-from recipe.runner.exit_status import (
-    exit_process,
-    get_signal_exit_status,
-    ignore_signals,
-    install_signal_handlers,
-    run_command,
-)
+from recipe.runner.exit_status import exit_process, get_signal_exit_status, run_command
+from recipe.runner.signals import ignore_signals, install_signal_handlers
 
 if TYPE_CHECKING:
     from argparse import Namespace

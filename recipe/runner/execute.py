@@ -24,7 +24,7 @@ from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import Problems, SpecError, find_interrupt, is_output_closed
 from recipe.formatting import pluralize, relative_to_cwd
-from recipe.runner.interruption import RunPruned
+from recipe.runner.signals import RunPruned
 
 if TYPE_CHECKING:
     from recipe.runner.earlier_runs import EarlierRuns

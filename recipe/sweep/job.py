@@ -18,7 +18,7 @@ from recipe.mlflow_sync.worker_process import RunUpload
 from recipe.runner import earlier_runs, fingerprint
 from recipe.runner.console import Console
 from recipe.runner.execute import execute_run, prepare_run
-from recipe.runner.interruption import RunPruned
+from recipe.runner.signals import RunPruned
 from recipe.store import run_record, sweep_jobs, sweep_record
 from recipe.store.sweep_jobs import JobResult
 from recipe.store.upload_state import UploadState

@@ -23,13 +23,8 @@ from recipe import output
 from recipe.config.option_files import suggest_nearest
 from recipe.config.world_size import World
 from recipe.errors import Problems, SpecError
-from recipe.runner.exit_status import (
-    exit_process,
-    get_signal_exit_status,
-    ignore_signals,
-    install_signal_handlers,
-    run_command,
-)
+from recipe.runner.exit_status import exit_process, get_signal_exit_status, run_command
+from recipe.runner.signals import ignore_signals, install_signal_handlers
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from recipe.runner import component_errors, parameter_table
 from recipe.runner import plan as planning
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.fit import fit
-from recipe.runner.interruption import RunPruned
 from recipe.runner.recorder import Recorder
 from recipe.runner.run_summary import RunSummary, build_audit_table, render_mlflow_note
+from recipe.runner.signals import RunPruned
 from recipe.runner.start import start_run
 from recipe.store import lineage, results, run_dirs
 from recipe.training.loop import MetricsEvent

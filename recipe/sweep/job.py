@@ -18,8 +18,8 @@ from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.runner import earlier_runs, fingerprint
 from recipe.runner.console import Console
 from recipe.runner.execute import execute_run
-from recipe.runner.interruption import RunPruned
 from recipe.runner.prepare import prepare_run
+from recipe.runner.signals import RunPruned
 from recipe.store import run_record, sweep_jobs, sweep_record
 from recipe.store.sweep_jobs import JobResult
 from recipe.store.upload_state import UploadState

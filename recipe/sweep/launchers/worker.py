@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import output
 from recipe.components.device import thread_environment
-from recipe.runner import exit_status
+from recipe.runner.signals import install_signal_handlers
 from recipe.sweep.launchers import forkserver
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
 
@@ -39,7 +39,7 @@ def run_worker(
     sweep's."""
     output.configure_streams()
     os.setsid()  # the sweep hands on what the terminal sends
-    exit_status.install_signal_handlers()
+    install_signal_handlers()
     forkserver.unblock_signals()
     gc.freeze()  # what is imported by now stays, so no collection need look at it
     os.environ.update(environment | thread_environment(threads))

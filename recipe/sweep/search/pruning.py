@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from recipe.runner.interruption import RunPruned
+from recipe.runner.signals import RunPruned
 from recipe.sweep.search import storage
 from recipe.sweep.search.study import get_study_name
 

@@ -213,7 +213,7 @@ def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path)
     started.stdout.close()
     (folder / "wait").unlink()
     assert started.wait(timeout=120) == 1
-    said = "recipe: nobody reads the output any more; the same command resumes the sweep\n"
+    said = "recipe: the reader of the output has exited; the same command resumes the sweep\n"
     assert started.stderr.read() == said
     assert set(statuses(folder)) <= {"FINISHED", "KILLED"} and len(statuses(folder)) < 4
     started.stderr.close()

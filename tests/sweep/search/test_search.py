@@ -23,7 +23,7 @@ from optuna.distributions import (
 from rich.console import Console
 
 from recipe.config import compose
-from recipe.runner.interruption import RunPruned
+from recipe.runner.signals import RunPruned
 from recipe.store import run_dirs, sweep_jobs
 from recipe.sweep.plan import find_shared_problems
 from recipe.sweep.search import arguments, dimension, plan, pruning, storage

@@ -63,9 +63,7 @@ def test_nothing_is_printed_but_where_it_is_escaped() -> None:
         if (found := calls(path) & WAYS_OUT)
     }
     assert others.pop("output.py") == {"print"}
-    assert others.pop("runner/signals.py") == {
-        "os.write"
-    }  # a fixed text, from a signal handler
+    assert others.pop("runner/signals.py") == {"os.write"}  # a fixed text, from a signal handler
     assert others.pop("errors.py") == {"sys.stderr.write"}  # a traceback, escaped
     assert others.pop("__main__.py") == {"print"}  # a fixed text, before anything is imported
     assert others == {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_augment import assert_goes_on_after_a_step
+from resumed_runs import assert_goes_on_after_a_step
 from torch import nn
 
 from recipe.components.model.resnet import ResidualBlock, resnet

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import signal
 import socket
@@ -45,8 +44,6 @@ class RemoteJob:
     """Where modules are looked for."""
     threads: int
     gpus: GpuSlots | None
-    persistent_workers: bool
-    """Whether our process stays for the next job, and keeps its place on a GPU."""
     host: str = field(default_factory=socket.gethostname)
     """The machine on which the sweep was started."""
 
@@ -59,8 +56,6 @@ class RemoteJob:
         with open_dict(whole):
             whole["hydra"] = _to_plain_config(HydraConfig.instance().cfg.hydra)
         if not pool_launcher.ACTIVE_POOLS:
-            # joblib's own method is none of Python's
-            multiprocessing.set_start_method("spawn", force=True)
             pool_launcher.ACTIVE_POOLS.append(WorkerPool(1, self.threads, self.gpus, on_cpu=False))
             # before multiprocessing waits for its children, which wait for more jobs
             Finalize(None, pool_launcher.close_pools, exitpriority=1)
@@ -72,8 +67,6 @@ class RemoteJob:
             if socket.gethostname() != self.host:  # where the sweep's uploader is not
                 for run, missing in wait_for_runs(sweep.parent.parent, sweep.name).items():
                     output.print_text(f"MLflow did not take all of {run.name}: {missing}\n")
-        if not self.persistent_workers:
-            pool_launcher.close_pools()
         (sweep / "said").mkdir(exist_ok=True)
         atomic_write.write_file(
             sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import commands
 
 DEFAULTS = {"model": "vgg", "freeze": "none", "scheduler": "constant", "clip": "none"}
 
@@ -75,3 +78,24 @@ def pairs(outputs: Path, differences: Sequence[float], **with_it: Any) -> list[s
             )
         )  # fmt: skip
     return ids
+
+
+RISING = [0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02]
+
+CLIP, STEP = {"clip": "norm"}, {"scheduler": "step"}
+
+
+def compared(folder: Path, *arguments: str) -> str:
+    done = commands.here(folder, "compare", *arguments)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def rows(folder: Path, table: str) -> dict[str, dict[str, str]]:
+    (path,) = (folder / "outputs" / "reports").glob(f"*/{table}.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        return {next(iter(line.values())): line for line in csv.DictReader(file)}
+
+
+def lines(out: str, *parts: str) -> list[str]:
+    return [line for line in out.splitlines() if all(part in line for part in parts)]

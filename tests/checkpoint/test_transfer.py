@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_state import ended, numbers, stopped
+from resumed_runs import ended, numbers, stopped
 
 from recipe.audit.auditor import Audit
 from recipe.checkpoint.transfer import TransferReport, transfer_state

@@ -10,8 +10,8 @@ from pathlib import Path
 import commands
 import compared_runs
 import pytest
+from compared_runs import CLIP, RISING, STEP, compared, lines, rows
 from mlflow.tracking import MlflowClient
-from test_verdicts import CLIP, RISING, STEP, compared, lines, rows
 
 from recipe.store import results
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from resumed_runs import assert_resumes_after_a_step
 from torch import Tensor
 
-from recipe.checkpoint import state
 from recipe.components.augment import sample_mix_ratio
 from recipe.components.augment.cutmix import cutmix
 from recipe.components.augment.flip_crop import flip_crop
@@ -25,7 +25,6 @@ from recipe.components.augment.randaugment import randaugment
 from recipe.components.augment.random_erasing import random_erasing
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
-from recipe.training import build
 from recipe.training.loop import train
 from recipe.training.run import Run
 
@@ -208,25 +207,12 @@ def test_without_torchvision_its_augmentations_are_refused_with_the_way_out(
 DIGITS = ("data=digits", "data.size=8", "data.train_size=16", "data.batch_size=8")
 
 
-def assert_goes_on_after_a_step(spec: RunSpec) -> None:
-    """Taken up after its first step, a run ends with the weights of one that never stopped."""
-    whole, half, resumed = (build.build(spec) for _ in range(3))
-    list(train(whole))
-    next(train(half))
-    state.restore_state(resumed, state.capture_state(half))
-    list(train(resumed))
-    for ours, theirs in zip(
-        resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True
-    ):
-        assert torch.equal(ours, theirs)
-
-
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("option", TORCHVISIONS)
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_draws(
     small: Callable[..., RunSpec], option: str
 ) -> None:
-    assert_goes_on_after_a_step(small(f"augment={option}", *DIGITS))
+    assert_resumes_after_a_step(small(f"augment={option}", *DIGITS))
 
 
 @pytest.mark.usefixtures("torchvision")

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import servers
 from mlflow.tracking import MlflowClient
+from slow_runs import SLOW, command
 
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
@@ -52,24 +53,6 @@ def numbers(run: Path) -> set[tuple[str, int, float]]:
         for key, step, _, value in servers.journal(run)
         if not key.startswith(("time/", "memory/"))
     }
-
-
-SLOW = {
-    "slow.py": """
-import os, time
-
-def slowly(inputs, targets, generator):
-    if not os.path.exists("hurry"):
-        time.sleep(float(os.environ["EACH_STEP"]))
-    return inputs, targets
-""",
-    "conf/augment/slow.yaml": "_target_: slow.slowly\n",
-}
-"""Changes nothing but the time that a step takes, until a file says that it may hurry."""
-
-
-def command(epochs: int, *tracking: str) -> tuple[str, ...]:
-    return (*commands.QUICK, f"epochs={epochs}", "augment=slow", "trust=[slow]", *tracking)
 
 
 def until_fed(started: subprocess.Popen[str], run: Path) -> None:

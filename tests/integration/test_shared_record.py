@@ -14,7 +14,7 @@ import commands
 import postgres
 import pytest
 import servers
-from test_server_outages import SLOW, command
+from slow_runs import SLOW, command
 
 from recipe.components.tracking import Tracking
 from recipe.runner.recorder import Recorder

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchinfo
-from test_rules import trained
+from audited_runs import trained
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import functional

@@ -11,8 +11,8 @@ import commands
 import numpy as np
 import pytest
 import torch
+from cifar10_files import pickled
 from PIL import Image
-from test_cifar10 import pickled
 
 from recipe.components.data.images import crop_and_resize, read_image, read_resized_image
 

@@ -12,7 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from same_runs import alike, in_mlflow
 from stopped_runs import QUIET, SMALL, project, stopped
-from test_sweep import mlflow_runs, names_and_states, run_folder, sweep_folder
+from sweep_records import mlflow_runs, names_and_states, run_folder, sweep_folder
 
 
 def states(folder: Path) -> list[str]:

@@ -3,33 +3,8 @@ from typing import Any
 
 import commands
 import pytest
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 from same_runs import PICTURES
-
-
-def sweep_folder(folder: Path) -> Path:
-    (found,) = (folder / "outputs" / "sweeps").glob("*")
-    return found
-
-
-def mlflow_runs(folder: Path) -> tuple[Run, dict[str, Run]]:
-    """The parent run, and its children by name."""
-    client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
-    found = client.search_runs(["1"])
-    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    children = {
-        str(run.info.run_name): run
-        for run in found
-        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
-    }
-    assert len(children) == len(found) - 1
-    return parent, children
-
-
-def names_and_states(folder: Path) -> list[tuple[str, str]]:
-    lines = commands.read_lines(sweep_folder(folder) / "jobs.jsonl")
-    return [(line["name"], line["status"]) for line in lines]
+from sweep_records import mlflow_runs, names_and_states, run_folder, sweep_folder
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +85,6 @@ def test_the_last_run_of_a_sweep_is_bit_for_bit_what_it_is_alone(
     for name in ("model.safetensors", *PICTURES):
         assert (alone / name).read_bytes() == (last / name).read_bytes(), name
     assert numbers(alone) == numbers(last)
-
-
-def run_folder(folder: Path, name: str) -> Path:
-    (found,) = [run for run in commands.runs(folder)
-                if commands.read_json(run / "run.json")["name"] == name]  # fmt: skip
-    return found
 
 
 def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:

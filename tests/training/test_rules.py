@@ -13,30 +13,21 @@ from typing import Any
 import commands
 import pytest
 import torch
+from audited_runs import trained
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from recipe.audit.auditor import Audit, AuditResult
 from recipe.components.precision import AutocastAndScaler
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training import build
-from recipe.training.loop import train
 from recipe.training.run import Run
 
 Compose = Callable[..., RunSpec]
 Build = Callable[..., Run]
-
-
-def trained(spec: RunSpec) -> dict[str, AuditResult]:
-    """The verdicts at the end of a run."""
-    run = build.build(spec)
-    with Audit(spec, run) as audit:
-        verdicts = [audit.check(point) for point in train(run)][-1]
-    return {verdict.group: verdict for verdict in verdicts}
 
 
 # A user's parts

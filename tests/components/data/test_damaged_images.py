@@ -9,45 +9,29 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cifar10_files
 import commands
 import numpy as np
 import pytest
 import torch
+from damaged_images import NOISE, halve, spoil, write_pets
 from PIL import Image
 
 from recipe.components.data.image_folder import image_folder
 from recipe.errors import SpecError
 
 TINY = (*commands.HERE, "epochs=1", "model.widths=[2,4]", "tracking=none")
-NOISE = np.random.default_rng(0).integers(0, 256, (31, 20, 24, 3), np.uint8)
 
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Ten cats and ten dogs, half of them .png and half .jpg."""
-    root = tmp_path / "pets"
-    for number in range(20):
-        file = root / ("cat" if number < 10 else "dog") / f"{number}.{('png', 'jpg')[number % 2]}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(NOISE[number]).save(file)
-    return root
+    return write_pets(tmp_path / "pets")
 
 
 def photos(root: Path) -> tuple[str, ...]:
     """Sixteen of the twenty train, in one batch."""
     options = ("data.size=8", "data.val=0.2", "data.batch_size=16")
     return (*TINY, "data=image_folder", f"data.path={root}", *options)
-
-
-def halve(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def spoil(file: Path) -> None:
-    """Damage in the middle of a .png, which neither its head nor its end shows."""
-    content = bytearray(file.read_bytes())
-    content[200:400] = bytes(200)
-    file.write_bytes(content)
 
 
 def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
@@ -305,7 +289,7 @@ def test_a_mean_on_the_scale_of_bytes_is_refused(tmp_path: Path, pets: Path) -> 
 def test_every_cifar_file_that_is_broken_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "cifar"
     folder.mkdir()
-    test_cifar10.binary(folder)
+    cifar10_files.binary(folder)
     options = (*TINY, "data=cifar10", f"data.path={folder}", "data.batch_size=2")
     halve(folder / "data_batch_2.bin")  # one whole image is left of two
     assert commands.refused(tmp_path, *options) == [

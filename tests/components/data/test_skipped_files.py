@@ -9,9 +9,9 @@ from typing import Any
 import commands
 import pytest
 import torch
+from damaged_images import spoil, write_pets
 from same_runs import alike
 from stopped_runs import PARTS
-from test_damaged_images import pets, spoil  # noqa: F401  (a fixture)
 
 from recipe.components.data import Data
 from recipe.components.data.image_folder import image_folder
@@ -28,6 +28,11 @@ HALF = (
 """12 images to train on, in 3 batches an epoch, and 8 to validate."""
 
 SKIP = "data.on_bad_file=skip"
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    return write_pets(tmp_path / "pets")
 
 
 def made(root: Path, **changed: Any) -> Data:
@@ -49,7 +54,7 @@ def broken(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None:  # noqa: F811
+def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None:
     whole = made(pets).train
     names = list(whole.files)  # type: ignore[attr-defined]
     gone = [n for n, name in enumerate(names) if name in ("cat/3.jpg", "dog/14.png", "dog/15.jpg")]
@@ -70,7 +75,7 @@ def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None
     assert sum(len(targets) for _, targets in data.train.batches(order)) == 12 - len(gone)
 
 
-def test_a_batch_of_which_nothing_can_be_read_ends_the_run(pets: Path) -> None:  # noqa: F811
+def test_a_batch_of_which_nothing_can_be_read_ends_the_run(pets: Path) -> None:
     data = made(pets)
     for file in (pets / "cat").iterdir():
         file.write_bytes(b"")
@@ -80,7 +85,7 @@ def test_a_batch_of_which_nothing_can_be_read_ends_the_run(pets: Path) -> None: 
         list(data.train.batches([torch.arange(3)]))  # none of them is asked for any more
 
 
-def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:  # noqa: F811
+def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
 
     def evaluated(data: Data) -> dict[str, float]:
@@ -103,8 +108,7 @@ def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:  
 
 
 def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was_read(
-    tmp_path: Path,
-    pets: Path,  # noqa: F811
+    tmp_path: Path, pets: Path
 ) -> None:
     shutil.copytree(pets, tmp_path / "parts" / "train")
     names = {f"train/{name}" for name in broken(tmp_path / "parts" / "train")}
@@ -130,9 +134,7 @@ def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was
 
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_part_of_which_nothing_can_be_read_is_refused(
-    tmp_path: Path,
-    pets: Path,  # noqa: F811
-    part: str,
+    tmp_path: Path, pets: Path, part: str
 ) -> None:
     for each in ("train", "val"):
         shutil.copytree(pets, tmp_path / "parts" / each)
@@ -147,8 +149,7 @@ def test_a_part_of_which_nothing_can_be_read_is_refused(
 
 
 def test_a_class_of_which_no_training_or_validation_image_can_be_read_is_named(
-    tmp_path: Path,
-    pets: Path,  # noqa: F811
+    tmp_path: Path, pets: Path
 ) -> None:
     for part in ("train", "val"):
         shutil.copytree(pets, tmp_path / "parts" / part)
@@ -170,8 +171,7 @@ FROZEN = (*(text for text in HALF if not text.startswith("augment")), "freeze=al
 
 
 def test_what_is_frozen_is_computed_once_and_gives_the_same_bits(
-    tmp_path: Path,
-    pets: Path,  # noqa: F811
+    tmp_path: Path, pets: Path
 ) -> None:
     names = broken(pets)
     for file in (pets / "dog").glob("1?.jpg"):  # so that a whole batch of the files can't be read
@@ -191,7 +191,7 @@ def test_what_is_frozen_is_computed_once_and_gives_the_same_bits(
         assert {line.split(" (")[0] for line in left_out.splitlines()} == names
 
 
-def test_a_batch_of_which_nothing_was_kept_ends_the_run(tmp_path: Path, pets: Path) -> None:  # noqa: F811
+def test_a_batch_of_which_nothing_was_kept_ends_the_run(tmp_path: Path, pets: Path) -> None:
     """Of one class nothing can be read, so that an evaluation has a batch without samples."""
     for file in (pets / "dog").iterdir():
         file.write_bytes(b"")
@@ -205,8 +205,7 @@ def test_a_batch_of_which_nothing_was_kept_ends_the_run(tmp_path: Path, pets: Pa
 
 
 def test_a_run_that_is_stopped_goes_on_without_the_files_it_knew(
-    tmp_path: Path,
-    pets: Path,  # noqa: F811
+    tmp_path: Path, pets: Path
 ) -> None:
     broken(pets)
     options = (*HALF, f"data.path={pets}", SKIP, "trust=[parts]", "clip=mine")

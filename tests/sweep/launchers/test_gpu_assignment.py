@@ -16,7 +16,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from test_worker_pool import statuses
+from sweep_records import statuses
 
 from recipe.config import compose
 from recipe.config.spec import RunSpec

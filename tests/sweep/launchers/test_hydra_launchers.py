@@ -8,7 +8,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from test_worker_pool import statuses
+from sweep_records import statuses
 
 PARTS = {
     "parts.py": """

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import servers
 from mlflow.tracking import MlflowClient
+from sweep_records import statuses
 
 from recipe.components import device
 from recipe.store import run_dirs
@@ -47,10 +48,6 @@ TWO = (*SWEEP, "hydra.launcher.workers=2")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return commands.project(tmp_path, PARTS)
-
-
-def statuses(folder: Path) -> list[str]:
-    return [run_dirs.read_info(run, "run").status for run in commands.runs(folder)]
 
 
 def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:

@@ -21,6 +21,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 from rich.console import Console
+from small_searches import LITTLE, PARTS
+from sweep_records import sweep_folder
 
 from recipe.config import compose
 from recipe.runner.interruption import RunPruned
@@ -29,41 +31,12 @@ from recipe.sweep.plan import find_shared_problems
 from recipe.sweep.search import arguments, dimension, plan, pruning, storage
 from recipe.training.loop import MetricsEvent
 
-PARTS = {
-    "parts.py": """
-import os, pathlib, signal
-from torch.nn.utils import get_total_norm
-
-def scale(params, *, factor: float):
-    norm = get_total_norm([p.grad for p in params])
-    for p in params:
-        p.grad.mul_(factor)
-    if factor == 13.0 and pathlib.Path("kill").exists():
-        pathlib.Path("kill").unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return norm
-""",
-    "conf/clip/scale.yaml": "_target_: parts.scale\nfactor: 1.0  # what gradients are scaled by\n",
-    "conf/project/default.yaml": "trust: [parts]\n",
-}
-
-LITTLE = (
-    *commands.HERE, "model=mlp", "model.hidden=[8]", "data.train_size=50", "data.batch_size=10",
-    "data.size=8", "epochs=3", "clip=scale",
-)  # fmt: skip
-"""A small network on 50 digits in 5 batches an epoch."""
-
 WHOLE = ("pruner=none", "sampler=random", "tracking=none")
-
-
-def sweep(folder: Path) -> Path:
-    (found,) = (folder / "outputs" / "sweeps").glob("*")
-    return found
 
 
 def study(folder: Path) -> optuna.Study:
     there = storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
-    return optuna.load_study(study_name=f"recipe-{sweep(folder).name}", storage=there)
+    return optuna.load_study(study_name=f"recipe-{sweep_folder(folder).name}", storage=there)
 
 
 def last(folder: Path, ended: sweep_jobs.JobResult, metric: str = "val/accuracy") -> float:
@@ -82,8 +55,8 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
     done = commands.here(folder, "search", *typed)
     assert done.status == 0, done.err
     ended, about = (
-        sweep_jobs.read_results(sweep(folder)),
-        commands.read_json(sweep(folder) / "sweep.json"),
+        sweep_jobs.read_results(sweep_folder(folder)),
+        commands.read_json(sweep_folder(folder) / "sweep.json"),
     )
     # two different settings, each run once for each seed, however often they are asked for
     assert (
@@ -116,7 +89,7 @@ def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder
     assert commands.here(folder, "search", *typed, "trials=2").status == 0
     before = commands.runs(folder)
     more = commands.here(folder, "search", *typed, "trials=3")
-    assert more.status == 0 and f"going on with {sweep(folder).name}" in more.out
+    assert more.status == 0 and f"going on with {sweep_folder(folder).name}" in more.out
     assert commands.runs(folder)[:2] == before and len(commands.runs(folder)) == 3
     values = [trial.params["optimizer.lr"] for trial in study(folder).trials]
     assert len(set(values)) == 3 and all(0.001 <= value <= 0.1 for value in values)
@@ -133,13 +106,15 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     assert "by SIGKILL; alone: python -m recipe device=cpu" in done.out
     killed = [t.number for t in study(folder).trials if not t.state.is_finished()]
     assert {study(folder).trials[n].params["clip.factor"] for n in killed} == {13}
-    others = {e.run for e in sweep_jobs.read_results(sweep(folder)) if e.status == "FINISHED"}
+    others = {
+        e.run for e in sweep_jobs.read_results(sweep_folder(folder)) if e.status == "FINISHED"
+    }
     again = commands.process(folder, "search", *typed)
     assert again.status == 0, again.err
     assert [t.state.name for t in study(folder).trials] == ["COMPLETE"] * 6
     # one is gone on with, and none of the others run again
     assert len(commands.runs(folder)) == len(others) + 1
-    assert {each.run for each in sweep_jobs.read_results(sweep(folder))} > others
+    assert {each.run for each in sweep_jobs.read_results(sweep_folder(folder))} > others
 
 
 @pytest.mark.long
@@ -156,7 +131,7 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
     before = commands.runs(folder)
     again = commands.here(folder, "search", *typed)
     assert again.status == 0, again.err
-    assert f"going on with {sweep(folder).name}" in again.out
+    assert f"going on with {sweep_folder(folder).name}" in again.out
     trials = study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 6
     # the run that was killed is gone on with, and none is run twice
@@ -199,7 +174,9 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> None:
     states = [t.state.name for t in study(pruned).trials]
     assert set(states) == {"COMPLETE", "PRUNED"}
-    cut = [each for each in sweep_jobs.read_results(sweep(pruned)) if each.status == "PRUNED"]
+    cut = [
+        each for each in sweep_jobs.read_results(sweep_folder(pruned)) if each.status == "PRUNED"
+    ]
     assert len(cut) == states.count("PRUNED")
     # of a pruned trial the second seed isn't run
     assert len(commands.runs(pruned)) == 2 * states.count("COMPLETE") + len(cut)
@@ -216,7 +193,7 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
         parents.add(there.data.tags["mlflow.parentRunId"])
     (parent,) = parents
     assert client.get_run(parent).info.status == "FINISHED"
-    shown = commands.here(pruned, "status", sweep(pruned).name).out
+    shown = commands.here(pruned, "status", sweep_folder(pruned).name).out
     assert f"{len(cut)} pruned" in shown
     shown = commands.here(pruned, "status").out  # which lists the runs that aren't done
     assert f"{len(cut)} PRUNED" in shown and str(cut[0].run) not in shown
@@ -225,10 +202,12 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
 
 
 def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
-    cut = next(each for each in sweep_jobs.read_results(sweep(pruned)) if each.status == "PRUNED")
+    cut = next(
+        each for each in sweep_jobs.read_results(sweep_folder(pruned)) if each.status == "PRUNED"
+    )
     done = commands.here(pruned, "resume", str(cut.run))
     assert done.status == 2 and "was pruned, as a search wanted no more of it" in done.err
-    text = commands.read_json(sweep(pruned) / "sweep.json")["planned"][cut.number]
+    text = commands.read_json(sweep_folder(pruned) / "sweep.json")["planned"][cut.number]
     alone = commands.here(pruned, *LITTLE, "optimizer.lr=0.5", *text)
     assert alone.status == 0 and "Goes on with" not in alone.out
     assert "epoch 1/3" in alone.out and "epoch 3/3" in alone.out

@@ -10,7 +10,8 @@ import commands
 import optuna
 import postgres
 import pytest
-from test_search import LITTLE, PARTS, sweep
+from small_searches import LITTLE, PARTS
+from sweep_records import sweep_folder
 
 from recipe.sweep.search import storage
 
@@ -45,7 +46,7 @@ def test_several_workers_share_a_study_and_the_same_command_goes_on_with_it(
     assert again.status == 0, again.err
 
     study = optuna.load_study(
-        study_name=f"recipe-{sweep(folder).name}", storage=storage.open_storage(address)
+        study_name=f"recipe-{sweep_folder(folder).name}", storage=storage.open_storage(address)
     )
     assert len(study.trials) == 5 and all(t.state.is_finished() for t in study.trials)
     # those of them that were pruned have their last value from the worker itself

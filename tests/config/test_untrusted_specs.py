@@ -451,6 +451,7 @@ def test_a_hostile_experiment_is_refused(
     assert_harmless(home, commands.here(home, *quick, "experiment=evil"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("content", HYDRA.values(), ids=HYDRA)
 def test_a_hostile_experiment_configures_no_sweep(home: Path, content: str) -> None:
     """Hydra itself instantiates launchers, sweepers and callbacks, and configures logging."""
@@ -477,6 +478,7 @@ def test_what_launches_is_refused_by_name_where_a_file_chooses_it(
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "content", [HYDRA["callbacks"], HYDRA["option of Hydra"], EXPERIMENTS["trust"]]
 )
@@ -648,6 +650,7 @@ def test_cifar_batches_with_code_in_them_are_refused(home: Path) -> None:
 # In processes of their own, as a user would have it.
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "arguments",
     [

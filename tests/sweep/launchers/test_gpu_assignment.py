@@ -101,6 +101,7 @@ def waits(started: subprocess.Popen[str], folder: Path, number: int) -> dict[int
     return found
 
 
+@pytest.mark.integration
 def test_each_worker_has_its_own_and_one_that_is_killed_gives_it_back(folder: Path) -> None:
     (folder / "wait").touch()
     arguments = ("seed=0,1,2", "hydra.launcher.workers=2")
@@ -124,6 +125,7 @@ LAUNCHERS = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "setting"), LAUNCHERS)
 def test_so_has_each_process_of_another_launcher(folder: Path, name: str, setting: str) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
@@ -140,6 +142,7 @@ def test_so_has_each_process_of_another_launcher(folder: Path, name: str, settin
     assert statuses(folder) == ["FINISHED"] * 3
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_processes_of_joblib_have_one_place_by_turns(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -149,6 +152,7 @@ def test_processes_of_joblib_have_one_place_by_turns(folder: Path) -> None:
     assert list(seen(folder).values()) == [["5", "PCI_BUS_ID"]] * 2
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_ray_says_which_is_whose(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
@@ -253,6 +257,7 @@ def test_what_would_be_ignored_or_isnt_there_is_refused(
     assert refused.value.problems == told
 
 
+@pytest.mark.integration
 def test_so_it_is_before_the_first_run(tmp_path: Path) -> None:
     typed = ("device=cpu", "seed=0,1", "hydra.launcher.per_gpu=2")
     done = commands.here(tmp_path, "-m", *typed)

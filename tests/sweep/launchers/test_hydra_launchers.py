@@ -10,6 +10,8 @@ import commands
 import pytest
 from sweep_records import statuses
 
+pytestmark = pytest.mark.integration
+
 PARTS = {
     "parts.py": """
 import os, pathlib, signal

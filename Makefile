@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: run test lint types format wheel clean
+.PHONY: run test test-fast lint types format wheel clean
 
 run: .venv/run
 	$(BIN)/python -m recipe freeze=vgg_first2 scheduler=step
@@ -11,6 +11,10 @@ run: .venv/run
 test: .venv/dev
 	$(BIN)/python -m compileall -q recipe  # once, and not in each of many processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The unit tests: they start no process and no server.
+test-fast: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not integration and not long'
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ import torch
 from nonfinite_model import marked
 
 from recipe.audit.auditor import Audit
-from recipe.checkpoint import state
 from recipe.checkpoint.state import RunState, capture_state, restore_state, to_plain_data
 from recipe.config.spec import RunSpec
 from recipe.training.build import build
@@ -18,12 +17,12 @@ from recipe.training.loop import MetricsEvent, train
 from recipe.training.run import Run
 
 
-def assert_goes_on_after_a_step(spec: RunSpec) -> None:
-    """Taken up after its first step, a run ends with the weights of one that never stopped."""
+def assert_resumes_after_a_step(spec: RunSpec) -> None:
+    """A run that is resumed after its first step ends with the weights of one that never stopped."""
     whole, half, resumed = (build(spec) for _ in range(3))
     list(train(whole))
     next(train(half))
-    state.restore_state(resumed, state.capture_state(half))
+    restore_state(resumed, capture_state(half))
     list(train(resumed))
     for ours, theirs in zip(
         resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True

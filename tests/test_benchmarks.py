@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import commands
+import duel
 import pytest
 import torch
-
-sys.path.append(str(commands.CHECKOUT / "benchmarks"))  # as `python benchmarks/duel.py` has it
-
-import duel
 from duels import contest, frozen, many, plain, results, single, startup, sweeps, turns, written
 from duels.job import Job, Record
 from duels.results import Table

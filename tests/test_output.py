@@ -125,6 +125,7 @@ def test_no_name_or_argument_controls_the_terminal(tmp_path: Path) -> None:
     assert len(reports) == 2 and all(is_safe(path.read_text()) for path in reports)
 
 
+@pytest.mark.integration
 def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: Path) -> None:
     files = {
         "mine.py": "import warnings\nwarnings.warn('of my own →')\n"
@@ -142,6 +143,7 @@ def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: P
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
@@ -207,6 +209,7 @@ def test_a_working_directory_that_was_removed_is_named(
         assert (status, err.getvalue()) == (2, line)
 
 
+@pytest.mark.integration
 def test_after_a_silence_the_current_task_is_printed_on_standard_error(tmp_path: Path) -> None:
     done = commands.process(tmp_path, "status", RECIPE_NOTICE_AFTER="0.001")
     out = f"There are no runs in {tmp_path}/outputs/runs\n"
@@ -215,6 +218,7 @@ def test_after_a_silence_the_current_task_is_printed_on_standard_error(tmp_path:
     assert done == commands.Done(0, out, "")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "1e9"])
 def test_a_time_of_silence_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
     done = commands.process(tmp_path, "status", RECIPE_NOTICE_AFTER=value)

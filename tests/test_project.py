@@ -74,6 +74,7 @@ def test_what_their_trick_refuses_is_refused_like_ours(home: Path) -> None:
         assert (done.status, done.err) == (2, f"recipe: {problem}\n")
 
 
+@pytest.mark.integration
 def test_their_trick_runs_from_the_checkout(home: Path) -> None:
     done = commands.process(home, *commands.QUICK, "clip=mine")
     assert done.status == 0
@@ -113,6 +114,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.integration
 def test_their_trick_runs_from_the_wheel(home: Path, site: Path) -> None:
     code = "import recipe; from recipe.config import option_files; print(recipe.__file__, option_files.builtin_conf_dir())"
     where = commands.process(
@@ -128,6 +130,7 @@ def test_their_trick_runs_from_the_wheel(home: Path, site: Path) -> None:
     assert last(run, "clip/hit_rate") == 1.0
 
 
+@pytest.mark.integration
 def test_the_wheel_holds_the_whole_menu(site: Path) -> None:
     ours, theirs = commands.CHECKOUT / "conf", site / "recipe" / "conf"
     files = sorted(path.relative_to(ours) for path in ours.rglob("*.yaml"))

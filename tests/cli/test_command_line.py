@@ -262,6 +262,7 @@ def test_a_setting_that_only_torch_knows_is_taken_behind_a_plus(tmp_path: Path) 
     assert done.status == 0 and "maximize=True" in done.out
 
 
+@pytest.mark.integration
 def test_a_refused_command_exits_with_2_without_a_traceback(tmp_path: Path) -> None:
     done = commands.process(tmp_path, "clip=nrom", "+sede=1", "clip=norm,value")
     assert done.status == 2 and done.out == "" and not list(tmp_path.iterdir())
@@ -283,6 +284,7 @@ def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path
     assert "* none   No clipping" in "\n".join(lines) and "  norm   Norm" in "\n".join(lines)
 
 
+@pytest.mark.integration
 def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys; from recipe.cli.main import run_command_line; print(run_command_line(sys.argv[1:]));"
@@ -373,6 +375,7 @@ def test_hydras_flags_are_refused_in_a_line(
     assert line.startswith(f"recipe: {said}")
 
 
+@pytest.mark.integration
 def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
     for arguments in (["--help"], ["seed=0,1"]):
         module = commands.process(tmp_path, *arguments)
@@ -380,6 +383,7 @@ def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
         assert module == script
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
@@ -417,6 +421,7 @@ def model():
 """
 
 
+@pytest.mark.integration
 def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path) -> None:
     commands.project(
         tmp_path, {"parts.py": BROKEN, "conf/model/mine.yaml": "_target_: parts.model\n"}
@@ -434,6 +439,7 @@ def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path
     assert mlflow_status(tmp_path, run) == "FAILED"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("sent", "status", "said"),
     [

@@ -143,6 +143,7 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.integration
 def test_a_run_in_another_process_is_refused_and_goes_on(tmp_path: Path) -> None:
     arguments = (*commands.HERE, "data.train_size=200", "data.batch_size=2", "model.widths=[4,8]",
                  "epochs=1000", "tracking=none")  # fmt: skip
@@ -367,6 +368,7 @@ def test_other_code_is_cautioned_about_and_nobody_takes_the_result_for_the_spec_
     assert "finished before" not in swept.out
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_another_number_of_threads_is_cautioned_about(tmp_path: Path) -> None:
     arguments = ("device=cpu", "device.threads=auto", *QUIET[2:])
@@ -407,6 +409,7 @@ def test_a_run_below_another_folder_is_resumed_there(tmp_path: Path, whole: Path
     assert not (tmp_path / "first" / "mlflow.db").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_run_goes_on_without_the_database_it_was_in(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *SMALL)
@@ -447,6 +450,7 @@ def signalled(folder: Path, signum: signal.Signals) -> tuple[int, str]:
     return going.returncode, info(commands.runs(folder)[-1])["status"]
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_order(
     tmp_path: Path,
@@ -461,6 +465,7 @@ def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_ord
         alike(finished(folder), finished(folders[2]))
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Path) -> None:
     pets(tmp_path)

@@ -53,6 +53,7 @@ for step in range(1, 8):
 """
 
 
+@pytest.mark.integration
 def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> None:
     command = (*commands.QUICK, "epochs=500", "name=long one")
     started = commands.start(tmp_path, *command)
@@ -84,6 +85,7 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     assert "was dead" not in again.out and "1 run: 1 KILLED" in again.out
 
 
+@pytest.mark.integration
 def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS + "time.sleep(3)", tracked=True)
     commands.here(tmp_path, "status")
@@ -113,6 +115,7 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
     assert kinds == ["started", "tags", "end", "resumed", "end"]
 
 
+@pytest.mark.integration
 def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> None:
     run = died(
         tmp_path, 'recorder.log_metrics(1, {"loss": float("nan"), "lr": 0.5, "memory/mb": 3})'
@@ -125,6 +128,7 @@ def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> 
     assert first["metrics"]["lr"] == 0.5 and second["metrics"] == {"lr": 0.25, "new": 1.0}
 
 
+@pytest.mark.integration
 def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "outputs", "mine", Tracking(None))
     assert run_dirs.is_running(recorder.run_dir)
@@ -147,6 +151,7 @@ Recorder.reopen(Path({str(recorder.run_dir)!r}), Tracking(None))
         run_dirs.find(tmp_path / "outputs", "other", "run")
 
 
+@pytest.mark.integration
 def test_a_process_that_reads_data_does_not_keep_a_dead_run_alive(tmp_path: Path) -> None:
     forks = """
 import sys
@@ -160,6 +165,7 @@ if os.fork() == 0:
     assert not run_dirs.is_running(run)
 
 
+@pytest.mark.integration
 def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS)
     with open(run / "metrics.jsonl", "a") as file:
@@ -173,6 +179,7 @@ def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
     assert [line["step"] for line in commands.read_lines(run / "metrics.jsonl")] == [*range(1, 9)]
 
 
+@pytest.mark.integration
 def test_a_run_that_died_as_it_ended_ends_as_it_said(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS)
     with open(run / "events.jsonl", "a") as file:
@@ -183,6 +190,7 @@ def test_a_run_that_died_as_it_ended_ends_as_it_said(tmp_path: Path) -> None:
     assert kinds == ["started", "tags", "end"]
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path) -> None:
     with servers.proxy(1) as proxy:
@@ -220,6 +228,7 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
         assert client(tmp_path).get_run(above).info.status == "RUNNING"
 
 
+@pytest.mark.integration
 def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Path) -> None:
     ended = died(tmp_path, POINTS)
     commands.here(tmp_path, "status")
@@ -237,6 +246,7 @@ def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Pat
     assert states == ["KILLED", "FINISHED"]
 
 
+@pytest.mark.integration
 def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
     tmp_path: Path,
 ) -> None:
@@ -276,6 +286,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_no_error(
     assert f"{run.name} is FINISHED by now, so there is nothing to resume" in done.out
 
 
+@pytest.mark.integration
 def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS)
     with open(run / "events.jsonl", "a") as file:
@@ -285,6 +296,7 @@ def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> No
     assert f"{run.name} is FINISHED by now, so there is nothing to resume" in done.out
 
 
+@pytest.mark.integration
 def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS + 'recorder.log_text("spec.yaml", "name: short")')
     commands.here(tmp_path, "status")
@@ -302,6 +314,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{servers.free_port()}"
     run = died(tmp_path, POINTS)

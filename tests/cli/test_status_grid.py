@@ -65,6 +65,7 @@ def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path
     assert after[-1] == "4 of 4 done" and not any("failed" in line for line in after)
 
 
+@pytest.mark.integration
 def test_a_sweep_that_was_killed_is_shown_and_its_command_finishes_it(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("14 SIGKILL")

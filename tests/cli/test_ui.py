@@ -109,6 +109,7 @@ def test_a_taken_port_is_refused_by_name_and_a_free_one_proposed(recorded: Path)
     socket.create_server(("127.0.0.1", int(free))).close()
 
 
+@pytest.mark.integration
 def test_the_newest_sweep_in_mlflow_is_opened_and_sigterm_leaves_no_process(
     recorded: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_the_newest_sweep_in_mlflow_is_opened_and_sigterm_leaves_no_process(
     socket.create_server(("127.0.0.1", port)).close()
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_it_ends_as_the_server_does_and_leaves_no_process(recorded: Path) -> None:
     beginning = sweeps(recorded)[0].name[:-1]

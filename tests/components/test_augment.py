@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from resumed_runs import assert_goes_on_after_a_step
+from resumed_runs import assert_resumes_after_a_step
 from torch import Tensor
 
 from recipe.components.augment import sample_mix_ratio
@@ -212,7 +212,7 @@ DIGITS = ("data=digits", "data.size=8", "data.train_size=16", "data.batch_size=8
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_draws(
     small: Callable[..., RunSpec], option: str
 ) -> None:
-    assert_goes_on_after_a_step(small(f"augment={option}", *DIGITS))
+    assert_resumes_after_a_step(small(f"augment={option}", *DIGITS))
 
 
 @pytest.mark.usefixtures("torchvision")

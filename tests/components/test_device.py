@@ -58,6 +58,7 @@ def at_first_import(process: subprocess.CompletedProcess[str]) -> dict[str, str 
     return seen
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the two GPUs")
 def test_the_order_of_gpus_stands_before_torch_is_first_imported(tmp_path: Path) -> None:
     arguments = ("device=gpu", "device.order=[1,0]", "device.threads=1", "tracking=none")
@@ -69,6 +70,7 @@ def test_the_order_of_gpus_stands_before_torch_is_first_imported(tmp_path: Path)
     assert not list(tmp_path.glob("outputs/runs/*"))  # no run is left behind
 
 
+@pytest.mark.integration
 def test_threads_stand_before_torch_is_imported_and_gpus_are_left_alone(tmp_path: Path) -> None:
     code = WATCH + command("plan", "device=cpu", "device.threads=3", "data=random", "model=mlp")
     variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "4"}
@@ -82,6 +84,7 @@ def test_threads_stand_before_torch_is_imported_and_gpus_are_left_alone(tmp_path
     }
 
 
+@pytest.mark.integration
 def test_a_choice_of_gpus_after_torch_was_imported_is_refused(tmp_path: Path) -> None:
     arguments = ("device=gpu", "device.order=[1,0]", "tracking=none")
     process = fresh(tmp_path, "import torch\n" + command(*arguments))
@@ -92,6 +95,7 @@ def test_a_choice_of_gpus_after_torch_was_imported_is_refused(tmp_path: Path) ->
     assert not others
 
 
+@pytest.mark.integration
 def test_help_imports_no_torch(tmp_path: Path) -> None:
     process = fresh(tmp_path, WATCH + command("--help"))
     assert process.returncode == 0 and "WATCH" not in process.stdout
@@ -164,6 +168,7 @@ def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
         device.thread_count(1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "given", [None, "3"], ids=["the cores it may use", "OMP_NUM_THREADS if that is set"]
 )

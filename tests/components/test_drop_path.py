@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from resumed_runs import assert_goes_on_after_a_step
+from resumed_runs import assert_resumes_after_a_step
 from torch import nn
 
 from recipe.components.model.resnet import ResidualBlock, resnet
@@ -50,7 +50,7 @@ def test_the_share_grows_evenly_to_the_last_block() -> None:
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_blocks(
     small: Callable[..., RunSpec],
 ) -> None:
-    assert_goes_on_after_a_step(small(*RESNET))
+    assert_resumes_after_a_step(small(*RESNET))
 
 
 def test_frozen_blocks_that_are_left_out_at_random_are_not_computed_once(

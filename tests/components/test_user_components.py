@@ -148,6 +148,7 @@ def test_what_is_wrong_with_an_experiment_file_is_told_with_the_way_out(
     assert done.status == 2 and told in problem
 
 
+@pytest.mark.integration
 def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path: Path) -> None:
     started = subprocess.Popen(
         [*commands.PROGRAM, *QUICK, "epochs=50"], cwd=tmp_path, env=commands.environment(),
@@ -164,6 +165,7 @@ def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
 
 
+@pytest.mark.integration
 def test_a_trick_that_ends_the_process_fails_its_run(tmp_path: Path) -> None:
     commands.project(
         tmp_path,

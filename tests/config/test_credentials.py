@@ -80,6 +80,7 @@ def recorded(folder: Path) -> Path:
     return run
 
 
+@pytest.mark.integration
 def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipe.mlflow_sync.upload_queue.FAILURE_TIMEOUT", 0.0)
     first = recorded(tmp_path)

@@ -624,6 +624,7 @@ def test_cifar_batches_with_code_in_them_are_refused(home: Path) -> None:
 # In processes of their own, as a user would have it.
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "arguments",
     [

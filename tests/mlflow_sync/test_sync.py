@@ -53,6 +53,7 @@ def client(folder: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
 
 
+@pytest.mark.integration
 def test_the_rest_is_sent_once_and_twice_doubles_nothing(
     unsent: Path, server: servers.Server
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> No
     assert (found.info.status, found.data.params) == ("FINISHED", {"seed": "0"})
 
 
+@pytest.mark.integration
 def test_only_the_reader_says_that_a_record_goes_to_another_machine(unsent: Path) -> None:
     (run,) = commands.runs(unsent)
     spec, kept = run / "spec.yaml", (run / "spec.yaml").read_text()
@@ -145,6 +147,7 @@ def test_a_strangers_journal_sends_no_file_from_elsewhere(tmp_path: Path) -> Non
     assert str(recorder.upload_failure).count("there is no such file in the run's folder") == 4
 
 
+@pytest.mark.integration
 def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
@@ -253,6 +256,7 @@ recorder.close("KILLED")
     return commands.runs(folder)[0]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("another", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bool) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
@@ -271,6 +275,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
     assert above.data.tags["recipe.sweep"] == sweep.name
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_run_whose_database_was_removed_goes_on_as_a_new_one(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
@@ -313,6 +318,7 @@ def test_a_run_whose_folder_can_not_be_written_is_told_and_costs_no_other(tmp_pa
     assert "1 of 2 sent, 1 left" in done.out
 
 
+@pytest.mark.integration
 def test_a_server_that_is_down_is_told_in_few_words(tmp_path: Path) -> None:
     port = servers.free_port()
     recorder = record(tmp_path)

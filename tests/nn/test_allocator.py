@@ -4,6 +4,8 @@ from pathlib import Path
 import commands
 import pytest
 
+pytestmark = pytest.mark.integration
+
 HELD = """
 import ctypes, sys
 from recipe.components import device

@@ -122,6 +122,7 @@ def hostile(folder: Path) -> dict[str, tuple[list[str], str]]:
     }
 
 
+@pytest.mark.integration
 def test_files_that_are_made_to_fill_memory_are_refused_before_they_do(tmp_path: Path) -> None:
     kinds = hostile(tmp_path)
     given = json.dumps([command for command, _ in kinds.values()])

@@ -26,6 +26,7 @@ def test_the_pair_that_is_named_is_one_that_torchvision_was_released_for() -> No
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_a_torchvision_that_was_not_built_for_this_torch_is_refused_with_pairs_that_work(
     tmp_path: Path, library: str

@@ -55,6 +55,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "options", [(), ("optimizer=adamw", "scheduler=step", "average=ema"), ("freeze=all_but_head",)]
 )

@@ -186,6 +186,7 @@ def test_a_sweep_whose_file_was_cut_off_goes_on(tmp_path: Path, name: str) -> No
     assert states(tmp_path) == ["FINISHED"] * 2
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_two_sweeps_at_the_same_moment_train_each_run_once(tmp_path: Path) -> None:
     arguments = ("-m", *commands.QUICK, "seed=0,1,2,3", "epochs=1")
@@ -202,6 +203,7 @@ def test_two_sweeps_at_the_same_moment_train_each_run_once(tmp_path: Path) -> No
     assert sorted(str(run.info.run_name) for run in children) == [f"seed={n}" for n in range(4)]
 
 
+@pytest.mark.integration
 def test_a_sweep_that_is_killed_is_continued_by_the_same_command(
     tmp_path: Path, whole: Path
 ) -> None:
@@ -215,6 +217,7 @@ def test_a_sweep_that_is_killed_is_continued_by_the_same_command(
     same_sweep(tmp_path, whole)
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_sweep_of_twelve_that_is_killed_three_times(tmp_path: Path) -> None:
     others = (text for text in SMALL if not text.startswith("average="))

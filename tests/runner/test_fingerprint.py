@@ -295,6 +295,7 @@ def test_the_library_that_a_model_is_made_of_counts_by_its_version(torchvision: 
     assert found == {"torchvision": version("torchvision")}
 
 
+@pytest.mark.integration
 def test_it_is_the_same_in_another_process_and_another_folder(
     project: Project, tmp_path: Path
 ) -> None:

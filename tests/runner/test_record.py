@@ -72,6 +72,7 @@ def spec(*overrides: str) -> RunSpec:
         return compose.Job(overrides, ()).to_spec()
 
 
+@pytest.mark.integration
 def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) -> None:
     assert (one.done.status, one.done.err) == (0, "")
     assert one.run.info.status == "FINISHED"
@@ -88,6 +89,7 @@ def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) ->
     assert "Open    python -m recipe ui" in one.done.out.splitlines()
 
 
+@pytest.mark.integration
 def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> None:
     found = one.run.data.params
     assert {key: found[key] for key in found if "." not in key} == {
@@ -109,6 +111,7 @@ def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> N
     }
 
 
+@pytest.mark.integration
 def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
     every_step = {"train/loss", "train/accuracy", "lr/all", "clip/grad_norm"}
     every_epoch = {
@@ -131,6 +134,7 @@ def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
         assert [step for step, _ in one.points(key)] == [2, 4], key
 
 
+@pytest.mark.integration
 def test_metrics_hold_what_happened(one: Recorded) -> None:
     assert one.points("params/total") == [(0, NUMBERS)]
     assert one.points("params/trainable") == [(0, NUMBERS - 40 - 148)]
@@ -146,6 +150,7 @@ def test_metrics_hold_what_happened(one: Recorded) -> None:
     assert dict(one.points("best/val_accuracy")) == {2: accuracy[2], 4: max(accuracy.values())}
 
 
+@pytest.mark.integration
 def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
     journal = {
         (key, line["step"], line["time"], value)
@@ -161,6 +166,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
     assert journal == mlflow
 
 
+@pytest.mark.integration
 def test_tags_say_what_ran_where(one: Recorded) -> None:
     tags = one.run.data.tags
     chosen = spec(*CHOSEN)
@@ -172,6 +178,7 @@ def test_tags_say_what_ran_where(one: Recorded) -> None:
     assert "recipe.sweep" not in tags
 
 
+@pytest.mark.integration
 def test_the_note_is_a_page_about_the_run(one: Recorded) -> None:
     note = one.run.data.tags["mlflow.note.content"]
     best = 100 * one.run.data.metrics["best/val_accuracy"]
@@ -182,6 +189,7 @@ def test_the_note_is_a_page_about_the_run(one: Recorded) -> None:
     assert f"python -m recipe predict run={one.folder.name} " in note
 
 
+@pytest.mark.integration
 def test_the_commit_is_recorded_where_there_is_one(tmp_path: Path) -> None:
     commands.process(tmp_path, "init", "-q", program=("git",))
     author = ("-c", "user.name=a", "-c", "user.email=a@b")
@@ -194,6 +202,7 @@ def test_the_commit_is_recorded_where_there_is_one(tmp_path: Path) -> None:
     assert f"git: {commit}" in (run.folder / "environment.txt").read_text().splitlines()
 
 
+@pytest.mark.integration
 def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) -> None:
     names = {
         "spec.yaml", "plan.txt", "parameters.csv", "summary.txt", "lr.png", "curves.png",
@@ -211,6 +220,7 @@ def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) 
     assert kept.is_relative_to(one.folder.parent.parent / "mlartifacts")
 
 
+@pytest.mark.integration
 def test_the_pictures_are_pictures(one: Recorded) -> None:
     for name in ("lr.png", "curves.png"):
         with Image.open(one.folder / name) as image:
@@ -219,6 +229,7 @@ def test_the_pictures_are_pictures(one: Recorded) -> None:
             assert len(image.convert("RGB").getcolors(2**24) or ()) > 10  # lines, not a blank page
 
 
+@pytest.mark.integration
 def test_parameters_csv_says_what_was_decided_about_each(one: Recorded) -> None:
     with open(one.folder / "parameters.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -235,6 +246,7 @@ def test_parameters_csv_says_what_was_decided_about_each(one: Recorded) -> None:
     assert [row["name"] for row in rows if row["trainable"] == "False"] == FROZEN
 
 
+@pytest.mark.integration
 def test_the_texts_say_what_they_are_for(one: Recorded) -> None:
     plan = (one.folder / "plan.txt").read_text(encoding="utf-8")
     assert "Size: 1,018 of 1,206 parameters trainable" in plan and "Time:" not in plan
@@ -248,12 +260,14 @@ def test_the_texts_say_what_they_are_for(one: Recorded) -> None:
     assert (facts["channels"], facts["size"]) == (1, [32, 32])
 
 
+@pytest.mark.integration
 def test_spec_yaml_is_complete_and_reads_back_equal(one: Recorded) -> None:
     again = RunSpec.from_file(one.folder / "spec.yaml", trust=[])
     assert again == spec(*CHOSEN)
     assert again.to_yaml() == (one.folder / "spec.yaml").read_text(encoding="utf-8")
 
 
+@pytest.mark.integration
 def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
     best = dict(one.points("best/epoch"))[4]
     run = build.build(spec(*CHOSEN))
@@ -266,6 +280,7 @@ def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
     assert all(torch.equal(kept[name], expected[name]) for name in kept)
 
 
+@pytest.mark.integration
 def test_frozen_layers_are_bit_for_bit_the_initial_ones(one: Recorded) -> None:
     kept = load_file(one.folder / "model.safetensors")
     initial = build.build(spec(*CHOSEN)).model.state_dict()
@@ -286,6 +301,7 @@ def test_a_value_longer_than_mlflow_takes_is_cut_there_and_whole_on_disk(tmp_pat
     assert run.run.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> None:
     both = [commands.start(tmp_path, *commands.QUICK, f"seed={seed}") for seed in (0, 1)]
@@ -298,6 +314,7 @@ def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> No
     assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.integration
 def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
@@ -335,6 +352,7 @@ def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
     assert "MLflow" not in done.out and "recipe ui" not in done.out
 
 
+@pytest.mark.integration
 def test_the_name_of_the_working_directory_may_hold_any_character(tmp_path: Path) -> None:
     folder = tmp_path / "a?b 50%25 c#d 'e\"f&g=h"
     folder.mkdir()

@@ -40,6 +40,7 @@ def data(split):
 """
 
 
+@pytest.mark.integration
 def test_ctrl_c_while_recipe_is_imported_ends_it_in_a_line(tmp_path: Path) -> None:
     done = commands.process(tmp_path, program=(sys.executable, "-c", WHILE_IMPORTING))
     assert (done.status, done.out, done.err) == (130, "", "recipe: interrupted\n")
@@ -106,6 +107,7 @@ main.main(["--version"])
 """
 
 
+@pytest.mark.integration
 def test_signals_while_the_interpreter_ends_change_no_exit_status(tmp_path: Path) -> None:
     done = commands.process(tmp_path, program=(sys.executable, "-c", AT_THE_END))
     assert (done.status, done.err) == (0, "")

@@ -38,6 +38,7 @@ def test_half_a_line_is_passed_over_and_cut_off_before_the_next(tmp_path: Path, 
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+@pytest.mark.integration
 def test_nothing_of_a_line_that_does_not_fit_on_the_disk_is_left(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     program = f"""

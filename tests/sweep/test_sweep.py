@@ -76,6 +76,7 @@ def test_parent_and_runs_carry_the_id_of_the_sweep(swept: Path) -> None:
         assert f"| {name} | FINISHED | " in parent.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.integration
 def test_the_last_run_of_a_sweep_is_bit_for_bit_what_it_is_alone(
     swept: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
     ]  # fmt: skip
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -155,6 +157,7 @@ def test_one_wrong_value_refuses_the_sweep_before_its_first_run(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("value", "option"), [("2", "norm2"), ("1", "norm")])
 def test_an_option_that_has_the_value_is_named_instead_of_a_file_to_write(
     tmp_path: Path, value: str, option: str

@@ -127,6 +127,7 @@ def together(folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.integration
 def test_of_several_processes_one_builds_and_the_others_wait_for_it(tmp_path: Path) -> None:
     started = [together(tmp_path) for _ in range(3)]
     for process in started:
@@ -139,6 +140,7 @@ def test_of_several_processes_one_builds_and_the_others_wait_for_it(tmp_path: Pa
     assert len(kept(tmp_path)) == 1 and not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.integration
 def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_goes(tmp_path: Path) -> None:
     process = together(tmp_path)
     assert process.stdout is not None and process.stdout.readline() == "builds\n"

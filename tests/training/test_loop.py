@@ -269,6 +269,7 @@ for act in (look, learn):
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_memory_of_evaluation_does_not_grow_with_depth_and_that_of_training_does() -> None:
     # large blocks go back to the system when freed; else glibc keeps some, more or less of them

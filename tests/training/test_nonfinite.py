@@ -584,6 +584,7 @@ def mlflow(folder: Path, run: Path) -> tuple[MlflowClient, Any]:
     return client, client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"])
 
 
+@pytest.mark.integration
 def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: Path) -> None:
     done = commands.process(project(tmp_path), *MINE)
     (run,) = commands.runs(tmp_path)
@@ -647,6 +648,7 @@ def test_before_the_first_evaluation_there_are_no_weights_to_name(tmp_path: Path
     assert commands.read_json(run / "nonfinite.json")["step"] == 2
 
 
+@pytest.mark.integration
 def test_a_run_that_skips_goes_on_and_says_so(tmp_path: Path) -> None:
     # step 4 of 6: the audit looks closely at 1, 2, 3 and 6
     done = commands.process(project(tmp_path), *MINE, "epochs=3", "on_nonfinite=skip")

@@ -71,6 +71,7 @@ def waits(params):
 """
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_run_with_workers_that_is_killed_in_mid_epoch_ends_as_one_that_was_not(
     tmp_path: Path,
@@ -134,6 +135,7 @@ print(started - before, peak() - before, seconds)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_memory_grows_by_little_more_than_the_names_of_100_000_files(tmp_path: Path) -> None:
     found = {}

@@ -348,6 +348,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
         return process.wait(), shown.decode()
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
     status, shown = on_a_terminal(tmp_path, "n\n", *QUIET, *BITES)

@@ -101,6 +101,7 @@ def waits(started: subprocess.Popen[str], folder: Path, number: int) -> dict[int
     return found
 
 
+@pytest.mark.integration
 def test_each_worker_has_its_own_and_one_that_is_killed_gives_it_back(folder: Path) -> None:
     (folder / "wait").touch()
     arguments = ("seed=0,1,2", "hydra.launcher.workers=2")
@@ -134,6 +135,7 @@ def test_each_process_of_submitit_has_its_own_gpu(folder: Path) -> None:
     assert statuses(folder) == ["FINISHED"] * 3
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_processes_of_submitit_take_turns_on_one_gpu(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -144,6 +146,7 @@ def test_processes_of_submitit_take_turns_on_one_gpu(folder: Path) -> None:
     assert list(seen(folder).values()) == [["5", "PCI_BUS_ID"]] * 2
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_ray_says_which_is_whose(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
@@ -248,6 +251,7 @@ def test_what_would_be_ignored_or_isnt_there_is_refused(
     assert refused.value.problems == told
 
 
+@pytest.mark.integration
 def test_so_it_is_before_the_first_run(tmp_path: Path) -> None:
     typed = ("device=cpu", "seed=0,1", "hydra.launcher.per_gpu=2")
     done = commands.here(tmp_path, "-m", *typed)

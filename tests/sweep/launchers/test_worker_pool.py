@@ -57,6 +57,7 @@ def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.integration
 def test_jobs_of_workers_are_those_of_one_process(folder: Path) -> None:
     grid = ("clip=none,norm", "seed=0,1", "tracking=none")
     done = commands.process(folder, *TWO, *grid)
@@ -77,6 +78,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.integration
 def test_the_process_of_the_sweep_does_without_torch(folder: Path) -> None:
     given = ("-c", RUN, *TWO[:-1], "seed=0,1", "tracking=none")
     done = commands.process(folder, *given, program=(sys.executable,))
@@ -84,6 +86,7 @@ def test_the_process_of_the_sweep_does_without_torch(folder: Path) -> None:
     assert "2 at a time" in done.out and "torch: False" in done.out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("after", [0.0, 0.5, 1.5])
 def test_ctrl_c_while_the_command_line_is_looked_at_tells_just_that(
     folder: Path, after: float
@@ -103,6 +106,7 @@ def test_ctrl_c_while_the_command_line_is_looked_at_tells_just_that(
     assert not psutil.wait_procs(reached, timeout=10)[1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("after", [0.5, 3.0])
 def test_when_the_sweep_is_killed_at_its_beginning_no_process_stays(
     folder: Path, after: float
@@ -120,6 +124,7 @@ def test_when_the_sweep_is_killed_at_its_beginning_no_process_stays(
     assert gone and not alive
 
 
+@pytest.mark.integration
 def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(
     folder: Path,
 ) -> None:
@@ -136,6 +141,7 @@ def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_fo
     assert statuses(folder) == ["FINISHED"] * 4
 
 
+@pytest.mark.integration
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
@@ -157,6 +163,7 @@ def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
     assert statuses(folder) == ["FINISHED"] * 3
 
 
+@pytest.mark.integration
 def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(folder: Path) -> None:
     (folder / "wait").touch()
     command = (*TWO, "clip=waiting", "seed=0,1,2", "tracking=none")
@@ -192,6 +199,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.integration
 def test_a_process_that_is_killed_between_two_jobs_costs_none(folder: Path) -> None:
     commands.project(folder, {"kill_idle.py": KILL_IDLE})
     given = ("kill_idle.py", *TWO, "seed=0,1", "tracking=none")
@@ -201,6 +209,7 @@ def test_a_process_that_is_killed_between_two_jobs_costs_none(folder: Path) -> N
     assert statuses(folder) == ["FINISHED"] * 2
 
 
+@pytest.mark.integration
 def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path) -> None:
     (folder / "wait").touch()
     command = (*TWO, "clip=waiting", "seed=0,1,2,3", "tracking=none")
@@ -216,6 +225,7 @@ def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path)
     started.stderr.close()
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
     (folder / "wait").touch()

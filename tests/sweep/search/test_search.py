@@ -95,6 +95,7 @@ def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder
     assert len(set(values)) == 3 and all(0.001 <= value <= 0.1 for value in values)
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(folder: Path) -> None:
     typed = (
@@ -117,6 +118,7 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     assert {each.run for each in sweep_jobs.read_results(sweep_folder(folder))} > others
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder: Path) -> None:
     typed = (
@@ -139,6 +141,7 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
     assert len(commands.runs(folder)) == 2 * len({t.params["clip.factor"] for t in trials})
 
 
+@pytest.mark.integration
 @pytest.mark.long
 def test_submitit_is_given_a_batch_of_jobs_at_a_time(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

@@ -194,7 +194,7 @@ def _find_lr(arguments: list[str]) -> int:
     rest = [text for text in arguments if text not in own]
     spec = _compose_spec(rest, problems, _format_single_run_hint("find-lr"))
     run = prepare_run(spec, problems)
-    from recipe.runner.find_lr import find_lr
+    from recipe.runner.lr_finder import find_lr
 
     with problems.collect("find-lr"):
         find_lr(

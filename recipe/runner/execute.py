@@ -245,17 +245,18 @@ def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> N
     """What a person reads at the end of a run."""
     from recipe.runner import parameter_table
     from recipe.runner.run_summary import build_audit_table
+    from recipe.runner.trick_effects import iter_trick_effects
     from recipe.store import run_dirs
 
     console.print()
     console.print(parameter_table.build_table(outcome.plan.parameter_rows))
     console.print()
-    deeds = Table(title="What each trick did", title_justify="left", box=None, pad_edge=False)
+    effects = Table(title="What each trick did", title_justify="left", box=None, pad_edge=False)
     for column in ("trick", "option", "what it did"):
-        deeds.add_column(column)
-    for deed in outcome.iter_trick_effects():
-        deeds.add_row(*deed)
-    console.print(deeds)
+        effects.add_column(column)
+    for effect in iter_trick_effects(outcome.plan, outcome.history):
+        effects.add_row(*effect)
+    console.print(effects)
     console.print()
     console.print(build_audit_table(outcome.verdicts))
     console.print()

@@ -49,7 +49,7 @@ def _check_overrides(wanted: RunRequest) -> None:
 
 
 def _resume_run(folder: Path, spec: RunSpec, console: Console) -> None:
-    """Goes on with the run of that folder; `spec` is its own.
+    """Resumes the run of that folder; `spec` is its own.
 
     Raises SpecError for a run that is finished, was pruned, is being run, or whose data are gone.
     """

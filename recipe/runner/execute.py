@@ -182,7 +182,7 @@ def execute_run(
         _warn_upload_incomplete(console, recorder)
         again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
         again = again.replace("python -m recipe", World.from_environment().launch_command, 1)
-        told = "" if sweep else f" Go on with: {again}"  # a sweep goes on as a whole
+        told = "" if sweep else f" Resume with: {again}"  # a sweep goes on as a whole
         console.print(f"Stopped.{told}", soft_wrap=True)
         raise
     except BaseException as error:

@@ -121,7 +121,7 @@ class Audit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there; within the `with`."""
+        """Resumes there; within the `with`."""
         for name in STATE_ATTRIBUTES:
             setattr(self, name, state[name])
         self.frozen_weights.digests = state["digests"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from recipe.cli.run_request import LRTestRequest
-from recipe.runner.find_lr import find_lr as run_test
+from recipe.runner.lr_finder import find_lr as run_test
 from recipe.runner.prepare import prepare_run
 
 

@@ -1,4 +1,4 @@
-"""The console of rich on which commands print: it escapes what it is given."""
+"""A rich console that escapes control characters in its output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from recipe import output
 from recipe.formatting import escape_unprintable_lines
 
 NON_TERMINAL_WIDTH = 100
-"""Characters of a line where the output is no terminal."""
 
 
 class Console(console.Console):
-    """Prints to standard output, or to `file`. Names and paths hold [brackets], which are no
-    markup."""
+    """Prints to standard output, or to `file`, without rich's markup: names may contain
+    [brackets]."""
 
     def __init__(
         self, file: IO[str] | None = None, *, width: int | None = None, quiet: bool = False
@@ -32,7 +31,7 @@ class Console(console.Console):
             self.width = NON_TERMINAL_WIDTH
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Raises OutputError."""
+        """Raises OutputError if the output can't be written."""
         with output.wrap_write_errors():
             super().print(*objects, **options)
         output.clear_current_task()

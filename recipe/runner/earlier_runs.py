@@ -1,4 +1,4 @@
-"""Earlier runs that had the same fingerprint, and what became of them."""
+"""Earlier runs with the same fingerprint, and their states."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from recipe.store.run_dirs import RunInfo
 
 @dataclass(frozen=True)
 class EarlierRuns:
-    """What became of the runs of one fingerprint; each a run's folder, or None."""
+    """The folders of the runs with one fingerprint, by state."""
 
     fingerprint: str
     finished_run_dir: Path | None = None
-    """The newest one that did."""
+    """The newest finished run."""
     interrupted_run_dir: Path | None = None
-    """The newest run of all, if it was killed."""
+    """The newest run, if it was killed."""
     running_run_dir: Path | None = None
-    """The newest run of all, if it is going on in some process."""
+    """The newest run, if its process is alive."""
     damage: str | None = None
-    """Why the newest run of all can't go on, though it was killed."""
+    """Why the newest run can't be resumed, if it was killed and its record is damaged."""
     source_checkpoint: Path | None = None
-    """The checkpoint of another run, under another spec."""
+    """A checkpoint of a run with another spec, from which this one starts."""
 
 
 def find_earlier_runs(spec: RunSpec, fingerprint: str) -> EarlierRuns:
-    """What became of those of this fingerprint; none is taken up if the spec says `again`."""
+    """As `read_earlier_runs`; with `again` in the spec, no interrupted run is resumed."""
     found = read_earlier_runs(spec.output_path, fingerprint)
     return replace(found, interrupted_run_dir=None, damage=None) if spec.again else found
 
 
 @contextlib.contextmanager
 def claim_fingerprint(spec: RunSpec, fingerprint: str) -> Iterator[EarlierRuns | None]:
-    """As `of`, and None if another process is within such a block for the same fingerprint: of
-    two that would start the same run at the same moment only one does."""
+    """Yields `find_earlier_runs` under a lock, so that of two processes only one starts a run;
+    yields None if another process has the lock, unless the spec has `again`."""
     folder = run_dirs.get_fingerprint_dir(spec.output_path, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     lock = run_dirs.get_lock(folder)
@@ -58,19 +58,19 @@ def claim_fingerprint(spec: RunSpec, fingerprint: str) -> Iterator[EarlierRuns |
 
 
 def read_earlier_runs(output_dir: Path, fingerprint: str) -> EarlierRuns:
-    """A run that failed counts for nothing, as one whose run.json is damaged or is another's."""
+    """Failed runs, and those whose run.json is damaged or has another fingerprint, are ignored."""
     known: list[tuple[Path, RunInfo]] = []
-    for mark in sorted(run_dirs.get_fingerprint_dir(output_dir, fingerprint).glob("*")):
-        folder = run_dirs.get_runs_dir(output_dir) / mark.name
+    for marker in sorted(run_dirs.get_fingerprint_dir(output_dir, fingerprint).glob("*")):
+        folder = run_dirs.get_runs_dir(output_dir) / marker.name
         with contextlib.suppress(SpecError):
             info = run_dirs.read_info(folder, "run")
             if info.fingerprint == fingerprint:
                 known.append((folder, info))
-    done = [folder for folder, info in known if info.status == "FINISHED"]
+    finished = [folder for folder, info in known if info.status == "FINISHED"]
     newest = known[-1] if known else None
     state = newest[1].status if newest else None
     if newest and state == "RUNNING" and not run_dirs.is_running(newest[0]):
-        state = "KILLED"  # without a chance to say so
+        state = "KILLED"  # before it could record its end
     stopped, damaged = newest[0] if newest and state == "KILLED" else None, None
     if stopped:
         try:
@@ -79,7 +79,7 @@ def read_earlier_runs(output_dir: Path, fingerprint: str) -> EarlierRuns:
             stopped, damaged = None, str(error).removeprefix("run: ")
     return EarlierRuns(
         fingerprint,
-        finished_run_dir=done[-1] if done else None,
+        finished_run_dir=finished[-1] if finished else None,
         interrupted_run_dir=stopped,
         damage=damaged,
         running_run_dir=newest[0] if newest and state == "RUNNING" else None,

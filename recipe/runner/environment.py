@@ -1,4 +1,4 @@
-"""Where a run took place: versions, machine, and the state of the working directory."""
+"""The environment of a run: versions, machine, and the git commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = (
 
 @functools.cache
 def get_versions() -> Mapping[str, str]:
-    """Of recipe, Python and the packages a run's numbers can depend on; asked of a process once."""
+    """The versions of recipe, Python and the packages that a run's numbers can depend on."""
     found = {"recipe": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -46,7 +46,7 @@ def _run_git(*arguments: str) -> str:
 
 
 def describe(hardware: str, processes: int, commit: str | None) -> str:
-    """The artifact environment.txt."""
+    """The content of the artifact environment.txt."""
     import torch
 
     lines = [f"{package}=={version}" for package, version in get_versions().items()]

@@ -29,6 +29,7 @@ from recipe.runner.recorder import Recorder
 from recipe.runner.run_summary import RunSummary, build_audit_table, render_mlflow_note
 from recipe.runner.signals import RunPruned
 from recipe.runner.start import start_run
+from recipe.runner.trick_effects import iter_trick_effects
 from recipe.store import lineage, results, run_dirs
 from recipe.training.loop import MetricsEvent
 from recipe.training.run import Run
@@ -93,7 +94,7 @@ def execute_run(
         _warn_upload_incomplete(console, recorder)
         again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
         again = again.replace("python -m recipe", World.from_environment().launch_command, 1)
-        told = "" if sweep else f" Go on with: {again}"  # a sweep goes on as a whole
+        told = "" if sweep else f" Resume with: {again}"  # a sweep goes on as a whole
         console.print(f"Stopped.{told}", soft_wrap=True)
         raise
     except BaseException as error:
@@ -159,12 +160,12 @@ def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> N
     console.print()
     console.print(parameter_table.build_table(outcome.plan.parameter_rows))
     console.print()
-    deeds = Table(title="What each trick did", title_justify="left", box=None, pad_edge=False)
+    effects = Table(title="What each trick did", title_justify="left", box=None, pad_edge=False)
     for column in ("trick", "option", "what it did"):
-        deeds.add_column(column)
-    for deed in outcome.iter_trick_effects():
-        deeds.add_row(*deed)
-    console.print(deeds)
+        effects.add_column(column)
+    for effect in iter_trick_effects(outcome.plan, outcome.history):
+        effects.add_row(*effect)
+    console.print(effects)
     console.print()
     console.print(build_audit_table(outcome.verdicts))
     console.print()

@@ -1,6 +1,6 @@
-"""The fingerprint: a hash of everything that can change a run's numbers, and of nothing that can't.
+"""The fingerprint: a hash of everything that can change a run's numbers, and of nothing else.
 
-Two runs of one fingerprint are the same run: on the CPU their numbers agree to the last bit.
+On the CPU, runs with equal fingerprints are bit-identical.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from recipe.training.run import Run
 
 
 def compute(spec: RunSpec, run: Run) -> str:
-    """64 hexadecimal digits; `run` is what was built from the spec, trained or not.
+    """Returns 64 hexadecimal digits; `run` was built from the spec, and may be trained.
 
-    In: settings, data, the content of given weights, versions, the code of the user's own
-    packages, device and threads. Out: the names of options, runs and packages, paths, tracking,
-    which of several alike GPUs. Raises SpecError for weights or code that can't be read.
+    Included: settings, data, the content of initial weights, versions, the code of the user's
+    packages, device and threads. Not included: the names of options, runs and packages, paths,
+    tracking, the index of a GPU. Raises SpecError if weights or code can't be read.
     """
     content: dict[str, Any] = {
         "settings": _collect_settings(spec, run),
@@ -37,27 +37,27 @@ def compute(spec: RunSpec, run: Run) -> str:
         "code": get_code_versions(spec, run),
         "device": _describe_device(run.device),
     }
-    if run.collectives.world_size > 1:  # sums are formed in another order
+    if run.collectives.world_size > 1:  # sums in another order
         content["processes"] = run.collectives.world_size
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def get_code_versions(spec: RunSpec, run: Run) -> dict[str, str]:
-    """What stands for the code of every package with a part in the run, besides recipe and torch:
-    a version, or a hash of its files. What the user trusts counts where any of it is used."""
+    """The version or a hash of the files of every package that the run uses, except recipe and
+    torch. If one trusted package is used, all of them are included."""
     used = {
         target.partition(".")[0] for target in _iter_targets([getattr(spec, g) for g in GROUPS])
     }
     used |= {type(module).__module__.partition(".")[0] for module in run.model.modules()}
     if used.intersection(spec.trust):
         used.update(spec.trust)
-    if hasattr(run.data.train, "files"):  # images are decoded anew each time
+    if hasattr(run.data.train, "files"):  # images are decoded in each epoch
         used |= decoder_packages(run.data.train.files)
     return source_hash.compute_source_ids(used, exclude=frozenset(("recipe", "torch", "builtins")))
 
 
 def _collect_settings(spec: RunSpec, run: Run) -> dict[str, Any]:
-    """What the spec says of the numbers, `auto` replaced by what it turned out to be."""
+    """The settings that can change the numbers, with the data's properties instead of `auto`."""
     facts = {
         "channels": run.data.channels,
         "classes": len(run.data.classes),
@@ -80,14 +80,14 @@ def _collect_settings(spec: RunSpec, run: Run) -> dict[str, Any]:
                 if key not in FINGERPRINT_EXCLUDED_SETTINGS.get(group, ())
             }
     if run.collectives.world_size == 1:
-        del content["distributed"]  # there is nothing to distribute
+        del content["distributed"]  # it has no effect
     if str(content["device"].get("_target_")).startswith("recipe."):
         del content["device"]
     return content
 
 
 def _describe_device(device: torch.device) -> dict[str, Any]:
-    """What computes; the number of threads and the instructions in use change the last bits."""
+    """The device, the number of threads and the CPU instructions, which change the last bits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""A run while it trains: every Point recorded, shown and audited, checkpoints written."""
+"""Trains a run: records, displays and audits each MetricsEvent, and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def fit(
     checkpoint_state: state.RunState | None = None,
     on_point: Callable[[MetricsEvent], None] | None = None,
 ) -> RunSummary:
-    """Trains to the end, from `saved` on if it is given, which a checkpoint of this run holds.
+    """Trains to the end, from `checkpoint_state` if it is given, a checkpoint of this run.
 
-    `watch` sees every Point once it is recorded, and may raise Pruned.
+    `on_point` is called with each event after it is recorded, and may raise RunPruned.
 
-    Ctrl-C and SIGTERM wait for the end of a step, and leave a checkpoint. Raises NonFinite and
-    BrokenPromise, recorded and shown in full.
+    SIGINT and SIGTERM stop the run after the current step, with a checkpoint. Raises NonFiniteError
+    and AuditError after recording them.
     """
     try:
         with plan.run.collectives.translate_peer_errors():
@@ -59,11 +59,10 @@ def fit(
 WEIGHTS_FILE = "model.safetensors"
 
 UNREADABLE_FILES_LIST = "left_out.txt"
-"""Names the files that couldn't be read."""
 
 
 def _describe_recovery_points(recorder: Recorder | NullRecorder, plan: Plan) -> str:
-    """What there is to go on from, in words."""
+    """The last good checkpoint and the best weights, in words."""
     found = []
     if written := Checkpoints(recorder.run_dir, plan.spec.checkpoint).paths():
         goes_on = run_dirs.format_command(
@@ -86,7 +85,7 @@ class _FitLoop:
         self.verdicts: list[AuditResult] = []
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self.unreadable_count = 0.0
-        """Files of those that are named in LEFT_OUT."""
+        """Number of files listed in UNREADABLE_FILES_LIST."""
 
     def fit(
         self, saved: state.RunState | None, watch: Callable[[MetricsEvent], None] | None
@@ -94,7 +93,7 @@ class _FitLoop:
         with self.audit, GracefulStop() as stopping:
             if saved is not None:
                 self._restore_state(saved)
-            if self.run.best.epoch:  # its file may be another run's, or of an epoch to come
+            if self.run.best.epoch:  # the file may be from another run or a later epoch
                 self._save_weights()
             self.checkpoints.last_step = self.run.position.step
             with ProgressDisplay(self.run, self.console) as follow:
@@ -113,21 +112,20 @@ class _FitLoop:
                     if asked and not (
                         point.is_run_end or self.run.position.step == self.run.total_steps
                     ):
-                        stopping.raise_signal()  # else only the last evaluation is left, if that
+                        stopping.raise_signal()  # otherwise at most the last evaluation is left
                     if watch is not None:
                         watch(point)
-            if not self.verdicts:  # it was stopped after its last step
+            if not self.verdicts:  # it was resumed after its last step
                 self.verdicts = list(self.audit.results(is_final=True))
         return RunSummary(self.plan, self.history, self.verdicts, stopping.received_signal)
 
     def _is_stop_requested(self, stopping: GracefulStop) -> bool:
-        """Whether the run is to stop here: all its processes do if one was asked."""
+        """Whether one of the run's processes received a signal."""
         if asked := self.run.collectives.all_reduce_max(stopping.received_signal or 0):
             stopping.received_signal = asked
         return asked > 0
 
     def _restore_state(self, saved: state.RunState) -> None:
-        """Puts the run where it stood."""
         state.restore_state(self.run, saved["run"])
         self.audit.load_state_dict(saved["audit"])
         for key, count in saved["recorded"].items():
@@ -153,8 +151,7 @@ class _FitLoop:
                 raise AuditError(found)
 
     def _has_finite_weights(self) -> bool:
-        """Whether all weights are finite; else what follows stops the run, and the last checkpoint
-        is the last good one."""
+        """If not, the next step stops the run, and the last checkpoint stays the last good one."""
         return self.run.collectives.first_not_none(find_nonfinite_weight(self.run.model)) is None
 
     def _save_weights(self) -> None:
@@ -168,7 +165,7 @@ class _FitLoop:
             "audit": state.to_plain_data(self.audit.state_dict(), "audit"),
             "recorded": {key: len(points) for key, points in self.history.items()},
         }
-        self.recorder.fsync()  # what it goes on from must not be ahead of the journal
+        self.recorder.fsync()  # a checkpoint must not be ahead of the journal
         if self.run.collectives.is_main:
             self.checkpoints.save(content)
         self.checkpoints.last_step = self.run.position.step
@@ -177,7 +174,7 @@ class _FitLoop:
 def _raise_pending_signal(
     stopping: GracefulStop, points: Iterator[MetricsEvent]
 ) -> Iterator[MetricsEvent]:
-    """What fails after Ctrl-C, such as workers that got it, too, counts as stopped by it."""
+    """Raises a received signal instead of errors that it caused, such as those of workers."""
     try:
         yield from points
     except Exception:

@@ -1,5 +1,5 @@
-"""What a run starts from, each thing as a hash: runs of one seed share all of it, whatever tricks
-are on, and only such runs can be compared pair by pair."""
+"""Hashes of a run's initial state. Runs with the same seed share it, whichever tricks they use, and
+only runs that share it are compared as pairs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from recipe.training.run import Run, epoch_batches
 HASHED_PARTS = ("weights", "split", "order", "augmentation", "dropout")
 
 NUM_RANDOM_SAMPLES = 16
-"""Numbers that stand for a whole stream: two generators that agree on so many are the same."""
+"""Generators that agree on this many numbers are taken as equal."""
 
 
 def hash_initial_state(run: Run) -> dict[str, str]:
-    """Of each of SHARED: 16 hexadecimal digits. The run has been built and not trained yet.
+    """Returns 16 hexadecimal digits for each of HASHED_PARTS, for a run that isn't trained yet.
 
     `weights`: the model's parameters and buffers by name. `split`: the samples of training and
-    validation data. `order`: in which the first epoch goes through them, whatever the batch size.
-    `augmentation`, `dropout`: the beginning of the stream that is drawn from.
+    validation data. `order`: the order of the samples in the first epoch, for any batch size.
+    `augmentation`, `dropout`: the first numbers of their random-number generators.
     """
     with rng.isolate_rng():
         rng.seed_global_rng(run.seed, "dropout")

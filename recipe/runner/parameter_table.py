@@ -1,4 +1,4 @@
-"""One row per parameter: what was decided about it. Kept as parameters.csv, shown as a table."""
+"""Parameters and their settings, one row each: the artifact parameters.csv and a table."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from recipe.formatting import pluralize
 from recipe.training.run import Run
 
 FOLD_THRESHOLD = 40
-"""Parameters from which on a table is folded by module."""
+"""A table of more parameters has one line per module."""
 
 
 @dataclass(frozen=True)
 class ParameterRow:
     name: str
     shape: str
-    """As 16x3x3x3; a scalar has none."""
+    """Such as 16x3x3x3; empty for a scalar."""
     rule: str
-    """The pattern that put it into its group; else the group's name."""
+    """The pattern that assigned it to its group, or else the group's name."""
     group: str
     lr: float | None
-    """Of its group, before any schedule; None: it is in no group, never trained."""
+    """Its group's, before any schedule; None if it is in no group and never trained."""
     weight_decay: float | None
     trainable: bool
-    """From the first epoch on."""
+    """In the first epoch."""
     frozen_epochs: int | None
-    """Epochs after which it is trained; None: never."""
+    """Epochs after which it is trained; None if never."""
     numbers: int
 
 
 def build_rows(run: Run) -> list[ParameterRow]:
-    """In the model's order. A frozen parameter that is never trained is in no group."""
+    """Rows in the model's order. A parameter that is never trained is in no group."""
     held = {group["name"]: group for group in run.optimizer.param_groups}
     home = {
         id(p): held[g["name"]] for g in run.param_groups if g["name"] in held for p in g["params"]
@@ -70,7 +70,8 @@ def to_csv(rows: list[ParameterRow]) -> str:
 
 
 def build_table(rows: list[ParameterRow]) -> Table:
-    """name / trainable before and after freezing; a long model is folded by module."""
+    """Each parameter's group, learning rate, and whether it is trainable before and after freezing;
+    a long model has one line per module."""
     shown = Table(title="Parameters", title_justify="left", box=None, pad_edge=False)
     folded = len(rows) > FOLD_THRESHOLD
     for column in ("name", "shape", "group", "lr", "trainable before", "after"):
@@ -92,8 +93,8 @@ def _describe_unfreezing(row: ParameterRow) -> str:
 
 
 def fold_by_module(rows: list[ParameterRow]) -> list[tuple[str, str, ParameterRow]]:
-    """Neighbouring parameters that were decided alike, one line for each module at the top:
-    (module with what it holds, "", one of its rows)."""
+    """Merges neighbouring rows with equal settings in one top-level module: (module with its
+    number of tensors, "", one of its rows)."""
 
     def group_key(row: ParameterRow) -> tuple[str, str, float | None, bool, int | None]:
         return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.frozen_epochs

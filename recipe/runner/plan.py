@@ -1,4 +1,4 @@
-"""What will run: the spec, every parameter, the learning rates, the size and the time."""
+"""The plan of a run: its spec, every parameter, learning rates, size and estimated time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recipe.training import rules
 from recipe.training.run import Run
 
 TEXT_WIDTH = 100
-"""Columns of everything that is kept as text."""
+"""Columns of recorded text files."""
 
 BAR_CHARACTERS = " ▁▂▃▄▅▆▇█"
 
@@ -42,11 +42,11 @@ class ModelSummary:
 
     statistics: torchinfo.ModelStatistics
     count_failure: str | None = None
-    """Why the table has neither output sizes nor multiply-adds; None: it has them."""
+    """Why output sizes and multiply-adds are missing; None if they aren't."""
 
     @property
     def multiply_adds(self) -> int | None:
-        """For one sample; None: they could not be counted."""
+        """Multiply-adds of one sample; None if they could not be counted."""
         return None if self.count_failure else self.statistics.total_mult_adds
 
     def __str__(self) -> str:
@@ -56,8 +56,8 @@ class ModelSummary:
 
 
 def summarize_model(run: Run) -> ModelSummary:
-    """torchinfo's table for one training sample; random streams, modes and statistics stay as they
-    are. Where that forward pass fails, the table is that of the parameters alone."""
+    """torchinfo's table for one training sample, without side effects on generators, modes and
+    statistics. If that forward pass fails, the table has the parameters only."""
 
     def run_torchinfo(inputs: Tensor | None) -> torchinfo.ModelStatistics:
         columns = ("output_size", "num_params", "mult_adds", "trainable")
@@ -75,7 +75,7 @@ def summarize_model(run: Run) -> ModelSummary:
         inputs, _ = first_samples_batch(run.data.train, 1)
         try:
             return ModelSummary(run_torchinfo(to_device(inputs, run.device)))
-        except Exception as error:  # whatever the model or torchinfo raises, training may not
+        except Exception as error:  # training may work nevertheless
             cause = error.__cause__ or error
             reason = next(iter(str(cause).splitlines()), "")
             return ModelSummary(
@@ -85,16 +85,14 @@ def summarize_model(run: Run) -> ModelSummary:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything `describe` shows, as data."""
-
     spec: RunSpec
     run: Run
     model_summary: ModelSummary
     parameter_rows: list[parameter_table.ParameterRow]
     frozen_cache_description: str | None
-    """What will be done with the part that is frozen; None: nothing is."""
+    """How the outputs of frozen layers are cached; None if no layer is frozen."""
     schedule_description: str | None
-    """What the schedule says of itself, such as the lengths of its parts."""
+    """The schedule's own description, such as the lengths of its parts."""
     cautions: list[str]
 
 
@@ -108,8 +106,8 @@ def make_plan(spec: RunSpec, run: Run) -> Plan:
 
 
 def format_sparkline(values: list[float], width: int) -> str:
-    """A line of bars from 0 to the largest value, one character per value or, if there are too
-    many, per stretch of the run (its mean)."""
+    """A line of bars from 0 to the largest value, one character per value or, for more than `width`
+    values, per interval (its mean)."""
     top = max(values)
     cuts = [round(index * len(values) / width) for index in range(width + 1)]
     stretches = [values[a:b] for a, b in itertools.pairwise(cuts) if b > a]
@@ -122,7 +120,7 @@ def format_sparkline(values: list[float], width: int) -> str:
 
 
 def estimate_epoch_seconds(run: Run) -> float:
-    """Roughly, from a few steps; the run isn't moved."""
+    """A rough estimate from a few forward and backward passes, which leave the run unchanged."""
     output.set_current_task("measuring the time of a step")
     inputs, targets = first_samples_batch(run.data.train, run.batch_size)
     inputs, targets = to_device(inputs, run.device), targets.to(run.device)
@@ -160,12 +158,12 @@ def _measure_fastest(work: Callable[[], None]) -> float:
 
 
 def render_plan(plan: Plan, *, seconds: float | None = None) -> RenderableType:
-    """The plan for a terminal; with the time it will take if `seconds` per epoch are given."""
+    """The plan for a terminal; with the estimated time if `seconds` per epoch are given."""
     return Group(*_render_sections(plan, seconds))
 
 
 def format_headline(spec: RunSpec, run: Run) -> str:
-    """The run in a line, and where its weights come from in another if not from chance."""
+    """The run in one line, and the source of its initial weights in another, if there is one."""
     text = (
         f"{spec.label}: seed {spec.seed}, {pluralize(run.epochs, 'epoch')} of "
         f"{pluralize(run.steps_per_epoch, 'step')}, "
@@ -214,7 +212,7 @@ def _render_sections(plan: Plan, seconds: float | None) -> Iterator[RenderableTy
 
 
 def build_spec_table(spec: RunSpec) -> Table:
-    """Option and settings of every group; the groups that are off are dim."""
+    """Option and settings of every group; groups that are off are dimmed."""
     shown = Table(title="Spec", title_justify="left", box=None, pad_edge=False)
     for column in ("group", "option", "settings"):
         shown.add_column(column)
@@ -254,7 +252,7 @@ def _has_warmup(run: Run) -> bool:
 
 
 def _compute_learning_rates(run: Run) -> LRCurves:
-    """The learning rates over the run; with a warm-up at every step."""
+    """The learning rates over the run; with a warm-up, those of every step."""
     if not _has_warmup(run):
         return run.lr_curves
     per_move = 1 if run.lr_schedule.per == "step" else run.steps_per_epoch
@@ -265,7 +263,7 @@ def _compute_learning_rates(run: Run) -> LRCurves:
 
 
 def build_learning_rate_table(plan: Plan, width: int = 48) -> Table:
-    """Each group's learning rate over the run, as a line of bars."""
+    """Each parameter group's learning rate over the run, as a line of bars."""
     per = "step" if _has_warmup(plan.run) else plan.spec.scheduler["per"]
     shown = Table(
         title=f"Learning rate over the run (moves every {per})",
@@ -308,7 +306,7 @@ def format_model_size(plan: Plan) -> str:
 
 
 def render_as_text(shown: RenderableType) -> str:
-    """What a terminal of fixed width and without colours would show."""
+    """The output of a terminal with TEXT_WIDTH columns and without colours."""
     console = Console(io.StringIO(), width=TEXT_WIDTH)
     console.print(shown)
     assert isinstance(console.file, io.StringIO)

@@ -1,4 +1,4 @@
-"""The pictures of a run: learning rates and curves, as PNG files."""
+"""Figures of a run: learning rates and metrics, as PNG files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MetricHistory = Mapping[str, Sequence[tuple[int, float]]]
 
 
 def plot_learning_rates(history: MetricHistory, path: Path) -> None:
-    """`lr/<group>` against the step, one line a group."""
+    """Plots `lr/<group>` against the step, one line per group."""
     figure, (axes,) = _get_empty_figure(1, 7, 3.2, left=0.12, right=0.98, bottom=0.15)
     for key in history:
         if key.startswith("lr/"):
@@ -30,7 +30,7 @@ def plot_learning_rates(history: MetricHistory, path: Path) -> None:
 
 
 def plot_curves(history: MetricHistory, path: Path) -> None:
-    """Loss, accuracy and gradient norm against the step, training beside validation."""
+    """Plots loss, accuracy and gradient norm against the step, for training and validation."""
     figure, three = _get_empty_figure(3, 12, 3.6, left=0.055, right=0.99, bottom=0.14, wspace=0.22)
     panels = (
         ("loss", ("train/loss", "val/loss")),
@@ -58,9 +58,9 @@ def plot_curves(history: MetricHistory, path: Path) -> None:
 def _get_empty_figure(
     panels: int, width: float, height: float, **margins: float
 ) -> tuple[Figure, list[Axes]]:
-    """A figure in inches, and its panels side by side, with no line in them."""
+    """A figure of the given size in inches, and its empty panels side by side."""
     figure = _get_cached_figure(panels, width, height)
-    # matplotlib's own layouts draw everything several times over
+    # matplotlib's layout engines draw everything several times
     figure.subplots_adjust(top=0.91, **margins)
     for axes in figure.axes:
         for line in list(axes.lines):
@@ -73,14 +73,14 @@ def _get_empty_figure(
 
 @functools.cache
 def _get_cached_figure(panels: int, width: float, height: float) -> Figure:
-    """The same for every run of a process, as ticks and labels take longer to make than to draw."""
+    """Reused by all runs of a process: ticks and labels take longer to create than to draw."""
     figure = Figure(figsize=(width, height))
     figure.subplots(1, panels)
     return figure
 
 
 def _shorten_tick_labels(axes: Axes) -> None:
-    """Numbers beside the axis that fit its margin, whatever their size."""
+    """Uses scientific notation for labels that don't fit the margin."""
     axes.ticklabel_format(axis="y", scilimits=(-2, 4))
 
 
@@ -91,5 +91,7 @@ def _get_steps_and_values(history: MetricHistory, key: str) -> tuple[list[int], 
 def save_figure(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a group's name, in boxes
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font"
+        )  # a group's name may have any character
         figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""How a run is followed: a live bar in a terminal, one plain line an epoch anywhere else."""
+"""Progress of a run: a live bar on a terminal, otherwise one line per epoch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from recipe.training.run import Run
 
 
 class ProgressDisplay:
-    """Shows every Point it is given."""
-
     def __init__(self, run: Run, console: Console) -> None:
         self.run = run
         self.console = console
         self.is_live = console.is_terminal
         self.start_time = time.perf_counter()
         self.start_step = run.position.step
-        """Steps that were over before, in a run that is taken up again."""
+        """Steps before this process, in a resumed run."""
         self.latest_metrics: Metrics = {}
         self.epoch = 0
         self.losses: list[float] = []
@@ -74,7 +72,7 @@ class ProgressDisplay:
             )
 
     def _format_metrics(self, step: int) -> str:
-        # of the epoch so far, as val/loss is of the whole validation part
+        # the mean over the epoch so far, as val/loss is the mean over the validation data
         parts = [f"loss {sum(self.losses) / len(self.losses):.4f}"] if self.losses else []
         if "val/accuracy" in self.latest_metrics:
             parts.append(f"val/loss {self.latest_metrics['val/loss']:.4f}")

@@ -1,8 +1,7 @@
-"""What came of a run: the result with its uncertainty, and what each trick did."""
+"""The summary of a finished run: the result line, cautions, the audit's table, MLflow's note."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections import Counter
@@ -17,23 +16,12 @@ from recipe.audit.auditor import AuditResult
 from recipe.components.data import Split, unreadable_samples
 from recipe.config import option_files
 from recipe.formatting import escape_unprintable, format_list, format_percent, pluralize
-from recipe.runner.parameter_table import ParameterRow
 from recipe.runner.plan import Plan
+from recipe.runner.trick_effects import format_skipped_batches, iter_trick_effects
 from recipe.store import run_dirs
 
 if TYPE_CHECKING:
     from recipe.runner.plots import MetricHistory
-
-DEFAULT_DESCRIPTIONS = {
-    "sampler": "every epoch's order",
-    "sharpness": "every step's gradient was taken uphill",
-    "warmup": "the first steps",
-    "evaluation": "every evaluation, and predictions",
-    "precision": "every forward pass",
-    "augment": "every training batch",
-    "average": "the average is what was evaluated and kept",
-}
-"""What a trick did that has nothing to measure."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +30,14 @@ class RunSummary:
     history: MetricHistory
     verdicts: Sequence[AuditResult]
     late_signal: int | None = None
-    """The signal that came when nothing but the end was left to do."""
+    """The signal that arrived after the last step."""
 
     @property
     def best_accuracy(self) -> float:
         return self.plan.run.best.accuracy
 
     def format_result(self) -> str:
-        """The best validation accuracy, with the interval that so many samples allow."""
+        """The result line: the best validation accuracy with its Clopper-Pearson interval."""
         run = self.plan.run
         count = len(run.data.val) - len(unreadable_samples(run.data.val))
         low, high = clopper_pearson_interval(round(self.best_accuracy * count), count)
@@ -62,23 +50,25 @@ class RunSummary:
 
     @property
     def tricks_without_effect(self) -> list[str]:
-        """`group=option` of the tricks that did nothing at all."""
+        """`group=option` of the tricks that had no effect."""
         return [f"{v.group}={v.option}" for v in self.verdicts if v.no_effect_reason]
 
     def iter_cautions(self) -> Iterator[str]:
-        """What the result doesn't say, because a trick did nothing or batches were left out."""
+        """Reasons why the result means less: tricks without effect, batches or files left out."""
         for v in self.verdicts:
             if v.no_effect_reason:
                 yield (
-                    f"{v.group}={v.option} had no effect: {v.no_effect_reason}; this run says nothing "
-                    "about it"
+                    f"{v.group}={v.option} had no effect: {v.no_effect_reason}; this run says "
+                    "nothing about it"
                 )
             if v.warning:
                 yield v.warning
         yield from self._iter_training_cautions()
         if self.plan.run.nonfinite_guard.skipped_batches:
-            yield f"{self._format_skipped_batches()} left out, because a loss or gradient was not finite"
-
+            yield (
+                f"{format_skipped_batches(self.plan.run)} left out, because a loss or gradient was "
+                "not finite"
+            )
         if left_out := self.list_unreadable_files():
             samples = len(self.plan.run.data.train) + len(self.plan.run.data.val)
             yield (
@@ -93,13 +83,13 @@ class RunSummary:
             )
         if gone := self._get_classes_without_images(data.val):
             yield (
-                f"of {format_list(gone)} no validation image could be read, so the validation metrics "
-                f"don't include {'it' if len(gone) == 1 else 'them'}"
+                f"of {format_list(gone)} no validation image could be read, so the validation "
+                f"metrics don't include {'it' if len(gone) == 1 else 'them'}"
             )
 
     def _iter_training_cautions(self) -> Iterator[str]:
-        """Where training came to nothing: a loss that ends above its first value, or an accuracy
-        that needs no model."""
+        """Yields a caution if the loss ended above its first value, or if the accuracy is that of
+        a constant prediction."""
         run = self.plan.run
         losses = [v for _, v in sorted(self.history["train/loss"]) if math.isfinite(v)]
         count = max(1, min(run.steps_per_epoch, len(losses) // 2))
@@ -117,134 +107,40 @@ class RunSummary:
         share = most / counts.total()
         if self.best_accuracy <= share:
             yield (
-                f"val/accuracy {format_percent(self.best_accuracy)} is no better than always guessing the "
-                f"commonest class, {run.data.classes[commonest]} ({format_percent(share)} of the "
-                "validation samples)"
+                f"val/accuracy {format_percent(self.best_accuracy)} is no better than always "
+                f"guessing the commonest class, {run.data.classes[commonest]} "
+                f"({format_percent(share)} of the validation samples)"
             )
 
     def _get_classes_without_images(self, split: Split) -> list[str]:
-        """The classes of which every sample of the split was left out."""
-        there = Counter(split.targets.tolist())
+        """The classes whose samples of the split were all left out."""
+        total = Counter(split.targets.tolist())
         left_out = Counter(int(split.targets[sample]) for sample in unreadable_samples(split))
         classes = self.plan.run.data.classes
         return [
             escape_unprintable(classes[c])
             for c, count in sorted(left_out.items())
-            if count == there[c]
+            if count == total[c]
         ]
 
     def list_unreadable_files(self) -> list[str]:
-        """The files that were left out, and why."""
+        """The files that were left out, each with the reason."""
         data = self.plan.run.data
         return sorted(
             [*unreadable_samples(data.train).values(), *unreadable_samples(data.val).values()]
         )
 
-    def _format_skipped_batches(self) -> str:
-        return f"{self.plan.run.nonfinite_guard.skipped_batches} of {self.plan.run.total_steps} batches were"
-
-    def iter_trick_effects(self) -> Iterator[tuple[str, str, str]]:
-        """(group, option, what it did) for the tricks; those that are off only if they measured."""
-        options = self.plan.spec.options
-        for group in ("loss", *option_files.OFF_OPTIONS):
-            done = getattr(self, f"_{group}")() if hasattr(self, f"_{group}") else None
-            if done is None and options[group] != option_files.OFF_OPTIONS.get(group):
-                done = DEFAULT_DESCRIPTIONS[group]
-            if done:
-                yield group, options[group], done
-
-    def _loss(self) -> str:
-        values = [value for _, value in self.history["train/loss"]]
-        did = f"{values[0]:.3g} at the first step, {values[-1]:.3g} at the last"
-        return (
-            f"{did}; {self._format_skipped_batches()} skipped"
-            if self.plan.run.nonfinite_guard.skipped_batches
-            else did
-        )
-
-    def _freeze(self) -> str:
-        rows = self.plan.parameter_rows
-        frozen = [row for row in rows if row.frozen_epochs is None]
-        later = [row for row in rows if row.frozen_epochs not in (None, 0)]
-        parts = []
-        if frozen:
-            parts.append(
-                f"{len(frozen)} of {len(rows)} tensors frozen throughout "
-                f"({_count_parameters(frozen):,} of {_count_parameters(rows):,} numbers)"
-            )
-        for epoch in sorted({row.frozen_epochs for row in later if row.frozen_epochs is not None}):
-            thawed = sum(row.frozen_epochs == epoch for row in later)
-            parts.append(f"{thawed} unfrozen after {pluralize(epoch, 'epoch')}")
-        run = self.plan.run  # taken up after its last step, nothing was left to do
-        if done := run.frozen_cache.describe() or run.frozen_cache.describe_plan(run):
-            parts.append(done)
-        return "; ".join(parts) or "nothing was frozen"
-
-    def _param_groups(self) -> str | None:
-        if self.plan.spec.options["param_groups"] == option_files.OFF_OPTIONS["param_groups"]:
-            return None
-        return ", ".join(
-            f"{name} lr {rates[0]:g}" for name, rates in self.plan.run.lr_curves.items()
-        )
-
-    def _scheduler(self) -> str:
-        moved = []
-        for key, points in self.history.items():
-            if key.startswith("lr/"):
-                values = [value for _, value in points]
-                changes = sum(a != b for a, b in itertools.pairwise(values))
-                if changes:
-                    times = "once" if changes == 1 else f"{changes} times"
-                    ends = f"{values[0]:.3g} to {values[-1]:.3g}"
-                    if max(values) > max(values[0], values[-1]):
-                        ends += f", at most {max(values):.3g}"
-                    moved.append(f"{key} {ends}, changed {times}")
-        if len(moved) > 3:
-            moved[3:] = [f"and {len(moved) - 3} more groups"]
-        return "; ".join(moved) or "the learning rate never changed"
-
-    def _average(self) -> str | None:
-        raw = self.history.get("val/raw_accuracy")
-        if not raw:
-            return None
-        kept = dict(self.history["val/accuracy"])
-        step, value = raw[-1]
-        return (
-            f"the average was evaluated and kept: val/accuracy {format_percent(kept[step])} in the last "
-            f"epoch, the weights themselves {format_percent(value)}"
-        )
-
-    def _stop(self) -> str | None:
-        run = self.plan.run
-        if run.position.epoch >= run.epochs:
-            return (
-                None
-                if self.plan.spec.options["stop"] == option_files.OFF_OPTIONS["stop"]
-                else "it never did"
-            )
-        waited = run.position.epoch - run.best.epoch
-        return f"after epoch {run.position.epoch} of {run.epochs}, {pluralize(waited, 'epoch')} after the best"
-
-    def _clip(self) -> str:
-        norms = [value for _, value in self.history["clip/grad_norm"]]
-        rate = self.history["clip/hit_rate"][-1][1]
-        did = f"bit on {format_percent(rate)} of {len(norms)} steps"
-        if self.plan.spec.options["clip"] == option_files.OFF_OPTIONS["clip"]:
-            did = "only measured"
-        norm = f"median {statistics.median(norms):.3g}, largest {max(norms):.3g}"
-        return f"{did}; gradient norm before: {norm}"
-
 
 def build_audit_table(verdicts: Sequence[AuditResult]) -> Table:
-    """Which promise was checked, and whether it held."""
+    """One row per audited trick: what was checked, and whether it held."""
     shown = Table(title="Audit", title_justify="left", box=None, pad_edge=False)
     for column in ("trick", "option", "promise", "what was checked"):
         shown.add_column(column)
     for verdict in verdicts:
         state, style = _format_state(verdict)
         shown.add_row(
-            verdict.group, verdict.option, state, "; ".join(verdict.listed_problems) or verdict.description,
-            style=style,
+            verdict.group, verdict.option, state,
+            "; ".join(verdict.listed_problems) or verdict.description, style=style,
         )  # fmt: skip
     return shown
 
@@ -255,15 +151,11 @@ def _format_state(verdict: AuditResult) -> tuple[str, str | None]:
     return ("no effect", "yellow") if verdict.no_effect_reason else ("held", None)
 
 
-def _count_parameters(rows: list[ParameterRow]) -> int:
-    return sum(row.numbers for row in rows)
-
-
 def clopper_pearson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """The Clopper-Pearson interval for a share, from 0 to 1.
+    """The Clopper-Pearson interval of a proportion, from 0 to 1.
 
-    Source: Clopper and Pearson 1934, Biometrika 26(4). Covers at least `level`, whatever the
-    share is.
+    Source: Clopper and Pearson 1934, Biometrika 26(4). Its coverage is at least
+    `level` for any proportion.
     """
     from scipy.special import betaincinv
 
@@ -274,7 +166,7 @@ def clopper_pearson_interval(hits: int, count: int, level: float = 0.95) -> tupl
 
 
 def render_mlflow_note(outcome: RunSummary, command: str, run_dir: Path) -> str:
-    """The run's page in MLflow, as Markdown."""
+    """The description of the run in MLflow, as Markdown."""
     spec = outcome.plan.spec
     tries = f"predict run={run_dir.name} input=<file or folder>"
     lines = [
@@ -287,7 +179,7 @@ def render_mlflow_note(outcome: RunSummary, command: str, run_dir: Path) -> str:
         "|---|---|---|",
         *(
             f"| {group} | {option} | {done} |"
-            for group, option, done in outcome.iter_trick_effects()
+            for group, option, done in iter_trick_effects(outcome.plan, outcome.history)
         ),
         "",
         "| audit | option | promise | what was checked |",
@@ -301,8 +193,9 @@ def render_mlflow_note(outcome: RunSummary, command: str, run_dir: Path) -> str:
         "|---|---|",
         *(f"| {group} | {spec.options[group]} |" for group in option_files.GROUPS),
         "",
-        f"Seed {spec.seed}, {spec.epochs} epochs. The whole spec is `spec.yaml`, what each "
-        "parameter got `parameters.csv`, the weights of the best epoch `model.safetensors`.",
+        f"Seed {spec.seed}, {spec.epochs} epochs. The complete spec is in `spec.yaml`, the "
+        "settings of each parameter in `parameters.csv`, the best epoch's weights in "
+        "`model.safetensors`.",
         "",
         f"Try it on an image: `{run_dirs.format_command(tries, run_dir.parent.parent)}`",
     ]

@@ -1,4 +1,4 @@
-"""How a run begins: anew, where it was stopped, or where another one stands; and its record."""
+"""Starts a run: from scratch, from its last checkpoint, or from that of another run."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def start_run(
     sweep: Path | None,
     tags: Mapping[str, str],
 ) -> RunState | None:
-    """Records what the run is, if that isn't recorded yet; what it is to go on from, if anything.
+    """Records the run's metadata unless they are recorded, and returns the checkpoint from which it
+    resumes, or None.
 
-    Where it goes on from another run, it is put there.
+    If it starts from a checkpoint of another run, that state is loaded here.
     """
     if earlier_runs.source_checkpoint and lineage.find_parent_checkpoint(recorder.run_dir) is None:
         recorder.write_file(
@@ -45,7 +46,7 @@ def start_run(
             recorder.set_tags(tags)
     elif (
         _read_artifact(recorder, "spec.yaml") != plan.spec.to_yaml()
-    ):  # another place, or it was lost
+    ):  # another folder, or it was lost
         recorder.log_text("spec.yaml", plan.spec.to_yaml())
     saved = (
         _load_latest_checkpoint(recorder, plan, console)
@@ -56,7 +57,7 @@ def start_run(
     if saved is None and source is not None:
         others = transfer.load_source_checkpoint(plan.run, plan.spec, source)
     elif saved is None and earlier_runs.interrupted_run_dir:
-        console.print(f"Goes on with {recorder.run_id}, which starts anew", soft_wrap=True)
+        console.print(f"Resumes {recorder.run_id} from scratch", soft_wrap=True)
     plan.run.collectives.broadcast((saved, others))
     if others is not None and source is not None:
         _transfer_state(recorder, plan, others, source, console)
@@ -64,7 +65,7 @@ def start_run(
 
 
 def join_run(plan: Plan) -> RunState | None:
-    """As `begin`, in the processes that don't record: what the first one begins with."""
+    """As `start_run`, in the processes that don't record; receives the first one's checkpoint."""
     nothing: tuple[RunState | None, transfer.SourceCheckpoint | None] = (None, None)
     saved, others = plan.run.collectives.broadcast(nothing)
     if others is not None:
@@ -73,28 +74,28 @@ def join_run(plan: Plan) -> RunState | None:
 
 
 def _load_latest_checkpoint(recorder: Recorder, plan: Plan, console: Console) -> RunState | None:
-    """The newest checkpoint that can be read; says from where the run goes on."""
+    """The newest readable checkpoint; prints the step from which the run resumes."""
     checkpoints = Checkpoints(recorder.run_dir, plan.spec.checkpoint)
     saved = checkpoints.load_latest()
     for problem in checkpoints.damaged_files:
         console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
     if saved:
         step = saved["run"]["position"]["step"]
-        console.print(f"Goes on with {recorder.run_id} after step {step}", soft_wrap=True)
-        if told := _describe_world_size_change(plan.run, saved):
-            console.print(told, soft_wrap=True)
+        console.print(f"Resumes {recorder.run_id} after step {step}", soft_wrap=True)
+        if message := _describe_world_size_change(plan.run, saved):
+            console.print(message, soft_wrap=True)
     return saved
 
 
 def _describe_world_size_change(run: Run, saved: RunState) -> str | None:
-    """What is not as it was where other processes go on."""
+    """What differs if the number of processes has changed; None if it hasn't."""
     before = len(get_rng_states(saved["run"]))
     if before == run.collectives.world_size:
         return None
     processes = "one process" if before == 1 else f"{before} processes"
     return (
-        f"It was that of {processes}, and is shared by {run.collectives.world_size} now: batches, weights and "
-        "the optimizer go on as they stood; dropout draws other masks"
+        f"The run had {processes}, and has {run.collectives.world_size} now: batches, weights and "
+        "the optimizer continue exactly; dropout draws other masks"
     )
 
 
@@ -105,10 +106,10 @@ def _transfer_state(
     checkpoint: Path,
     console: Console,
 ) -> None:
-    """Starts a run where another one stood; what became of that one's state is told and kept."""
+    """Loads another run's state; prints and records what was carried over."""
     found = others.transfer_to(plan.run, plan.spec)
     other = lineage.get_parent_run_id(checkpoint)
-    lines = [f"Goes on from {other} after step {plan.run.position.step}"]
+    lines = [f"Starts from {other} after step {plan.run.position.step}"]
     lines += [f"  {line}" for line in found.format_lines()]
     recorder.log_text("carried.txt", "\n".join(lines) + "\n")
     recorder.set_tags({"recipe.resumed_from": other})
@@ -117,7 +118,7 @@ def _transfer_state(
 
 
 def _read_artifact(recorder: Recorder, name: str) -> str | None:
-    """What the artifact of that name says; None: it isn't there."""
+    """The text of an artifact; None if it doesn't exist."""
     path = recorder.run_dir / name
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
@@ -170,7 +171,7 @@ def _record_metadata(
 
 
 def _collect_data_facts(run: Run) -> dict[str, object]:
-    """What it takes to treat a new image as the training images were."""
+    """What is needed to process new images as the training images were."""
     data = run.data
     return {
         "classes": list(data.classes),

@@ -46,7 +46,7 @@ def print_sweep(sweep: SweepStatus, console: Console) -> None:
     elif sweep.done_count < sweep.total:
         told = f"; that takes about {left}" if left else ""
         console.print(
-            f"Go on with: {sweep_record.format_command(sweep.command)}{told}", soft_wrap=True
+            f"Resume with: {sweep_record.format_command(sweep.command)}{told}", soft_wrap=True
         )
 
 

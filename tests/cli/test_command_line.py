@@ -96,12 +96,12 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         (
             "freeze=gradual freeze.stages=[{names:['blocks.0.*'],epoch:x}]",
             "freeze.stages[0].epoch must be a whole number, got 'x' "
-            "(after how many epochs these names or patterns are trained)",
+            "(number of epochs after which these names or patterns are unfrozen)",
         ),
         (
             "freeze=gradual freeze.stages=[{names:['blocks.0.*',3],epoch:1}]",
             "freeze.stages[0].names[1] must be a text, got 3 "
-            "(after how many epochs these names or patterns are trained)",
+            "(number of epochs after which these names or patterns are unfrozen)",
         ),
         (
             "optimizer.lr=nan",
@@ -131,7 +131,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         (
             "clip=agc clip.eps=1e39",
             "clip.eps must be within the numbers of 32 bits, which end at 3.4e38, got 1e+39 "
-            "(stands in for a smaller |weight|, so that layers at zero can still move)",
+            "(minimum of |weight|, so that layers with zero weights can be trained)",
         ),
         (
             f"model.widths=[4,{2**63}]",
@@ -145,7 +145,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         (
             "tracking=local tracking.experiment=",
             "tracking.experiment must be at least 1 long, got '' "
-            "(MLflow experiment that the runs go to)",
+            "(MLflow experiment of the runs)",
         ),
         # Hydra's own
         (

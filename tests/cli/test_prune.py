@@ -75,7 +75,7 @@ def test_what_is_left_is_what_more_epochs_start_from_and_without_it_that_is_refu
     finished, _ = commands.runs(home)
     assert commands.here(home, "prune", "done", "yes=true").status == 0
     done = commands.here(home, "resume", "done", "epochs=3")
-    assert done.status == 0 and f"Goes on from {finished.name} after step 4" in done.out
+    assert done.status == 0 and f"Starts from {finished.name} after step 4" in done.out
     assert commands.here(home, "prune", finished.name, "keep=0", "yes=true").status == 0
     refused = commands.here(home, "resume", "done", "epochs=4")
     assert refused.status == 2

@@ -141,8 +141,7 @@ def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Pat
         "vgg_first2",
         "~name: a setting can't be removed; give it another value",
         "epochs must be greater than 0, got 0",
-        "scheduler.gamma must be a number, got 'high' (what is left of every learning rate "
-        "after a fall)",
+        "scheduler.gamma must be a number, got 'high' (factor of each reduction)",
     ]  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_a_signal_leaves_a_checkpoint_of_that_step_and_the_run_ends_as_if_never_
     assert in_database(tmp_path, run) == "KILLED"
     done = resumed(tmp_path, run.name)
     assert done.status == 0, done.err
-    assert f"Goes on with {run.name} after step 5" in done.out
+    assert f"Resumes {run.name} after step 5" in done.out
     alike(run, whole)
     in_mlflow(run)
     assert in_database(tmp_path, run) == "FINISHED"
@@ -124,7 +124,7 @@ def test_a_run_is_told_how_to_go_on_when_it_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "signals").write_text("5 SIGINT")
     done = commands.here(tmp_path, *QUIET)
     (run,) = commands.runs(tmp_path)
-    assert f"Stopped. Go on with: python -m recipe resume {run.name}" in done.out.splitlines()
+    assert f"Stopped. Resume with: python -m recipe resume {run.name}" in done.out.splitlines()
     assert done.err == "recipe: interrupted\n"
 
 
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(again: Path, w
     newest.write_bytes(content)
     done = resumed(again, run.name)
     assert done.status == 0
-    assert f"Goes on with {run.name} after step 3" in done.out
+    assert f"Resumes {run.name} after step 3" in done.out
     assert f"Caution {newest.name} can't be read: " in done.out
     alike(finished(again), whole)
 
@@ -233,7 +233,7 @@ def test_with_every_checkpoint_damaged_a_run_starts_from_its_beginning(
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(content)
     done = resumed(again, run.name)
-    assert f"Goes on with {run.name}, which starts anew" in done.out
+    assert f"Resumes {run.name} from scratch" in done.out
     assert done.out.count("Caution step-0000000") == 2
     alike(finished(again), whole)
 
@@ -248,7 +248,7 @@ def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(
     assert resumed(tmp_path, run.name).status == 130
     assert checkpoints(run) == ["step-000000002.ckpt"]
     done = resumed(tmp_path, run.name)
-    assert f"Goes on with {run.name} after step 2" in done.out
+    assert f"Resumes {run.name} after step 2" in done.out
     numbers_alike(finished(tmp_path), whole)
 
 
@@ -461,7 +461,7 @@ def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_ord
     assert commands.here(folders[2], *WORKERS).status == 0
     for folder in folders[:2]:
         done = commands.here(folder, *WORKERS)
-        assert done.status == 0 and "Goes on with" in done.out, done.err
+        assert done.status == 0 and "Resumes " in done.out, done.err
         alike(finished(folder), finished(folders[2]))
 
 
@@ -474,7 +474,7 @@ def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Pa
     going.kill()  # it alone
     going.wait()
     done = commands.process(tmp_path, *WORKERS)
-    assert done.status == 0 and "Goes on with" in done.out, done.err
+    assert done.status == 0 and "Resumes " in done.out, done.err
     assert info(finished(tmp_path))["status"] == "FINISHED"
 
 
@@ -491,6 +491,6 @@ def test_points_that_come_out_otherwise_when_computed_again_are_told(
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     done = resumed(tmp_path, run.name)
     assert done.status == 0, done.err
-    assert "Goes on with " + run.name + " after step 4" in done.out
+    assert "Resumes " + run.name + " after step 4" in done.out
     assert "Caution 1 point that had been recorded before the run was taken up came out" in done.out
     numbers_alike(run, whole)

@@ -241,7 +241,7 @@ def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Pat
     done = commands.here(tmp_path, "status", "resume=true")
     assert done.status == 0, done.err
     run = commands.runs(tmp_path)[-1]
-    assert f"Goes on with {run.name} after step" in done.out
+    assert f"Resumes {run.name} after step" in done.out
     states = [run_dirs.read_info(folder, "run").status for folder in (ended, run)]
     assert states == ["KILLED", "FINISHED"]
 

@@ -37,8 +37,8 @@ def accuracies(folder: Path) -> dict[str, str]:
 
 def go_on(folder: Path, lines: Sequence[str]) -> commands.Done:
     """Gives the command that was advised."""
-    (advice,) = [line for line in lines if line.startswith("Go on with: python -m recipe ")]
-    command, _, _ = advice.removeprefix("Go on with: python -m recipe ").partition("; that takes")
+    (advice,) = [line for line in lines if line.startswith("Resume with: python -m recipe ")]
+    command, _, _ = advice.removeprefix("Resume with: python -m recipe ").partition("; that takes")
     return commands.here(folder, *shlex.split(command))
 
 
@@ -160,7 +160,7 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
         "clip=none  50.00 %   failed",
         "clip=norm   killed  missing",
         "1 of 4 done, 1 failed, 1 killed, 1 missing",
-        "Go on with: the command that it was started with; that takes about 4 min 35 s "
+        "Resume with: the command that it was started with; that takes about 4 min 35 s "
         "(1 finished run took 1 min 40 s)",
     ]
 
@@ -177,7 +177,7 @@ def test_nothing_is_said_of_the_time_left_while_nothing_has_finished(tmp_path: P
         "clip=none  refused  elsewhere",
         "refused: clip=none seed=0: data.train_size: 5 is less",
         "0 of 2 done, 1 elsewhere, 1 refused",
-        "Go on with: python -m recipe -m clip=none seed=0,1 'name=my sweep'",
+        "Resume with: python -m recipe -m clip=none seed=0,1 'name=my sweep'",
     ]
 
 

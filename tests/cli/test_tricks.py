@@ -50,7 +50,7 @@ def test_a_card_shows_settings_with_their_values_and_what_they_do(tmp_path: Path
     assert "freeze=vgg_first2 Freeze the first two convolutions of a VGG" in shown
     # names is given by its own file, batchnorm by the one that it builds on
     assert "freeze.names=['*convolution1_1.*', '*convolution1_2.*']" in shown
-    assert "freeze.batchnorm=eval frozen BatchNorm layers: eval (all of it stays)" in shown
+    assert "freeze.batchnorm=eval frozen BatchNorm layers: eval (nothing changes)" in shown
     assert "ablate freeze=vgg_first2 'seed=range(6)'" in shown
 
 

@@ -194,8 +194,8 @@ CONSTANT = "option: constant"
         ((CONSTANT, "option: cosine, minimum: 3, length: 1"),
          ["scheduler.parts[0].length is not given; only the last part takes what is left",
           "scheduler.parts[1].length: the last part takes what is left of the run; leave it out",
-          "scheduler.parts[1].minimum must be less than 1, got 3 (where it ends, as a fraction of "
-          "each group's own learning rate)"]),
+          "scheduler.parts[1].minimum must be less than 1, got 3 (final learning rate, as a "
+          "fraction of each group's own learning rate)"]),
         (("option: plateau, length: 1", CONSTANT),
          ["scheduler.parts[0]: plateau waits for a metric, so its learning rates aren't known "
           "beforehand; use it without a chain"]),
@@ -207,8 +207,8 @@ CONSTANT = "option: constant"
           "would end before the rise does; use scheduler.per=step, a smaller one, or a longer "
           "part"]),
         (("option: step, length: 1, step_size: 0", CONSTANT),
-         ["scheduler.parts[0].step_size must be greater than 0, got 0 (epochs from one fall to the "
-          "next; with no more epochs than this nothing happens)"]),
+         ["scheduler.parts[0].step_size must be greater than 0, got 0 (epochs between two "
+          "reductions; has no effect in a run that is not longer)"]),
     ],
     ids=lambda value: value[0][:40],
 )  # fmt: skip

@@ -262,12 +262,12 @@ def test_as_many_processes_as_one_likes_go_on_with_a_run(launched: Launched) -> 
     first = launched.three["stopped"][0]
     assert first.status == 0, first.err
     assert "not as it was when" in first.out and "processes 2 -> 3" in first.out
-    assert "It was that of 2 processes, and is shared by 3 now" in first.out
+    assert "The run had 2 processes, and has 3 now" in first.out
     assert_alike(run_of(first, launched.folder), whole)
     stopped = run_dirs.find(launched.folder / "outputs", "one", "run")
     done = commands.here(launched.folder, "resume", stopped.name, "trust=[parts]")
     assert "processes 2 -> 1" in done.out
-    assert done.status == 0 and "and is shared by 1 now" in done.out
+    assert done.status == 0 and "and has 1 now" in done.out
     assert_alike(stopped, whole)
 
 

@@ -65,7 +65,7 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_never_had_b
             os.killpg(torchrun.pid, signal.SIGKILL)
     assert torchrun.returncode == 0, err
     (run,) = commands.runs(folder)
-    assert f"Goes on with {run.name} after step" in out
+    assert f"Resumes {run.name} after step" in out
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     kinds = [event["kind"] for event in commands.read_lines(run / "events.jsonl")]
     assert (kinds.count("started"), kinds.count("resumed")) == (1, 1)

@@ -33,7 +33,7 @@ def test_the_run_it_came_from_stays_as_it_was_and_what_is_carried_over_is_told(
     assert before == {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
     told = (branch / "carried.txt").read_text()
     assert told in done.out
-    assert told.startswith(f"Goes on from {source.name} after step 5\n  carried over: position\n")
+    assert told.startswith(f"Starts from {source.name} after step 5\n  carried over: position\n")
     assert "  new: scheduler\n" in told
     steps = [line["step"] for line in commands.read_lines(branch / "metrics.jsonl")]
     assert min(steps[1:]) == 6 and max(steps) == 12
@@ -68,7 +68,7 @@ def test_a_branch_outlives_the_run_that_it_came_from(source: Path) -> None:
     shutil.rmtree(source)
     done = commands.here(folder, "resume", branch.name, TRUST)
     assert done.status == 0, done.err
-    assert f"Goes on from {source.name} after step 5" in done.out
+    assert f"Starts from {source.name} after step 5" in done.out
     alike(branch, whole)
 
 
@@ -97,7 +97,7 @@ def test_what_changes_no_number_makes_no_branch(tmp_path: Path, override: str) -
     source = stopped(tmp_path, *QUIET)
     done = resumed(source, override)
     assert done.status == 0, done.err
-    assert f"Goes on with {source.name} after step 5" in done.out
+    assert f"Resumes {source.name} after step 5" in done.out
     assert commands.runs(tmp_path) == [source]
 
 

@@ -36,14 +36,14 @@ def test_after_a_killed_run_it_goes_on_with_that(tmp_path: Path) -> None:
     run = stopped(tmp_path, *QUIET)
     done = commands.here(tmp_path, *QUIET)
     assert done.status == 0
-    assert f"Goes on with {run.name} after step 5" in done.out.splitlines()
+    assert f"Resumes {run.name} after step 5" in done.out.splitlines()
     assert commands.runs(tmp_path) == [run] and states(tmp_path) == ["FINISHED"]
 
 
 def test_after_a_killed_run_again_starts_from_the_beginning(tmp_path: Path) -> None:
     run = stopped(tmp_path, *QUIET)
     done = commands.here(tmp_path, *QUIET, "again=true")
-    assert done.status == 0 and "Goes on" not in done.out
+    assert done.status == 0 and "Resumes" not in done.out
     assert commands.runs(tmp_path)[0] == run and states(tmp_path) == ["KILLED", "FINISHED"]
 
 
@@ -52,7 +52,7 @@ def test_after_a_failed_run_it_starts_from_the_beginning(tmp_path: Path) -> None
     (tmp_path / "signals").write_text("5 error")
     assert commands.here(tmp_path, *QUIET).status == 1
     done = commands.here(tmp_path, *QUIET)
-    assert done.status == 0 and "Goes on" not in done.out
+    assert done.status == 0 and "Resumes" not in done.out
     assert states(tmp_path) == ["FAILED", "FINISHED"]
 
 
@@ -66,7 +66,7 @@ def test_what_can_not_change_the_numbers_does_not_keep_it_from_going_on(tmp_path
     run = stopped(tmp_path, *QUIET)
     other = ("name=other", "checkpoint.every=2", "checkpoint.keep=5", "summary=true")
     done = commands.here(tmp_path, *QUIET, *other)
-    assert f"Goes on with {run.name} after step 5" in done.out.splitlines()
+    assert f"Resumes {run.name} after step 5" in done.out.splitlines()
 
 
 # sweeps
@@ -118,8 +118,8 @@ def test_a_sweep_that_is_interrupted_is_continued_by_the_same_command(
     lines = done.out.splitlines()
     assert f"seed=0,1,2,3: 4 runs, going on with {sweep_folder(tmp_path).name}" in lines
     assert any(line.startswith(f"finished before, as {first.name}: ") for line in lines)
-    assert [line for line in lines if line.startswith("Goes on")] == [
-        f"Goes on with {second.name} after step 2"
+    assert [line for line in lines if line.startswith("Resumes")] == [
+        f"Resumes {second.name} after step 2"
     ]
     assert states(tmp_path) == ["FINISHED"] * 4
     same_sweep(tmp_path, whole)

@@ -127,9 +127,9 @@ def test_a_command_that_was_printed_can_be_pasted(tmp_path: Path, name: str) -> 
     done = commands.here(tmp_path, *stopped_runs.QUIET, f"output_dir='{quoted}'")
     assert done.status == 130, done.err
     (run,) = (tmp_path / name / "runs").iterdir()
-    line = done.out.splitlines()[-1].removeprefix("Stopped. Go on with: python -m recipe ")
+    line = done.out.splitlines()[-1].removeprefix("Stopped. Resume with: python -m recipe ")
     done = commands.here(tmp_path, *shlex.split(line), "trust=[parts]")
-    assert done.status == 0 and f"Goes on with {run.name} after step 5" in done.out, done.err
+    assert done.status == 0 and f"Resumes {run.name} after step 5" in done.out, done.err
     for verb in ("status", "sync"):
         line = run_dirs.format_command(verb, tmp_path / name).removeprefix("python -m recipe ")
         assert commands.here(tmp_path, *shlex.split(line)).status == 0

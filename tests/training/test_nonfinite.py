@@ -624,7 +624,7 @@ def test_it_goes_on_changed_from_the_last_good_checkpoint(tmp_path: Path) -> Non
     assert re.search(rf"the best weights are {kept}/model.safetensors \(epoch [12]\)", problem)
     on = commands.here(tmp_path, "resume", run.name, "augment=none", "trust=[mine]")
     assert (on.status, on.err) == (0, "")
-    assert f"Goes on from {run.name} after step 6" in on.out
+    assert f"Starts from {run.name} after step 6" in on.out
 
 
 def test_weights_that_overflowed_are_no_checkpoint(tmp_path: Path) -> None:

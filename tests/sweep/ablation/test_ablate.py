@@ -375,7 +375,7 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: 
     done = commands.in_turn(tmp_path, "ablate", *given, "yes=true")
     assert done.status == 0
     assert f", going on with {next((tmp_path / 'outputs' / 'sweeps').iterdir()).name}" in done.out
-    assert "baseline seed=0\nfinished before" in done.out and "Goes on with " in done.out
+    assert "baseline seed=0\nfinished before" in done.out and "Resumes " in done.out
     states = {each["name"]: each["status"] for each in ended(tmp_path)}
     names = [f"{name} seed={seed}" for name in NAMES_MINE for seed in (0, 1)]
     assert states == dict.fromkeys(names, "FINISHED")

@@ -212,7 +212,7 @@ def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
     assert done.status == 2 and "was pruned, as a search wanted no more of it" in done.err
     text = commands.read_json(sweep_folder(pruned) / "sweep.json")["planned"][cut.number]
     alone = commands.here(pruned, *LITTLE, "optimizer.lr=0.5", *text)
-    assert alone.status == 0 and "Goes on with" not in alone.out
+    assert alone.status == 0 and "Resumes " not in alone.out
     assert "epoch 1/3" in alone.out and "epoch 3/3" in alone.out
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recipe.checkpoint import state
-from recipe.runner.lr_range_test import LRRangeTest, run_lr_range_test
+from recipe.runner.lr_finder import LRRangeTest, run_lr_range_test
 from recipe.training.loop import train
 from recipe.training.run import Run
 
@@ -93,17 +93,17 @@ def test_losses_are_smoothed_over_both_sides() -> None:
     assert smoothed[-1] == pytest.approx((0 + 1) / 2)
 
 
-def test_a_loss_that_only_grows_suggests_nothing() -> None:
+def test_no_rate_is_suggested_if_the_loss_only_rises() -> None:
     found = LRRangeTest([1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, 4.0], has_diverged=True)
     assert found.steepest_step is None
 
 
-def test_the_test_ends_where_the_loss_grows_out_of_bounds(built: Build) -> None:
+def test_the_range_test_ends_if_the_loss_diverges(built: Build) -> None:
     found = run_lr_range_test(built(), 0.05, min_lr=1e-3, max_lr=1e6, steps=60)
     assert found.has_diverged and len(found.losses) < 60
 
 
-def test_the_verb_suggests_a_rate_and_draws_it(tmp_path: Path) -> None:
+def test_find_lr_suggests_a_rate_and_plots_the_loss(tmp_path: Path) -> None:
     quick = [text for text in commands.QUICK if not text.startswith("epochs")]
     done = commands.here(
         tmp_path, "find-lr", *quick, "param_groups=head_faster", "optimizer.lr=0.5", "steps=20",
@@ -114,14 +114,14 @@ def test_the_verb_suggests_a_rate_and_draws_it(tmp_path: Path) -> None:
     assert lines[0].startswith("20 steps, optimizer.lr from 0.0001 to 1")
     (suggests,) = [line for line in lines if line.startswith("Suggests optimizer.lr=")]
     rate = float(suggests.partition("=")[2].partition(",")[0])
-    (groups,) = [line for line in lines if "the same factor on every group" in line]
+    (groups,) = [line for line in lines if "the same factor for every group" in line]
     body, head = (float(word.split(" ")[1]) for word in groups.partition(": ")[2].split(", "))
     assert body == pytest.approx(rate)
     assert head == pytest.approx(10 * rate, rel=0.05)  # both were rounded
     (tries,) = [line for line in lines if line.startswith("Try it")]
     assert "optimizer.lr=0.5" not in tries and tries.endswith(f"optimizer.lr={rate:.2g}")
-    (picture,) = (tmp_path / "outputs" / "reports").glob("find-lr-*.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    (figure,) = (tmp_path / "outputs" / "reports").glob("find-lr-*.png")
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "outputs" / "runs").exists()  # it is no run
 
 

@@ -43,7 +43,7 @@ def _train_other_rank() -> int:
     from recipe.runner import start
     from recipe.runner.execute import prepare_run
     from recipe.runner.fit import fit
-    from recipe.runner.null_recorder import NullRecorder
+    from recipe.runner.recorder import NullRecorder
 
     run = prepare_run(spec, Problems())
     plan = planning.make_plan(spec, run)

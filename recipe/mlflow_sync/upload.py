@@ -59,9 +59,9 @@ class RunUploader:
         """Whether the last chunk had the newest metrics."""
 
     @contextlib.contextmanager
-    def acquire_lock(self) -> Iterator[None]:
+    def acquire_lock(self, timeout: float = 1) -> Iterator[None]:
         """Raises filelock.Timeout if another process is sending the run."""
-        with FileLock(self.run_dir / ".sending", timeout=1, thread_local=False):
+        with FileLock(self.run_dir / ".sending", timeout=timeout, thread_local=False):
             self.state, self._requests = (
                 UploadState.read_for_uri(self._tracking.uri, self.run_dir),
                 None,

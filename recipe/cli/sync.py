@@ -1,4 +1,4 @@
-"""`recipe sync`: sends what MLflow lacks of the recorded runs and sweeps, as often as one likes."""
+"""`recipe sync`: sends what MLflow lacks of the recorded runs and sweeps."""
 
 from __future__ import annotations
 
@@ -30,61 +30,64 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 MAX_ATTEMPTS = 3
-"""How often a call is tried, a second apart, before its server is given up."""
+"""Calls, a second apart, before a server is given up."""
+
+UPLOADER_TIMEOUT = 30.0
+"""Seconds to wait for an uploader that still sends a run, such as after its process was killed."""
 
 
 def sync(arguments: Sequence[str], console: Console) -> int:
-    """Exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
+    """Returns exit status 1 if anything is still unsent. Raises SpecError for wrong arguments."""
     known = {"output_dir": "", "tracking.uri": "", "trust": ""}
     values = parse_key_values("sync", arguments, known)
     outputs = run_dirs.resolve_output_dir(values["output_dir"])
-    there = stale_records.list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json")
-    if not there:
+    runs = stale_records.list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json")
+    if not runs:
         console.print(
             f"There are no runs in {escape_unprintable(run_dirs.get_runs_dir(outputs))}",
             soft_wrap=True,
         )
         return 0
     stale_records.close_stale_records(outputs)
-    sending = RecordUploader(outputs, values["tracking.uri"], values["trust"])
-    ended = [run for run in there if not run_dirs.is_running(run)]
+    uploader = RecordUploader(outputs, values["tracking.uri"], values["trust"])
+    ended = [run for run in runs if not run_dirs.is_running(run)]
     damaged, unclear = damage.find_damaged_runs(ended), 0
     for run in ended:
-        if said := sending.upload_run(run):
-            console.print(f"{escape_unprintable(run.name)}  {said}", soft_wrap=True)
+        if result := uploader.upload_run(run):
+            console.print(f"{escape_unprintable(run.name)}  {result}", soft_wrap=True)
         elif run in damaged:
             unclear += 1
     if damaged:
         console.print(f"Caution {damage.format_damage(damaged)}", style="yellow", soft_wrap=True)
-    sending.upload_sweeps()
-    if sending.uri and not sending.is_uri_used:
+    uploader.upload_sweeps()
+    if uploader.uri and not uploader.is_uri_used:
         raise SpecError(
-            f"tracking.uri={sending.uri}: none of these runs goes to a server; leave it out"
+            f"tracking.uri={uploader.uri}: none of these runs goes to a server; leave it out"
         )
-    for reason in dict.fromkeys(sending.failure_reasons.values()):
+    for reason in dict.fromkeys(uploader.failure_reasons.values()):
         console.print(f"recipe: {reason}", style="red", soft_wrap=True)
-    console.print(sending.format_summary(len(ended) - unclear), soft_wrap=True)
-    return 1 if sending.num_unsent else 0
+    console.print(uploader.format_summary(len(ended) - unclear), soft_wrap=True)
+    return 1 if uploader.num_unsent else 0
 
 
 class RecordUploader:
-    """Sends runs and sweeps, each to the server that its own spec names."""
+    """Sends runs and sweeps, each to the server in its spec."""
 
     def __init__(self, outputs: Path, uri: str = "", trust: str = "") -> None:
-        """Raises SpecError where `uri` has a password in it."""
+        """Raises SpecError if `uri` contains a password."""
         problems = Problems()
         with problems.collect("tracking.uri"):
             credentials.check_no_credentials(uri)
         problems.raise_if_any()
         self.uri = uri
         self.is_uri_used = False
-        """Whether `uri` was any run's server."""
+        """Whether any run goes to a server."""
         self.num_sent, self.num_unsent = 0, 0
-        """Runs and sweeps that had something left."""
+        """Runs and sweeps that had something unsent."""
         self.num_deleted = 0
         """Runs that were deleted in MLflow."""
         self.failure_reasons: dict[str, str] = {}
-        """Why a server, or a run, was given up."""
+        """By server or run: why it was given up."""
         self._outputs = outputs
         self._local_client: MlflowClient | None = None
         self._trusted, self._project = (
@@ -93,7 +96,7 @@ class RecordUploader:
         )
 
     def upload_run(self, run_dir: Path) -> str | None:
-        """Sends a run; what became of it, in words, or None if nothing was left to send."""
+        """Sends a run. Returns the result as text, or None if nothing was left to send."""
         try:
             sent = UploadState.read(run_dir)
             if sent is not None and (
@@ -104,12 +107,14 @@ class RecordUploader:
                 sent.reset()
                 sent.write(run_dir)
             tracking = self._get_tracking(run_dir, sent)
-            sending = RunUploader(run_dir, tracking)
-            if tracking.uri is None or not (left := sending.state.describe_unsent(run_dir)):
+            uploader = RunUploader(run_dir, tracking)
+            if tracking.uri is None or not (left := uploader.state.describe_unsent(run_dir)):
                 return None
             output.set_current_task(f"sending run {run_dir.name} to MLflow")
-            with sending.acquire_lock():
-                return self._upload_pending(sending, left)
+            with uploader.acquire_lock(UPLOADER_TIMEOUT):
+                return self._upload_pending(
+                    uploader, uploader.state.describe_unsent(run_dir) or left
+                )
         except Timeout:
             self.failure_reasons[run_dir.name] = (
                 f"{escape_unprintable(run_dir.name)}: another process is sending it"
@@ -125,7 +130,7 @@ class RecordUploader:
             return self._count_result(False, "not sent")
 
     def _is_missing_in_mlflow(self, run: Path, sent: UploadState) -> bool:
-        """Whether the database of these outputs, which had all of the run, is a new one or gone."""
+        """Whether the outputs' own database, which had the complete run, was replaced."""
         tracking = self._get_local_tracking()
         if sent.uri != tracking.uri or sent.mlflow_run_id is None:
             return False
@@ -144,20 +149,20 @@ class RecordUploader:
         return local(self._outputs, experiment=experiment)
 
     def upload_sweeps(self) -> None:
-        """Tells MLflow of the sweeps that ended."""
+        """Sends the ends of sweeps."""
         folder = self._outputs / "sweeps"
-        untold = {
+        unsent = {
             s.name: s
             for s in stale_records.list_record_dirs(folder, "sweep.json")
             if sweep_record.has_unsent_end(s)
         }
         for run in (
             stale_records.list_record_dirs(run_dirs.get_runs_dir(self._outputs), "run.json")
-            if untold
+            if unsent
             else []
         ):
             try:
-                if sweep := untold.pop(run_dirs.read_info(run, "run").sweep or "", None):
+                if sweep := unsent.pop(run_dirs.read_info(run, "run").sweep or "", None):
                     self._upload_sweep(sweep, self._get_tracking(run, UploadState.read(run)))
             except RecipeError as error:
                 self.failure_reasons[run.name] = str(error)
@@ -175,7 +180,8 @@ class RecordUploader:
     def format_summary(self, number: int) -> str:
         done = f"{self.num_sent} of {number} sent" if self.num_sent else "nothing was sent"
         if self.num_unsent:
-            return f"{done}, {self.num_unsent} left; {run_dirs.format_command('sync', self._outputs)} goes on"
+            sync = run_dirs.format_command("sync", self._outputs)
+            return f"{done}, {self.num_unsent} left; {sync} sends the rest"
         if self.num_deleted:
             return f"{done}, {pluralize(self.num_deleted, 'run')} deleted in MLflow"
         if self.num_sent or not number:
@@ -183,8 +189,8 @@ class RecordUploader:
         return f"MLflow has all of {pluralize(number, 'run')} that ended"
 
     def _get_tracking(self, run: Path, sent: UploadState | None) -> Tracking:
-        """Where a run's record goes. Raises SpecError where only the reader may say so."""
-        if not (run / "spec.yaml").is_file():  # it was killed before it wrote one
+        """Returns where a run's record goes. Raises SpecError if that needs the user's consent."""
+        if not (run / "spec.yaml").is_file():  # it was killed before it was written
             return self._get_default_tracking(sent)
         spec = RunSpec.from_file(run / "spec.yaml", self._trusted)
         if wrong := find_component_problems(spec, ("tracking",)):
@@ -196,9 +202,9 @@ class RecordUploader:
         return tracking
 
     def _get_default_tracking(self, sent: UploadState | None) -> Tracking:
-        here = self._get_local_tracking()
-        if sent is None or sent.uri == here.uri:
-            return here
+        default = self._get_local_tracking()
+        if sent is None or sent.uri == default.uri:
+            return default
         uri = self.uri or sent.uri
         self.is_uri_used |= bool(self.uri)
         if (
@@ -208,16 +214,16 @@ class RecordUploader:
         ):
             raise SpecError(
                 f"tracking.uri: {uri!r} of this run is another machine's; if the record may go "
-                f"there, say tracking.uri={uri}"
+                f"there, add tracking.uri={uri}"
             )
-        return Tracking(uri=uri, experiment=here.experiment)
+        return Tracking(uri=uri, experiment=default.experiment)
 
-    def _upload_pending(self, sending: RunUploader, left: str) -> str:
-        uri, before = str(sending.state.uri), len(sending.state.problems)
+    def _upload_pending(self, uploader: RunUploader, left: str) -> str:
+        uri, before = str(uploader.state.uri), len(uploader.state.problems)
         if uri in self.failure_reasons:
             return self._count_result(False, f"not sent: {left}")
         try:
-            while _upload_batch(sending):
+            while _upload_chunk(uploader):
                 pass
         except (SpecError, DamagedJournalError):  # of this run alone
             raise
@@ -227,24 +233,24 @@ class RecordUploader:
         except Exception as error:  # whatever MLflow raises
             self.failure_reasons[uri] = client.describe_error(error)
             return self._count_result(
-                False, f"not sent: {sending.state.describe_unsent(sending.run_dir)}"
+                False, f"not sent: {uploader.state.describe_unsent(uploader.run_dir)}"
             )
-        refused = [f"MLflow refused {problem}" for problem in sending.state.problems[before:]]
+        refused = [f"MLflow refused {problem}" for problem in uploader.state.problems[before:]]
         return self._count_result(True, "; ".join([f"sent {left}", *refused]))
 
-    def _count_result(self, sent: bool, said: str = "") -> str:
+    def _count_result(self, sent: bool, text: str = "") -> str:
         self.num_sent += sent
         self.num_unsent += not sent
-        return said
+        return text
 
 
-def _upload_batch(sending: RunUploader) -> bool:
+def _upload_chunk(uploader: RunUploader) -> bool:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
-            return sending.send_chunk()
+            return uploader.send_chunk()
         except (RunDeletedError, SpecError, DamagedJournalError):
             raise
         except Exception as error:  # whatever MLflow raises
             client.extend_timeout(error)
             time.sleep(1)
-    return sending.send_chunk()
+    return uploader.send_chunk()

@@ -1,4 +1,4 @@
-"""`recipe ui`: MLflow's page of the recorded runs, opened at a sweep."""
+"""`recipe ui`: shows the recorded runs, or a sweep, in MLflow's user interface."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DEFAULTS = {"sweep": "", "port": "5000", "output_dir": "", "host": "127.0.0.1", 
 
 
 def ui(arguments: Sequence[str], console: Console) -> int:
-    """Runs MLflow's server until it is stopped; its exit status if it ends of itself.
+    """Runs MLflow's server until it is stopped, and returns its exit status.
 
-    Raises SpecError where nothing is recorded, there is no such sweep, or the port is taken.
+    Raises SpecError if nothing is recorded, the sweep doesn't exist, or the port is taken.
     """
     values = parse_key_values("ui", arguments, DEFAULTS, positional="sweep")
     port, opens = _parse_port(values["port"]), _parse_open(values["open"])
@@ -41,8 +41,8 @@ def ui(arguments: Sequence[str], console: Console) -> int:
             console.print(f"MLflow  {server.address} (Ctrl-C ends it)", soft_wrap=True)
             pages = _get_page_urls(server, outputs, sweep)
             if sweep and "Sweep" not in pages:
-                told = f"Caution MLflow doesn't know {sweep.name} here; was it recorded elsewhere?"
-                console.print(told, style="yellow", soft_wrap=True)
+                caution = f"Caution {sweep.name} is not in this MLflow database"
+                console.print(caution, style="yellow", soft_wrap=True)
             for what, address in pages.items():
                 console.print(f"{what:6}  {address}", soft_wrap=True)
             first = next(iter(pages.values()), server.address)
@@ -58,7 +58,7 @@ def _parse_port(given: str) -> int:
 
 
 def _parse_open(given: str) -> bool:
-    """Whether the page is to be opened in a browser; without a word, where a person sits."""
+    """Whether to open a browser; by default if there is a display and a terminal."""
     if given not in ("", "true", "false"):
         raise SpecError(f"open must be true or false, got {given}")
     display = sys.platform in ("darwin", "win32") or any(
@@ -68,7 +68,7 @@ def _parse_open(given: str) -> bool:
 
 
 def _find_sweep_dir(outputs: Path, wanted: str) -> Path | None:
-    """The sweep to show: the one asked for, or the newest that MLflow knows."""
+    """Returns the requested sweep, or the newest one that MLflow knows."""
     if not wanted:
         newest = reversed(sweep_dirs.list_sweep_dirs(outputs))
         return next(
@@ -81,21 +81,19 @@ def _find_sweep_dir(outputs: Path, wanted: str) -> Path | None:
 
 
 def _get_page_urls(server: MlflowServer, outputs: Path, sweep: Path | None) -> dict[str, str]:
-    """The addresses to show, by what is there; the first is opened."""
-    about = sweep_record.read_record(sweep) if sweep else {}
-    run = about.get("mlflow_run_id") or _find_newest_run_id(outputs)
+    """Returns addresses by title; the first one is opened."""
+    record = sweep_record.read_record(sweep) if sweep else {}
+    run = record.get("mlflow_run_id") or _find_newest_run_id(outputs)
     experiment = server.get_experiment_id(str(run)) if run else None
-    if experiment is None:  # recorded elsewhere, or deleted
+    if experiment is None:  # in another database, or deleted
         return {}
     page = ExperimentLinks(server.address, experiment)
     if sweep is None:
         return {"Runs": page.runs_url}
-    name, swept = str(about.get("name", sweep.name)), [str(key) for key in about.get("swept", [])]
+    name, swept = str(record.get("name", sweep.name)), [str(key) for key in record.get("swept", [])]
     search = ui_links.format_sweep_filter(sweep.name, str(run))
-    taken_over = _get_reused_run_ids(sweep)
-    view = taken_over and ui_links.build_view_tag(
-        name, ui_links.format_ids_filter(taken_over), swept
-    )
+    reused = _get_reused_run_ids(sweep)
+    view = reused and ui_links.build_view_tag(name, ui_links.format_ids_filter(reused), swept)
     view = view or ui_links.build_view_tag(name, search, swept)
     if view is None or not server.set_experiment_tag(
         experiment, f"{ui_links.VIEW_TAG_PREFIX}{sweep.name}", view
@@ -106,7 +104,7 @@ def _get_page_urls(server: MlflowServer, outputs: Path, sweep: Path | None) -> d
 
 
 def _get_reused_run_ids(sweep: Path) -> list[str]:
-    """The ids in MLflow of a sweep's runs, if some were recorded before it; else none."""
+    """Returns the MLflow ids of a sweep's runs if some were recorded before it, else none."""
     with contextlib.suppress(SpecError, OSError, ValueError, TypeError):
         folder = run_dirs.get_runs_dir(sweep.parent.parent)
         found = [
@@ -120,7 +118,7 @@ def _get_reused_run_ids(sweep: Path) -> list[str]:
 
 
 def _find_newest_run_id(outputs: Path) -> str | None:
-    """The id in MLflow of the newest run that it has."""
+    """Returns the MLflow id of the newest run that MLflow has."""
     for folder in sorted(run_dirs.get_runs_dir(outputs).glob("*"), reverse=True):
         with contextlib.suppress(SpecError):
             if found := run_dirs.read_info(folder, "run").mlflow_run_id:

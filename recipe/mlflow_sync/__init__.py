@@ -1,1 +1,1 @@
-"""The record of runs and sweeps, sent to MLflow."""
+"""Sends the record of runs and sweeps to MLflow."""

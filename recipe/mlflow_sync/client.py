@@ -1,4 +1,4 @@
-"""MLflow's side: a connection whose every call is bounded, the experiment, what an error means."""
+"""MLflow's client: calls with a time limit, the experiment, the meaning of errors."""
 
 from __future__ import annotations
 
@@ -24,60 +24,56 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow's page show the columns of training runs, not those of language models."""
+"""Makes MLflow show the columns for training runs, not those for language models."""
 
 TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
-INITIAL_TIMEOUT, MAX_TIMEOUT = 10, 60
-"""Seconds that a server has for an answer: at first, and once it has shown that it is slow."""
+INITIAL_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 10, 60
 
 MAX_REASON_LENGTH = 200
-"""Characters of an error that is told as it is."""
 
 REJECTION_CODES = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"})
-"""MLflow's codes for what it will not take, however often it is offered."""
+"""Error codes of requests that MLflow will never accept."""
 
 UNREACHABLE_PATTERN = re.compile(r"HTTPS?ConnectionPool\(host='([^']*)', port=(\d+)\)")
-"""How the message begins that no server answered."""
 
 RETRIES_EXHAUSTED_PATTERN = re.compile(r"too many (\d{3}) error responses")
-"""What urllib3 says of a server that is in trouble itself."""
 
 AMBIGUOUS_CODES = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
-"""Codes that a database in trouble gives as well, or a proxy."""
+"""Codes that a failing database or a proxy returns, too."""
 
 
 class RunDeletedError(Exception):
-    """The run isn't in MLflow any more, and nothing is to be sent."""
+    """The run was deleted in MLflow; nothing is to be sent."""
 
 
 class RunNotFoundError(Exception):
-    """MLflow never heard of the run: its database is a new one, or another."""
+    """MLflow doesn't know the run, as its database was replaced."""
 
 
 def configure_mlflow() -> None:
-    """Sets what MLflow reads of the environment, and imports it, which takes a second or two.
+    """Sets MLflow's environment variables unless the user has, and imports it (1 to 2 seconds).
 
-    What the user has set stays. Nothing is retried within a call: whoever calls does that, and one
-    call to a server that is gone would otherwise last for minutes.
+    Retries within a call are off: callers retry, and a single call to a server that is down would
+    otherwise last for minutes.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault(TIMEOUT_VARIABLE, str(INITIAL_TIMEOUT))
+    os.environ.setdefault(TIMEOUT_VARIABLE, str(INITIAL_TIMEOUT_SECONDS))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow.tracking  # noqa: F401
 
-    # whoever calls tells the reason, and without the traceback
+    # callers report the error without the traceback
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment, which is made if there is none.
+    """Returns a client and the id of the experiment, which is created if there is none.
 
-    A new sqlite database is made under a file lock: several processes that make one at the same
-    moment would break each other's migration.
+    A new sqlite database is created under a file lock, as processes that create one at the same
+    time would break each other's migration.
     """
     assert tracking.uri is not None
     configure_mlflow()
@@ -92,20 +88,20 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
 
 
 def _create_database(path: Path, artifacts: str) -> None:
-    """A process that is killed while it does so leaves none, as half of one couldn't be mended.
+    """Creates the database atomically: an incomplete one could not be repaired.
 
-    `artifacts` is the folder of MLflow's "Default" experiment, as a URI: by default that is in the
-    working directory, whose name MLflow writes unquoted into its SQL.
+    `artifacts` is the URI of the folder of MLflow's "Default" experiment. MLflow's own default is
+    in the working directory, whose name it writes unquoted into its SQL.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     draft, copy = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.copy")
-    for left in (draft, copy):
-        left.unlink(missing_ok=True)
+    for path_left in (draft, copy):
+        path_left.unlink(missing_ok=True)
     SqlAlchemyStore(database_uri(draft), artifacts)
-    made, database = sqlite3.connect(draft), sqlite3.connect(copy)
-    with contextlib.closing(made), contextlib.closing(database):  # MLflow keeps the draft open
-        made.backup(database)
+    source, database = sqlite3.connect(draft), sqlite3.connect(copy)
+    with contextlib.closing(source), contextlib.closing(database):  # MLflow keeps the draft open
+        source.backup(database)
         database.execute("PRAGMA journal_mode=WAL")
     os.replace(copy, path)
     draft.unlink()
@@ -123,7 +119,7 @@ def _get_or_create_experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
                 tracking.experiment, tracking.artifacts, EXPERIMENT_TAGS
             )
             return client, str(made)
-        except MlflowException as error:  # somebody else made it at the same moment
+        except MlflowException as error:  # another process created it at the same time
             found = client.get_experiment_by_name(tracking.experiment)
             if found is None:
                 raise error
@@ -136,7 +132,7 @@ def _get_or_create_experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
 
 
 def reopen_run(client: MlflowClient, run_id: str) -> None:
-    """Sets a run that ended to RUNNING, with no end time (for MLflow an end time of 0 is none)."""
+    """Sets an ended run to RUNNING, without an end time (0 for MLflow)."""
     from mlflow.entities import RunStatus
 
     # the public update_run keeps the end time
@@ -146,31 +142,31 @@ def reopen_run(client: MlflowClient, run_id: str) -> None:
 
 
 def get_source_tags() -> dict[str, str]:
-    """The tags by which MLflow's page says who ran what."""
+    """Returns the tags from which MLflow shows the source and the user of a run."""
     try:
         return {"mlflow.source.name": "recipe", "mlflow.user": getpass.getuser()}
-    except (KeyError, OSError):  # a container's user can be without a name
+    except (KeyError, OSError):  # a container's user may have no name
         return {"mlflow.source.name": "recipe"}
 
 
 def is_rejection(error: Exception) -> bool:
-    """Whether MLflow will never take what it was given."""
+    """Whether MLflow will never accept the request."""
     return getattr(error, "error_code", None) in REJECTION_CODES
 
 
 def is_ambiguous(error: Exception) -> bool:
-    """Whether MLflow may never take what it was given: after a few times it is a refusal."""
+    """Whether MLflow may have rejected the request; if it repeats, it has."""
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload
     return getattr(error, "error_code", None) in AMBIGUOUS_CODES or status in (400, 413, 422)
 
 
 def is_not_found(error: Exception) -> bool:
-    """Whether MLflow knows nothing by that id."""
+    """Whether MLflow has nothing with the requested id."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def has_run(client: MlflowClient, run_id: str) -> bool:
-    """Raises whatever MLflow raises if it can't be asked."""
+    """Raises what MLflow raises if it doesn't answer."""
     try:
         client.get_run(run_id)
     except Exception as error:
@@ -181,15 +177,15 @@ def has_run(client: MlflowClient, run_id: str) -> bool:
 
 
 def extend_timeout(error: Exception) -> None:
-    """After a call that took too long, the next may take twice as long."""
+    """Doubles the time limit of calls if `error` is a timeout."""
     slow = "Timeout" in type(error.__cause__ or error.__context__ or error).__name__
     seconds = os.environ.get(TIMEOUT_VARIABLE, "")
-    if slow and seconds.isdigit() and INITIAL_TIMEOUT <= int(seconds) < MAX_TIMEOUT:
-        os.environ[TIMEOUT_VARIABLE] = str(min(MAX_TIMEOUT, 2 * int(seconds)))
+    if slow and seconds.isdigit() and INITIAL_TIMEOUT_SECONDS <= int(seconds) < MAX_TIMEOUT_SECONDS:
+        os.environ[TIMEOUT_VARIABLE] = str(min(MAX_TIMEOUT_SECONDS, 2 * int(seconds)))
 
 
 def describe_error(error: Exception) -> str:
-    """What an error says, shortly, on one line, and without what may not be shown."""
+    """Returns the error's message on one short line, without secrets."""
     if isinstance(error, (RecipeError, RunDeletedError, RunNotFoundError, DamagedJournalError)):
         return str(error)
     text = credentials.mask_secrets(" ".join(str(error).split()))
@@ -201,7 +197,7 @@ def describe_error(error: Exception) -> str:
         return f"the server answers {found[1]}"
     if "Invalid Host header" in text:
         return "the server refuses the name it was called by; start it with --allowed-hosts"
-    if found := UNREACHABLE_PATTERN.search(text):  # the rest is how urllib3 came to say so
+    if found := UNREACHABLE_PATTERN.search(text):  # the rest is urllib3's chain of causes
         last = re.sub(r"\[Errno \d+\] ", "", text[found.end() :].rpartition(": ")[2])
         last = re.sub(r"[\"']\)+$", "", last)
         return f"{found[1]}:{found[2]}: {last}"

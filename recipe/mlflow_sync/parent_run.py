@@ -1,4 +1,4 @@
-"""The MLflow run that holds a sweep's runs together."""
+"""The parent run in MLflow of a sweep's runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def get_or_create_parent_run(
     client: MlflowClient, experiment: str, sweep_dir: Path, uri: str
 ) -> str:
-    """Its id in MLflow; made by whichever run asks first."""
+    """Returns its id in MLflow; it is created with the first run of the sweep."""
     with edit_record(sweep_dir) as content:
         known = content.get("uri") == uri and content.get("mlflow_run_id")
         if not known or not has_run(client, known):
-            # a process may have been killed before it noted what it had made
+            # a process may have been killed before it stored the id
             found = [
                 run
                 for run in client.search_runs(
@@ -42,7 +42,7 @@ def get_or_create_parent_run(
 
 
 def send_sweep_end(tracking: Tracking, outputs: Path, sweep_dir: Path) -> str | None:
-    """Tells MLflow how the sweep ended; why it didn't take it, if so."""
+    """Sends how the sweep ended. Returns why that failed, if it did."""
     if not has_unsent_end(sweep_dir):
         return None
     try:
@@ -53,6 +53,6 @@ def send_sweep_end(tracking: Tracking, outputs: Path, sweep_dir: Path) -> str | 
                 client.set_tag(run, "mlflow.note.content", ended["note"])
             client.set_terminated(run, status=ended["status"], end_time=ended["time"])
             content["ended"] = True
-    except Exception as error:  # whatever MLflow raises, the sweep's own result stands
+    except Exception as error:  # whatever MLflow raises
         return describe_error(error)
     return None

@@ -1,7 +1,7 @@
-"""Addresses within MLflow's page, and a sweep's runs as its table is to show them.
+"""Addresses in MLflow's user interface, and the table of a sweep's runs.
 
-MLflow keeps what a table shows, its columns, filter and groups, in a tag of the experiment. Its
-page lists these by name under "Views", and opens one whose key is in the address.
+MLflow stores a table's columns, filter and groups in a tag of the experiment, lists these tags
+under "Views", and opens the one whose key is in the address.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 VIEW_TAG_PREFIX = "mlflow.sharedViewState."
-"""Begins the key of the experiment's tag; the view's own key follows."""
+"""Prefix of the experiment's tag; the key of the view follows."""
 
 MAX_TAG_LENGTH = 5000
-"""Characters that the value of an experiment's tag may have."""
+"""MLflow's limit in characters."""
 
 WORKFLOW_QUERY = "workflowType=machine_learning"
-"""Shows the menu for training runs, not the one for language models."""
+"""Selects MLflow's interface for training runs, not the one for language models."""
 
 TABLE_METRICS = (
     "best/val_accuracy", "val/accuracy", "val/accuracy/mean", "val/accuracy/low",
     "val/accuracy/high", "val/loss", "time/epoch_s",
 )  # fmt: skip
-"""Of a run, and once `compare` has told them, of its variant: the mean and its interval."""
+"""The mean and its interval are those of the run's variant, which `compare` sends."""
 
 CHART_FILTER = "^(train|val)/"
-"""The metrics whose curves are shown first; the others come when this filter is cleared."""
+"""Metrics whose curves are shown until the filter is cleared."""
 
-COLUMN_WIDTHS = {"params": 100, "metrics": 150}
-"""Of a column, in pixels."""
+COLUMN_WIDTHS = {"params": 100, "metrics": 150}  # pixels
 
 
 @dataclass(frozen=True)
@@ -40,40 +39,38 @@ class ExperimentLinks:
 
     base_url: str
     experiment_id: str
-    """Its id."""
 
     @property
     def runs_url(self) -> str:
-        """The table of all runs."""
         return f"{self.base_url}/#/experiments/{self.experiment_id}/runs?{WORKFLOW_QUERY}"
 
     def run_url(self, run_id: str) -> str:
         return f"{self.base_url}/#/experiments/{self.experiment_id}/runs/{run_id}?{WORKFLOW_QUERY}"
 
     def search_url(self, search: str) -> str:
-        """The table of the runs that MLflow's search finds."""
+        """The table of the runs that match MLflow's search expression."""
         return f"{self.runs_url}&searchFilter={quote(search, safe='')}"
 
     def view_url(self, key: str, *, curves: bool = False) -> str:
-        """The table as the view of that key shows it, or the metrics over the steps."""
+        """The table of a view, or its metrics over the steps."""
         return f"{self.runs_url}&viewStateShareKey={key}{'&compareRunsMode=CHART' * curves}"
 
 
 def format_sweep_filter(sweep_id: str, parent: str) -> str:
-    """MLflow's search for the runs of a sweep, less their parent run."""
+    """MLflow's search expression for the runs of a sweep, without their parent."""
     return f"tags.`recipe.sweep` = '{sweep_id}' AND attributes.run_id != '{parent}'"
 
 
 def format_ids_filter(ids: Sequence[str]) -> str:
-    """MLflow's search for the runs of these ids."""
+    """MLflow's search expression for runs by id."""
     return f"attributes.run_id IN ({', '.join(map(repr, ids))})"
 
 
 def build_view_tag(name: str, search: str, swept: Sequence[str]) -> str | None:
-    """What the tag of a view holds: a column for each parameter that was swept, the seed and the
-    results; where seeds were swept, the runs that differ in nothing else under their mean.
+    """Returns the tag of a view: columns for the swept parameters, the seed and the results; runs
+    that differ only in the seed are grouped under their mean.
 
-    None if it is too long for MLflow.
+    Returns None if it is too long for MLflow.
     """
     tricks = [key for key in swept if key != "seed"]
     columns = [

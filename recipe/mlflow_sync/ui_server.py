@@ -1,4 +1,4 @@
-"""MLflow's server on the record, as a process that never outlives this one's end."""
+"""MLflow's server for the recorded runs, as a child process that ends with this one."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from recipe.components.tracking.local import database_uri
 from recipe.errors import SpecError
 
 SHUTDOWN_TIMEOUT = 10.0
-"""Seconds that the server has to end before it is killed."""
+"""Seconds before the server is killed."""
 
 SERVER_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "PYTHONWARNINGS": "ignore",  # what MLflow's authors are to mend
+    "PYTHONWARNINGS": "ignore",  # about MLflow's own code
 }
 
 
 class MlflowServer:
-    """Raises SpecError if nothing can listen at `host` and `port`."""
+    """Raises SpecError if the port can't be used."""
 
     def __init__(self, host: str, port: int) -> None:
         if problem := _find_port_problem(host, port):
@@ -41,15 +41,15 @@ class MlflowServer:
             way_out = f"use port={free}" if free else "give another host or port"
             raise SpecError(f"port={port}: can't be listened on at {host} ({problem}); {way_out}")
         self._host, self._port = host, port
-        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        self.address = f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        self.address = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         self._process: subprocess.Popen[bytes]
-        # a proxy of the environment is for other addresses
+        # the environment's proxy is for other addresses
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     @contextlib.contextmanager
     def serve(self, outputs: Path) -> Iterator[None]:
-        """Within, the server's processes run; afterwards, none of them."""
+        """Runs the server's processes during the block."""
         command = [
             sys.executable, "-m", "mlflow", "server",
             "--backend-store-uri", database_uri(outputs / "mlflow.db"),
@@ -59,7 +59,7 @@ class MlflowServer:
         ]  # fmt: skip
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is closed
             signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
-        # Ctrl-C is for this process, which then ends all of the server's
+        # Ctrl-C reaches this process alone, which then ends those of the server
         self._process = subprocess.Popen(
             command, env=os.environ | SERVER_ENVIRONMENT, start_new_session=True
         )
@@ -74,7 +74,7 @@ class MlflowServer:
                 self._process.wait()
 
     def wait_until_ready(self) -> bool:
-        """Whether it does, once it has begun to; False if it ended before."""
+        """Waits until the server answers. Returns False if it has ended instead."""
         while self._process.poll() is None:
             with contextlib.suppress(OSError), self._opener.open(f"{self.address}/health"):
                 return True
@@ -82,12 +82,12 @@ class MlflowServer:
         return False
 
     def wait(self) -> int:
-        """Its exit status, once it has ended; of one that was killed, as a shell has it."""
+        """Waits for the end and returns the exit status, as a shell gives it."""
         status = self._process.wait()
         return 128 - status if status < 0 else status
 
     def get_experiment_id(self, run_id: str) -> str | None:
-        """The id of a run's experiment; None: MLflow doesn't know the run."""
+        """Returns None if MLflow doesn't know the run."""
         try:
             found = self._request(f"runs/get?run_id={run_id}")
         except urllib.error.HTTPError as error:
@@ -97,11 +97,11 @@ class MlflowServer:
         return str(found["run"]["info"]["experiment_id"])
 
     def set_experiment_tag(self, experiment: str, key: str, value: str) -> bool:
-        """Sets a tag of an experiment; whether MLflow took it."""
+        """Returns False if MLflow rejected the tag."""
         try:
             content = {"experiment_id": experiment, "key": key, "value": value}
             self._request("experiments/set-experiment-tag", content)
-        except OSError:  # such as a database that can only be read
+        except OSError:  # such as for a read-only database
             return False
         return True
 
@@ -115,7 +115,7 @@ class MlflowServer:
             return json.loads(answer.read())
 
     def _send_signal(self, number: int) -> bool:
-        """To all of the server's processes; whether there are any."""
+        """Signals the server's process group. Returns False if it is empty."""
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:
@@ -125,17 +125,17 @@ class MlflowServer:
     def _wait_until_exited(self) -> None:
         end = time.monotonic() + SHUTDOWN_TIMEOUT
         while time.monotonic() < end:
-            self._process.poll()  # one that ended is there until it is asked for
+            self._process.poll()  # removes a zombie
             if not self._send_signal(0):
                 return
             time.sleep(0.05)
 
 
 def _find_port_problem(host: str, port: int) -> str | None:
-    """Why nothing could listen there, if so."""
+    """Returns why the port can't be used, or None."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        return str(error.strerror).partition(" (while")[0]  # what follows says it once more
+        return str(error.strerror).partition(" (while")[0]  # the rest repeats it
     return None

@@ -1,7 +1,7 @@
-"""What MLflow still lacks of a run, sent from its journals piece by piece.
+"""Sends a run's journals to MLflow chunk by chunk.
 
-How far MLflow has come is noted after it has taken a piece, so after a kill a piece may be sent
-again; that doubles nothing: of points with the same key, step, time and value MLflow keeps one.
+The state is stored after MLflow has accepted a chunk, so a chunk may be sent again after a kill.
+That duplicates nothing: of points with the same key, step, time and value MLflow keeps one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from recipe.components.tracking import Tracking
-from recipe.mlflow_sync import client as mlflow_server
+from recipe.mlflow_sync import client as mlflow_client
 from recipe.mlflow_sync.client import RunDeletedError, RunNotFoundError
 from recipe.mlflow_sync.parent_run import get_or_create_parent_run
 from recipe.store import journal, run_dirs
@@ -27,19 +27,18 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 METRICS_PER_CALL = 1000
-"""Metrics MLflow takes in one call."""
+"""MLflow's limit."""
 
 MAX_RECREATIONS = 3
-"""How often a run is made anew of which MLflow doesn't know any more."""
 
 CHUNK_BYTES = 32_000
-"""Bytes of the journal of metrics that are sent together: about a batch."""
+"""Bytes of metrics.jsonl that are sent together."""
 
 STATUS_FALLBACKS = {"PRUNED": "KILLED"}
-"""MLflow's state for an end that it has none for; the run's tags say which it was."""
+"""MLflow's status for those that it lacks."""
 
 MAX_PARAMETER_LENGTH = 6000
-"""Characters of a parameter's value that MLflow keeps."""
+"""MLflow's limit in characters."""
 
 
 MAX_AMBIGUOUS_ERRORS = 3
@@ -47,7 +46,7 @@ MAX_AMBIGUOUS_ERRORS = 3
 
 
 class RunUploader:
-    """Sends one run's record, to one server. Everything within `sole`."""
+    """Sends a run's record to one server. Its methods need `acquire_lock`."""
 
     def __init__(self, run_dir: Path, tracking: Tracking) -> None:
         self.run_dir = run_dir
@@ -57,12 +56,12 @@ class RunUploader:
         self._requests: RunRequests | None = None
         self._recreations = 0
         self.is_caught_up = False
-        """The last piece was of metrics, and there were few: the run had only just written them."""
+        """Whether the last chunk had the newest metrics."""
 
     @contextlib.contextmanager
-    def acquire_lock(self) -> Iterator[None]:
-        """Raises filelock's Timeout if another process is sending the run."""
-        with FileLock(self.run_dir / ".sending", timeout=1, thread_local=False):
+    def acquire_lock(self, timeout: float = 1) -> Iterator[None]:
+        """Raises filelock.Timeout if another process is sending the run."""
+        with FileLock(self.run_dir / ".sending", timeout=timeout, thread_local=False):
             self.state, self._requests = (
                 UploadState.read_for_uri(self._tracking.uri, self.run_dir),
                 None,
@@ -76,9 +75,9 @@ class RunUploader:
             self.state.write(self.run_dir)
 
     def connect(self) -> RunRequests:
-        """Finds the run in MLflow, or makes it. Raises what `piece` raises."""
+        """Finds or creates the run in MLflow. Raises what `send_chunk` raises."""
         if self._server is None:
-            self._server = mlflow_server.connect(self._tracking, self._outputs)
+            self._server = mlflow_client.connect(self._tracking, self._outputs)
         if self.state.mlflow_run_id is None:
             self._find_or_create_run(*self._server)
         if self._requests is None:
@@ -86,11 +85,11 @@ class RunUploader:
         return self._requests
 
     def send_chunk(self) -> bool:
-        """Sends the next piece; False if nothing was left.
+        """Sends the next chunk. Returns False if there was none.
 
-        The end is sent when there is nothing else. A run that MLflow doesn't know, as its database
-        is a new one, is made anew and sent from the beginning. Raises Gone if the run was deleted
-        in MLflow, journal.Damaged, and whatever MLflow raises if it can't be reached.
+        The end of the run is sent last. A run that MLflow doesn't know, as its database was
+        replaced, is created again and sent from the beginning. Raises RunDeletedError,
+        DamagedJournalError, and what MLflow raises if it can't be reached.
         """
         try:
             return self._send_next()
@@ -108,15 +107,15 @@ class RunUploader:
             raise
 
     def _send_next(self) -> bool:
-        offers, self.is_caught_up = self.connect(), False
+        requests, self.is_caught_up = self.connect(), False
         found, after = journal.read_lines(self.run_dir / "events.jsonl", self.state.events, 1)
         if found and found[0].get("kind") != "end":
-            self._send_event(offers, found[0])
+            self._send_event(requests, found[0])
             self.state.events = after
-        elif not self._send_metrics(offers):
+        elif not self._send_metrics(requests):
             if not found:
                 return False
-            self._send_end(offers, found[0])
+            self._send_end(requests, found[0])
             self.state.events = after
         self.state.gone = False
         self.state.write(self.run_dir)
@@ -125,13 +124,13 @@ class RunUploader:
     def _find_or_create_run(self, client: MlflowClient, experiment: str) -> None:
         found = self._search_runs(client, experiment)
         if not found:
-            tags = {"recipe.run": self.run_dir.name, **mlflow_server.get_source_tags()}
+            tags = {"recipe.run": self.run_dir.name, **mlflow_client.get_source_tags()}
             info = run_dirs.read_info(self.run_dir, "run")
             if parent := self._get_parent_run_id(client, experiment, info.sweep):
                 tags["mlflow.parentRunId"] = parent
             events, _ = journal.read_lines(self.run_dir / "events.jsonl", 0, 1)
             started = events[0].get("time") if events else None
-            self.state.asked += 1
+            self.state.creation_attempts += 1
             self.state.write(self.run_dir)
             found = [
                 client.create_run(experiment, start_time=started, run_name=info.name, tags=tags)
@@ -142,7 +141,7 @@ class RunUploader:
         self.state.write(self.run_dir)
 
     def _search_runs(self, client: MlflowClient, experiment: str) -> list[Run]:
-        """What MLflow has of this run; those that are deleted last."""
+        """Returns MLflow's runs of this record, deleted ones last."""
         from mlflow.entities import ViewType
 
         condition = f"tags.`recipe.run` = '{self.run_dir.name}'"
@@ -157,39 +156,39 @@ class RunUploader:
             return None
         return get_or_create_parent_run(client, experiment, folder, str(self.state.uri))
 
-    def _send_event(self, offers: RunRequests, event: Mapping[str, Any]) -> None:
+    def _send_event(self, requests: RunRequests, event: Mapping[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
-        client, run_id = offers.client, offers.run_id
+        client, run_id = requests.client, requests.run_id
         values = {k: str(v) for k, v in event.items() if k not in ("kind", "time")}
         if event.get("kind") == "parameters":
             for few in _batched(values.items(), 100):
                 params = {key: Param(key, value[:MAX_PARAMETER_LENGTH]) for key, value in few}
-                offers.send_batch(
+                requests.send_batch(
                     "parameter", params, lambda some: client.log_batch(run_id, params=some)
                 )
         elif event.get("kind") == "tags":
             tags = {key: RunTag(key, value) for key, value in values.items()}
-            offers.send_batch("tag", tags, lambda some: client.log_batch(run_id, tags=some))
+            requests.send_batch("tag", tags, lambda some: client.log_batch(run_id, tags=some))
         elif event.get("kind") == "artifact":
-            self._send_artifact(offers, values.get("path", ""))
+            self._send_artifact(requests, values.get("path", ""))
         elif event.get("kind") == "resumed":
-            offers.send_one("taking it up", lambda: mlflow_server.reopen_run(client, run_id))
+            requests.send_one("resuming", lambda: mlflow_client.reopen_run(client, run_id))
             assert self._server is not None
             if parent := self._get_parent_run_id(*self._server, values.get("sweep")):
                 client.set_tag(run_id, "mlflow.parentRunId", parent)
 
-    def _send_artifact(self, offers: RunRequests, name: str) -> None:
+    def _send_artifact(self, requests: RunRequests, name: str) -> None:
         path = self.run_dir / name
-        # a journal may be a stranger's, and only what lies in the run's folder is a part of it
+        # the journal may be another person's: nothing outside of the run's folder is sent
         if path.resolve().is_relative_to(self.run_dir.resolve()) and path.is_file():
-            send = functools.partial(offers.client.log_artifact, offers.run_id, str(path))
-            offers.send_one(f"artifact {name}", send)
+            send = functools.partial(requests.client.log_artifact, requests.run_id, str(path))
+            requests.send_one(f"artifact {name}", send)
         else:
             self.state.add_problem(f"artifact {name}: there is no such file in the run's folder")
 
-    def _send_metrics(self, offers: RunRequests) -> bool:
-        """Sends about a batch; False if there was none."""
+    def _send_metrics(self, requests: RunRequests) -> bool:
+        """Sends a chunk of metrics. Returns False if there was none."""
         lines, after = journal.read_lines(
             self.run_dir / "metrics.jsonl", self.state.metrics, CHUNK_BYTES
         )
@@ -197,13 +196,13 @@ class RunUploader:
         for batch in _batched(points, METRICS_PER_CALL):
             by_key: dict[str, list[Metric]] = {}
             for point in batch:
-                if not offers.is_rejected(f"metric {point.key}"):
+                if not requests.is_rejected(f"metric {point.key}"):
                     by_key.setdefault(point.key, []).append(point)
-            offers.send_batch(
+            requests.send_batch(
                 "metric",
                 by_key,
-                lambda some: offers.client.log_batch(
-                    offers.run_id, metrics=list(itertools.chain(*some))
+                lambda some: requests.client.log_batch(
+                    requests.run_id, metrics=list(itertools.chain(*some))
                 ),
             )
         self.is_caught_up = after - self.state.metrics < CHUNK_BYTES // 2
@@ -222,12 +221,14 @@ class RunUploader:
             self.state.add_problem("a line of metrics.jsonl: is damaged")
             return []
 
-    def _send_end(self, offers: RunRequests, event: Mapping[str, Any]) -> None:
-        client, run_id = offers.client, offers.run_id
-        said = event.get("status")
-        end = {"status": STATUS_FALLBACKS.get(str(said), said), "end_time": event.get("time")}
-        offers.send_one("the end", lambda: client.set_terminated(run_id, **end))
-        if self.state.asked > 1:  # a server that was frozen may have answered what we gave up
+    def _send_end(self, requests: RunRequests, event: Mapping[str, Any]) -> None:
+        client, run_id = requests.client, requests.run_id
+        status = event.get("status")
+        end = {"status": STATUS_FALLBACKS.get(str(status), status), "end_time": event.get("time")}
+        requests.send_one("the end", lambda: client.set_terminated(run_id, **end))
+        if (
+            self.state.creation_attempts > 1
+        ):  # a frozen server may have answered a call that had timed out
             assert self._server is not None
             for run in self._search_runs(*self._server):
                 if run.info.run_id != run_id and run.info.lifecycle_stage != "deleted":
@@ -235,10 +236,10 @@ class RunUploader:
 
 
 class RunRequests:
-    """A refusal is noted in `sent`, and costs nothing but what was refused.
+    """Sends items of one run. Rejected items are stored as problems and left out.
 
-    Every method raises what MLflow raises if it may take it yet, Gone if the run was deleted, and
-    Unknown if there is no such run.
+    Methods raise what MLflow raises if it may accept the item later, RunDeletedError, and
+    RunNotFoundError.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, sent: UploadState) -> None:
@@ -247,13 +248,13 @@ class RunRequests:
         self._ambiguous_errors = 0
 
     def is_rejected(self, item: str) -> bool:
-        """Whether such a thing was refused before, such as `metric a b`."""
+        """Whether an item such as `metric a b` was rejected before."""
         return item in self._rejected
 
     def send_batch(
         self, kind: str, items: Mapping[str, Any], send: Callable[[list[Any]], object]
     ) -> None:
-        """Sends all at once, or if one of them is refused each by itself."""
+        """Sends all at once, or one by one if that is rejected."""
         try:
             send(list(items.values()))
         except Exception as error:
@@ -268,22 +269,22 @@ class RunRequests:
         except Exception as error:
             self._check_rejection(error)
             self._rejected.add(item)
-            self._sent.add_problem(f"{item}: {mlflow_server.describe_error(error)[:300]}")
+            self._sent.add_problem(f"{item}: {mlflow_client.describe_error(error)[:300]}")
 
     def _check_rejection(self, error: Exception) -> None:
-        """Returns if MLflow refused an item."""
-        doubtful = mlflow_server.is_ambiguous(error)
-        self._ambiguous_errors += doubtful
+        """Returns if MLflow rejected the item, else raises."""
+        ambiguous = mlflow_client.is_ambiguous(error)
+        self._ambiguous_errors += ambiguous
         if not (
-            mlflow_server.is_rejection(error)
-            or mlflow_server.is_not_found(error)
-            or (doubtful and self._ambiguous_errors >= MAX_AMBIGUOUS_ERRORS)
+            mlflow_client.is_rejection(error)
+            or mlflow_client.is_not_found(error)
+            or (ambiguous and self._ambiguous_errors >= MAX_AMBIGUOUS_ERRORS)
         ):
             raise error
         try:
             found = self.client.get_run(self.run_id)
         except Exception as unknown:
-            if not mlflow_server.is_not_found(unknown):
+            if not mlflow_client.is_not_found(unknown):
                 raise
             raise RunNotFoundError("MLflow doesn't know the run") from error
         if found.info.lifecycle_stage == "deleted":
@@ -291,7 +292,6 @@ class RunRequests:
 
 
 def _batched(items: Any, number: int) -> Iterator[list[Any]]:
-    """The items, so many at a time."""
-    left = iter(items)
-    while some := list(itertools.islice(left, number)):
-        yield some
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, number)):
+        yield batch

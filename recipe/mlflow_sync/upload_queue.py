@@ -125,7 +125,22 @@ class UploadQueue:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            with contextlib.suppress(OSError):
+                self._remove_folder()
         self._process = None
+
+    def _remove_folder(self) -> None:
+        """Leaves nothing behind, such as where a command was refused. Raises OSError."""
+        if (lock := _try_lock(self._folder)) is None:
+            return
+        try:
+            if not any(self._folder.glob("*.json")):
+                for name in ("log.txt", "lock"):
+                    (self._folder / name).unlink(missing_ok=True)
+                for folder in (self._folder, self._folder.parent, self._outputs):
+                    folder.rmdir()  # which fails unless it is empty
+        finally:
+            os.close(lock)
 
     def _get_request_path(self, record_dir: Path) -> Path:
         return self._folder / f"{record_dir.name}.json"
@@ -233,10 +248,10 @@ def prestart_uploader(spec: RunSpec) -> Iterator[None]:
 def _start_uploader(folder: Path) -> subprocess.Popen[bytes] | None:
     """Returns None if one is running. It inherits the lock, and Ctrl-C and SIGTERM are blocked in
     it from the start: a terminal sends them to all processes at once."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    if (lock := _try_lock(folder)) is None:
+        return None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         environment = {k: v for k, v in os.environ.items() if k not in LAUNCH_VARIABLES}
         with open(folder / "log.txt", "wb") as log:
             process = subprocess.Popen(
@@ -247,11 +262,25 @@ def _start_uploader(folder: Path) -> subprocess.Popen[bytes] | None:
         os.truncate(lock, 0)
         os.pwrite(lock, str(process.pid).encode(), 0)
         return process
-    except BlockingIOError:
-        return None
     finally:
         os.close(lock)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """Returns the descriptor of the folder's lock, or None if another process holds it."""
+    while True:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(folder / "lock")):
+                return lock
+        except FileNotFoundError:  # removed by its last holder
+            pass
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        os.close(lock)
 
 
 def _is_locked(folder: Path) -> bool:

@@ -16,10 +16,9 @@ from recipe.components.data import unreadable_samples
 from recipe.formatting import relative_to_cwd
 from recipe.nn.locate_nonfinite import find_nonfinite_weight
 from recipe.nn.weights import save_weights
-from recipe.runner.null_recorder import NullRecorder
 from recipe.runner.plan import Plan
 from recipe.runner.progress import ProgressDisplay
-from recipe.runner.recorder import Recorder
+from recipe.runner.recorder import NullRecorder, Recorder
 from recipe.runner.run_summary import RunSummary, build_audit_table
 from recipe.runner.signals import GracefulStop
 from recipe.store import run_dirs

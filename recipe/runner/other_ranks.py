@@ -15,8 +15,8 @@ from recipe.runner import plan as planning
 from recipe.runner import start
 from recipe.runner.console import Console
 from recipe.runner.fit import fit
-from recipe.runner.null_recorder import NullRecorder
 from recipe.runner.prepare import prepare_run
+from recipe.runner.recorder import NullRecorder
 from recipe.training import rendezvous
 from recipe.training.nonfinite import NonFiniteError
 

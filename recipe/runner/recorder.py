@@ -1,8 +1,7 @@
 """The record of a run on disk; another process sends it to MLflow from there.
 
-`<outputs>/runs/<run id>/` holds the journals (`metrics.jsonl` for metrics, `events.jsonl` for
-parameters, tags, artifacts and the ends; only ever appended to, a whole line at a time),
-`run.json`, `sent.json` and the artifacts as files. Training never waits for MLflow.
+`<outputs>/runs/<run id>/` holds the journals (`metrics.jsonl`, and `events.jsonl` with parameters,
+tags, artifacts, starts and ends), `run.json`, and the artifacts as files.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from recipe.store.upload_state import UploadState
 Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED"]
 
 RESERVED_BYTES = 16_384
-"""Bytes on disk that are given up for the end of the record, should the disk be full."""
+"""Kept free on disk for the end of the record, should the disk be full."""
 
 
 class Recorder:
-    """Records one run. Everything is on disk when a call returns; MLflow follows.
+    """Records one run. What is recorded is on disk when a call returns.
 
-    Raises RecipeError where the disk takes no more; from then on only `close` does anything.
+    Raises RecipeError if the disk is full or fails; from then on only `close` has an effect.
     """
 
     def __init__(
@@ -54,9 +53,9 @@ class Recorder:
             self.run_dir.mkdir(parents=True)
         self._lock = run_dirs.acquire_lock(self.run_dir, "run")
         self.recorded_metrics: journal.MetricHistory = {}
-        """What was recorded before the run was taken up."""
+        """Those recorded before the run was resumed."""
         self.is_started = False
-        """Whether `begin` was called, in this process or before the run was taken up again."""
+        """Whether `mark_started` was called, also before the run was resumed."""
         self._open(info, tracking, "started")
 
     @classmethod
@@ -68,11 +67,11 @@ class Recorder:
         sweep_dir: Path | None = None,
         fingerprint: str | None = None,
     ) -> Recorder:
-        """Takes a recorded run up again: the same run, here and in MLflow.
+        """Resumes a recorded run, which stays the same run in MLflow, too.
 
-        With another fingerprint it has none from then on, as its numbers are of no one spec. Points
-        that it computes again aren't recorded again: see `differing`. Raises SpecError if another
-        process is running it, has finished it meanwhile, or its journals are damaged.
+        With another fingerprint the run has none from then on, as its numbers belong to several
+        specs. Points that are computed again are not recorded again: see `differing_points`. Raises
+        SpecError if another process runs the run or has finished it, or its journals are damaged.
         """
         self = cls.__new__(cls)
         self.run_dir, self._lock = run_dir, run_dirs.acquire_lock(run_dir, "run")
@@ -85,10 +84,12 @@ class Recorder:
         except SpecError:
             self._lock.release()
             raise
-        info = replace(info, fingerprint=fingerprint if same else None)
-        self._open(
-            replace(info, sweep=sweep_dir.name if sweep_dir else info.sweep), tracking, "resumed"
+        info = replace(
+            info,
+            fingerprint=fingerprint if same else None,
+            sweep=sweep_dir.name if sweep_dir else info.sweep,
         )
+        self._open(info, tracking, "resumed")
         if not same:
             self.set_tags({"recipe.fingerprint": "mixed"})
         return self
@@ -96,7 +97,7 @@ class Recorder:
     def _open(self, info: run_dirs.RunInfo, tracking: Tracking, kind: str) -> None:
         self._info = replace(info, status="RUNNING", process=os.getpid())
         self.differing_points = 0
-        """Points that were computed again, and came out otherwise."""
+        """Points that have another value now that they were computed again."""
         self.upload_failure: str | None = None
         """Why MLflow lacks a part of the record, if it does."""
         self._tracking = tracking
@@ -115,8 +116,8 @@ class Recorder:
                     lambda: run_dirs.index_fingerprint(self.run_dir, str(info.fingerprint))
                 )
             self._try_write(lambda: run_dirs.write_info(self.run_dir, self._info))
-            about = {"process": os.getpid(), "sweep": self._info.sweep}
-            self._log_event(kind, {key: value for key, value in about.items() if value is not None})
+            content = {"process": os.getpid(), "sweep": self._info.sweep}
+            self._log_event(kind, {k: value for k, value in content.items() if value is not None})
             if tracking.uri is None and UploadState.read(self.run_dir) is None:
                 UploadState(None).write(self.run_dir)
             self._uploads.request(self.run_dir)
@@ -138,7 +139,7 @@ class Recorder:
         return state.mlflow_run_id if self._tracking.uri else self._info.mlflow_run_id
 
     def mark_started(self) -> None:
-        """All that belongs to the run's start is recorded."""
+        """Marks the metadata of the run as complete."""
         self._log_event("began", {})
         self.is_started = True
 
@@ -149,7 +150,7 @@ class Recorder:
         self._log_event("tags", values)
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Points at one global step."""
+        """Records points at a global step."""
         if self.recorded_metrics:
             values = {key: v for key, v in values.items() if self._is_new(step, key, v)}
         if values:
@@ -170,22 +171,21 @@ class Recorder:
         return True
 
     def write_file(self, name: str, write: Callable[[Path], object]) -> None:
-        """Has a file of the run's folder written."""
+        """Calls `write` with the path of a file in the run's folder."""
         self._try_write(lambda: write(self.run_dir / name))
 
     def log_text(self, name: str, content: str) -> None:
-        """Keeps a text as the artifact of that name."""
         self.write_file(
             name, lambda path: atomic_write.write_file(path, content.encode(), sync=False)
         )
         self.log_artifact(name)
 
     def log_artifact(self, name: str) -> None:
-        """Keeps a file that lies in the run's folder already."""
+        """Registers a file in the run's folder as an artifact."""
         self._log_event("artifact", {"path": name})
 
     def fsync(self) -> None:
-        """What is recorded so far outlives even the machine."""
+        """Makes what is recorded so far survive a crash of the machine."""
         self._try_write(self._metrics.sync)
         self._try_write(self._events.sync)
 
@@ -234,7 +234,7 @@ class Recorder:
             raise RecipeError(_describe_write_error(self.run_dir, error)) from error
 
     def _write_final(self, write: Callable[[], object]) -> None:
-        """Writes what belongs to the end; on a full disk in the place that was kept for it."""
+        """Writes a part of the end; on a full disk into the reserved space."""
         try:
             write()
         except OSError:
@@ -247,16 +247,35 @@ class Recorder:
             (self.run_dir / ".reserve").unlink(missing_ok=True)
 
 
+class NullRecorder:
+    """Records nothing, in the processes of a shared run besides the first."""
+
+    run_id, run_dir = "", Path(os.devnull)
+
+    def __init__(self) -> None:
+        self.recorded_metrics: journal.MetricHistory = {}
+
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def write_file(self, name: str, write: Callable[[Path], object]) -> None: ...
+
+    def log_text(self, name: str, content: str) -> None: ...
+
+    def log_artifact(self, name: str) -> None: ...
+
+    def fsync(self) -> None: ...
+
+
 def read_recorded_metrics(run_dir: Path) -> tuple[journal.MetricHistory, bool]:
-    """Every metric recorded so far, and whether the run began. Raises SpecError."""
+    """Returns every recorded metric, and whether `mark_started` was called. Raises SpecError."""
     try:
         events = journal.read_lines(run_dir / "events.jsonl")[0]
         return journal.read_metrics(run_dir), any(event.get("kind") == "began" for event in events)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SpecError(
-            f"run: the journals of {run_dir.name} are damaged ({reason}), so it can't go on; its "
-            "command starts a new run"
+            f"run: the journals of {run_dir.name} are damaged ({reason}), so it can't be "
+            "resumed; its command starts a new run"
         ) from error
 
 
@@ -267,12 +286,12 @@ def _make_event(kind: str, /, **content: Any) -> dict[str, Any]:
 def _describe_write_error(folder: Path, error: OSError) -> str:
     if not (folder / "run.json").is_file():
         return run_dirs.describe_unwritable(folder, error)
-    said = f"output_dir: {escape_unprintable(folder)}: {error.strerror}"
-    first = "make room, then" if atomic_write.is_disk_full(error) else "see to that, then"
-    if not (folder / "spec.yaml").is_file():  # there is nothing to go on from yet
-        return f"{said}; {first} start it again"
-    again = run_dirs.format_command(f"resume {folder.name}", folder.parent.parent)
-    return f"{said}; what was recorded before is whole; {first} {again}"
+    problem = f"output_dir: {escape_unprintable(folder)}: {error.strerror}"
+    way_out = "make room, then" if atomic_write.is_disk_full(error) else "fix that, then"
+    if not (folder / "spec.yaml").is_file():  # nothing to resume yet
+        return f"{problem}; {way_out} start it again"
+    resume = run_dirs.format_command(f"resume {folder.name}", folder.parent.parent)
+    return f"{problem}; what was recorded before is complete; {way_out} {resume}"
 
 
 def _now_ms() -> int:

@@ -1,7 +1,7 @@
-"""A journal: a file of JSON lines that is only ever appended to, each line whole.
+"""A journal: an append-only file of JSON lines.
 
-What a process that was killed, or a disk that was full, left of a line is no line: it is passed
-over by readers, and cut off before anything is appended.
+An incomplete last line, left by a killed process or a full disk, is skipped by readers and removed
+before anything is appended.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from recipe.config import safe_yaml
 from recipe.formatting import escape_unprintable
 
 NONDETERMINISTIC_PREFIXES = ("time/", "memory/")
-"""How the keys of metrics begin that differ whenever they are computed again."""
+"""Prefixes of the metrics that differ each time that they are computed."""
 
 MetricHistory = dict[str, dict[int, float]]
-"""Of every metric: its value after a global step."""
+"""By metric: its values by global step."""
 
 
 class DamagedJournalError(ValueError):
-    """A line of a journal isn't one that was ever written there."""
+    """A line of a journal is not what was written."""
 
 
 class Journal:
-    """Appends to a file, which is made if it isn't there. A line that was written outlives the
-    process; with `sync`, the machine."""
+    """Appends to a file, which is created if needed. Lines survive the end of the process, and
+    after `sync` that of the machine."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab+", buffering=0)  # noqa: SIM115  (until close)
         self._truncate_partial_line()
 
     def append(self, content: Mapping[str, Any]) -> None:
-        """Raises OSError, such as of a full disk; then nothing of it is in the file."""
+        """Raises OSError, such as for a full disk; then the file is unchanged."""
         rest = memoryview(json.dumps(content).encode() + b"\n")
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except BaseException as error:  # a signal too can come between two parts of a line
+        except BaseException as error:  # or a signal between two parts of a line
             if isinstance(error, OSError):
                 error.filename = self._file.name
             self._truncate_partial_line()
             raise
 
     def _truncate_partial_line(self) -> None:
-        """Takes away what isn't a whole line; whole ones stay, as they may have been read."""
+        """Complete lines stay, as they may have been read."""
         size = self._file.seek(0, os.SEEK_END)
-        whole = _find_last_line_end(size, self._file.fileno())
-        if whole < size:
-            self._file.truncate(whole)
+        end = _find_last_line_end(size, self._file.fileno())
+        if end < size:
+            self._file.truncate(end)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -62,7 +62,7 @@ class Journal:
 
 
 def _find_last_line_end(size: int, descriptor: int) -> int:
-    """Up to where a file of this size consists of whole lines."""
+    """Returns the offset after the last complete line in the first `size` bytes."""
     end = size
     while end:
         start = max(0, end - 4096)
@@ -74,11 +74,10 @@ def _find_last_line_end(size: int, descriptor: int) -> int:
 
 
 def read_lines(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines from byte `start` on, and the byte that the next read is to start at.
+    """Returns the complete lines from byte `start` on, and the offset after them.
 
-    With `limit` no more than about so many bytes are read, but at least a line if there is one. No
-    file is an empty one. Raises Damaged for a line that isn't a JSON object, and for what is no
-    ordinary file.
+    `limit` is in bytes, rounded up to a line. A missing file is empty. Raises DamagedJournalError
+    for a line that is not a JSON object, and if `path` is not a regular file.
     """
     try:
         with safe_yaml.open_regular_file(path) as file:
@@ -88,9 +87,9 @@ def read_lines(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[s
         return [], start
     except OSError as error:
         raise DamagedJournalError(f"{escape_unprintable(path)}: {error.strerror}") from error
-    whole = content.rfind(b"\n") + 1
+    end = content.rfind(b"\n") + 1
     lines = []
-    for number, line in enumerate(content[:whole].splitlines()):
+    for number, line in enumerate(content[:end].splitlines()):
         try:
             found = safe_yaml.read_json(line)
         except ValueError:
@@ -99,12 +98,12 @@ def read_lines(path: Path, start: int = 0, limit: int = -1) -> tuple[list[dict[s
             number += count_lines(path) - count_lines(path, start) + 1
             raise DamagedJournalError(f"{escape_unprintable(path)}: line {number} is damaged")
         lines.append(found)
-    return lines, start + whole
+    return lines, start + end
 
 
 def read_metrics(run_dir: Path) -> MetricHistory:
-    """Every metric of a recorded run. Of two values at one step the later one counts: that of a
-    run which was taken up again. Raises Damaged."""
+    """Returns every metric of a recorded run; the later of two values at one step, which a resumed
+    run has. Raises DamagedJournalError."""
     found: MetricHistory = {}
     path = run_dir / "metrics.jsonl"
     for number, line in enumerate(read_lines(path)[0], 1):
@@ -119,8 +118,8 @@ def read_metrics(run_dir: Path) -> MetricHistory:
 
 
 def count_lines(path: Path, start: int = 0) -> int:
-    """The number of whole lines from byte `start` on. Raises Damaged for what is no ordinary
-    file."""
+    """Returns the number of lines from byte `start` on. Raises DamagedJournalError if `path` is not
+    a regular file."""
     try:
         with safe_yaml.open_regular_file(path) as file:
             file.seek(start)
@@ -132,8 +131,8 @@ def count_lines(path: Path, start: int = 0) -> int:
 
 
 def hash_line(path: Path, end: int) -> str | None:
-    """What tells the line that ends before byte `end` from others; empty for the very beginning.
-    None if no line ends there."""
+    """Returns a hash of the line that ends before byte `end`, empty for offset 0, and None if no
+    line ends there."""
     if not end:
         return ""
     try:
@@ -147,7 +146,8 @@ def hash_line(path: Path, end: int) -> str | None:
 
 
 def read_last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line; it alone is read. None if there is none, or it is damaged."""
+    """Returns the last complete line, without reading others; None if there is none, or it is
+    damaged."""
     try:
         with safe_yaml.open_regular_file(path) as file:
             end = _find_last_line_end(file.seek(0, os.SEEK_END), file.fileno())

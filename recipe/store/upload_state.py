@@ -1,4 +1,4 @@
-"""How far MLflow has been fed: `sent.json` in a run's folder."""
+"""What of a run's journals MLflow has: `sent.json` in the run's folder."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ from recipe.config import safe_yaml
 from recipe.store import journal
 
 MAX_PROBLEMS = 20
-"""Refusals that are remembered."""
-
 
 ByteCount = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass
 class UploadState:
-    """Bytes of the journals that MLflow has, and where it has them."""
+    """`metrics` and `events` are the bytes of those journals that MLflow has."""
 
     uri: str | None
     """MLflow's tracking URI; None: this run is sent nowhere."""
     mlflow_run_id: str | None = None
     metrics: ByteCount = 0
     events: ByteCount = 0
-    asked: ByteCount = 0
-    """How often MLflow was asked to make the run; after more than once there may be two of it."""
+    creation_attempts: ByteCount = 0
+    """After more than one, MLflow may have the run twice."""
     problems: list[str] = field(default_factory=list)
-    """What MLflow refused."""
+    """What MLflow rejected."""
     marks: dict[str, str] = field(default_factory=dict)
-    """By a journal's name what its last line was that MLflow has."""
+    """By journal: a hash of the last line that MLflow has."""
     gone: bool = False
     """Whether the run was deleted in MLflow."""
     failure: str = ""
@@ -43,7 +41,7 @@ class UploadState:
 
     @classmethod
     def read(cls, run_dir: Path) -> UploadState | None:
-        """None if there is none, or it is damaged."""
+        """Returns None if there is none, or it is damaged."""
         with contextlib.suppress(OSError, ValueError):
             with safe_yaml.open_regular_file(run_dir / "sent.json") as file:
                 found = UPLOAD_STATE_ADAPTER.validate_json(file.read())
@@ -53,8 +51,8 @@ class UploadState:
 
     @staticmethod
     def is_complete(run_dir: Path) -> bool:
-        """Whether MLflow has as many bytes of the journals as there are, or the run is sent
-        nowhere; no journal is opened for that."""
+        """Whether MLflow has both journals to their end, by their sizes alone, or the run is not
+        sent to MLflow."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             with safe_yaml.open_regular_file(run_dir / "sent.json") as file:
                 found = safe_yaml.read_json(file.read())
@@ -65,25 +63,25 @@ class UploadState:
         return False
 
     def _reset_replaced_journals(self, run_dir: Path) -> None:
-        """A journal that isn't the one that was sent, as it was cut or replaced, is sent anew."""
+        """Has a journal that was cut or replaced sent again from its beginning."""
         for name in ("metrics", "events"):
             mark = journal.hash_line(run_dir / f"{name}.jsonl", getattr(self, name))
             if mark is None or self.marks.get(name, mark) != mark:
                 setattr(self, name, 0)
 
     def reset(self) -> None:
-        """MLflow has nothing of it after all."""
-        self.mlflow_run_id, self.metrics, self.events, self.asked = None, 0, 0, 0
-        self.problems, self.gone = [], False
+        """Has everything sent again."""
+        self.mlflow_run_id, self.metrics, self.events, self.creation_attempts = None, 0, 0, 0
+        self.problems, self.gone, self.failure = [], False, ""
 
     @classmethod
     def read_for_uri(cls, uri: str | None, run_dir: Path) -> UploadState:
-        """What that server has: nothing, as far as is known, if another was fed before."""
+        """Returns the state for that server: a new one if the run was sent to another before."""
         found = cls.read(run_dir)
         return found if found is not None and found.uri == uri else cls(uri)
 
     def write(self, run_dir: Path) -> None:
-        """Raises nothing: what isn't noted is sent once more, which doubles nothing."""
+        """Raises nothing: what isn't stored is sent again, which duplicates nothing."""
         for name in ("metrics", "events"):
             self.marks[name] = (
                 journal.hash_line(run_dir / f"{name}.jsonl", getattr(self, name)) or ""
@@ -97,7 +95,8 @@ class UploadState:
             self.problems.append(problem)
 
     def describe_unsent(self, run_dir: Path) -> str:
-        """What of the journals isn't sent, in words; empty if all is. Raises journal.Damaged."""
+        """Returns the number of unsent lines as text, empty for none. Raises
+        DamagedJournalError."""
         if self.uri is None:
             return ""
         found = []

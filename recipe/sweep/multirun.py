@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import hydra
@@ -14,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from recipe import atomic_write, output
+from recipe.components.tracking.local import local
 from recipe.config import compose, option_files
 from recipe.config.instantiate import bind_component
 from recipe.errors import Problems, SpecError
@@ -42,12 +44,25 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     storage.check_no_password(arguments)
     overrides = compose.parse_overrides(arguments)
     hydra_launchers.check_installed(overrides)
-    # what takes a moment to be imported is, while the command line is looked at
+    # imported while the command line is checked
     pool_launcher.prestart_forkserver(overrides)
     try:
-        return _run_sweeper(overrides, arguments, console, command)
+        with _prestart_uploader(overrides):
+            return _run_sweeper(overrides, arguments, console, command)
     finally:
         forkserver.stop()
+
+
+def _prestart_uploader(overrides: Sequence[Override]) -> AbstractContextManager[object]:
+    """Imports MLflow in the uploader, where the built-in default of `tracking` surely holds."""
+    given = {o.key_or_group: o for o in overrides}
+    if "tracking" in given or option_files.user_conf_dir() is not None:
+        return contextlib.nullcontext()
+    folder = given["output_dir"].value() if "output_dir" in given else ""
+    if not isinstance(folder, str):
+        return contextlib.nullcontext()
+    outputs = run_dirs.resolve_output_dir(folder)
+    return UploadQueue(outputs, local(outputs, experiment="recipe"))
 
 
 def _run_sweeper(

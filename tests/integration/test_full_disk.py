@@ -38,7 +38,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_the_reason(tmp_path: Path) -
     (run,) = commands.runs(tmp_path)
     assert (done.status, done.err) == (
         1,
-        f"recipe: output_dir: {run}: File too large; what was recorded before is whole; make room, "
+        f"recipe: output_dir: {run}: File too large; what was recorded before is complete; make room, "
         f"then python -m recipe resume {run.name}\n",
     )
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
@@ -79,7 +79,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
         assert (started.returncode, err) == (
             1,
             f"recipe: output_dir: {run}: No space left on device; what was recorded before is "
-            f"whole; make room, then python -m recipe resume {run.name}\n",
+            f"complete; make room, then python -m recipe resume {run.name}\n",
         )
         assert commands.read_json(run / "run.json")["status"] == "FAILED"
         assert commands.read_lines(run / "events.jsonl")[-1]["status"] == "FAILED"

@@ -61,7 +61,9 @@ def test_the_rest_is_sent_once_and_twice_doubles_nothing(
     down = commands.here(unsent, "sync")
     assert down.status == 1 and down.out.splitlines()[0].startswith(f"{run.name}  not sent: lines:")
     assert "Connection refused" in down.out
-    assert down.out.splitlines()[-1] == ("nothing was sent, 1 left; python -m recipe sync goes on")
+    assert down.out.splitlines()[-1] == (
+        "nothing was sent, 1 left; python -m recipe sync sends the rest"
+    )
     to = f"tracking.uri={server.uri}"
     first = commands.here(unsent, "sync", to)
     assert (first.status, first.err) == (0, "")

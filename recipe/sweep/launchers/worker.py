@@ -1,4 +1,4 @@
-"""A process that runs jobs of a sweep one after the other, handed to it by recipe.sweep.launchers.worker_pool."""
+"""A process of a worker pool, which runs jobs of a sweep one after the other."""
 
 from __future__ import annotations
 

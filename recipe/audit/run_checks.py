@@ -9,7 +9,6 @@ import torch
 from recipe.components import contract
 from recipe.components.data import first_samples_batch
 from recipe.components.sampler.shuffled import shuffled
-from recipe.config import instantiate
 from recipe.config.spec import RunSpec
 from recipe.formatting import format_list, pluralize
 from recipe.nn import rng
@@ -32,7 +31,7 @@ class RunChecks:
     def find_problems(self) -> Iterator[tuple[str, str]]:
         """Group and problem, at the end of a run."""
         targets = self.run.data.train.targets
-        bound, before = instantiate.bind_component(self.spec, "sampler"), rng.snapshot_rng()
+        bound, before = self.run.components["sampler"].bind(), rng.snapshot_rng()
         last = max(0, self.run.position.epoch - 1)
         indices = bound(targets, rng.make_generator(self.spec.seed, "order", last))
         if rng.snapshot_rng() != before:
@@ -44,7 +43,7 @@ class RunChecks:
             yield "sampler", problem
         early = self.run.position.epoch < self.run.epochs
         accuracies = self.run.position.accuracies
-        stop = instantiate.bind_component(self.spec, "stop")
+        stop = self.run.components["stop"].bind()
         sooner = [n for n in range(1, len(accuracies)) if stop(accuracies[:n])]
         if early and not stop(accuracies):
             yield (

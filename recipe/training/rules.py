@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from recipe.components.contract import Hook, MissingComponent, PlannedRun, caution, check, describe
-from recipe.config import instantiate
 from recipe.config.option_files import GROUPS
 from recipe.errors import Problems
 
@@ -43,7 +42,7 @@ def find_warnings(planned: PlannedRun) -> list[str]:
 
 def describe_component(planned: PlannedRun, group: str) -> str | None:
     """What the part says of itself for the plan, if anything."""
-    bound = instantiate.bind_component(planned.spec, group)
+    bound = planned.components[group].bind()
     own = describe.find(bound.func)
     return own(planned, **bound.keywords) if own else None
 
@@ -51,6 +50,6 @@ def describe_component(planned: PlannedRun, group: str) -> str | None:
 def _find_rules(planned: PlannedRun, group: str, hook: Hook) -> Iterator[Rule]:
     if of_group := hook.find(group):
         yield lambda: of_group(planned)
-    bound = instantiate.bind_component(planned.spec, group)
-    if of_component := hook.find(bound.func):
-        yield lambda: of_component(planned, **bound.keywords)
+    component = planned.components[group]
+    if of_component := hook.find(component.function):
+        yield lambda: of_component(planned, **component.bind().keywords)

@@ -68,12 +68,12 @@ def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
 def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
     plain = building._apply_freeze
 
-    def freeze(spec: RunSpec, model: nn.Module) -> freezing.FreezeSchedule:
-        kept = plain(spec, model)
+    def apply_freeze(spec: RunSpec, freeze: Any, model: nn.Module) -> freezing.FreezeSchedule:
+        kept = plain(spec, freeze, model)
         model.requires_grad_(True)
         return kept
 
-    patch.setattr(building, "_apply_freeze", freeze)
+    patch.setattr(building, "_apply_freeze", apply_freeze)
 
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:

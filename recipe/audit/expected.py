@@ -1,6 +1,6 @@
-"""What the spec promises about every parameter, asked of the tricks anew on a copy of the model.
+"""What a spec requires of every parameter, computed from the components on a copy of the model.
 
-Nothing here is taken from what the engine built, so that a mistake of the engine shows.
+Independent of what the engine built, so that a mistake of the engine is detected.
 """
 
 from __future__ import annotations
@@ -21,26 +21,23 @@ from recipe.training import freezing, lr_schedule
 from recipe.training.param_groups import NON_OPTIMIZER_KEYS
 
 NEVER_TRAINED = math.inf
-"""Epochs after which a parameter is trained that is frozen throughout."""
 
 
 @dataclass(frozen=True)
 class ExpectedTraining:
     unfreeze_epochs: dict[str, float]
-    """Of every parameter, after how many epochs it is trained: 0 from the start, or NEVER."""
+    """By parameter: the epoch from which it is trained, or NEVER_TRAINED."""
     batchnorm_unfreeze_epochs: dict[str, float]
-    """The same of every BatchNorm layer whose statistics are to stay for a while."""
+    """By BatchNorm layer with frozen statistics: the epoch from which they are updated."""
     group_names: dict[str, str]
-    """The parameter group of every parameter."""
+    """By parameter."""
     group_options: dict[str, dict[str, Any]]
-    """Of every group: what it sets itself, on top of the optimizer's settings."""
+    """By group: the options that it sets itself."""
     optimizer_defaults: dict[str, Any]
-    """The optimizer's settings for what a group doesn't set."""
     base_lr: dict[str, float]
-    """Of every group that is ever trained."""
+    """Of every group that is trained at any time."""
     lr_curves: LRCurves
     warmup_factors: list[float]
-    """What the warm-up multiplies them by after 0, 1, ... steps."""
 
     @classmethod
     def from_spec(
@@ -49,7 +46,7 @@ class ExpectedTraining:
         try:
             stand_in = _copy_model(model, weights=False)
             return cls._from_model_copy(spec, components, stand_in, steps_per_epoch)
-        except (NotImplementedError, RuntimeError):  # a trick that looks at the weights
+        except (NotImplementedError, RuntimeError):  # a component that reads the weights
             stand_in = _copy_model(model, weights=True)
             return cls._from_model_copy(spec, components, stand_in, steps_per_epoch)
 
@@ -90,13 +87,12 @@ class ExpectedTraining:
         return cls(thaws, batchnorms, groups, options, usual, base_lr, rates, ramp)
 
     def frozen_names(self, epoch: int) -> set[str]:
-        """Parameters that aren't trained in an epoch; the first is 0."""
+        """Parameters that are frozen in an epoch; the first epoch is 0."""
         return {name for name, thaw in self.unfreeze_epochs.items() if thaw > epoch}
 
     @property
     def has_only_defaults(self) -> bool:
-        """Whether every trained parameter has the optimizer's own settings, as with
-        `param_groups=all`."""
+        """Whether no group changes an option of the optimizer, as with `param_groups=all`."""
         usual = _normalize_options(self.optimizer_defaults)
         return all(
             _normalize_options({**self.optimizer_defaults, **self.group_options[name]}) == usual
@@ -105,13 +101,12 @@ class ExpectedTraining:
 
 
 def _normalize_options(options: dict[str, Any]) -> dict[str, Any]:
-    """With lists for tuples, and the learning rate as a number."""
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
     return {**plain, "lr": float(options["lr"])}
 
 
 def _copy_model(model: nn.Module, *, weights: bool) -> nn.Module:
-    """A copy; without the weights it takes no memory, and names, shapes and types are the same."""
+    """A copy on the meta device unless `weights`."""
     empty: dict[int, Any] = {}
     if not weights:
         empty = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}
@@ -120,7 +115,7 @@ def _copy_model(model: nn.Module, *, weights: bool) -> nn.Module:
 
 
 def _batchnorm_unfreeze_epochs(model: nn.Module, thaws: dict[str, float]) -> dict[str, float]:
-    """After how many epochs each BatchNorm layer that is frozen at first isn't any more."""
+    """By BatchNorm layer that is frozen at the start: the epoch at which it is unfrozen."""
     ends = dict.fromkeys(_frozen_batchnorms(model, thaws, 0.0), NEVER_TRAINED)
     for epoch in sorted({epoch for epoch in thaws.values() if epoch < NEVER_TRAINED}, reverse=True):
         for layer in ends.keys() - _frozen_batchnorms(model, thaws, epoch):

@@ -1,8 +1,8 @@
 """From a spec to a Run: every part is built here, in a fixed order.
 
 Random streams -> data -> model -> weights -> freeze and BatchNorm policy -> parameter groups
-(trainable parameters only) -> optimizer -> scheduler -> the parts of a training step. The parts that
-do not need one that failed are still built, so that all problems of a spec are reported at once.
+(trainable parameters only) -> optimizer -> scheduler -> the parts of a training step. If a part
+fails, those that do not need it are still built, so that all problems are reported at once.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RunBuilder:
                 missing = error
             except (RuntimeError, MemoryError, OverflowError) as error:  # such as absurd sizes
                 reason = first_line(error) or type(error).__name__
-                raise ValueError(f"can't be made: {reason}; look at its settings") from error
+                raise ValueError(f"cannot be built: {reason}; check its settings") from error
         self.failed_groups.add(group)
         raise missing
 
@@ -388,7 +388,7 @@ def _build_frozen_cache(spec: RunSpec) -> FrozenCache:
     if spec.accumulate > 1:
         why_not["train"] = f"accumulate={spec.accumulate} computes a batch in parts"
     if spec.evaluation.get("_target_") != "recipe.components.evaluation.plain.plain":
-        why_not["val"] = f"evaluation={spec.options['evaluation']} looks at changed inputs"
+        why_not["val"] = f"evaluation={spec.options['evaluation']} changes the inputs"
     if World.from_environment().size > 1:
         why_not = dict.fromkeys(("train", "val"), "several processes share the run")
     return FrozenCache(spec.output_path / "cache", why_not)

@@ -1,4 +1,4 @@
-"""The schedule of a run: the scheduler over its optimizer, when it moves, and where it will go."""
+"""The learning-rate schedule of a run, and its preview over all steps."""
 
 from __future__ import annotations
 
@@ -19,29 +19,26 @@ from recipe.config.spec import RunSpec
 
 @dataclass
 class LRSchedule:
-    """A scheduler and when it moves."""
+    """A scheduler, when it steps, and the warm-up on top of it."""
 
     scheduler: LRScheduler
     per: str
     monitor: str | None
     has_run_length: bool = False
-    """It is as long as the run: with more epochs it is another one."""
+    """The schedule depends on the number of epochs."""
     warmup_factors: Sequence[float] = ()
-    """What the learning rates are multiplied by after 0, 1, ... steps of the optimizer; then 1."""
+    """The factor on the learning rates after 0, 1, ... optimizer steps; then 1."""
     optimizer_steps: int = 0
-    """Steps that the optimizer took."""
 
     def __post_init__(self) -> None:
         self.apply_warmup()
 
     @property
     def is_metric_driven(self) -> bool:
-        """Where it goes depends on a metric."""
         return isinstance(self.scheduler, ReduceLROnPlateau)
 
     @property
     def warmup_factor(self) -> float:
-        """What the warm-up makes of the learning rates now."""
         return (
             self.warmup_factors[self.optimizer_steps]
             if self.optimizer_steps < len(self.warmup_factors)
@@ -49,13 +46,13 @@ class LRSchedule:
         )
 
     def apply_warmup(self) -> None:
-        """Multiplies the learning rates, which are the scheduler's own, by the factor."""
+        """Multiplies the learning rates set by the scheduler by the warm-up factor."""
         if self.warmup_factor != 1:
             for group in self.scheduler.optimizer.param_groups:
                 group["lr"] *= self.warmup_factor
 
     def remove_warmup(self) -> None:
-        """Puts the scheduler's own learning rates back, which it goes on from."""
+        """Restores the learning rates set by the scheduler, from which it computes the next."""
         if self.warmup_factor != 1:
             groups = self.scheduler.optimizer.param_groups
             for group, rate in zip(groups, self.scheduler.get_last_lr(), strict=True):
@@ -111,10 +108,9 @@ def build_lr_schedule(
 def compute_lr_curves(
     spec: RunSpec, components: Components, base_lrs: Mapping[str, float], steps_per_epoch: int
 ) -> LRCurves:
-    """Each group's learning rate over the run, found by walking the schedule on a stand-in.
+    """The learning rate of each group over the run, computed on an optimizer of dummy parameters.
 
-    `base` is each group's own learning rate; the warm-up is left out. A schedule that waits for a
-    metric stays where it starts.
+    Without the warm-up. A schedule that depends on a metric is constant here.
     """
     groups = [
         {"name": name, "params": [nn.Parameter(torch.zeros(1))], "lr": lr}
@@ -134,5 +130,5 @@ def compute_lr_curves(
 
 
 def get_learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate of every group by name, as it is now."""
+    """The current learning rate of every parameter group by name."""
     return {group["name"]: float(group["lr"]) for group in optimizer.param_groups}

@@ -1,7 +1,7 @@
-"""The weights that a run starts from: a file, a recorded run, or what a model's library offers.
+"""The initial weights of a run: from a file, a recorded run, or the library of the model.
 
-With weights come the images they are made for: their size and how they were normalised. What a
-setting of `data` leaves to `auto` follows them.
+Settings of `data` that are `auto` follow the size and normalisation of the images that the weights
+were trained with.
 """
 
 from __future__ import annotations
@@ -35,27 +35,23 @@ KEEP_HEAD_SETTING = "model.weights_head=keep"
 NO_CLASS_NAMES = "there without class names"
 
 NORMALIZATION_TOLERANCE = 1e-3
-"""By how much means and deviations may differ to be called the same."""
+"""Largest difference of means and standard deviations that count as equal."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where a run's weights came from."""
-
     description: str
-    """What was loaded and what wasn't, by name."""
     fingerprint: list[Any]
-    """A hash of their content, and whether their head was loaded."""
+    """A hash of the weights, and whether the head was loaded."""
 
 
 @dataclass(frozen=True)
 class _SourceWeights:
     weights: Mapping[str, Tensor]
     content_hash: str
-    """A hash."""
     name: str
     classes: tuple[str, ...] | None
-    """What they tell apart; None where that isn't known."""
+    """None: not known."""
     head_modules: tuple[str, ...] = ()
     input_format: InputFormat | None = None
 
@@ -71,9 +67,9 @@ def find_library_weights(spec: RunSpec, model: functools.partial[Any]) -> Librar
 
 
 def resolve_auto_settings(spec: RunSpec, model: Component | None) -> dict[str, Any]:
-    """What `auto` stands for in the settings of `data`, before there are data.
+    """The values of `auto` in the settings of `data`, before the data are read.
 
-    One channel gets the mean of three: gray is what the colours have in common.
+    One channel gets the mean of the values of three.
     """
     inputs = IMAGENET_INPUT_FORMAT
     if "auto" in (spec.data.get(key) for key in ("size", "mean", "std")):
@@ -85,7 +81,7 @@ def resolve_auto_settings(spec: RunSpec, model: Component | None) -> dict[str, A
 
 
 def _find_input_format(spec: RunSpec, model: Component | None) -> InputFormat | None:
-    """Of the weights that the run is to start from; None where they aren't told, or can't be."""
+    """The input format of the initial weights; None if it is not known."""
     source = spec.model.get("weights")
     if source is None or model is None:
         return None
@@ -101,7 +97,7 @@ def _find_input_format(spec: RunSpec, model: Component | None) -> InputFormat | 
             else _recorded_input_format(run_dirs.find(spec.output_path, source, "it"))
         )
     except (ValueError, SpecError, TypeError):
-        return None  # the model will say what is wrong
+        return None  # reported when the weights are loaded
 
 
 def _recorded_input_format(run: Path) -> InputFormat:
@@ -116,9 +112,9 @@ def load_initial_weights(
     component: Component,
     dataset_properties: Mapping[str, Any],
 ) -> InitialWeights | None:
-    """Starts the model from `model.weights`; None: its weights stay as they were drawn.
+    """Loads `model.weights` into the model; returns None if there are none.
 
-    The head is initialised from scratch unless it was trained for the data's classes, by name, or
+    The head is loaded only if it was trained for classes of the same names, or if
     `model.weights_head` is `keep`.
     """
     keep = spec.model.get("weights_head", "auto") == "keep"
@@ -162,9 +158,10 @@ def load_initial_weights(
     if keep and given.classes not in (None, data.classes):
         text += f"; the head is that of other classes ({KEEP_HEAD_SETTING})"
     if loaded.missing_counters:
-        text += f"; {len(loaded.missing_counters)} num_batches_tracked are not there and stay as they are"
-    if told := list(_input_mismatches(spec, data, given.input_format)):
-        text += f"; made for {given.input_format}, but {' and '.join(told)}"
+        count = len(loaded.missing_counters)
+        text += f"; {count} num_batches_tracked are not there and stay as they are"
+    if mismatches := list(_input_mismatches(spec, data, given.input_format)):
+        text += f"; made for {given.input_format}, but {' and '.join(mismatches)}"
     return InitialWeights(text, [given.content_hash, keeps])
 
 
@@ -179,7 +176,7 @@ def _describe_unloaded(
 
 
 def _input_mismatches(spec: RunSpec, data: Data, inputs: InputFormat | None) -> list[str]:
-    """Settings of the data that aren't as the weights would have them."""
+    """Settings of the data that differ from the input format of the weights."""
     if inputs is None:
         return []
     found = []
@@ -194,7 +191,7 @@ def _input_mismatches(spec: RunSpec, data: Data, inputs: InputFormat | None) -> 
 
 
 def _load_source(spec: RunSpec, bound: functools.partial[Any]) -> _SourceWeights:
-    """Raises ValueError or SpecError for what can't be had."""
+    """Raises ValueError or SpecError if the weights are not available."""
     source = spec.model["weights"]
     path = Path(source).expanduser()
     if path.is_file():
@@ -215,7 +212,6 @@ def _load_source(spec: RunSpec, bound: functools.partial[Any]) -> _SourceWeights
 
 
 def _load_recorded_weights(path: Path, source: str, run: Path) -> _SourceWeights:
-    """Weights that a recorded run kept."""
     classes = run_dirs.read_classes(run, "model.weights")
     return _SourceWeights(
         read_weights(path), _hash_file(path), source, classes, (), _recorded_input_format(run)
@@ -223,13 +219,13 @@ def _load_recorded_weights(path: Path, source: str, run: Path) -> _SourceWeights
 
 
 def _find_run_dir(path: Path) -> Path | None:
-    """The folder of the recorded run that a file is in; None: of no run."""
+    """The folder of the recorded run that a file belongs to, if any."""
     folder = path.resolve().parent
     return folder if all((folder / name).is_file() for name in ("run.json", "data.json")) else None
 
 
 def _fetch_weights(found: LibraryWeights) -> Mapping[str, Tensor]:
-    """Raises ValueError if they can't be had."""
+    """Raises ValueError if the weights cannot be downloaded."""
     with rng.isolate_rng():
         try:
             return found.load()

@@ -17,7 +17,7 @@ Rule = Callable[[], Iterator[str] | None]
 
 
 def find_problems(planned: PlannedRun, failed_groups: set[str]) -> Problems:
-    """What the tricks say against the plan; groups in `broken` aren't asked."""
+    """The conflicts that the rules find; those of `failed_groups` are not applied."""
     problems = Problems()
     for group in GROUPS:
         if group not in failed_groups:
@@ -31,7 +31,7 @@ def find_problems(planned: PlannedRun, failed_groups: set[str]) -> Problems:
 
 
 def find_warnings(planned: PlannedRun) -> list[str]:
-    """What a reader of the plan should know, of parts that could all be made."""
+    """The cautions about a run of which every part could be built."""
     return [
         line
         for group in GROUPS
@@ -41,7 +41,7 @@ def find_warnings(planned: PlannedRun) -> list[str]:
 
 
 def describe_component(planned: PlannedRun, group: str) -> str | None:
-    """What the part says of itself for the plan, if anything."""
+    """The registered description of a group's component, if there is one."""
     bound = planned.components[group].bind()
     own = describe.find(bound.func)
     return own(planned, **bound.keywords) if own else None

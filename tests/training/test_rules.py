@@ -630,7 +630,7 @@ def test_the_promise_beside_a_users_clip_is_looked_at_and_ends_the_run(
     assert (done.status, done.problems) == (
         1,
         [
-            f"recipe: audit: clip=mine didn't keep its promise: {problem} (batch {batch})"
+            f"recipe: audit: clip=mine failed its audit: {problem} (batch {batch})"
             for batch in (1, 2)  # of two
         ],
     )

@@ -143,8 +143,8 @@ no_effect = Hook("no_effect")
 
 pretrained_weights = Hook("pretrained_weights")
 """`function(weights, **settings)` returns what a model's library publishes under that name as
-`recipe.components.model.library_weights.LibraryWeights`, or None. Settings that are `auto` may still
-be so."""
+`recipe.components.model.library_weights.LibraryWeights`, or None. Settings that are `auto` may
+still be so."""
 
 adapt_weights = Hook("adapt_weights")
 """`function(weights, **settings)` returns weights of a file under the names of the model."""

@@ -1,1 +1,1 @@
-"""Whether each trick did what it says, checked while a run trains."""
+"""Checks during training that each trick has the effect that it states."""

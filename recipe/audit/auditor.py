@@ -1,15 +1,14 @@
-"""Did each trick do what it says? Looked at while a run goes on, and told when it ends.
+"""The audit of a run: whether each trick has the effect that it states.
 
-Checked after the first steps, at the epochs at which something thaws, and at the end; a few steps
-(the first two, the one in the middle, the last) are watched closely. A promise that is broken ends
-the run. What is promised is asked of the tricks anew (`expected`), so nothing that the engine
-built is taken on trust; weights and random streams are only looked at.
+Checked after the first steps, at the epochs at which layers are unfrozen, and at the end; the first
+two steps, the middle one and the last one are inspected closely. A failed check ends the run.
+`expected` computes the expected values from the components, independently of what the engine built.
+The audit changes neither weights nor random streams.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from recipe.audit.run_checks import RunChecks
 from recipe.audit.step_checks import StepMonitor
 from recipe.audit.weight_checks import FrozenWeightChecks, WeightChanges, has_same_weights
 from recipe.components import contract
-from recipe.config import instantiate, option_files
+from recipe.config import option_files
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
 from recipe.formatting import format_percent, pluralize
@@ -31,30 +30,26 @@ from recipe.training.loop import MetricsEvent
 from recipe.training.run import Run
 
 FIRST_CHECK_STEP = 2
-"""The step after which promises are first looked at: momentum moves what the first one doesn't."""
+"""Not 1: with momentum and warm-up some weights only change in the second step."""
 
 
 STATE_ATTRIBUTES = ("epoch", "hit_rate", "rates_moved", "looked")
-"""What an Audit remembers from Point to Point."""
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What became of one trick's promise."""
+    """The result of the checks of one trick."""
 
     group: str
     option: str
     description: str
-    """What was checked, in words."""
     problems: tuple[str, ...] = ()
     no_effect_reason: str | None = None
-    """Why the trick did nothing at all, if so."""
     warning: str | None = None
-    """What else a reader of the result must know, if anything."""
 
     @property
     def listed_problems(self) -> list[str]:
-        """The first problems, and how many more there are."""
+        """The first three problems, and the number of others."""
         more = len(self.problems) - 3
         return [*self.problems[:3], *([f"and {more} more"] if more > 0 else [])]
 
@@ -64,24 +59,26 @@ class AuditResult:
 
 
 class AuditError(RecipeError):
-    """A trick didn't do what it says; the numbers of the run aren't those of its spec."""
+    """A trick did not have the effect that it states, so the metrics are not those of the spec."""
 
     def __init__(self, verdicts: list[AuditResult]) -> None:
         self.results = verdicts
         super().__init__(
-            f"audit: {v.group}={v.option} didn't keep its promise: {problem}"
+            f"audit: {v.group}={v.option} failed its audit: {problem}"
             for v in verdicts
             for problem in v.listed_problems
         )
 
 
 class Audit:
-    """Follows a run that is about to begin; within the `with`, hand it every Point."""
+    """Audits a run that has not started; within the `with`, call `check` with every event."""
 
     def __init__(self, spec: RunSpec, run: Run, expected: ExpectedTraining | None = None) -> None:
-        """`expected` is given where the model is cut in parts, of which no copy can be asked."""
+        """`expected` must be given if the model is sharded since, as it cannot be copied then."""
         self.spec, self.run = spec, run
-        self.expected = expected or ExpectedTraining.from_spec(spec, run.model, run.steps_per_epoch)
+        self.expected = expected or ExpectedTraining.from_spec(
+            spec, run.components, run.model, run.steps_per_epoch
+        )
         self.frozen_weights = FrozenWeightChecks(self.expected, run.model)
         self.weight_changes = WeightChanges(run.model)
         self.optimizer_groups = OptimizerGroupChecks(self.expected, run.model, run.lr_schedule)
@@ -90,7 +87,7 @@ class Audit:
         self.rates_moved = False
         self.looked = False
         self.run_checks = RunChecks(spec, run)
-        self._loss_no_effect = _no_effect_reason(inspect.unwrap(run.loss))
+        self._loss_no_effect = _no_effect_reason(run)
 
     def __enter__(self) -> Audit:
         first = self.run.position.step
@@ -100,11 +97,11 @@ class Audit:
             closely,
             takes=self.spec.loss.get("takes", ["indices"]),
             gives=self.spec.augment.get("gives", "indices"),
-            check_clip=_clip_check(self.spec, self.run.model),
+            check_clip=_clip_check(self.run),
             on_before_step=self._before_step,
         )
         self.epoch = self.run.position.epoch
-        self.step_monitor.batches = first  # of a run that goes on from another's
+        self.step_monitor.batches = first  # of a run that continues another one
         self.step_monitor.steps = first - self.run.nonfinite_guard.skipped_batches
         self.step_monitor.clipped_steps.fill_(float(self.run.position.clipped_steps))
         return self
@@ -113,7 +110,7 @@ class Audit:
         self.step_monitor.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, and what is to stay as it was: plain data, by name."""
+        """The findings so far, as plain data."""
         return {
             **{name: getattr(self, name) for name in STATE_ATTRIBUTES},
             "digests": self.frozen_weights.digests,
@@ -121,14 +118,14 @@ class Audit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes there; within the `with`."""
+        """Restores the findings; call it within the `with`."""
         for name in STATE_ATTRIBUTES:
             setattr(self, name, state[name])
         self.frozen_weights.digests = state["digests"]
         self.step_monitor.load_state_dict(state["watch"])
 
     def check(self, point: MetricsEvent) -> list[AuditResult]:
-        """The verdicts so far, at the Points after which there are any; else none."""
+        """The results so far at the events that are checked; else an empty list."""
         if not point.is_epoch_end:
             self._track_learning_rates(point)
         else:
@@ -148,14 +145,14 @@ class Audit:
         return list(self.results(is_final=last))
 
     def results(self, *, is_final: bool) -> Iterator[AuditResult]:
-        """One for every trick, in the order in which they are built."""
-        for group, (said, no_effect) in self._findings().items():
+        """One result for every trick, in the order of the groups."""
+        for group, (description, no_effect) in self._findings().items():
             option = self.spec.options[group]
             on = option_files.OFF_OPTIONS.get(group) != option  # a loss is always on
             yield AuditResult(
                 group,
                 option,
-                said,
+                description,
                 tuple(self.step_monitor.problems.get(group, ())),
                 no_effect if is_final and on else None,
                 self.weight_changes.find_warning(self.run)
@@ -164,8 +161,7 @@ class Audit:
             )
 
     def _track_learning_rates(self, point: MetricsEvent) -> None:
-        """Whether the schedule changed a learning rate so far; what the warm-up changed is its own
-        effect."""
+        """Whether the schedule, without the warm-up, has changed a learning rate so far."""
         schedule, moves = self.run.lr_schedule, point.epoch - 1
         if schedule.per == "step":
             moves = point.step - 1
@@ -193,8 +189,8 @@ class Audit:
 
     @property
     def _has_exact_step_count(self) -> bool:
-        """Whether every call of the optimizer is a step: a fused one is called for a step that
-        overflowed as well, and leaves it out itself."""
+        """Whether every call of the optimizer is a step; a fused one skips a step that overflowed
+        itself."""
         fused = any(group.get("fused") for group in self.run.optimizer.param_groups)
         return not (fused and self.run.scaler.is_enabled())
 
@@ -204,19 +200,19 @@ class Audit:
         if not run.scaler.is_enabled() and watch.steps != watch.batches - skipped:
             watch.add_problem(
                 "optimizer",
-                f"it stepped {watch.steps} times in {watch.batches} batches, {skipped} skipped",
+                f"it took {watch.steps} steps in {watch.batches} batches, {skipped} skipped",
             )
         moves = watch.steps if run.lr_schedule.per == "step" else self.epoch
         if run.lr_schedule.scheduler.last_epoch != moves and self._has_exact_step_count:
             watch.add_problem(
                 "scheduler",
-                f"it moved {run.lr_schedule.scheduler.last_epoch} times, the optimizer stepped "
-                f"{watch.steps} times in {pluralize(self.epoch, 'epoch')}",
+                f"it took {run.lr_schedule.scheduler.last_epoch} steps, the optimizer "
+                f"{watch.steps} in {pluralize(self.epoch, 'epoch')}",
             )
         share = watch.clipped_steps.item() / max(1, watch.batches)
         if abs(share - self.hit_rate) > 1e-6:
             watch.add_problem(
-                "clip", f"it bit on {format_percent(share)} of steps, not {self.hit_rate:.4f}"
+                "clip", f"it clipped {format_percent(share)} of steps, not {self.hit_rate:.4f}"
             )
         for problem in self.frozen_weights.find_changed(run.average.model, self.epoch - 1):
             watch.add_problem("average", problem)
@@ -224,7 +220,7 @@ class Audit:
             watch.add_problem(group, problem)
 
     def _findings(self) -> dict[str, tuple[str, str | None]]:
-        """By group: what was checked, and why it had no effect, if it had none."""
+        """By group: what was checked, and why it had no effect, if so."""
         watch, run, expected = self.step_monitor, self.run, self.expected
         share = watch.clipped_steps.item() / max(1, watch.batches)
         return {
@@ -257,15 +253,15 @@ class Audit:
             "warmup": self._warmup_finding(),
             "clip": (
                 "saw unscaled gradients, the optimizer what it left"
-                + (f"; bit on {format_percent(share)} of steps" if share else ""),
-                None if watch.clipped_steps.item() else "it never bit",
+                + (f"; clipped {format_percent(share)} of steps" if share else ""),
+                None if watch.clipped_steps.item() else "it never clipped",
             ),
             "precision": (
                 "the forward pass computed in 16 bits" if watch.half else "no 16-bit output",
                 None if watch.half else "no layer computed in 16 bits",
             ),
             "augment": (
-                f"gave {watch.gives}, drawing from its own stream alone",
+                f"returned {watch.gives}, drawing only from its generator",
                 None if watch.augmented else "no batch was changed",
             ),
             "average": (
@@ -285,18 +281,22 @@ class Audit:
         return f"learning rates times {rise[0]:g} to 1 in {pluralize(len(rise), 'step')}", None
 
 
-def _no_effect_reason(part: Callable[..., Any]) -> str | None:
-    """Why a component changes nothing with its settings, by its registered `no_effect`."""
-    own = contract.no_effect.find(part)
-    return own(**getattr(part, "keywords", {})) if own else None
+def _no_effect_reason(run: Run) -> str | None:
+    """Why the loss changes nothing with its settings, by its registered `no_effect`."""
+    component = run.components["loss"]
+    explain = contract.no_effect.find(component.function)
+    if explain is None:
+        return None
+    reason: str | None = explain(**component.bind(run.dataset_properties).keywords)
+    return reason
 
 
-def _clip_check(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
-    """The clip's registered `audit` with its settings."""
-    bound = instantiate.bind_component(spec, "clip")
-    own = contract.audit.find(bound.func)
-    if own is None:
+def _clip_check(run: Run) -> Callable[[list[nn.Parameter]], Iterator[str]]:
+    """The registered `audit` of the clip with its settings."""
+    bound = run.components["clip"].bind()
+    audit = contract.audit.find(bound)
+    if audit is None:
         return lambda params: iter(())
-    if contract.needs_model.marks(bound.func):
-        return lambda params: own(params, model, **bound.keywords)
-    return functools.partial(own, **bound.keywords)
+    if contract.needs_model.marks(bound):
+        return lambda params: audit(params, run.model, **bound.keywords)
+    return functools.partial(audit, **bound.keywords)

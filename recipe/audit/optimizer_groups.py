@@ -1,4 +1,4 @@
-"""The optimizer's groups as they are when it steps: members, options, learning rates."""
+"""Checks of the optimizer's parameter groups before a step: members, options, learning rates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from recipe.audit.expected import ExpectedTraining
 from recipe.training.lr_schedule import LRSchedule, get_learning_rates
 
 LR_TOLERANCE = 1e-6
-"""Relative difference that rounding may leave between two ways to the same learning rate."""
+"""Relative; for rounding."""
+
+
+UNKNOWN_PARAMETER = "a parameter that is not part of the model"
 
 
 class OptimizerGroupChecks:
-    """Compares the optimizer with what the spec promises, at any step."""
+    """Compares the optimizer with the expected training at any step."""
 
     def __init__(self, expected: ExpectedTraining, model: nn.Module, schedule: LRSchedule) -> None:
         self.expected = expected
@@ -25,9 +28,11 @@ class OptimizerGroupChecks:
         self.model = model
 
     def check_members(self, optimizer: torch.optim.Optimizer, epoch: int) -> Iterator[str]:
-        """Differences between what is held and what is to be trained in this epoch."""
+        """Differences between the optimizer's parameters and those to be trained in an epoch."""
         held = [
-            self.names.get(id(p), "a stranger") for g in optimizer.param_groups for p in g["params"]
+            self.names.get(id(p), UNKNOWN_PARAMETER)
+            for g in optimizer.param_groups
+            for p in g["params"]
         ]
         wanted = set(self.expected.unfreeze_epochs) - self.expected.frozen_names(epoch)
         yield from (f"{name} is held, but is to be frozen" for name in set(held) - wanted)
@@ -35,7 +40,7 @@ class OptimizerGroupChecks:
         yield from (f"{name} is held twice" for name in set(held) if held.count(name) > 1)
 
     def check_requires_grad(self, epoch: int) -> Iterator[str]:
-        """Parameters whose `requires_grad` isn't that of this epoch."""
+        """Parameters with the wrong `requires_grad` for this epoch."""
         frozen = self.expected.frozen_names(epoch)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad == (name in frozen):
@@ -46,10 +51,10 @@ class OptimizerGroupChecks:
                 )
 
     def check_options(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
-        """Parameters in another group than promised, and groups with other options or ratios."""
+        """Parameters in the wrong group, and groups with wrong options or ratios."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                name = self.names.get(id(parameter), "a stranger")
+                name = self.names.get(id(parameter), UNKNOWN_PARAMETER)
                 if self.expected.group_names.get(name) != group["name"]:
                     yield f"{name} is in the group {group['name']}"
             for key, value in self.expected.group_options.get(group["name"], {}).items():
@@ -71,8 +76,7 @@ class OptimizerGroupChecks:
     def check_learning_rates(
         self, optimizer: torch.optim.Optimizer, scheduler_steps: int, optimizer_steps: int
     ) -> Iterator[str]:
-        """Learning rates that aren't those that `moves` moves of the schedule and `steps` steps of
-        the warm-up lead to."""
+        """Learning rates that are not those after so many scheduler and optimizer steps."""
         if self.schedule.is_metric_driven:
             return
         factor = (

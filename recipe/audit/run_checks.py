@@ -1,4 +1,4 @@
-"""What needs no look into a step: the order of samples, how images are looked at, the end."""
+"""Checks that need no training step: the sampler, the evaluation, early stopping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from recipe.components import contract
 from recipe.components.data import first_samples_batch
 from recipe.components.sampler.shuffled import shuffled
-from recipe.config import instantiate
 from recipe.config.spec import RunSpec
 from recipe.formatting import format_list, pluralize
 from recipe.nn import rng
@@ -17,22 +16,19 @@ from recipe.nn.preserve import preserve_model_state
 from recipe.training.run import Run, epoch_batches
 
 Finding = tuple[str, str | None]
-"""What was checked, and why the trick had no effect, if it had none."""
+"""What was checked, and why the trick had no effect, if so."""
 
 EVALUATION_SAMPLES = 4
-"""Validation images that are looked at in both ways."""
 
 
 class RunChecks:
-    """Asked at any time; what is promised is asked of the tricks anew."""
-
     def __init__(self, spec: RunSpec, run: Run) -> None:
         self.spec, self.run = spec, run
 
     def find_problems(self) -> Iterator[tuple[str, str]]:
-        """Group and problem, at the end of a run."""
+        """(group, problem) pairs at the end of a run."""
         targets = self.run.data.train.targets
-        bound, before = instantiate.bind_component(self.spec, "sampler"), rng.snapshot_rng()
+        bound, before = self.run.components["sampler"].bind(), rng.snapshot_rng()
         last = max(0, self.run.position.epoch - 1)
         indices = bound(targets, rng.make_generator(self.spec.seed, "order", last))
         if rng.snapshot_rng() != before:
@@ -44,7 +40,7 @@ class RunChecks:
             yield "sampler", problem
         early = self.run.position.epoch < self.run.epochs
         accuracies = self.run.position.accuracies
-        stop = instantiate.bind_component(self.spec, "stop")
+        stop = self.run.components["stop"].bind()
         sooner = [n for n in range(1, len(accuracies)) if stop(accuracies[:n])]
         if early and not stop(accuracies):
             yield (
@@ -52,7 +48,7 @@ class RunChecks:
                 f"the run ended after {pluralize(len(accuracies), 'epoch')} for no reason",
             )
         if sooner:
-            yield "stop", f"the run went on after epoch {sooner[0]}, where it was to stop"
+            yield "stop", f"the run continued after epoch {sooner[0]}, where it was to stop"
 
     def sampler_finding(self) -> Finding:
         data = self.run.data
@@ -60,11 +56,10 @@ class RunChecks:
         names = len(data.classes)
         drawn = data.train.targets[first].bincount(minlength=names).tolist()
         shown = format_list([f"{name} {n}" for name, n in zip(data.classes, drawn, strict=True)])
-        said = f"order is a function of seed and epoch; samples an epoch: {shown}"
-        return said, self._sampler_no_effect()
+        description = f"order is a function of seed and epoch; samples an epoch: {shown}"
+        return description, self._sampler_no_effect()
 
     def _sampler_no_effect(self) -> str | None:
-        """Why the sampler had no effect: each order is that of shuffled."""
         run, spec = self.run, self.spec
         targets = run.data.train.targets
         epochs = {0, max(0, run.position.epoch - 1)}
@@ -81,14 +76,13 @@ class RunChecks:
             model.eval()
             inputs = inputs.to(run.device)
             alike = torch.equal(run.evaluation(model, inputs), model(inputs))
-        said = "the outputs are those of one look" if alike else "outputs differ from one look's"
-        return said, "its outputs are those of one look" if alike else None
+        if alike:
+            return ("the outputs are those of a single forward pass",) * 2
+        return "the outputs differ from those of a single forward pass", None
 
     def stop_finding(self) -> Finding:
         run = self.run
         if run.position.epoch < run.epochs:
-            said = (
-                f"ended after {run.position.epoch} of {pluralize(run.epochs, 'epoch')}, as it says"
-            )
-            return said, None
+            epochs = pluralize(run.epochs, "epoch")
+            return f"ended after {run.position.epoch} of {epochs}, as specified", None
         return f"all {pluralize(run.epochs, 'epoch')}", "it never stopped the run"

@@ -1,6 +1,6 @@
-"""What really happens in a step: the parts are watched at work, a few steps of every run closely.
+"""Checks within training steps, a few of which are inspected closely.
 
-The watch stands around the parts of a Run and uses torch's own hooks; the loop knows nothing of it.
+The monitor wraps components of a Run and uses torch's hooks; the training loop does not know it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from recipe.training.run import Run
 from recipe.training.step import params_with_grad
 
 ProblemsByGroup = dict[str, dict[str, None]]
-"""By group; each problem once, in the order in which they came."""
+"""By group; each problem once, in order of occurrence."""
 
 STATE_ATTRIBUTES = ("batches", "steps", "augmented", "half", "targets", "steeper")
-"""What a Watch remembers from step to step."""
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class StepMonitor:
-    """Counts every step of a run, and looks closely at the batches in `closely` (from 1)."""
+    """Counts the steps of a run, and inspects `inspected_batches`, counted from 1."""
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class StepMonitor:
         self.augmented = False
         self.half = False
         self.targets = ""
-        """The form and shape of the last targets looked at."""
+        """Form and shape of the targets inspected last."""
         self._has_clipped = False
         self._raw_fingerprints: dict[int, Tensor] = {}
         self._clipped_fingerprints: dict[int, Tensor] = {}
@@ -81,7 +80,7 @@ class StepMonitor:
             self.problems[group] = dict.fromkeys(found)
 
     def close(self) -> None:
-        """Leaves the run as it was."""
+        """Restores the components and removes all hooks."""
         run = self.run
         run.augment, run.loss, run.clip, run.sharpness = self._original_components
         self._step_hook.remove()
@@ -95,7 +94,7 @@ class StepMonitor:
         self.problems[group][f"{problem} (batch {self.batches})"] = None
 
     def gather_problems(self) -> None:
-        """What is broken in one of the processes that share the run is in all."""
+        """Merges the problems of all processes."""
         for theirs in self.run.collectives.all_gather(dict(self.problems)):
             for group, found in theirs.items():
                 self.problems[group].update(found)
@@ -144,7 +143,7 @@ class StepMonitor:
     def _is_reproducible(
         self, inputs: Tensor, targets: Tensor, start: torch.Generator, made: tuple[Tensor, Tensor]
     ) -> bool:
-        """Whether a second call gives the same batch; one with a `state_dict` isn't called."""
+        """Whether a second call returns the same batch; a stateful component is not called."""
         if "augment" in self.run.stateful_components:
             return True
         with rng.isolate_rng():
@@ -156,7 +155,7 @@ class StepMonitor:
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         self._saved_tensors_hooks.close()  # the forward pass is over
-        if self.is_inspecting and torch.is_grad_enabled():  # evaluation, too, takes the loss
+        if self.is_inspecting and torch.is_grad_enabled():  # evaluation computes the loss, too
             form = "probabilities" if target.is_floating_point() else "indices"
             self.targets = f"{form} of shape {tuple(target.shape)}"
             for problem in _target_problems(output, target, self.takes):
@@ -172,10 +171,10 @@ class StepMonitor:
         marks, before = {id(p): _gradient_fingerprint(p) for p in params}, rng.snapshot_rng()
         plain(params, again)
         if not _is_identical(weights, params):
-            self.add_problem("sharpness", "it leaves weights elsewhere than they were")
+            self.add_problem("sharpness", "it does not restore the weights")
         if not _is_identical(buffers, self.run.model.buffers()):
             self.add_problem(
-                "sharpness", "buffers, such as BatchNorm's statistics, moved a second time"
+                "sharpness", "buffers, such as BatchNorm's statistics, were updated a second time"
             )
         if rng.snapshot_rng() != before:
             self.add_problem("sharpness", "it draws from a global random stream")
@@ -191,11 +190,11 @@ class StepMonitor:
         looking = self.is_inspecting and bool(self._raw_fingerprints)
         if looking:
             self._check_unscaled(params)
-        norm, bit = self._original_components[2](params)
-        self.clipped_steps += bit
+        norm, clipped = self._original_components[2](params)
+        self.clipped_steps += clipped
         if looking:
-            self._check_clipped(params, norm, bit)
-        return norm, bit
+            self._check_clipped(params, norm, clipped)
+        return norm, clipped
 
     def _check_unscaled(self, params: list[nn.Parameter]) -> None:
         missing = len(params_with_grad(self.run.optimizer)) - len(params)
@@ -217,9 +216,9 @@ class StepMonitor:
         else:
             alike = torch.allclose(handed[:, :2], raw[:, :2], 1e-4, 0.0, equal_nan=True)
         if not alike:
-            self.add_problem("clip", "it is handed other gradients than those of the unscaled loss")
+            self.add_problem("clip", "it gets other gradients than those of the unscaled loss")
 
-    def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, bit: Tensor) -> None:
+    def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, clipped: Tensor) -> None:
         self._clipped_fingerprints = {id(p): _gradient_fingerprint(p) for p in params}
         changed = any(
             key in self._raw_fingerprints and not torch.equal(left, self._raw_fingerprints[key])
@@ -227,8 +226,8 @@ class StepMonitor:
         )
         if not bool(norm.isfinite()):
             return
-        if changed and not bool(bit) and self.run.scaler.get_scale() == 1:
-            self.add_problem("clip", "it changes gradients and says that it doesn't")
+        if changed and not bool(clipped) and self.run.scaler.get_scale() == 1:
+            self.add_problem("clip", "it changes gradients, but reports that it did not clip")
         for problem in self.check_clip(params):
             self.add_problem("clip", problem)
 
@@ -258,7 +257,7 @@ class StepMonitor:
                     self._hooks.append(p.register_post_accumulate_grad_hook(keep))
 
     def _register_precision_hook(self) -> None:
-        """Looks at all that the forward pass keeps for the backward pass."""
+        """Inspects all tensors that the forward pass saves for the backward pass."""
 
         def look(kept: Tensor) -> Tensor:
             self.half |= kept.dtype in HALF_DTYPES
@@ -278,14 +277,13 @@ class StepMonitor:
 
 
 def _is_identical(kept: list[Tensor], now: Iterable[Tensor]) -> bool:
-    """Whether they are what was kept, bit for bit; NaN is like NaN."""
+    """Bit-identical; NaN equals NaN."""
     pairs = zip(kept, now, strict=True)
     return all(torch.equal(a, b) or hash_tensors(a) == hash_tensors(b) for a, b in pairs)
 
 
 def _gradient_fingerprint(p: Tensor) -> Tensor:
-    """What tells a parameter's gradient from another without a copy of it: length, largest entry
-    and sum, shape (3,); of a gradient in parts those of this process's; -1 where there is none."""
+    """Norm, largest entry and sum of the local gradient, shape (3,); -1 if there is none."""
     if p.grad is None:
         return torch.full((3,), -1.0, device=p.device)
     gradient = get_local_shard(p.grad.detach())
@@ -296,7 +294,7 @@ def _gradient_fingerprint(p: Tensor) -> Tensor:
 
 
 def _target_problems(output: Tensor, target: Tensor, takes: list[str]) -> Iterator[str]:
-    """Where outputs (batch, classes) and targets aren't what a loss takes."""
+    """Mismatches of outputs, (batch, classes), and targets with what the loss takes."""
     if target.is_floating_point():
         form, fits = "probabilities", target.shape == output.shape
         if fits and not torch.allclose(target.sum(1), torch.ones_like(target[:, 0]), atol=1e-3):

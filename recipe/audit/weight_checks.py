@@ -1,5 +1,4 @@
-"""Frozen parameters and BatchNorm statistics: are they what they were, bit for bit? And did what is
-trained move?"""
+"""Checks that frozen parameters and statistics are unchanged, and that trained ones are not."""
 
 from __future__ import annotations
 
@@ -15,15 +14,14 @@ from recipe.nn.sharded import gather_full_tensor, get_local_shard
 from recipe.training.run import Run
 
 SAMPLED_VALUES = 64
-"""Numbers of every parameter that are compared with what they were at the start."""
 
 MIN_CHANGED_SHARE = 0.1
-"""Share of a group's numbers below which a learning rate is too small; of what gets no gradient,
-such as words that aren't in the data, some never move."""
+"""Below this share of changed values the learning rate of a group is too small. Not 1, as some
+values never get a gradient, such as embeddings of words that are not in the data."""
 
 
 class FrozenWeightChecks:
-    """Remembers a digest of what is to stay, and compares."""
+    """Compares hashes of what is frozen with those at the start."""
 
     def __init__(self, expected: ExpectedTraining, model: nn.Module) -> None:
         self.expected = expected
@@ -33,7 +31,7 @@ class FrozenWeightChecks:
         }
 
     def find_changed(self, model: nn.Module, epoch: int) -> Iterator[str]:
-        """What should have stayed up to the end of this epoch (the first is 0), but didn't."""
+        """Tensors that changed though they are frozen up to this epoch; the first epoch is 0."""
         for name, value in self._frozen_tensors(model, epoch):
             if hash_tensors(gather_full_tensor(value)) != self.digests[name]:
                 what = "statistics of a frozen BatchNorm" if self._is_buffer(name) else "frozen"
@@ -51,7 +49,6 @@ class FrozenWeightChecks:
         return name not in self.expected.unfreeze_epochs
 
     def describe(self) -> str:
-        """What is checked, in words."""
         buffers = sum(map(self._is_buffer, self.digests))
         parameters = len(self.digests) - buffers
         if not self.digests:
@@ -61,18 +58,17 @@ class FrozenWeightChecks:
             parameters > throughout
         ) else ""  # fmt: skip
         also = f" and {pluralize(buffers, 'BatchNorm buffer')}" if buffers else ""
-        return f"{pluralize(parameters, 'frozen parameter')}{also} bit for bit as before{later}"
+        return f"{pluralize(parameters, 'frozen parameter')}{also} unchanged{later}"
 
 
 class WeightChanges:
-    """Compares a sample of what is trained with what it was at the start."""
+    """Compares a sample of the trained values with those at the start."""
 
     def __init__(self, model: nn.Module) -> None:
         self.initial_values = {id(p): _sample_values(p) for p in model.parameters()}
 
     def find_warning(self, run: Run) -> str | None:
-        """What hardly moved though it was trained, if anything: the groups by name, with the
-        learning rate that they began with."""
+        """Names the groups that hardly changed, with their initial learning rates."""
         shares = {
             group["name"]: self._changed_share(group["params"], run)
             for group in run.optimizer.param_groups
@@ -92,8 +88,8 @@ class WeightChanges:
         )
 
     def _changed_share(self, params: list[nn.Parameter], run: Run) -> float:
-        """Share of the numbers that changed, of matrices where there are any: what starts at 0,
-        as biases do, is moved by any learning rate."""
+        """Share of changed values, of matrices if there are any: biases that start at 0 change with
+        any learning rate."""
         chosen = [p for p in params if p.ndim > 1] or params
         counts = torch.zeros(2, device=run.device)
         for p in chosen:
@@ -105,7 +101,7 @@ class WeightChanges:
 
 
 def _sample_values(parameter: nn.Parameter) -> Tensor:
-    """Some of a parameter's numbers, of this process's part; always the same ones."""
+    """A fixed random sample of a parameter's local values."""
     values = get_local_shard(parameter.detach()).flatten()
     if values.numel() > SAMPLED_VALUES:
         places = torch.randint(
@@ -117,7 +113,7 @@ def _sample_values(parameter: nn.Parameter) -> Tensor:
 
 @torch.no_grad()
 def has_same_weights(model: nn.Module, other: nn.Module) -> bool:
-    """Whether two models compute the same: parameters, and statistics such as BatchNorm's."""
+    """Whether parameters and floating-point buffers are equal."""
     if model is other:
         return True
     theirs = {**dict(other.named_parameters()), **dict(other.named_buffers())}

@@ -23,31 +23,32 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from recipe.config import schema
+from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LRCurves = dict[str, list[float]]
-"""Learning rate of each group by name after 0, 1, ... moves of the scheduler."""
+"""Learning rate of each parameter group by name after 0, 1, ... scheduler steps."""
 
 
 class MissingComponent(Exception):
-    """Asked for a part that couldn't be made; why is told already."""
+    """A part of the run could not be built; the reason has been reported."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The run as it is planned, for a rule to look at."""
+    """The run as it is planned; its attributes are those of a Run that could be built."""
 
     spec: RunSpec
-    components: Mapping[str, Any]
-    """What could be made, under the names of Run's fields."""
+    components: Components
+    parts: Mapping[str, Any]
 
     def __getattr__(self, name: str) -> Any:
-        """The made part of that name; raises Unmade, which ends the rule."""
-        if name not in self.components:
+        """Raises MissingComponent, which ends the rule, for a part that could not be built."""
+        if name not in self.parts:
             raise MissingComponent(name)
-        return self.components[name]
+        return self.parts[name]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,7 +56,6 @@ class PlannedRun:
 
     @property
     def scheduler_steps(self) -> int:
-        """How often the scheduler is moved in the whole run."""
         return count_scheduler_steps(self.spec, self.steps_per_epoch)
 
     def choice(self, group: str) -> str:
@@ -67,7 +67,7 @@ class PlannedRun:
 
 
 def count_scheduler_steps(spec: RunSpec, steps_per_epoch: int) -> int:
-    """How often the scheduler is moved in the whole run, the last move after the last step."""
+    """Calls of `scheduler.step()` in the run; the last one follows the last training step."""
     per_epoch = steps_per_epoch if spec.scheduler["per"] == "step" else 1
     return int(spec.epochs * per_epoch)
 
@@ -143,14 +143,15 @@ no_effect = Hook("no_effect")
 
 pretrained_weights = Hook("pretrained_weights")
 """`function(weights, **settings)` returns what a model's library publishes under that name as
-`recipe.components.model.library_weights.LibraryWeights`, or None. Settings that are `auto` may still
-be so."""
+`recipe.components.model.library_weights.LibraryWeights`, or None. Settings that are `auto` may
+still be so."""
 
 adapt_weights = Hook("adapt_weights")
 """`function(weights, **settings)` returns weights of a file under the names of the model."""
 
 needs_model = Marker("needs_model")
-"""A clip that is called once, as `clip(model, **settings)`, and returns the function of a step."""
+"""A clip, a function or a class, that is called once as `clip(model, **settings)`; the result is
+called in every step."""
 
 lr_factor = Marker("lr_factor")
 """A scheduler that is a function of the progress of the run, `factor(progress, **settings)`."""

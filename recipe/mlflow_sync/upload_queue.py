@@ -26,7 +26,7 @@ from pathlib import Path
 from recipe import atomic_write
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import database_path
-from recipe.config.instantiate import bind_component, find_component_problems
+from recipe.config.instantiate import instantiate
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.store import run_dirs, sweep_record
@@ -238,10 +238,11 @@ def get_queue_dir(outputs: Path, tracking: Tracking) -> Path:
 @contextlib.contextmanager
 def prestart_uploader(spec: RunSpec) -> Iterator[None]:
     """Imports MLflow in the uploader, if the spec needs it, while the block imports torch."""
-    if spec.options["tracking"] == "none" or find_component_problems(spec, ("tracking",)):
+    components = instantiate(spec, ("tracking",))
+    if spec.options["tracking"] == "none" or components.problems:
         yield
         return
-    with UploadQueue(spec.output_path, bind_component(spec, "tracking")(spec.output_path)):
+    with UploadQueue(spec.output_path, components["tracking"].bind()(spec.output_path)):
         yield
 
 

@@ -1,4 +1,4 @@
-"""An exception that comes out of a component while a run trains, as one line that names it."""
+"""Exceptions of components during training, reported in one line that names the component."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recipe.training.run import Run
 
 @contextmanager
 def wrap_component_errors(spec: RunSpec, run: Run) -> Iterator[None]:
-    """Raises RecipeError for an exception out of the code of one of the run's components."""
+    """Raises RecipeError for an exception raised in the code of one of the run's components."""
     try:
         yield
     except RecipeError:
@@ -52,7 +52,7 @@ def _find_failing_group(run: Run, error: BaseException) -> str | None:
 
 
 def _get_component_objects(run: Run, group: str) -> list[Any]:
-    """What runs for a group while a run trains."""
+    """The objects of a group whose code runs during training."""
     match group:
         case "data":
             return [run.data.train, run.data.val]
@@ -67,7 +67,7 @@ def _get_component_objects(run: Run, group: str) -> list[Any]:
 
 
 def _is_frame_of(frame: FrameType, component: list[Any]) -> bool:
-    """Whether a frame runs a function of this component, or a method of its object."""
+    """Whether a frame runs a function of the component, or a method of one of its objects."""
     bound = frame.f_locals.get("self")
     return any(
         frame.f_code is _get_code_object(each) or (bound is not None and bound is each)
@@ -76,7 +76,7 @@ def _is_frame_of(frame: FrameType, component: list[Any]) -> bool:
 
 
 def _get_code_object(component: Any) -> CodeType | None:
-    """Of a function, within the settings and wrappers around it; None of anything else."""
+    """The code of a function without its settings and wrappers; None for other objects."""
     component = inspect.unwrap(component)
     while isinstance(component, functools.partial):
         component = inspect.unwrap(component.func)

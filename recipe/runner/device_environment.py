@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from recipe.components import device
-from recipe.config.instantiate import find_component_problems, instantiate_device
+from recipe.config.instantiate import Components, instantiate
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 
 
-def set_device_environment(spec: RunSpec, problems: Problems) -> bool:
-    """Returns whether the device can be used; adds to `problems` what is wrong with it."""
-    if found := find_component_problems(spec, ("device",)):
-        problems += [line for lines in found.values() for line in lines]
-        return False
-    before = len(problems)
-    with problems.collect_component_errors(f"device={spec.options['device']}"):
-        device.set_environment(instantiate_device(spec).environment())
-    return len(problems) == before
+def set_device_environment(spec: RunSpec, problems: Problems) -> Components:
+    """Returns the device's component; without it, its problems are added to `problems`."""
+    components = instantiate(spec, ("device",))
+    problems += components.problems.get("device", [])
+    if "device" in components:
+        before = len(problems)
+        with problems.collect_component_errors(f"device={spec.options['device']}"):
+            device.set_environment(components["device"].bind()().environment())
+        if len(problems) > before:
+            del components["device"]
+    return components

@@ -16,7 +16,6 @@ from recipe import output
 from recipe.checkpoint.files import Checkpoints
 from recipe.compare import agreement
 from recipe.components.data import worker
-from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import is_output_closed
@@ -53,7 +52,7 @@ def execute_run(
     and goes on to the caller.
     """
 
-    tracking = bind_component(spec, "tracking")(spec.output_path)
+    tracking = run.components["tracking"].bind()(spec.output_path)
     if earlier_runs.interrupted_run_dir:
         recorder = Recorder.reopen(
             earlier_runs.interrupted_run_dir,

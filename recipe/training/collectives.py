@@ -1,7 +1,7 @@
-"""The processes that share a run, as the loop sees them: one alone, or several that agree.
+"""The processes that share a run: a single one, or several with collective operations.
 
-A batch is that of the whole run, the same in the same order however many share it; each process
-takes its rows of it. Means are weighted by rows, so uneven shares give the mean of the batch.
+The batches of a run do not depend on the number of processes; each process takes its shard of the
+rows. Means are weighted by rows, so uneven shards give the mean of the batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
 class Strategy(Protocol):
-    """What an option of the group `distributed` makes; see there."""
+    """What an option of the group `distributed` returns; see recipe.components.distributed."""
 
     has_local_grad_hooks: bool
     has_local_forward: bool
@@ -45,7 +45,7 @@ class Strategy(Protocol):
 
 
 class SingleProcess:
-    """One process: whatever is asked of all of them, it is the answer."""
+    """A single process: every collective operation is the identity."""
 
     rank, world_size, is_main = 0, 1, True
     has_local_grad_hooks, has_local_forward, is_contiguous_required = False, True, False
@@ -106,11 +106,11 @@ class SingleProcess:
 
 
 class MultiProcess:
-    """This one of several processes. What each method tells is the same in all of them, but for
-    `read` and `share`; all have to call it."""
+    """One of several processes. Every process must call each method; the results are the same in
+    all, except those of `indices_to_read` and `shard_batch`."""
 
     def __init__(self, world: World, strategy: Strategy, *, shards_before_read: bool) -> None:
-        """`early`: batches are cut before they are read, as nothing mixes their samples."""
+        """`shards_before_read`: each process reads its shard only, as nothing mixes samples."""
         self.rank, self.world_size = world.rank, world.size
         self.is_main = world.rank == 0
         self._strategy, self._shards_before_read = strategy, shards_before_read
@@ -129,29 +129,28 @@ class MultiProcess:
 
     @contextmanager
     def translate_peer_errors(self) -> Iterator[None]:
-        """What goes wrong within because another process is gone is OthersGone; or a RecipeError,
-        if that one has left word why."""
+        """Raises RecipeError for a failed collective operation, with the reason if the other
+        process has reported one, else PeerProcessLost."""
         try:
             yield
         except RuntimeError as error:
             if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
                 raise
-            if said := rendezvous.failure_reason():
-                raise RecipeError(said) from error
+            if reason := rendezvous.failure_reason():
+                raise RecipeError(reason) from error
             raise PeerProcessLost("another process of the run is gone, so it is stopped") from error
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
-        """What a step of an epoch calls."""
         return self._strategy.wrap_model(model)
 
     def indices_to_read(self, batch: Tensor) -> Tensor:
-        """The samples that this process reads of a batch of indices, shape (n,)."""
+        """The indices, shape (n,), that this process reads of a batch."""
         return self.shard_batch(batch, len(batch)) if self._shards_before_read else batch
 
     def shard_batch(self, batch: Tensor, batch_size: int) -> Tensor:
-        """This process's rows of a batch of `of` samples; what was cut already stays as it is.
+        """This process's rows of a batch of `batch_size` samples; a shard is returned unchanged.
 
-        Never empty: where there are fewer samples than processes, some get the last one as well.
+        Never empty: with fewer samples than processes, some get the last sample as well.
         """
         if len(batch) != batch_size:
             return batch
@@ -163,11 +162,11 @@ class MultiProcess:
         )
 
     def shard_sizes(self, batch_size: int) -> list[int]:
-        """How many samples each process calls the model with."""
+        """The number of samples in the shard of each process."""
         return [max(1, self._sample_count(batch_size, rank)) for rank in range(self.world_size)]
 
     def local_sample_count(self, batch_size: int) -> int:
-        """How many of them this process is to count; 0 where it only takes part."""
+        """The samples that count in this process; 0 if it only takes part."""
         return self._sample_count(batch_size, self.rank)
 
     def _sample_count(self, batch_size: int, rank: int) -> int:
@@ -179,16 +178,15 @@ class MultiProcess:
         )
 
     def scale_loss(self, loss: Tensor, batch_size: int) -> Tensor:
-        """The mean loss of a share, so that the mean of its gradients over all processes, which
-        `wrapped` makes, is the gradient of the whole batch's loss."""
+        """Scales the mean loss of a shard so that the mean of the gradients over all processes is
+        the gradient of the batch's mean loss."""
         return loss * (self.local_sample_count(batch_size) * self.world_size / batch_size)
 
     def all_reduce_mean(self, values: Tensor, batch_size: int) -> Tensor:
-        """Of means over a share those over the whole batch; any shape."""
+        """Means over a batch from means over its shards; any shape."""
         return self.all_reduce_sum(values * (self.local_sample_count(batch_size) / batch_size))
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, element by element."""
         summed = values.detach().clone()
         distributed.all_reduce(summed)
         return summed
@@ -199,24 +197,22 @@ class MultiProcess:
         return int(most)
 
     def all_gather(self, value: T) -> list[T]:
-        """By rank."""
         found: list[Any] = [None] * self.world_size
         distributed.all_gather_object(found, value)
         return found
 
     def broadcast(self, value: T) -> T:
-        """What the first process gives."""
+        """The value of rank 0."""
         given = [value]
         distributed.broadcast_object_list(given, 0)
         return given[0]
 
     def first_not_none(self, value: T | None) -> T | None:
-        """The first that isn't None, by rank."""
+        """The value of the first rank that is not None."""
         return next((each for each in self.all_gather(value) if each is not None), None)
 
     def gather_nonfinite(self, found: NonFiniteLocation, batch_size: int) -> NonFiniteLocation:
-        """Of what each process found to be wrong with its share of a batch: the most precise. Rows
-        become those of the whole batch."""
+        """The most precise location that a process found; rows become those of the batch."""
         start = min(
             self._shard_offset(batch_size), batch_size - 1
         )  # of one that only takes part, the last sample's
@@ -227,14 +223,13 @@ class MultiProcess:
 
     @torch.no_grad()
     def sync_buffers(self, model: nn.Module) -> None:
-        """Gives every process the first one's buffers, such as BatchNorm's statistics, which each
-        has moved by its own shares."""
+        """Broadcasts the buffers of rank 0, such as BatchNorm's statistics of its own shards."""
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
 
     def seed_dropout(self, seed: int, epoch: int, step: int = 0) -> None:
-        """Puts the global streams at the start of an epoch: each process draws masks of its own.
-        With `step` where one begins that wasn't there from the epoch's start."""
+        """Seeds the global streams for an epoch, differently in each process; with `step` for a
+        process that joins a resumed run within an epoch."""
         name = f"dropout/{self.rank}" if self.rank else "dropout"
         rng.seed_global_rng(seed, f"{name}/after {step}" if step else name, epoch)
 

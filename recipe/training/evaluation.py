@@ -1,4 +1,4 @@
-"""Evaluation that leaves no trace: no gradients, no random numbers drawn, no mode changed."""
+"""Evaluation without side effects: no gradients, no random numbers, no changed modes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ def evaluate(
     autocast: Callable[[], AbstractContextManager[Any]],
     collectives: Collectives,
 ) -> Metrics:
-    """`loss` and `accuracy` (a share from 0 to 1) over a split, each sample that can be read
-    counted once, by one of the processes.
+    """`loss` and `accuracy` (from 0 to 1) over a split; every readable sample counts once.
 
-    `look(model, inputs)` gives a batch's output.
-    Runs in eval mode without recording anything for gradients; touches no random stream and
-    leaves every module in the mode it was in.
+    `forward(model, inputs)` returns the output of a batch. Runs in eval mode without gradients and
+    restores the mode of every module.
     """
     total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     with preserve_model_state(model), torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What stays frozen while a run goes on: the BatchNorm policy, and what thaws when."""
+"""Frozen layers during training: the BatchNorm policy, and what is unfrozen at which epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BatchNormPolicy = Literal["eval", "train", "affine_only"]
 
 
 class FreezeSchedule:
-    """The frozen part of a model; sees to it that frozen BatchNorm layers do what `policy` says."""
+    """The frozen parameters of a model; applies `policy` to its frozen BatchNorm layers."""
 
     def __init__(
         self, model: nn.Module, unfreeze_schedule: dict[int, list[str]], policy: BatchNormPolicy
@@ -23,20 +23,19 @@ class FreezeSchedule:
         self.unfreeze_schedule = unfreeze_schedule
         self.policy = policy
         self.frozen_names = {name for name, p in model.named_parameters() if not p.requires_grad}
-        """Parameters that are frozen now."""
         self.frozen_batchnorms = find_frozen_batchnorms(model, self.frozen_names)
-        """Names of the BatchNorm layers that are frozen at the start."""
+        """Names of the layers that are frozen at the start."""
         self._apply_policy()
 
     @property
     def scheduled_names(self) -> set[str]:
-        """Parameters that are trained from some epoch on."""
+        """Parameters that are unfrozen during the run."""
         return {name for names in self.unfreeze_schedule.values() for name in names}
 
     def unfreeze(
         self, optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], epoch: int
     ) -> None:
-        """Trains what the timetable names for this epoch, in the optimizer group it belongs to."""
+        """Adds the parameters that are unfrozen at this epoch to their optimizer groups."""
         names = self.unfreeze_schedule.get(epoch, [])
         if not names:
             return
@@ -51,8 +50,8 @@ class FreezeSchedule:
         self._apply_policy()
 
     def _apply_policy(self) -> None:
-        """A layer that is to stay in eval mode gets a `train` of its own, so that no later
-        `model.train()` reaches it; one that is no longer frozen gets torch's back."""
+        """Overrides `train` of layers that must stay in eval mode, so that `model.train()` has no
+        effect on them; unfrozen layers get the method of torch back."""
         still = find_frozen_batchnorms(self.model, self.frozen_names)
         for path, module in self.model.named_modules():
             if not isinstance(module, layers.BATCH_NORM_TYPES):
@@ -68,11 +67,11 @@ class FreezeSchedule:
 
 
 def find_frozen_batchnorms(model: nn.Module, frozen_names: set[str]) -> list[str]:
-    """Names of the BatchNorm layers that are frozen when the parameters `frozen` are."""
+    """Names of the BatchNorm layers that are frozen if the parameters `frozen_names` are."""
     is_frozen, found = False, []
     for path, module in model.named_modules():
         own = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-        if own:  # a BatchNorm without weight and bias goes with the layer before it
+        if own:  # a BatchNorm without weight and bias is frozen with the layer before it
             is_frozen = frozen_names.issuperset(own)
         if is_frozen and isinstance(module, layers.BATCH_NORM_TYPES):
             found.append(path)

@@ -1,4 +1,4 @@
-"""The loop: plain PyTorch over the parts of a Run, as a generator of plain numbers."""
+"""The training loop: plain PyTorch over the parts of a Run, a generator of metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recipe.training.validation import file_names, validate
 
 @dataclass(frozen=True)
 class MetricsEvent:
-    """Numbers as they stand after a step."""
+    """The metrics of a step, or of an epoch's evaluation."""
 
     step: int
     epoch: int
@@ -31,17 +31,15 @@ class MetricsEvent:
     metrics: Metrics
     is_epoch_end: bool = False
     is_run_end: bool = False
-    """No other will follow."""
     is_best: bool = False
-    """`Run.best` is new."""
+    """`Run.best` was updated."""
 
 
 def train(run: Run) -> Iterator[MetricsEvent]:
-    """Trains from where the run is to the end; yields a Point after each step, and one after each
-    epoch's evaluation.
+    """Trains from the run's position to its end; yields an event after each step and evaluation.
 
-    Between two Points the caller may look at anything in the run; it is as it stands after
-    `run.at.step` steps, which is ahead of a Point whose numbers were read together with later ones.
+    While the generator is suspended, the run is in its state after `run.position.step` steps. On a
+    GPU the metrics of several steps are read together, so an event may be of an earlier step.
     """
     while not run.is_finished:
         epoch = run.position.epoch
@@ -59,7 +57,7 @@ def train(run: Run) -> Iterator[MetricsEvent]:
 
 
 def _train_epoch(run: Run, epoch: int) -> Iterator[MetricsEvent]:
-    """The batches that are left of an epoch."""
+    """Trains the remaining batches of an epoch."""
     at = run.position
     block = _MetricsBuffer(1 if run.device.type == "cpu" else 50)
     left = list(epoch_batches(run, epoch))[at.batch :]
@@ -92,7 +90,7 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[MetricsEvent]:
 
 
 def _finish_epoch(run: Run, epoch: int) -> MetricsEvent:
-    """Averages and evaluates; the run is then at the start of the next epoch."""
+    """Averages and evaluates, then moves the position to the start of the next epoch."""
     at = run.position
     trained = time.perf_counter() - at.epoch_start_time
     left_out = at.skipped_batches
@@ -123,7 +121,7 @@ def _finish_epoch(run: Run, epoch: int) -> MetricsEvent:
 
 
 def _epoch_inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
-    """The epoch's batches once more, without those of these numbers."""
+    """The inputs of the epoch's batches again, without the batches that were skipped."""
     used = (batch for n, batch in enumerate(epoch_batches(run, epoch)) if n not in left_out)
     for inputs, _ in run.data.train.batches(used):
         yield to_device(inputs, run.device)
@@ -140,14 +138,14 @@ def _update_best(run: Run, epoch: int, accuracy: float) -> bool:
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """Megabytes: the most torch has held on a GPU; on the CPU what the process holds now."""
+    """The peak of torch's allocations on a GPU; on the CPU the current memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return float(psutil.Process().memory_info().rss) / 2**20
 
 
 class _MetricsBuffer:
-    """Steps whose numbers are still on the device: read together, so a GPU is never waited for."""
+    """Metrics still on the device; read in blocks, so that a step does not synchronize a GPU."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -1,4 +1,4 @@
-"""The schedule of a run: the scheduler over its optimizer, when it moves, and where it will go."""
+"""The learning-rate schedule of a run, and its preview over all steps."""
 
 from __future__ import annotations
 
@@ -12,35 +12,33 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from recipe.components.contract import LRCurves, count_scheduler_steps, lr_factor
 from recipe.components.scheduler import build_scheduler
-from recipe.config import instantiate, schema
+from recipe.config import schema
+from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 
 
 @dataclass
 class LRSchedule:
-    """A scheduler and when it moves."""
+    """A scheduler, when it steps, and the warm-up on top of it."""
 
     scheduler: LRScheduler
     per: str
     monitor: str | None
     has_run_length: bool = False
-    """It is as long as the run: with more epochs it is another one."""
+    """The schedule depends on the number of epochs."""
     warmup_factors: Sequence[float] = ()
-    """What the learning rates are multiplied by after 0, 1, ... steps of the optimizer; then 1."""
+    """The factor on the learning rates after 0, 1, ... optimizer steps; then 1."""
     optimizer_steps: int = 0
-    """Steps that the optimizer took."""
 
     def __post_init__(self) -> None:
         self.apply_warmup()
 
     @property
     def is_metric_driven(self) -> bool:
-        """Where it goes depends on a metric."""
         return isinstance(self.scheduler, ReduceLROnPlateau)
 
     @property
     def warmup_factor(self) -> float:
-        """What the warm-up makes of the learning rates now."""
         return (
             self.warmup_factors[self.optimizer_steps]
             if self.optimizer_steps < len(self.warmup_factors)
@@ -48,13 +46,13 @@ class LRSchedule:
         )
 
     def apply_warmup(self) -> None:
-        """Multiplies the learning rates, which are the scheduler's own, by the factor."""
+        """Multiplies the learning rates set by the scheduler by the warm-up factor."""
         if self.warmup_factor != 1:
             for group in self.scheduler.optimizer.param_groups:
                 group["lr"] *= self.warmup_factor
 
     def remove_warmup(self) -> None:
-        """Puts the scheduler's own learning rates back, which it goes on from."""
+        """Restores the learning rates set by the scheduler, from which it computes the next."""
         if self.warmup_factor != 1:
             groups = self.scheduler.optimizer.param_groups
             for group, rate in zip(groups, self.scheduler.get_last_lr(), strict=True):
@@ -77,21 +75,24 @@ class LRSchedule:
         self.apply_warmup()
 
 
-def compute_warmup_factors(spec: RunSpec, steps_per_epoch: int) -> list[float]:
-    """What the warm-up multiplies every learning rate by after 0, 1, ... steps of the run."""
-    part, total = instantiate.bind_component(spec, "warmup"), spec.epochs * steps_per_epoch
+def compute_warmup_factors(
+    spec: RunSpec, components: Components, steps_per_epoch: int
+) -> list[float]:
+    """The factor on every learning rate after 0, 1, ... training steps."""
+    part, total = components["warmup"].bind(), spec.epochs * steps_per_epoch
     return [float(part(step / total)) for step in range(total)]
 
 
 def build_lr_schedule(
     spec: RunSpec,
+    components: Components,
     optimizer: torch.optim.Optimizer,
     steps_per_epoch: int,
     warmup_factors: Sequence[float] = (),
 ) -> LRSchedule:
-    """The scheduler over this optimizer, as long as the run; `factors` are those of the warm-up."""
+    """The scheduler over this optimizer, for all steps of the run."""
     total = count_scheduler_steps(spec, steps_per_epoch)
-    part = instantiate.bind_component(spec, "scheduler")
+    part = components["scheduler"].bind()
     spans = lr_factor.marks(part) or "total" in schema.get_engine_arguments(part.func)
     scheduler = build_scheduler(part, optimizer, total)
     last = max((step for step, factor in enumerate(warmup_factors, 1) if factor != 1), default=0)
@@ -105,19 +106,18 @@ def build_lr_schedule(
 
 
 def compute_lr_curves(
-    spec: RunSpec, base_lrs: Mapping[str, float], steps_per_epoch: int
+    spec: RunSpec, components: Components, base_lrs: Mapping[str, float], steps_per_epoch: int
 ) -> LRCurves:
-    """Each group's learning rate over the run, found by walking the schedule on a stand-in.
+    """The learning rate of each group over the run, computed on an optimizer of dummy parameters.
 
-    `base` is each group's own learning rate; the warm-up is left out. A schedule that waits for a
-    metric stays where it starts.
+    Without the warm-up. A schedule that depends on a metric is constant here.
     """
     groups = [
         {"name": name, "params": [nn.Parameter(torch.zeros(1))], "lr": lr}
         for name, lr in base_lrs.items()
     ]
-    optimizer = instantiate.bind_component(spec, "optimizer")(groups)
-    schedule = build_lr_schedule(spec, optimizer, steps_per_epoch)
+    optimizer = components["optimizer"].bind()(groups)
+    schedule = build_lr_schedule(spec, components, optimizer, steps_per_epoch)
     curves: LRCurves = {name: [] for name in base_lrs}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # no step to take
@@ -130,5 +130,5 @@ def compute_lr_curves(
 
 
 def get_learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate of every group by name, as it is now."""
+    """The current learning rate of every parameter group by name."""
     return {group["name"]: float(group["lr"]) for group in optimizer.param_groups}

@@ -1,11 +1,10 @@
-"""NaN and infinity: found before they reach the weights, and told with where they began.
+"""NaN and infinity: detected before they reach the weights, and reported with their origin.
 
-A training batch whose loss or gradient isn't finite ends the run, or is left out
-(`on_nonfinite=skip`): then weights, buffers, the optimizer's state, the scaler, the schedule and
-the average are what they would be without it; only the random streams have been drawn from, and
-it is one of the steps of which `clip/hit_rate` is a share.
-An evaluation can't be left out: one whose loss isn't finite, or that is of weights which aren't,
-ends the run in either case, so what is kept as best is always finite.
+A training batch whose loss or gradient is not finite ends the run, or is skipped
+(`on_nonfinite=skip`): then weights, buffers, optimizer state, scaler, schedule and average are as
+without it; only the random streams advance, and it counts as a step in `clip/hit_rate`.
+An evaluation with a loss or weights that are not finite always ends the run, so that the best
+weights are finite.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from recipe.nn.locate_nonfinite import NonFiniteLocation
 NonFinitePolicy = Literal["stop", "skip"]
 
 MAX_LISTED_SAMPLES = 4
-"""Samples of a batch that are named."""
 
 
 class NonFiniteError(RecipeError):
-    """A loss, gradient or weight that is no finite number."""
+    """A loss, gradient or weight is not finite."""
 
     def __init__(self, what: str, found: NonFiniteLocation, way_out: str = "") -> None:
         self.summary, self.origin = what, found
@@ -41,8 +39,8 @@ class NonFiniteError(RecipeError):
     def with_training_location(
         self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
     ) -> NonFiniteError:
-        """With the place in the run, counted from 1; `batch` is that of the epoch, `samples` are
-        indices into the training part, `names` what they are called there, if anything."""
+        """Adds the position, counted from 1 (`batch` within the epoch), the indices of the samples
+        in the training split, and the names of their files, if any."""
         return self._set_location(
             f"step {step} (epoch {epoch}, batch {batch})",
             {"step": step, "epoch": epoch, "batch": batch, "part": "training"}, samples, names,
@@ -51,7 +49,7 @@ class NonFiniteError(RecipeError):
     def with_validation_location(
         self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
     ) -> NonFiniteError:
-        """Likewise; `batch` is that of the evaluation after the epoch, 0 if it is in none."""
+        """Likewise for the evaluation after an epoch; `batch` is 0 if it is in no batch."""
         where = f"step {step}, batch {batch}" if batch else f"step {step}"
         return self._set_location(
             f"evaluation after epoch {epoch} ({where})",
@@ -70,15 +68,14 @@ class NonFiniteError(RecipeError):
         return self
 
     def set_resume_hint(self, kept: str) -> None:
-        """What there is to go on from, as told in the message."""
+        """Adds to the message what the run can be resumed from."""
         self.resume_hint = kept
         self._update_message()
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is known, for the record."""
         return {
-            "what": self.summary, "where": self.origin.description, "layer": self.origin.layer, **self.location,
-            "kept": self.resume_hint,
+            "what": self.summary, "where": self.origin.description, "layer": self.origin.layer,
+            **self.location, "kept": self.resume_hint,
         }  # fmt: skip
 
     def _update_message(self) -> None:
@@ -111,11 +108,10 @@ class NonFiniteError(RecipeError):
 
 
 class NonFiniteGuard:
-    """What is done about a batch that gives a loss or gradient that isn't finite."""
+    """Stops the run at, or skips, a batch whose loss or gradient is not finite."""
 
     def __init__(self, policy: NonFinitePolicy, limit: int) -> None:
         self.policy, self.max_skipped = policy, limit
-        """Batches that may be skipped in a run."""
         self.skipped_batches = 0
         self._rng_states: list[tuple[torch.Generator, Tensor]] = []
         self._buffer_owners: list[tuple[dict[str, Tensor | None], str]] | None = None
@@ -123,8 +119,8 @@ class NonFiniteGuard:
         self._buffer_copies: list[Tensor] = []
 
     def before_step(self, model: nn.Module, device: torch.device) -> None:
-        """Remembers torch's random streams, so a bad step can be traced, and, if it may have to be
-        taken back, what the forward pass moves."""
+        """Saves torch's random streams, to trace a step that is not finite, and, if batches may be
+        skipped, the buffers that the forward pass changes."""
         generators = [torch.default_generator]
         if device.type == "cuda":
             number = torch.cuda.current_device() if device.index is None else device.index
@@ -134,10 +130,10 @@ class NonFiniteGuard:
             self._save_buffers(model)
 
     def must_skip_step(self, loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
-        """Whether loss (shape ()) or gradient norm (shape ()) must not reach the weights.
+        """Whether loss or gradient norm, shape (), is not finite and the optimizer must not step.
 
-        A gradient that overflowed because its loss was scaled up is the scaler's business. Waits
-        for the device: after the optimizer's step it would be too late.
+        Gradients that overflowed because the loss was scaled are left to the scaler. Synchronizes
+        the device, as after the optimizer's step it would be too late.
         """
         if math.isfinite(loss.item()) and math.isfinite(norm.item()):
             return False
@@ -150,7 +146,7 @@ class NonFiniteGuard:
         scaler: torch.amp.GradScaler,
         locate: Callable[[Callable[[], None]], NonFiniteLocation],
     ) -> None:
-        """Takes the batch back, if it may be skipped; else raises NonFinite."""
+        """Restores the state before the batch if it may be skipped; else raises NonFiniteError."""
         what = f"the loss is {loss:g}"
         if math.isfinite(loss.item()):
             what = f"the norm of the gradients is {norm:g}"
@@ -170,7 +166,7 @@ class NonFiniteGuard:
             scaler.update(scaler.get_scale())  # ready for the next step, at the same scale
 
     def restore_rng(self) -> None:
-        """Puts torch's random streams where this step found them."""
+        """Restores torch's random streams to the start of this step."""
         for generator, state in self._rng_states:
             generator.set_state(state)
 
@@ -196,7 +192,7 @@ class NonFiniteGuard:
 
     @torch.no_grad()
     def _restore_buffers(self) -> None:
-        """One that the forward pass replaced by another tensor is put back, too."""
+        """Also restores buffers that the forward pass replaced by another tensor."""
         for (owner, name, buffer), value in zip(self._buffers, self._buffer_copies, strict=True):
             owner[name] = buffer
             buffer.copy_(value)

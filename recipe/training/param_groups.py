@@ -1,4 +1,4 @@
-"""Parameter groups held against their contract, and the optimizer over the trainable ones."""
+"""Checks of the parameter groups, and the optimizer over the trainable parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe.config import instantiate, option_files
+from recipe.config import option_files
+from recipe.config.instantiate import Components, instantiate
 from recipe.config.schema import find_type_problems, get_accepted_settings
 from recipe.config.spec import RunSpec
 from recipe.errors import DEBUG_HINT, Problems, describe_exception, print_debug_traceback
@@ -20,30 +21,31 @@ UNSUPPORTED_FLAGS = {
     "differentiable": "it is for training through the optimizer's steps, which isn't done here",
     "capturable": "it is for CUDA graphs, which aren't recorded here",
 }
-"""Switches of torch's optimizers that are taken when one is made, and fail at the first step."""
+"""Options of torch's optimizers that only fail at the first step."""
 
 NON_OPTIMIZER_KEYS = ("params", "name", "rule")
-"""Keys of a group that are no options of the optimizer."""
 
 
-def static_problems(
-    spec: RunSpec, groups: tuple[str, ...] = option_files.GROUPS
-) -> dict[str, list[str]]:
-    """As `instantiate.static_problems`, and what the optimizer refuses of its own settings."""
-    found = instantiate.find_component_problems(spec, groups)
-    if "optimizer" in groups and "optimizer" not in found:
+def static_problems(spec: RunSpec) -> dict[str, list[str]]:
+    """By group what is wrong with a spec that shows without building the run."""
+    return check_components(spec, instantiate(spec))
+
+
+def check_components(spec: RunSpec, components: Components) -> dict[str, list[str]]:
+    """The problems of the components, and what the optimizer refuses of its settings."""
+    found = dict(components.problems)
+    if "optimizer" in components:
         problems = Problems()
         with problems.collect_component_errors(spec.format_choice("optimizer")):
-            problems += OptimizerBuilder(
-                spec, instantiate.bind_component(spec, "optimizer")
-            ).settings_problems()
+            optimizer = components["optimizer"].bind()
+            problems += OptimizerBuilder(spec, optimizer).settings_problems()
         if problems:
             found["optimizer"] = list(problems)
     return found
 
 
 class OptimizerBuilder:
-    """Turns what a param_groups part gives into the optimizer's own groups."""
+    """Checks parameter groups and builds the optimizer over them."""
 
     def __init__(self, spec: RunSpec, optimizer: functools.partial[torch.optim.Optimizer]) -> None:
         self.param_groups_choice = spec.format_choice("param_groups")
@@ -53,10 +55,8 @@ class OptimizerBuilder:
         without_dynamo.disable_dynamo_for_optimizers()
 
     def check_groups(self, model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The groups, checked: every parameter in exactly one, every option the optimizer's.
-
-        Raises SpecError naming group or rule.
-        """
+        """Returns the groups; raises SpecError unless every parameter is in exactly one group, and
+        every option is one of the optimizer's."""
         problems = Problems()
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         held: dict[str, list[str]] = {name: [] for name in names.values()}
@@ -75,7 +75,8 @@ class OptimizerBuilder:
                     held[names[id(parameter)]].append(label)
                 else:
                     problems.append(
-                        f"{self.param_groups_choice}: the group {label!r} holds a stranger to the model"
+                        f"{self.param_groups_choice}: the group {label!r} holds a parameter that "
+                        "is not part of the model"
                     )
         problems += [
             f"{self.param_groups_choice}: {name} is in no group"
@@ -89,7 +90,7 @@ class OptimizerBuilder:
         ]
         if wrong := self.settings_problems():
             problems += wrong
-            problems.raise_if_any()  # what a group sets is tried on top of them
+            problems.raise_if_any()  # the options of a group are checked on top of these
         for group in groups:
             where = (
                 f"the rule {group['rule']!r}"
@@ -105,7 +106,7 @@ class OptimizerBuilder:
         return groups
 
     def settings_problems(self) -> list[str]:
-        """What the optimizer won't have of its own settings, one problem each."""
+        """Settings that the optimizer refuses, one problem each."""
         settings = self.optimizer_factory.keywords
         whole = self._constructor_error(settings)
         if whole is None:
@@ -119,8 +120,8 @@ class OptimizerBuilder:
         ] or [f"{self.optimizer_choice}: {whole}"]
 
     def _step_problems(self) -> list[str]:
-        """What keeps the optimizer from a step as the training loop takes one: without a closure,
-        on a dense gradient."""
+        """Whether a step fails as the training loop takes it: without a closure, on a dense
+        gradient."""
         parameter = nn.Parameter(torch.zeros(1))
         parameter.grad = torch.ones(1)
         try:
@@ -131,18 +132,19 @@ class OptimizerBuilder:
             print_debug_traceback(error)
             return [
                 f"{self.optimizer_choice}: a step without a closure, on a dense gradient, "
-                f"raised {describe_exception(error)}; use another optimizer, such as optimizer=adamw"
+                f"raised {describe_exception(error)}; use another optimizer, such as "
+                "optimizer=adamw"
             ]
         return []
 
     def _suggest_default(self, key: str) -> str:
-        """What the option's file gives to a setting, as a way out; empty if it gives none."""
+        """The value in the option file as a way out; empty if there is none."""
         option = option_files.find_options("optimizer").get(self.optimizer_name)
         value = option_files.read_own_settings(option).get(f"optimizer.{key}") if option else None
         return f"; {self.optimizer_name}'s own is {value}" if value is not None else ""
 
     def option_problems(self, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(option, why) for what the optimizer won't have on top of its settings."""
+        """(option, reason) for each option that the optimizer refuses on top of its settings."""
         settings = self.optimizer_factory.keywords
         known = self.optimizer_factory([nn.Parameter(torch.zeros(1))]).defaults
         kinds, _ = get_accepted_settings(self.optimizer_factory.func, "optimizer")
@@ -185,9 +187,9 @@ class OptimizerBuilder:
     def build_optimizer(
         self, groups: list[dict[str, Any]], frozen: FreezeSchedule
     ) -> torch.optim.Optimizer:
-        """Holds exactly the trainable parameters; a group whose own come later starts out empty.
+        """The optimizer over the trainable parameters; a group that is unfrozen later starts empty.
 
-        Raises SpecError for a rule that takes only parameters that are never trained.
+        Raises SpecError for a rule that matches only parameters that are never trained.
         """
         problems = Problems()
         later = {id(frozen.model.get_parameter(name)) for name in frozen.scheduled_names}
@@ -198,8 +200,8 @@ class OptimizerBuilder:
                 filled.append({**group, "params": trained})
             elif "rule" in group:
                 problems.append(
-                    f"{self.param_groups_choice}: the rule {group['rule']!r} takes only frozen parameters; "
-                    "drop the rule, or freeze less"
+                    f"{self.param_groups_choice}: the rule {group['rule']!r} takes only frozen "
+                    "parameters; drop the rule, or freeze less"
                 )
         problems.raise_if_any()
         made = self.optimizer_factory(filled)

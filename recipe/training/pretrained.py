@@ -1,11 +1,12 @@
-"""The weights that a run starts from: a file, a recorded run, or what a model's library offers.
+"""The initial weights of a run: from a file, a recorded run, or the library of the model.
 
-With weights come the images they are made for: their size and how they were normalised. What a
-setting of `data` leaves to `auto` follows them.
+Settings of `data` that are `auto` follow the size and normalisation of the images that the weights
+were trained with.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from recipe.components.model.library_weights import (
     InputFormat,
     LibraryWeights,
 )
-from recipe.config import instantiate
+from recipe.config.instantiate import Component
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import format_list
@@ -34,76 +35,69 @@ KEEP_HEAD_SETTING = "model.weights_head=keep"
 NO_CLASS_NAMES = "there without class names"
 
 NORMALIZATION_TOLERANCE = 1e-3
-"""By how much means and deviations may differ to be called the same."""
+"""Largest difference of means and standard deviations that count as equal."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where a run's weights came from."""
-
     description: str
-    """What was loaded and what wasn't, by name."""
     fingerprint: list[Any]
-    """A hash of their content, and whether their head was loaded."""
+    """A hash of the weights, and whether the head was loaded."""
 
 
 @dataclass(frozen=True)
 class _SourceWeights:
     weights: Mapping[str, Tensor]
     content_hash: str
-    """A hash."""
     name: str
     classes: tuple[str, ...] | None
-    """What they tell apart; None where that isn't known."""
+    """None: not known."""
     head_modules: tuple[str, ...] = ()
     input_format: InputFormat | None = None
 
 
-def find_library_weights(
-    spec: RunSpec, facts: Mapping[str, Any] | None = None
-) -> LibraryWeights | None:
-    """What the model's library has under the name `model.weights`, if anything. Fetches nothing."""
+def find_library_weights(spec: RunSpec, model: functools.partial[Any]) -> LibraryWeights | None:
+    """What the library of the model publishes as `model.weights`, if anything; no download."""
     source = spec.model.get("weights")
     if source is None or Path(source).expanduser().is_file():
         return None
-    bound = instantiate.bind_component(spec, "model", facts)
-    own = contract.pretrained_weights.find(bound.func)
-    found: LibraryWeights | None = own(source, **bound.keywords) if own else None
+    own = contract.pretrained_weights.find(model)
+    found: LibraryWeights | None = own(source, **model.keywords) if own else None
     return found
 
 
-def resolve_auto_settings(spec: RunSpec) -> dict[str, Any]:
-    """What `auto` stands for in the settings of `data`, before there are data.
+def resolve_auto_settings(spec: RunSpec, model: Component | None) -> dict[str, Any]:
+    """The values of `auto` in the settings of `data`, before the data are read.
 
-    One channel gets the mean of three: gray is what the colours have in common.
+    One channel gets the mean of the values of three.
     """
     inputs = IMAGENET_INPUT_FORMAT
     if "auto" in (spec.data.get(key) for key in ("size", "mean", "std")):
-        inputs = _find_input_format(spec) or IMAGENET_INPUT_FORMAT
+        inputs = _find_input_format(spec, model) or IMAGENET_INPUT_FORMAT
     mean, std = list(inputs.mean), list(inputs.std)
     if spec.data.get("channels") == 1 and len(mean) > 1:
         mean, std = ([round(sum(values) / len(values), 6)] for values in (mean, std))
     return {"size": inputs.size, "mean": mean, "std": std}
 
 
-def _find_input_format(spec: RunSpec) -> InputFormat | None:
-    """Of the weights that the run is to start from; None where they aren't told, or can't be."""
+def _find_input_format(spec: RunSpec, model: Component | None) -> InputFormat | None:
+    """The input format of the initial weights; None if it is not known."""
     source = spec.model.get("weights")
-    if source is None:
+    if source is None or model is None:
         return None
     try:
         path = Path(source).expanduser()
         if path.is_file():
             run = _find_run_dir(path)
             return _recorded_input_format(run) if run else None
-        found = find_library_weights(spec)
+        found = find_library_weights(spec, model.bind())
         return (
             found.input_format
             if found
             else _recorded_input_format(run_dirs.find(spec.output_path, source, "it"))
         )
     except (ValueError, SpecError, TypeError):
-        return None  # the model will say what is wrong
+        return None  # reported when the weights are loaded
 
 
 def _recorded_input_format(run: Path) -> InputFormat:
@@ -112,11 +106,15 @@ def _recorded_input_format(run: Path) -> InputFormat:
 
 
 def load_initial_weights(
-    spec: RunSpec, model: nn.Module, data: Data, facts: Mapping[str, Any] | None
+    spec: RunSpec,
+    model: nn.Module,
+    data: Data,
+    component: Component,
+    dataset_properties: Mapping[str, Any],
 ) -> InitialWeights | None:
-    """Starts the model from `model.weights`; None: its weights stay as they were drawn.
+    """Loads `model.weights` into the model; returns None if there are none.
 
-    The head is initialised from scratch unless it was trained for the data's classes, by name, or
+    The head is loaded only if it was trained for classes of the same names, or if
     `model.weights_head` is `keep`.
     """
     keep = spec.model.get("weights_head", "auto") == "keep"
@@ -127,11 +125,11 @@ def load_initial_weights(
                 "keep; give model.weights, or leave model.weights_head out"
             )
         return None
+    bound = component.bind(dataset_properties)
     with Problems.prefix_key("model.weights"):
-        given = _load_source(spec, facts)
+        given = _load_source(spec, bound)
         weights = strip_wrapper_prefixes(given.weights, model)
-        bound = instantiate.bind_component(spec, "model", facts)
-        if adapt := contract.adapt_weights.find(bound.func):
+        if adapt := contract.adapt_weights.find(bound):
             weights = adapt(weights, **bound.keywords)
         head = set(layers.find_head_parameters(model, "auto", "model.weights"))
         for module in given.head_modules:
@@ -160,9 +158,10 @@ def load_initial_weights(
     if keep and given.classes not in (None, data.classes):
         text += f"; the head is that of other classes ({KEEP_HEAD_SETTING})"
     if loaded.missing_counters:
-        text += f"; {len(loaded.missing_counters)} num_batches_tracked are not there and stay as they are"
-    if told := list(_input_mismatches(spec, data, given.input_format)):
-        text += f"; made for {given.input_format}, but {' and '.join(told)}"
+        count = len(loaded.missing_counters)
+        text += f"; {count} num_batches_tracked are not there and stay as they are"
+    if mismatches := list(_input_mismatches(spec, data, given.input_format)):
+        text += f"; made for {given.input_format}, but {' and '.join(mismatches)}"
     return InitialWeights(text, [given.content_hash, keeps])
 
 
@@ -177,7 +176,7 @@ def _describe_unloaded(
 
 
 def _input_mismatches(spec: RunSpec, data: Data, inputs: InputFormat | None) -> list[str]:
-    """Settings of the data that aren't as the weights would have them."""
+    """Settings of the data that differ from the input format of the weights."""
     if inputs is None:
         return []
     found = []
@@ -191,15 +190,15 @@ def _input_mismatches(spec: RunSpec, data: Data, inputs: InputFormat | None) -> 
     return found
 
 
-def _load_source(spec: RunSpec, facts: Mapping[str, Any] | None) -> _SourceWeights:
-    """Raises ValueError or SpecError for what can't be had."""
+def _load_source(spec: RunSpec, bound: functools.partial[Any]) -> _SourceWeights:
+    """Raises ValueError or SpecError if the weights are not available."""
     source = spec.model["weights"]
     path = Path(source).expanduser()
     if path.is_file():
         if run := _find_run_dir(path):
             return _load_recorded_weights(path, source, run)
         return _SourceWeights(read_weights(path), _hash_file(path), source, None)
-    found = find_library_weights(spec, facts)
+    found = find_library_weights(spec, bound)
     if found is not None:
         weights = _fetch_weights(found)
         content = hash_tensors(
@@ -213,7 +212,6 @@ def _load_source(spec: RunSpec, facts: Mapping[str, Any] | None) -> _SourceWeigh
 
 
 def _load_recorded_weights(path: Path, source: str, run: Path) -> _SourceWeights:
-    """Weights that a recorded run kept."""
     classes = run_dirs.read_classes(run, "model.weights")
     return _SourceWeights(
         read_weights(path), _hash_file(path), source, classes, (), _recorded_input_format(run)
@@ -221,13 +219,13 @@ def _load_recorded_weights(path: Path, source: str, run: Path) -> _SourceWeights
 
 
 def _find_run_dir(path: Path) -> Path | None:
-    """The folder of the recorded run that a file is in; None: of no run."""
+    """The folder of the recorded run that a file belongs to, if any."""
     folder = path.resolve().parent
     return folder if all((folder / name).is_file() for name in ("run.json", "data.json")) else None
 
 
 def _fetch_weights(found: LibraryWeights) -> Mapping[str, Tensor]:
-    """Raises ValueError if they can't be had."""
+    """Raises ValueError if the weights cannot be downloaded."""
     with rng.isolate_rng():
         try:
             return found.load()

@@ -1,8 +1,7 @@
-"""From the first process to the others: what to run, or that nothing is to be.
+"""Sends the spec from rank 0 to the other processes, through the store of torchrun.
 
-The spec is composed once, by the first process; the others take it as it is, with what its user
-trusts, and read no option file. It goes through the store at which torchrun has them meet, so
-they stand still until then. What is wrong is told once, and all end alike.
+Rank 0 composes the spec; the others wait for it and read no option file. Problems are printed once,
+and all processes exit with the same status.
 """
 
 from __future__ import annotations
@@ -30,46 +29,43 @@ if TYPE_CHECKING:
     from recipe.training.run import Run
 
 PROCESS_TIMEOUT = timedelta(minutes=30)
-"""How long one process waits for another before it gives up."""
 
 _command_count = [0]
-"""Command lines that this process is done with."""
+"""Command lines that this process has finished."""
 
 
 @functools.cache
 def rendezvous_store() -> Store:
-    """Where the processes meet. What those said that torchrun has started before
-    these is still there, so each start has a part of its own."""
+    """The store that all processes share. Each restart by torchrun uses a prefix of its own, as
+    the entries of earlier processes remain."""
     common = next(iter(rendezvous("env://", timeout=PROCESS_TIMEOUT)))[0]
     return PrefixStore(f"recipe/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", common)
 
 
 def _key(name: str) -> str:
-    """Of what is said about the command line that is under way."""
+    """Scoped to the current command line."""
     return f"{_command_count[0]}/{name}"
 
 
 def finish_command() -> None:
-    """This process is done with a command line; the next one is another matter."""
     _command_count[0] += 1
 
 
 def send_spec(spec: RunSpec) -> None:
-    """To the others, which are waiting for it."""
-    rendezvous_store().set(_key("handed"), json.dumps({"spec": dataclasses.asdict(spec)}))
+    rendezvous_store().set(_key("spec"), json.dumps({"spec": dataclasses.asdict(spec)}))
 
 
 def send_exit_status(status: int) -> None:
-    """Ends the others, where they are still waiting, with this exit status; after all have heard
-    of it, as torchrun kills what is left as soon as one has ended."""
-    if not rendezvous_store().check([_key("handed")]):
-        rendezvous_store().set(_key("handed"), json.dumps({"exit": status}))
+    """Makes processes that still wait for a spec exit with this status; returns when all have
+    received it, as torchrun kills the others as soon as one process exits."""
+    if not rendezvous_store().check([_key("spec")]):
+        rendezvous_store().set(_key("spec"), json.dumps({"exit": status}))
         _wait_for_all()
 
 
 def receive_spec() -> RunSpec | int:
-    """What the first process hands over: a spec, or the exit status to end with."""
-    content: dict[str, Any] = json.loads(rendezvous_store().get(_key("handed")))
+    """The spec of rank 0, or the status to exit with."""
+    content: dict[str, Any] = json.loads(rendezvous_store().get(_key("spec")))
     if "exit" in content:
         _wait_for_all()
         return int(content["exit"])
@@ -86,7 +82,7 @@ def _wait_for_all() -> None:
 
 
 def init_process_group() -> None:
-    """The process group, over gloo and, where torch has GPUs, nccl for what lies on them."""
+    """Over gloo, and nccl for GPU tensors where torch has GPUs."""
     if distributed.is_initialized():
         return
     gpus = torch.cuda.is_available() and distributed.is_nccl_available()
@@ -98,8 +94,8 @@ def init_process_group() -> None:
 
 
 def build_on_all_ranks(build: Callable[[], Run]) -> Run:
-    """A run that every process has built. Raises SpecError in all of them, with what is wrong in
-    any, or with what differs between them."""
+    """The run, built in every process. Raises SpecError in all of them if one finds a problem, or
+    if their data or versions differ."""
     problems: list[str] = []
     about: dict[str, str] = {}
     run: Run | None = None
@@ -126,12 +122,11 @@ def build_on_all_ranks(build: Callable[[], Run]) -> Run:
 
 
 def _rank_versions(run: Run) -> dict[str, str]:
-    """What must be the same everywhere: the data, and what computes."""
     return {"data": run.data.digest, "recipe": __version__, "torch": torch.__version__}
 
 
 def report_failure(why: str) -> None:
-    """For the first process, why this one ends."""
+    """Stores why this process fails, for rank 0 to report."""
     world = World.from_environment()
     rendezvous_store().set(
         _key("failed"), f"process {world.rank}, on {socket.gethostname()}, failed: {why}"
@@ -139,6 +134,6 @@ def report_failure(why: str) -> None:
 
 
 def failure_reason() -> str | None:
-    """What a process that failed has left word of."""
+    """The reason that a failed process has reported, if any."""
     key = _key("failed")
     return rendezvous_store().get(key).decode() if rendezvous_store().check([key]) else None

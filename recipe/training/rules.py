@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from recipe.components.contract import Hook, MissingComponent, PlannedRun, caution, check, describe
-from recipe.config import instantiate
 from recipe.config.option_files import GROUPS
 from recipe.errors import Problems
 
@@ -18,7 +17,7 @@ Rule = Callable[[], Iterator[str] | None]
 
 
 def find_problems(planned: PlannedRun, failed_groups: set[str]) -> Problems:
-    """What the tricks say against the plan; groups in `broken` aren't asked."""
+    """The conflicts that the rules find; those of `failed_groups` are not applied."""
     problems = Problems()
     for group in GROUPS:
         if group not in failed_groups:
@@ -32,7 +31,7 @@ def find_problems(planned: PlannedRun, failed_groups: set[str]) -> Problems:
 
 
 def find_warnings(planned: PlannedRun) -> list[str]:
-    """What a reader of the plan should know, of parts that could all be made."""
+    """The cautions about a run of which every part could be built."""
     return [
         line
         for group in GROUPS
@@ -42,8 +41,8 @@ def find_warnings(planned: PlannedRun) -> list[str]:
 
 
 def describe_component(planned: PlannedRun, group: str) -> str | None:
-    """What the part says of itself for the plan, if anything."""
-    bound = instantiate.bind_component(planned.spec, group)
+    """The registered description of a group's component, if there is one."""
+    bound = planned.components[group].bind()
     own = describe.find(bound.func)
     return own(planned, **bound.keywords) if own else None
 
@@ -51,6 +50,6 @@ def describe_component(planned: PlannedRun, group: str) -> str | None:
 def _find_rules(planned: PlannedRun, group: str, hook: Hook) -> Iterator[Rule]:
     if of_group := hook.find(group):
         yield lambda: of_group(planned)
-    bound = instantiate.bind_component(planned.spec, group)
-    if of_component := hook.find(bound.func):
-        yield lambda: of_component(planned, **bound.keywords)
+    component = planned.components[group]
+    if of_component := hook.find(component.function):
+        yield lambda: of_component(planned, **component.bind().keywords)

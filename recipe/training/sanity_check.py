@@ -1,6 +1,6 @@
-"""Before the first step: the range of all targets, a batch through augmentation, model and loss.
+"""Checks before the first step: the range of all targets, and a batch through all components.
 
-What would otherwise only show in the middle of a step, or not at all because shapes broadcast.
+Finds what would otherwise fail within a step, or not at all because shapes broadcast.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_targets(data: Data) -> None:
 
 
 def check_batch(planned: PlannedRun) -> Problems:
-    """What goes wrong when a few samples go through augmentation, model and loss."""
+    """Problems of a few samples in augmentation, model, evaluation and loss."""
     problems = Problems()
     with (
         preserve_model_state(planned.model, buffers=True),
@@ -64,7 +64,7 @@ def check_batch(planned: PlannedRun) -> Problems:
 
 
 def _augment_samples(planned: PlannedRun, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
-    """A few training samples: inputs and targets as the augmentation gives them, class indices."""
+    """Augmented inputs and targets of a few training samples, and their class indices."""
     train, device = planned.data.train, planned.device
     # two, or with two classes three, as class indices would broadcast over a square of outputs
     count = 3 if len(planned.data.classes) == 2 else 2
@@ -86,8 +86,8 @@ def _augment_samples(planned: PlannedRun, problems: Problems) -> tuple[Tensor, T
 
 
 def _trial_batch_size(planned: PlannedRun) -> int:
-    """Samples to try: one if a process, or a part of a batch, will have only one, which BatchNorm
-    may refuse."""
+    """One if a process or a micro-batch will have a single sample, which BatchNorm may refuse;
+    else two."""
     size: int = planned.spec.data["batch_size"]
     last = len(planned.data.train) % size or size
     shares = {*planned.collectives.shard_sizes(size), *planned.collectives.shard_sizes(last)}
@@ -96,7 +96,7 @@ def _trial_batch_size(planned: PlannedRun) -> int:
 
 
 def _checked_forward(planned: PlannedRun, inputs: Tensor, *, training: bool) -> Tensor:
-    """The model's output, (batch, classes) and finite; raises ValueError for any other."""
+    """Raises ValueError unless the model's output is (batch, classes) and finite."""
     planned.model.train(training)
     mode = "training" if training else "evaluation"
     classes = len(planned.data.classes)
@@ -120,8 +120,8 @@ def _checked_forward(planned: PlannedRun, inputs: Tensor, *, training: bool) -> 
         raise
     except Exception as error:
         raise ValueError(
-            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {describe_exception(error)}; the data's "
-            f"channels and size must be those the model is made for; "
+            f"can't take inputs of shape {tuple(inputs.shape[1:])}: {describe_exception(error)}; "
+            f"the data's channels and size must be those the model is made for; "
             f"{_suggest_models(planned, error)} ({DEBUG_HINT})"
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -139,20 +139,19 @@ def _checked_forward(planned: PlannedRun, inputs: Tensor, *, training: bool) -> 
     if not training and not bool(output.isfinite().all()):
         where = "the inputs hold" if not bool(inputs.isfinite().all()) else "its output holds"
         raise ValueError(
-            f"{where} NaN or infinity before the first step; look at the data, model.weights and "
+            f"{where} NaN or infinity before the first step; check the data, model.weights and "
             "the model's settings"
         )
     assert isinstance(output, Tensor)
     if training and planned.collectives.has_local_forward and not output.requires_grad:
         raise ValueError(
-            "gives an output that has no gradient in training, so nothing would be learned; look "
+            "gives an output that has no gradient in training, so nothing would be learned; check "
             "for torch.no_grad or detach in it"
         )
     return output
 
 
 def _suggest_models(planned: PlannedRun, error: Exception) -> str:
-    """What may be tried where a model can't take the inputs."""
     size = "a larger data.size" if "too small" in first_line(error) else "another data.size"
     models = [name for name in ("mlp", "resnet") if name != planned.spec.options["model"]]
     ways = [size] if "size" in planned.spec.data else []
@@ -160,8 +159,8 @@ def _suggest_models(planned: PlannedRun, error: Exception) -> str:
 
 
 def _forward(planned: PlannedRun, inputs: Tensor, *, gradient: bool) -> Any:
-    """What the model returns; with `gradient` it is recorded for a backward pass, unless several
-    processes share the model, which such a pass without its end would confuse."""
+    """The output of the model; with `gradient` recorded for a backward pass, unless several
+    processes share the model, as DDP requires that backward follows."""
     if not (gradient and planned.collectives.has_local_forward):
         return planned.model(inputs)
     with torch.inference_mode(False), torch.enable_grad():
@@ -176,15 +175,14 @@ def _describe_smallest_batch(planned: PlannedRun) -> str:
 
 def _check_evaluation(planned: PlannedRun, inputs: Tensor, output: Tensor) -> None:
     planned.model.eval()
-    looked: Any = planned.evaluation(planned.model, inputs)
-    shape = tuple(looked.shape) if isinstance(looked, Tensor) else type(looked).__name__
+    result: Any = planned.evaluation(planned.model, inputs)
+    shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
     if shape != tuple(output.shape):
         raise ValueError(f"gives {shape}, where the model gives {tuple(output.shape)}")
 
 
 def _check_loss_is_mean(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
-    """Raises SpecError where a loss isn't the mean over its samples, so that parts of a batch
-    wouldn't add up to it."""
+    """Raises SpecError if a loss is not the mean over its samples, which accumulation requires."""
     if planned.spec.accumulate == 1:
         return
     whole, parts = planned.loss(output, targets).item(), 0.0
@@ -199,7 +197,7 @@ def _check_loss_is_mean(planned: PlannedRun, output: Tensor, targets: Tensor) ->
 
 
 def _check_gradient(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
-    """Raises ValueError where a loss has no gradient that leads back to the model's output."""
+    """Raises ValueError if a loss has no gradient with respect to the model's output."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = output.clone().requires_grad_()
         value = planned.loss(leaf, targets.clone())
@@ -209,7 +207,7 @@ def _check_gradient(planned: PlannedRun, output: Tensor, targets: Tensor) -> Non
 
 
 def _check_loss(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
-    """Raises ValueError where shapes don't fit or would only broadcast."""
+    """Raises ValueError if shapes do not fit or would broadcast."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Using a target size")
         try:
@@ -228,7 +226,6 @@ def _check_loss(planned: PlannedRun, output: Tensor, targets: Tensor) -> None:
 
 
 def _suggest_losses(planned: PlannedRun) -> str:
-    """What may be used in place of a loss that can't take the outputs."""
     chosen = planned.spec.options["loss"]
     names = [name for name in ("cross_entropy", "mse_one_hot") if name != chosen]
     use = f"use {' or '.join(f'loss={name}' for name in names)}"

@@ -32,7 +32,6 @@ class StepOutput(NamedTuple):
     accuracy: Tensor
     grad_norm: Tensor
     is_clipped: Tensor
-    """Whether the clip bit."""
     has_stepped: bool
     """The optimizer did."""
     is_skipped: bool
@@ -46,8 +45,11 @@ def training_step(
     targets: Tensor,
     batch_size: int,
 ) -> StepOutput:
-    """One optimizer step, over a batch of `of` samples or this process's share of it. Raises
-    NonFinite before it, if the run is to stop at that."""
+    """One optimizer step over a batch of `batch_size` samples, or this process's shard of it.
+
+    Raises NonFiniteError before the optimizer steps if the loss or a gradient is not finite and
+    the run is to stop then.
+    """
     ranks, left_out, stepped = run.collectives, False, False
     run.nonfinite_guard.before_step(run.model, run.device)
     raw, (inputs, goal) = inputs, run.augment(inputs, targets, run.position.augmentation_rng)
@@ -58,7 +60,7 @@ def training_step(
         lambda: _recompute_gradients(run, model, inputs, goal, batch_size),
     )
     run.scaler.unscale_(run.optimizer)
-    norm, bit = run.clip(params_with_grad(run.optimizer))
+    norm, clipped = run.clip(params_with_grad(run.optimizer))
     labels = goal if goal.ndim == 1 else goal.argmax(1)
     correct = (output.argmax(1) == labels).float().mean()
     mean_loss, accuracy = ranks.all_reduce_mean(torch.stack([loss.float(), correct]), batch_size)
@@ -82,15 +84,16 @@ def training_step(
     if stepped:
         run.lr_schedule.after_step()
     run.optimizer.zero_grad(set_to_none=True)
-    return StepOutput(mean_loss, accuracy, norm.detach().float(), bit, stepped, left_out)
+    return StepOutput(mean_loss, accuracy, norm.detach().float(), clipped, stepped, left_out)
 
 
 def _accumulate_gradients(
     run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Adds the gradients of a batch of `of` samples, or of this process's share of it, computed in
-    `run.accumulate` parts, each weighted by its samples; returns the loss of what is given, shape
-    (), and the output, (batch, classes), detached."""
+    """Accumulates gradients over `run.accumulate` micro-batches, weighted by their samples.
+
+    Returns the loss of the local samples, shape (), and the output, (batch, classes), detached.
+    """
     count, losses, outputs = min(run.accumulate, *run.collectives.shard_sizes(batch_size)), [], []
     parts = zip(inputs.tensor_split(count), goal.tensor_split(count), strict=True)
     for part, target in parts:
@@ -106,8 +109,10 @@ def _accumulate_gradients(
 def _recompute_gradients(
     run: Run, model: nn.Module, inputs: Tensor, goal: Tensor, batch_size: int
 ) -> None:
-    """The gradients of the same batch anew, with the weights as they are now: the same dropout
-    masks, and neither buffers nor random streams are moved a second time."""
+    """The gradients of the same batch with the current weights and the same dropout masks.
+
+    Buffers are restored afterwards.
+    """
     run.optimizer.zero_grad(set_to_none=True)
     with preserve_model_state(run.model, buffers=True):
         run.nonfinite_guard.restore_rng()

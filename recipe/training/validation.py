@@ -1,4 +1,4 @@
-"""A run's evaluation after an epoch, and where a loss that isn't finite began in it."""
+"""The evaluation of a run after an epoch, and the origin of a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recipe.training.run import Run
 
 
 def validate(run: Run, epoch: int) -> Metrics:
-    """Of what will be kept; and where that is an average, of the weights as they were trained."""
+    """Metrics of the model that is saved; if that is an average, also of the trained weights."""
     kept = _evaluate_model(
         run, run.average.model, run.frozen_cache.evaluation_inputs(run, epoch - 1), epoch
     )
@@ -36,8 +36,7 @@ def validate(run: Run, epoch: int) -> Metrics:
 
 
 def _evaluate_model(run: Run, model: nn.Module, model_inputs: ModelInputs, epoch: int) -> Metrics:
-    """Of a model by way of `feed`. Raises NonFinite if the loss isn't finite, or the weights that
-    it is of."""
+    """Raises NonFiniteError if the loss or the weights of the model are not finite."""
     run.collectives.sync_buffers(model)
     metrics = evaluate(
         model_inputs.model, model_inputs.split, run.loss, forward=run.evaluation,
@@ -80,6 +79,6 @@ def _val_batches(run: Run) -> Iterator[Batch]:
 
 
 def file_names(split: Split, samples: list[int]) -> list[str]:
-    """What the samples are called, in a split that reads them from files."""
+    """The files of the samples; empty for a split that does not read files."""
     files = getattr(split, "files", None)
     return [escape_unprintable(files[index]) for index in samples] if files else []

@@ -68,12 +68,12 @@ def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
 def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
     plain = building._apply_freeze
 
-    def freeze(spec: RunSpec, model: nn.Module) -> freezing.FreezeSchedule:
-        kept = plain(spec, model)
+    def apply_freeze(spec: RunSpec, freeze: Any, model: nn.Module) -> freezing.FreezeSchedule:
+        kept = plain(spec, freeze, model)
         model.requires_grad_(True)
         return kept
 
-    patch.setattr(building, "_apply_freeze", freeze)
+    patch.setattr(building, "_apply_freeze", apply_freeze)
 
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:
@@ -265,13 +265,13 @@ def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
         ),
         (parameters_change_places, "param_groups", "batchnorm2_2.bias is in the group head"),
         (the_schedule_moves_twice, "scheduler", "lr/body is 0.0405 after 1 moves, not 0.045"),
-        (the_schedule_moves_twice, "scheduler", "it moved 4 times, the optimizer stepped 6 times"),
-        (the_schedule_never_moves, "scheduler", "it moved 0 times"),
+        (the_schedule_moves_twice, "scheduler", "it took 4 steps, the optimizer 6"),
+        (the_schedule_never_moves, "scheduler", "it took 0 steps"),
         (clip_after_the_step, "clip", "the optimizer steps before the gradients are clipped"),
         (no_clip_at_all, "clip", "the optimizer steps before the gradients are clipped"),
         (gradients_change_after_the_clip, "clip", "the optimizer gets other gradients than it"),
         (some_gradients_are_kept_from_the_clip, "clip", "1 of the optimizer's gradients are kept"),
-        (two_steps_a_batch, "optimizer", "it stepped 12 times in 6 batches, 0 skipped"),
+        (two_steps_a_batch, "optimizer", "it took 12 steps in 6 batches, 0 skipped"),
         (hits_are_counted_twice, "clip", "of steps, not "),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -297,7 +297,7 @@ def test_clipping_before_unscaling_is_reported(
     assert broken(audited(small(*TRICKS), scaled)) == {}
     clip_before_unscaling(monkeypatch)
     found = broken(audited(small(*TRICKS), scaled))
-    assert "it is handed other gradients than those of the unscaled loss" in found["clip"]
+    assert "it gets other gradients than those of the unscaled loss" in found["clip"]
 
 
 def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
@@ -322,10 +322,7 @@ def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
     spec = small("scheduler=exponential", "scheduler.per=step", "clip=norm")
     assert "scheduler" not in broken(audited(spec, overflowing))
     monkeypatch.setattr(training_step, "training_step", step_with(order))
-    assert (
-        "it moved 6 times, the optimizer stepped 5 times"
-        in broken(audited(spec, overflowing))["scheduler"]
-    )
+    assert "it took 6 steps, the optimizer 5" in broken(audited(spec, overflowing))["scheduler"]
 
 
 def draws_globally(inputs: Tensor, targets: Tensor, stream: torch.Generator) -> tuple[Tensor, ...]:
@@ -475,7 +472,7 @@ def audit_useless_clip(params: list[nn.Parameter], *, limit: float) -> list[str]
 def test_what_a_users_clip_says_of_itself_is_checked(small: Small) -> None:
     trust = f"trust=[{__name__}]"
     lying = broken(audited(small(f"clip._target_={__name__}.lying_clip", trust)))
-    assert "it changes gradients and says that it doesn't" in lying["clip"]
+    assert "it changes gradients, but reports that it did not clip" in lying["clip"]
     useless = small(f"clip._target_={__name__}.useless_clip", "+clip.limit=1e-9", trust)
     assert "an entry is above 1e-09 (batch 1)" in broken(audited(useless))["clip"]
 
@@ -486,8 +483,8 @@ TENTH = "[{option: constant, scale: 0.1, length: 1}, {option: constant, scale: 0
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        (["clip=norm", "clip.max_norm=1e9"], "it never bit"),
-        (["clip=agc", "clip.ratio=1e9"], "it never bit"),
+        (["clip=norm", "clip.max_norm=1e9"], "it never clipped"),
+        (["clip=agc", "clip.ratio=1e9"], "it never clipped"),
         (["scheduler=step", "scheduler.step_size=2"], "it never changed a learning rate"),
         (
             ["scheduler=plateau", "scheduler.patience=5", "warmup=linear", "warmup.share=0.5"],
@@ -650,7 +647,7 @@ def test_a_broken_promise_fails_the_run_and_is_recorded(
     )
     assert done.status == 1
     assert done.problems[0] == (
-        "recipe: audit: freeze=first_layers didn't keep its promise: batchnorm1_1.running_mean "
+        "recipe: audit: freeze=first_layers failed its audit: batchnorm1_1.running_mean "
         "(statistics of a frozen BatchNorm) is not what it was at the start (batch 2)"
     )
     assert "BROKEN" in done.out
@@ -672,7 +669,7 @@ def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
     assert lines == [
         "Caution scheduler=step had no effect: it never changed a learning rate; this run says "
         "nothing about it",
-        "Caution clip=norm had no effect: it never bit; this run says nothing about it",
+        "Caution clip=norm had no effect: it never clipped; this run says nothing about it",
     ]
     (run,) = commands.runs(tmp_path)
     events = commands.read_lines(run / "events.jsonl")

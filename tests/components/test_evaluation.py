@@ -53,4 +53,4 @@ def test_a_model_that_is_the_same_in_a_mirror_gains_nothing(small: Callable[...,
         for point in train(run):
             audit.check(point)
     found = {v.group: v for v in audit.results(is_final=True)}["evaluation"]
-    assert found.no_effect_reason == "its outputs are those of one look"
+    assert found.no_effect_reason == "the outputs are those of a single forward pass"

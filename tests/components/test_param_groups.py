@@ -455,7 +455,7 @@ def calls_two_the_same(model: nn.Module) -> Groups:
     [
         (forgets_the_head, r"classifier\.weight is in no group"),
         (takes_all_twice, r"convolution1_1\.weight is in more than one group: a, b"),
-        (takes_a_stranger, r"the group 'a' holds a stranger to the model"),
+        (takes_a_stranger, r"the group 'a' holds a parameter that is not part of the model"),
         (calls_two_the_same, r"two groups are called a"),
     ],
 )

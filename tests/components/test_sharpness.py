@@ -147,7 +147,7 @@ def loses(params: list[nn.Parameter], again: Callable[[], None]) -> None:
 @pytest.mark.parametrize(
     ("part", "problem"),
     [
-        (forgets, "it leaves weights elsewhere than they were (batch 1)"),
+        (forgets, "it does not restore the weights (batch 1)"),
         (draws, "it draws from a global random stream (batch 1)"),
         (loses, "other parameters have a gradient than before (batch 1)"),
     ],

@@ -4,7 +4,7 @@ the nearest one that doesn't is trained, and the audit finds every promise kept.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from recipe.components.contract import lr_factor, needs_total_steps
 from recipe.components.precision import AutocastAndScaler
+from recipe.config import allowlist
+from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training import build
@@ -505,6 +507,21 @@ def test_a_setting_that_would_be_ignored_is_refused(
     assert commands.here(tmp_path, *quick, *kept.split()).status == 0
 
 
+def test_each_target_is_resolved_once_until_the_run_ends(
+    small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved: list[str | None] = []
+    plain = allowlist.locate_target
+
+    def counting(target: object, trusted: Sequence[str], group: str | None = None) -> Any:
+        resolved.append(group)
+        return plain(target, trusted, group)
+
+    monkeypatch.setattr(allowlist, "locate_target", counting)
+    trained(small("freeze=first_layers", "freeze.count=1", "clip=norm", "scheduler=cosine"))
+    assert sorted(map(str, resolved)) == sorted(GROUPS)
+
+
 # A user's rules and promises, in their own project
 
 CLIP = """
@@ -604,7 +621,7 @@ def test_the_promise_beside_a_users_clip_is_looked_at_and_ends_the_run(
     assert (done.status, done.problems) == (
         1,
         [
-            f"recipe: audit: clip=mine didn't keep its promise: {problem} (batch {batch})"
+            f"recipe: audit: clip=mine failed its audit: {problem} (batch {batch})"
             for batch in (1, 2)  # of two
         ],
     )

@@ -8,8 +8,8 @@ among them, as validation has no others. A class, such as torch.nn.CrossEntropyL
 with the settings, and what it makes is called. A shape that would only broadcast is a ValueError;
 `check_target` finds it.
 
-`@no_effect(loss)` (recipe.components.contract) registers `function(**settings)`: why the loss changes
-nothing with these settings, or None.
+`@no_effect(loss)` (recipe.components.contract) registers `function(**settings)`: why the loss
+changes nothing with these settings, or None.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ is a CPU torch.Generator that the engine seeds anew for every epoch; nothing els
 so that the order is a pure function of the seed and the epoch.
 
 `@audit(sampler)` (recipe.components.contract) registers `function(targets, indices, **settings)`:
-yields what is wrong with the indices of an epoch, one line each. Only the order of sampler=shuffled is of no effect.
+yields what is wrong with the indices of an epoch, one line each. Only the order of
+sampler=shuffled is of no effect.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def build_scheduler(
     scheduler: LRScheduler = part(optimizer, **({"total": total_steps} if takes_total else {}))
     if not isinstance(scheduler, LRScheduler):
         raise ValueError(
-            f"returned {format_value(scheduler)}, which is not an LRScheduler of torch; return one, or "
-            "mark a function of the progress with recipe.components.contract.lr_factor"
+            f"returned {format_value(scheduler)}, which is not an LRScheduler of torch; return "
+            "one, or mark a function of the progress with recipe.components.contract.lr_factor"
         )
     return scheduler
 

@@ -18,7 +18,8 @@ from recipe.formatting import pluralize
 from recipe.runner import fingerprint
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.execute import execute_run, prepare_run, print_report
-from recipe.store import lineage, run_record
+from recipe.store import lineage
+from recipe.store.run_record import RunRecord
 
 MAX_THREADS = 256
 """A recorded number of threads above this is not believed."""
@@ -35,11 +36,8 @@ def replay(arguments: Sequence[str], console: Console) -> int:
             f"replay: {folder.name} went on from {other}, so its spec alone doesn't give its "
             f"numbers; replay {other}, or resume that with the same overrides"
         )
-    damaged = [
-        line for line in run_record.read_record(folder).problems if line.startswith("metrics.jsonl")
-    ]
-    if damaged:  # nothing to compare with
-        raise SpecError(f"replay: {folder.name}: {damaged[0]}; use another run")
+    if damage := RunRecord(folder).problems.get("metrics.jsonl"):  # nothing to compare with
+        raise SpecError(f"replay: {folder.name}: metrics.jsonl: {damage}; use another run")
     spec, threads = _set_recorded_threads(wanted.spec, folder)
     run = prepare_run(spec, problems)
     from recipe.runner import plan
@@ -62,7 +60,7 @@ def replay(arguments: Sequence[str], console: Console) -> int:
 def _set_recorded_threads(spec: RunSpec, folder: Path) -> tuple[RunSpec, str | None]:
     """With the number of threads that the recorded run had, as another changes the last bits; and
     a line that says so, where it isn't what this machine would take."""
-    had = run_record.read_record(folder).environment.get("threads", "")
+    had = RunRecord(folder).environment.get("threads", "")
     if spec.device.get("threads") != "auto" or not had.isdecimal():
         return spec, None
     threads, usual = int(had), device.thread_count("auto")

@@ -20,7 +20,8 @@ from recipe.formatting import format_list, relative_to_cwd
 from recipe.runner import earlier_runs, environment, fingerprint, plan
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.execute import execute_run, prepare_run, print_agreement, print_report
-from recipe.store import lineage, run_dirs, run_record
+from recipe.store import lineage, run_dirs
+from recipe.store.run_record import RunRecord
 from recipe.training.run import Run
 
 
@@ -109,7 +110,7 @@ def _start_branch(wanted: RunRequest, problems: Problems, line: str, console: Co
 
 def _list_changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:
     """What differs from when the run started. Raises SpecError if its data do."""
-    record = run_record.read_record(folder)
+    record = RunRecord(folder)
     if record.data_digest and record.data_digest != run.data.digest:
         raise SpecError(
             f"resume: the data are not those that {folder.name} was trained with; put them back, "

@@ -21,13 +21,13 @@ from recipe.compare.report.document import (
     Image,
     Section,
     Table,
-    format_code,
     print_document,
     render_csv,
     render_html,
     render_markdown,
     write_document,
 )
+from recipe.compare.sentences import format_code
 from recipe.formatting import escape_unprintable
 
 PIXEL = base64.b64decode(

@@ -21,11 +21,6 @@ class Token(NamedTuple):
     text: str = ""
 
 
-def format_code(name: object) -> str:
-    """A name from anyone, as code in a paragraph; a backtick in it becomes an apostrophe."""
-    return f"`{escape_unprintable(str(name)).replace('`', chr(39)) or ' '}`"
-
-
 def iter_tokens(paragraph: str) -> Iterator[Token]:
     """A paragraph's pieces in order; what a terminal would obey is escaped.
 

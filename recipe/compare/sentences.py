@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Finding, Verdict
 from recipe.compare.metric_unit import MetricUnit
-from recipe.evidence import statistics
-from recipe.evidence.statistics import ConfidenceInterval
+from recipe.evidence.intervals import ConfidenceInterval
+from recipe.evidence.power import required_seeds
 from recipe.formatting import escape_unprintable, format_list, pluralize
 
 MAX_ADVISED_SEEDS = 1000
@@ -251,9 +251,7 @@ def estimate_needed_seeds(finding: Finding, unit: MetricUnit, baseline: float) -
         or not 0 < size < math.inf
     ):
         return None
-    needed = statistics.required_seeds(
-        interval.sd, size, max(1, finding.num_tests), SIGNIFICANCE_LEVEL
-    )
+    needed = required_seeds(interval.sd, size, max(1, finding.num_tests), SIGNIFICANCE_LEVEL)
     return math.inf if needed is None else needed
 
 

@@ -15,7 +15,8 @@ from recipe.compare.figures.save import CurveBand, Effect, ParetoPoint
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding
 from recipe.compare.report.content import Block, Document, Image, RowStyle, Section, Table
 from recipe.compare.sentences import format_code
-from recipe.evidence.statistics import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS, ConfidenceInterval
+from recipe.evidence.intervals import ConfidenceInterval
+from recipe.evidence.paired_test import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS
 from recipe.formatting import format_list, pluralize
 
 MAX_SENTENCES = 24

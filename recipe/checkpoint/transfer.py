@@ -25,7 +25,7 @@ from recipe.config.schema import (
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.formatting import format_list, pluralize
-from recipe.store import run_record
+from recipe.store.run_record import RunRecord
 from recipe.training.lr_schedule import get_learning_rates
 from recipe.training.run import BestEpoch, Run
 
@@ -79,7 +79,7 @@ def load_source_checkpoint(run: Run, spec: RunSpec, checkpoint: Path) -> SourceC
     folder = checkpoint.parent.parent
     saved = read_checkpoint(checkpoint)["run"]
     old = RunSpec.from_file(folder / "spec.yaml", spec.trust)
-    same_data = run_record.read_record(folder).data_digest == run.data.digest
+    same_data = RunRecord(folder).data_digest == run.data.digest
     return SourceCheckpoint(saved, old, same_data)
 
 

@@ -15,7 +15,7 @@ from recipe.compare.run_differences import DifferenceRows
 from recipe.config.key_values import parse_key_values
 from recipe.errors import SpecError
 from recipe.formatting import format_list
-from recipe.store import run_dirs, run_record
+from recipe.store import run_dirs
 from recipe.store.run_record import RunRecord, truncate_value
 
 MAX_PARAMETER_ROWS = 12
@@ -29,9 +29,7 @@ def diff(arguments: Sequence[str], console: Console) -> int:
     outputs = run_dirs.resolve_output_dir(
         parse_key_values("diff", arguments[2:], {"output_dir": ""})["output_dir"]
     )
-    one, other = (
-        run_record.read_record(_find_run_dir(outputs, wanted)) for wanted in arguments[:2]
-    )
+    one, other = (RunRecord(_find_run_dir(outputs, wanted)) for wanted in arguments[:2])
     console.print(render_diff(one, other))
     return 0
 
@@ -52,7 +50,10 @@ def render_diff(one: RunRecord, other: RunRecord) -> RenderableType:
         head.add_row(letter, truncate_value(record.run_dir.name), record.name, record.status)
     parts: list[RenderableType] = [head]
     for letter, record in (("A", one), ("B", other)):
-        parts += [Text(f"Damaged  {letter}: {line}", style="yellow") for line in record.problems]
+        parts += [
+            Text(f"Damaged  {letter}: {name}: {reason}", style="yellow")
+            for name, reason in record.problems.items()
+        ]
     found = [
         _render_section(
             "What differed in the spec", "setting", run_differences.compare_settings(one, other)

@@ -16,7 +16,8 @@ from recipe.config.respecify import apply_overrides
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import pluralize
-from recipe.store import lineage, run_dirs, run_record
+from recipe.store import lineage, run_dirs
+from recipe.store.run_record import RunRecord
 
 MAX_RECORDED_THREADS = 256
 
@@ -48,7 +49,7 @@ def parse_replay(arguments: Sequence[str]) -> RecordedRunRequest:
             f"replay: {name} continued {parent}, so its spec alone doesn't give its numbers; "
             f"replay {parent}, or resume that with the same overrides"
         )
-    problems = run_record.read_record(request.run_dir).problems
+    problems = RunRecord(request.run_dir).problems
     if damaged := [line for line in problems if line.startswith("metrics.jsonl")]:
         raise SpecError(f"replay: {name}: {damaged[0]}; use another run")
     return _set_recorded_threads(request)
@@ -56,7 +57,7 @@ def parse_replay(arguments: Sequence[str]) -> RecordedRunRequest:
 
 def _set_recorded_threads(request: RecordedRunRequest) -> RecordedRunRequest:
     """Replaces device.threads=auto by the recorded number: another one changes the last bits."""
-    recorded = run_record.read_record(request.run_dir).environment.get("threads", "")
+    recorded = RunRecord(request.run_dir).environment.get("threads", "")
     if request.spec.device.get("threads") != "auto" or not recorded.isdecimal():
         return request
     threads, default = int(recorded), device.thread_count("auto")

@@ -21,7 +21,8 @@ from recipe.runner import earlier_runs, environment, fingerprint, plan
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.execute import execute_run, print_agreement, print_report
 from recipe.runner.prepare import prepare_run
-from recipe.store import lineage, run_dirs, run_record
+from recipe.store import lineage, run_dirs
+from recipe.store.run_record import RunRecord
 from recipe.training.run import Run
 
 
@@ -107,7 +108,7 @@ def _start_branch(request: RecordedRunRequest, console: Console) -> None:
 
 def _list_changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:
     """What differs from when the run started. Raises SpecError if its data do."""
-    record = run_record.read_record(folder)
+    record = RunRecord(folder)
     if record.data_digest and record.data_digest != run.data.digest:
         raise SpecError(
             f"resume: the data are not those that {folder.name} was trained with; put them back, "

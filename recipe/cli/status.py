@@ -19,7 +19,7 @@ from recipe.formatting import escape_unprintable, format_duration, format_list, 
 from recipe.store import damage, run_dirs, stale_records, sweep_dirs, sweep_status
 from recipe.store.journal import DamagedJournalError
 from recipe.store.run_dirs import RunInfo
-from recipe.store.run_progress import read_progress
+from recipe.store.run_record import RunRecord
 from recipe.store.upload_state import UploadState
 from recipe.sweep import grid_table
 
@@ -187,7 +187,7 @@ def _print_runs(infos: Mapping[Path, RunInfo | None], console: Console) -> None:
             ago = format_duration(
                 max(0.0, time.time() - stale_records.get_last_activity(run) / 1000)
             )
-            cells = (run.name, info.name, info.status, str(read_progress(run)), f"{ago} ago")
+            cells = (run.name, info.name, info.status, str(RunRecord(run).progress), f"{ago} ago")
             table.add_row(*map(escape_unprintable, cells))
     if table.row_count:
         console.print(table)

@@ -60,11 +60,6 @@ class TrickCard:
             and self.option != option_files.OFF_OPTIONS[self.group]
         )
 
-    @property
-    def evidence_hint(self) -> str:
-        way = f"python -m recipe ablate {self.label} 'seed=range(6)'"
-        return f"none yet; {way} makes six pairs"
-
 
 def read_cards() -> list[TrickCard]:
     """Those of all options, a user's own included, group by group."""

@@ -12,8 +12,7 @@ HEADER = """\
 
 This page is made of the option files in `conf/` and of the docstrings of what they call; a test
 holds it to them. `python -m recipe tricks` lists the same in the terminal, your own options among
-them, and `python -m recipe tricks clip=agc` shows one card, with what the runs recorded on your
-machine say of it.
+them, and `python -m recipe tricks clip=agc` shows one card.
 """
 
 

@@ -7,6 +7,7 @@ and what each does) and the docstrings of the module and the function that `_tar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
@@ -14,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.cli.trick_card import TrickCard, read_cards
-from recipe.cli.trick_evidence import TrickEvidence, collect_evidence
 from recipe.config import option_files
 from recipe.config.key_values import parse_key_values
 from recipe.errors import SpecError
@@ -23,7 +23,7 @@ from recipe.store import run_dirs
 
 def tricks(arguments: Sequence[str], console: Console) -> int:
     """The verb: lists all options, those of a group (`clip`), or shows the card of one
-    (`clip=agc`) with what the runs recorded here say of it.
+    (`clip=agc`), its settings and the commands that compare runs with and without it.
 
     Raises SpecError for a group or an option that there isn't, and for one that can't be used.
     """
@@ -33,12 +33,11 @@ def tricks(arguments: Sequence[str], console: Console) -> int:
         parse_key_values("tricks", rest, {"output_dir": ""})["output_dir"]
     )
     chosen = [card for one in asked for card in _select_cards(one)] if asked else read_cards()
-    said = collect_evidence(outputs) if run_dirs.get_runs_dir(outputs).is_dir() else {}
     if asked and all("=" in one for one in asked):
         for card in chosen:
-            _print_card(card, said.get(card.label), console)
+            _print_card(card, outputs, console)
     else:
-        _print_list(chosen, said, console)
+        _print_list(chosen, console)
     return 0
 
 
@@ -65,9 +64,7 @@ def _select_cards(asked: str) -> list[TrickCard]:
     return [card for card in found if not equals or card.option == name]
 
 
-def _print_list(
-    chosen: Sequence[TrickCard], said: dict[str, TrickEvidence], console: Console
-) -> None:
+def _print_list(chosen: Sequence[TrickCard], console: Console) -> None:
     defaults = option_files.get_default_options()
     for group in dict.fromkeys(card.group for card in chosen):
         table = Table(
@@ -77,16 +74,13 @@ def _print_list(
         table.add_column(overflow="fold")
         for card in (card for card in chosen if card.group == group):
             mark = "*" if card.option == defaults[group] else " "
-            line = card.summary
-            if found := said.get(card.label):
-                line = f"{line} [{found.summary}]"
-            table.add_row(Text(f"{mark} {card.option}"), Text(line))
+            table.add_row(Text(f"{mark} {card.option}"), Text(card.summary))
         console.print(table)
         console.print()
     console.print("* is the default. The card of one: python -m recipe tricks clip=agc")
 
 
-def _print_card(card: TrickCard, said: TrickEvidence | None, console: Console) -> None:
+def _print_card(card: TrickCard, outputs: Path, console: Console) -> None:
     console.print(Text(card.label, style="bold"))
     for text in (card.summary, *card.paragraphs):
         console.print(Text(text))
@@ -98,6 +92,11 @@ def _print_card(card: TrickCard, said: TrickEvidence | None, console: Console) -
         console.print(Text(f"  {setting.key}={setting.value}"), soft_wrap=True)
         console.print(Padding(Text(setting.description), (0, 0, 0, 6)))
     if card.is_trick:
-        sentence = said.description if said else card.evidence_hint
-        console.print(Text.assemble(("\nYour own runs  ", "bold"), sentence))
+        console.print(Text("\nYour own runs", style="bold"))
+        for purpose, command in (
+            ("Record six pairs", f"ablate {card.label} 'seed=range(6)'"),
+            ("Compare recorded runs", "compare all"),
+        ):
+            line = f"  {purpose}: {run_dirs.format_command(command, outputs)}"
+            console.print(Text(line), soft_wrap=True)
     console.print()

@@ -13,7 +13,6 @@ from typing import Literal
 from recipe.compare import causes
 from recipe.errors import SpecError
 from recipe.formatting import format_list, pluralize
-from recipe.store import run_record
 from recipe.store.journal import NONDETERMINISTIC_PREFIXES, MetricHistory
 from recipe.store.run_record import RunRecord
 
@@ -113,15 +112,16 @@ def compare_runs(one: Path, other: Path) -> Agreement:
 
     Raises SpecError if the metrics of one can't be read.
     """
-    return compare_records(run_record.read_record(one), run_record.read_record(other))
+    return compare_records(RunRecord(one), RunRecord(other))
 
 
 def compare_records(one: RunRecord, other: RunRecord) -> Agreement:
     """As `compare`."""
     for record in (one, other):
-        lost = [line for line in record.problems if line.startswith("metrics.jsonl")]
-        if lost:
-            raise SpecError(f"{record.run_dir.name}: {lost[0]}; its numbers can't be compared")
+        if damage := record.problems.get("metrics.jsonl"):
+            raise SpecError(
+                f"{record.run_dir.name}: metrics.jsonl: {damage}; its numbers can't be compared"
+            )
     traces = _drop_timing_metrics(one.metrics), _drop_timing_metrics(other.metrics)
     end, until = _find_common_end((one, other), traces)
     both = sorted(traces[0].keys() & traces[1].keys())

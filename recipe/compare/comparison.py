@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recipe.compare import findings, summary
+from recipe.compare import findings, sentences, summary
 from recipe.compare.finding import Finding
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.pairs import explain_training_metric, find_metric_scales
-from recipe.compare.report import sentences
 from recipe.compare.selection import Selection
 from recipe.compare.summary import VariantSummary
 from recipe.compare.variants import Variant, VariantSet

@@ -18,7 +18,7 @@ from recipe.compare.pairs import (
     summarize_trick,
 )
 from recipe.compare.variants import VariantSet
-from recipe.evidence import statistics
+from recipe.evidence.factorial import compute_interactions, compute_main_effects
 
 MISSING_VARIANT_REASON = "not every variant was run"
 
@@ -41,7 +41,7 @@ def compute_factorial_findings(variants: VariantSet, unit: MetricUnit) -> Iterat
     groups = [factor.non_baseline_levels for factor in factors]
     blocks = [{on: unit.get_value(of[seed]) for on, of in runs.items()} for seed in alike]
     alone = {t: _summarize_trick(t, runs, alike) for t in itertools.chain(*groups)}
-    for trick, differences in statistics.compute_main_effects(blocks, groups).items():
+    for trick, differences in compute_main_effects(blocks, groups).items():
         pairs = [
             [(of[seed], runs[on - {trick}][seed]) for on, of in runs.items() if trick in on]
             for seed in alike
@@ -50,7 +50,7 @@ def compute_factorial_findings(variants: VariantSet, unit: MetricUnit) -> Iterat
             alone[trick], contrast="on average", seeds=alike, differences=differences,
             unpaired_seeds=refused, time_ratio=compute_time_ratio(pairs), compared_levels=tuple(variants.by_levels),
         )  # fmt: skip
-    for two, differences in statistics.compute_interactions(blocks, groups).items():
+    for two, differences in compute_interactions(blocks, groups).items():
         idle = next((t for t in two if alone[t].has_no_effect), "")
         yield Finding(
             " with ".join(two), "together", seeds=alike, differences=differences, unpaired_seeds=refused,

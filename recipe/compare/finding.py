@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recipe.compare.variants import Levels
-from recipe.evidence.statistics import ConfidenceInterval
+from recipe.evidence.intervals import ConfidenceInterval
 
 SIGNIFICANCE_LEVEL = 0.05
 """What p may be at most, of a trick that is shown to help or hurt."""

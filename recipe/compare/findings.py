@@ -10,7 +10,13 @@ from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding, Verdic
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.variants import Levels, VariantSet
 from recipe.config.option_files import OFF_OPTIONS
-from recipe.evidence import statistics
+from recipe.evidence.intervals import t_interval
+from recipe.evidence.multiple_testing import (
+    can_reach_significance,
+    holm_correction,
+    min_seeds_for_significance,
+)
+from recipe.evidence.paired_test import sign_flip_test
 
 ON_TOP_OF_KEPT: Contrast = "on top of what was kept"
 
@@ -101,22 +107,21 @@ def _assign_verdicts(test_family: Sequence[Finding], unit: MetricUnit) -> Iterat
     """Corrects over the tricks that a question was asked of; those that did nothing in any run
     are no part of it, as they were not tried."""
     tried = [each for each in test_family if each.differences and not each.has_no_effect]
-    raw = [statistics.sign_flip_test(each.differences) for each in tried]
+    raw = [sign_flip_test(each.differences) for each in tried]
     p_values = {
-        id(each): both
-        for each, *both in zip(tried, raw, statistics.holm_correction(raw), strict=True)
+        id(each): both for each, *both in zip(tried, raw, holm_correction(raw), strict=True)
     }
-    least = statistics.min_seeds_for_significance(max(1, len(tried)), SIGNIFICANCE_LEVEL)
+    least = min_seeds_for_significance(max(1, len(tried)), SIGNIFICANCE_LEVEL)
     enough = {
         id(each)
         for place, each in enumerate(tried)
         if (n := len(each.differences)) >= least
-        or statistics.can_reach_significance(raw, place, n, SIGNIFICANCE_LEVEL)
+        or can_reach_significance(raw, place, n, SIGNIFICANCE_LEVEL)
     }
     for each in test_family:
         interval = None
         if each.differences:
-            interval = unit.clip_interval(statistics.t_interval(each.differences), minimum=-1.0)
+            interval = unit.clip_interval(t_interval(each.differences), minimum=-1.0)
         raw_p, p = p_values.get(id(each), (None, None))
         found = replace(
             each, interval=interval, raw_p_value=raw_p, corrected_p_value=p, num_tests=len(tried), min_seeds=least

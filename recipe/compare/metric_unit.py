@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from recipe.evidence.statistics import ConfidenceInterval
+from recipe.evidence.intervals import ConfidenceInterval
 from recipe.store.results import RunResult
 
 DIRECTED_METRIC_PREFIXES = ("val/", "train/", "best/val_accuracy")

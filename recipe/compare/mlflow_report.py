@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from recipe.compare.comparison import Comparison
 from recipe.compare.report.content import Document, Image, Section, Table
 from recipe.compare.report.markdown import render_markdown
-from recipe.compare.report.markup import format_code
+from recipe.compare.sentences import format_code
 from recipe.compare.summary import VariantSummary
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import database_path, database_uri

@@ -11,8 +11,7 @@ from recipe.compare.finding import Contrast, Finding
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.variants import Variant
 from recipe.config import option_files
-from recipe.evidence import statistics
-from recipe.evidence.statistics import ConfidenceInterval
+from recipe.evidence.intervals import ConfidenceInterval, t_interval
 from recipe.store.results import RunResult
 
 ResultsBySeed = Mapping[str, RunResult]
@@ -193,6 +192,6 @@ def compute_time_ratio(
     logs = [math.fsum(some) / len(some) for some in of_each if some]
     if not logs:
         return None
-    found = statistics.t_interval(logs)
+    found = t_interval(logs)
     mean, low, high = (math.exp(min(value, 700)) for value in (found.mean, found.low, found.high))
     return replace(found, mean=mean, low=low, high=high)

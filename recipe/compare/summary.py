@@ -11,8 +11,7 @@ import numpy as np
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.pairs import find_metric_scales
 from recipe.compare.variants import Levels, Variant, VariantSet
-from recipe.evidence import statistics
-from recipe.evidence.statistics import ConfidenceInterval
+from recipe.evidence.intervals import ConfidenceInterval, t_interval, t_interval_bounds
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,7 @@ def _find_efficient(found: Sequence[VariantSummary], sign: int) -> list[bool]:
     means = np.array([sign * one.interval.mean for one in found])
     front = []
     for row, mean in enumerate(means):
-        low, high = statistics.t_interval_bounds(
-            times - times[row]
-        )  # of the others' cost over this one's
+        low, high = t_interval_bounds(times - times[row])  # of the others' cost over this one's
         beaten = known & ((means > mean) & ~(low > 0) | (means == mean) & (high < 0))
         front.append(bool(known[row] and not beaten.any()))
     return front
@@ -87,7 +84,7 @@ def _summarize_variant(variant: Variant, unit: MetricUnit) -> VariantSummary:
     best = {1: max(values), -1: min(values), 0: math.nan}
     return VariantSummary(
         variant=variant,
-        interval=unit.clip_interval(statistics.t_interval(values)),
+        interval=unit.clip_interval(t_interval(values)),
         best_value=best[unit.direction],
         epoch_seconds=_compute_mean(run.epoch_s for run in runs),
         peak_mb=_compute_mean(run.peak_mb for run in runs),
@@ -122,7 +119,7 @@ def compute_learning_curves(
         epochs = zip(*([value for _, value in curve] for curve in points), strict=False)
         finite = [[v for v in values if math.isfinite(v)] for values in epochs]
         if finite and all(finite):
-            intervals = [unit.clip_interval(statistics.t_interval(values)) for values in finite]
+            intervals = [unit.clip_interval(t_interval(values)) for values in finite]
             shortened = len({len(curve) for curve in points}) > 1
             found.append(LearningCurve(summary.variant, intervals, shortened))
     return found

@@ -22,9 +22,9 @@ from pydantic import ConfigDict, TypeAdapter
 from recipe import atomic_write
 from recipe.config import safe_yaml
 from recipe.config.renamed_targets import current_target, update_targets
-from recipe.errors import SpecError
 from recipe.formatting import escape_unprintable
 from recipe.store import journal, run_dirs
+from recipe.store.run_record import RunRecord
 
 FORMAT_VERSION = 4
 """Of result.json; a file of another format is passed over."""
@@ -138,20 +138,19 @@ def _get_journal_sizes(run_dir: Path) -> list[int]:
 
 def _read_journals(run_dir: Path) -> RunResult | None:
     try:
-        info = run_dirs.read_info(run_dir, "run")
-        if not all(size <= MAX_JOURNAL_BYTES for size in _get_journal_sizes(run_dir)):
+        if any(size > MAX_JOURNAL_BYTES for size in _get_journal_sizes(run_dir)):
             return None
-        events = journal.read_lines(run_dir / "events.jsonl")[0]
-        points = {
-            key: sorted((int(step), float(value)) for step, value in values.items())
-            for key, values in journal.read_metrics(run_dir).items()
-        }
-        said = {kind: _merge_events(events, kind) for kind in ("parameters", "tags")}
-    except (SpecError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
+    except OSError:
         return None
+    record = RunRecord(run_dir)
+    info, events = record.info, record.events
+    points = {key: sorted(values.items()) for key, values in record.metrics.items()}
+    if info is None or not record.known_problems.keys().isdisjoint(JOURNAL_FILES):
+        return None
+    recorded = {kind: _escape_texts(record.merge_events(kind)) for kind in ("parameters", "tags")}
     settings = {
         key: current_target(value) if key.endswith("._target_") else update_targets(value)
-        for key, value in said["parameters"].items()
+        for key, value in recorded["parameters"].items()
     }
     ends = [event.get("status") for event in events if event.get("kind") == "end"]
     if info.status == "FINISHED" and ends[-1:] != ["FINISHED"]:
@@ -164,7 +163,7 @@ def _read_journals(run_dir: Path) -> RunResult | None:
         sweep=info.sweep,
         seed=seed,
         settings=settings,
-        tags={k: v for k, v in said["tags"].items() if not k.startswith("mlflow.note")},
+        tags={k: v for k, v in recorded["tags"].items() if not k.startswith("mlflow.note")},
         seconds=_compute_seconds(events),
         last=_get_last_values(points),
         curves={key: values for key, values in points.items() if key.startswith("val/")},
@@ -188,15 +187,8 @@ def _get_last_values(points: Mapping[str, MetricPoints]) -> dict[str, float]:
     return found
 
 
-def _merge_events(events: Iterable[Mapping[str, Any]], kind: str) -> dict[str, str]:
-    """The later of two values counts."""
-    return {
-        escape_unprintable(key): escape_unprintable(str(value))
-        for event in events
-        if event.get("kind") == kind
-        for key, value in event.items()
-        if key not in ("kind", "time")
-    }
+def _escape_texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {escape_unprintable(key): escape_unprintable(str(v)) for key, v in values.items()}
 
 
 def _compute_seconds(events: Iterable[Mapping[str, Any]]) -> float | None:

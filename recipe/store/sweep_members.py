@@ -20,7 +20,7 @@ from recipe.errors import SpecError
 from recipe.formatting import escape_unprintable
 from recipe.store import run_dirs
 from recipe.store.run_dirs import RunInfo
-from recipe.store.run_progress import read_parameters
+from recipe.store.run_record import RunRecord
 from recipe.store.sweep_jobs import JobResult
 
 CLOCK_TOLERANCE_SECONDS = 60
@@ -135,7 +135,8 @@ def is_running(found: tuple[Path, RunInfo]) -> bool:
 
 def _find_job_by_settings(run_dir: Path, planned: Mapping[int, PlannedJob]) -> int | None:
     """The job of these settings: a run that was recorded before has a name of its own."""
-    settings = read_parameters(run_dir)
+    recorded = RunRecord(run_dir).merge_events("parameters")
+    settings = {key: str(value) for key, value in recorded.items()}
     alike = [
         number
         for number, job in planned.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.store import results, run_dirs, sweep_jobs, sweep_members, sweep_record
 from recipe.store.run_dirs import RunInfo
-from recipe.store.run_progress import RunProgress, read_progress
+from recipe.store.run_record import RunProgress, RunRecord
 from recipe.store.sweep_jobs import JobResult
 from recipe.store.sweep_members import PlannedJob
 
@@ -131,6 +131,6 @@ def _build_job_status(
         state=state,
         run_id=run,
         accuracy=accuracy if isinstance(accuracy, int | float) else None,
-        progress=read_progress(found[0]) if found and state in ("running", "killed") else None,
+        progress=RunRecord(found[0]).progress if found and state in ("running", "killed") else None,
         reason=ended.short_problem if ended and state in ("failed", "refused") else "",
     )

@@ -111,7 +111,7 @@ def run_job(config: DictConfig) -> None:
 
 def _read_finished_run(run_dir: Path, number: int, name: str) -> JobResult:
     """The result of a run that is recorded already."""
-    record = run_record.read_record(run_dir)
+    record = run_record.RunRecord(run_dir)
     accuracies = record.metrics.get("best/val_accuracy", {})
     idle = record.tags.get("recipe.no_effect", "")
     return JobResult(

@@ -1,15 +1,13 @@
-"""The list of options, their cards, and what one's own runs say of them."""
+"""The list of options and their cards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import commands
-import compared_runs
 import pytest
 
 from recipe.cli.trick_card import TrickCard, read_cards
-from recipe.cli.trick_evidence import collect_evidence
 from recipe.cli.trick_page import render_markdown
 from recipe.config import option_files
 
@@ -89,34 +87,18 @@ def test_a_trick_of_ones_own_has_a_card_like_ours(tmp_path: Path) -> None:
         assert line in shown
 
 
-def test_evidence_is_of_pairs_that_differ_in_the_trick_alone(tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    compared_runs.pairs(outputs, [0.01, 0.03])
-    # another schedule, without its counterpart; and one that started elsewhere
-    compared_runs.run(outputs, 90, [0.9], {"clip": "norm", "scheduler": "step"}, seed=0)
-    compared_runs.run(outputs, 91, [0.5], seed=7)
-    compared_runs.run(outputs, 92, [0.9], {"clip": "norm"}, seed=7, start={"weights": "other"})
-    # not finished
-    compared_runs.run(outputs, 93, [0.5], seed=8)
-    compared_runs.run(outputs, 94, [0.9], {"clip": "norm"}, seed=8, status="FAILED")
-    found = collect_evidence(outputs)
-    assert list(found) == ["clip=norm"]
-    assert found["clip=norm"].differences == pytest.approx([0.01, 0.03])
-    # mean 2 points, standard deviation 1.414, t(0.975, 1) = 12.706: 2 +- 12.706
-    assert found["clip=norm"].summary == "2 paired runs: +2.00 points, -10.71 to +14.71"
-    shown = " ".join(commands.here(tmp_path, "tricks", "clip=norm").out.split())
-    assert "of val/accuracy; bit on 25 % of steps. No verdict" in shown
-
-
-def test_two_specs_are_pooled_and_said_to_be(tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    for number, (schedule, clip, accuracy) in enumerate(
-        [("constant", "none", 0.5), ("constant", "norm", 0.6), ("step", "none", 0.7),
-         ("step", "norm", 0.6)]
-    ):  # fmt: skip
-        settings = {"scheduler": schedule, "clip": clip}
-        tags = {"recipe.no_effect": "clip=norm"} if number == 3 else {}
-        compared_runs.run(outputs, number, [accuracy], settings, tags=tags)
-    found = collect_evidence(outputs)["clip=norm"]
-    assert found.differences == pytest.approx([0.1, -0.1])
-    assert "pooled over 2 different specs; it had no effect in 1 of them" in found.description
+def test_a_card_names_the_commands_that_record_and_compare_pairs(tmp_path: Path) -> None:
+    shown = commands.here(tmp_path, "tricks", "clip=norm").out.splitlines()
+    assert shown[shown.index("Your own runs") + 1 :][:2] == [
+        "  Record six pairs: python -m recipe ablate clip=norm 'seed=range(6)'",
+        "  Compare recorded runs: python -m recipe compare all",
+    ]
+    (elsewhere,) = [
+        line
+        for line in commands.here(
+            tmp_path, "tricks", "clip=norm", "output_dir=other"
+        ).out.splitlines()
+        if "compare all" in line
+    ]
+    assert elsewhere.endswith("python -m recipe compare all output_dir=other")
+    assert "Your own runs" not in commands.here(tmp_path, "tricks", "clip=none").out

@@ -10,7 +10,7 @@ import compared_runs
 import pytest
 from mlflow.tracking import MlflowClient
 
-from recipe.evidence.statistics import sign_flip_test
+from recipe.evidence.paired_test import sign_flip_test
 
 
 def compared(folder: Path, *arguments: str) -> str:

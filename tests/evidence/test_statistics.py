@@ -13,17 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recipe.evidence import statistics
-from recipe.evidence.statistics import (
-    compute_interactions,
-    compute_main_effects,
+from recipe.evidence.factorial import compute_interactions, compute_main_effects
+from recipe.evidence.intervals import t_interval
+from recipe.evidence.multiple_testing import (
+    can_reach_significance,
     holm_correction,
     min_seeds_for_significance,
-    pareto_mask,
-    required_seeds,
-    sign_flip_test,
-    t_interval,
 )
+from recipe.evidence.paired_test import RANDOM_SIGN_FLIPS, sign_flip_test
+from recipe.evidence.power import required_seeds
 
 WHOLE = st.lists(st.integers(-5, 5), min_size=1, max_size=10)
 """Differences with many ties."""
@@ -146,7 +144,7 @@ def test_more_than_forty_are_sampled_always_alike_and_never_0() -> None:
     exact = stats.binomtest(35, 55).pvalue
     assert sign_flip_test(ones) == pytest.approx(exact, rel=0.05)
     assert sign_flip_test(ones) == sign_flip_test(ones[::-1])
-    assert sign_flip_test([1.0] * 200) == 1 / (statistics.RANDOM_SIGN_FLIPS + 1)
+    assert sign_flip_test([1.0] * 200) == 1 / (RANDOM_SIGN_FLIPS + 1)
 
 
 @pytest.mark.parametrize("wrong", [[], [1.0, math.nan], [math.inf]])
@@ -207,14 +205,14 @@ def test_the_fewest_seeds_are_those_with_which_the_test_can_just_reach_the_level
 
 def test_fewer_seeds_can_do_beside_tricks_that_are_shown_with_more() -> None:
     # 6 pairs give 2 / 2**6 = 0.03125 at best: times 1 beside a trick that is shown, else times 2
-    assert statistics.can_reach_significance([2 / 2**10, 1.0], 1, pairs=6)
-    assert not statistics.can_reach_significance([0.5, 1.0], 1, pairs=6)
+    assert can_reach_significance([2 / 2**10, 1.0], 1, pairs=6)
+    assert not can_reach_significance([0.5, 1.0], 1, pairs=6)
     # 0.03 is below it, but not shown itself, as it is times 2
-    assert not statistics.can_reach_significance([0.03, 1.0], 1, pairs=6)
-    assert not statistics.can_reach_significance([0.0, 1.0], 1, pairs=5)
+    assert not can_reach_significance([0.03, 1.0], 1, pairs=6)
+    assert not can_reach_significance([0.0, 1.0], 1, pairs=5)
     for tests in range(1, 30):
         fewest, p_values = min_seeds_for_significance(tests), [0.5] * tests
-        reached = [statistics.can_reach_significance(p_values, 0, n) for n in (fewest - 1, fewest)]
+        reached = [can_reach_significance(p_values, 0, n) for n in (fewest - 1, fewest)]
         assert reached == [False, True]
 
 
@@ -315,33 +313,6 @@ def test_an_incomplete_block_is_refused(values: dict[str, float], said: str) -> 
     for function in (compute_main_effects, compute_interactions):
         with pytest.raises(ValueError, match=said.replace("+", r"\+")):
             function(blocks, [["a"], ["b"]])
-
-
-# trade-offs
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=20))
-def test_the_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
-    def beaten(point: tuple[int, int]) -> bool:
-        return any(
-            (c <= point[0] and v >= point[1]) and (c < point[0] or v > point[1]) for c, v in points
-        )
-
-    assert pareto_mask(points) == [not beaten(point) for point in points]
-
-
-def test_a_pareto_front_by_hand() -> None:
-    points = [(1.0, 0.90), (2.0, 0.95), (2.0, 0.94), (3.0, 0.95), (1.0, 0.90), (9.0, 0.96)]
-    assert pareto_mask(points) == [True, True, False, False, True, True]
-    assert pareto_mask([(0.0, -math.inf)]) == [True]
-    with pytest.raises(ValueError, match="nan"):
-        pareto_mask([(1.0, math.nan)])
-
-
-def test_the_pareto_front_of_ten_thousand_points() -> None:
-    front = [(float(i), float(i)) for i in range(5000)]
-    behind = [(float(i), i - 0.5) for i in range(5000)]
-    assert pareto_mask([*front, *behind]) == [True] * 5000 + [False] * 5000
 
 
 # how often it is right: simulated comparisons, in which the truth is known

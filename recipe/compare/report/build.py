@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe.compare import summary
+from recipe.compare import sentences, summary
 from recipe.compare.comparison import Comparison, iter_cautions
 from recipe.compare.figures import save
 from recipe.compare.figures.forest import Mark as Mark
 from recipe.compare.figures.save import CurveBand, Effect, ParetoPoint
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding
-from recipe.compare.report import sentences
 from recipe.compare.report.content import Block, Document, Image, RowStyle, Section, Table
-from recipe.compare.report.markup import format_code
-from recipe.evidence.statistics import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS, ConfidenceInterval
+from recipe.compare.sentences import format_code
+from recipe.evidence.intervals import ConfidenceInterval
+from recipe.evidence.paired_test import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS
 from recipe.formatting import format_list, pluralize
 
 MAX_SENTENCES = 24

@@ -10,7 +10,6 @@ from recipe.compare.report.content import Document, Image, Section, Table
 from recipe.compare.report.csv_tables import render_csv
 from recipe.compare.report.html import render_html
 from recipe.compare.report.markdown import render_markdown
-from recipe.compare.report.markup import format_code
 from recipe.compare.report.terminal import print_document
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "Image",
     "Section",
     "Table",
-    "format_code",
     "print_document",
     "render_csv",
     "render_html",

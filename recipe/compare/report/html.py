@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from recipe.compare.report.content import Block, Document, Image, Table
 from recipe.compare.report.csv_tables import render_csv
-from recipe.compare.report.markup import iter_tokens
+from recipe.compare.report.markdown import render_paragraph, render_table
 from recipe.formatting import escape_unprintable
 
 TEMPLATE_DIR = Path(__file__).parent
+
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def render_html(document: Document, folder: Path) -> str:
@@ -32,8 +35,9 @@ def render_html(document: Document, folder: Path) -> str:
     )
     filters: dict[str, Callable[..., object]] = {
         "shown": escape_unprintable,
-        "pieces": iter_tokens,
         "kind": _get_block_kind,
+        "paragraph": lambda one: Markup(MARKDOWN.render(render_paragraph(one))),
+        "table": _render_table,
         "picture": lambda one: _to_data_url((folder / one.file_name).read_bytes(), "image/png"),
         "csv": lambda one: _to_data_url(render_csv(one).encode(), "text/csv"),
     }
@@ -43,6 +47,20 @@ def render_html(document: Document, folder: Path) -> str:
     return made.get_template("page.html").render(
         document=document, style=Markup(style), digest=digest
     )
+
+
+def _render_table(table: Table) -> Markup:
+    """The table with classes in place of inline styles, which the page's policy forbids."""
+    tokens = MARKDOWN.parse(render_table(table))
+    styles = iter([None, *(table.styles or [None] * len(table.rows))])  # the header has none
+    for token in tokens:
+        if token.type == "tr_open" and (style := next(styles)):
+            token.attrSet("class", style)
+        if token.type == "th_open":
+            token.attrSet("scope", "col")
+        if token.attrs.pop("style", None):
+            token.attrSet("class", "right")
+    return Markup(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
 def _get_block_kind(content: Block) -> str:

@@ -1,4 +1,8 @@
-"""A report as Markdown with GitHub's tables. No name can become markup, nor end its cell."""
+"""A report as Markdown with GitHub's tables, from which the page and the terminal output are rendered.
+
+Paragraphs may hold `code` in backticks and **strong** words; all other characters are escaped, so
+that no name can become markup or end its cell.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,17 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from recipe.compare.report.content import Document, Image, Table
-from recipe.compare.report.markup import iter_tokens
 from recipe.formatting import escape_unprintable
 
 # an underscore between letters is no emphasis anywhere, and names of settings are full of them
 SPECIAL_CHARACTERS = re.compile(r"[\\`*\[\]~|#]|(?<![^\W_])_|_(?![^\W_])")
 # as entities, for readers that don't know a backslash before these
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
+PARAGRAPH_TOKEN = re.compile(
+    r"(?P<code>`[^`]+`)"
+    r"|(?<!\w)\*\*(?=[^\s*])(?P<strong>(?:`[^`]+`|[^`*])+)(?<!\s)\*\*(?!\w)"
+    rf"|{SPECIAL_CHARACTERS.pattern}|[&<>$]"
+)
 LIST_MARKER = re.compile(r"^(?:[-+=]|\d{1,9}(?=[.)]))")
 
 
@@ -23,11 +31,11 @@ def render_markdown(document: Document) -> str:
         blocks.append(f"## {escape_text(section.title)}")
         for one in section.blocks:
             if isinstance(one, Table):
-                blocks.append("\n".join(_render_table(one)))
+                blocks.append(render_table(one))
             elif isinstance(one, Image):
                 blocks.append(f"![{escape_text(one.alt_text)}]({quote(one.file_name)})")
             else:
-                blocks.append(_render_paragraph(one))
+                blocks.append(render_paragraph(one))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -41,7 +49,11 @@ def _escape_characters(plain: str) -> str:
     return "".join(ENTITIES.get(character, character) for character in escaped)
 
 
-def _render_table(table: Table) -> Iterator[str]:
+def render_table(table: Table) -> str:
+    return "\n".join(_iter_table_lines(table))
+
+
+def _iter_table_lines(table: Table) -> Iterator[str]:
     lines = ["---"] * table.num_left_aligned + ["---:"] * (
         len(table.columns) - table.num_left_aligned
     )
@@ -55,14 +67,17 @@ def _render_row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _render_paragraph(paragraph: str) -> str:
-    written = []
-    for kind, words in iter_tokens(escape_unprintable(paragraph).strip()):
-        if kind == "text":
-            written.append(_escape_characters(words))
-        else:
-            written.append(f"`{words}`" if kind == "code" else "**")
-    return _escape_list_marker("".join(written))
+def render_paragraph(paragraph: str) -> str:
+    return _escape_list_marker(_escape_outside_code(escape_unprintable(paragraph).strip()))
+
+
+def _escape_outside_code(words: str) -> str:
+    def escape(found: re.Match[str]) -> str:
+        if found["strong"]:
+            return f"**{_escape_outside_code(found['strong'])}**"
+        return found[0] if found["code"] else _escape_characters(found[0])
+
+    return PARAGRAPH_TOKEN.sub(escape, words)
 
 
 def _escape_list_marker(line: str) -> str:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 from rich import table as rich_table
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.text import Text
 
 from recipe.compare.report.content import Document, Image, Table
-from recipe.compare.report.markup import iter_tokens
+from recipe.compare.report.markdown import render_paragraph
 from recipe.formatting import escape_unprintable, pluralize
 
 MAX_TABLE_ROWS = 40
@@ -30,16 +31,8 @@ def print_document(document: Document, console: Console) -> None:
             if isinstance(one, Table):
                 _print_table(one, console)
             else:
-                console.print(_render_paragraph(one), soft_wrap=True)
-
-
-def _render_paragraph(paragraph: str) -> Text:
-    text, style = Text(), ""
-    for piece in iter_tokens(paragraph):
-        if piece.kind in ("strong", "end"):
-            style = "bold" if piece.kind == "strong" else ""
-        text.append(piece.text, style=style)
-    return text
+                markdown = Markdown(render_paragraph(one), justify="default", hyperlinks=False)
+                console.print(markdown, soft_wrap=True)
 
 
 def _print_table(table: Table, console: Console) -> None:

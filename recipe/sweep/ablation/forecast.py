@@ -15,7 +15,7 @@ from recipe.compare.finding import SIGNIFICANCE_LEVEL
 from recipe.config import compose
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, RecipeError
-from recipe.evidence.statistics import min_seeds_for_significance
+from recipe.evidence.multiple_testing import min_seeds_for_significance
 from recipe.formatting import escape_unprintable, format_duration, format_list, pluralize
 from recipe.store import sweep_record
 from recipe.store.results import RunResult, read_results

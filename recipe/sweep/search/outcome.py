@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from recipe.compare.metric_unit import MetricUnit
-from recipe.evidence.statistics import t_interval
+from recipe.evidence.intervals import t_interval
 from recipe.formatting import format_list, pluralize
 from recipe.store import sweep_jobs, sweep_record
 from recipe.sweep.search import dimension, storage

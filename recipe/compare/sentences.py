@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Finding, Verdict
 from recipe.compare.metric_unit import MetricUnit
-from recipe.compare.report.markup import format_code
-from recipe.evidence import statistics
-from recipe.evidence.statistics import ConfidenceInterval
-from recipe.formatting import format_list, pluralize
+from recipe.evidence.intervals import ConfidenceInterval
+from recipe.evidence.power import required_seeds
+from recipe.formatting import escape_unprintable, format_list, pluralize
 
 MAX_ADVISED_SEEDS = 1000
 """More of them than that aren't advised."""
@@ -35,6 +34,11 @@ VERDICT_LABELS: dict[Verdict, str] = {
     "no effect": "did nothing",
     "unpaired": "not comparable",
 }
+
+
+def format_code(name: object) -> str:
+    """A name as code in a paragraph; a backtick in it becomes an apostrophe."""
+    return f"`{escape_unprintable(str(name)).replace('`', chr(39)) or ' '}`"
 
 
 def describe_finding(finding: Finding, unit: MetricUnit, baseline: float) -> str:
@@ -247,9 +251,7 @@ def estimate_needed_seeds(finding: Finding, unit: MetricUnit, baseline: float) -
         or not 0 < size < math.inf
     ):
         return None
-    needed = statistics.required_seeds(
-        interval.sd, size, max(1, finding.num_tests), SIGNIFICANCE_LEVEL
-    )
+    needed = required_seeds(interval.sd, size, max(1, finding.num_tests), SIGNIFICANCE_LEVEL)
     return math.inf if needed is None else needed
 
 

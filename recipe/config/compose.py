@@ -34,9 +34,8 @@ from recipe import output
 from recipe.config import option_files, restrictions, safe_yaml
 from recipe.config.composition_cache import CachedConfigLoader, CompositionCache
 from recipe.config.groups import ENGINE_SETTINGS
-from recipe.config.spec import RunSpec, format_omegaconf_error
-from recipe.errors import Problems, SpecError
-from recipe.formatting import format_value
+from recipe.config.spec import TRUST_WAY_OUT, RunSpec, format_omegaconf_error
+from recipe.errors import Problems, SettingError, SpecError
 
 
 class UserSearchPath(SearchPathPlugin):  # type: ignore[misc]
@@ -193,9 +192,7 @@ def compose_project() -> DictConfig:
         with resolution_context():
             OmegaConf.resolve(composed)
     if not OmegaConf.is_list(composed.trust):
-        raise SpecError(
-            f"trust must be a list of packages, [mypackage], got {format_value(composed.trust)}"
-        )
+        raise SettingError("trust", "must be a list of packages", composed.trust, TRUST_WAY_OUT)
     return composed
 
 

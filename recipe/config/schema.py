@@ -20,6 +20,7 @@ from recipe.config.groups import FINGERPRINT_EXCLUDED_SETTINGS as FINGERPRINT_EX
 from recipe.config.groups import GROUPS_BY_NAME
 from recipe.config.groups import RUN_SETTINGS as RUN_SETTINGS
 from recipe.config.option_files import suggest_nearest
+from recipe.errors import SettingError
 from recipe.formatting import format_value, pluralize
 
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
@@ -54,12 +55,11 @@ def find_run_setting_problems(values: Mapping[str, Any]) -> list[str]:
         for key, kind in RUN_SETTINGS.items()
         for problem in find_type_problems(key, kind, values[key])
     ]
-    usual = option_files.get_run_default("nonfinite_limit")
-    if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != usual:
-        found.append(
-            f"nonfinite_limit is {values['nonfinite_limit']}, but on_nonfinite=stop skips nothing; "
-            "use on_nonfinite=skip, or leave it out"
-        )
+    default = option_files.get_run_default("nonfinite_limit")
+    if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != default:
+        rule = "has no effect with on_nonfinite=stop, which skips nothing"
+        way_out = "use on_nonfinite=skip, or leave it out"
+        found += SettingError("nonfinite_limit", rule, values["nonfinite_limit"], way_out).problems
     return found or _find_output_dir_problems(values["output_dir"])
 
 
@@ -70,7 +70,8 @@ def _find_output_dir_problems(folder: str) -> list[str]:
         path = Path(folder).expanduser().absolute()
         there = next(place for place in (path, *path.parents) if place.exists())
         if not there.is_dir():
-            found.append(f"output_dir: {folder}: {there} is no folder; use another output_dir")
+            rule = f"must be below a folder, and {there} is none"
+            found += SettingError("output_dir", rule, folder, "use another output_dir").problems
     return found
 
 
@@ -82,8 +83,10 @@ def _find_path_problems(key: str, value: str) -> list[str]:
         path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        return [f"{key}: {value[:200]!r} is no path of this machine ({reason}); use another"]
-    return [f"{key}: {value} is a device or a pipe; use a file or a folder"] if odd else []
+        rule = f"must be a path of this machine ({reason})"
+        return SettingError(key, rule, value, "use another").problems
+    rule = "must not be a device or a pipe"
+    return SettingError(key, rule, value, "use a file or a folder").problems if odd else []
 
 
 def find_setting_problems(

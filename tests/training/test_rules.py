@@ -491,8 +491,8 @@ def test_a_class_of_torchs_in_a_users_own_option_file_obeys_the_rules(tmp_path: 
     [
         (
             "nonfinite_limit=3",
-            "nonfinite_limit is 3, but on_nonfinite=stop skips nothing; use on_nonfinite=skip, or "
-            "leave it out",
+            "nonfinite_limit has no effect with on_nonfinite=stop, which skips nothing, got 3; use "
+            "on_nonfinite=skip, or leave it out",
             "nonfinite_limit=3 on_nonfinite=skip",
         ),
         (

@@ -144,7 +144,7 @@ def test_code_that_nobody_trusts_is_not_imported(tmp_path: Path) -> None:
     assert (done.status, done.err) == (
         2,
         "recipe: clip=mine: _target_ mytricks.mine: the package mytricks isn't trusted; "
-        "if it is yours, say trust=[mytricks]\n",
+        "if it is yours, give trust=[mytricks]\n",
     )
     assert not (tmp_path / "outputs").exists()
 

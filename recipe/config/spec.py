@@ -111,8 +111,8 @@ class RunSpec:
             raise SpecError(f"spec: {path}: {reason}") from error
         if asking:
             raise SpecError(
-                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, and a recorded spec is never "
-                "resolved; write the value itself"
+                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, "
+                "and a recorded spec is never resolved; write the value itself"
                 for key in asking
             )
         if config is None or not OmegaConf.is_dict(config.get("options")):

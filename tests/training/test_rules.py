@@ -627,6 +627,6 @@ def test_a_trick_that_lives_in_a_package_that_nobody_trusts_is_refused_unasked(
         tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine, check_mine\n"
     )
     assert commands.refused(tmp_path, *arguments) == [
-        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a part that a spec may "
+        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a component that a spec may "
         "call; choose an option of the menu, or trust a package of your own"
     ]

@@ -275,7 +275,7 @@ def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
     "name", ["system", "os.system", "subprocess.Popen", "model", "nn.Linear", "shell", "NUMBER"]
 )
 def test_what_a_trusted_package_only_imported_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^_target_ minepackage\.{name} .*not a part that a"):
+    with pytest.raises(ValueError, match=rf"^_target_ minepackage\.{name} .*not a component that a"):
         locate_target(f"minepackage.{name}", ["minepackage"])
 
 

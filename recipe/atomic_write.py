@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether it is for want of room, or of a quota, that something couldn't be written."""
+    """Whether a write failed for lack of space or quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_file(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
-    """`path` is at any moment the old file or the new one, never a part, whatever dies meanwhile;
-    without `sync` only what the machine itself outlives.
+    """Replaces a file atomically; without `sync`, the new content may be lost if the machine fails.
 
-    Raises OSError, such as of a full disk; then the old file is as it was.
+    Raises OSError, such as for a full disk; then the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

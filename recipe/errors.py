@@ -1,13 +1,16 @@
 """What can go wrong, as a tree:
 
-RecipeError         shown as one line per problem, no traceback; exit status 1
-  SpecError         the spec, a setting or an argument is wrong; found before any run; exit status 2
-  DataError         samples can't be read; found while training, where it couldn't be before
-  NonFinite         a loss, gradient or weight is NaN or infinite (nonfinite.py)
-  BrokenPromise     a trick didn't do what it says (audit/)
-  OutputError       standard output can't be written, such as a file on a full disk
-KeyboardInterrupt   a run that is ended from outside
-  OthersGone        processes that shared the run are gone; it goes on when it is started again
+RecipeError              printed as one line per problem, without a traceback; exit status 1
+  SpecError              the spec, a setting or an argument is wrong; exit status 2
+    SettingError         the value of a setting breaks a rule
+  DataError              samples can't be read while training
+  NonFiniteError         a loss, gradient or weight is NaN or infinite (training/nonfinite.py)
+  AuditError             a trick didn't do what it says (audit/)
+  OutputError            standard output can't be written, such as to a file on a full disk
+KeyboardInterrupt        a run is ended from outside
+  TerminateInterrupt     SIGTERM
+  OutputClosedInterrupt  the reader of a sweep's output, such as head, has closed it
+  PeerProcessLost        a process that shared the run is gone; started again, the run resumes
 """
 
 from __future__ import annotations
@@ -18,23 +21,22 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from recipe.formatting import escape_unprintable_lines, mask_addresses
+from recipe.formatting import escape_unprintable_lines, format_value, mask_addresses
 
 DEBUG_VARIABLE = "RECIPE_DEBUG"
-"""The variable of the environment with which tracebacks are printed."""
 
 DEBUG_HINT = f"{DEBUG_VARIABLE}=1 prints the traceback"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message; empty if it has none, or raises while giving it."""
+    """Returns the first line of the message; empty if there is none, or if `str` raises."""
     return next(iter(_safe_message(error).splitlines()), "")
 
 
 def _safe_message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # out of the code of whoever wrote the exception's class
+    except Exception:  # raised by the exception's own class
         return ""
 
 
@@ -52,7 +54,7 @@ def print_debug_traceback(error: BaseException) -> None:
 
 
 class RecipeError(Exception):
-    """One or more problems that the user can mend, one line each."""
+    """One or more problems that the user can fix, one line each."""
 
     exit_status = 1
 
@@ -68,37 +70,50 @@ class SpecError(RecipeError):
     exit_status = 2
 
 
+class SettingError(SpecError, ValueError):
+    """The value of a setting breaks a rule: `key rule, got value; way_out`.
+
+    A ValueError too, so that components can raise it from where a ValueError is expected.
+    """
+
+    def __init__(self, key: str, rule: str, value: object, way_out: str) -> None:
+        self.key, self.rule, self.value, self.way_out = key, rule, value, way_out
+        super().__init__(f"{key} {rule}, got {format_value(value)}; {way_out}")
+
+    def __reduce__(self) -> tuple[type[SettingError], tuple[str, str, object, str]]:
+        return SettingError, (self.key, self.rule, self.value, self.way_out)
+
+
 class DataError(RecipeError, ValueError):
-    """A ValueError too, as a check that reads samples before the first step collects those."""
+    """A ValueError too, which the check of samples before the first step collects."""
 
 
 class OutputError(RecipeError):
-    """Nobody sees what is printed; a run is stopped, and can be resumed."""
+    pass
 
 
 class PeerProcessLost(KeyboardInterrupt):
-    """No fault of this process, and nobody is there to go on with."""
+    pass
 
 
 class TerminateInterrupt(KeyboardInterrupt):
-    """SIGTERM, ending a run in the same way as Ctrl-C."""
+    pass
 
 
 class OutputClosedInterrupt(KeyboardInterrupt):
-    """Whoever read the output of a sweep is gone, such as head; ends it in the same way."""
+    pass
 
 
 def is_output_closed(error: BaseException) -> bool:
-    """Whether it was raised because nobody reads the output any more, of which rich makes a
-    SystemExit, or because its disk is full."""
+    """Whether output failed: its reader is gone, for which rich raises SystemExit, or its disk is
+    full."""
     return isinstance(error, (BrokenPipeError, OutputError)) or (
         isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
     )
 
 
 def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
-    """The signal that an error comes from, if any: what it interrupts, such as Hydra's composing,
-    may then fail at tidying up."""
+    """Returns the signal during whose handling an error was raised, such as by Hydra's clean-up."""
     while (before := error.__context__) is not None:
         if isinstance(before, KeyboardInterrupt):
             return before
@@ -111,8 +126,8 @@ class Problems(list[str]):
 
     @contextmanager
     def collect(self, where: str) -> Iterator[None]:
-        """Turns a ValueError or SpecError of the block into problems; `where` heads a message
-        that does not begin with a dotted key itself."""
+        """Collects a ValueError, ImportError or SpecError of the block; `where` is put before a
+        message that does not begin with its key."""
         try:
             yield
         except SpecError as error:
@@ -127,8 +142,7 @@ class Problems(list[str]):
 
     @contextmanager
     def collect_component_errors(self, choice: str) -> Iterator[None]:
-        """As `collect`, for the code of a component: whatever it raises becomes a problem, an exit
-        too."""
+        """Collects whatever the code of a component raises, SystemExit included."""
         with self.collect(choice):
             try:
                 yield
@@ -144,7 +158,7 @@ class Problems(list[str]):
     @staticmethod
     @contextmanager
     def prefix_key(key: str) -> Iterator[None]:
-        """Puts the dotted key in front of a ValueError's message that lacks it."""
+        """Puts the dotted key before the message of a ValueError that lacks it."""
         try:
             yield
         except ValueError as error:

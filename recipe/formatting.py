@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Numbers and names in messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MAX_VALUE_LENGTH = 200
-"""Characters of a value in a message."""
 
 
 def pluralize(number: int, thing: str) -> str:
@@ -39,18 +38,18 @@ def format_list(names: Sequence[object], limit: int = 3) -> str:
 
 
 def format_value(value: object, max_length: int = MAX_VALUE_LENGTH) -> str:
-    """A value as Python writes it, or YAML if it is null, true or false; cut to `longest`."""
+    """Formats a value as Python does, or as YAML for null, true and false; cut to `max_length`."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
 
 def relative_to_cwd(path: Path) -> str:
-    """A path as seen from the working directory, if it lies below that."""
+    """Returns a path below the working directory relative to it, any other as it is."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def escape_unprintable(path: Path | str) -> str:
-    """A path without what a terminal would obey or can't show, such as line breaks: escaped."""
+    """Escapes line breaks and whatever else a terminal would obey or can't show."""
     text = str(path)
     if text.isprintable():
         return text
@@ -58,7 +57,7 @@ def escape_unprintable(path: Path | str) -> str:
 
 
 def escape_unprintable_lines(text: str) -> str:
-    """A text of several lines, each as `printable` has it."""
+    """Escapes each line by `escape_unprintable`."""
     if text.isprintable():
         return text
     return "\n".join(escape_unprintable(line.expandtabs()) for line in text.split("\n"))
@@ -78,5 +77,5 @@ MASK = "***"
 
 
 def mask_addresses(text: str) -> str:
-    """The text with what stands between :// and @ masked; a password may hold a / or @ itself."""
+    """Masks the text between :// and @; a password may contain / or @."""
     return re.sub(r"://(\S*|[^@]*)@", f"://{MASK}@", text)

@@ -1,8 +1,8 @@
-"""What a command prints: with `recipe.runner.console`, the only way to standard output and error.
+"""Standard output and error: with `recipe.runner.console`, the only way to print.
 
-Whatever is printed is escaped by `printable`, so that no name, path or message controls the
-terminal; a character that the stream's encoding lacks is replaced. Where nothing was printed for a
-while, a line on standard error names the current task.
+What is printed is escaped, so that no name, path or message controls the terminal; a character that
+the stream's encoding lacks is replaced. If nothing was printed for a while, a line on standard
+error names the current task.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from recipe.errors import OutputError, SpecError
 from recipe.formatting import escape_unprintable, escape_unprintable_lines
 
 NOTICE_DELAY_VARIABLE = "RECIPE_NOTICE_AFTER"
-"""Environment variable: seconds without output after which the current task is printed; 0 for
-never."""
+"""Seconds without output before the current task is printed; 0 for never."""
 
 DEFAULT_NOTICE_DELAY = 2.0
-"""The default of NOTICE_AFTER."""
 
 LIBRARY_DIRS = ("site-packages", "dist-packages")
 
 
 def configure_streams() -> None:
-    """Sets up this process's streams, and what becomes of warnings."""
+    """Sets up the encoding errors of the streams, and which warnings are printed."""
     if sys.stdout is None:  # it was closed by whoever started the process
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the end)
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
@@ -56,7 +54,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Prints a warning about the user's own code; those of libraries are for their authors."""
+    """Prints a warning about the user's code; those of libraries are dropped."""
     path = Path(filename)
     of_library = (
         path.name == "sys"
@@ -70,14 +68,14 @@ def _show_warning(
 
 
 def print_error(line: str) -> None:
-    """Prints a line on standard error; does nothing where that can't be written."""
+    """Prints a line on standard error; does nothing if that can't be written."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"recipe: {escape_unprintable(line)}", file=sys.stderr, flush=True)
     clear_current_task()
 
 
 def print_text(text: str, stream: TextIO | None = None) -> None:
-    """Writes lines to standard output, or to the other stream. Raises OutputError."""
+    """Writes to standard output unless another stream is given. Raises OutputError."""
     stream = stream or sys.stdout
     with wrap_write_errors():
         stream.write(escape_unprintable_lines(text))
@@ -87,7 +85,7 @@ def print_text(text: str, stream: TextIO | None = None) -> None:
 
 @contextlib.contextmanager
 def capture_stdout() -> Iterator[None]:
-    """Writes what a library prints in the block, at its end, to standard output."""
+    """Holds back what a library prints in the block, and prints it escaped at the end."""
     text = io.StringIO()
     try:
         with contextlib.redirect_stdout(text):
@@ -98,7 +96,7 @@ def capture_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def wrap_write_errors() -> Iterator[None]:
-    """Turns an OSError of the block into an OutputError; that of a closed pipe stays as it is."""
+    """Turns an OSError of the block into an OutputError, except for a closed pipe."""
     try:
         yield
     except BrokenPipeError:
@@ -113,23 +111,22 @@ def wrap_write_errors() -> Iterator[None]:
 class _CurrentTask:
     name: str | None = None
     last_output_time = 0.0
-    """When something was printed last."""
 
 
 def set_current_task(name: str) -> None:
-    """Names what is done from now on, until something is printed."""
+    """Names what is done until something is printed."""
     _CurrentTask.name = name
 
 
 def clear_current_task() -> None:
-    """Something was printed; nothing needs to be said of the current task."""
+    """Resets the delay, as something was printed."""
     _CurrentTask.name, _CurrentTask.last_output_time = None, time.monotonic()
 
 
 def start_task_notices() -> None:
-    """Prints the current task whenever nothing was printed for some seconds; at a command's start.
+    """Starts printing the current task whenever nothing was printed for some seconds.
 
-    Raises SpecError if the environment's value is no number of seconds.
+    Raises SpecError if the environment variable is no number of seconds.
     """
     given = os.environ.get(NOTICE_DELAY_VARIABLE) or str(DEFAULT_NOTICE_DELAY)
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given, re.ASCII):

@@ -1,6 +1,8 @@
 """The tenth trick is the user's: a YAML file and a function of theirs, with no edit here."""
 
+import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import commands
@@ -145,7 +147,7 @@ def test_code_that_nobody_trusts_is_not_imported(tmp_path: Path) -> None:
     assert (done.status, done.err) == (
         2,
         "recipe: clip=mine: _target_ mytricks.mine: the package mytricks isn't trusted; "
-        "if it is yours, say trust=[mytricks]\n",
+        "if it is yours, give trust=[mytricks]\n",
     )
     assert not (tmp_path / "outputs").exists()
 
@@ -238,3 +240,39 @@ def test_a_folder_of_records_that_is_no_text_is_refused_by_what_reads_them(tmp_p
     done = commands.here(home, "status")
     assert (done.status, done.out) == (2, "")
     assert done.problems == ["recipe: output_dir must be a text, got ['a', 'b']"]
+
+
+def parse_modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((commands.CHECKOUT / "recipe").rglob("*.py")):
+        yield path.relative_to(commands.CHECKOUT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+MAX_LATE_IMPORTS = 67
+
+
+def test_no_more_modules_are_imported_within_functions() -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in parse_modules()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(set(found)) <= MAX_LATE_IMPORTS, found
+
+
+def test_every_setting_error_has_its_four_parts() -> None:
+    calls = [
+        (f"{path}:{node.lineno}", node)
+        for path, tree in parse_modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "SettingError"
+    ]
+    assert len(calls) > 10
+    for where, call in calls:
+        assert len(call.args) == 4 and not call.keywords, where
+        for part in call.args:
+            assert not (isinstance(part, ast.Constant) and not part.value), where

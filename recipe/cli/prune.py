@@ -86,8 +86,8 @@ def _find_removable(outputs: Path, which: str, keep: int) -> Iterator[RemovableF
                 f"{escape_unprintable(outputs)}; the settings are {settings}"
             )
         raise SpecError(
-            f"prune: no run or sweep {which!r} is recorded in {escape_unprintable(outputs)}; give an id or "
-            "a name, or all for all runs"
+            f"prune: no run or sweep {which!r} is recorded in {escape_unprintable(outputs)}; "
+            "give an id or a name, or all for all runs"
         )
     for run, info in chosen.items():
         if info.status in PRUNABLE_STATUSES:
@@ -133,6 +133,6 @@ def _remove_files(each: RemovableFiles) -> None:
                     file.unlink(missing_ok=True)
     except OSError as error:
         raise RecipeError(
-            f"prune: {escape_unprintable(each.run_dir)} can't be written: {error.strerror}; see to that and "
-            "prune again"
+            f"prune: {escape_unprintable(each.run_dir)} can't be written: {error.strerror}; "
+            "see to that and prune again"
         ) from error

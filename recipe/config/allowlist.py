@@ -1,4 +1,4 @@
-"""Which callables a spec may name: `_target_` runs code, so only known parts are called."""
+"""Which callables a spec may name: `_target_` runs code, so only known ones are called."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ DOWNLOAD_SETTINGS = ("weights", "pretrained")
 def locate_target(
     target: object, trusted_packages: Sequence[str], group: str | None = None
 ) -> Callable[..., Any]:
-    """The callable of that dotted name.
+    """Imports the callable of a dotted name.
 
-    It must be what one of recipe's own option files names (of that `group`, if one is given), a
-    building block of torch (torch.nn, torch.optim) that the group has use for, one of
-    torchvision's models, one of pytorch_optimizer's optimizers, or defined in one of the `trusted`
-    packages. What the name resolves to is looked at, not only how it is spelled.
-    Raises ValueError otherwise, before anything that could not be a part is imported.
+    It must be the `_target_` of one of recipe's option files (of `group`, if given), a building
+    block of torch that the group can use, a model of torchvision, an optimizer of
+    pytorch_optimizer, or defined in a trusted package. What the name resolves to is checked, not
+    only its spelling. Raises ValueError otherwise, before anything else is imported.
     """
     if not isinstance(target, str) or not all(word.isidentifier() for word in target.split(".")):
         raise ValueError(
@@ -38,14 +37,14 @@ def locate_target(
         nowhere = [name for name in trusted_packages if _is_missing_package(name)]
         lost = f" (and there is no package {', '.join(nowhere)}, which is)" if nowhere else ""
         raise ValueError(
-            f"_target_ {target}: the package {root} isn't trusted{lost}; if it is yours, say "
+            f"_target_ {target}: the package {root} isn't trusted{lost}; if it is yours, give "
             f"trust=[{root}]"
         )
     allowed = TARGET_CHECKS.get(root)
     if any(word.startswith("__") for word in target.split(".")) or (
         allowed is not None and not target.startswith(_get_allowed_prefixes(root, group))
     ):
-        raise ValueError(f"_target_ {target} is not a part that a spec may call; {TRUST_HINT}")
+        raise ValueError(f"_target_ {target} is not a component that a spec may call; {TRUST_HINT}")
     found = _import_target(target)
     home = _get_module_prefix(found)
     if allowed is not None:
@@ -55,13 +54,13 @@ def locate_target(
     if not good or not callable(found):
         where = f" (it lives in {home.rstrip('.')})" if not target.startswith(home) else ""
         raise ValueError(
-            f"_target_ {target}{where} is not a part that a spec may call; {TRUST_HINT}"
+            f"_target_ {target}{where} is not a component that a spec may call; {TRUST_HINT}"
         )
     return found  # type: ignore[no-any-return]
 
 
 def _is_missing_package(package: str) -> bool:
-    """Whether there is no such package; nothing of it is imported."""
+    """Whether there is no such package; imports nothing of it."""
     try:
         return importlib.util.find_spec(package.partition(".")[0]) is None
     except ValueError:  # a name that can't be one, or of what has none
@@ -69,7 +68,7 @@ def _is_missing_package(package: str) -> bool:
 
 
 def check_nested_targets(node: Any, trusted: Sequence[str]) -> None:
-    """Raises ValueError for anything within a group's settings that may not be made."""
+    """Raises ValueError for a nested `_target_` that may not be called."""
     for value in _iter_children(node):
         if isinstance(value, Mapping) and "_target_" in value:
             _check_target_node(value, trusted)
@@ -91,8 +90,8 @@ def _check_target_node(node: Mapping[Any, Any], trusted: Sequence[str]) -> None:
 
 
 def check_downloads(target: object, called: Callable[..., Any], node: Mapping[Any, Any]) -> None:
-    """Raises ValueError for what makes one of torchvision's models fetch weights: a setting, one
-    that is left as it is, or a value given by position, which torchvision takes for `weights`."""
+    """Raises ValueError for settings, defaults or positional arguments with which torchvision
+    downloads weights."""
     if not _get_module_prefix(called).startswith("torchvision."):
         return
     usual = {key: p.default for key, p in inspect.signature(called).parameters.items()}
@@ -110,7 +109,6 @@ def check_downloads(target: object, called: Callable[..., Any], node: Mapping[An
 
 
 RESERVED_KEYS = ("_target_", "_partial_", "_args_")
-"""What may stand beside the settings of a nested part: made later, and given by position."""
 
 
 def _iter_children(node: Any) -> Iterator[Any]:
@@ -121,7 +119,7 @@ def _iter_children(node: Any) -> Iterator[Any]:
 
 
 def _get_allowed_prefixes(root: str, group: str | None) -> tuple[str, ...]:
-    """How the names of parts begin; others are refused before anything is imported."""
+    """Other names are refused before anything is imported."""
     if root == "recipe":
         return tuple(f"recipe.components.{name}." for name in ([group] if group else GROUPS))
     return ("torch.nn.", "torch.optim.") if root == "torch" else (TARGET_PREFIXES[root],)
@@ -132,7 +130,7 @@ def _get_module_prefix(found: Any) -> str:
 
 
 def _is_recipe_target(target: str, found: Any, group: str | None) -> bool:
-    """Whether an option file of recipe's names it; the functions beside it are no parts."""
+    """Whether one of recipe's option files names it."""
     return any(target in builtin_targets(name) for name in ([group] if group else GROUPS))
 
 
@@ -181,12 +179,12 @@ TARGET_CHECKS = {
     "recipe": _is_recipe_target, "torch": _is_torch_target, "torchvision": _is_torchvision_target,
     "pytorch_optimizer": _is_pytorch_optimizer,
 }  # fmt: skip
-"""Packages of which parts may be called without being trusted, and which of their parts."""
+"""Packages that need no trust, and which of their callables are allowed."""
 
 TARGET_PREFIXES = {"torchvision": "torchvision.models.", "pytorch_optimizer": "pytorch_optimizer."}
 
 PACKAGE_EXTRAS = {"torchvision": "vision", "pytorch_optimizer": "optimizers"}
-"""Of recipe, that install a package."""
+"""The extra of recipe that installs a package."""
 
 
 def _import_target(target: str) -> Any:

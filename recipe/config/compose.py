@@ -1,4 +1,4 @@
-"""argv -> config, by Hydra: our option files, the user's beside them, and a sweep's jobs."""
+"""Command line -> config, by Hydra: recipe's option files, the user's, and the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ from recipe import output
 from recipe.config import option_files, restrictions, safe_yaml
 from recipe.config.composition_cache import CachedConfigLoader, CompositionCache
 from recipe.config.groups import ENGINE_SETTINGS
-from recipe.config.spec import RunSpec, format_omegaconf_error
-from recipe.errors import Problems, SpecError
-from recipe.formatting import format_value
+from recipe.config.spec import TRUST_WAY_OUT, RunSpec, format_omegaconf_error
+from recipe.errors import Problems, SettingError, SpecError
 
 
 class UserSearchPath(SearchPathPlugin):  # type: ignore[misc]
-    """Puts the user's conf/ behind ours, so that theirs add options and take nothing over."""
+    """Appends the user's conf/, so that it adds options and replaces none."""
 
     def manipulate_search_path(self, search_path: Any) -> None:
         folder = option_files.user_conf_dir()
@@ -78,7 +77,7 @@ class UserConfigSource(FileConfigSource):  # type: ignore[misc]
 HYDRA_CHOICE = re.compile(r"override\s+/?(hydra/(?:launcher|sweeper|\w*_logging))\b")
 
 MAX_HEADER_LENGTH = 512
-"""Characters at a file's beginning in which Hydra looks for `# @package`."""
+"""Characters in which Hydra looks for `# @package`."""
 
 
 def register_user_conf() -> None:
@@ -89,8 +88,7 @@ def register_user_conf() -> None:
 
 
 def _remove_launcher_schemas() -> None:
-    """Of other packages' launchers for which there are option files of ours, which Hydra would hold
-    to them."""
+    """Removes other packages' schemas of launchers that recipe's option files replace."""
     theirs = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
     for path in (option_files.builtin_conf_dir() / "hydra" / "launcher").glob("*.yaml"):
         theirs.pop(path.name, None)
@@ -98,7 +96,7 @@ def _remove_launcher_schemas() -> None:
 
 @contextmanager
 def composition_context() -> Iterator[None]:
-    """Hydra's composition over our menu and the user's, as the files are now."""
+    """Sets up Hydra's composition over the option files as they are now."""
     _get_config_loader.cache_clear()
     with _initialize_hydra():
         yield
@@ -118,7 +116,7 @@ def _initialize_hydra() -> Iterator[None]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """The overrides of a command line; raises SpecError with every one that can't be read."""
+    """Raises SpecError with every argument that can't be parsed."""
     parser, problems, parsed = OverridesParser.create(), Problems(), []
     problems += _find_long_arguments(arguments)
     problems.raise_if_any()
@@ -141,11 +139,11 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
 
 
 MAX_JOBS = 10_000
-"""Of one command line, and values of one sweep over a setting."""
+"""Per command line, and values of one sweep over a setting."""
 
 
 def _count_sweep_values(override: Override) -> int:
-    """The values that a sweep lists, counted up to MAX_JOBS + 1; 1 for others."""
+    """Counts up to MAX_JOBS + 1; 1 unless it is a list or range of values."""
     if override.is_range_sweep() or override.is_choice_sweep():
         values = override.sweep_string_iterator()
         return sum(1 for _ in itertools.islice(values, MAX_JOBS + 1))
@@ -153,14 +151,13 @@ def _count_sweep_values(override: Override) -> int:
 
 
 MAX_COMMAS = 1000
-"""In one argument; Hydra's parser takes a time that grows with their square."""
+"""Per argument; Hydra's parser takes quadratic time."""
 
 MAX_ARGUMENT_LENGTH = 20_000
-"""Of one argument."""
 
 
 def _find_long_arguments(arguments: Sequence[str]) -> Iterator[str]:
-    """What of a command line would take Hydra minutes to read."""
+    """Describes arguments that would take Hydra minutes to parse."""
     way_out = "write it in an option or experiment file"
     for argument in arguments:
         key = argument.partition("=")[0][:200]
@@ -168,8 +165,8 @@ def _find_long_arguments(arguments: Sequence[str]) -> Iterator[str]:
             yield f"{key}: {commas + 1:,} values, and at most {MAX_COMMAS:,} are read; {way_out}"
         elif len(argument) > MAX_ARGUMENT_LENGTH:
             yield (
-                f"{key}: {len(argument):,} characters, and at most {MAX_ARGUMENT_LENGTH:,} are read; "
-                f"{way_out}"
+                f"{key}: {len(argument):,} characters, and at most {MAX_ARGUMENT_LENGTH:,} are "
+                f"read; {way_out}"
             )
 
 
@@ -180,33 +177,30 @@ def _describe_unreadable(argument: str) -> str:
 
 
 def parse_override(text: str) -> Override:
-    """An override of ours, as Hydra reads it."""
     parsed: Override = OverridesParser.create().parse_override(text)
     return parsed
 
 
 def compose_project() -> DictConfig:
-    """What every run of the user's project starts from; raises SpecError."""
+    """Composes the defaults of the user's project. Raises SpecError."""
     with composition_context():
         composed = compose_config([])
         del composed["hydra"]
         with resolution_context():
             OmegaConf.resolve(composed)
     if not OmegaConf.is_list(composed.trust):
-        raise SpecError(
-            f"trust must be a list of packages, [mypackage], got {format_value(composed.trust)}"
-        )
+        raise SettingError("trust", "must be a list of packages", composed.trust, TRUST_WAY_OUT)
     return composed
 
 
 def get_trusted_packages(given: str) -> list[str]:
-    """The packages of a `trust=[...]` argument, and those that the user's project trusts."""
+    """Returns the packages of a `trust=[...]` argument, and those that the project trusts."""
     return [*filter(None, re.split(r"[\[\],\s]+", given)), *compose_project().trust]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a command line: its overrides, none of them a sweep."""
+    """A run of a command line: overrides without sweeps."""
 
     overrides: tuple[str, ...]
     swept: tuple[str, ...]
@@ -230,7 +224,7 @@ def resolution_context() -> Iterator[None]:
 
 
 def expand_sweep(overrides: Sequence[Override]) -> list[Job]:
-    """The grid that a basic sweep over these overrides stands for; one job without a sweep.
+    """Expands a basic sweep into its grid; one job without a sweep.
 
     Raises SpecError for more than MAX_JOBS.
     """
@@ -248,7 +242,7 @@ def expand_sweep(overrides: Sequence[Override]) -> list[Job]:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra composes, its own node included; raises SpecError. Call within `composition_context()`."""
+    """Composes, Hydra's node included. Raises SpecError. Call within `composition_context()`."""
     if hidden := restrictions.find_shadowed_hydra_files():
         raise SpecError(hidden)
     try:
@@ -303,8 +297,7 @@ def _expand_scheduler_parts(composed: DictConfig) -> None:
 def print_config(
     kind: str, overrides: Sequence[str], package: str | None, *, resolve: bool
 ) -> None:
-    """Prints what Hydra's `--cfg` does, of what was composed to be checked; raises SpecError. Call
-    within `composition_context()`."""
+    """Prints what Hydra's `--cfg` does. Raises SpecError. Call within `composition_context()`."""
     if bare := [text for text in overrides if "=" not in text and text[:1] != "~"]:
         raise SpecError(map(_describe_unreadable, bare))
     with resolution_context(), output.capture_stdout():
@@ -323,19 +316,16 @@ def print_config(
 
 
 def get_composition_cache() -> CompositionCache:
-    """What was composed of options since `composition_context()` was entered last."""
     return _get_config_loader().cache
 
 
 @functools.cache
 def _get_config_loader() -> CachedConfigLoader:
-    """Hydra's; it keeps what it composes while composing."""
     return CachedConfigLoader(GlobalHydra.instance().config_loader())
 
 
 def _explain_type_mismatch(told: str) -> str:
-    """What to say of a mapping where a list stands, or the other way round; empty if it is
-    something else."""
+    """Explains a mapping in place of a list, or the reverse; empty for other errors."""
     override = told.removeprefix("Error merging override ")
     if override == told:
         return ""
@@ -346,8 +336,7 @@ def _explain_type_mismatch(told: str) -> str:
 
 
 def _explain_missing_option(told: str) -> str:
-    """What to say of an option that a file chooses and that there isn't; empty if it is something
-    else."""
+    """Explains a missing option that a file chooses; empty for other errors."""
     found = re.search(r"^In '([^']+)': Could not find '(\w+)/([\w.-]+)'", told)
     if not found or found[2] not in option_files.GROUPS:
         return ""
@@ -360,8 +349,7 @@ def _explain_missing_option(told: str) -> str:
 
 
 def _explain_missing_package_line(told: str) -> str:
-    """What to say of an experiment file that is taken for a group; empty if it is something
-    else."""
+    """Explains an experiment file that lacks its first line; empty for other errors."""
     return (
         f"{told.partition(': ')[0]}: {option_files.GLOBAL_PACKAGE_RULE}"
         if "@experiment." in told
@@ -370,7 +358,7 @@ def _explain_missing_package_line(told: str) -> str:
 
 
 def _explain_missing_launcher(told: str) -> str:
-    """What to say where Hydra can't find a launcher; empty if it is something else."""
+    """Explains a launcher that Hydra can't find; empty for other errors."""
     found = re.search(r"Could not find 'hydra/launcher/(\w+)'", told)
     if not found:
         return ""

@@ -1,7 +1,7 @@
-"""Hydra's composition with what takes it its time done once: putting the option files together.
+"""A cache of Hydra's composition of option files, which takes most of its time.
 
-The jobs of a sweep, and the checks of a command line, differ in few options; the settings are put
-on top of each as Hydra puts them.
+The jobs of a sweep, and the checks of a command line, differ in few options; settings are applied
+to a copy of each as Hydra applies them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 CompositionCache = dict[tuple[str | None, tuple[str, ...]], DictConfig]
-"""What options make, by the config's name and the overrides that choose them."""
+"""Composed configs by the config's name and the overrides that choose options."""
 
 
 class CachedConfigLoader(ConfigLoader):  # type: ignore[misc]
-    """Gives what `inner` would, from option files as they were when an option was first asked
-    for."""
+    """Loads what `inner` would, from option files as they were when first composed."""
 
     def __init__(self, inner: ConfigLoaderImpl, cache: CompositionCache | None = None) -> None:
-        """With `kept` it goes on with what another one has."""
+        """`cache` is that of another loader, to be shared."""
         self.inner = inner
         self.cache: CompositionCache = {} if cache is None else cache
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which composes by itself."""
+        """The cache is not sent to other processes."""
         return {"inner": self.inner, "cache": {}}
 
     def load_configuration(
@@ -69,7 +68,7 @@ class CachedConfigLoader(ConfigLoader):  # type: ignore[misc]
         return composed
 
     def _is_option_choice(self, override: Override) -> bool:
-        """Whether it says what is put together, rather than a value there."""
+        """Whether an override chooses an option rather than a value."""
         key = override.key_or_group
         return (
             override.package is not None
@@ -107,7 +106,7 @@ class CachedConfigLoader(ConfigLoader):  # type: ignore[misc]
 def _set_override_record(
     composed: DictConfig, given: Sequence[Override], options: Sequence[str]
 ) -> None:
-    """What was given, in Hydra's own node, behind what option files may say there."""
+    """Records the given overrides in Hydra's node, after those of option files."""
     own = composed.hydra
     for kind, lines in (
         ("hydra", [o.input_line for o in given if o.is_hydra_override()]),

@@ -1,7 +1,7 @@
-"""Credentials of a server: MLflow takes them from the environment, and nothing keeps or shows them.
+"""Credentials of a server: taken from the environment by MLflow, stored and shown nowhere.
 
-An address with a user or a password in it would be kept in the spec and shown in many places, so
-it is refused. What others say, MLflow above all, is masked before it is shown or kept.
+An address with a user or password would be stored in the spec and shown in many places, so it is
+refused. Messages of other libraries are masked before they are shown or stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACK
 TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
 
 SECRET_VARIABLES = (PASSWORD_VARIABLE, TOKEN_VARIABLE, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-"""Variables whose values are shown nowhere: of the server, and of a store that it sends us to."""
+"""Of the server, and of the artifact store that it refers to."""
 
 CREDENTIALS_HINT = (
     f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE}, or {TOKEN_VARIABLE}, in the environment"
@@ -22,8 +22,8 @@ CREDENTIALS_HINT = (
 
 
 def check_no_credentials(address: str) -> str:
-    """The address as it is. Raises ValueError if a user, a password or another secret may be in
-    it."""
+    """Returns the address. Raises ValueError if it may contain a user, a password or another
+    secret."""
     if "@" in address:
         scheme, rest = address.split("://")[0], address.rpartition("@")[2]
         raise ValueError(
@@ -40,7 +40,7 @@ def check_no_credentials(address: str) -> str:
 
 
 def mask_secrets(text: str) -> str:
-    """The text without users and passwords of addresses, and without what SECRET holds."""
+    """Masks credentials in addresses, and the values of SECRET_VARIABLES."""
     for name in SECRET_VARIABLES:
         value = os.environ.get(name, "").strip()
         for form in filter(None, (value, repr(value)[1:-1])):

@@ -11,10 +11,10 @@ from recipe.errors import SpecError
 def parse_key_values(
     verb: str, arguments: Sequence[str], defaults: dict[str, str], positional: str = ""
 ) -> dict[str, str]:
-    """A verb's own arguments over their defaults: key=value, --key=value or --key value.
+    """Parses key=value, --key=value or --key value over the defaults.
 
-    What is none of these is the value of `positional`, one of the keys, if the verb has one. Raises
-    SpecError for any that isn't known.
+    Any other argument is the value of the key `positional`, if given. Raises SpecError for unknown
+    keys.
     """
     values, problems = dict(defaults), []
     rest, seen = iter(arguments), set()
@@ -46,7 +46,7 @@ def parse_key_values(
 
 
 def parse_number(verb: str, key: str, value: str, *, is_integer: bool = False) -> float:
-    """A verb's argument as a number. Raises SpecError for any that is none."""
+    """Raises SpecError for a value that is no number."""
     try:
         return int(value) if is_integer else float(value)
     except ValueError:
@@ -55,8 +55,8 @@ def parse_number(verb: str, key: str, value: str, *, is_integer: bool = False) -
 
 
 def _is_positional(argument: str, known: dict[str, str]) -> bool:
-    """Whether it is no pair of one of these keys, not even one with a slip; its = are its own, such
-    as those of what a sweep swept."""
+    """Whether it is no pair with one of these keys, or a misspelled one; a sweep's name may
+    contain =."""
     key, equals, value = argument.partition("=")
     swept = "," in value or " " in value
     slip = equals and not swept and option_files.suggest_nearest(key, known)

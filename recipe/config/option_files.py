@@ -1,7 +1,7 @@
-"""The menu: the option files of conf/, ours and those of the user's own project.
+"""The option files of conf/: recipe's own, and those of the user's project.
 
-A user's options are the files of `conf/<group>/` in the working directory; they stand beside
-ours. Reading the menu needs neither Hydra nor torch, so --help is quick.
+A user's options are the files of `conf/<group>/` in the working directory. Neither Hydra nor torch
+is needed to read them, so --help is quick.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from recipe.config.groups import OFF_OPTIONS as OFF_OPTIONS
 EXPERIMENT_GROUP = "experiment"
 
 MAX_PARENT_FILES = 100
-"""That an option file may build on; one that it names twice counts twice."""
 
 GLOBAL_PACKAGE_RULE = "an experiment file's first line is `# @package _global_`"
 
 
 def builtin_conf_dir() -> Path:
-    """The folder of recipe's own option files: in the installed package, else in the checkout."""
+    """Returns the folder of recipe's option files: in the installed package or the checkout."""
     package = Path(__file__).resolve().parent.parent
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
 def user_conf_dir() -> Path | None:
-    """`conf/` of the working directory, unless that is recipe's own."""
+    """Returns `conf/` of the working directory, or None if there is none or it is recipe's."""
     folder = Path.cwd() / "conf"
     return folder if folder.is_dir() and folder.resolve() != builtin_conf_dir() else None
 
@@ -49,18 +48,17 @@ class Option:
 
     @property
     def problem(self) -> str:
-        """What keeps the file from being used, in a line; empty if nothing does."""
+        """Why the file can't be used; empty if it can."""
         return self._content_and_problem[1] or find_inheritance_cycle(f"{self.group}/{self.name}")
 
     @property
     def content(self) -> Mapping[str, Any]:
-        """The values of the file, texts with ${...} as they are written; none if it can't be
-        used."""
+        """The values of the file, ${...} unresolved; empty if it can't be used."""
         return self._content_and_problem[0]
 
     @property
     def text(self) -> str:
-        """What is written in the file, comments included; empty if it can't be used."""
+        """The file as it is written; empty if it can't be used."""
         ours = self.path.parents[1] == builtin_conf_dir()
         return "" if not ours and self.problem else self.path.read_text(encoding="utf-8")
 
@@ -70,8 +68,7 @@ class Option:
 
     @property
     def description(self) -> str:
-        """The first line of comment in the file, or what is wrong with the file; lines that begin
-        with `# @` are Hydra's."""
+        """The first comment of the file that is not Hydra's `# @`, or why it can't be used."""
         for line in self.text.splitlines():
             if line.startswith("#") and not line.startswith("# @"):
                 return line.lstrip("# ").rstrip()
@@ -79,20 +76,20 @@ class Option:
 
     @property
     def keys(self) -> set[str]:
-        """The top-level settings written in this very file."""
+        """The top-level settings in this file."""
         content = map(str, self.content)
         return {key for key in content if not key.startswith("_") and key != "defaults"}
 
     @property
     def parents(self) -> list[str]:
-        """The options that the file builds on, from its defaults list."""
+        """The options in the file's defaults list."""
         entries = self.content.get("defaults")
         found = entries if isinstance(entries, list) else []
         return [str(entry).partition("@")[0] for entry in found if str(entry) != "_self_"]
 
 
 def _read_option_file(path: Path) -> tuple[Mapping[str, Any], str]:
-    """The content of an option file as it is now, and what is wrong with it."""
+    """Returns the content of an option file, and why it can't be used."""
     try:
         found = path.stat()
     except OSError:
@@ -101,8 +98,8 @@ def _read_option_file(path: Path) -> tuple[Mapping[str, Any], str]:
 
 
 def find_parent_files(path: Path) -> Iterator[str]:
-    """The files that a file's defaults list names, relative to its folder or from conf/ with a
-    slash; of a file that can't be read none."""
+    """Yields the files in a file's defaults list, relative to its folder, or to conf/ after a
+    slash."""
     entries = _read_option_file(path)[0].get(
         "defaults"
     )  # what is wrong is reported where it is loaded
@@ -114,14 +111,15 @@ def find_parent_files(path: Path) -> Iterator[str]:
 
 
 def resolve_parent_file(named: str, location: str) -> str:
-    """What a file that is at `place` in conf/ names, as a place in conf/."""
+    """Returns a file named by the one at `location` as a location in conf/."""
     return (
         named[1:] if named.startswith("/") else f"{location.rpartition('/')[0]}/{named}".lstrip("/")
     )
 
 
 def find_inheritance_cycle(location: str) -> str:
-    """That a user's option file builds on itself or on one that does; empty if it doesn't."""
+    """Describes the cycle if a user's option file builds on itself; else returns an empty
+    string."""
     user, done = user_conf_dir(), set[str]()
 
     def found(place: str, chain: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,10 +148,7 @@ def find_inheritance_cycle(location: str) -> str:
 
 @functools.cache
 def _load_cached(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any], str]:
-    """The content of an option file and what is wrong with it, for a file that was `written` then.
-
-    A user's file may be anything: it is read as `plain` does.
-    """
+    """Caches a file's content by the time and size with which it was `written`."""
     try:
         return safe_yaml.load_mapping(path), ""
     except ValueError as error:
@@ -161,7 +156,7 @@ def _load_cached(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any
 
 
 def find_options(group: str) -> dict[str, Option]:
-    """The options of a group by name; ours win over a user's of the same name."""
+    """Returns the options of a group by name; recipe's own win over a user's of the same name."""
     found: dict[str, Option] = {}
     for folder in filter(None, (builtin_conf_dir(), user_conf_dir())):
         for path in sorted((folder / group).glob("*.yaml")):
@@ -171,7 +166,7 @@ def find_options(group: str) -> dict[str, Option]:
 
 @functools.cache
 def builtin_targets(group: str) -> frozenset[str]:
-    """What recipe's own option files of a group name as `_target_`."""
+    """Returns each `_target_` in recipe's option files of a group."""
     texts = [
         path.read_text(encoding="utf-8") for path in (builtin_conf_dir() / group).glob("*.yaml")
     ]
@@ -179,7 +174,7 @@ def builtin_targets(group: str) -> frozenset[str]:
 
 
 def get_default_options() -> dict[str, str]:
-    """The option that each group has if none is chosen."""
+    """Returns the default option of each group."""
     return dict(_read_default_options())
 
 
@@ -193,13 +188,12 @@ def _read_default_options() -> dict[str, str]:
 
 
 def get_run_default(key: str) -> Any:
-    """What config.yaml gives to a setting of the whole run."""
+    """Returns the default of a setting of the run."""
     return OmegaConf.select(OmegaConf.load(builtin_conf_dir() / "config.yaml"), key)
 
 
 def normalize_numbers(group: str, option: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an option; a whole number is a float where the option's file has one, so that
-    1 and 1.0 are one spec."""
+    """Converts whole numbers to floats where the option's file has a float."""
     whole = [key for key, value in settings.items() if type(value) is int]
     floats = _find_float_settings(group, option, user_conf_dir()) if whole else frozenset()
     exact = [key for key in whole if key in floats and abs(settings[key]) < 2**53]
@@ -208,7 +202,6 @@ def normalize_numbers(group: str, option: str, settings: Mapping[str, Any]) -> d
 
 @functools.cache
 def _find_float_settings(group: str, option: str, _: Path | None) -> frozenset[str]:
-    """The settings that are floats in the option's file, or in one that it builds on."""
     found: dict[str, bool] = {}
     for file in resolve_inheritance(group, option):
         found |= {str(key): isinstance(value, float) for key, value in file.content.items()}
@@ -216,7 +209,7 @@ def _find_float_settings(group: str, option: str, _: Path | None) -> frozenset[s
 
 
 def resolve_inheritance(group: str, option: str) -> list[Option]:
-    """The file of an option behind those that it builds on, each once; what comes later wins."""
+    """Returns the files that an option builds on, then its own; later ones win."""
     known, found, asked = find_options(group), dict[str, Option](), set[str]()
 
     def add(name: str) -> None:
@@ -231,7 +224,7 @@ def resolve_inheritance(group: str, option: str) -> list[Option]:
 
 
 def read_comments(group: str, option: str) -> dict[str, str]:
-    """What an option's file says beside each setting, for messages; inherited settings included."""
+    """Returns the comment beside each setting, those of inherited settings included."""
     notes: dict[str, str] = {}
     for file in resolve_inheritance(group, option):
         for key, note in re.findall(r"^ {0,2}(\w+):.*?\s# (.+)$", file.text, re.MULTILINE):
@@ -240,7 +233,7 @@ def read_comments(group: str, option: str) -> dict[str, str]:
 
 
 def read_own_settings(option: Option) -> dict[str, Any]:
-    """What an option's file gives itself, by dotted key; texts with ${...} as they are written."""
+    """Returns the settings in an option's file by dotted key, ${...} unresolved."""
     content = {key: value for key, value in option.content.items() if key != "defaults"}
     groups = content if "@package _global_" in option.text else {option.group: content}
     return {
@@ -252,7 +245,7 @@ def read_own_settings(option: Option) -> dict[str, Any]:
 
 
 def find_shadowed_option(group: str, name: str) -> Path | None:
-    """The user's option file that can't be reached because one of ours has its name."""
+    """Returns the user's option file if one of recipe's has the same name."""
     user = user_conf_dir()
     if user is None or not (builtin_conf_dir() / group / f"{name}.yaml").is_file():
         return None

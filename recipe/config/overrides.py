@@ -1,7 +1,7 @@
-"""Mistakes in the overrides of a command line, found all at once and with the nearest right word.
+"""Mistakes in the overrides of a command line, all found at once, with the nearest valid name.
 
-Hydra stops at the first mistake, suggests nothing, and accepts `+typo=1`; here each override is
-checked against the menu and the composed config before anything runs.
+Hydra stops at the first mistake, suggests nothing, and accepts `+typo=1`; each override is checked
+here against the option files and the composed config before anything runs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from recipe.formatting import format_list
 SELECTABLE_GROUPS = (*GROUPS, EXPERIMENT_GROUP)
 
 OFF_SYNONYMS = ("none", "off", "no", "null", "false")
-"""What may be typed for a group's option that stands for nothing."""
 
 HYDRA_LAUNCH_KEYS = ("launcher", "sweeper", "job", "job_logging", "hydra_logging")
-"""What may be set of Hydra's own config: how a sweep is launched. The rest is recipe's to set."""
+"""The parts of Hydra's config that a user may set."""
 
 ConfigComposer = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass
 class CheckedOverrides:
-    """The overrides that hold, as Hydra takes them, and what is wrong with the others."""
+    """The valid overrides, and what is wrong with the others."""
 
     overrides: list[Override]
     problems: Problems
@@ -43,9 +42,9 @@ class CheckedOverrides:
 def check_overrides(
     overrides: Sequence[Override], compose_base: ConfigComposer = compose.compose_config
 ) -> CheckedOverrides:
-    """Sorts out overrides of unknown groups, options and keys. Call within `menu_folder()`.
+    """Checks groups, options and keys. Call within `composition_context()`.
 
-    `base` gives the config that choices of options make, before any setting is changed.
+    `compose_base` composes the config of the chosen options, before any setting is changed.
     """
     groups = _GroupOverrides(overrides)
     values = [o for o in overrides if o not in groups.chosen and o not in groups.invalid]
@@ -107,7 +106,7 @@ class _GroupOverrides:
         return []
 
     def get_first_choices(self, but: str | None = None) -> list[str]:
-        """`group=option` for every chosen group except `but`; of a sweep its first option."""
+        """Returns `group=option` for every chosen group except `but`; the first one of a sweep."""
         return [
             f"{o.key_or_group}={get_option_names(o)[0]}"
             for o in self.chosen
@@ -115,21 +114,21 @@ class _GroupOverrides:
         ]
 
     def get_options(self, group: str) -> list[str]:
-        """The options of a group that the command line chooses, in a sweep all of them."""
+        """Returns the options that the command line chooses in a group."""
         return [
             name for o in self.chosen if o.key_or_group == group for name in get_option_names(o)
         ]
 
 
 def get_option_names(override: Override) -> list[str]:
-    """The option or options that an override of a group chooses."""
+    """Returns the option, or the options of a sweep, that an override chooses."""
     if override.is_sweep_override():
         return [text.strip("'\"") for text in override.sweep_string_iterator()]
     return [override.get_value_element_as_str().strip("'\"")]
 
 
 def describe_interval_problem(override: Override, give: str) -> str:
-    """What is wrong with an interval where nothing is searched, and what to `give` instead."""
+    """Describes an interval outside of a search; `give` is the way out."""
     key, text = override.key_or_group, override.input_line
     if key.startswith("hydra"):
         return f"{text.removeprefix('hydra.sweeper.')}: give one value"
@@ -139,7 +138,6 @@ def describe_interval_problem(override: Override, give: str) -> str:
 
 
 def _find_hydra_problems(override: Override) -> list[str]:
-    """What is wrong with an override of Hydra's own config."""
     key, text = override.key_or_group, override.input_line
     words = re.split(r"[./]", key)
     if override.is_sweep_override() and not key.startswith("hydra.sweeper."):  # a verb's own
@@ -151,7 +149,7 @@ def _find_hydra_problems(override: Override) -> list[str]:
 
 
 class _SettingOverrides:
-    """The overrides that give settings, checked against the configs that the options make."""
+    """The overrides of settings, checked against the configs of the chosen options."""
 
     def __init__(
         self, groups: _GroupOverrides, values: Sequence[Override], base: ConfigComposer
@@ -179,9 +177,9 @@ class _SettingOverrides:
             return [f"{text}: glob(...) chooses options of a group; list the values"]
         if root not in self.base_config:
             known = [EXPERIMENT_GROUP, *(str(key) for key in self.base_config if key != "hydra")]
-            return [
-                f"{text}: no such key{suggest_nearest(root, known) or suggest_nearest(key, self._list_keys(self.base_config))}"
-            ]
+            hint = suggest_nearest(root, known)
+            hint = hint or suggest_nearest(key, self._list_keys(self.base_config))
+            return [f"{text}: no such key{hint}"]
         if root == key and root in GROUPS:
             return [f"{text}: choose an option, or set one setting: {root}.<setting>=<value>"]
         if override.is_add() or override.is_force_add():
@@ -203,7 +201,7 @@ class _SettingOverrides:
         return [f"{text}: {lacking}{hint}{self._format_per_option_hint(override, having)}"]
 
     def _format_per_option_hint(self, override: Override, having: Sequence[str]) -> str:
-        """How a setting is given to those of the swept options that have it."""
+        """Explains how to set it only for those of the swept options that have it."""
         group, _, setting = override.key_or_group.partition(".")
         option = having[0].partition("=")[2]
         value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
@@ -213,8 +211,9 @@ class _SettingOverrides:
             f"; {group}={given[0]} has that value already, so leave {override.input_line} out and "
             f"sweep over {given[0]}"
             if given
-            else f"; to give it to {format_list(having)} alone, write {file} with `defaults: [{option}, "
-            f"_self_]` and `{setting}: {value}`, and sweep over <name> instead of {option}"
+            else f"; to give it to {format_list(having)} alone, write {file} with "
+            f"`defaults: [{option}, _self_]` and `{setting}: {value}`, and sweep over "
+            f"<name> instead of {option}"
         )
         if set(self.groups.get_options(group)) == {option, OFF_OPTIONS.get(group)}:
             told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
@@ -222,7 +221,7 @@ class _SettingOverrides:
 
     @staticmethod
     def _find_options_with(override: Override, having: Sequence[str]) -> list[str]:
-        """The options among `having`, and those built on one of them, that have the value."""
+        """Returns the options that have the value, among `having` and what is built on them."""
         group, _, setting = override.key_or_group.partition(".")
         found = []
         for name in [] if override.is_sweep_override() else option_files.find_options(group):
@@ -238,7 +237,7 @@ class _SettingOverrides:
         return self.compose(self.groups.get_first_choices())
 
     def _iter_configs(self, group: str) -> Iterator[tuple[str, DictConfig]]:
-        """The config of every option that a group has in this command line."""
+        """Yields each chosen option of a group with its config."""
         options = self.groups.get_options(group)
         if len(options) < 2:
             choice = self.base_config.hydra.runtime.choices.get(group)
@@ -261,7 +260,7 @@ class _SettingOverrides:
         return True
 
     def _format_missing_key(self, key: str, choice: str, config: DictConfig) -> tuple[str, str]:
-        """What an option lacks, and what to give instead."""
+        """Returns what an option lacks, and the way out."""
         group, _, setting = key.partition(".")
         paths = [path for path in self._list_keys(config) if path.startswith(f"{group}.")]
         settings = [path.removeprefix(f"{group}.") for path in paths]
@@ -280,7 +279,7 @@ class _SettingOverrides:
 
     @staticmethod
     def _list_keys(config: DictConfig) -> list[str]:
-        """Every key of the config that may be set, dotted."""
+        """Returns the dotted key of every setting."""
         found = []
         for key, node in config.items_ex(resolve=False):
             root = str(key)

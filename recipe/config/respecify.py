@@ -1,7 +1,7 @@
-"""A recorded spec with some of it changed by overrides, as a command line would give them.
+"""A recorded spec with some of it changed by overrides.
 
-What isn't overridden stays as it was recorded: nothing of it is looked up or resolved again, even
-if another option of its group, or a setting that it once referred to, is another one now.
+What isn't overridden stays as it was recorded: it is not resolved again, even if another option of
+its group, or a setting that it once referred to, has changed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from recipe.errors import Problems, SpecError
 def apply_overrides(
     recorded: RunSpec, overrides: Sequence[Override], problems: Problems
 ) -> RunSpec:
-    """The spec with these overrides, less those that are wrong: of these `problems` are told.
+    """Applies the valid overrides; what is wrong with the others is added to `problems`.
 
-    A chosen option is composed from the menu; its settings may refer to what was recorded. `trust`
-    stays as it is. Raises SpecError. Call within `compose.composition_context()`.
+    A chosen option is composed from the option files; its settings may refer to recorded ones.
+    `trust` is kept. Raises SpecError. Call within `compose.composition_context()`.
     """
     refused = {
         override.input_line: line for override in overrides if (line := _describe_refusal(override))
@@ -52,7 +52,7 @@ def apply_overrides(
 
 
 def _describe_refusal(override: Override) -> str | None:
-    """Why an override has no place where one recorded run is run again."""
+    """Explains why an override can't be applied to a recorded run."""
     text, root = override.input_line, override.key_or_group.partition(".")[0]
     if override.is_sweep_override():
         return f"{text}: one recorded run is run again, which takes one value; give one"
@@ -62,7 +62,7 @@ def _describe_refusal(override: Override) -> str | None:
 
 
 def _compose_over_recorded(recorded: RunSpec, choices: Sequence[str]) -> DictConfig:
-    """What Hydra composes of these choices of options; all else as it was recorded."""
+    """Composes the chosen options; everything else is as it was recorded."""
     composed = compose.compose_config(choices)
     chosen = {choice.partition("=")[0] for choice in choices}
     for field in dataclasses.fields(recorded):

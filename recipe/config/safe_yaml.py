@@ -1,7 +1,7 @@
-"""Plain values: what may stand in a YAML file or in a spec, whoever wrote it.
+"""YAML and JSON files that may come from anyone: plain values of limited size and depth.
 
-A file is looked at as a stream of YAML events before anything is made of it, so that one which
-would grow, recurse or name Python objects costs nothing.
+A YAML file is checked as a stream of events before it is built, so that one which would grow,
+recurse or name Python objects does no harm.
 """
 
 from __future__ import annotations
@@ -23,23 +23,19 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 MAX_YAML_BYTES = 2**20
-"""Bytes of a YAML file, and of the texts in it once aliases or interpolations are expanded."""
+"""Of a file, and of its texts with aliases expanded."""
 
 MAX_RECORD_BYTES = 2**28
-"""Bytes of a file of a record."""
 
 MAX_DEPTH = 30
-"""Mappings and lists within each other."""
 
 MAX_VALUES = 10_000
-"""Values of a YAML file, aliases expanded; OmegaConf takes about 0.3 ms for each. Also the values
-that the interpolations of a config expand to."""
+"""Aliases expanded; OmegaConf takes about 0.3 ms for each."""
 
 MAX_INTERPOLATED_LENGTH = 2000
-"""Characters of a text with a `${...}` in it, which OmegaConf's parser reads."""
+"""Characters of a text with `${...}`, which OmegaConf parses."""
 
 MAX_DIGITS = 1000
-"""Digits of a number; Python itself refuses to read very many."""
 
 ALLOWED_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in (
     "str", "int", "float", "bool", "null", "map", "seq",
@@ -49,10 +45,10 @@ NUMBER_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float")
 
 
 def read_yaml_text(path: Path) -> str:
-    """The text of a YAML file that holds plain values.
+    """Reads a YAML file of plain values.
 
-    Raises ValueError for a file that is none, that is too large, too deep or too long once its
-    aliases are expanded, and for tags of anything but plain values.
+    Raises ValueError if it can't be read, is too large, is too deep, grows too much when its
+    aliases are expanded, or has tags of other values.
     """
     try:
         if not path.is_file():  # a device or a pipe may never end
@@ -74,7 +70,7 @@ def read_yaml_text(path: Path) -> str:
 
 
 def _describe_irregular_file(path: Path) -> str:
-    """What is wrong with a path that leads to no regular file. Raises OSError."""
+    """Raises OSError if the path can't be examined."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -88,9 +84,9 @@ def _describe_irregular_file(path: Path) -> str:
 
 
 def open_regular_file(path: Path | str) -> BinaryIO:
-    """Opens an ordinary file; a folder, a pipe or a device, which may never end, isn't read.
+    """Opens a file, but no folder, pipe or device, which may never end.
 
-    Raises OSError, also for one of more than LARGEST_RECORD bytes.
+    Raises OSError, also for more than MAX_RECORD_BYTES.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     about, reason = os.fstat(descriptor), ""
@@ -105,7 +101,7 @@ def open_regular_file(path: Path | str) -> BinaryIO:
 
 
 def read_json(content: bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also for one that is nested too deeply."""
+    """Raises ValueError, also for JSON that is nested too deeply."""
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -123,13 +119,13 @@ SCALAR_PATTERNS = {
     ),
     "merge": (r"<<", "<"),
 }
-"""Words of YAML that are no texts, and how they may begin: as Hydra reads them on the command line.
-YAML 1.1 takes `on` and `no` for booleans too, 010 for 8 and 12:30 for 750."""
+"""Scalars that are not texts, and their first characters, as on Hydra's command line; YAML 1.1
+also reads `on` and `no` as booleans, 010 as 8 and 12:30 as 750."""
 
 
 @functools.cache
 def _get_yaml_loader() -> Any:
-    """OmegaConf's loader, which refuses a key that is given twice, with the words above."""
+    """OmegaConf's loader, which refuses duplicate keys, with SCALAR_PATTERNS."""
     loader = get_yaml_loader()  # a new class each time
     loader.yaml_implicit_resolvers = {}
     for kind, (form, first) in SCALAR_PATTERNS.items():
@@ -139,15 +135,15 @@ def _get_yaml_loader() -> Any:
 
 
 def load(path: Path) -> Any:
-    """The content of a YAML file of plain values. Raises ValueError as `read_text` does."""
+    """Reads a YAML file of plain values. Raises ValueError."""
     return _load_with(path, _get_yaml_loader())
 
 
 def load_mapping(path: Path) -> dict[Any, Any]:
-    """As `load`, of an option or experiment file: a mapping with names that are texts, or nothing.
+    """Reads an option or experiment file.
 
-    Raises ValueError for another, for a `defaults` that is no list of options, and for a text that
-    OmegaConf can't read.
+    Raises ValueError unless it is a mapping whose names are texts, with valid `defaults` and
+    `${...}`.
     """
     text = read_yaml_text(path)
     content = _parse(path, text, _get_yaml_loader())
@@ -178,8 +174,7 @@ def _parse(path: Path, text: str, loader: Any) -> Any:
 
 
 def _find_invalid_name(content: Any, levels: int, prefix: str = "") -> str:
-    """What is wrong with the name of a setting, which must be a text in so many levels of mappings,
-    and not null in those below; empty if nothing is."""
+    """Describes a name that is not a text, in the given levels, or null, in any; else empty."""
     items: list[tuple[Any, Any]] = []
     if isinstance(content, dict):
         items = list(content.items())
@@ -199,7 +194,7 @@ def _find_invalid_name(content: Any, levels: int, prefix: str = "") -> str:
 
 
 def _find_invalid_defaults(content: dict[str, Any]) -> str:
-    """What of a defaults list Hydra can't read; empty if there is nothing."""
+    """Describes why Hydra can't read the defaults list; empty if it can."""
     if "defaults" not in content:
         return ""
     entries = content["defaults"]
@@ -220,7 +215,7 @@ def _find_invalid_defaults(content: dict[str, Any]) -> str:
 
 
 def _find_invalid_interpolation(content: dict[str, Any]) -> str:
-    """The first text whose `${...}` OmegaConf can't parse and why; empty if there is none."""
+    """Describes the first `${...}` that OmegaConf can't parse; empty if there is none."""
     left = MAX_CHECKED_LENGTH
     for key, value in _iter_leaves("", content):
         if isinstance(value, str) and "${" in value and (left := left - len(value)) >= 0:
@@ -236,17 +231,15 @@ def _find_invalid_interpolation(content: dict[str, Any]) -> str:
 
 
 MAX_CHECKED_LENGTH = 20_000
-"""Characters of texts with a `${...}` that are checked in one file; what is wrong with those beyond
-is found where the file is chosen."""
+"""Characters with `${...}` that are checked per file; the rest is when the file is chosen."""
 
 
 def _format_yaml(value: Any) -> str:
-    """A value in one line, as YAML writes it, cut to a readable length."""
     return json.dumps(value)[:100]
 
 
 def check_yaml(text: str) -> None:
-    """Raises ValueError and YAMLError for YAML that is refused, whatever file it is from."""
+    """Raises ValueError or YAMLError for YAML that is no plain values within the limits."""
     anchored: dict[str, tuple[int, int]] = {}
     open_nodes: list[tuple[str | None, int, int]] = []
     count = length = 0  # of the values so far, and of their texts, aliases expanded
@@ -292,7 +285,7 @@ def check_yaml(text: str) -> None:
 
 
 def find_interpolations(path: Path) -> list[str]:
-    """The dotted keys of a YAML file whose value is, or whose name has, a `${...}`."""
+    """Returns the dotted keys with a `${...}` in their name or value."""
     return [
         key
         for key, value in _iter_leaves("", _load_strings(path))
@@ -301,12 +294,11 @@ def find_interpolations(path: Path) -> list[str]:
 
 
 def _load_strings(path: Path) -> Any:
-    """A YAML file's content with nothing converted. Raises ValueError."""
     return _load_with(path, yaml.BaseLoader)
 
 
 def find_invalid_values(content: Mapping[Any, Any]) -> list[str]:
-    """What of a resolved spec is no plain value: told by dotted key."""
+    """Describes, by dotted key, the values of a resolved spec that are not plain."""
     if _nesting_depth(content) > MAX_DEPTH:
         return [f"spec: more than {MAX_DEPTH} mappings and lists within each other; write it flat"]
     return [
@@ -317,7 +309,7 @@ def find_invalid_values(content: Mapping[Any, Any]) -> list[str]:
 
 
 def escape_control_chars(text: str) -> str:
-    """The text with every character that ends a line or steers a terminal written as an escape."""
+    """Escapes every character that ends a line or controls a terminal."""
     return "".join(ascii(char)[1:-1] if _is_control_char(char) else char for char in text)
 
 
@@ -346,7 +338,7 @@ def _is_control_char(char: str) -> bool:
 
 
 def _iter_leaves(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that holds no others, by dotted key; an empty mapping or list is one too."""
+    """Yields every value without children by dotted key, empty mappings and lists included."""
     items: list[tuple[str, Any]] = []
     if isinstance(content, Mapping):
         items = [
@@ -363,7 +355,7 @@ def _iter_leaves(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _nesting_depth(content: Any) -> int:
-    """How many mappings and lists stand within each other, counted without recursing."""
+    """Counts nested mappings and lists without recursion."""
     depth, level = 0, [content]
     while level := [value for value in level if isinstance(value, (Mapping, list)) and value]:
         depth += 1

@@ -1,4 +1,4 @@
-"""What a part accepts: settings checked against names, types and ranges of its signature."""
+"""What a component accepts: names, types and ranges of its signature."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from recipe.config.groups import FINGERPRINT_EXCLUDED_SETTINGS as FINGERPRINT_EX
 from recipe.config.groups import GROUPS_BY_NAME
 from recipe.config.groups import RUN_SETTINGS as RUN_SETTINGS
 from recipe.config.option_files import suggest_nearest
+from recipe.errors import SettingError
 from recipe.formatting import format_value, pluralize
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ENGINE_ARGUMENTS = "_recipe_engine_arguments"
 
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
-"""Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
+"""Settings that may be `auto`: taken from the data."""
 
 MAX_FLOAT32 = 3.4028234663852886e38
 
@@ -50,7 +51,7 @@ def get_engine_arguments(component: Callable[..., Any]) -> tuple[str, ...]:
 def split_engine_settings(
     group: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A group's settings, divided into the engine's own and those the part is called with."""
+    """Divides a group's settings into the engine's and the component's."""
     engine = GROUPS_BY_NAME[group].engine_settings
     own = {key: value for key, value in settings.items() if key in engine}
     return own, {k: v for k, v in settings.items() if k not in engine and k != "_target_"}
@@ -73,42 +74,42 @@ def find_run_setting_problems(values: Mapping[str, Any]) -> list[str]:
         for key, kind in RUN_SETTINGS.items()
         for problem in find_type_problems(key, kind, values[key])
     ]
-    usual = option_files.get_run_default("nonfinite_limit")
-    if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != usual:
-        found.append(
-            f"nonfinite_limit is {values['nonfinite_limit']}, but on_nonfinite=stop skips nothing; "
-            "use on_nonfinite=skip, or leave it out"
-        )
+    default = option_files.get_run_default("nonfinite_limit")
+    if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != default:
+        rule = "has no effect with on_nonfinite=stop, which skips nothing"
+        way_out = "use on_nonfinite=skip, or leave it out"
+        found += SettingError("nonfinite_limit", rule, values["nonfinite_limit"], way_out).problems
     return found or _find_output_dir_problems(values["output_dir"])
 
 
 def _find_output_dir_problems(folder: str) -> list[str]:
-    """What keeps output_dir from being made."""
     found = _find_path_problems("output_dir", folder)
     if not found:
         path = Path(folder).expanduser().absolute()
         there = next(place for place in (path, *path.parents) if place.exists())
         if not there.is_dir():
-            found.append(f"output_dir: {folder}: {there} is no folder; use another output_dir")
+            rule = f"must be below a folder, and {there} is none"
+            found += SettingError("output_dir", rule, folder, "use another output_dir").problems
     return found
 
 
 def _find_path_problems(key: str, value: str) -> list[str]:
-    """What makes a path one that must not be opened: a device or a pipe may never end."""
     try:
         path = Path(value).expanduser()
         odd = path.exists() and not path.is_file() and not path.is_dir()
         path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        return [f"{key}: {value[:200]!r} is no path of this machine ({reason}); use another"]
-    return [f"{key}: {value} is a device or a pipe; use a file or a folder"] if odd else []
+        rule = f"must be a path of this machine ({reason})"
+        return SettingError(key, rule, value, "use another").problems
+    rule = "must not be a device or a pipe"
+    return SettingError(key, rule, value, "use a file or a folder").problems if odd else []
 
 
 def find_setting_problems(
     group: str, option: str, component: Callable[..., Any], settings: Mapping[str, Any]
 ) -> list[str]:
-    """What is wrong with the settings of a part: unknown, missing, a wrong type or range."""
+    """Describes settings that are unknown, missing, or of a wrong type or range."""
     own, given = split_engine_settings(group, settings)
     taken, any_name = get_accepted_settings(component, group)
     if lacking := _describe_missing_arguments(group, component):
@@ -150,8 +151,8 @@ def find_setting_problems(
 def _find_name_conflicts(
     group: str, settings: Mapping[str, Any], taken: Mapping[str, Any]
 ) -> list[str]:
-    """Parameters of a user's part that are named like a setting of ENGINE, without which it is
-    called. Those of a library's keep their defaults."""
+    """Describes parameters of a user's component with the name of an engine setting, which the
+    component never receives."""
     target = str(settings.get("_target_"))
     return [
         f"{group}.{key}: {target} has a parameter of that name, which it is never called with, as "
@@ -162,7 +163,7 @@ def _find_name_conflicts(
 
 
 def _describe_missing_arguments(group: str, part: Callable[..., Any]) -> str:
-    """What is wrong with a function that can't be called as the engine does; empty if nothing."""
+    """Describes why a function can't be called as the engine does; empty if it can."""
     found = inspect.signature(part).parameters.values()
     by_place = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     wanted = GROUPS_BY_NAME[group].num_arguments
@@ -198,7 +199,7 @@ def _get_required_settings(part: Callable[..., Any], group: str) -> list[str]:
 
 
 def get_accepted_settings(component: Callable[..., Any], group: str) -> tuple[dict[str, Any], bool]:
-    """Settings by name with their annotations, and whether any other name is taken too."""
+    """Returns settings by name with their annotations, and whether any other name is accepted."""
     described = component.__init__ if inspect.isclass(component) else component
     try:
         hints = get_type_hints(described, include_extras=True)
@@ -214,9 +215,9 @@ def get_accepted_settings(component: Callable[..., Any], group: str) -> tuple[di
 
 
 def find_type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> list[str]:
-    """What is wrong with a value: one problem, headed by `key`, or none.
+    """Returns at most one problem, which begins with `key`.
 
-    With `finite` an infinity isn't taken either, whatever the type says.
+    With `finite`, infinity is refused whatever the type is.
     """
     wanted = _describe_float_rule(value, finite=finite) if key not in RUN_SETTINGS else None
     if wanted is not None:
@@ -239,13 +240,12 @@ def find_type_problems(key: str, kind: Any, value: Any, *, finite: bool = False)
 
 
 def _has_nested_target(value: Any) -> bool:
-    """Whether a value, or an item of it, is a nested `_target_`."""
     items = value if isinstance(value, list) else [value]
     return any(isinstance(item, Mapping) and "_target_" in item for item in items)
 
 
 def _describe_float_rule(value: Any, *, finite: bool) -> str | None:
-    """What a number anywhere in a value must be, if torch can't compute with it as it is."""
+    """Returns the rule that a number in a value breaks, if torch can't compute with it."""
     if isinstance(value, Mapping | list | tuple):
         items = value.values() if isinstance(value, Mapping) else value
         return next(
@@ -276,7 +276,7 @@ def _format_validation_error(key: str, value: Any, error: ValidationError) -> st
 
 
 def _format_location(path: Sequence[int | str], value: Any) -> str:
-    """The place in a value; of what pydantic says, also the branches of a union that it tried."""
+    """Returns the index or key path in a value, without pydantic's branches of a union."""
     where = ""
     for part in path:
         if isinstance(part, int) and isinstance(value, list):
@@ -299,11 +299,11 @@ TYPE_DESCRIPTIONS = {
     "dict_type": "a mapping {key: value}",
     "none_required": "null",
 }
-"""What is wanted, for pydantic's types of errors."""
+"""Expected values by pydantic's types of errors."""
 
 
 def _describe_expected(detail: ErrorDetails) -> str:
-    """What comes after "must be"."""
+    """Returns the text after "must be"."""
     last = detail["loc"][-1] if detail["loc"] else ""
     if detail["type"] == "missing":
         return f"a list of {last + 1} values" if isinstance(last, int) else f"a mapping with {last}"

@@ -1,4 +1,4 @@
-"""The source code of a user's packages, as a hash: read from files, without importing anything."""
+"""The source code of a user's packages as a hash, without importing anything."""
 
 from __future__ import annotations
 
@@ -21,24 +21,22 @@ from pathlib import Path
 from recipe.errors import SpecError
 
 MAX_FILES = 10_000
-"""Files and folders that one package's code may consist of."""
+"""Files and folders per package."""
 
 MAX_TOTAL_BYTES = 2**28
-"""Bytes that they may hold together."""
 
 MAX_PARSED_BYTES = 2**20
-"""Bytes of a file that import statements are looked for in."""
+"""Bytes of a file that are searched for imports."""
 
 LIBRARY_DIRS = ("site-packages", "dist-packages")
 
 
 def compute_source_ids(packages: Iterable[str], exclude: frozenset[str]) -> dict[str, str]:
-    """What stands for the code of each of these packages: of an installed one its version, of one
-    that lies elsewhere a SHA-256 of its code.
+    """Returns a version for each installed package, a SHA-256 of its code for any other.
 
-    What code that lies elsewhere imports from beside the installed libraries is named too, found
-    by its `import` statements. Packages in `but` and those that can't be found are left out. Raises
-    SpecError for a package that is too large to be read.
+    Packages that such code imports from outside the installed libraries are included. Those in
+    `exclude`, and those that can't be found, are left out. Raises SpecError for a package that is
+    too large.
     """
     found: dict[str, str] = {}
     waiting, seen = sorted(set(packages)), set(exclude)
@@ -104,9 +102,9 @@ class _PackageHash:
     def _check_size(self, more: int) -> None:
         if self._entries > MAX_FILES or self._bytes + more > MAX_TOTAL_BYTES:
             raise SpecError(
-                f"trust: {self.package} holds more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} bytes of "
-                "code, which is too much to tell runs apart by it; put your parts into a package "
-                "of their own"
+                f"trust: {self.package} holds more than {MAX_FILES:,} files or "
+                f"{MAX_TOTAL_BYTES:,} bytes of code, which is too much to tell runs apart by it; "
+                "put your components into a package of their own"
             )
 
     def _hash_file(self, path: Path, name: str) -> None:
@@ -124,7 +122,6 @@ class _PackageHash:
 
 
 def _find_imports(code: bytes) -> set[str]:
-    """The packages that import statements name."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python gives them when the code is imported
@@ -157,7 +154,6 @@ def _is_installed(spec: ModuleSpec) -> bool:
 
 
 def _get_version(package: str) -> str | None:
-    """Of the distribution that a package came with; None if it came with none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -167,5 +163,5 @@ def _get_version(package: str) -> str | None:
 
 @functools.cache
 def _get_distributions() -> Mapping[str, list[str]]:
-    """Every package's distributions; asked once, as it reads the files of all that is installed."""
+    """Cached, as it reads the metadata of every installed package."""
     return importlib.metadata.packages_distributions()

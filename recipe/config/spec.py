@@ -18,10 +18,11 @@ from recipe.config import option_files, safe_yaml
 from recipe.config.groups import GROUPS
 from recipe.config.option_files import EXPERIMENT_GROUP, GLOBAL_PACKAGE_RULE, suggest_nearest
 from recipe.config.renamed_targets import current_target, with_current_targets
-from recipe.errors import SpecError
-from recipe.formatting import format_value
+from recipe.errors import SettingError, SpecError
 
 Settings = Mapping[str, Any]
+
+TRUST_WAY_OUT = "write trust=[mypackage]"
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ class RunSpec:
             raise SpecError(wrong)
         trust = content["trust"]
         if not isinstance(trust, list) or not all(isinstance(name, str) for name in trust):
-            raise SpecError(
-                f"trust must be a list of packages, [mypackage], got {format_value(trust)}"
-            )
+            raise SettingError("trust", "must be a list of packages", trust, TRUST_WAY_OUT)
         content["trust"] = tuple(trust)
         return cls(options={group: choices[group] for group in GROUPS}, **content)
 
@@ -112,8 +111,8 @@ class RunSpec:
             raise SpecError(f"spec: {path}: {reason}") from error
         if asking:
             raise SpecError(
-                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, and a recorded spec is never "
-                "resolved; write the value itself"
+                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, "
+                "and a recorded spec is never resolved; write the value itself"
                 for key in asking
             )
         if config is None or not OmegaConf.is_dict(config.get("options")):
@@ -121,9 +120,12 @@ class RunSpec:
         chosen: Any = OmegaConf.to_container(config.pop("options"))
         lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]
         odd = [
-            f"options.{group} must be the name of an option, got {chosen[group]!r}; write a text"
+            problem
             for group in GROUPS
             if isinstance(chosen.get(group), (Mapping, list))
+            for problem in SettingError(
+                f"options.{group}", "must be the name of an option", chosen[group], "write a text"
+            ).problems
         ]
         if wrong := lost or odd or safe_yaml.find_invalid_values({"options": chosen}):
             raise SpecError(wrong)
@@ -204,7 +206,7 @@ def _find_invalid_settings(group: str, node: Any) -> list[str]:
         way_out = (
             f"choose an option{named}" if group in GROUPS else f"give {group}.<setting>=<value>"
         )
-        return [f"{group} must be a mapping of settings, got {format_value(node)}; {way_out}"]
+        return SettingError(group, "must be a mapping of settings", node, way_out).problems
     return [
         f"{group}.{key}: the name of a setting must be a text; leave it out"
         for key in node

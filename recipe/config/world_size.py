@@ -1,4 +1,4 @@
-"""Which of how many processes this is, as torchrun says it in the environment; torch isn't needed.
+"""The rank and number of processes that share a run, from torchrun's environment variables.
 
 Source: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables.
 """
@@ -21,7 +21,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """One process unless somebody has said who is to meet where."""
+        """A single process unless torchrun's variables are set."""
         said = os.environ
         if not all(name in said for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
             return cls()
@@ -30,7 +30,7 @@ class World:
 
     @property
     def launch_command(self) -> str:
-        """How a person starts as many processes; several machines each in their own way."""
+        """The command that starts as many processes."""
         if self.size == 1:
             return "python -m recipe"
         nodes = self.size // self.local_size

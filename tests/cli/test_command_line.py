@@ -81,8 +81,8 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("epochs=0", "epochs must be greater than 0, got 0"),
         ("seed=true", "seed must be a whole number, got true"),
         ("name=3", "name must be a text, got 3"),
-        ("trust=mine", "trust must be a list of packages, [mypackage], got 'mine'"),
-        ("trust=[3]", "trust must be a list of packages, [mypackage], got [3]"),
+        ("trust=mine", "trust must be a list of packages, got 'mine'; write trust=[mypackage]"),
+        ("trust=[3]", "trust must be a list of packages, got [3]; write trust=[mypackage]"),
         ("optimizer.lr=-1", "optimizer.lr: Invalid learning rate: -1; sgd's own is 0.05"),
         (
             "optimizer.lr=fast",

@@ -172,7 +172,7 @@ def test_an_option_of_ones_own_can_be_a_part(tmp_path: Path) -> None:
     untrusted = commands.here(folder, "plan", *commands.QUICK, "epochs=4", *parts)
     assert untrusted.problems == [
         "recipe: scheduler=chained: _target_ mine.halves: the package mine isn't trusted; if it is "
-        "yours, say trust=[mine]"
+        "yours, give trust=[mine]"
     ]
 
 

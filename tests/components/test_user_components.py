@@ -55,7 +55,7 @@ def project(tmp_path: Path) -> Path:
             ["clip=silent", "trust=[mien]"],
             2,
             "clip=silent: _target_ mine.silent: the package mine isn't trusted (and there is no "
-            "package mien, which is); if it is yours, say trust=[mine]",
+            "package mien, which is); if it is yours, give trust=[mine]",
         ),
     ],
 )

@@ -84,7 +84,9 @@ def test_optimizers_of_pytorch_optimizer_may_be_called_and_nothing_else_of_it() 
         "pytorch_optimizer.base.optimizer.BaseOptimizer": "optimizer",
     }
     for target, group in refused.items():
-        with pytest.raises(ValueError, match=f"^_target_ {target}.* is not a part that a spec may"):
+        with pytest.raises(
+            ValueError, match=f"^_target_ {target}.* is not a component that a spec may"
+        ):
             locate_target(target, (), group)
 
 
@@ -109,9 +111,11 @@ def test_of_torchvision_only_models_and_their_builders_may_be_called() -> None:
         "torchvision.models.feature_extraction.DualGraphModule",
         "torchvision.models._utils.handle_legacy_interface",
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=f"^_target_ {target} .*not a part that a spec may"):
+        with pytest.raises(
+            ValueError, match=f"^_target_ {target} .*not a component that a spec may"
+        ):
             locate_target(target, (), "model")
-    with pytest.raises(ValueError, match="not a part that a spec may call"):
+    with pytest.raises(ValueError, match="not a component that a spec may call"):
         locate_target("torchvision.models.resnet18", (), "clip")
 
 
@@ -181,7 +185,9 @@ def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
     ],
 )
 def test_a_part_of_another_group_is_refused(group: str, target: str) -> None:
-    with pytest.raises(ValueError, match=f"^_target_ {target} .*not a part that a spec may call"):
+    with pytest.raises(
+        ValueError, match=f"^_target_ {target} .*not a component that a spec may call"
+    ):
         locate_target(target, (), group)
 
 
@@ -248,7 +254,7 @@ def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -
                 if target in builtin_targets(group):
                     assert locate_target(target, (), group) is found
                 elif callable(found):
-                    with pytest.raises(ValueError, match="not a part that a spec may call"):
+                    with pytest.raises(ValueError, match="not a component that a spec may call"):
                         locate_target(target, (), group)
 
 
@@ -269,7 +275,9 @@ def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
     "name", ["system", "os.system", "subprocess.Popen", "model", "nn.Linear", "shell", "NUMBER"]
 )
 def test_what_a_trusted_package_only_imported_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^_target_ minepackage\.{name} .*not a part that a"):
+    with pytest.raises(
+        ValueError, match=rf"^_target_ minepackage\.{name} .*not a component that a"
+    ):
         locate_target(f"minepackage.{name}", ["minepackage"])
 
 

@@ -283,7 +283,7 @@ REPLAYS: list[tuple[dict[str, Any], str]] = [
     ({"tracking": SERVER | {"uri": "sqlite:////nowhere/RAN"}}, "another machine's"),
     ({"model.weights": "bomb.pt"}, "model.weights: bomb.pt: holds more than weights"),
     ({"model.weights": "bomb.safetensors"}, "model.weights: bomb.safetensors: can't be read"),
-    ({"model.weights": "pipe"}, "model.weights: pipe is a device or a pipe"),
+    ({"model.weights": "pipe"}, "model.weights must not be a device or a pipe, got 'pipe'"),
 ]  # fmt: skip
 
 

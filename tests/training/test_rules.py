@@ -487,8 +487,8 @@ def test_a_class_of_torchs_in_a_users_own_option_file_obeys_the_rules(tmp_path: 
     [
         (
             "nonfinite_limit=3",
-            "nonfinite_limit is 3, but on_nonfinite=stop skips nothing; use on_nonfinite=skip, or "
-            "leave it out",
+            "nonfinite_limit has no effect with on_nonfinite=stop, which skips nothing, got 3; use "
+            "on_nonfinite=skip, or leave it out",
             "nonfinite_limit=3 on_nonfinite=skip",
         ),
         (
@@ -649,6 +649,6 @@ def test_a_trick_that_lives_in_a_package_that_nobody_trusts_is_refused_unasked(
     loud = RULE.partition("    if")[0] + "    raise SystemExit('asked')\n"
     arguments = project(tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine\n")
     assert commands.refused(tmp_path, *arguments) == [
-        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a part that a spec may "
+        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a component that a spec may "
         "call; choose an option of the menu, or trust a package of your own"
     ]

@@ -18,6 +18,8 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 
+from recipe.errors import SettingError
+
 
 def flip_crop(
     inputs: Tensor,
@@ -36,10 +38,9 @@ def flip_crop(
     if padding == 0 and flip == 0:
         raise ValueError("augment.padding and augment.flip are both 0; use augment=none")
     if padding >= min(height, width):
-        raise ValueError(
-            f"augment.padding must be below {min(height, width)}, the shorter side of the "
-            f"{height} x {width} images, got {padding}"
-        )
+        rule = f"must be below the shorter side of the {height} x {width} images"
+        way_out = f"use at most {min(height, width) - 1}"
+        raise SettingError("augment.padding", rule, padding, way_out)
     top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator)
     mirrored = torch.rand(batch, generator=generator) < flip
     top, left, mirrored = (

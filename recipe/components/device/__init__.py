@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from recipe.config.world_size import World
-from recipe.errors import SpecError
+from recipe.errors import SettingError, SpecError
 from recipe.nn import allocator
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def thread_count(threads: int | Literal["auto"]) -> int:
     if threads == "auto":
         return _default_thread_count(World.from_environment().local_size)
     if threads > (most := max(count_available_cores(), _read_omp_num_threads())):
-        raise SpecError(
-            f"device.threads must be at most {most}, the cores that this process may use, got "
-            f"{threads}; for more on purpose, set OMP_NUM_THREADS={min(threads, MAX_THREADS)} too"
-        )
+        raise SettingError(
+            "device.threads", f"must be at most {most}, the cores that this process may use",
+            threads, f"for more on purpose, set OMP_NUM_THREADS={min(threads, MAX_THREADS)} too",
+        )  # fmt: skip
     return threads
 
 

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from recipe.components.contract import PlannedRun, caution
 from recipe.components.scheduler import warn_below_one_epoch
+from recipe.errors import SettingError
 
 
 def multistep(
@@ -35,10 +36,10 @@ def multistep(
     if not milestones:
         raise ValueError("scheduler.milestones must not be empty; use scheduler=constant")
     if any(later <= earlier for earlier, later in pairwise(milestones)):
-        raise ValueError(
-            f"scheduler.milestones must grow from one to the next, got {milestones}; "
-            f"for the falls in their order use {sorted(set(milestones))}"
-        )
+        raise SettingError(
+            "scheduler.milestones", "must grow from one to the next", milestones,
+            f"for the falls in their order use {sorted(set(milestones))}",
+        )  # fmt: skip
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
 

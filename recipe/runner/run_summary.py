@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from recipe.audit.auditor import AuditResult
-from recipe.components.data import Split, unreadable_samples
+from recipe.components.data import Split
 from recipe.config import option_files
 from recipe.formatting import escape_unprintable, format_list, format_percent, pluralize
 from recipe.runner.parameter_table import ParameterRow
@@ -51,7 +51,7 @@ class RunSummary:
     def format_result(self) -> str:
         """The best validation accuracy, with the interval that so many samples allow."""
         run = self.plan.run
-        count = len(run.data.val) - len(unreadable_samples(run.data.val))
+        count = len(run.data.val) - len(run.data.val.unreadable)
         low, high = clopper_pearson_interval(round(self.best_accuracy * count), count)
         early = run.position.epoch < run.epochs
         of = f"{run.epochs}, stopped after {run.position.epoch}" if early else f"{run.epochs}"
@@ -110,9 +110,7 @@ class RunSummary:
                 "find-lr)"
             )
         counts = Counter(run.data.val.targets.tolist())
-        counts.subtract(
-            int(run.data.val.targets[sample]) for sample in unreadable_samples(run.data.val)
-        )
+        counts.subtract(int(run.data.val.targets[sample]) for sample in run.data.val.unreadable)
         commonest, most = counts.most_common(1)[0]
         share = most / counts.total()
         if self.best_accuracy <= share:
@@ -125,7 +123,7 @@ class RunSummary:
     def _get_classes_without_images(self, split: Split) -> list[str]:
         """The classes of which every sample of the split was left out."""
         there = Counter(split.targets.tolist())
-        left_out = Counter(int(split.targets[sample]) for sample in unreadable_samples(split))
+        left_out = Counter(int(split.targets[sample]) for sample in split.unreadable)
         classes = self.plan.run.data.classes
         return [
             escape_unprintable(classes[c])
@@ -136,9 +134,7 @@ class RunSummary:
     def list_unreadable_files(self) -> list[str]:
         """The files that were left out, and why."""
         data = self.plan.run.data
-        return sorted(
-            [*unreadable_samples(data.train).values(), *unreadable_samples(data.val).values()]
-        )
+        return sorted([*data.train.unreadable.values(), *data.val.unreadable.values()])
 
     def _format_skipped_batches(self) -> str:
         return f"{self.plan.run.nonfinite_guard.skipped_batches} of {self.plan.run.total_steps} batches were"

@@ -80,6 +80,6 @@ def _val_batches(run: Run) -> Iterator[Batch]:
 
 
 def file_names(split: Split, samples: list[int]) -> list[str]:
-    """What the samples are called, in a split that reads them from files."""
-    files = getattr(split, "files", None)
-    return [escape_unprintable(files[index]) for index in samples] if files else []
+    """The files of samples, if they are read from files."""
+    names = split.file_names
+    return [escape_unprintable(names[index]) for index in samples] if names else []

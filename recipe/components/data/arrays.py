@@ -14,13 +14,12 @@ from recipe.components.data import (
     Data,
     InMemory,
     array_checks,
-    channel_mean_and_std,
     hash_tensors,
     npz,
     paths,
     stratified_split,
 )
-from recipe.components.data.images import normalise, normalise_bytes
+from recipe.components.data.images import channel_mean_and_std, normalise, normalise_bytes
 from recipe.errors import Problems
 from recipe.formatting import escape_unprintable
 

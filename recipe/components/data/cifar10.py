@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe.components.data import Data, InMemory, Mean, Std, hash_tensors, paths
+from recipe.components.data import ChannelMean, ChannelStd, Data, InMemory, hash_tensors, paths
 from recipe.components.data.images import normalise_bytes
 from recipe.errors import Problems
 from recipe.formatting import pluralize
@@ -37,8 +37,8 @@ def cifar10(
     split: torch.Generator,
     *,
     path: str | None,
-    mean: Annotated[list[Mean], ThreeValues],
-    std: Annotated[list[Std], ThreeValues],
+    mean: Annotated[list[ChannelMean], ThreeValues],
+    std: Annotated[list[ChannelStd], ThreeValues],
 ) -> Data:
     """The official training images to train on, the official test images to validate on.
 

@@ -15,15 +15,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from recipe.components.data import (
-    Data,
-    InMemory,
-    balanced_subset,
-    channel_mean_and_std,
-    hash_tensors,
-    stratified_split,
-)
-from recipe.components.data.images import crop_and_resize, normalise
+from recipe.components.data import Data, InMemory, balanced_subset, hash_tensors, stratified_split
+from recipe.components.data.images import channel_mean_and_std, crop_and_resize, normalise
 from recipe.nn import memory_limit
 
 Digit = Annotated[int, Field(ge=0, le=9)]

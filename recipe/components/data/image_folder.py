@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipe.components.data import (
     Batch,
+    ChannelMean,
+    ChannelStd,
     Data,
-    Mean,
-    Std,
     hash_files,
     hash_tensors,
     paths,
@@ -27,6 +27,7 @@ from recipe.components.data import (
     worker,
 )
 from recipe.components.data.class_folders import SKIP_HINT, FilesByClass, list_class_files
+from recipe.components.data.image_files import decoder_packages
 from recipe.components.data.images import ImageError, normalise, read_resized_image
 from recipe.components.data.names import PackedPaths
 from recipe.errors import DataError, Problems
@@ -65,7 +66,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
     """
 
     root: Path
-    files: PackedPaths
+    file_names: PackedPaths
     """Relative to `root`."""
     targets: Tensor
     channels: int
@@ -79,12 +80,20 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
     unreadable: dict[int, str] = field(default_factory=dict)
     """The files that are left out from the first time on that they couldn't be read, and why."""
 
+    @property
+    def skips_unreadable(self) -> bool:
+        return self.on_bad_file == "skip"
+
+    @property
+    def packages(self) -> set[str]:
+        return decoder_packages(self.file_names)
+
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.file_names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | UnreadableFile:
         """Input and target; what is wrong is returned, as workers garble what they raise."""
-        path = self.root / self.files[index]
+        path = self.root / self.file_names[index]
         try:
             with slow.report_slow_read(self.slow_after, path):
                 image = read_resized_image(
@@ -92,7 +101,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
                 )
         except ImageError as error:
             return UnreadableFile(
-                index, f"{escape_unprintable(self.files[index])} ({error.reason})"
+                index, f"{escape_unprintable(self.file_names[index])} ({error.reason})"
             )
         return normalise(image, mean=self.mean, std=self.std), self.targets[index]
 
@@ -104,11 +113,11 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
         """
         for indices, read in self._read_batches(batches):
             found = dict(read.unreadable)
-            if self.on_bad_file == "skip" and not len(read.targets):
+            if self.skips_unreadable and not len(read.targets):
                 found = {index: self.unreadable[index] for index in indices}
-            if found and (self.on_bad_file == "stop" or not len(read.targets)):
+            if found and (not self.skips_unreadable or not len(read.targets)):
                 every = "all" if not len(read.targets) else len(found)
-                skip = "" if self.on_bad_file == "skip" else f", or {SKIP_HINT}"
+                skip = "" if self.skips_unreadable else f", or {SKIP_HINT}"
                 raise DataError(
                     f"data.path: {every} of a batch's images in {escape_unprintable(self.root)} can't "
                     f"be read: {format_list(list(found.values()))}; mend or remove them, and start "
@@ -123,15 +132,6 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
         may be none, and their inputs."""
         for indices, read in self._read_batches(batches):
             yield [index for index in indices if index not in self.unreadable], read.inputs
-
-    def skip_samples(self, samples: Iterable[int]) -> bool:
-        """Tries to read the samples; False if one of them can be read, which isn't left out."""
-        tried = {index: self[index] for index in samples}
-        unread = {
-            n: sample.reason for n, sample in tried.items() if isinstance(sample, UnreadableFile)
-        }
-        self.unreadable.update(unread)
-        return len(unread) == len(tried)
 
     def first_readable_indices(self, count: int) -> Tensor:
         """The numbers of the first samples that can be read, as far as there are so many. Raises
@@ -155,7 +155,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
         """The numbers in each batch, and what came of reading it."""
         asked: deque[Tensor] = deque()
         for read in self._load_batches(self._readable_batches(batches, asked)):
-            if self.on_bad_file == "skip":
+            if self.skips_unreadable:
                 self.unreadable.update(read.unreadable)
             yield asked.popleft().tolist(), read
 
@@ -200,8 +200,8 @@ def image_folder(
     val: Annotated[float, Field(gt=0, lt=1)] | None,
     size: PositiveInt,
     channels: Literal[1, 3],
-    mean: list[Mean],
-    std: list[Std],
+    mean: list[ChannelMean],
+    std: list[ChannelStd],
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)],
     workers: NonNegativeInt,
     on_bad_file: Literal["stop", "skip"],
@@ -244,7 +244,7 @@ def image_folder(
     def files(listing: FilesByClass) -> ImageFileSplit:
         return ImageFileSplit(
             root=root,
-            files=PackedPaths(file for name in names for file in listing[name]),
+            file_names=PackedPaths(file for name in names for file in listing[name]),
             targets=torch.tensor([i for i, name in enumerate(names) for _ in listing[name]]),
             channels=channels,
             size=(size, size),
@@ -261,7 +261,7 @@ def image_folder(
         every = parts["train"]
         train, held = stratified_split(every.targets, val, names, split)
         parts = {"train": _select_files(every, train), "val": _select_files(every, held)}
-    listed = [each for part, has in sorted(parts.items()) for each in (part, *has.files)]
+    listed = [each for part, has in sorted(parts.items()) for each in (part, *has.file_names)]
     return Data(
         train=parts["train"],
         val=parts["val"],
@@ -287,5 +287,5 @@ def _collate(samples: list[tuple[Tensor, Tensor] | UnreadableFile]) -> ReadBatch
 
 
 def _select_files(files: ImageFileSplit, indices: Tensor) -> ImageFileSplit:
-    chosen = PackedPaths(files.files[index] for index in indices.tolist())
-    return replace(files, files=chosen, targets=files.targets[indices], unreadable={})
+    chosen = PackedPaths(files.file_names[index] for index in indices.tolist())
+    return replace(files, file_names=chosen, targets=files.targets[indices], unreadable={})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from recipe.components.data import Data, InMemory, Split, hash_tensors
+from recipe.components.data.dataset import Data, InMemory, Split, SplitAdapter
+from recipe.components.data.digest import hash_tensors
 from recipe.nn import rng
 
 MAX_DIGEST_BYTES = 64 * 2**20
@@ -18,7 +20,10 @@ DIGEST_SAMPLES = 16
 
 
 def check_data(returned: object) -> Data:
-    """`returned`, if it is Data whose splits keep the contract of Split. Raises ValueError."""
+    """The Data that a component returned, with each split as a `Split`.
+
+    Raises ValueError for anything else, and for a split without valid targets.
+    """
     if not isinstance(returned, Data):
         raise ValueError(
             f"returns {_describe_type(returned)}; it must return recipe.components.data.Data(train=..., val=..., "
@@ -27,7 +32,7 @@ def check_data(returned: object) -> Data:
         )
     if not isinstance(returned.size, tuple | list) or len(returned.size) != 2:
         raise ValueError(f"returns size={returned.size}; it must be (height, width)")
-    for name, split in _named_splits(returned):
+    for name, split in returned.splits.items():
         lacking = [part for part in ("targets", "batches", "__len__") if not hasattr(split, part)]
         if lacking:
             raise ValueError(
@@ -36,6 +41,9 @@ def check_data(returned: object) -> Data:
                 "recipe.components.data.Split"
             )
         _check_targets(name, split)
+    for name, split in returned.splits.items():
+        if not isinstance(split, Split):
+            returned = replace(returned, **{name: SplitAdapter(split)})
     return returned
 
 
@@ -48,18 +56,12 @@ def hash_data(data: Data) -> str:
     """
     facts = (data.classes, data.channels, data.size, data.mean, data.std)
     parts: list[Tensor | str] = [data.digest, *map(str, facts)]
-    for name, split in _named_splits(data):
+    for name, split in data.splits.items():
         parts += [name, split.targets]
         if isinstance(split, InMemory):
             parts.append(split.inputs)
         parts += _read_spaced_inputs(split)
     return hash_tensors(*parts)
-
-
-def _named_splits(data: Data) -> Iterator[tuple[str, Split]]:
-    for name in ("train", "val", "test"):
-        if (split := getattr(data, name)) is not None:
-            yield name, split
 
 
 def _describe_type(value: object) -> str:

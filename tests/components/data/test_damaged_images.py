@@ -12,6 +12,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
+import test_cifar10
 import torch
 from PIL import Image
 

@@ -9,7 +9,6 @@ built is taken on trust; weights and random streams are only looked at.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from recipe.audit.run_checks import RunChecks
 from recipe.audit.step_checks import StepMonitor
 from recipe.audit.weight_checks import FrozenWeightChecks, WeightChanges, has_same_weights
 from recipe.components import contract
-from recipe.config import instantiate, option_files
+from recipe.config import option_files
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
 from recipe.formatting import format_percent, pluralize
@@ -81,7 +80,9 @@ class Audit:
     def __init__(self, spec: RunSpec, run: Run, expected: ExpectedTraining | None = None) -> None:
         """`expected` is given where the model is cut in parts, of which no copy can be asked."""
         self.spec, self.run = spec, run
-        self.expected = expected or ExpectedTraining.from_spec(spec, run.model, run.steps_per_epoch)
+        self.expected = expected or ExpectedTraining.from_spec(
+            spec, run.components, run.model, run.steps_per_epoch
+        )
         self.frozen_weights = FrozenWeightChecks(self.expected, run.model)
         self.weight_changes = WeightChanges(run.model)
         self.optimizer_groups = OptimizerGroupChecks(self.expected, run.model, run.lr_schedule)
@@ -90,7 +91,7 @@ class Audit:
         self.rates_moved = False
         self.looked = False
         self.run_checks = RunChecks(spec, run)
-        self._loss_no_effect = _no_effect_reason(inspect.unwrap(run.loss))
+        self._loss_no_effect = _no_effect_reason(run)
 
     def __enter__(self) -> Audit:
         first = self.run.position.step
@@ -100,7 +101,7 @@ class Audit:
             closely,
             takes=self.spec.loss.get("takes", ["indices"]),
             gives=self.spec.augment.get("gives", "indices"),
-            check_clip=_clip_check(self.spec, self.run.model),
+            check_clip=_clip_check(self.run),
             on_before_step=self._before_step,
         )
         self.epoch = self.run.position.epoch
@@ -285,18 +286,22 @@ class Audit:
         return f"learning rates times {rise[0]:g} to 1 in {pluralize(len(rise), 'step')}", None
 
 
-def _no_effect_reason(part: Callable[..., Any]) -> str | None:
-    """Why a part with its settings does nothing, as the `idle_` function beside it says."""
-    own = contract.find_hook(getattr(part, "func", part), "idle")
-    return own(**getattr(part, "keywords", {})) if own else None
+def _no_effect_reason(run: Run) -> str | None:
+    """Why the loss changes nothing with its settings, by its registered `no_effect`."""
+    component = run.components["loss"]
+    explain = contract.no_effect.find(component.function)
+    if explain is None:
+        return None
+    reason: str | None = explain(**component.bind(run.dataset_properties).keywords)
+    return reason
 
 
-def _clip_check(spec: RunSpec, model: nn.Module) -> Callable[[list[nn.Parameter]], Iterator[str]]:
-    """What the clip's own `audit_` function says, if it has one."""
-    bound = instantiate.bind_component(spec, "clip")
-    own = contract.find_hook(bound.func, "audit")
-    if own is None:
+def _clip_check(run: Run) -> Callable[[list[nn.Parameter]], Iterator[str]]:
+    """The registered `audit` of the clip with its settings."""
+    bound = run.components["clip"].bind()
+    audit = contract.audit.find(bound)
+    if audit is None:
         return lambda params: iter(())
-    if next(iter(inspect.signature(bound.func).parameters)) == "model":
-        return lambda params: own(params, model, **bound.keywords)
-    return functools.partial(own, **bound.keywords)
+    if contract.needs_model.marks(bound):
+        return lambda params: audit(params, run.model, **bound.keywords)
+    return functools.partial(audit, **bound.keywords)

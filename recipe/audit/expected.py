@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from recipe.components.contract import LRCurves
-from recipe.config import instantiate
+from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 from recipe.nn import rng
 from recipe.training import freezing, lr_schedule
@@ -43,18 +43,22 @@ class ExpectedTraining:
     """What the warm-up multiplies them by after 0, 1, ... steps."""
 
     @classmethod
-    def from_spec(cls, spec: RunSpec, model: nn.Module, steps_per_epoch: int) -> ExpectedTraining:
+    def from_spec(
+        cls, spec: RunSpec, components: Components, model: nn.Module, steps_per_epoch: int
+    ) -> ExpectedTraining:
         try:
-            return cls._from_model_copy(spec, _copy_model(model, weights=False), steps_per_epoch)
+            stand_in = _copy_model(model, weights=False)
+            return cls._from_model_copy(spec, components, stand_in, steps_per_epoch)
         except (NotImplementedError, RuntimeError):  # a trick that looks at the weights
-            return cls._from_model_copy(spec, _copy_model(model, weights=True), steps_per_epoch)
+            stand_in = _copy_model(model, weights=True)
+            return cls._from_model_copy(spec, components, stand_in, steps_per_epoch)
 
     @classmethod
     def _from_model_copy(
-        cls, spec: RunSpec, stand_in: nn.Module, steps_per_epoch: int
+        cls, spec: RunSpec, components: Components, stand_in: nn.Module, steps_per_epoch: int
     ) -> ExpectedTraining:
         with rng.isolate_seeded_rng(spec.seed, "freeze"):
-            timetable = instantiate.bind_component(spec, "freeze")(stand_in) or {}
+            timetable = components["freeze"].bind()(stand_in) or {}
         later = {name: float(epoch) for epoch, names in timetable.items() for name in names}
         thaws = {
             name: 0.0 if p.requires_grad else later.get(name, NEVER_TRAINED)
@@ -68,23 +72,21 @@ class ExpectedTraining:
                 thaws |= {f"{layer}.{n}": 0.0 for n, _ in module.named_parameters(recurse=False)}
         names = {id(p): name for name, p in stand_in.named_parameters()}
         with rng.isolate_seeded_rng(spec.seed, "param_groups"):
-            made = instantiate.bind_component(spec, "param_groups")(stand_in)
+            made = components["param_groups"].bind()(stand_in)
         groups = {names[id(p)]: group["name"] for group in made for p in group["params"]}
         options = {
             group["name"]: {k: v for k, v in group.items() if k not in NON_OPTIMIZER_KEYS}
             for group in made
         }
-        usual = instantiate.bind_component(spec, "optimizer")(
-            [nn.Parameter(torch.zeros(1))]
-        ).defaults
+        usual = components["optimizer"].bind()([nn.Parameter(torch.zeros(1))]).defaults
         alive = {groups[name] for name, epoch in thaws.items() if epoch < NEVER_TRAINED}
         base_lr = {
             name: float(own.get("lr", usual["lr"]))
             for name, own in options.items()
             if name in alive
         }
-        rates = lr_schedule.compute_lr_curves(spec, base_lr, steps_per_epoch)
-        ramp = lr_schedule.compute_warmup_factors(spec, steps_per_epoch)
+        rates = lr_schedule.compute_lr_curves(spec, components, base_lr, steps_per_epoch)
+        ramp = lr_schedule.compute_warmup_factors(spec, components, steps_per_epoch)
         return cls(thaws, batchnorms, groups, options, usual, base_lr, rates, ramp)
 
     def frozen_names(self, epoch: int) -> set[str]:

@@ -9,7 +9,6 @@ import torch
 from recipe.components import contract
 from recipe.components.data import first_samples_batch
 from recipe.components.sampler.shuffled import shuffled
-from recipe.config import instantiate
 from recipe.config.spec import RunSpec
 from recipe.formatting import format_list, pluralize
 from recipe.nn import rng
@@ -32,19 +31,19 @@ class RunChecks:
     def find_problems(self) -> Iterator[tuple[str, str]]:
         """Group and problem, at the end of a run."""
         targets = self.run.data.train.targets
-        bound, before = instantiate.bind_component(self.spec, "sampler"), rng.snapshot_rng()
+        bound, before = self.run.components["sampler"].bind(), rng.snapshot_rng()
         last = max(0, self.run.position.epoch - 1)
         indices = bound(targets, rng.make_generator(self.spec.seed, "order", last))
         if rng.snapshot_rng() != before:
             yield "sampler", "it draws from a global random stream, not from its own"
         if not torch.equal(torch.cat(list(epoch_batches(self.run, last))), indices):
             yield "sampler", "an epoch's order isn't a function of the seed and the epoch alone"
-        own = contract.find_hook(bound.func, "audit")
+        own = contract.audit.find(bound.func)
         for problem in own(targets, indices, **bound.keywords) if own else ():
             yield "sampler", problem
         early = self.run.position.epoch < self.run.epochs
         accuracies = self.run.position.accuracies
-        stop = instantiate.bind_component(self.spec, "stop")
+        stop = self.run.components["stop"].bind()
         sooner = [n for n in range(1, len(accuracies)) if stop(accuracies[:n])]
         if early and not stop(accuracies):
             yield (

@@ -21,7 +21,7 @@ from recipe.components.data import images
 from recipe.components.data.image_files import IMAGE_SUFFIXES, list_image_files
 from recipe.components.device.auto import Auto
 from recipe.config import compose
-from recipe.config.instantiate import bind_component, find_component_problems
+from recipe.config.instantiate import instantiate
 from recipe.config.key_values import parse_key_values
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
@@ -53,8 +53,9 @@ class Predictor:
                 f"run: {run_dir.name} has kept no weights (it ended before its first epoch)"
             )
         spec = RunSpec.from_file(run_dir / "spec.yaml", trust)
-        if problems := find_component_problems(spec, ("model", "evaluation")):
-            raise SpecError(line for lines in problems.values() for line in lines)
+        components = instantiate(spec, ("model", "evaluation"))
+        if components.problems:
+            raise SpecError(line for lines in components.problems.values() for line in lines)
         facts = run_dirs.read_dataset_info(run_dir, "run")
         self.classes = facts.classes
         self.channels, self.size = facts.channels, facts.size
@@ -73,14 +74,14 @@ class Predictor:
         self.device = Auto(threads="auto").select()
         counts = {"channels": self.channels, "classes": len(self.classes), "size": self.size[0]}
         try:
-            model: nn.Module = bind_component(spec, "model", counts)()
+            model: nn.Module = components["model"].bind(counts)()
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"model: can't be made: {reason}; use another run") from error
         with Problems.prefix_key("run"):
             load_weights(model, read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
-        self.forward = bind_component(spec, "evaluation")
+        self.forward = components["evaluation"].bind()
         self._check_model()
 
     def _check_model(self) -> None:

@@ -14,7 +14,7 @@ from recipe import output
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.config import compose, credentials, restrictions
-from recipe.config.instantiate import bind_component, find_component_problems
+from recipe.config.instantiate import bind_component, instantiate
 from recipe.config.key_values import parse_key_values
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, RecipeError, SpecError
@@ -187,8 +187,8 @@ class RecordUploader:
         if not (run / "spec.yaml").is_file():  # it was killed before it wrote one
             return self._get_default_tracking(sent)
         spec = RunSpec.from_file(run / "spec.yaml", self._trusted)
-        if wrong := find_component_problems(spec, ("tracking",)):
-            raise SpecError(wrong["tracking"])
+        if problems := instantiate(spec, ("tracking",)).problems:
+            raise SpecError(problems["tracking"])
         uri = self.uri if "uri" in spec.tracking else ""
         self.is_uri_used |= bool(uri)
         spec = restrictions.override_destinations(spec, str(self._outputs), uri, self._project)

@@ -1,35 +1,54 @@
-"""What the components of a run and the engine share: the planned run that rules look at."""
+"""What components and the engine share: how a component declares its rules, and the planned run.
+
+A component declares what the engine must know about it with decorators. Functions about a component
+are registered for it, or for every component of a group by the group's name::
+
+    @check(norm)
+    def check_norm(planned: PlannedRun, *, norm_type: float, **settings: Any) -> Iterator[str]: ...
+
+    @check("scheduler")
+    def check_schedule(planned: PlannedRun) -> Iterator[str]: ...
+
+How a component is called, where that differs from its group's usual form, is a decorator of the
+component itself: `needs_model`, `lr_factor`, `needs_total_steps`.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from recipe.config import schema
+from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 LRCurves = dict[str, list[float]]
-"""Learning rate of each group by name after 0, 1, ... moves of the scheduler."""
+"""Learning rate of each parameter group by name after 0, 1, ... scheduler steps."""
 
 
 class MissingComponent(Exception):
-    """Asked for a part that couldn't be made; why is told already."""
+    """A part of the run could not be built; the reason has been reported."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The run as it is planned, for a rule to look at."""
+    """The run as it is planned; its attributes are those of a Run that could be built."""
 
     spec: RunSpec
-    components: Mapping[str, Any]
-    """What could be made, under the names of Run's fields."""
+    components: Components
+    parts: Mapping[str, Any]
 
     def __getattr__(self, name: str) -> Any:
-        """The made part of that name; raises Unmade, which ends the rule."""
-        if name not in self.components:
+        """Raises MissingComponent, which ends the rule, for a part that could not be built."""
+        if name not in self.parts:
             raise MissingComponent(name)
-        return self.components[name]
+        return self.parts[name]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -37,7 +56,6 @@ class PlannedRun:
 
     @property
     def scheduler_steps(self) -> int:
-        """How often the scheduler is moved in the whole run."""
         return count_scheduler_steps(self.spec, self.steps_per_epoch)
 
     def choice(self, group: str) -> str:
@@ -48,14 +66,95 @@ class PlannedRun:
         return settings
 
 
-def find_hook(part: Callable[..., Any], prefix: str) -> Callable[..., Any] | None:
-    """The function `<prefix>_<name of the part>` that stands in the part's own module, if any."""
-    home = getattr(part, "__module__", "")
-    found = getattr(sys.modules.get(home), f"{prefix}_{getattr(part, '__name__', '')}", None)
-    return found if getattr(found, "__module__", None) == home else None
-
-
 def count_scheduler_steps(spec: RunSpec, steps_per_epoch: int) -> int:
-    """How often the scheduler is moved in the whole run, the last move after the last step."""
+    """Calls of `scheduler.step()` in the run; the last one follows the last training step."""
     per_epoch = steps_per_epoch if spec.scheduler["per"] == "step" else 1
     return int(spec.epochs * per_epoch)
+
+
+class Hook:
+    """A decorator that registers a function about a component or, by its name, about a group."""
+
+    def __init__(self, name: str) -> None:
+        self._attribute = f"_recipe_{name}"
+
+    def __call__(self, owner: Callable[..., Any] | str) -> Callable[[F], F]:
+        target = sys.modules[f"recipe.components.{owner}"] if isinstance(owner, str) else owner
+
+        def register(function: F) -> F:
+            setattr(target, self._attribute, function)
+            return function
+
+        return register
+
+    def find(self, owner: Callable[..., Any] | str) -> Callable[..., Any] | None:
+        """The function registered for a component or a group; None if there is none."""
+        if isinstance(owner, str):
+            target: object = importlib.import_module(f"recipe.components.{owner}")
+        else:
+            target = _unwrap_partial(owner)
+        function: Callable[..., Any] | None = _own_attribute(target, self._attribute)
+        return function
+
+
+class Marker:
+    """A decorator that states how the engine calls a component."""
+
+    def __init__(self, name: str) -> None:
+        self._attribute = f"_recipe_{name}"
+
+    def __call__(self, component: F) -> F:
+        setattr(component, self._attribute, True)
+        return component
+
+    def marks(self, component: Callable[..., Any]) -> bool:
+        return _own_attribute(_unwrap_partial(component), self._attribute) is True
+
+
+def _own_attribute(owner: object, name: str) -> Any:
+    """Not inherited: a subclass has its own rules."""
+    return getattr(owner, "__dict__", {}).get(name)
+
+
+def _unwrap_partial(component: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(component, functools.partial):
+        component = component.func
+    return component
+
+
+check = Hook("check")
+"""`function(planned, **settings)` yields a line for each conflict with the rest of the run: the
+dotted key, the rule, the value, the way out. Raising ValueError reports one, too. The function of
+a group is called without settings."""
+
+caution = Hook("caution")
+"""`function(planned, **settings)` yields what the plan prints as a caution; the run trains."""
+
+describe = Hook("describe")
+"""`function(planned, **settings)` returns a line of the plan about a scheduler."""
+
+audit = Hook("audit")
+"""Yields what is wrong after a clip, `function(params, **settings)`, or with the indices of a
+sampler, `function(targets, indices, **settings)`; a broken promise ends the run. For a clip that is
+made with the model, `function(params, model, **settings)`."""
+
+no_effect = Hook("no_effect")
+"""`function(**settings)` returns why a loss changes nothing with these settings, or None."""
+
+pretrained_weights = Hook("pretrained_weights")
+"""`function(weights, **settings)` returns what a model's library publishes under that name as
+`recipe.components.model.library_weights.LibraryWeights`, or None. Settings that are `auto` may still
+be so."""
+
+adapt_weights = Hook("adapt_weights")
+"""`function(weights, **settings)` returns weights of a file under the names of the model."""
+
+needs_model = Marker("needs_model")
+"""A clip, a function or a class, that is called once as `clip(model, **settings)`; the result is
+called in every step."""
+
+lr_factor = Marker("lr_factor")
+"""A scheduler that is a function of the progress of the run, `factor(progress, **settings)`."""
+
+needs_total_steps = schema.passed_by_engine("total")
+"""A scheduler that also takes the keyword argument `total`, the number of its steps in the run."""

@@ -1,14 +1,15 @@
-"""One group of a spec -> the callable it names, with its settings bound.
+"""From a spec to the callables that its groups name, with their settings.
 
-The only place where anything is made of a `_target_`. Hydra's `instantiate` isn't used: it would
-look the name up by its own rules, and resolve texts with `${...}` once more, after they were
-checked. Needs torch only where the part does.
+The only place where a `_target_` is instantiated. Hydra's `instantiate` is not used: it would
+resolve the name by its own rules, and resolve `${...}` a second time, after the values were checked.
+Imports torch only where the component does.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from recipe.config import allowlist, schema
@@ -17,51 +18,71 @@ from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 
 
-def find_component_problems(
-    spec: RunSpec, groups: tuple[str, ...] = GROUPS
-) -> dict[str, list[str]]:
-    """What is wrong with each group's `_target_` and settings, told without making anything."""
-    found: dict[str, list[str]] = {}
-    for group in groups:
-        problems, node = Problems(), getattr(spec, group)
-        option = spec.options[group]
-        with problems.collect_component_errors(
-            f"{group}={option}"
-        ):  # the message itself names the `_target_`
-            called = _locate_component(node, spec.trust, group)
-        if problems:
-            found[group] = list(problems)
-            continue
-        with problems.collect_component_errors(spec.format_choice(group)):
-            problems += schema.find_setting_problems(group, option, called, node)
-        if problems:
-            found[group] = list(problems)
-    return found
+@dataclass(frozen=True)
+class Component:
+    """What the `_target_` of a group names, and the settings that it is called with."""
+
+    function: Callable[..., Any]
+    settings: Mapping[str, Any]
+    trust: tuple[str, ...]
+
+    def bind(self, dataset_properties: Mapping[str, Any] | None = None) -> functools.partial[Any]:
+        """The function with its settings; each nested `_target_` in them is instantiated.
+
+        Settings that are `auto` get their values from `dataset_properties`, if given.
+        """
+        settings = dict(self.settings)
+        for key in schema.DATASET_PROPERTIES:
+            if settings.get(key) == "auto" and key in (dataset_properties or {}):
+                settings[key] = (dataset_properties or {})[key]
+        bound = {key: _instantiate_setting(value, self.trust) for key, value in settings.items()}
+        return functools.partial(self.function, **bound)
 
 
-def bind_component(
-    spec: RunSpec, group: str, dataset_properties: Mapping[str, Any] | None = None
-) -> Any:
-    """The group's callable with its settings bound; `auto` is filled in from the data's facts."""
-    node = getattr(spec, group)
-    called = _locate_component(node, spec.trust, group)
-    _, given = schema.split_engine_settings(group, node)
-    for key in schema.DATASET_PROPERTIES:
-        if (
-            given.get(key) == "auto"
-            and dataset_properties is not None
-            and key in dataset_properties
-        ):
-            given[key] = dataset_properties[key]
-    return functools.partial(
-        called, **{key: _instantiate_setting(v, spec.trust) for key, v in given.items()}
-    )
+class Components(dict[str, Component]):
+    """The components of a spec by group, without those that have problems."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems: dict[str, list[str]] = {}
+
+    def add(self, spec: RunSpec, groups: Iterable[str]) -> None:
+        """Resolves and checks the components of these groups; nothing is instantiated."""
+        for group in groups:
+            problems, node, option = Problems(), getattr(spec, group), spec.options[group]
+            with problems.collect_component_errors(f"{group}={option}"):  # without `_target_`
+                function = _locate_component(node, spec.trust, group)
+            if not problems:
+                with problems.collect_component_errors(spec.format_choice(group)):
+                    problems += schema.find_setting_problems(group, option, function, node)
+            if problems:
+                self.problems[group] = list(problems)
+            else:
+                self[group] = _make_component(spec, group, function)
+
+
+def instantiate(spec: RunSpec, groups: Iterable[str] = GROUPS) -> Components:
+    """Resolves, checks and binds the components of a spec, each group once."""
+    components = Components()
+    components.add(spec, groups)
+    return components
+
+
+def bind_component(spec: RunSpec, group: str) -> functools.partial[Any]:
+    """One group's component by itself; raises ValueError if it may not be called."""
+    function = _locate_component(getattr(spec, group), spec.trust, group)
+    return _make_component(spec, group, function).bind()
+
+
+def _make_component(spec: RunSpec, group: str, function: Callable[..., Any]) -> Component:
+    _, settings = schema.split_engine_settings(group, getattr(spec, group))
+    return Component(function, settings, spec.trust)
 
 
 def _locate_component(
     node: Mapping[str, Any], trusted: tuple[str, ...], group: str
 ) -> Callable[..., Any]:
-    """What a group's `_target_` names, once all that would be made with it may be."""
+    """Raises ValueError unless the group's `_target_` and all nested ones may be called."""
     called = allowlist.locate_target(node.get("_target_"), trusted, group)
     allowlist.check_nested_targets(node, trusted)
     allowlist.check_downloads(
@@ -71,10 +92,7 @@ def _locate_component(
 
 
 def _instantiate_setting(value: Any, trusted: tuple[str, ...]) -> Any:
-    """A setting as its part is given it: a copy, in which each `_target_` is made, innermost first.
-
-    What `trust.locate` has looked at is what is called; no name is looked up a second time.
-    """
+    """A copy of a setting in which each nested `_target_` is instantiated, the innermost first."""
     if isinstance(value, list):
         return [_instantiate_setting(item, trusted) for item in value]
     if not isinstance(value, Mapping):
@@ -92,8 +110,3 @@ def _instantiate_setting(value: Any, trusted: tuple[str, ...]) -> Any:
         return bound()
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"_target_ {target} can't be made: {error}") from error
-
-
-def instantiate_device(spec: RunSpec) -> Any:
-    """The device, made before torch is imported."""
-    return bind_component(spec, "device")()

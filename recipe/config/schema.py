@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -16,6 +16,10 @@ from pydantic_core import ErrorDetails
 from recipe.config import allowlist, option_files
 from recipe.config.option_files import suggest_nearest
 from recipe.formatting import format_value, pluralize
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ENGINE_ARGUMENTS = "_recipe_engine_arguments"
 
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: what the data turn out to have, or the weights ask of them."""
@@ -85,15 +89,26 @@ FINGERPRINT_EXCLUDED_SETTINGS = {
 }
 """Settings that are places, or only say how fast; for the fingerprint what they lead to counts."""
 
-RUNTIME_ARGUMENTS = {"scheduler": ("total",)}
-"""Names that the engine fills in itself if a part takes them; never settings."""
-
-
 MAX_FLOAT32 = 3.4028234663852886e38
 """The largest float32, which is what weights and gradients are made of."""
 
 FINITE_GROUPS = ("optimizer", "param_groups")
 """Groups whose settings may not be infinite."""
+
+
+def passed_by_engine(*names: str) -> Callable[[F], F]:
+    """Marks keyword arguments of a component that the engine passes itself; they are no settings."""
+
+    def mark(component: F) -> F:
+        setattr(component, _ENGINE_ARGUMENTS, names)
+        return component
+
+    return mark
+
+
+def get_engine_arguments(component: Callable[..., Any]) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(component, "__dict__", {}).get(_ENGINE_ARGUMENTS, ())
+    return names
 
 
 def split_engine_settings(
@@ -228,7 +243,7 @@ def _get_setting_parameters(part: Callable[..., Any], group: str) -> list[inspec
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     by_place = 0 if group == "loss" and inspect.isclass(part) else POSITIONAL_ARGUMENT_COUNTS[group]
     parameters = list(inspect.signature(part).parameters.values())[by_place:]
-    filled = RUNTIME_ARGUMENTS.get(group, ())
+    filled = get_engine_arguments(part)
     return [
         parameter
         for parameter in parameters

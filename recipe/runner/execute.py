@@ -18,7 +18,7 @@ from rich.table import Table
 from recipe import output
 from recipe.components import device
 from recipe.config import schema
-from recipe.config.instantiate import bind_component, find_component_problems, instantiate_device
+from recipe.config.instantiate import Components, instantiate
 from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
@@ -43,21 +43,21 @@ def prepare_run(spec: RunSpec, problems: Problems) -> Run:
     output.set_current_task("importing torch")
     # of all parts only the device may be looked at before torch is imported
     before = len(problems)
-    for lines in find_component_problems(spec, ("device",)).values():
-        problems += lines
-    if len(problems) == before:
+    components = instantiate(spec, ("device",))
+    problems += components.problems.get("device", [])
+    if "device" in components:
         with problems.collect_component_errors(f"device={spec.options['device']}"):
-            device.set_environment(instantiate_device(spec).environment())
+            device.set_environment(components["device"].bind()().environment())
     broken = {"device"} if len(problems) > before else set()
     world = World.from_environment()
     if world.size == 1:
-        return _build_run(spec, problems, broken)
+        return _build_run(spec, components, problems, broken)
     from recipe.training import rendezvous
 
     if world.rank == 0:
         rendezvous.send_spec(spec)
     rendezvous.init_process_group()
-    return rendezvous.build_on_all_ranks(lambda: _build_run(spec, problems, broken))
+    return rendezvous.build_on_all_ranks(lambda: _build_run(spec, components, problems, broken))
 
 
 def find_problems(spec: RunSpec, *, is_on_cpu: bool) -> list[str]:
@@ -67,7 +67,7 @@ def find_problems(spec: RunSpec, *, is_on_cpu: bool) -> list[str]:
         if is_on_cpu:
             prepare_run(spec, Problems())
         else:
-            _build_run(replace(spec, compile=False), Problems(), {"device"})
+            _build_run(replace(spec, compile=False), Components(), Problems(), {"device"})
     except (Exception, SystemExit) as error:  # of a user's part; the job itself reports it
         if is_output_closed(error):
             raise
@@ -91,9 +91,10 @@ def preserve_environment() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _build_run(spec: RunSpec, problems: Problems, invalid_groups: set[str]) -> Run:
+def _build_run(
+    spec: RunSpec, components: Components, problems: Problems, invalid_groups: set[str]
+) -> Run:
     from recipe.components.data import worker
-    from recipe.training import param_groups
     from recipe.training.build import build
 
     if root := schema.find_run_setting_problems(vars(spec)):
@@ -108,12 +109,9 @@ def _build_run(spec: RunSpec, problems: Problems, invalid_groups: set[str]) -> R
             }  # they need these two
         if any(line.startswith("accumulate") for line in root):
             spec = replace(spec, accumulate=1)  # told already, so that the rest is checked
-    static = param_groups.static_problems(
-        spec, tuple(group for group in GROUPS if group != "device")
-    )
-    problems += [line for lines in static.values() for line in lines]
+    components.add(spec, (group for group in GROUPS if group != "device"))
     with worker.translate_worker_errors(spec.data.get("workers", 0)):
-        return build(spec, problems, invalid_groups | set(static))
+        return build(spec, components, problems, invalid_groups)
 
 
 def execute_run(
@@ -141,7 +139,7 @@ def execute_run(
     from recipe.runner.start import start_run
     from recipe.store import results, run_dirs
 
-    tracking = bind_component(spec, "tracking")(spec.output_path)
+    tracking = run.components["tracking"].bind()(spec.output_path)
     if earlier_runs.interrupted_run_dir:
         recorder = Recorder.reopen(
             earlier_runs.interrupted_run_dir,

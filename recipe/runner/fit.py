@@ -79,7 +79,9 @@ class _FitLoop:
     def __init__(self, recorder: Recorder | NullRecorder, plan: Plan, console: Console) -> None:
         self.recorder, self.plan, self.run, self.console = recorder, plan, plan.run, console
         self.checkpoints = Checkpoints(recorder.run_dir, plan.spec.checkpoint)
-        expected = ExpectedTraining.from_spec(plan.spec, plan.run.model, plan.run.steps_per_epoch)
+        expected = ExpectedTraining.from_spec(
+            plan.spec, plan.run.components, plan.run.model, plan.run.steps_per_epoch
+        )
         plan.run.collectives.before_training(plan.run)
         self.audit = Audit(plan.spec, plan.run, expected)
         self.verdicts: list[AuditResult] = []

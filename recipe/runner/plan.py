@@ -100,7 +100,7 @@ class Plan:
 
 def make_plan(spec: RunSpec, run: Run) -> Plan:
     output.set_current_task("computing a summary of the model")
-    planned = contract.PlannedRun(spec, vars(run))
+    planned = contract.PlannedRun(spec, run.components, vars(run))
     return Plan(
         spec, run, summarize_model(run), parameter_table.build_rows(run), run.frozen_cache.describe_plan(run),
         rules.describe_component(planned, "scheduler"), rules.find_warnings(planned),

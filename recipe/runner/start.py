@@ -12,7 +12,6 @@ from rich.console import Console
 from recipe.checkpoint import transfer
 from recipe.checkpoint.files import Checkpoints
 from recipe.checkpoint.state import RunState, get_rng_states
-from recipe.config.instantiate import instantiate_device
 from recipe.runner import environment, fingerprint, initial_state, parameter_table
 from recipe.runner import plan as planning
 from recipe.runner.earlier_runs import EarlierRuns
@@ -126,7 +125,7 @@ def _record_metadata(
     recorder: Recorder, plan: Plan, fingerprint_hash: str, sweep: Path | None
 ) -> None:
     spec, run = plan.spec, plan.run
-    hardware = instantiate_device(spec).hardware(run.device)
+    hardware = run.components["device"].bind()().hardware(run.device)
     commit = environment.get_git_commit()
     versions = environment.get_versions()
     recorder.log_params(spec.to_parameters())

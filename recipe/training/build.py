@@ -1,8 +1,8 @@
-"""spec -> Run: every part is made here, in the one order that is right, and nowhere else.
+"""From a spec to a Run: every part is built here, in a fixed order.
 
 Random streams -> data -> model -> weights -> freeze and BatchNorm policy -> parameter groups
-(trainable parameters only) -> optimizer -> scheduler -> the parts of a step. A part that can't be
-made doesn't stop the others, so all problems of a spec are reported at once.
+(trainable parameters only) -> optimizer -> scheduler -> the parts of a training step. The parts that
+do not need one that failed are still built, so that all problems of a spec are reported at once.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from typing import Any, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recipe import output
 from recipe.components import contract
+from recipe.components.average import Average
+from recipe.components.contract import LRCurves, MissingComponent
 from recipe.components.data import Data
 from recipe.components.data import validation as data_contract
-from recipe.config import instantiate
+from recipe.components.precision import AutocastAndScaler
+from recipe.config.instantiate import Component, Components, instantiate
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import Problems, RecipeError, first_line
@@ -28,184 +32,306 @@ from recipe.nn import memory_format, rng
 from recipe.nn.compile_model import compile_model
 from recipe.training import lr_schedule as schedule_module
 from recipe.training import pretrained, rules, sanity_check
-from recipe.training.collectives import Collectives, MultiProcess, SingleProcess
+from recipe.training.collectives import Clip, Collectives, MultiProcess, SingleProcess
 from recipe.training.freezing import FreezeSchedule
 from recipe.training.frozen_cache.frozen_cache import FrozenCache
+from recipe.training.lr_schedule import LRSchedule
 from recipe.training.nonfinite import NonFiniteGuard
-from recipe.training.param_groups import OptimizerBuilder, static_problems
-from recipe.training.run import Run
+from recipe.training.param_groups import OptimizerBuilder, check_components
+from recipe.training.pretrained import InitialWeights
+from recipe.training.run import Run, compute_dataset_properties
+
+T = TypeVar("T")
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 STATEFUL_GROUPS = ("loss", "clip", "augment", "average")
-"""Parts that may remember something from step to step."""
+"""Groups whose components may have a `state_dict`."""
 
 
-class ComponentBuilder:
-    """Makes the parts one by one; one that can't be made leaves a problem and None."""
+class _Part(Generic[T]):
+    """A part of a run, built when it is first read; `_part` is the decorator."""
 
-    def __init__(self, spec: RunSpec, problems: Problems, failed_groups: set[str]) -> None:
-        self.spec = spec
-        self.problems = problems
-        self.failed_groups = failed_groups
+    def __init__(self, group: str, build: Callable[[Any], T]) -> None:
+        self.group, self.build = group, build
 
-    def build_component(
-        self, group: str, make: Callable[[], Any], needs: tuple[str, ...] = ()
-    ) -> Any:
-        if group in self.failed_groups or self.failed_groups.intersection(needs):
-            self.failed_groups.add(group)
-            return None
-        before = len(self.problems)
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, builder: RunBuilder, owner: type) -> T:
+        """Raises MissingComponent if the part, or another one of its group, could not be built."""
+        if self.group in builder.failed_groups:
+            raise MissingComponent(self.name)
+        if self.name not in builder.parts:
+            builder.parts[self.name] = builder.build_part(self.group, self.build)
+        part: T = builder.parts[self.name]
+        return part
+
+
+def _part(group: str) -> Callable[[Callable[[Any], T]], _Part[T]]:
+    return lambda build: _Part(group, build)
+
+
+class RunBuilder:
+    """Builds the parts of a run in the order of their definition, under the names of Run's fields.
+
+    A part that cannot be built adds to `problems` and its group to `failed_groups`; the parts that
+    read it are not tried.
+    """
+
+    def __init__(
+        self, spec: RunSpec, components: Components, problems: Problems, failed_groups: set[str]
+    ) -> None:
+        self.spec, self.components = spec, components
+        self.problems, self.failed_groups = problems, failed_groups
+        self.parts: dict[str, Any] = {}
+
+    def build_all(self) -> None:
+        for name, part in vars(RunBuilder).items():
+            if isinstance(part, _Part):
+                with suppress(MissingComponent):
+                    getattr(self, name)
+
+    def build_part(self, group: str, build: Callable[[RunBuilder], T]) -> T:
+        missing = MissingComponent(group)
         with self.problems.collect_component_errors(self.spec.format_choice(group)):
             try:
-                return make()
+                return build(self)
+            except MissingComponent as error:
+                missing = error
             except (RuntimeError, MemoryError, OverflowError) as error:  # such as absurd sizes
                 reason = first_line(error) or type(error).__name__
                 raise ValueError(f"can't be made: {reason}; look at its settings") from error
-        assert len(self.problems) > before
         self.failed_groups.add(group)
-        return None
+        raise missing
 
-    def build_components(self) -> dict[str, Any]:
-        """What a run is made of, under the names of Run's fields; None where it can't be made."""
-        spec, made = self.spec, self.build_component
-        device = made("device", lambda: instantiate.instantiate_device(spec).select())
-        data = made("data", lambda: _build_data(spec))
-        facts = _data_properties(data) if data is not None else None
-        ranks = made("distributed", lambda: _build_collectives(spec)) or SingleProcess()
-        home = device if device is not None else torch.device("cpu")  # so that the rest is checked
-        sampler = made("sampler", lambda: instantiate.bind_component(spec, "sampler"), ("data",))
-        model = made("model", lambda: _build_model(spec, facts, home, ranks), ("data",))
-        start = made(
-            "model", lambda: pretrained.load_initial_weights(spec, model, data, facts), ("model",)
+    def bind(self, group: str) -> functools.partial[Any]:
+        return self.components[group].bind()
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-len(self.data.train) // int(self.spec.data["batch_size"]))
+
+    @_part("device")
+    def device(self) -> torch.device:
+        device: torch.device = self.bind("device")().select()
+        return device
+
+    @_part("data")
+    def data(self) -> Data:
+        return _build_data(self.spec, self.components["data"], self.components.get("model"))
+
+    @_part("data")
+    def dataset_properties(self) -> dict[str, Any]:
+        return compute_dataset_properties(self.data)
+
+    @_part("distributed")
+    def collectives(self) -> Collectives:
+        """The processes that share the run; for one process the option is not used."""
+        world = World.from_environment()
+        if world.size == 1:
+            return SingleProcess()
+        early = not _has_augmentation(self.spec)
+        return MultiProcess(world, self.bind("distributed")(), shards_before_read=early)
+
+    @_part("sampler")
+    def sampler(self) -> Callable[[Tensor, torch.Generator], Tensor]:
+        return self.bind("sampler")
+
+    @_part("model")
+    def model(self) -> nn.Module:
+        properties = self.dataset_properties
+        output.set_current_task("building the model")
+        with rng.isolate_seeded_rng(self.spec.seed, "weights"):
+            model: nn.Module = self.components["model"].bind(properties)()
+        # without a device or processes the rest is still checked
+        device = self.parts.get("device") or torch.device("cpu")
+        ranks: Collectives = self.parts.get("collectives") or SingleProcess()
+        channels_last = self.spec.channels_last
+        if ranks.is_contiguous_required and channels_last == "auto":
+            channels_last = False
+        return ranks.prepare_model(memory_format.to_memory_format(model, device, channels_last))
+
+    @_part("model")
+    def initial_weights(self) -> InitialWeights | None:
+        return pretrained.load_initial_weights(
+            self.spec, self.model, self.data, self.components["model"], self.dataset_properties
         )
-        frozen = made("freeze", lambda: _apply_freeze(spec, model), ("model",))
-        optimizer_builder = made(
-            "optimizer",
-            lambda: OptimizerBuilder(spec, instantiate.bind_component(spec, "optimizer")),
+
+    @_part("freeze")
+    def freeze_schedule(self) -> FreezeSchedule:
+        return _apply_freeze(self.spec, self.bind("freeze"), self.model)
+
+    @_part("optimizer")
+    def optimizer_builder(self) -> OptimizerBuilder:
+        return OptimizerBuilder(self.spec, self.bind("optimizer"))
+
+    @_part("param_groups")
+    def param_groups(self) -> list[dict[str, Any]]:
+        builder, model = self.optimizer_builder, self.model
+        with rng.isolate_seeded_rng(self.spec.seed, "param_groups"):
+            groups: list[dict[str, Any]] = self.bind("param_groups")(model)
+        return builder.check_groups(model, groups)
+
+    @_part("optimizer")
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizer_builder.build_optimizer(self.param_groups, self.freeze_schedule)
+
+    @_part("optimizer")
+    def base_lr(self) -> dict[str, float]:
+        return schedule_module.get_learning_rates(self.optimizer)
+
+    @_part("warmup")
+    def warmup_factors(self) -> list[float]:
+        return schedule_module.compute_warmup_factors(
+            self.spec, self.components, self._steps_per_epoch
         )
-        groups = made(
-            "param_groups",
-            lambda: optimizer_builder.check_groups(model, _build_param_groups(spec, model)),
-            ("model", "optimizer"),
+
+    @_part("scheduler")
+    def lr_schedule(self) -> LRSchedule:
+        factors = self.parts.get("warmup_factors", [])
+        return schedule_module.build_lr_schedule(
+            self.spec, self.components, self.optimizer, self._steps_per_epoch, factors
         )
-        optimizer = made(
-            "optimizer",
-            lambda: optimizer_builder.build_optimizer(groups, frozen),
-            ("param_groups", "freeze"),
+
+    @_part("scheduler")
+    def lr_curves(self) -> LRCurves:
+        return schedule_module.compute_lr_curves(
+            self.spec, self.components, self.base_lr, self._steps_per_epoch
         )
-        base_lr = made(
-            "optimizer", lambda: schedule_module.get_learning_rates(optimizer), ("optimizer",)
+
+    @_part("precision")
+    def autocast_and_scaler(self) -> AutocastAndScaler:
+        result: AutocastAndScaler = self.bind("precision")(self.device)
+        return result
+
+    @_part("precision")
+    def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+        return self.autocast_and_scaler[0]
+
+    @_part("precision")
+    def scaler(self) -> torch.amp.GradScaler:
+        return self.autocast_and_scaler[1]
+
+    @_part("data")
+    def checked_targets(self) -> bool:
+        sanity_check.check_targets(self.data)
+        return True
+
+    @_part("loss")
+    def loss(self) -> Loss:
+        return _build_loss(self.components["loss"], self.parts.get("dataset_properties"))
+
+    @_part("sharpness")
+    def sharpness(self) -> Callable[[list[nn.Parameter], Callable[[], None]], None]:
+        return self.bind("sharpness")
+
+    @_part("clip")
+    def clip(self) -> Clip:
+        return _build_clip(self.spec.options["clip"], self.bind("clip"), self.model)
+
+    @_part("augment")
+    def augment(self) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]:
+        return self.components["augment"].bind(self.dataset_properties)
+
+    @_part("average")
+    def average(self) -> Average:
+        average: Average = self.bind("average")(self.freeze_schedule.model)
+        return average
+
+    @_part("evaluation")
+    def evaluation(self) -> Callable[[nn.Module, Tensor], Tensor]:
+        return self.bind("evaluation")
+
+    @_part("stop")
+    def stop(self) -> Callable[[list[float]], bool]:
+        return self.bind("stop")
+
+    def build_run(self) -> Run:
+        """Raises MissingComponent unless all parts could be built."""
+        spec = self.spec
+        stateful = {name: inspect.unwrap(self.parts[name]) for name in STATEFUL_GROUPS}
+        return Run(
+            components=self.components,
+            seed=spec.seed,
+            epochs=spec.epochs,
+            device=self.device,
+            data=self.data,
+            sampler=self.sampler,
+            batch_size=spec.data["batch_size"],
+            eval_batch_size=spec.data["eval_batch_size"],
+            accumulate=spec.accumulate,
+            model=self.model,
+            initial_weights=self.initial_weights,
+            loss=self.loss,
+            freeze_schedule=self.freeze_schedule,
+            optimizer=self.optimizer,
+            base_lr=self.base_lr,
+            param_groups=self.param_groups,
+            sharpness=self.sharpness,
+            lr_schedule=self.lr_schedule,
+            lr_curves=self.lr_curves,
+            warmup_factors=self.warmup_factors,
+            clip=self.clip,
+            autocast=self.autocast,
+            scaler=self.scaler,
+            augment=self.augment,
+            average=self.average,
+            evaluation=self.evaluation,
+            stop=self.stop,
+            nonfinite_guard=NonFiniteGuard(spec.on_nonfinite, spec.nonfinite_limit),
+            collectives=self.collectives,
+            frozen_cache=_build_frozen_cache(spec),
+            stateful_components={
+                name: part for name, part in stateful.items() if hasattr(part, "state_dict")
+            },
         )
-        per_epoch = -(-len(data.train) // spec.data["batch_size"]) if data is not None else 0
-        ramp = made(
-            "warmup", lambda: schedule_module.compute_warmup_factors(spec, per_epoch), ("data",)
-        )
-        schedule = made(
-            "scheduler",
-            lambda: schedule_module.build_lr_schedule(spec, optimizer, per_epoch, ramp or []),
-            ("optimizer", "data"),
-        )
-        rates = made(
-            "scheduler",
-            lambda: schedule_module.compute_lr_curves(spec, base_lr, per_epoch),
-            ("scheduler",),
-        )
-        precision = made(
-            "precision", lambda: instantiate.bind_component(spec, "precision")(device), ("device",)
-        )
-        made("data", lambda: sanity_check.check_targets(data))
-        return {
-            "device": device,
-            "collectives": ranks,
-            "data": data,
-            "sampler": sampler,
-            "model": model,
-            "initial_weights": start,
-            "loss": made("loss", lambda: _build_loss(spec, facts)),
-            "freeze_schedule": frozen,
-            "optimizer": optimizer,
-            "base_lr": base_lr or {},
-            "param_groups": groups,
-            "sharpness": made("sharpness", lambda: instantiate.bind_component(spec, "sharpness")),
-            "lr_schedule": schedule,
-            "lr_curves": rates,
-            "warmup_factors": ramp,
-            "clip": made("clip", lambda: _build_clip(spec, model), ("model",)),
-            "autocast": precision and precision[0],
-            "scaler": precision and precision[1],
-            "augment": made(
-                "augment", lambda: instantiate.bind_component(spec, "augment", facts), ("data",)
-            ),
-            "average": made(
-                "average", lambda: instantiate.bind_component(spec, "average")(model), ("freeze",)
-            ),
-            "evaluation": made(
-                "evaluation", lambda: instantiate.bind_component(spec, "evaluation")
-            ),
-            "stop": made("stop", lambda: instantiate.bind_component(spec, "stop")),
-        }
 
 
 def build(
-    spec: RunSpec, problems: Problems | None = None, failed_groups: set[str] | None = None
+    spec: RunSpec,
+    components: Components | None = None,
+    problems: Problems | None = None,
+    failed_groups: set[str] | None = None,
 ) -> Run:
-    """The run a spec describes, ready to train.
+    """The run that a spec describes, ready to train.
 
-    `problems` and `broken` are what is known to be wrong already, and with which groups; parts that
-    depend on those are not tried. Raises SpecError with everything that is wrong.
+    `problems` are those found before, and `failed_groups` the groups that they are about. Raises
+    SpecError with all problems.
     """
+    components = instantiate(spec) if components is None else components
     problems = Problems() if problems is None else problems
-    if failed_groups is None:
-        static = static_problems(spec)
-        problems += [line for lines in static.values() for line in lines]
-        failed_groups = set(static)
-    builder = ComponentBuilder(spec, problems, failed_groups)
-    made = builder.build_components()
-    planned = contract.PlannedRun(
-        spec, {key: part for key, part in made.items() if part is not None}
-    )
-    against = rules.find_problems(planned, failed_groups)
-    problems += against
-    wrong = _accumulation_problems(spec)
-    problems += wrong
+    failed = set(failed_groups or ())
+    for group, lines in check_components(spec, components).items():
+        if group not in failed:
+            problems += lines
+            failed.add(group)
+    builder = RunBuilder(spec, components, problems, failed)
+    builder.build_all()
+    planned = contract.PlannedRun(spec, components, builder.parts)
+    conflicts = rules.find_problems(planned, failed) + _accumulation_problems(spec)
+    problems += conflicts
     needed = {"data", "model", "augment", "loss", "precision", "evaluation"}
-    if not needed & failed_groups and not against and not wrong:
+    if not needed & failed and not conflicts:
         output.set_current_task("computing the first batch")
         problems += sanity_check.check_batch(planned)
     if spec.compile and not problems:
         with problems.collect("compile"):
-            compile_model(made["model"], made["device"])
+            compile_model(builder.model, builder.device)
     problems.raise_if_any()
-    parts_of_a_step = {name: inspect.unwrap(made[name]) for name in STATEFUL_GROUPS}
-    return Run(
-        seed=spec.seed,
-        epochs=spec.epochs,
-        batch_size=spec.data["batch_size"],
-        eval_batch_size=spec.data["eval_batch_size"],
-        accumulate=spec.accumulate,
-        nonfinite_guard=NonFiniteGuard(spec.on_nonfinite, spec.nonfinite_limit),
-        frozen_cache=_build_frozen_cache(spec),
-        stateful_components={
-            n: part for n, part in parts_of_a_step.items() if hasattr(part, "state_dict")
-        },
-        **made,
-    )
+    return builder.build_run()
 
 
 def _accumulation_problems(spec: RunSpec) -> list[str]:
-    """What keeps a batch from being computed in `accumulate` parts."""
     size, count = spec.data.get("batch_size"), spec.accumulate
     if isinstance(size, int) and count > size > 0:
         return [f"accumulate is {count}, but a batch has {size} samples; use {size} or less"]
     return []
 
 
-def _build_data(spec: RunSpec) -> Data:
+def _build_data(spec: RunSpec, component: Component, model: Component | None) -> Data:
     output.set_current_task("reading the data")
-    data = data_contract.check_data(
-        instantiate.bind_component(spec, "data", pretrained.resolve_auto_settings(spec))(
-            rng.make_generator(spec.seed, "split")
-        )
-    )
+    read = component.bind(pretrained.resolve_auto_settings(spec, model))
+    data = data_contract.check_data(read(rng.make_generator(spec.seed, "split")))
     stated = spec.data["classes"]
     if stated not in ("auto", len(data.classes)):
         raise ValueError(
@@ -220,50 +346,14 @@ def _build_data(spec: RunSpec) -> Data:
     return replace(data, digest=data_contract.hash_data(data))
 
 
-def _data_properties(data: Data) -> dict[str, Any]:
-    counts = data.train.targets.bincount(minlength=len(data.classes)).tolist()
-    return {
-        "channels": data.channels, "classes": len(data.classes), "size": data.size[0],
-        "counts": counts, "mean": list(data.mean), "std": list(data.std),
-    }  # fmt: skip
-
-
-def _build_collectives(spec: RunSpec) -> Collectives:
-    """The processes that share the run; of one alone, how they would is nothing to it."""
-    world = World.from_environment()
-    if world.size == 1:
-        return SingleProcess()
-    return MultiProcess(
-        world,
-        instantiate.bind_component(spec, "distributed")(),
-        shards_before_read=not _has_augmentation(spec),
-    )
-
-
 def _has_augmentation(spec: RunSpec) -> bool:
     return spec.augment.get("_target_") != "recipe.components.augment.none.none"
 
 
-def _build_model(
-    spec: RunSpec, facts: Mapping[str, Any] | None, device: torch.device, ranks: Collectives
-) -> nn.Module:
-    output.set_current_task("building the model")
-    with rng.isolate_seeded_rng(spec.seed, "weights"):
-        model: nn.Module = instantiate.bind_component(spec, "model", facts)()
-    wanted = (
-        False
-        if ranks.is_contiguous_required and spec.channels_last == "auto"
-        else spec.channels_last
-    )
-    return ranks.prepare_model(memory_format.to_memory_format(model, device, wanted))
-
-
-def _build_loss(
-    spec: RunSpec, facts: Mapping[str, Any] | None
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss; under autocast it is computed in float32, its weights, statistics and sums too."""
-    part: functools.partial[Any] = instantiate.bind_component(spec, "loss", facts)
-    loss = part() if inspect.isclass(part.func) else part
+def _build_loss(component: Component, dataset_properties: Mapping[str, Any] | None) -> Loss:
+    """The loss; under autocast it is computed in float32, including its weights and sums."""
+    bound = component.bind(dataset_properties)
+    loss = bound() if inspect.isclass(component.function) else bound
 
     def in_float32(output: Tensor, target: Tensor) -> Tensor:
         device = output.device.type
@@ -275,9 +365,11 @@ def _build_loss(
     return functools.update_wrapper(in_float32, loss, (), ())
 
 
-def _apply_freeze(spec: RunSpec, model: nn.Module) -> FreezeSchedule:
+def _apply_freeze(
+    spec: RunSpec, freeze: functools.partial[Any], model: nn.Module
+) -> FreezeSchedule:
     with rng.isolate_seeded_rng(spec.seed, "freeze"):
-        timetable: dict[int, list[str]] = instantiate.bind_component(spec, "freeze")(model) or {}
+        timetable: dict[int, list[str]] = freeze(model) or {}
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} "
@@ -302,37 +394,30 @@ def _build_frozen_cache(spec: RunSpec) -> FrozenCache:
     return FrozenCache(spec.output_path / "cache", why_not)
 
 
-def _build_param_groups(spec: RunSpec, model: nn.Module) -> list[dict[str, Any]]:
-    with rng.isolate_seeded_rng(spec.seed, "param_groups"):
-        groups: list[dict[str, Any]] = instantiate.bind_component(spec, "param_groups")(model)
-    return groups
-
-
-def _build_clip(
-    spec: RunSpec, model: nn.Module
-) -> Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
-    """The clip; one that returns the norm alone is measured, to see whether it bit."""
-    clip = instantiate.bind_component(spec, "clip")
-    if next(iter(inspect.signature(clip).parameters)) == "model":
+def _build_clip(option: str, clip: Callable[..., Any], model: nn.Module) -> Clip:
+    """The clip as a step calls it; one that returns the norm alone is measured before and after."""
+    if contract.needs_model.marks(clip):
         clip = clip(model)
-    called = getattr(clip, "func", clip)
-    called = called if inspect.isroutine(called) else type(called).__call__
-    try:
-        returned = get_type_hints(called).get("return")
-    except (NameError, TypeError):  # an annotation that only a type checker can read
-        returned = None
-    if get_origin(returned) is tuple:
-        return clip  # type: ignore[no-any-return]
+    reports_clipping = False
 
     def measured(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        before = _total_grad_norm(params)
-        norm = clip(params)
-        if not isinstance(norm, Tensor):
+        nonlocal reports_clipping
+        before = None if reports_clipping else _total_grad_norm(params)
+        returned = clip(params)
+        if isinstance(returned, tuple):
+            reports_clipping = True  # from now on it is not measured
+            return returned
+        if not isinstance(returned, Tensor):
             raise RecipeError(
-                f"clip={spec.options['clip']} returned {norm!r}; a clip returns the norm of all "
+                f"clip={option} returned {returned!r}; a clip returns the norm of all "
                 "gradients before clipping, a tensor of shape ()"
             )
-        return norm, _total_grad_norm(params) != before
+        if before is None:
+            raise RecipeError(
+                f"clip={option} returned a norm alone, but norm and whether a gradient "
+                "was changed in an earlier step; return the same in every step"
+            )
+        return returned, _total_grad_norm(params) != before
 
     return functools.update_wrapper(measured, clip, (), ())
 

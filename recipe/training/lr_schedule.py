@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from recipe.components.contract import LRCurves, count_scheduler_steps
+from recipe.components.contract import LRCurves, count_scheduler_steps, lr_factor
 from recipe.components.scheduler import build_scheduler
-from recipe.config import instantiate
+from recipe.config import schema
+from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 
 
@@ -78,23 +78,25 @@ class LRSchedule:
         self.apply_warmup()
 
 
-def compute_warmup_factors(spec: RunSpec, steps_per_epoch: int) -> list[float]:
-    """What the warm-up multiplies every learning rate by after 0, 1, ... steps of the run."""
-    part, total = instantiate.bind_component(spec, "warmup"), spec.epochs * steps_per_epoch
+def compute_warmup_factors(
+    spec: RunSpec, components: Components, steps_per_epoch: int
+) -> list[float]:
+    """The factor on every learning rate after 0, 1, ... training steps."""
+    part, total = components["warmup"].bind(), spec.epochs * steps_per_epoch
     return [float(part(step / total)) for step in range(total)]
 
 
 def build_lr_schedule(
     spec: RunSpec,
+    components: Components,
     optimizer: torch.optim.Optimizer,
     steps_per_epoch: int,
     warmup_factors: Sequence[float] = (),
 ) -> LRSchedule:
-    """The scheduler over this optimizer, as long as the run; `factors` are those of the warm-up."""
+    """The scheduler over this optimizer, for all steps of the run."""
     total = count_scheduler_steps(spec, steps_per_epoch)
-    part = instantiate.bind_component(spec, "scheduler")
-    parameters = inspect.signature(part).parameters
-    spans = next(iter(parameters)) == "progress" or "total" in parameters
+    part = components["scheduler"].bind()
+    spans = lr_factor.marks(part) or "total" in schema.get_engine_arguments(part.func)
     scheduler = build_scheduler(part, optimizer, total)
     last = max((step for step, factor in enumerate(warmup_factors, 1) if factor != 1), default=0)
     return LRSchedule(
@@ -107,7 +109,7 @@ def build_lr_schedule(
 
 
 def compute_lr_curves(
-    spec: RunSpec, base_lrs: Mapping[str, float], steps_per_epoch: int
+    spec: RunSpec, components: Components, base_lrs: Mapping[str, float], steps_per_epoch: int
 ) -> LRCurves:
     """Each group's learning rate over the run, found by walking the schedule on a stand-in.
 
@@ -118,8 +120,8 @@ def compute_lr_curves(
         {"name": name, "params": [nn.Parameter(torch.zeros(1))], "lr": lr}
         for name, lr in base_lrs.items()
     ]
-    optimizer = instantiate.bind_component(spec, "optimizer")(groups)
-    schedule = build_lr_schedule(spec, optimizer, steps_per_epoch)
+    optimizer = components["optimizer"].bind()(groups)
+    schedule = build_lr_schedule(spec, components, optimizer, steps_per_epoch)
     curves: LRCurves = {name: [] for name in base_lrs}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # no step to take

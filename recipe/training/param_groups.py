@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe.config import instantiate, option_files
+from recipe.config import option_files
+from recipe.config.instantiate import Components, instantiate
 from recipe.config.schema import find_type_problems, get_accepted_settings
 from recipe.config.spec import RunSpec
 from recipe.errors import DEBUG_HINT, Problems, describe_exception, print_debug_traceback
@@ -26,17 +27,19 @@ NON_OPTIMIZER_KEYS = ("params", "name", "rule")
 """Keys of a group that are no options of the optimizer."""
 
 
-def static_problems(
-    spec: RunSpec, groups: tuple[str, ...] = option_files.GROUPS
-) -> dict[str, list[str]]:
-    """As `instantiate.static_problems`, and what the optimizer refuses of its own settings."""
-    found = instantiate.find_component_problems(spec, groups)
-    if "optimizer" in groups and "optimizer" not in found:
+def static_problems(spec: RunSpec) -> dict[str, list[str]]:
+    """By group what is wrong with a spec that shows without building the run."""
+    return check_components(spec, instantiate(spec))
+
+
+def check_components(spec: RunSpec, components: Components) -> dict[str, list[str]]:
+    """The problems of the components, and what the optimizer refuses of its settings."""
+    found = dict(components.problems)
+    if "optimizer" in components:
         problems = Problems()
         with problems.collect_component_errors(spec.format_choice("optimizer")):
-            problems += OptimizerBuilder(
-                spec, instantiate.bind_component(spec, "optimizer")
-            ).settings_problems()
+            optimizer = components["optimizer"].bind()
+            problems += OptimizerBuilder(spec, optimizer).settings_problems()
         if problems:
             found["optimizer"] = list(problems)
     return found

@@ -6,6 +6,7 @@ setting of `data` leaves to `auto` follows them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from recipe.components.model.library_weights import (
     InputFormat,
     LibraryWeights,
 )
-from recipe.config import instantiate
+from recipe.config.instantiate import Component
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import format_list
@@ -59,44 +60,41 @@ class _SourceWeights:
     input_format: InputFormat | None = None
 
 
-def find_library_weights(
-    spec: RunSpec, facts: Mapping[str, Any] | None = None
-) -> LibraryWeights | None:
-    """What the model's library has under the name `model.weights`, if anything. Fetches nothing."""
+def find_library_weights(spec: RunSpec, model: functools.partial[Any]) -> LibraryWeights | None:
+    """What the library of the model publishes as `model.weights`, if anything; no download."""
     source = spec.model.get("weights")
     if source is None or Path(source).expanduser().is_file():
         return None
-    bound = instantiate.bind_component(spec, "model", facts)
-    own = contract.find_hook(bound.func, "weights")
-    found: LibraryWeights | None = own(source, **bound.keywords) if own else None
+    own = contract.pretrained_weights.find(model)
+    found: LibraryWeights | None = own(source, **model.keywords) if own else None
     return found
 
 
-def resolve_auto_settings(spec: RunSpec) -> dict[str, Any]:
+def resolve_auto_settings(spec: RunSpec, model: Component | None) -> dict[str, Any]:
     """What `auto` stands for in the settings of `data`, before there are data.
 
     One channel gets the mean of three: gray is what the colours have in common.
     """
     inputs = IMAGENET_INPUT_FORMAT
     if "auto" in (spec.data.get(key) for key in ("size", "mean", "std")):
-        inputs = _find_input_format(spec) or IMAGENET_INPUT_FORMAT
+        inputs = _find_input_format(spec, model) or IMAGENET_INPUT_FORMAT
     mean, std = list(inputs.mean), list(inputs.std)
     if spec.data.get("channels") == 1 and len(mean) > 1:
         mean, std = ([round(sum(values) / len(values), 6)] for values in (mean, std))
     return {"size": inputs.size, "mean": mean, "std": std}
 
 
-def _find_input_format(spec: RunSpec) -> InputFormat | None:
+def _find_input_format(spec: RunSpec, model: Component | None) -> InputFormat | None:
     """Of the weights that the run is to start from; None where they aren't told, or can't be."""
     source = spec.model.get("weights")
-    if source is None:
+    if source is None or model is None:
         return None
     try:
         path = Path(source).expanduser()
         if path.is_file():
             run = _find_run_dir(path)
             return _recorded_input_format(run) if run else None
-        found = find_library_weights(spec)
+        found = find_library_weights(spec, model.bind())
         return (
             found.input_format
             if found
@@ -112,7 +110,11 @@ def _recorded_input_format(run: Path) -> InputFormat:
 
 
 def load_initial_weights(
-    spec: RunSpec, model: nn.Module, data: Data, facts: Mapping[str, Any] | None
+    spec: RunSpec,
+    model: nn.Module,
+    data: Data,
+    component: Component,
+    dataset_properties: Mapping[str, Any],
 ) -> InitialWeights | None:
     """Starts the model from `model.weights`; None: its weights stay as they were drawn.
 
@@ -127,11 +129,11 @@ def load_initial_weights(
                 "keep; give model.weights, or leave model.weights_head out"
             )
         return None
+    bound = component.bind(dataset_properties)
     with Problems.prefix_key("model.weights"):
-        given = _load_source(spec, facts)
+        given = _load_source(spec, bound)
         weights = strip_wrapper_prefixes(given.weights, model)
-        bound = instantiate.bind_component(spec, "model", facts)
-        if adapt := contract.find_hook(bound.func, "adapted"):
+        if adapt := contract.adapt_weights.find(bound):
             weights = adapt(weights, **bound.keywords)
         head = set(layers.find_head_parameters(model, "auto", "model.weights"))
         for module in given.head_modules:
@@ -191,7 +193,7 @@ def _input_mismatches(spec: RunSpec, data: Data, inputs: InputFormat | None) -> 
     return found
 
 
-def _load_source(spec: RunSpec, facts: Mapping[str, Any] | None) -> _SourceWeights:
+def _load_source(spec: RunSpec, bound: functools.partial[Any]) -> _SourceWeights:
     """Raises ValueError or SpecError for what can't be had."""
     source = spec.model["weights"]
     path = Path(source).expanduser()
@@ -199,7 +201,7 @@ def _load_source(spec: RunSpec, facts: Mapping[str, Any] | None) -> _SourceWeigh
         if run := _find_run_dir(path):
             return _load_recorded_weights(path, source, run)
         return _SourceWeights(read_weights(path), _hash_file(path), source, None)
-    found = find_library_weights(spec, facts)
+    found = find_library_weights(spec, bound)
     if found is not None:
         weights = _fetch_weights(found)
         content = hash_tensors(

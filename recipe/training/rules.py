@@ -1,20 +1,15 @@
-"""Rules that tricks state beside their own code, collected from all of them before training.
+"""The rules that components and groups have registered, applied to the planned run.
 
-Beside a part `name` may stand, in its module, `check_name(planned, **settings)`; in a group's
-`__init__.py`, `check(planned)`, which holds for all options of the group, torch's own classes
-and a user's included. Both give problems: one line each with the key, the reason and a way out;
-raising ValueError tells one, too. `caution_name` and `caution` are called in the same way, and give
-cautions, with which a run trains all the same; `describe_name` gives a line for the plan.
+`recipe.components.contract` describes `check`, `caution` and `describe`. What is registered for a
+group holds for all its options, including torch's classes and a user's components.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from recipe.components.contract import MissingComponent, PlannedRun, find_hook
-from recipe.config import instantiate
+from recipe.components.contract import Hook, MissingComponent, PlannedRun, caution, check, describe
 from recipe.config.option_files import GROUPS
 from recipe.errors import Problems
 
@@ -26,7 +21,7 @@ def find_problems(planned: PlannedRun, failed_groups: set[str]) -> Problems:
     problems = Problems()
     for group in GROUPS:
         if group not in failed_groups:
-            for rule in _find_rules(planned, group):
+            for rule in _find_rules(planned, group, check):
                 with (
                     problems.collect_component_errors(planned.choice(group)),
                     suppress(MissingComponent),
@@ -40,23 +35,21 @@ def find_warnings(planned: PlannedRun) -> list[str]:
     return [
         line
         for group in GROUPS
-        for rule in _find_rules(planned, group, "caution")
+        for rule in _find_rules(planned, group, caution)
         for line in rule() or ()
     ]
 
 
 def describe_component(planned: PlannedRun, group: str) -> str | None:
     """What the part says of itself for the plan, if anything."""
-    bound = instantiate.bind_component(planned.spec, group)
-    own = find_hook(bound.func, "describe")
+    bound = planned.components[group].bind()
+    own = describe.find(bound.func)
     return own(planned, **bound.keywords) if own else None
 
 
-def _find_rules(planned: PlannedRun, group: str, prefix: str = "check") -> Iterator[Rule]:
-    everyones = getattr(importlib.import_module(f"recipe.components.{group}"), prefix, None)
-    if everyones is not None:
-        yield lambda: everyones(planned)
-    bound = instantiate.bind_component(planned.spec, group)
-    own = find_hook(bound.func, prefix)
-    if own is not None:
-        yield lambda: own(planned, **bound.keywords)
+def _find_rules(planned: PlannedRun, group: str, hook: Hook) -> Iterator[Rule]:
+    if of_group := hook.find(group):
+        yield lambda: of_group(planned)
+    component = planned.components[group]
+    if of_component := hook.find(component.function):
+        yield lambda: of_component(planned, **component.bind().keywords)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recipe.components.average import Average
 from recipe.components.contract import LRCurves
 from recipe.components.data import Data
+from recipe.config.instantiate import Components
 from recipe.nn import rng
 from recipe.training.collectives import Collectives
 from recipe.training.freezing import FreezeSchedule
@@ -24,8 +25,9 @@ from recipe.training.pretrained import InitialWeights
 
 @dataclass
 class Run:
-    """Names of parameters are those of the plain model."""
+    """What a run trains with, and its progress. Parameter names are those of the plain model."""
 
+    components: Components
     seed: int
     epochs: int
     device: torch.device
@@ -69,6 +71,10 @@ class Run:
     position: Position = field(default_factory=lambda: Position())
 
     @property
+    def dataset_properties(self) -> dict[str, Any]:
+        return compute_dataset_properties(self.data)
+
+    @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.data.train) // self.batch_size)
 
@@ -84,6 +90,15 @@ class Run:
             and self.position.batch == 0
             and self.stop(self.position.accuracies)
         )
+
+
+def compute_dataset_properties(data: Data) -> dict[str, Any]:
+    """The values of settings that are `auto`; see `recipe.config.schema.DATASET_PROPERTIES`."""
+    counts = data.train.targets.bincount(minlength=len(data.classes)).tolist()
+    return {
+        "channels": data.channels, "classes": len(data.classes), "size": data.size[0],
+        "counts": counts, "mean": list(data.mean), "std": list(data.std),
+    }  # fmt: skip
 
 
 @dataclass

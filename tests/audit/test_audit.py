@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe.audit.auditor import Audit, AuditResult
+from recipe.components import contract
 from recipe.config.spec import RunSpec
 from recipe.nn import rng
 from recipe.training import build as building
@@ -67,12 +68,12 @@ def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
 def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
     plain = building._apply_freeze
 
-    def freeze(spec: RunSpec, model: nn.Module) -> freezing.FreezeSchedule:
-        kept = plain(spec, model)
+    def apply_freeze(spec: RunSpec, freeze: Any, model: nn.Module) -> freezing.FreezeSchedule:
+        kept = plain(spec, freeze, model)
         model.requires_grad_(True)
         return kept
 
-    patch.setattr(building, "_apply_freeze", freeze)
+    patch.setattr(building, "_apply_freeze", apply_freeze)
 
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:
@@ -466,8 +467,8 @@ def useless_clip(params: list[nn.Parameter], *, limit: float) -> tuple[Tensor, T
     return torch.ones(()), torch.ones(())
 
 
+@contract.audit(useless_clip)
 def audit_useless_clip(params: list[nn.Parameter], *, limit: float) -> list[str]:
-    """Beside the clip: what the user says of it."""
     return [f"an entry is above {limit}" for p in params if p.grad.abs().max() > limit]  # type: ignore[union-attr]
 
 

@@ -150,7 +150,10 @@ OWN_CLIP = """
 import torch
 from torch import Tensor
 
+from recipe.components.contract import needs_model
 
+
+@needs_model
 class Auto:
     \"\"\"Clips to the median norm so far.\"\"\"
 

@@ -158,7 +158,8 @@ def test_the_spec_holds_all_that_the_parts_are_and_runs_again_without_the_menu(
 OWN = {
     "conf/scheduler/halves.yaml": "# Halves.\n_target_: mine.halves\nto: 0.5  # what is left\n"
     "per: step  # moves\n",
-    "mine.py": "def halves(progress, *, to):\n    return 1.0 if progress < 0.5 else to\n",
+    "mine.py": "from recipe.components.contract import lr_factor\n\n@lr_factor\n"
+    "def halves(progress, *, to):\n    return 1.0 if progress < 0.5 else to\n",
 }
 
 

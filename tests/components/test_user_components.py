@@ -77,6 +77,8 @@ def test_a_file_that_is_no_python_is_named_with_the_line(project: Path) -> None:
 PARTS = """
 import torch
 
+from recipe.components.contract import needs_total_steps
+
 
 def changed(inputs, targets, generator, *, gives, alpha: float):
     return inputs, targets
@@ -91,6 +93,7 @@ class Net(torch.nn.Linear):
         super().__init__(8, classes)
 
 
+@needs_total_steps
 def rated(optimizer, *, per="epoch", total: int):
     return torch.optim.lr_scheduler.ConstantLR(optimizer)
 """

@@ -63,7 +63,9 @@ def test_what_fails_at_tidying_up_after_a_signal_was_ended_by_it(
 
 SWALLOWS = """
 import os, signal, torch
+from recipe.components.contract import needs_model
 
+@needs_model
 def clip(model):
     for _ in range(TIMES):
         try:

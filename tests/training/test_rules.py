@@ -4,7 +4,7 @@ the nearest one that doesn't is trained, and the audit finds every promise kept.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from recipe.audit.auditor import Audit, AuditResult
+from recipe.components.contract import lr_factor, needs_total_steps
 from recipe.components.precision import AutocastAndScaler
+from recipe.config import allowlist
+from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training import build
@@ -47,10 +50,12 @@ def own_lambdas(optimizer: Optimizer, *, second: float) -> LambdaLR:
     return LambdaLR(optimizer, [lambda move: 1.0, lambda move: second**move])
 
 
+@needs_total_steps
 def own_one_cycle(optimizer: Optimizer, *, total: int, top: float) -> OneCycleLR:
     return OneCycleLR(optimizer, max_lr=top, total_steps=total + 1)
 
 
+@lr_factor
 def relative_minimum(progress: float, *, min_lr: float) -> float:
     """A setting that is called like torch's, and is a fraction of each group's own."""
     return max(1 - progress, min_lr)
@@ -511,6 +516,21 @@ def test_a_setting_that_would_be_ignored_is_refused(
     assert commands.here(tmp_path, *quick, *kept.split()).status == 0
 
 
+def test_each_target_is_resolved_once_until_the_run_ends(
+    small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved: list[str | None] = []
+    plain = allowlist.locate_target
+
+    def counting(target: object, trusted: Sequence[str], group: str | None = None) -> Any:
+        resolved.append(group)
+        return plain(target, trusted, group)
+
+    monkeypatch.setattr(allowlist, "locate_target", counting)
+    trained(small("freeze=first_layers", "freeze.count=1", "clip=norm", "scheduler=cosine"))
+    assert sorted(map(str, resolved)) == sorted(GROUPS)
+
+
 # A user's rules and promises, in their own project
 
 CLIP = """
@@ -522,26 +542,39 @@ def mine(params, *, ceiling: float):
 """Has a ceiling, and does nothing about it."""
 
 RULE = """
+from recipe.components.contract import check
+
+@check(mine)
 def check_mine(planned, *, ceiling):
     if ceiling > planned.base_lr["all"]:
         yield f"clip.ceiling must not be above the learning rate, got {ceiling}; lower it"
 """
 
 PROMISE = """
+from recipe.components.contract import audit
+
+@audit(mine)
 def audit_mine(params, *, ceiling):
     yield f"the ceiling of {ceiling} is for show"
 """
 
 WITH_MODEL = """
+from recipe.components.contract import audit, needs_model
+
+@needs_model
 def mine(model, *, ceiling: float):
     return lambda params: torch.nn.utils.get_total_norm([p.grad for p in params])
 
+@audit(mine)
 def audit_mine(params, model, *, ceiling):
     if {id(p) for p in params} == {id(p) for p in model.parameters()}:
         yield "every parameter of the model is here"
 """
 
 RAISES = """
+from recipe.components.contract import check
+
+@check(mine)
 def check_mine(planned, *, ceiling):
     raise ValueError(f"{planned.choice('clip')} is out of order")
 """
@@ -578,7 +611,7 @@ def test_a_rule_that_raises_instead_is_told_like_the_others(tmp_path: Path) -> N
 
 
 def test_a_rule_that_finds_nothing_may_return_nothing(tmp_path: Path) -> None:
-    silent = "def check_mine(planned, *, ceiling):\n    return None\n"
+    silent = RULE.partition("    if")[0] + "    return None\n"
     assert commands.here(tmp_path, *project(tmp_path, mytricks=CLIP + silent)).status == 0
 
 
@@ -610,9 +643,9 @@ def test_the_promise_beside_a_users_clip_is_looked_at_and_ends_the_run(
 
 
 def test_a_rule_or_promise_that_is_only_imported_is_not_asked(tmp_path: Path) -> None:
-    """It speaks of a trick of the same name in the module that it comes from."""
+    """It is registered for another trick of the same name."""
     arguments = project(
-        tmp_path, elsewhere=RULE + PROMISE,
+        tmp_path, elsewhere=CLIP + RULE + PROMISE,
         mytricks="from elsewhere import check_mine, audit_mine\n" + CLIP,
     )  # fmt: skip
     done = commands.here(tmp_path, *arguments)
@@ -622,10 +655,8 @@ def test_a_rule_or_promise_that_is_only_imported_is_not_asked(tmp_path: Path) ->
 def test_a_trick_that_lives_in_a_package_that_nobody_trusts_is_refused_unasked(
     tmp_path: Path,
 ) -> None:
-    loud = "def check_mine(planned, *, ceiling):\n    raise SystemExit('asked')\n"
-    arguments = project(
-        tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine, check_mine\n"
-    )
+    loud = RULE.partition("    if")[0] + "    raise SystemExit('asked')\n"
+    arguments = project(tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine\n")
     assert commands.refused(tmp_path, *arguments) == [
         "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a part that a spec may "
         "call; choose an option of the menu, or trust a package of your own"

@@ -14,7 +14,7 @@ The authors divide by max(|grad|, 1e-6); here by |grad|, so a tiny limit holds a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn.utils import get_total_norm
 
+from recipe.components.contract import PlannedRun, audit, check, needs_model
 from recipe.nn import layers
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
@@ -53,6 +51,7 @@ def agc(
     return total, any_above
 
 
+@needs_model
 def agc_but_head(
     model: nn.Module, *, ratio: PositiveFiniteFloat, eps: PositiveFiniteFloat, head: str
 ) -> Clip:
@@ -71,6 +70,7 @@ def agc_but_head(
     return clip
 
 
+@check(agc_but_head)
 def check_agc_but_head(planned: PlannedRun, *, head: str, **settings: Any) -> Iterator[str]:
     """Something besides the head must be trained, from the start or from a later epoch on."""
     spared = _head_parameter_ids(planned.model, head)
@@ -84,6 +84,7 @@ def check_agc_but_head(planned: PlannedRun, *, head: str, **settings: Any) -> It
         )
 
 
+@audit(agc_but_head)
 def audit_agc_but_head(
     params: list[nn.Parameter], model: nn.Module, *, ratio: float, eps: float, head: str
 ) -> Iterator[str]:

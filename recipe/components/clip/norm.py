@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, audit, check
 
 
 def norm(
@@ -44,6 +43,7 @@ def norm(
     return total, above
 
 
+@check(norm)
 def check_norm(planned: PlannedRun, *, norm_type: float, **settings: Any) -> Iterator[str]:
     """Small gradients to a high power are 0 in 32 bits."""
     if 4 < norm_type < math.inf:
@@ -53,6 +53,7 @@ def check_norm(planned: PlannedRun, *, norm_type: float, **settings: Any) -> Ite
         )
 
 
+@audit(norm)
 def audit_norm(params: list[nn.Parameter], *, max_norm: float, norm_type: float) -> Iterator[str]:
     left = get_total_norm([p.grad for p in params if p.grad is not None], norm_type).item()
     if left > max_norm * (1 + 1e-4):

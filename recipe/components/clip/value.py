@@ -17,6 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, get_total_norm
 
+from recipe.components.contract import audit
+
 
 def value(
     params: list[nn.Parameter], *, max_value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -34,6 +36,7 @@ def value(
     return norm, outside
 
 
+@audit(value)
 def audit_value(params: list[nn.Parameter], *, max_value: float) -> Iterator[str]:
     largest = get_total_norm([p.grad for p in params if p.grad is not None], math.inf).item()
     if largest > max_value * (1 + 1e-6):

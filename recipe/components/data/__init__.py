@@ -12,10 +12,11 @@ once). A split whose samples turn out to be unreadable later raises DataError.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from recipe.components.contract import PlannedRun, check
 from recipe.components.data.dataset import (
     Batch,
     Data,
@@ -27,9 +28,6 @@ from recipe.components.data.dataset import (
 from recipe.components.data.digest import hash_files, hash_tensors
 from recipe.components.data.sampling import balanced_subset, stratified_split
 from recipe.nn import memory_limit
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 __all__ = [
     "Batch",
@@ -48,7 +46,8 @@ ChannelMean = Annotated[float, Field(ge=0, le=1)]
 ChannelStd = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("data")
+def check_data_settings(planned: PlannedRun) -> Iterator[str]:
     """Checks the batch size, and that the other groups are built for these data."""
     size, samples = planned.settings("data")["batch_size"], len(planned.data.train)
     if size > samples:

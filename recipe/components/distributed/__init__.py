@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from recipe.components.contract import PlannedRun, check
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from recipe.components.contract import PlannedRun
 
 
 class SharedRun(Protocol):
@@ -37,7 +37,8 @@ class SharedRun(Protocol):
 PROBE_SAMPLES = 4
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("distributed")
+def check_distributed(planned: PlannedRun) -> Iterator[str]:
     """Each process must get a sample of a full batch, and losses of shares add up to the whole."""
     ranks = planned.collectives
     if ranks.world_size == 1:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from recipe.components.contract import PlannedRun, check
 from recipe.nn import layers
 
 if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
     from recipe.components.distributed import SharedRun
 
 
@@ -61,6 +61,7 @@ def ddp(*, sync_batchnorm: bool, unused_parameters: bool) -> DDPStrategy:
     return DDPStrategy(sync_batchnorm, unused_parameters)
 
 
+@check(ddp)
 def check_ddp(
     planned: PlannedRun, *, sync_batchnorm: bool, unused_parameters: bool
 ) -> Iterator[str]:

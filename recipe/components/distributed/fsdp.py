@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from recipe.components.contract import PlannedRun, check
 from recipe.nn.sharded import gather_full_tensor, shard_like
 
 if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
     from recipe.components.distributed import SharedRun
 
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
@@ -92,6 +92,7 @@ def fsdp(*, per: Literal["children", "model"]) -> FSDPStrategy:
     return FSDPStrategy(per)
 
 
+@check(fsdp)
 def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
     """What would be wrong with weights in parts, or isn't known to be right."""
     if planned.collectives.world_size == 1:

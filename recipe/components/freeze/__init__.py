@@ -15,13 +15,12 @@ whose own parameters (or, without any, those of the layer before) are frozen:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, check
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("freeze")
+def check_freeze(planned: PlannedRun) -> Iterator[str]:
     """The rules of every freeze."""
     frozen, choice = planned.freeze_schedule, planned.choice("freeze")
     late = [epoch for epoch in frozen.unfreeze_schedule if epoch >= planned.spec.epochs]

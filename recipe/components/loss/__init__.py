@@ -8,23 +8,22 @@ among them, as validation has no others. A class, such as torch.nn.CrossEntropyL
 with the settings, and what it makes is called. A shape that would only broadcast is a ValueError;
 `check_target` finds it.
 
-Beside a part `name` may stand `idle_name(**settings)` in its module: why it changes nothing with
-these settings, or None.
+`@no_effect(loss)` (recipe.components.contract) registers `function(**settings)`: why the loss changes
+nothing with these settings, or None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, check
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("loss")
+def check_target_form(planned: PlannedRun) -> Iterator[str]:
     """A loss must take the form of target that the augmentation gives, and validation's."""
     takes = planned.settings("loss").get("takes", ["indices"])
     gives = planned.settings("augment").get("gives", "indices")

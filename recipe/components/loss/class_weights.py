@@ -14,17 +14,15 @@ rare ones; here by the number of samples, as any mean over a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
+from recipe.components.contract import PlannedRun, check, no_effect
 from recipe.components.loss import check_target
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 
 def class_weights(
@@ -51,7 +49,8 @@ def class_weights(
     return functional.cross_entropy(output, target, weight, reduction="none").mean()
 
 
-def idle_class_weights(
+@no_effect(class_weights)
+def explain_no_effect(
     *, weights: Literal["balanced"] | list[float], counts: list[int]
 ) -> str | None:
     """Why it is nothing but cross-entropy, if it is."""
@@ -59,6 +58,7 @@ def idle_class_weights(
     return "every class weighs 1" if alike else None
 
 
+@check(class_weights)
 def check_class_weights(planned: PlannedRun, *, weights: Any, **settings: Any) -> Iterator[str]:
     """A weight for every class."""
     classes = len(planned.data.classes)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from recipe.components.contract import pretrained_weights
 from recipe.config.option_files import suggest_nearest
 from recipe.nn.optional_imports import import_optional
 
@@ -52,7 +53,8 @@ def timm(
     return model
 
 
-def weights_timm(
+@pretrained_weights(timm)
+def find_timm_weights(
     weights: str, *, name: str, channels: Any, **settings: Any
 ) -> LibraryWeights | None:
     """What timm has for that model under a tag, such as a1_in1k, or as DEFAULT; None for any other

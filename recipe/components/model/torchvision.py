@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from recipe.components.contract import adapt_weights, pretrained_weights
 from recipe.config.option_files import suggest_nearest
 from recipe.nn.optional_imports import import_optional
 from recipe.nn.weights import rename_weights
@@ -61,7 +62,8 @@ def torchvision(
     return model
 
 
-def weights_torchvision(weights: str, *, name: str, **settings: Any) -> LibraryWeights | None:
+@pretrained_weights(torchvision)
+def find_torchvision_weights(weights: str, *, name: str, **settings: Any) -> LibraryWeights | None:
     """What torchvision has for that model as IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT (its
     newest); None for any other name. Raises ValueError for one that only looks like those."""
     from recipe.components.model.library_weights import InputFormat, LibraryWeights
@@ -104,7 +106,8 @@ Source: `_load_state_dict` in torchvision/models/densenet.py.
 """
 
 
-def adapted_torchvision(
+@adapt_weights(torchvision)
+def adapt_torchvision_weights(
     weights: Mapping[str, Tensor], *, name: str, **settings: Any
 ) -> dict[str, Tensor]:
     """Weights of a file under today's names, as torchvision itself renames them before it loads

@@ -6,13 +6,12 @@ Any torch.optim.Optimizer with the same call does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, caution, check
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("optimizer")
+def check_momentum(planned: PlannedRun) -> Iterator[str]:
     """What torch's classes take without a word."""
     groups: dict[float, list[str]] = {}
     for group in planned.optimizer.param_groups:
@@ -25,7 +24,8 @@ def check(planned: PlannedRun) -> Iterator[str]:
             )
 
 
-def caution(planned: PlannedRun) -> Iterator[str]:
+@caution("optimizer")
+def warn_zero_learning_rate(planned: PlannedRun) -> Iterator[str]:
     """A run in which no weight can move."""
     if not any(planned.warmup_factors) or not any(
         any(curve) for curve in planned.lr_curves.values()

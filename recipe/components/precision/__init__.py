@@ -9,19 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.amp import GradScaler
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, check
 
 AutocastAndScaler = tuple[Callable[[], AbstractContextManager[object]], GradScaler]
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("precision")
+def check_precision(planned: PlannedRun) -> Iterator[str]:
     """Small gradients must survive 16 bits, and a clip must see them as they are."""
     choice, device = planned.choice("precision"), planned.device.type
     with planned.autocast():

@@ -6,24 +6,22 @@ same number of steps whatever the sampler; one may come several times, or not at
 is a CPU torch.Generator that the engine seeds anew for every epoch; nothing else may be drawn from,
 so that the order is a pure function of the seed and the epoch.
 
-Beside a part `name` may stand `audit_name(targets, indices, **settings)` in its module: what is
-wrong with an epoch's indices, one line each. Only the order of sampler=shuffled is of no effect.
+`@audit(sampler)` (recipe.components.contract) registers `function(targets, indices, **settings)`:
+yields what is wrong with the indices of an epoch, one line each. Only the order of sampler=shuffled is of no effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
+from recipe.components.contract import PlannedRun, check
 from recipe.nn import rng
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
-
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("sampler")
+def check_sampler(planned: PlannedRun) -> Iterator[str]:
     """What a sampler gives must be as many samples that are there, the same each time."""
     targets, choice = planned.data.train.targets, planned.choice("sampler")
     stream = rng.make_generator(planned.spec.seed, "order")

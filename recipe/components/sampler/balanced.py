@@ -14,14 +14,13 @@ number of each class is fixed, and no sample of a class comes again before all o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, audit, check
 
 UnitPower = Annotated[float, Field(gt=0, le=1)]
 
@@ -54,6 +53,7 @@ def samples_per_class(targets: Tensor, power: float) -> Tensor:
     return whole
 
 
+@check(balanced)
 def check_balanced(planned: PlannedRun, **settings: Any) -> Iterator[str]:
     """One way of counting rare classes more is enough."""
     if (
@@ -67,6 +67,7 @@ def check_balanced(planned: PlannedRun, **settings: Any) -> Iterator[str]:
         )
 
 
+@audit(balanced)
 def audit_balanced(targets: Tensor, indices: Tensor, *, power: float) -> Iterator[str]:
     wanted = samples_per_class(targets, power)
     found = targets[indices].bincount(minlength=len(wanted))

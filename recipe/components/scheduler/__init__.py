@@ -1,12 +1,12 @@
 """Scheduler: how every parameter group's learning rate moves; the ratio between groups is kept.
 
-What a part is called with is told by the name of its first parameter:
+A scheduler has one of three forms; the decorators are those of `recipe.components.contract`:
 
-- `factor(progress, **settings) -> float`: a pure function of how much of the run is done,
-  from 0 (the first step) towards 1, which the last epoch or step ends but doesn't begin with; each
-  group's own learning rate is multiplied by it.
-- `part(optimizer, **settings) -> torch.optim.lr_scheduler.LRScheduler`, which may also take
-  `total`, the number of times it will be moved in this run.
+- `scheduler(optimizer, **settings) -> torch.optim.lr_scheduler.LRScheduler`, as torch's classes.
+- `@needs_total_steps scheduler(optimizer, *, total, **settings)`: the same, with the number of
+  scheduler steps in this run.
+- `@lr_factor factor(progress, **settings) -> float`: a pure function of the progress of the run,
+  from 0 (the first step) up to, but not including, 1; multiplies the learning rate of each group.
 
 Two settings are the engine's own: `per` (`epoch` or `step`) says when it moves, always after
 the optimizer; `monitor` names the metric handed to a scheduler that wants one.
@@ -14,10 +14,10 @@ the optimizer; `monitor` names the metric handed to a scheduler that wants one.
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -34,11 +34,9 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from recipe.components.contract import LRCurves, PlannedRun, check, lr_factor
+from recipe.config import schema
 from recipe.formatting import format_value, pluralize
-
-if TYPE_CHECKING:
-    from recipe.components.contract import LRCurves, PlannedRun
-
 
 COMPOSITE_SCHEDULERS = (ChainedScheduler, SequentialLR)
 """Classes of torch that take other schedulers."""
@@ -54,16 +52,21 @@ def build_scheduler(
             "combines schedulers that are made over the optimizer already, which no setting can "
             "name; use scheduler=chained"
         )
-    parameters = inspect.signature(part).parameters
-    if next(iter(parameters)) == "progress":
+    if lr_factor.marks(part):
         return LambdaLR(optimizer, lambda count: part(min(count / total_steps, 1.0)))
-    scheduler: LRScheduler = part(
-        optimizer, **({"total": total_steps} if "total" in parameters else {})
-    )
+    function = part.func if isinstance(part, functools.partial) else part
+    takes_total = "total" in schema.get_engine_arguments(function)
+    scheduler: LRScheduler = part(optimizer, **({"total": total_steps} if takes_total else {}))
+    if not isinstance(scheduler, LRScheduler):
+        raise ValueError(
+            f"returned {format_value(scheduler)}, which is not an LRScheduler of torch; return one, or "
+            "mark a function of the progress with recipe.components.contract.lr_factor"
+        )
     return scheduler
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("scheduler")
+def check_schedule(planned: PlannedRun) -> Iterator[str]:
     """The rules of every schedule, torch's own classes and a user's included."""
     wrong = [*_check_max_lr(planned), *_check_min_lr(planned), *_check_warmup_length(planned)]
     yield from wrong or _check_lr_ratio(planned)

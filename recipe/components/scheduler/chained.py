@@ -19,19 +19,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from recipe.components.contract import PlannedRun, caution, check, describe, needs_total_steps
 from recipe.components.scheduler import build_scheduler, warn_below_one_epoch
 from recipe.config import schema
 from recipe.errors import SpecError
 from recipe.formatting import pluralize
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 ChainPart = functools.partial[Any]
 """An option of the menu with its settings, and what the chain wants to know of it."""
@@ -46,6 +44,7 @@ RISE_SETTINGS = {"one_cycle": "pct_start", "warmup_cosine": "warmup"}
 """Options that begin with a rise, and the setting that says which share of them it takes."""
 
 
+@needs_total_steps
 def chained(
     optimizer: Optimizer,
     *,
@@ -138,6 +137,7 @@ def _part_lr_curves(
     return [[scale * float(rate) for rate in rates] for rates in zip(*moments, strict=True)]
 
 
+@check(chained)
 def check_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> Iterator[str]:
     """Every part must begin before the run ends, and what rises in it must come to its top."""
     starts = [0, *accumulate(part.keywords["length"] for part in parts[:-1])]
@@ -167,6 +167,7 @@ def check_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> Iterator[st
         )
 
 
+@describe(chained)
 def describe_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> str:
     """The length of every part, and of an epoch."""
     per = planned.settings("scheduler")["per"]
@@ -179,6 +180,7 @@ def describe_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> str:
     return f"Parts: {shown}{epoch}"
 
 
+@caution(chained)
 def caution_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> Iterator[str]:
     for index, part in enumerate(parts[:-1]):
         yield from warn_below_one_epoch(planned, f"parts[{index}].length", part.keywords["length"])

@@ -17,7 +17,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from recipe.components.contract import lr_factor
 
+
+@lr_factor
 def cosine(progress: float, *, minimum: Annotated[float, Field(ge=0, lt=1)]) -> float:
     """The factor on every group's own learning rate: 1 at the start, `minimum` at the end."""
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * progress)) / 2

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
+from recipe.components.contract import PlannedRun, caution
 from recipe.components.scheduler import warn_below_one_epoch
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 
 def multistep(
@@ -44,5 +42,6 @@ def multistep(
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
 
+@caution(multistep)
 def caution_multistep(planned: PlannedRun, *, milestones: list[int], gamma: float) -> Iterator[str]:
     yield from warn_below_one_epoch(planned, "milestones[0]", milestones[0])

@@ -14,19 +14,18 @@ of the run; here exactly there, so that it is inside even the shortest run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
+from recipe.components.contract import PlannedRun, check, needs_total_steps
 from recipe.components.scheduler import check_rise_length
 from recipe.formatting import pluralize
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
-
+@needs_total_steps
 def one_cycle(
     optimizer: Optimizer,
     *,
@@ -55,6 +54,7 @@ def one_cycle(
     )
 
 
+@check(one_cycle)
 def check_one_cycle(planned: PlannedRun, *, pct_start: float, **settings: Any) -> Iterator[str]:
     """The top is passed once: what is unfrozen after it learns from the falling end alone."""
     yield from check_rise_length(planned, "pct_start", pct_start)

@@ -10,16 +10,14 @@ Source: torch.optim.lr_scheduler.StepLR.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 
+from recipe.components.contract import PlannedRun, caution
 from recipe.components.scheduler import warn_below_one_epoch
-
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
 
 def step(
@@ -29,5 +27,6 @@ def step(
     return StepLR(optimizer, step_size=step_size, gamma=gamma)
 
 
+@caution(step)
 def caution_step(planned: PlannedRun, *, step_size: int, gamma: float) -> Iterator[str]:
     yield from warn_below_one_epoch(planned, "step_size", step_size)

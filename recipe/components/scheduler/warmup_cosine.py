@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from recipe.components.contract import PlannedRun, check, lr_factor
 from recipe.components.scheduler import check_rise_length
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
 
-
+@lr_factor
 def warmup_cosine(
     progress: float,
     *,
@@ -39,6 +38,7 @@ def warmup_cosine(
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * decay)) / 2
 
 
+@check(warmup_cosine)
 def check_warmup_cosine(planned: PlannedRun, *, warmup: float, **settings: Any) -> Iterator[str]:
     """A run must be longer than its warm-up."""
     yield from check_rise_length(planned, "warmup", warmup)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, check
 
 
-def check(planned: PlannedRun) -> Iterator[str]:
+@check("warmup")
+def check_warmup_factors(planned: PlannedRun) -> Iterator[str]:
     """A factor must be a number from 0 on, and the scheduler's by the end."""
     factors, choice = planned.warmup_factors, planned.choice("warmup")
     wrong = [f for f in factors if not math.isfinite(f) or f < 0]

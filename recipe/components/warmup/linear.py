@@ -13,12 +13,11 @@ Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 2.2 (gradua
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-if TYPE_CHECKING:
-    from recipe.components.contract import PlannedRun
+from recipe.components.contract import PlannedRun, check
 
 SCHEDULERS_WITH_WARMUP = (
     "recipe.components.scheduler.warmup_cosine.warmup_cosine",
@@ -36,6 +35,7 @@ def linear(
     return min(1.0, start + (1 - start) * progress / share)
 
 
+@check(linear)
 def check_linear(planned: PlannedRun, *, share: float, **settings: Any) -> Iterator[str]:
     """It must be the only rise, and longer than a step."""
     if planned.settings("scheduler").get("_target_") in SCHEDULERS_WITH_WARMUP:

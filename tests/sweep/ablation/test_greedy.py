@@ -21,6 +21,10 @@ def boost(params, *, factor: float, seed: int, fails: int):
         p.grad.mul_(factor)
     return norm
 
+
+from recipe.components.contract import lr_factor
+
+@lr_factor
 def off(progress, *, factor: float):
     return factor
 """

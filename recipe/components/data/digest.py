@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def hash_tensors(*parts: Tensor | str) -> str:
-    """A SHA-256 of tensors (values, shape and type) and strings, as 64 hexadecimal digits."""
+    """SHA-256 of tensors (values, shape and dtype) and strings, as 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -28,11 +28,11 @@ def hash_tensors(*parts: Tensor | str) -> str:
 def hash_files(
     root: Path, files: Iterable[Path], *, full_hash_limit: int, with_unreadable: bool = False
 ) -> str:
-    """A SHA-256 of the names below `root`, the sizes and the bytes of files; dates don't count.
+    """SHA-256 of the names (relative to `root`), sizes and contents of files.
 
-    Of files that are larger than `whole` bytes together, only the first and last 4 KiB of each
-    are read, so that starting stays quick: a change in the middle that keeps the size is missed.
-    Raises OSError for a file that can't be read, which with `unread` counts as one without bytes.
+    If the files have more than `full_hash_limit` bytes in total, only the first and last 4 KiB of
+    each are read, which misses changes in the middle that keep the size. Raises OSError for a file
+    that can't be read, unless `with_unreadable`, which hashes it without content.
     """
     sizes = {file: _file_size(root / file, unread=with_unreadable) for file in files}
     all_bytes = sum(sizes.values()) <= full_hash_limit
@@ -50,7 +50,7 @@ def hash_files(
 
 
 def _file_size(path: Path, *, unread: bool) -> int:
-    """In bytes; -1 for a file that can't be read, or would never end, if `unread` takes those."""
+    """In bytes; with `unread` -1 for a file that can't be read, or is no regular file."""
     try:
         found = path.stat()
         if unread and not (stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)):

@@ -33,9 +33,9 @@ def digits(
 ) -> Data:
     """The images of the digits in `labels`, resized to (channels, size, size) and normalised.
 
-    A target is a position in `labels`. Mean and standard deviation are those of the training
-    images in use. Neither the validation images nor the order in which training images join as
-    `train_size` grows depend on `train_size`.
+    A target is a position in `labels`. Mean and standard deviation are those of the training images
+    in use. `train_size` changes neither the validation images nor the order in which training
+    images are added.
     """
     if len(set(labels)) < len(labels):
         raise ValueError(f"data.labels: {labels} has a digit twice; list each once")

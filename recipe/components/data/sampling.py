@@ -11,10 +11,10 @@ from torch import Tensor
 def stratified_split(
     targets: Tensor, fraction: float, names: Sequence[str], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Indices to train and to validate on, each ascending; every index is in exactly one.
+    """Ascending indices for training and for validation; each index is in exactly one of them.
 
-    From each class `fraction` of its samples, rounded to whole ones (half up), are drawn for
-    validation. Raises ValueError where a class would be missing on one side.
+    From each class, the share `fraction` of its samples (rounded half up) is drawn for validation.
+    Raises ValueError if a class would be missing in one of the splits.
     """
     counts = targets.bincount(minlength=len(names))
     held = (counts * fraction + 0.5).long()
@@ -33,17 +33,17 @@ def stratified_split(
 
 
 def balanced_subset(targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Ascending indices of `size` samples, drawn so that classes differ by one sample at most.
+    """Ascending indices of `size` random samples, with class counts that differ by 1 at most.
 
-    Where a class has too few samples the others make up for it. From equal streams a smaller
-    choice is part of every larger one.
+    If a class has too few samples, more are drawn from the others. With generators in the same
+    state, a smaller subset is part of each larger one.
     """
     shuffled, rank = _shuffle_with_class_ranks(targets, generator)
     return shuffled[rank.argsort(stable=True)[:size]].sort().values
 
 
 def _shuffle_with_class_ranks(targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """All indices in random order, and how many of its own class stand before each of them."""
+    """All indices in random order, and each one's rank among those of its class."""
     shuffled = torch.randperm(len(targets), generator=generator)
     by_class = targets[shuffled].argsort(stable=True)
     counts = targets.bincount()

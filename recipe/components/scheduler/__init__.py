@@ -59,8 +59,8 @@ def build_scheduler(
     scheduler: LRScheduler = part(optimizer, **({"total": total_steps} if takes_total else {}))
     if not isinstance(scheduler, LRScheduler):
         raise ValueError(
-            f"returned {format_value(scheduler)}, which is not an LRScheduler of torch; return one, "
-            "or mark a function of the progress with recipe.components.contract.lr_factor"
+            f"returned {format_value(scheduler)}, which is not an LRScheduler of torch; return "
+            "one, or mark a function of the progress with recipe.components.contract.lr_factor"
         )
     return scheduler
 
@@ -210,8 +210,9 @@ def check_rise_length(planned: PlannedRun, key: str, part: float) -> Iterator[st
     """For a schedule that rises over `part` of the run: the run must have moves left after it."""
     if planned.scheduler_steps - 1 < part * planned.scheduler_steps:
         yield (
-            f"scheduler.{key} is {part:g}, but the run has {_format_scheduler_steps(planned)}, so it "
-            f"would end before the rise does; use scheduler.per=step, a smaller {key}, or more epochs"
+            f"scheduler.{key} is {part:g}, but the run has {_format_scheduler_steps(planned)}, so "
+            f"it would end before the rise does; use scheduler.per=step, a smaller {key}, or more "
+            "epochs"
         )
 
 

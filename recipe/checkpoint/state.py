@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipe.components.data import unreadable_samples
 from recipe.errors import RecipeError
 from recipe.nn import rng
 from recipe.nn.sharded import gather_full_tensor, shard_like
@@ -59,7 +58,7 @@ def capture_state(run: Run) -> RunState:
             "weights": run.best.weights,
         },
         "skipped": run.nonfinite_guard.skipped_batches,
-        "unread": {part: unreadable_samples(getattr(run.data, part)) for part in ("train", "val")},
+        "unread": {part: run.data.splits[part].unreadable for part in ("train", "val")},
     }
     return {key: to_plain_data(value, key) for key, value in state.items()}
 
@@ -94,7 +93,7 @@ def restore_state(run: Run, state: RunState) -> None:
     run.best = BestEpoch(**state["best"])
     run.nonfinite_guard.skipped_batches = state["skipped"]
     for part, found in state["unread"].items():
-        unreadable_samples(getattr(run.data, part)).update(found)
+        run.data.splits[part].unreadable.update(found)
 
 
 def restore_position(run: Run, state: RunState) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from recipe import __version__
-from recipe.components.data.image_files import decoder_packages
 from recipe.config import source_hash
 from recipe.config.option_files import GROUPS
 from recipe.config.schema import FINGERPRINT_EXCLUDED_FIELDS, FINGERPRINT_EXCLUDED_SETTINGS
@@ -51,8 +50,7 @@ def get_code_versions(spec: RunSpec, run: Run) -> dict[str, str]:
     used |= {type(module).__module__.partition(".")[0] for module in run.model.modules()}
     if used.intersection(spec.trust):
         used.update(spec.trust)
-    if hasattr(run.data.train, "files"):  # images are decoded in each epoch
-        used |= decoder_packages(run.data.train.files)
+    used |= run.data.train.packages
     return source_hash.compute_source_ids(used, exclude=frozenset(("recipe", "torch", "builtins")))
 
 

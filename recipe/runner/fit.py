@@ -12,7 +12,6 @@ from recipe.audit.auditor import Audit, AuditError, AuditResult
 from recipe.audit.expected import ExpectedTraining
 from recipe.checkpoint import state
 from recipe.checkpoint.files import Checkpoints
-from recipe.components.data import unreadable_samples
 from recipe.formatting import relative_to_cwd
 from recipe.nn.locate_nonfinite import find_nonfinite_weight
 from recipe.nn.weights import save_weights
@@ -139,9 +138,7 @@ class _FitLoop:
         if point.metrics.get("data/skipped", 0) > self.unreadable_count:
             self.unreadable_count = point.metrics["data/skipped"]
             parts = (self.run.data.train, self.run.data.val)
-            lines = sorted(
-                f"{reason}\n" for part in parts for reason in unreadable_samples(part).values()
-            )
+            lines = sorted(f"{reason}\n" for part in parts for reason in part.unreadable.values())
             self.recorder.log_text(UNREADABLE_FILES_LIST, "".join(lines))
         if found := self.audit.check(point):
             self.verdicts = found

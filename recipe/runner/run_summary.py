@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from recipe.audit.auditor import AuditResult
-from recipe.components.data import Split, unreadable_samples
+from recipe.components.data import Split
 from recipe.config import option_files
 from recipe.formatting import escape_unprintable, format_list, format_percent, pluralize
 from recipe.runner.plan import Plan
@@ -39,7 +39,7 @@ class RunSummary:
     def format_result(self) -> str:
         """The result line: the best validation accuracy with its Clopper-Pearson interval."""
         run = self.plan.run
-        count = len(run.data.val) - len(unreadable_samples(run.data.val))
+        count = len(run.data.val) - len(run.data.val.unreadable)
         low, high = clopper_pearson_interval(round(self.best_accuracy * count), count)
         early = run.position.epoch < run.epochs
         of = f"{run.epochs}, stopped after {run.position.epoch}" if early else f"{run.epochs}"
@@ -100,9 +100,7 @@ class RunSummary:
                 "find-lr)"
             )
         counts = Counter(run.data.val.targets.tolist())
-        counts.subtract(
-            int(run.data.val.targets[sample]) for sample in unreadable_samples(run.data.val)
-        )
+        counts.subtract(int(run.data.val.targets[sample]) for sample in run.data.val.unreadable)
         commonest, most = counts.most_common(1)[0]
         share = most / counts.total()
         if self.best_accuracy <= share:
@@ -115,7 +113,7 @@ class RunSummary:
     def _get_classes_without_images(self, split: Split) -> list[str]:
         """The classes whose samples of the split were all left out."""
         total = Counter(split.targets.tolist())
-        left_out = Counter(int(split.targets[sample]) for sample in unreadable_samples(split))
+        left_out = Counter(int(split.targets[sample]) for sample in split.unreadable)
         classes = self.plan.run.data.classes
         return [
             escape_unprintable(classes[c])
@@ -126,9 +124,7 @@ class RunSummary:
     def list_unreadable_files(self) -> list[str]:
         """The files that were left out, each with the reason."""
         data = self.plan.run.data
-        return sorted(
-            [*unreadable_samples(data.train).values(), *unreadable_samples(data.val).values()]
-        )
+        return sorted([*data.train.unreadable.values(), *data.val.unreadable.values()])
 
 
 def build_audit_table(verdicts: Sequence[AuditResult]) -> Table:

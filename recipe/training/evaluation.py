@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Split, unreadable_samples
+from recipe.components.data import Split
 from recipe.nn.placement import to_device
 from recipe.nn.preserve import preserve_model_state
 
@@ -50,5 +50,5 @@ def evaluate(
             total += value.float() * counting
             correct += (output.argmax(1) == targets)[:counting].sum()
     total, correct = collectives.all_reduce_sum(torch.stack([total, correct]))
-    count = len(split) - len(unreadable_samples(split))
+    count = len(split) - len(split.unreadable)
     return {"loss": total.item() / count, "accuracy": correct.item() / count}

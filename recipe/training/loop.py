@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from recipe.components.data import is_skipping_unreadable, readable_indices, unreadable_samples
+from recipe.components.data import readable_indices
 from recipe.nn import rng, sharded
 from recipe.nn.placement import to_device
 from recipe.training import step as training_step
@@ -109,10 +109,8 @@ def _finish_epoch(run: Run, epoch: int) -> MetricsEvent:
     }
     if run.nonfinite_guard.policy == "skip":
         metrics["nonfinite/skipped"] = run.nonfinite_guard.skipped_batches
-    if is_skipping_unreadable(run.data.train):
-        metrics["data/skipped"] = len(unreadable_samples(run.data.train)) + len(
-            unreadable_samples(run.data.val)
-        )
+    if run.data.train.skips_unreadable:
+        metrics["data/skipped"] = len(run.data.train.unreadable) + len(run.data.val.unreadable)
     at.epoch, at.batch, at.skipped_batches = epoch + 1, 0, set()
     at.accuracies.append(metrics["val/accuracy"])
     return MetricsEvent(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recipe.components.contract import PlannedRun
-from recipe.components.data import Data, first_readable_indices, first_samples_batch
+from recipe.components.data import Data, first_samples_batch
 from recipe.errors import (
     DEBUG_HINT,
     Problems,
@@ -70,7 +70,7 @@ def _augment_samples(planned: PlannedRun, problems: Problems) -> tuple[Tensor, T
     count = 3 if len(planned.data.classes) == 2 else 2
     with problems.collect_component_errors("data"):  # samples that can't be read
         inputs, targets = first_samples_batch(train, count)
-        first_readable_indices(planned.data.val, 1)
+        planned.data.val.first_readable_indices(1)
     if problems:
         return torch.empty(0), torch.empty(0), torch.empty(0)
     inputs, targets = inputs.to(device), targets.to(device)

@@ -79,6 +79,6 @@ def _val_batches(run: Run) -> Iterator[Batch]:
 
 
 def file_names(split: Split, samples: list[int]) -> list[str]:
-    """The files of the samples; empty for a split that does not read files."""
-    files = getattr(split, "files", None)
-    return [escape_unprintable(files[index]) for index in samples] if files else []
+    """The files of samples, if they are read from files."""
+    names = split.file_names
+    return [escape_unprintable(names[index]) for index in samples] if names else []

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recipe.components.data import Batch, Data, InMemory, Split
+from recipe.components.data.dataset import AlwaysReadable
 from recipe.components.evaluation.plain import plain
 from recipe.components.freeze.by_name import by_name
 from recipe.config.spec import RunSpec
@@ -287,7 +288,7 @@ def test_the_memory_of_evaluation_does_not_grow_with_depth_and_that_of_training_
 # Random streams
 
 
-class Recorded:
+class Recorded(AlwaysReadable):
     """A split that writes down which samples are asked for."""
 
     def __init__(self, split: Split) -> None:

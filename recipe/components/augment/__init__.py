@@ -1,10 +1,9 @@
 """Augment: called as `augment(inputs, targets, generator, **settings) -> (inputs, targets)`.
 
-On whole training batches: inputs (batch, channels, height, width), normalised; targets (batch,)
-class indices. All randomness comes from `generator`, a CPU torch.Generator that the engine
-seeds anew for every epoch. What comes out as targets is said by `gives` in the option file, a
-setting of the engine's own: `indices`, or `probabilities`, shape (batch, classes). What comes
-in is never changed in place.
+Transforms a training batch: inputs (batch, channels, height, width), normalised; targets (batch,),
+class indices. It must not modify them in place, and must draw all random numbers from `generator`,
+a CPU torch.Generator that is seeded for each epoch. The setting `gives` is read by the engine: the
+targets returned are `indices`, or `probabilities` of shape (batch, classes).
 """
 
 from __future__ import annotations

@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def none(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns inputs and targets as they are; draws nothing."""
+    """Returns inputs and targets unchanged."""
     return inputs, targets

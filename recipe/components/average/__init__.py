@@ -1,10 +1,10 @@
-"""Average: called once as `average(model, **settings) -> Average`; averages weights over the run.
+"""Average: called once as `average(model, **settings) -> Average`; averages weights during a run.
 
-The result's `model` is what is evaluated and saved: a plain module with the names of the
-trained one. `after_step` (only where the optimizer stepped) and `after_epoch` are called by the
-loop with how much of the run is done, above 0 up to 1; `after_epoch` also gets a function that
-gives the epoch's batches of inputs once more, on the device and without those that were left out,
-for statistics that have to be measured again.
+`model` of the result is evaluated and saved: a module with the parameter names of the trained one.
+`after_step(progress)` is called after each optimizer step, `after_epoch(progress, inputs)` after
+each epoch, where `progress` is the share of the run that is done, above 0 up to 1, and `inputs()`
+iterates over the epoch's batches of inputs once more, on the device and without skipped batches,
+to compute statistics again.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from recipe.components.contract import audit
 def value(
     params: list[nn.Parameter], *, max_value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ) -> tuple[Tensor, Tensor]:
-    """Cut every entry of the gradients in place to -max_value ... max_value.
+    """Clips each entry of the gradients in place to the range -max_value ... max_value.
 
-    Returns the total L2 norm before, shape (), and whether any entry was outside, shape (),
-    bool. An infinite entry is cut like any other; the norm before tells of it.
+    Returns the total L2 norm before clipping, shape (), and whether any entry was outside, shape
+    (), bool. Infinite entries are clipped as well; the norm before clipping is then infinite.
     """
     grads = [p.grad for p in params if p.grad is not None]
     norm = get_total_norm(grads)

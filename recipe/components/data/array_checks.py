@@ -1,4 +1,4 @@
-"""What can be wrong with arrays of images and labels, in words; nothing is raised here."""
+"""Checks of arrays of images and labels; each problem is yielded as a message."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import numpy as np
 from recipe.formatting import format_list
 
 CHUNK_BYTES = 2**24
-"""Bytes of images that are looked at together."""
 
 LABEL_HINT = "number the classes 0, 1, ..., as np.unique(y, return_inverse=True)[1] does"
 
 
 def find_problems(arrays: Mapping[str, Any], suffixes: Mapping[str, str]) -> Iterator[str]:
-    """All that is wrong with arrays by name; `ends` has for each part the end of its names, such
-    as _val in x_val. The part `train` says which classes there are."""
-    alone = [problem for end in suffixes.values() for problem in _part_problems(arrays, end)]
-    yield from alone
-    if alone:
+    """All problems of the arrays, by name; `suffixes` holds the suffix of each split's names, such
+    as _val in x_val. The split `train` defines the classes."""
+    problems = [problem for end in suffixes.values() for problem in _part_problems(arrays, end)]
+    yield from problems
+    if problems:
         return
     x, y = (arrays[f"{each}{suffixes['train']}"] for each in "xy")
     classes = int(y.max()) + 1
@@ -46,7 +45,7 @@ def find_problems(arrays: Mapping[str, Any], suffixes: Mapping[str, str]) -> Ite
 
 
 def _part_problems(found: Mapping[str, Any], end: str) -> Iterator[str]:
-    """What is wrong with the inputs and the labels of one part, on their own."""
+    """Problems of the inputs and labels of one split."""
     missing = [f"{each}{end}" for each in "xy" if f"{each}{end}" not in found]
     if missing:
         has = ", ".join(found) or "none of the arrays read here"
@@ -59,7 +58,9 @@ def _part_problems(found: Mapping[str, Any], end: str) -> Iterator[str]:
             f"{LABEL_HINT}"
         )
     elif len(y) and (negative := int((y < 0).sum())):
-        yield f"{negative} of {len(y)} labels in y{end} are negative, such as {y.min()}; {LABEL_HINT}"
+        yield (
+            f"{negative} of {len(y)} labels in y{end} are negative, such as {y.min()}; {LABEL_HINT}"
+        )
     if x.shape[:1] != y.shape[:1] or 0 in x.shape:
         yield (
             f"x{end} has shape {x.shape}, y{end} {y.shape}; they need the same n, and no axis of 0"
@@ -88,7 +89,7 @@ def _nonfinite_problems(x: Any, name: str) -> Iterator[str]:
 
 
 def _class_problems(names: Any, y: Any, classes: int, shown: str) -> Iterator[str]:
-    """What is wrong with the labels to train on as numbers of classes, and with their names."""
+    """Problems of the training labels as class indices, and of the class names."""
     there = np.unique(y)
     if len(there) < classes:
         first = int((there != np.arange(len(there))).argmax())

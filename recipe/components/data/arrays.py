@@ -14,13 +14,12 @@ from recipe.components.data import (
     Data,
     InMemory,
     array_checks,
-    channel_mean_and_std,
     hash_tensors,
     npz,
     paths,
     stratified_split,
 )
-from recipe.components.data.images import normalise, normalise_bytes
+from recipe.components.data.images import channel_mean_and_std, normalise, normalise_bytes
 from recipe.errors import Problems
 from recipe.formatting import escape_unprintable
 
@@ -41,15 +40,15 @@ def arrays(
     white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
     val: Annotated[float, Field(gt=0, lt=1)] | None,
 ) -> Data:
-    """The arrays `x` (or `x_train`) and `y` (or `y_train`), and where there are, `x_val`, `y_val`,
-    `x_test`, `y_test` and `classes`, the names of the classes.
+    """The arrays `x` (or `x_train`) and `y` (or `y_train`), and optionally `x_val`, `y_val`,
+    `x_test`, `y_test` and `classes`, the class names.
 
-    x is (n, h, w), (n, c, h, w) or (n, h, w, c); bytes, where 255 is white, or floats, where
-    `white` is: auto takes 1 for floats in 0..1, and 255 for those that reach from 128 to 255 and no
-    further. Of other floats it isn't known, which is nothing to the training, and predict refuses
-    the run. y is (n,) of whole numbers 0, 1, ..., each found in every part. Inputs are normalised
-    by the training part. Raises SpecError with all that is wrong with the file, ValueError where
-    that hides the rest.
+    x has shape (n, h, w), (n, c, h, w) or (n, h, w, c) and holds bytes, where 255 is white, or
+    floats, where `white` is: with auto, 1 for floats in 0..1, and 255 for floats in 0..255 whose
+    maximum is at least 128. For other floats the value of white is unknown: the run trains, but
+    predict refuses it. y has shape (n,) and holds class indices 0, 1, ..., each of which occurs in
+    every split. Inputs are normalised with mean and standard deviation of the training split.
+    Raises SpecError with all problems of the file, ValueError for a problem that hides the others.
     """
     file = paths.require_path(path, "an .npz file, such as data.path=/data/cells.npz")
     shown = escape_unprintable(file)

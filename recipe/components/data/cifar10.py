@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe.components.data import Data, InMemory, Mean, Std, hash_tensors, paths
+from recipe.components.data import ChannelMean, ChannelStd, Data, InMemory, hash_tensors, paths
 from recipe.components.data.images import normalise_bytes
 from recipe.errors import Problems
 from recipe.formatting import pluralize
@@ -37,14 +37,14 @@ def cifar10(
     split: torch.Generator,
     *,
     path: str | None,
-    mean: Annotated[list[Mean], ThreeValues],
-    std: Annotated[list[Std], ThreeValues],
+    mean: Annotated[list[ChannelMean], ThreeValues],
+    std: Annotated[list[ChannelStd], ThreeValues],
 ) -> Data:
-    """The official training images to train on, the official test images to validate on.
+    """The official training images for training, the official test images for validation.
 
-    `path` holds the files of the binary or of the Python version, or the folder they come in;
-    of both, the binary one is read. Images stay bytes in memory and are normalised a batch at a
-    time. `split` is not used.
+    `path` contains the files of the binary or of the Python version, or the folder with them; if
+    both are there, the binary version is read. Images are kept in memory as bytes, and each batch
+    is normalised when it is read. `split` is not used.
     """
     with paths.translate_os_errors():
         folder, suffix = _find_files(path)
@@ -85,8 +85,8 @@ def _find_files(path: str | None) -> tuple[Path, str]:
 
 
 def _read_batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
-    """What is in the files. Raises SpecError for all of them that are no batches, or that hold
-    fewer images than another."""
+    """Images and labels of each file. Raises SpecError with all files that are invalid, or that
+    have fewer images than another."""
     problems = Problems()
     batches = []
     for file in files:
@@ -121,8 +121,8 @@ def _parse_binary(file: Path) -> tuple[Any, Any]:
     data = np.fromfile(file, dtype=np.uint8)
     if len(data) % (1 + VALUES_PER_IMAGE):
         raise ValueError(
-            f"data.path: {file} has {len(data)} bytes, not a multiple of {1 + VALUES_PER_IMAGE} (a label and"
-            " an image); it was cut off, or is not CIFAR-10"
+            f"data.path: {file} has {len(data)} bytes, not a multiple of {1 + VALUES_PER_IMAGE} "
+            "(a label and an image); it was cut off, or is not CIFAR-10"
         )
     records = data.reshape(-1, 1 + VALUES_PER_IMAGE)
     return records[:, 1:].copy(), records[:, 0]
@@ -134,7 +134,7 @@ def _parse_pickle(file: Path) -> tuple[Any, Any]:
             _check_pickle_memo(stream)
             content = _ArrayUnpickler(stream, encoding="latin1").load()
         pixels, labels = content["data"], np.array(content["labels"])
-    except Exception as error:  # what a foreign pickle raises is up to whoever wrote it
+    except Exception as error:  # a pickle can raise anything
         reason = " ".join(str(error).split())
         raise ValueError(f"data.path: {file} is not a CIFAR-10 batch: {reason}") from error
     described = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {np.shape(pixels)}"
@@ -148,8 +148,8 @@ def _parse_pickle(file: Path) -> tuple[Any, Any]:
 
 
 def _check_pickle_memo(stream: BinaryIO) -> None:
-    """Raises ValueError for a place in the pickle's memo that no file of this size needs: memory is
-    taken for all places up to the highest."""
+    """Raises ValueError for an index into the pickle's memo that no file of this size needs, as
+    memory is allocated up to the highest index."""
     size = os.fstat(stream.fileno()).st_size
     for opcode, place, _ in pickletools.genops(stream):
         if opcode.name.endswith("PUT") and place is not None and int(place) > size:
@@ -170,12 +170,11 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are let in")
 
 
-_NDARRAY_PLACEHOLDER = object()
-"""Stands for the class of arrays, which would take memory for any shape if it were called."""
+_NDARRAY_PLACEHOLDER = object()  # numpy.ndarray itself would allocate memory for any shape
 
 
 def _reconstruct_empty(kind: object, shape: tuple[int, ...], _: bytes) -> Any:
-    """What numpy pickles an array as, before its content: an array of shape (0,)."""
+    """An array of shape (0,), which numpy pickles before the content of an array."""
     if kind is not _NDARRAY_PLACEHOLDER or shape != (0,):
         raise pickle.UnpicklingError(f"it asks for an array of shape {shape} without content")
     return np.empty(0)

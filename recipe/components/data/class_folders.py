@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class: which images there are, or everything wrong with them."""
+"""Lists the images in a folder with one subfolder per class, or reports all problems with them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from recipe.formatting import escape_unprintable, format_list, pluralize
 SKIP_HINT = "leave them out: data.on_bad_file=skip"
 
 FilesByClass = dict[str, list[Path]]
-"""The images of each class, relative to the whole folder; classes and images sorted."""
+"""The images of each class, as sorted paths relative to the root folder; classes sorted."""
 
 
 def list_class_files(
     root: Path, val: float | None, *, check: bool, max_pixels: int
 ) -> dict[str, FilesByClass]:
-    """The images of each part; the part is `train` where `val` is to divide it.
+    """The images of each split; only `train` if `val` is the share to hold out.
 
-    Raises SpecError with everything that is wrong: images that can't be read (if `check`), are
-    hidden or in no class, classes without images or not in every part, names that aren't Unicode.
+    Raises SpecError with all problems: images that can't be read (if `check`), are hidden or in no
+    class, classes without images or not in every split, names that aren't Unicode.
     """
     folders = _list_folders(root)
     parts = sorted({"train", "val", "test"} & set(folders))
@@ -53,7 +53,8 @@ def list_class_files(
     ):
         if files:
             problems.append(
-                f"data.path: {len(files)} of {count} in {where} {wrong}: {format_list(files)}; {way_out}"
+                f"data.path: {len(files)} of {count} in {where} {wrong}: {format_list(files)}; "
+                f"{way_out}"
             )
     problems += [f"data.path: {problem} (in {where})" for problem in _class_problems(root, found)]
     problems.raise_if_any()
@@ -67,9 +68,9 @@ def _list_folders(folder: Path) -> list[str]:
 
 
 def _check_parts(root: Path, folders: list[str], parts: list[str], val: float | None) -> None:
-    """Raises ValueError where folders and `val` don't say what to train and to validate on.
+    """Raises ValueError if folders and `val` don't define both training and validation split.
 
-    `parts` are those of the folders that are parts and not classes.
+    `parts` are the folders that are splits, not classes.
     """
     where, shown = escape_unprintable(root), escape_unprintable(format_list(folders, 8))
     if not parts and val is None:
@@ -89,7 +90,7 @@ def _check_parts(root: Path, folders: list[str], parts: list[str], val: float | 
 
 
 def _class_problems(root: Path, found: dict[str, FilesByClass]) -> Iterator[str]:
-    """What is wrong with the classes of the parts, in words."""
+    """Problems of the classes of each split."""
     classes = set(found["train"])
     if len(classes) < 2:
         there = f"only {escape_unprintable(format_list(sorted(classes)))}" if classes else "none"
@@ -129,7 +130,7 @@ def _describe_content(folder: Path) -> str:
 
 
 def _find_undecodable_names(files: list[Path]) -> list[str]:
-    """Those whose names can't be written as text, as they are on disk in another encoding."""
+    """The files whose names can't be decoded, as they are in another encoding."""
     return [escape_unprintable(file) for file in files if not _is_unicode(str(file))]
 
 

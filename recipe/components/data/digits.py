@@ -15,15 +15,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from recipe.components.data import (
-    Data,
-    InMemory,
-    balanced_subset,
-    channel_mean_and_std,
-    hash_tensors,
-    stratified_split,
-)
-from recipe.components.data.images import crop_and_resize, normalise
+from recipe.components.data import Data, InMemory, balanced_subset, hash_tensors, stratified_split
+from recipe.components.data.images import channel_mean_and_std, crop_and_resize, normalise
 from recipe.nn import memory_limit
 
 Digit = Annotated[int, Field(ge=0, le=9)]
@@ -40,9 +33,9 @@ def digits(
 ) -> Data:
     """The images of the digits in `labels`, resized to (channels, size, size) and normalised.
 
-    A target is a position in `labels`. Mean and standard deviation are those of the training
-    images in use. Neither the validation images nor the order in which training images join as
-    `train_size` grows depend on `train_size`.
+    A target is a position in `labels`. Mean and standard deviation are those of the training images
+    in use. `train_size` changes neither the validation images nor the order in which training
+    images are added.
     """
     if len(set(labels)) < len(labels):
         raise ValueError(f"data.labels: {labels} has a digit twice; list each once")

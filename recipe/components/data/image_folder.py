@@ -1,4 +1,4 @@
-"""Image files sorted into folders, one a class; read anew each time, never all held in memory."""
+"""Image files in one folder per class, read from disk in each epoch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipe.components.data import (
     Batch,
+    ChannelMean,
+    ChannelStd,
     Data,
-    Mean,
-    Std,
     hash_files,
     hash_tensors,
     paths,
@@ -27,29 +27,23 @@ from recipe.components.data import (
     worker,
 )
 from recipe.components.data.class_folders import SKIP_HINT, FilesByClass, list_class_files
+from recipe.components.data.image_files import decoder_packages
 from recipe.components.data.images import ImageError, normalise, read_resized_image
 from recipe.components.data.names import PackedPaths
 from recipe.errors import DataError, Problems
 from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.nn import memory_limit
 
-FULL_HASH_BYTES = (
-    2**30
-)  # bytes of all images together up to which the digest reads every one of them
+MAX_FULL_DIGEST_BYTES = 2**30
 
 
 class UnreadableFile(NamedTuple):
-    """A file that can't be read."""
-
     sample: int
-    """Its index."""
     reason: str
-    """With the file's name."""
+    """Includes the name of the file."""
 
 
 class ReadBatch(NamedTuple):
-    """What came of a batch of files."""
-
     inputs: Tensor
     targets: Tensor
     unreadable: list[UnreadableFile]
@@ -57,15 +51,14 @@ class ReadBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
-    """A split whose images are read from their files, by `workers` processes if above 0, which are
-    two batches each ahead of the one that is asked for: so many are held in memory, and no more.
+    """A split that reads its images from files.
 
-    What is read doesn't depend on how many they are. Where CUDA is in use batches come in pinned
-    memory.
+    With `workers` above 0, as many processes prefetch two batches each; the batches don't depend on
+    their number. If CUDA is in use, batches are in pinned memory.
     """
 
     root: Path
-    files: PackedPaths
+    file_names: PackedPaths
     """Relative to `root`."""
     targets: Tensor
     channels: int
@@ -77,14 +70,22 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
     on_bad_file: Literal["stop", "skip"]
     slow_after: float
     unreadable: dict[int, str] = field(default_factory=dict)
-    """The files that are left out from the first time on that they couldn't be read, and why."""
+    """The reason for each sample skipped so far, by index."""
+
+    @property
+    def skips_unreadable(self) -> bool:
+        return self.on_bad_file == "skip"
+
+    @property
+    def packages(self) -> set[str]:
+        return decoder_packages(self.file_names)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.file_names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | UnreadableFile:
-        """Input and target; what is wrong is returned, as workers garble what they raise."""
-        path = self.root / self.files[index]
+        """Input and target. Errors are returned, as workers change exceptions that they raise."""
+        path = self.root / self.file_names[index]
         try:
             with slow.report_slow_read(self.slow_after, path):
                 image = read_resized_image(
@@ -92,50 +93,37 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
                 )
         except ImageError as error:
             return UnreadableFile(
-                index, f"{escape_unprintable(self.files[index])} ({error.reason})"
+                index, f"{escape_unprintable(self.file_names[index])} ({error.reason})"
             )
         return normalise(image, mean=self.mean, std=self.std), self.targets[index]
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """As Split.batches, with on_bad_file=skip less the samples that can't be read.
+        """See Split.batches.
 
-        Raises DataError naming the files of a batch that can't be read, or with skip of one in
-        which none can.
+        Raises DataError with the unreadable files of a batch; with on_bad_file=skip only if all
+        files of a batch are unreadable.
         """
         for indices, read in self._read_batches(batches):
             found = dict(read.unreadable)
-            if self.on_bad_file == "skip" and not len(read.targets):
+            if self.skips_unreadable and not len(read.targets):
                 found = {index: self.unreadable[index] for index in indices}
-            if found and (self.on_bad_file == "stop" or not len(read.targets)):
+            if found and (not self.skips_unreadable or not len(read.targets)):
                 every = "all" if not len(read.targets) else len(found)
-                skip = "" if self.on_bad_file == "skip" else f", or {SKIP_HINT}"
+                skip = "" if self.skips_unreadable else f", or {SKIP_HINT}"
                 raise DataError(
-                    f"data.path: {every} of a batch's images in {escape_unprintable(self.root)} can't "
-                    f"be read: {format_list(list(found.values()))}; mend or remove them, and start "
-                    f"again{skip}"
+                    f"data.path: {every} of a batch's images in {escape_unprintable(self.root)} "
+                    f"can't be read: {format_list(list(found.values()))}; mend or remove them, "
+                    f"and start again{skip}"
                 )
             yield read.inputs, read.targets
 
     def iterate_readable_inputs(
         self, batches: Iterable[Tensor]
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """With on_bad_file=skip: the numbers of those samples of each batch that can be read, which
-        may be none, and their inputs."""
         for indices, read in self._read_batches(batches):
             yield [index for index in indices if index not in self.unreadable], read.inputs
 
-    def skip_samples(self, samples: Iterable[int]) -> bool:
-        """Tries to read the samples; False if one of them can be read, which isn't left out."""
-        tried = {index: self[index] for index in samples}
-        unread = {
-            n: sample.reason for n, sample in tried.items() if isinstance(sample, UnreadableFile)
-        }
-        self.unreadable.update(unread)
-        return len(unread) == len(tried)
-
     def first_readable_indices(self, count: int) -> Tensor:
-        """The numbers of the first samples that can be read, as far as there are so many. Raises
-        DataError if none can be."""
         found: list[int] = []
         for index in range(len(self)):
             if isinstance(sample := self[index], UnreadableFile):
@@ -146,28 +134,29 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
                 break
         if not found:
             raise DataError(
-                f"data.path: none of {pluralize(len(self), 'image')} in {escape_unprintable(self.root)} can "
-                f"be read: {format_list(list(self.unreadable.values()))}; mend or replace them"
+                f"data.path: none of {pluralize(len(self), 'image')} in "
+                f"{escape_unprintable(self.root)} can be read: "
+                f"{format_list(list(self.unreadable.values()))}; mend or replace them"
             )
         return torch.tensor(found, dtype=torch.int64)
 
     def _read_batches(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], ReadBatch]]:
-        """The numbers in each batch, and what came of reading it."""
-        asked: deque[Tensor] = deque()
-        for read in self._load_batches(self._readable_batches(batches, asked)):
-            if self.on_bad_file == "skip":
+        """The indices of each batch, and the batch as it was read."""
+        requested: deque[Tensor] = deque()
+        for read in self._load_batches(self._readable_batches(batches, requested)):
+            if self.skips_unreadable:
                 self.unreadable.update(read.unreadable)
-            yield asked.popleft().tolist(), read
+            yield requested.popleft().tolist(), read
 
     def _readable_batches(
-        self, batches: Iterable[Tensor], asked: deque[Tensor]
+        self, batches: Iterable[Tensor], requested: deque[Tensor]
     ) -> Iterator[list[int]]:
         for indices in batches:
-            asked.append(indices)
+            requested.append(indices)
             yield [index for index in indices.tolist() if index not in self.unreadable]
 
     def _load_batches(self, wanted: Iterator[list[int]]) -> Iterator[ReadBatch]:
-        """Raises DataError if a worker dies."""
+        """Raises DataError if a worker process dies."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
             loader = iter(
@@ -200,24 +189,25 @@ def image_folder(
     val: Annotated[float, Field(gt=0, lt=1)] | None,
     size: PositiveInt,
     channels: Literal[1, 3],
-    mean: list[Mean],
-    std: list[Std],
+    mean: list[ChannelMean],
+    std: list[ChannelStd],
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)],
     workers: NonNegativeInt,
     on_bad_file: Literal["stop", "skip"],
     slow_after: Annotated[float, Field(gt=0, allow_inf_nan=False)],
 ) -> Data:
-    """Images below `path`/<class>/, of which `val` are held out; or below `path`/train/<class>/
-    and `path`/val/<class>/, and where there is one, `path`/test/<class>/.
+    """Images in `path`/<class>/, of which the share `val` is held out for validation; or in
+    `path`/train/<class>/, `path`/val/<class>/ and optionally `path`/test/<class>/.
 
-    Classes are sorted by name. Each image is read by recipe.components.data.images.read_image, which says what
-    becomes of one of more than `max_pixels` pixels (Pillow reads none beyond 178,956,970), and cut
-    and resized by recipe.components.data.images.fit. Files without
-    the suffix of an image are passed over; what else is wrong is told by recipe.components.data.class_folders,
-    all at once, before the first step. Of each file only the head and the end are checked then
-    (recipe.components.data.image_files says why), and with on_bad_file=skip nothing; one that turns out to be
-    damaged when its turn comes, or that is gone by then, is a DataError, or with skip is left out
-    of its batch and of all later ones. For what the digest sees of files, recipe.components.data.digest_files.
+    Classes are sorted by name. Images are read by recipe.components.data.images.read_image, then
+    cropped and resized by recipe.components.data.images.crop_and_resize. JPEGs of more than
+    `max_pixels` pixels are decoded at a reduced size; Pillow reads no image beyond 178,956,970
+    pixels. Files without an image suffix are ignored. All other problems are reported at once
+    before the first step: for this, the head and the end of each file are checked (see
+    recipe.components.data.image_files). An image that turns out to be damaged or missing later
+    raises DataError. With on_bad_file=skip, files aren't checked at the start, and an unreadable
+    image is removed from its batch and all later ones. The digest covers file names, sizes and
+    contents (see recipe.components.data.digest.hash_files).
     """
     problems = Problems()
     for name, values in (("mean", mean), ("std", std)):
@@ -235,7 +225,7 @@ def image_folder(
         content = hash_files(
             root,
             sorted(file for part in found.values() for has in part.values() for file in has),
-            full_hash_limit=FULL_HASH_BYTES,
+            full_hash_limit=MAX_FULL_DIGEST_BYTES,
             with_unreadable=on_bad_file == "skip",
         )
     problems.raise_if_any()
@@ -244,7 +234,7 @@ def image_folder(
     def files(listing: FilesByClass) -> ImageFileSplit:
         return ImageFileSplit(
             root=root,
-            files=PackedPaths(file for name in names for file in listing[name]),
+            file_names=PackedPaths(file for name in names for file in listing[name]),
             targets=torch.tensor([i for i, name in enumerate(names) for _ in listing[name]]),
             channels=channels,
             size=(size, size),
@@ -261,7 +251,7 @@ def image_folder(
         every = parts["train"]
         train, held = stratified_split(every.targets, val, names, split)
         parts = {"train": _select_files(every, train), "val": _select_files(every, held)}
-    listed = [each for part, has in sorted(parts.items()) for each in (part, *has.files)]
+    listed = [each for part, has in sorted(parts.items()) for each in (part, *has.file_names)]
     return Data(
         train=parts["train"],
         val=parts["val"],
@@ -287,5 +277,5 @@ def _collate(samples: list[tuple[Tensor, Tensor] | UnreadableFile]) -> ReadBatch
 
 
 def _select_files(files: ImageFileSplit, indices: Tensor) -> ImageFileSplit:
-    chosen = PackedPaths(files.files[index] for index in indices.tolist())
-    return replace(files, files=chosen, targets=files.targets[indices], unreadable={})
+    chosen = PackedPaths(files.file_names[index] for index in indices.tolist())
+    return replace(files, file_names=chosen, targets=files.targets[indices], unreadable={})

@@ -110,6 +110,25 @@ def normalise_bytes(images: Tensor, *, mean: Sequence[float], std: Sequence[floa
     return normalise(images.float().div_(255), mean=mean, std=std)
 
 
+def channel_mean_and_std(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of images (n, channels, height, width).
+
+    Both are on the scale where black is 0 and white is 1; in uint8 images, white is 255.
+    """
+    mean, std = [], []
+    for channel in inputs.unbind(1):
+        if channel.dtype == torch.uint8:  # by counting: exact, and without a copy as floats
+            share = channel.flatten().bincount(minlength=256).double() / channel.numel()
+            values = torch.arange(256, dtype=torch.float64) / 255
+            centre = (share * values).sum()
+            variance = (share * (values - centre) ** 2).sum()
+        else:
+            variance, centre = torch.var_mean(channel.double(), correction=0)
+        mean.append(centre.item())
+        std.append(variance.sqrt().item())
+    return tuple(mean), tuple(std)
+
+
 @contextmanager
 def open_image(path: Path, max_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
     """The image of a file whose head has been read. Raises ImageError, also for what the block

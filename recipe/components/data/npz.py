@@ -1,4 +1,4 @@
-"""Arrays out of an .npz file that nobody vouches for: no pickled objects, no made-up sizes."""
+"""Reads arrays from an untrusted .npz file: no pickled objects, no false sizes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,10 @@ from recipe.formatting import escape_unprintable, format_bytes
 from recipe.nn import memory_limit
 
 COPIES_IN_MEMORY = 2
-"""How often arrays are held at once until they are inputs and targets."""
-
 CHUNK_BYTES = 2**20
-"""Bytes that are inflated at a time."""
-
 MAX_HEADER_BYTES = 2**16
-"""In which an array's header has to end."""
-
+MAX_COMPRESSION_RATIO = 100  # applies to files with more than MAX_UNCHECKED_BYTES of arrays
 MAX_UNCHECKED_BYTES = 2**28
-"""Bytes of arrays that are inflated whatever they were compressed to."""
-
-MAX_COMPRESSION_RATIO = 100
-"""Bytes of arrays per byte in the file beyond which more than SMALL are not inflated."""
 
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -37,11 +28,11 @@ HEADER_READERS = {
 
 
 def read_arrays(file: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Those arrays of `names` that the file has.
+    """The arrays of these names that are in the file.
 
-    What an array declares is compared with what is there before memory is taken for it. Raises
-    ValueError for a file that is no .npz, or that was made to fill memory, SpecError for all arrays
-    that can't be read.
+    The declared size of an array is checked before memory is allocated. Raises ValueError for a
+    file that is no .npz, or that was made to exhaust memory; SpecError with all arrays that can't
+    be read.
     """
     shown = escape_unprintable(file)
     with _open_archive(file, shown) as archive:
@@ -56,9 +47,10 @@ def read_arrays(file: Path, names: Iterable[str]) -> dict[str, Any]:
         )
         if stated > max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * stored):
             raise ValueError(
-                f"data.path: {shown} states {format_bytes(stated)} of arrays in {format_bytes(stored)}, more "
-                f"than {MAX_COMPRESSION_RATIO} to 1, as only a file that is made to fill memory does; if "
-                "it is yours, write it uncompressed with numpy.savez"
+                f"data.path: {shown} states {format_bytes(stated)} of arrays in "
+                f"{format_bytes(stored)}, more than {MAX_COMPRESSION_RATIO} to 1, "
+                "as only a file that is made to fill memory does; if it is yours, "
+                "write it uncompressed with numpy.savez"
             )
         problems, found = Problems(), {}
         for name, info in wanted.items():
@@ -85,7 +77,6 @@ def _open_archive(file: Path, shown: str) -> zipfile.ZipFile:
 
 
 def _read_array(stream: IO[bytes], size: int) -> Any:
-    """The array in the stream of an .npy file of `size` bytes."""
     if size == 0:
         raise ValueError("it is empty")
     start = io.BytesIO(stream.read(MAX_HEADER_BYTES))
@@ -117,7 +108,7 @@ def _read_array(stream: IO[bytes], size: int) -> Any:
 
 
 def _describe_file_type(file: Path) -> str:
-    """What the file is instead, where its beginning tells."""
+    """Why the file is no .npz, by its first bytes."""
     with file.open("rb") as stream:
         start = stream.read(6)
     if not start:

@@ -1,4 +1,4 @@
-"""The path that an option of data is given, and what the system says of it."""
+"""The setting `data.path`, and the errors of the operating system about it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from recipe.formatting import escape_unprintable
 
 
 def require_path(path: str | None, hint: str) -> Path:
-    """`data.path` as a path. Raises ValueError where none is given; `wanted` says what to give."""
+    """`data.path` as a path. Raises ValueError if it is empty; `hint` describes a valid path."""
     if not path:
         raise ValueError(f"data.path: {'null' if path is None else 'empty'}; give {hint}")
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~name where there is nobody of that name
+    except RuntimeError as error:  # ~name of an unknown user
         raise ValueError(
             f"data.path: {escape_unprintable(path)}: {error}; write the path out"
         ) from error
@@ -23,7 +23,7 @@ def require_path(path: str | None, hint: str) -> Path:
 
 @contextmanager
 def translate_os_errors() -> Iterator[None]:
-    """An OSError of the block, such as of a file that may not be read, as a ValueError."""
+    """Raises an OSError of the block as a ValueError about data.path."""
     try:
         yield
     except OSError as error:

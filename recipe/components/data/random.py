@@ -1,4 +1,4 @@
-"""Noise with random targets: for benchmarks, where only shapes count. Nothing can be learnt."""
+"""Noise with random targets, for benchmarks in which only shapes matter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def random(
     size: PositiveInt,
     n_classes: Annotated[int, Field(ge=2)],
 ) -> Data:
-    """Standard normal inputs (channels, size, size) and uniformly drawn classes, from `split`."""
+    """Normal inputs (channels, size, size) and uniform random classes, drawn from `split`."""
     n, shape = n_train + n_val, (channels, size, size)
     memory_limit.check_free_memory(
         4 * n * math.prod(shape), "data.n_train", "use fewer or smaller images"

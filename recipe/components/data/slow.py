@@ -1,4 +1,4 @@
-"""A file that takes long to read is named while it does: on a drive that hangs it may for ever."""
+"""Reports files that take long to read, while they are being read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _PendingRead(NamedTuple):
 
 
 class _SlowReadMonitor:
-    """A thread that looks, several times a second, at what its process reads."""
+    """Checks in a thread, several times a second, which file its process is reading."""
 
     def __init__(self) -> None:
         self.current_read: _PendingRead | None = None
@@ -45,13 +45,13 @@ class _SlowReadMonitor:
 
 @contextmanager
 def report_slow_read(seconds: float, path: Path) -> Iterator[None]:
-    """While the block reads `path`, stderr is told, once for each file, if it takes longer."""
-    watch = _get_monitor(os.getpid())  # threads don't live on in a forked process
-    watch.current_read = _PendingRead(escape_unprintable(path), time.monotonic(), seconds)
+    """Prints a message, once per file, if the block takes longer than `seconds`."""
+    monitor = _get_monitor(os.getpid())  # a forked process has no threads
+    monitor.current_read = _PendingRead(escape_unprintable(path), time.monotonic(), seconds)
     try:
         yield
     finally:
-        watch.current_read = None
+        monitor.current_read = None
 
 
 @functools.lru_cache(maxsize=1)

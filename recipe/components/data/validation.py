@@ -1,65 +1,64 @@
-"""What a part of `data` must return, and the digest of what it returned."""
+"""Checks what a `data` component returned, and computes its digest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from recipe.components.data import Data, InMemory, Split, hash_tensors
+from recipe.components.data.dataset import Data, InMemory, Split, SplitAdapter
+from recipe.components.data.digest import hash_tensors
 from recipe.nn import rng
 
-MAX_DIGEST_BYTES = 64 * 2**20
-"""Bytes of inputs that are read for the digest of a split that isn't in memory."""
-
-DIGEST_SAMPLES = 16
-"""Samples of a split in memory whose transformed inputs are in the digest."""
+MAX_STREAMED_DIGEST_BYTES = 64 * 2**20
+IN_MEMORY_DIGEST_SAMPLES = 16  # whose transformed inputs are in the digest, too
 
 
 def check_data(returned: object) -> Data:
-    """`returned`, if it is Data whose splits keep the contract of Split. Raises ValueError."""
+    """The Data that a component returned, with each split as a `Split`.
+
+    Raises ValueError for anything else, and for a split without valid targets.
+    """
     if not isinstance(returned, Data):
         raise ValueError(
-            f"returns {_describe_type(returned)}; it must return recipe.components.data.Data(train=..., val=..., "
-            "classes=..., channels=..., size=..., mean=..., std=...), with train and val as "
-            "recipe.components.data.InMemory(inputs, targets)"
+            f"returns {_describe_type(returned)}; it must return recipe.components.data.Data("
+            "train=..., val=..., classes=..., channels=..., size=..., mean=..., std=...), "
+            "with train and val as recipe.components.data.InMemory(inputs, targets)"
         )
     if not isinstance(returned.size, tuple | list) or len(returned.size) != 2:
         raise ValueError(f"returns size={returned.size}; it must be (height, width)")
-    for name, split in _named_splits(returned):
+    for name, split in returned.splits.items():
         lacking = [part for part in ("targets", "batches", "__len__") if not hasattr(split, part)]
         if lacking:
             raise ValueError(
-                f"returns {_describe_type(split)} as {name}, which has no {' and no '.join(lacking)}; "
-                "return recipe.components.data.InMemory(inputs, targets), or a class with the methods of "
-                "recipe.components.data.Split"
+                f"returns {_describe_type(split)} as {name}, which has no "
+                f"{' and no '.join(lacking)}; return recipe.components.data.InMemory(inputs, "
+                "targets), or a class with the methods of recipe.components.data.Split"
             )
         _check_targets(name, split)
+    for name, split in returned.splits.items():
+        if not isinstance(split, Split):
+            returned = replace(returned, **{name: SplitAdapter(split)})
     return returned
 
 
 def hash_data(data: Data) -> str:
-    """A hash of `data.digest` and of everything else in `data`.
+    """A hash of all fields of `data`, including its digest.
 
-    Of a split in memory, all inputs and targets are read. Of any other split, all targets and up to
-    64 MiB of inputs, of samples that are evenly spaced over it; no inputs where they differ from
-    one reading to the next.
+    For an InMemory split, it covers all inputs and targets; for any other split, all targets and up
+    to 64 MiB of the inputs of evenly spaced samples, or no inputs if they differ each time they are
+    read.
     """
     facts = (data.classes, data.channels, data.size, data.mean, data.std)
     parts: list[Tensor | str] = [data.digest, *map(str, facts)]
-    for name, split in _named_splits(data):
+    for name, split in data.splits.items():
         parts += [name, split.targets]
         if isinstance(split, InMemory):
             parts.append(split.inputs)
         parts += _read_spaced_inputs(split)
     return hash_tensors(*parts)
-
-
-def _named_splits(data: Data) -> Iterator[tuple[str, Split]]:
-    for name in ("train", "val", "test"):
-        if (split := getattr(data, name)) is not None:
-            yield name, split
 
 
 def _describe_type(value: object) -> str:
@@ -85,7 +84,7 @@ def _check_targets(name: str, split: Split) -> None:
 
 
 def _read_spaced_inputs(split: Split) -> Iterator[Tensor]:
-    """Inputs as `split` gives them to the model, of samples that are evenly spaced over it."""
+    """The inputs that the model gets for evenly spaced samples of the split."""
 
     def read(samples: Tensor) -> list[Tensor]:
         with rng.isolate_seeded_rng(0, "digest"):
@@ -96,8 +95,8 @@ def _read_spaced_inputs(split: Split) -> Iterator[Tensor]:
     (one,), (again,) = read(torch.zeros(1, dtype=torch.int64)), read(torch.zeros(1).long())
     if not torch.equal(one, again):
         return
-    count = DIGEST_SAMPLES
+    count = IN_MEMORY_DIGEST_SAMPLES
     if not isinstance(split, InMemory):
-        count = max(1, MAX_DIGEST_BYTES // max(1, one.nbytes))
+        count = max(1, MAX_STREAMED_DIGEST_BYTES // max(1, one.nbytes))
     spaced = torch.linspace(0, len(split) - 1, min(count, len(split)), dtype=torch.float64)
     yield from read(spaced.long())

@@ -1,7 +1,6 @@
-"""A process that reads data and dies: killed, or out of memory.
+"""Errors of DataLoader workers that die: killed, or out of memory.
 
-torch tells of it by an exception out of a signal handler, so it may come wherever the main thread
-happens to be, not only where it waits for a batch.
+torch raises them in a signal handler, so they can occur anywhere in the main thread.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from contextlib import contextmanager
 
 from recipe.errors import DataError
 
-WORKER_DIED_PREFIX = "DataLoader worker (pid"
-"""How torch's messages about it begin."""
+
+def has_worker_died(error: Exception) -> bool:
+    """Whether torch raised the error because a worker died; it has no type of its own."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def worker_died_error(workers: int, error: RuntimeError) -> DataError:
-    """One of `workers` processes did, as `error` tells."""
     return DataError(
         f"data.workers: one of {workers} ended while it read images "
         f"({' '.join(str(error).split())}); there may be too little memory, use fewer"
@@ -25,18 +25,18 @@ def worker_died_error(workers: int, error: RuntimeError) -> DataError:
 
 
 def ignore_interrupts(number: int) -> None:
-    """A worker's first act: Ctrl-C reaches every process of a terminal, and it is for the run to
-    say when its workers end."""
+    """Initialises a worker: Ctrl-C is sent to all processes of a terminal, and the run ends its
+    workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def translate_worker_errors(workers: int) -> Iterator[None]:
-    """Turns torch's message, wherever in the block it comes, into a DataError."""
+    """Raises the error for a worker that died as a DataError."""
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith(WORKER_DIED_PREFIX):
+        if not has_worker_died(error):
             raise
         raise worker_died_error(workers, error) from error

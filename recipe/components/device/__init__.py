@@ -1,9 +1,9 @@
-"""Device: a class, made with the settings before torch is imported.
+"""Device: a class, instantiated with the settings before torch is imported.
 
-- `environment() -> dict[str, str]`: variables that must stand before torch is first imported
-  (visible GPUs, threads and how they wait). Must not import torch.
+- `environment() -> dict[str, str]`: environment variables to set before torch is first imported
+  (visible GPUs, number of threads, how threads wait). Must not import torch.
 - `select() -> torch.device`: called after torch was imported; raises ValueError if there is none.
-- `hardware(device) -> str`: which piece of hardware that is, for the record.
+- `hardware(device) -> str`: the name of the hardware, for the record.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Distributed: a class, made with the settings where several processes share one run (torchrun).
+"""Distributed: a class, instantiated with the settings if several processes share a run (torchrun).
 
-How the processes keep one model; who they are, and what they tell each other, is the engine's
-(`ranks.py`). With one process no part is made and nothing changes, whatever is chosen.
+It keeps the model the same in all processes; the engine handles ranks and communication. With one
+process it isn't instantiated, and the setting has no effect.
 
-- `prepared(model) -> model`: once, before anything is frozen.
-- `joined(run)`: once, before the first step, when the plain model has been looked at.
-- `sharded_clip(clip) -> clip`: once, after `joined`: the clip of gradients as the run keeps them.
-- `wrapped(model) -> nn.Module`: at the start of every epoch, what its steps call: a module that
-  leaves in every process the mean over the processes of their gradients.
-- `before_hooks: bool`: whether a parameter's own hooks see the gradient of this process alone.
+- `prepared(model) -> model`: called once, before parameters are frozen.
+- `joined(run)`: called once before the first step, when no more code needs the plain model.
+- `sharded_clip(clip) -> clip`: called once after `joined`; the clip for gradients in this form.
+- `wrapped(model) -> nn.Module`: called at the start of each epoch; the module that a step calls. It
+  leaves the mean of the gradients over the processes in each process.
+- `before_hooks: bool`: whether hooks of a parameter see the gradient of this process alone.
 - `alone: bool`: whether one process may call the plain model while others don't.
-- `contiguous: bool`: whether weights have to lie in memory in torch's ordinary order.
+- `contiguous: bool`: whether weights must be in torch's default memory format.
 """
 
 from __future__ import annotations

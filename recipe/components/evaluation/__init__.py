@@ -1,6 +1,6 @@
-"""Evaluation: called as `evaluation(model, inputs, **settings) -> output` for every batch.
+"""Evaluation: called as `evaluation(model, inputs, **settings) -> output` for each batch.
 
-In place of `model(inputs)`, in evaluation and in prediction alike; `model` is in eval mode,
-`inputs` (batch, channels, height, width), normalised; the output is what the model gives, logits
-(batch, classes). No random numbers may be drawn. Training isn't changed by it.
+Replaces `model(inputs)` in evaluation and prediction, but not in training. `model` is in eval mode;
+inputs (batch, channels, height, width), normalised; output: logits (batch, classes). It must not
+draw random numbers.
 """

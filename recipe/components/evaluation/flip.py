@@ -15,6 +15,6 @@ from torch import Tensor, nn
 
 
 def flip(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The mean of the logits of the images and of their mirror images, (batch, classes)."""
+    """Returns the mean of the logits of the images and their mirror images, (batch, classes)."""
     output: Tensor = model(inputs) + model(inputs.flip(-1))
     return output / 2

@@ -6,6 +6,6 @@ from torch import Tensor, nn
 
 
 def plain(model: nn.Module, inputs: Tensor) -> Tensor:
-    """What the model gives."""
+    """Returns `model(inputs)`."""
     output: Tensor = model(inputs)
     return output

@@ -1,15 +1,17 @@
-"""Freeze: called once as `freeze(model, **settings)`; sets requires_grad on the parameters.
+"""Freeze: called once as `freeze(model, **settings)`; sets requires_grad of the parameters.
 
-May return a timetable, `{epoch: [parameter names]}`: what is to be trained again from the
-start of that epoch (the first epoch is 0). Two settings are the engine's own. `cache` says whether
-what is frozen at the beginning of the model is computed once (`auto`, the default, where that gives
-the same bits; see recipe.training.frozen_cache) or each time (`off`). `batchnorm` says what BatchNorm layers do
-whose own parameters (or, without any, those of the layer before) are frozen:
+May return an unfreeze schedule, `{epoch: [parameter names]}`: the parameters that are trained from
+the start of that epoch (the first epoch is 0). Two settings are read by the engine. `cache` says
+whether the outputs of the leading frozen layers are computed once and reused (`auto`, the default,
+if this gives the same bits; see recipe.training.frozen_cache) or in each epoch (`off`). `batchnorm`
+is the policy for BatchNorm layers whose own parameters (or, without any, those of the layer before)
+are frozen:
 
-- `eval`: nothing of the layer learns; it normalises by its running statistics.
-- `train`: it normalises by the batch and its running statistics go on moving, which is
-  what requires_grad=False alone does; weight and bias stay.
-- `affine_only`: only weight and bias learn; it normalises by its running statistics, which stay.
+- `eval`: the layer doesn't change; it normalises by its running statistics.
+- `train`: it normalises by the statistics of the batch and updates its running statistics, as with
+  requires_grad=False alone; weight and bias are frozen.
+- `affine_only`: weight and bias are trained; it normalises by its running statistics, which don't
+  change.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Loss: called as `loss(output, target, **settings) -> ()` on every batch.
+"""Loss: called as `loss(output, target, **settings) -> ()` for each batch.
 
-`output` holds logits, shape (batch, classes), in float32 also where the model computes in 16 bits
-(`precision`); a loss is not under autocast. `target` holds class indices, shape (batch,), int64;
-or, where an augmentation mixes images, probabilities, shape (batch, classes). Which of the two a
-loss takes is said by `takes` in its option file, a setting of the engine's own; indices must be
-among them, as validation has no others. A class, such as torch.nn.CrossEntropyLoss, is made once
-with the settings, and what it makes is called. A shape that would only broadcast is a ValueError;
-`check_target` finds it.
+`output` holds logits, shape (batch, classes), always float32: a loss is computed outside autocast.
+`target` holds class indices, shape (batch,), int64, or, with an augmentation that mixes images,
+probabilities, shape (batch, classes). The setting `takes` of the option is read by the engine and
+says which of the two a loss accepts; it must include indices, which validation uses. A class, such
+as torch.nn.CrossEntropyLoss, is instantiated once with the settings. Shapes that could only be
+broadcast must raise ValueError (see `check_target`).
 
-`@no_effect(loss)` (recipe.components.contract) registers `function(**settings)`: why the loss
-changes nothing with these settings, or None.
+`@no_effect(loss)` (recipe.components.contract) registers `function(**settings)`, which returns the
+reason why the loss changes nothing with these settings, or None.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Optimizer: torch's own class, called once as `optimizer(parameter groups, **settings)`.
+"""Optimizer: a class, called once as `optimizer(parameter groups, **settings)`.
 
-Any torch.optim.Optimizer with the same call does.
+Any torch.optim.Optimizer that takes parameter groups as its first argument can be used.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def layer_decay(
     """A group for each block; the classifier has `lr`, the k-th block before it `lr * decay**k`.
 
     Blocks are those of the model's own `group_matcher` (timm), else the stem, each residual
-    block or transformer layer, and each layer of a model without blocks (`recipe.nn.layers.blocks`).
+    block or transformer layer, and each layer of a model without blocks (see `recipe.nn.layers`).
     """
     parameters = dict(model.named_parameters())
     ordered = layers.find_blocks(model)

@@ -1,7 +1,7 @@
 """Precision: called once as `precision(device, **settings) -> (autocast, scaler)`.
 
-`autocast()` gives the context of a forward pass; `scaler` is a torch.amp.GradScaler,
-switched off where the format needs none, so the step is written the same way for all.
+`autocast()` returns the context manager of a forward pass; `scaler` is a torch.amp.GradScaler,
+disabled if the format needs none, so that the training step is the same for all formats.
 """
 
 from __future__ import annotations

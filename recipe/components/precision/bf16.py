@@ -20,9 +20,9 @@ from recipe.components.precision import AutocastAndScaler
 
 
 def bf16(device: torch.device) -> AutocastAndScaler:
-    """Forward passes under autocast to bfloat16, and a scaler that is switched off.
+    """Returns autocast to bfloat16 and a disabled scaler.
 
-    Raises ValueError for a CUDA GPU that has no bfloat16 of its own and would imitate it slowly.
+    Raises ValueError for a CUDA GPU without native bfloat16, which would emulate it slowly.
     """
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(

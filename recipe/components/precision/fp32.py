@@ -11,5 +11,5 @@ from recipe.components.precision import AutocastAndScaler
 
 
 def fp32(device: torch.device) -> AutocastAndScaler:
-    """Forward passes as they are, and a scaler that is switched off."""
+    """Returns a null context and a disabled scaler."""
     return nullcontext, GradScaler(device.type, enabled=False)

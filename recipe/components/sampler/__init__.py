@@ -1,14 +1,14 @@
-"""Sampler: called as `sampler(targets, generator, **settings) -> indices` for every epoch.
+"""Sampler: called as `sampler(targets, generator, **settings) -> indices` for each epoch.
 
-`targets` holds the class index of every training sample, shape (n,), int64. The result says which
-sample comes when, shape (n,), int64, on the CPU: as many as there are, so that an epoch has the
-same number of steps whatever the sampler; one may come several times, or not at all. `generator`
-is a CPU torch.Generator that the engine seeds anew for every epoch; nothing else may be drawn from,
-so that the order is a pure function of the seed and the epoch.
+`targets` holds the class index of each training sample, shape (n,), int64. The result is the order
+of the samples in the epoch, shape (n,), int64, on the CPU: always n, so that each epoch has the
+same number of steps; a sample may occur several times, or not at all. `generator` is a CPU
+torch.Generator that is seeded for each epoch. No other randomness may be used, so that the order is
+a pure function of seed and epoch.
 
-`@audit(sampler)` (recipe.components.contract) registers `function(targets, indices, **settings)`:
-yields what is wrong with the indices of an epoch, one line each. Only the order of
-sampler=shuffled is of no effect.
+`@audit(sampler)` (recipe.components.contract) registers `function(targets, indices, **settings)`,
+which yields what is wrong with the indices of an epoch, one line each. Only the order of
+sampler=shuffled is without effect.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ UnitPower = Annotated[float, Field(gt=0, le=1)]
 
 
 def balanced(targets: Tensor, generator: torch.Generator, *, power: UnitPower) -> Tensor:
-    """As many indices as there are samples, shape (n,), in random order.
+    """Returns n indices, shape (n,), in random order, for n samples.
 
-    A class of m samples gets a share of them in proportion to m ** (1 - power), in whole numbers
-    that are within one of it. Within a class its samples come in random order, over and over.
+    The number of indices of a class of m samples is in proportion to m ** (1 - power), up to
+    rounding. Within a class, all samples are used in random order before any is used again.
     """
     drawn = []
     for label, count in enumerate(samples_per_class(targets, power).tolist()):

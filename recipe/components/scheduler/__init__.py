@@ -1,4 +1,4 @@
-"""Scheduler: how every parameter group's learning rate moves; the ratio between groups is kept.
+"""Scheduler: changes the learning rates of all parameter groups; the ratio between groups is kept.
 
 A scheduler has one of three forms; the decorators are those of `recipe.components.contract`:
 
@@ -8,8 +8,8 @@ A scheduler has one of three forms; the decorators are those of `recipe.componen
 - `@lr_factor factor(progress, **settings) -> float`: a pure function of the progress of the run,
   from 0 (the first step) up to, but not including, 1; multiplies the learning rate of each group.
 
-Two settings are the engine's own: `per` (`epoch` or `step`) says when it moves, always after
-the optimizer; `monitor` names the metric handed to a scheduler that wants one.
+Two settings are read by the engine: `per` (`epoch` or `step`) says when the scheduler steps, always
+after the optimizer; `monitor` is the metric that a scheduler such as ReduceLROnPlateau gets.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _check_max_lr(planned: PlannedRun) -> Iterator[str]:
     if tops != list(planned.base_lr.values()):
         yield (
             f"{_setting_name(planned, 'max_lr')} takes the place of the learning rate of every "
-            f"parameter group, so those given ({_format_learning_rates(planned)}) would be ignored; use "
+            f"parameter group, so those given ({_format_learning_rates(planned)}) would be "
+            f"ignored; use "
             "scheduler=one_cycle, where each group's own learning rate is the top"
         )
 
@@ -107,8 +108,10 @@ def _check_min_lr(planned: PlannedRun) -> Iterator[str]:
     elif len({round(low / lr, 9) if lr else 0.0 for lr, low in zip(
         rates.values(), floors, strict=True)}) > 1:  # fmt: skip
         yield (
-            f"{_setting_name(planned, key)} is {shown}, an absolute minimum, but the groups' learning "
-            f"rates differ ({_format_learning_rates(planned)}), so their ratio would be lost; use {key}=0, or "
+            f"{_setting_name(planned, key)} is {shown}, an absolute minimum, but the groups' "
+            f"learning "
+            f"rates differ ({_format_learning_rates(planned)}), so their ratio would be "
+            f"lost; use {key}=0, or "
             "scheduler=cosine with a minimum relative to each"
         )
 
@@ -131,7 +134,8 @@ def _check_warmup_length(planned: PlannedRun) -> Iterator[str]:
     if rises and schedule.total_iters >= planned.scheduler_steps:
         yield (
             f"{_setting_name(planned, 'total_iters')} is {schedule.total_iters}, but the run has "
-            f"{_format_scheduler_steps(planned)}, so the warm-up wouldn't end; use fewer, or more epochs"
+            f"{_format_scheduler_steps(planned)}, so the warm-up wouldn't end; "
+            f"use fewer, or more epochs"
         )
 
 
@@ -185,7 +189,10 @@ def _check_monitor(planned: PlannedRun) -> Iterator[str]:
             )
         return
     if schedule.monitor not in better:
-        yield f"scheduler.monitor must be val/loss or val/accuracy, got {format_value(schedule.monitor)}"
+        yield (
+            "scheduler.monitor must be val/loss or val/accuracy, got "
+            f"{format_value(schedule.monitor)}"
+        )
         return
     if settings["per"] != "epoch":
         yield (
@@ -203,8 +210,9 @@ def check_rise_length(planned: PlannedRun, key: str, part: float) -> Iterator[st
     """For a schedule that rises over `part` of the run: the run must have moves left after it."""
     if planned.scheduler_steps - 1 < part * planned.scheduler_steps:
         yield (
-            f"scheduler.{key} is {part:g}, but the run has {_format_scheduler_steps(planned)}, so it would end "
-            f"before the rise does; use scheduler.per=step, a smaller {key}, or more epochs"
+            f"scheduler.{key} is {part:g}, but the run has {_format_scheduler_steps(planned)}, so "
+            f"it would end before the rise does; use scheduler.per=step, a smaller {key}, or more "
+            "epochs"
         )
 
 

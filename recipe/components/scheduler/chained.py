@@ -99,7 +99,10 @@ def _check_parts(parts: list[Any]) -> list[ChainPart]:
         found += [f"{key}.{name}: all parts move together; set scheduler.{name}" for name in shared]
         told = schema.find_setting_problems(
             "scheduler", option, part.func,
-            {"per": "epoch", **{k: v for k, v in given.items() if k not in (*CHAIN_SETTINGS, *shared)}},
+            {
+                "per": "epoch",
+                **{k: v for k, v in given.items() if k not in (*CHAIN_SETTINGS, *shared)},
+            },
         )  # fmt: skip
         found += [line.replace("scheduler", key, 1) for line in told]
     if found:

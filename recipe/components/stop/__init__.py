@@ -1,6 +1,6 @@
-"""Stop: called as `stop(accuracies, **settings) -> bool` after every epoch's evaluation.
+"""Stop: called as `stop(accuracies, **settings) -> bool` after the evaluation of each epoch.
 
-`accuracies` is the val/accuracy (a share from 0 to 1) of each epoch so far, the first one first; a
-pure function of it, so that a run that is taken up again stops where it would have. True ends the
-run after this epoch. Schedules are as long as the run would be with all its epochs.
+`accuracies` holds val/accuracy (from 0 to 1) of all epochs so far, in order. True ends the run
+after this epoch. Must be a pure function, so that a resumed run stops at the same epoch. Learning
+rate schedules always have the length of the full run.
 """

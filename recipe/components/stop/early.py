@@ -21,8 +21,11 @@ def early(
     patience: PositiveInt,
     min_delta: Annotated[float, Field(ge=0, lt=1)],
 ) -> bool:
-    """Whether the last `patience` epochs brought no accuracy more than `min_delta` above the best
-    that counted before: the first one, then each that was such a rise."""
+    """Returns whether accuracy hasn't improved in the last `patience` epochs.
+
+    An epoch is an improvement if its accuracy is more than `min_delta` above that of the last
+    improvement; the first epoch always is.
+    """
     best, waited = accuracies[0], 0
     for accuracy in accuracies[1:]:
         waited += 1

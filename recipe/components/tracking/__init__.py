@@ -1,7 +1,7 @@
-"""Tracking: called once as `tracking(output_dir, **settings) -> Tracking`: where the record goes.
+"""Tracking: called once as `tracking(output_dir, **settings) -> Tracking`; where runs are sent.
 
-`output_dir` is the absolute path of the outputs folder. Whatever is chosen, the journal is
-written there first; MLflow is fed from it.
+`output_dir` is the absolute path of the outputs folder. With any option, runs are recorded in the
+journal in that folder first, from which they are sent to MLflow.
 """
 
 from __future__ import annotations

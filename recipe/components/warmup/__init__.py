@@ -1,9 +1,8 @@
-"""Warm-up: called as `warmup(progress, **settings) -> float`, a factor on every learning rate.
+"""Warm-up: called as `warmup(progress, **settings) -> float`, a factor of every learning rate.
 
-A pure function of how much of the run is done, from 0 (the first step) towards 1. The learning rate
-of every group is what the scheduler says times the factor, set anew after each step that
-the optimizer took, however often the scheduler moves; so it goes with any of them, and the ratio
-between groups is kept.
+A pure function of the progress of the run, from 0 (the first step) towards 1. After each optimizer
+step, the learning rate of each group is set to the scheduler's value times the factor, whichever
+scheduler is used and however often it moves; so the ratio between groups is kept.
 """
 
 from __future__ import annotations

@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import (
-    Split,
-    first_readable_indices,
-    is_skipping_unreadable,
-    iterate_readable_inputs,
-    readable_indices,
-    unreadable_samples,
-    worker,
-)
+from recipe.components.data import Split, readable_indices, worker
 from recipe.errors import RecipeError
 from recipe.formatting import format_bytes, format_percent
 from recipe.nn import rng
@@ -124,7 +116,7 @@ class FrozenCache:
         part = _Subset("val", model, False, run.data.val, run.eval_batch_size)
         batches = [chunk for _, chunk in part.index_batches()]
         kept = self._update_entry(
-            run, part, epoch, batches if is_skipping_unreadable(part.data) else batches[-1:]
+            run, part, epoch, batches if part.data.skips_unreadable else batches[-1:]
         )
         return kept.model_inputs if kept else feed.uncached_inputs(part.model, part.data)
 
@@ -175,7 +167,7 @@ class FrozenCache:
                 kept = self._build_entry(run, part, epoch)
             elif kept and _has_changed(run, kept):
                 kept = self._revalidate_entry(run, kept, epoch)
-            if kept and (is_skipping_unreadable(part.data) or not kept.verified_batch_sizes):
+            if kept and (part.data.skips_unreadable or not kept.verified_batch_sizes):
                 _check_batch_sizes(run, kept, batches)
             if kept and new:
                 self._status[part.name].add(epoch, _describe_split(kept.model_split), once=True)
@@ -254,7 +246,7 @@ class FrozenCache:
                 )
         layouts = (
             (*split.layouts, tensor_layout.READABLE_FLAG_LAYOUT)
-            if is_skipping_unreadable(part.data)
+            if part.data.skips_unreadable
             else split.layouts
         )
         found = cache_file.load_cached_outputs(self.cache_dir, key, layouts, count)
@@ -262,7 +254,7 @@ class FrozenCache:
             found = cache_file.load_or_write_outputs(
                 self.cache_dir, key, layouts, count, lambda: _compute_rows(run, part, split)
             )
-        if is_skipping_unreadable(part.data):
+        if part.data.skips_unreadable:
             *rows, flags = found.tensors
             found.tensors = tuple(rows)
             _skip_unreadable(part.data, flags)
@@ -308,7 +300,7 @@ def _isolate_state(run: Run, part: _Subset, *, buffers: bool = True) -> Iterator
     except OSError as error:
         raise NotCacheable(f"nothing can be kept ({error.strerror or error})") from error
     except Exception as error:
-        if str(error).startswith(worker.WORKER_DIED_PREFIX):
+        if worker.has_worker_died(error):
             raise
         reason = next(iter(str(error).splitlines()), "")
         raise NotCacheable(f"{type(error).__name__}: {reason}") from error
@@ -316,7 +308,7 @@ def _isolate_state(run: Run, part: _Subset, *, buffers: bool = True) -> Iterator
 
 def _read_samples(run: Run, part: _Subset) -> Tensor:
     """A few inputs; raises Refused if they aren't the same each time."""
-    few = first_readable_indices(part.data, max(PROBE_BATCH_SIZES))
+    few = part.data.first_readable_indices(max(PROBE_BATCH_SIZES))
     few = few[torch.arange(max(PROBE_BATCH_SIZES)) % len(few)]
     before = rng.snapshot_rng()
     (one, _), (other, _) = part.data.batches([few, few])
@@ -358,8 +350,8 @@ def _check_batch_sizes(run: Run, kept: _CacheEntry, batches: Iterable[Tensor]) -
 def _skip_unreadable(data: Split, flags: Tensor) -> None:
     """Has the samples left out that could not be read when the others were kept."""
     samples = (flags[:, 0] == 0).nonzero().flatten().tolist()
-    new = [sample for sample in samples if sample not in unreadable_samples(data)]
-    if not data.skip_samples(new):  # type: ignore[attr-defined]
+    new = torch.tensor(readable_indices(data, samples), dtype=torch.int64)
+    if any(found for found, _ in data.iterate_readable_inputs(new.split(1))):
         raise NotCacheable("a file that could not be read before can be read now")
 
 
@@ -380,7 +372,7 @@ def _compute_rows(
 ) -> Iterator[tuple[int, Rows]]:
     """What is to be kept, in the mode and with the gradient mode it is computed in otherwise."""
     chunks = list(part.index_batches())
-    read = iterate_readable_inputs(part.data, (chunk for _, chunk in chunks))
+    read = part.data.iterate_readable_inputs(chunk for _, chunk in chunks)
     for (start, chunk), (samples, inputs) in zip(chunks, read, strict=True):
         rows: Rows = ()
         if samples:
@@ -388,7 +380,7 @@ def _compute_rows(
                 values = split.run_prefix(to_device(inputs, run.device))
             pairs = zip(split.layouts, values, strict=True)
             rows = tuple(each.to_rows(value).cpu() for each, value in pairs)
-        if is_skipping_unreadable(part.data):
+        if part.data.skips_unreadable:
             places = torch.tensor(samples, dtype=torch.int64) - start
             rows = _scatter_rows(rows, split, places, len(chunk))
         yield start, rows

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Batch, Split, readable_indices, unreadable_samples
+from recipe.components.data import Batch, Split, readable_indices
 from recipe.training.frozen_cache import split_model as splitting
 from recipe.training.frozen_cache.cache_file import CachedOutputs
 
@@ -61,8 +61,7 @@ class CachedTail(nn.Module):
 
 @dataclass(frozen=True)
 class IndexSplit:
-    """A split that gives the number of each sample in place of its inputs, and leaves out what
-    `data` does."""
+    """A split whose inputs are the indices of the samples; it skips what `data` skips."""
 
     data: Split
 
@@ -71,20 +70,40 @@ class IndexSplit:
         return self.data.targets
 
     @property
+    def skips_unreadable(self) -> bool:
+        return self.data.skips_unreadable
+
+    @property
     def unreadable(self) -> dict[int, str]:
-        return unreadable_samples(self.data)
+        return self.data.unreadable
+
+    @property
+    def file_names(self) -> Sequence[str]:
+        return self.data.file_names
+
+    @property
+    def packages(self) -> set[str]:
+        return self.data.packages
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def first_readable_indices(self, count: int) -> Tensor:
+        return self.data.first_readable_indices(count)
+
+    def iterate_readable_inputs(
+        self, batches: Iterable[Tensor]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        for indices in batches:
+            readable = readable_indices(self.data, indices.tolist())
+            yield readable, torch.tensor(readable, dtype=torch.int64)
 
     def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         targets = self.targets
         for indices in batches:
             if self.unreadable:
-                left = torch.tensor(
-                    readable_indices(self.data, indices.tolist()), dtype=torch.int64
-                )
-                if not len(left):
+                readable = readable_indices(self.data, indices.tolist())
+                if not readable:
                     next(iter(self.data.batches([indices])))  # raises DataError
-                indices = left
+                indices = torch.tensor(readable, dtype=torch.int64)
             yield indices, targets[indices]

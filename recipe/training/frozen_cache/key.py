@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from recipe.components import device
-from recipe.components.data import Data, hash_tensors, is_skipping_unreadable
+from recipe.components.data import Data, hash_tensors
 from recipe.components.data import Split as Samples
-from recipe.components.data.image_files import decoder_packages
 from recipe.config import source_hash
 from recipe.errors import SpecError
 from recipe.training.frozen_cache.not_cacheable import NotCacheable
@@ -47,7 +46,7 @@ def compute_cache_key(
 ) -> str:
     """64 hexadecimal digits, for a part of the data in batches of `size`, of which `inputs` are
     some as the model takes them. Within autocast. Raises Refused."""
-    samples: Samples = getattr(data, part)
+    samples = data.splits[part]
     content = {
         "data": [data.digest, part, batch_size, hash_tensors(samples.targets)],
         "inputs": [_hash_tensor(inputs), str(inputs.dtype)],
@@ -59,7 +58,7 @@ def compute_cache_key(
         },
         "tensors": {name: _hash_tensor(tensor) for name, tensor in _graph_tensors(split)},
         "kept": [str(layout) for layout in split.layouts],
-        "left out": is_skipping_unreadable(samples),
+        "left out": samples.skips_unreadable,
         "code": {"recipe": _hash_own_code(), **_package_versions(split, samples)},
         "numerics": _numerics_settings(inputs.device),
     }
@@ -135,19 +134,13 @@ def _package_versions(split: ModelSplit, samples: Samples) -> dict[str, str]:
         for node in split.prefix_graph.nodes
         if node.op == "call_function"
     }
-    transform = getattr(samples, "transform", None)
-    while isinstance(transform, functools.partial):
-        transform = transform.func
-    used |= {_qualified_name(type(samples)), _qualified_name(transform)}
-    if hasattr(samples, "files"):  # images are decoded anew each time
-        used |= decoder_packages(samples.files)
     for node in split.prefix_graph.nodes:
         if node.op == "call_module":
             module = split.wrapper.get_submodule(str(node.target))
             used |= {_qualified_name(type(part)) for part in module.modules()}
     try:
         return source_hash.compute_source_ids(
-            {name.partition(".")[0] for name in used}, exclude=COVERED_PACKAGES
+            samples.packages | {name.partition(".")[0] for name in used}, exclude=COVERED_PACKAGES
         )
     except SpecError as error:
         raise NotCacheable(str(error)) from error

@@ -10,11 +10,11 @@ from torch import Tensor
 from recipe.components.data import (
     InMemory,
     balanced_subset,
-    channel_mean_and_std,
     hash_files,
     hash_tensors,
     stratified_split,
 )
+from recipe.components.data.images import channel_mean_and_std
 
 seeds = st.integers(0, 2**32)
 labels = st.lists(st.integers(0, 3), min_size=4, max_size=60)

@@ -263,7 +263,7 @@ def test_a_file_that_takes_long_to_read_is_named_once(
     for workers in (0, 1):
         data = made(root, workers=workers, slow_after=0.05)
         for part in (data.train, data.val):
-            names = list(part.files)  # type: ignore[attr-defined]
+            names = list(part.file_names)
             number = names.index("cat/big.png") if "cat/big.png" in names else 0
             list(part.batches([torch.tensor([number])] * 2))
         said = [line for line in capfd.readouterr().err.splitlines() if "recipe:" in line]

@@ -56,7 +56,7 @@ def broken(root: Path) -> set[str]:
 @pytest.mark.parametrize("workers", [0, 3])
 def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None:
     whole = made(pets).train
-    names = list(whole.files)  # type: ignore[attr-defined]
+    names = list(whole.file_names)
     gone = [n for n, name in enumerate(names) if name in ("cat/3.jpg", "dog/14.png", "dog/15.jpg")]
     data = made(pets, workers=workers)
     for index in gone:
@@ -70,7 +70,7 @@ def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None
         for batch, (_, targets) in zip(order, served, strict=True):
             good = torch.tensor([index for index in batch.tolist() if index not in gone])
             assert torch.equal(targets, whole.targets[good])
-    assert sorted(data.train.unreadable) == gone  # type: ignore[attr-defined]
+    assert sorted(data.train.unreadable) == gone
     shutil.copy(pets / "dog" / "10.png", pets / names[gone[0]])  # once left out, always left out
     assert sum(len(targets) for _, targets in data.train.batches(order)) == 12 - len(gone)
 
@@ -97,7 +97,7 @@ def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:
 
     data = made(pets)
     ((inputs, targets),) = data.val.batches([torch.arange(8)])
-    (pets / data.val.files[5]).write_bytes(b"")  # type: ignore[attr-defined]
+    (pets / data.val.file_names[5]).write_bytes(b"")
     left = [0, 1, 2, 3, 4, 6, 7]
     with torch.no_grad():
         output = model(inputs[left])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from recipe.components.data import Batch, Data, InMemory
-from recipe.components.data.validation import hash_data
+from recipe.components.data.dataset import AlwaysReadable, Split
+from recipe.components.data.validation import check_data, hash_data
 
 PARTS = """
 import numpy as np
@@ -160,7 +161,7 @@ def test_data_without_a_digest_are_recognised_by_their_content(home: Path, tmp_p
 
 
 @dataclass(frozen=True)
-class Streamed:
+class Streamed(AlwaysReadable):
     """A split that isn't in memory."""
 
     inputs: Tensor
@@ -214,3 +215,32 @@ def test_inputs_that_differ_each_time_are_not_in_the_digest() -> None:
         std=(1.0,),
     )  # fmt: skip
     assert hash_data(data) == hash_data(data)
+
+
+class MinimalSplit:
+    """What a user's split must have, and nothing else."""
+
+    targets = torch.tensor([0, 1, 1])
+
+    def __len__(self) -> int:
+        return 3
+
+    def batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        for indices in batches:
+            yield indices.float()[:, None], self.targets[indices]
+
+
+def test_a_split_with_targets_and_batches_alone_is_adapted() -> None:
+    data = check_data(
+        Data(
+            train=InMemory(torch.zeros(3, 1), torch.tensor([0, 1, 1])),
+            val=MinimalSplit(),  # type: ignore[arg-type]
+            classes=("a", "b"), channels=1, size=(1, 1), mean=(0.0,), std=(1.0,),
+        )
+    )  # fmt: skip
+    assert isinstance(data.train, InMemory) and isinstance(data.val, Split)
+    assert (data.val.skips_unreadable, data.val.unreadable, len(data.val)) == (False, {}, 3)
+    assert data.val.packages == {MinimalSplit.__module__}
+    assert data.val.first_readable_indices(4).tolist() == [0, 1, 2, 0]
+    ((samples, inputs),) = data.val.iterate_readable_inputs([torch.tensor([2, 1])])
+    assert samples == [2, 1] and inputs.tolist() == [[2.0], [1.0]]

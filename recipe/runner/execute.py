@@ -172,8 +172,8 @@ def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> N
         console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
     if recorder.differing_points:
         console.print(
-            f"Caution {pluralize(recorder.differing_points, 'point')} that had been recorded before the run "
-            "was taken up came out otherwise; the later ones count",
+            f"Caution {pluralize(recorder.differing_points, 'point')} recorded before the run was "
+            "resumed had other values; the new ones are used",
             style="yellow", soft_wrap=True,
         )  # fmt: skip
     outputs = recorder.run_dir.parent.parent
@@ -194,7 +194,8 @@ def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> N
 def _warn_upload_incomplete(console: Console, recorder: Recorder) -> None:
     if recorder.upload_failure:
         console.print(
-            f"MLflow did not take all of it ({recorder.upload_failure}); the whole record is on disk.",
+            f"MLflow did not take all of it ({recorder.upload_failure}); the complete record is on "
+            "disk.",
             style="red",
             soft_wrap=True,
         )

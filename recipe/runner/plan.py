@@ -100,9 +100,14 @@ def make_plan(spec: RunSpec, run: Run) -> Plan:
     output.set_current_task("computing a summary of the model")
     planned = contract.PlannedRun(spec, run.components, vars(run))
     return Plan(
-        spec, run, summarize_model(run), parameter_table.build_rows(run), run.frozen_cache.describe_plan(run),
-        rules.describe_component(planned, "scheduler"), rules.find_warnings(planned),
-    )  # fmt: skip
+        spec,
+        run,
+        summarize_model(run),
+        parameter_table.build_rows(run),
+        run.frozen_cache.describe_plan(run),
+        rules.describe_component(planned, "scheduler"),
+        rules.find_warnings(planned),
+    )
 
 
 def format_sparkline(values: list[float], width: int) -> str:
@@ -206,9 +211,8 @@ def _render_sections(plan: Plan, seconds: float | None) -> Iterator[RenderableTy
     for caution in plan.cautions:
         yield Text(f"Caution {caution}", style="yellow")
     if seconds is not None:
-        yield Text(
-            f"Time: roughly {format_duration(seconds * run.epochs)} ({format_duration(seconds)} an epoch)"
-        )
+        total = format_duration(seconds * run.epochs)
+        yield Text(f"Time: roughly {total} ({format_duration(seconds)} an epoch)")
 
 
 def build_spec_table(spec: RunSpec) -> Table:

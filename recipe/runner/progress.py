@@ -65,8 +65,8 @@ class ProgressDisplay:
             )
             width = len(str(self.run.epochs))
             self.console.print(
-                f"epoch {point.epoch:{width}}/{self.run.epochs}  {self._format_metrics(point.step)}  "
-                f"{format_duration(left)} left",
+                f"epoch {point.epoch:{width}}/{self.run.epochs}  "
+                f"{self._format_metrics(point.step)}  {format_duration(left)} left",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -492,5 +492,5 @@ def test_points_that_come_out_otherwise_when_computed_again_are_told(
     done = resumed(tmp_path, run.name)
     assert done.status == 0, done.err
     assert "Resumes " + run.name + " after step 4" in done.out
-    assert "Caution 1 point that had been recorded before the run was taken up came out" in done.out
+    assert "Caution 1 point recorded before the run was resumed had other values" in done.out
     numbers_alike(run, whole)

@@ -326,7 +326,7 @@ def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path)
     (last,) = done.out.splitlines()[-1:]
     assert last.startswith("MLflow did not take all of it (") and f"127.0.0.1:{port}" in last
     assert "; python -m recipe sync sends what is left, lines: 15 of events.jsonl and 9 of " in last
-    assert last.endswith("9 of metrics.jsonl); the whole record is on disk.")
+    assert last.endswith("9 of metrics.jsonl); the complete record is on disk.")
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     assert (run / "model.safetensors").is_file() and "Open " not in done.out

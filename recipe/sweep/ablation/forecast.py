@@ -199,7 +199,7 @@ def confirm() -> bool:
         return True
     while True:
         try:
-            answer = input("Go on? [Y/n] ").strip().lower()
+            answer = input("Proceed? [Y/n] ").strip().lower()
         except EOFError:
             output.print_text("\n")
             return False

@@ -67,7 +67,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablated")
     done = commands.in_turn(folder, "ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)")
     assert done.status == 0, done.err
-    assert "Go on?" not in done.out
+    assert "Proceed?" not in done.out
     return folder
 
 
@@ -342,7 +342,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
         with contextlib.suppress(OSError):  # the other end is closed: the process has ended
             while part := os.read(ours, 4096):
                 shown += part
-                if shown.endswith(b"Go on? [Y/n] "):
+                if shown.endswith(b"Proceed? [Y/n] "):
                     os.write(ours, answer.encode())
         os.close(ours)
         return process.wait(), shown.decode()
@@ -352,10 +352,10 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
 @pytest.mark.long
 def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
     status, shown = on_a_terminal(tmp_path, "n\n", *QUIET, *BITES)
-    assert status == 0 and shown.count("Go on? [Y/n]") == 1 and "[1/2]" not in shown
+    assert status == 0 and shown.count("Proceed? [Y/n]") == 1 and "[1/2]" not in shown
     assert list(tmp_path.iterdir()) == []
     status, shown = on_a_terminal(tmp_path, "\n", *QUIET, *BITES)
-    assert status == 0 and shown.count("Go on? [Y/n]") == 1
+    assert status == 0 and shown.count("Proceed? [Y/n]") == 1
     assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"] * 2
 
 

@@ -12,9 +12,10 @@ test: .venv/dev
 	$(BIN)/python -m compileall -q recipe  # once, and not in each of many processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# The unit tests: they start no process and no server.
+# The unit tests: they run no complete command and start no process.
 test-fast: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not integration and not long'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		-m 'not integration and not command and not long'
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ A command of its own takes about five seconds, most of it imports; one that runs
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import io
 import json
 import os
@@ -13,9 +15,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -74,11 +78,16 @@ def refused(folder: Path, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def _as_it_was(folder: Path) -> Iterator[None]:
     environment, path, arguments = dict(os.environ), list(sys.path), list(sys.argv)
+    thresholds, running = gc.get_threshold(), threading.enumerate()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     threads = torch.get_num_threads()
     try:
         yield
     finally:
+        for thread in threading.enumerate():  # one that still imports would do so in the next test
+            if thread not in running and not thread.daemon:
+                thread.join()
+        gc.set_threshold(*thresholds)
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:], sys.argv[:] = path, arguments
@@ -86,8 +95,19 @@ def _as_it_was(folder: Path) -> Iterator[None]:
             signal.signal(number, handler)
         torch.set_num_threads(threads)
         for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None)).startswith(f"{folder}{os.sep}"):
+            if _is_below(folder, module):
                 del sys.modules[name]
+        importlib.invalidate_caches()
+
+
+def _is_below(folder: Path, module: ModuleType) -> bool:
+    """Whether a module is of a project in the folder; a namespace package has no file."""
+    spec = vars(module).get("__spec__")
+    places = [
+        vars(module).get("__file__"),
+        *(getattr(spec, "submodule_search_locations", None) or ()),
+    ]
+    return any(str(place).startswith(f"{folder}{os.sep}") for place in places)
 
 
 def process(

@@ -6,7 +6,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 
+import commands
 import hypothesis
 import pytest
 import torch
@@ -24,6 +26,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+RUN_COMMANDS = (commands.here, commands.process, commands.start)
 
 SMALL = (
     "device=cpu", "device.threads=1", "tracking=none", "epochs=2",
@@ -45,6 +49,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(integration):
             item.add_marker(pytest.mark.integration)
+        if isinstance(item, pytest.Function) and _runs_command(item):
+            item.add_marker(pytest.mark.command)
+
+
+def _runs_command(item: pytest.Function) -> bool:
+    """Whether a test, a fixture of it, or a function of the tests that they call runs a command."""
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    pending = [item.function, *(each.func for found in fixtures for each in found)]
+    seen: set[object] = set()
+    while pending:
+        function = pending.pop()
+        if function in RUN_COMMANDS:
+            return True
+        if isinstance(function, FunctionType) and function not in seen:
+            seen.add(function)
+            pending += _find_used_functions(function)
+    return False
+
+
+def _find_used_functions(function: FunctionType) -> list[object]:
+    """The functions of the tests that a function names, in a module of the tests or its own."""
+    codes, names = [function.__code__], set[str]()
+    while codes:
+        code = codes.pop()
+        names |= {*code.co_names}
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    used = [function.__globals__.get(name) for name in names]
+    modules = [value for value in used if isinstance(value, ModuleType)]
+    used += [vars(module).get(name) for module in modules for name in names]
+    return [
+        value
+        for value in used
+        if isinstance(value, FunctionType)
+        and Path(value.__code__.co_filename).is_relative_to(Path(__file__).parent)
+    ]
 
 
 @pytest.fixture(autouse=True)

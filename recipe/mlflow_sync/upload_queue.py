@@ -155,9 +155,7 @@ class UploadQueue:
 
     def _wait_for_progress(self, pending: list[Path]) -> dict[Path, str]:
         """Returns why each of those that MLflow doesn't have completely was given up."""
-        call_timeout = (
-            DATABASE_CALL_TIMEOUT if database_path(self._tracking.uri) else SERVER_CALL_TIMEOUT
-        )
+        is_database = database_path(self._tracking.uri) is not None
         reasons: dict[Path, str] = {}
         last_progress, last_time, restarted = None, time.monotonic(), False
         while pending:
@@ -168,12 +166,14 @@ class UploadQueue:
             if progress != last_progress:
                 last_progress, last_time = progress, time.monotonic()
             idle = time.monotonic() - last_time
+            is_connected = any(state.mlflow_run_id for state in states.values())
+            is_slow_allowed = is_database or not is_connected  # MLflow may still be imported
             problem = ""
             if not _is_locked(self._folder):
                 if restarted:
                     problem = self._describe_exit()
                 restarted = self.start()
-            elif idle > call_timeout:
+            elif idle > (DATABASE_CALL_TIMEOUT if is_slow_allowed else SERVER_CALL_TIMEOUT):
                 problem = "it takes too long"
                 if _get_heartbeat_age(self._folder) > HEARTBEAT_TIMEOUT:
                     problem = "the process that sends it doesn't answer"

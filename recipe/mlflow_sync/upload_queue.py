@@ -34,7 +34,7 @@ from recipe.store.journal import DamagedJournalError
 from recipe.store.upload_state import UploadState
 
 FAILURE_TIMEOUT = 10.0
-"""Seconds without progress after which a failing server is given up."""
+"""Seconds after the first failure without progress, after which a server is given up."""
 
 SERVER_CALL_TIMEOUT, DATABASE_CALL_TIMEOUT = 15.0, 60.0
 """Seconds without progress after which a call under way is given up: a server may be frozen, a
@@ -161,7 +161,8 @@ class UploadQueue:
         while pending:
             states = {each: self._read_state(each) for each in pending}
             progress = [
-                (s.mlflow_run_id, s.events, s.metrics, len(s.problems)) for s in states.values()
+                (s.mlflow_run_id, s.events, s.metrics, len(s.problems), bool(s.failure))
+                for s in states.values()
             ]
             if progress != last_progress:
                 last_progress, last_time = progress, time.monotonic()

@@ -45,12 +45,12 @@ import resource
 from pathlib import Path
 from recipe.store.journal import Journal
 journal = Journal(Path({str(path)!r}))
-journal.write({{"step": 1}})
+journal.append({{"step": 1}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:
-    journal.write({{"step": 2, "text": "x" * 2000}})
+    journal.append({{"step": 2, "text": "x" * 2000}})
 except OSError:
-    journal.write({{"step": 3}})
+    journal.append({{"step": 3}})
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [

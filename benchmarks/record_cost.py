@@ -3,10 +3,10 @@ blocks that record every step, on disk and in MLflow, take turns.
 
     python benchmarks/record_cost.py [minutes=4] [block=4] [key=value ...]
 
-In the blocks that record nothing, the process that feeds MLflow stands still. Prints the time of a
+In the blocks that record nothing, the uploader is suspended. Prints the time of a
 step that is recorded over that of the blocks beside it, the median over the blocks and the ratio of
-the sums; the loop's own part of that, which is writing; and the processor time of the process that
-feeds MLflow, as a share of the time that passes. Evaluations are left out, the start-up and the end
+the sums; the loop's own part of that, which is writing; and the processor time of the
+uploader, as a share of the time that passes. Evaluations are left out, the start-up and the end
 as well: they are no part of the loop. On a machine with neighbours the ratios differ by more than
 what is measured; the other two numbers don't.
 """
@@ -35,7 +35,7 @@ SETTLED = 15.0
 """Seconds after which MLflow is imported and has the beginning of the run."""
 
 
-def feeder() -> psutil.Process:
+def find_uploader() -> psutil.Process:
     (found,) = psutil.Process().children()
     return found
 
@@ -76,19 +76,19 @@ def measure(spec: RunSpec, outputs: Path, minutes: float, block: float) -> None:
         tracked = compose.Job(("tracking=local",), ()).to_spec()
     recorder = Recorder(outputs, "costs", bind_component(tracked, "tracking")(outputs))
     recorder.log_params(spec.to_parameters())
-    blocks, fed = Blocks(spec, recorder), feeder()
+    blocks, uploader = Blocks(spec, recorder), find_uploader()
     blocks.one(SETTLED, recorded=True)
-    before, nothing, everything, passed = computed(fed), [], [], 0.0
+    before, nothing, everything, passed = computed(uploader), [], [], 0.0
     blocks.writing.clear()
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
-        fed.suspend()
+        uploader.suspend()
         nothing.append(blocks.one(block, recorded=False))
-        fed.resume()
+        uploader.resume()
         began = time.monotonic()
         everything.append(blocks.one(block, recorded=True))
         passed += time.monotonic() - began
-    share = (computed(fed) - before) / passed
+    share = (computed(uploader) - before) / passed
     recorder.close("FINISHED")
     ratios = [one / other for one, other in zip(everything, nothing, strict=True)]
     step = statistics.median(nothing)
@@ -98,7 +98,7 @@ def measure(spec: RunSpec, outputs: Path, minutes: float, block: float) -> None:
         f"{sum(everything) / sum(nothing):.4f}, from {min(ratios):.3f} to {max(ratios):.3f}"
     )
     print(f"writing takes {100 * statistics.median(blocks.writing) / step:.2f} % of a step")
-    print(f"the process that feeds MLflow computes {100 * share:.2f} % of the time")
+    print(f"the uploader computes {100 * share:.2f} % of the time")
     print(recorder.upload_failure or "MLflow has all of it")
 
 

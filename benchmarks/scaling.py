@@ -104,7 +104,7 @@ def _installed(launcher: str) -> bool:
     return library is None or importlib.util.find_spec(library) is not None
 
 
-FEEDS = """
+RECORDING_PROGRAM = """
 import sys
 from pathlib import Path
 from recipe.runner.recorder import Recorder
@@ -132,15 +132,19 @@ def record(rounds: int, uri: str) -> None:
 def _taken(folder: Path, uri: str, count: int) -> float:
     """Points a second from so many processes, beyond what starting them takes."""
     uri = uri or f"sqlite:///{folder}/mlflow.db"
-    _feed(folder / "first", uri, 1, points=4)
-    return count * POINTS / (_feed(folder, uri, count, POINTS) - _feed(folder, uri, count, 4))
+    _record_seconds(folder / "first", uri, 1, points=4)
+    return (
+        count
+        * POINTS
+        / (_record_seconds(folder, uri, count, POINTS) - _record_seconds(folder, uri, count, 4))
+    )
 
 
-def _feed(folder: Path, uri: str, count: int, points: int) -> float:
+def _record_seconds(folder: Path, uri: str, count: int, points: int) -> float:
     began = time.perf_counter()
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", FEEDS, folder, f"run {number}", uri, str(points)],
+            [sys.executable, "-c", RECORDING_PROGRAM, folder, f"run {number}", uri, str(points)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         for number in range(count)

@@ -34,7 +34,7 @@ from recipe.store.journal import DamagedJournalError
 from recipe.store.upload_state import UploadState
 
 FAILURE_TIMEOUT = 10.0
-"""Seconds without progress after which a failing server is given up."""
+"""Seconds after the first failure without progress, after which a server is given up."""
 
 SERVER_CALL_TIMEOUT, DATABASE_CALL_TIMEOUT = 15.0, 60.0
 """Seconds without progress after which a call under way is given up: a server may be frozen, a
@@ -155,25 +155,26 @@ class UploadQueue:
 
     def _wait_for_progress(self, pending: list[Path]) -> dict[Path, str]:
         """Returns why each of those that MLflow doesn't have completely was given up."""
-        call_timeout = (
-            DATABASE_CALL_TIMEOUT if database_path(self._tracking.uri) else SERVER_CALL_TIMEOUT
-        )
+        is_database = database_path(self._tracking.uri) is not None
         reasons: dict[Path, str] = {}
         last_progress, last_time, restarted = None, time.monotonic(), False
         while pending:
             states = {each: self._read_state(each) for each in pending}
             progress = [
-                (s.mlflow_run_id, s.events, s.metrics, len(s.problems)) for s in states.values()
+                (s.mlflow_run_id, s.events, s.metrics, len(s.problems), bool(s.failure))
+                for s in states.values()
             ]
             if progress != last_progress:
                 last_progress, last_time = progress, time.monotonic()
             idle = time.monotonic() - last_time
+            is_connected = any(state.mlflow_run_id for state in states.values())
+            is_slow_allowed = is_database or not is_connected  # MLflow may still be imported
             problem = ""
             if not _is_locked(self._folder):
                 if restarted:
                     problem = self._describe_exit()
                 restarted = self.start()
-            elif idle > call_timeout:
+            elif idle > (DATABASE_CALL_TIMEOUT if is_slow_allowed else SERVER_CALL_TIMEOUT):
                 problem = "it takes too long"
                 if _get_heartbeat_age(self._folder) > HEARTBEAT_TIMEOUT:
                     problem = "the process that sends it doesn't answer"

@@ -1,4 +1,4 @@
-"""MLflow's server goes away, hangs, fails, is slow: training goes on, and nothing is lost."""
+"""MLflow's server stops, hangs, fails or is slow: training continues, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def numbers(run: Path) -> set[tuple[str, int, float]]:
     }
 
 
-def until_fed(started: subprocess.Popen[str], run: Path) -> None:
+def wait_until_sent(started: subprocess.Popen[str], run: Path) -> None:
     """Waits until MLflow has more of a run."""
     sent = UploadState.read(run)
     before = sent.metrics if sent else 0
@@ -74,11 +74,11 @@ def disturb(folder: Path, server: servers.Server, epochs: int, rounds: int) -> P
     (run,) = commands.runs(folder)
     for _ in range(rounds):
         server.start()
-        until_fed(started, run)
+        wait_until_sent(started, run)
         server.freeze()
         time.sleep(2.5)  # longer than a call may take
         server.thaw()
-        until_fed(started, run)
+        wait_until_sent(started, run)
         server.kill()
         time.sleep(1)
     server.start()
@@ -141,7 +141,7 @@ def check_all_there(recorder: Recorder, server: servers.Server, status: str = "F
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["note.txt"]
 
 
-def test_a_server_that_fails_is_asked_again_until_it_answers(
+def test_a_failing_server_is_retried_until_it_answers(
     tmp_path: Path, server: servers.Server, proxy: servers.Proxy
 ) -> None:
     proxy.broken = True
@@ -156,7 +156,7 @@ def test_a_server_that_fails_is_asked_again_until_it_answers(
     check_all_there(recorder, server)
 
 
-def test_what_a_server_in_trouble_answers_is_told(
+def test_what_a_failing_server_answers_is_reported(
     tmp_path: Path, proxy: servers.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -179,7 +179,7 @@ def test_a_slow_server_has_all_of_it_in_the_end(
 
 
 @pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update", "note.txt"])
-def test_a_call_whose_answer_is_lost_is_made_again_and_doubles_nothing(
+def test_a_call_whose_answer_is_lost_is_retried_and_duplicates_nothing(
     tmp_path: Path, server: servers.Server, proxy: servers.Proxy, call: str
 ) -> None:
     proxy.swallows = call

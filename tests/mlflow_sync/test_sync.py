@@ -1,4 +1,4 @@
-"""`recipe sync`: what MLflow lacks is sent, once, to nobody else, and what it refuses is told."""
+"""`recipe sync` sends what MLflow lacks once, to its server only, and reports what is rejected."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def client(folder: Path) -> MlflowClient:
 
 
 @pytest.mark.integration
-def test_the_rest_is_sent_once_and_twice_doubles_nothing(
+def test_sync_sends_the_rest_and_a_second_sync_duplicates_nothing(
     unsent: Path, server: servers.Server
 ) -> None:
     (run,) = commands.runs(unsent)
@@ -86,7 +86,7 @@ def test_the_rest_is_sent_once_and_twice_doubles_nothing(
     assert found.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
 
 
-def test_what_mlflow_refuses_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+def test_what_mlflow_rejects_is_reported_and_the_rest_is_sent(tmp_path: Path) -> None:
     recorder = record(tmp_path)
     recorder.log_metrics(1, {"a[b]": 1.0, "c": 2.0})
     recorder.log_params({"seed": 0})
@@ -102,7 +102,7 @@ def test_what_mlflow_refuses_is_told_and_costs_nothing_else(tmp_path: Path) -> N
     assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> None:
+def test_a_run_that_was_deleted_in_mlflow_is_reported_and_not_sent(tmp_path: Path) -> None:
     recorder = record(tmp_path)
     while recorder.mlflow_run_id is None:
         time.sleep(0.05)
@@ -122,7 +122,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_told_and_left(tmp_path: Path) -> No
 
 
 @pytest.mark.integration
-def test_only_the_reader_says_that_a_record_goes_to_another_machine(unsent: Path) -> None:
+def test_a_record_goes_to_another_machine_only_by_the_users_argument(unsent: Path) -> None:
     (run,) = commands.runs(unsent)
     spec, kept = run / "spec.yaml", (run / "spec.yaml").read_text()
     sent = (run / "sent.json").read_text()
@@ -138,7 +138,7 @@ def test_only_the_reader_says_that_a_record_goes_to_another_machine(unsent: Path
         (run / "sent.json").write_text(sent)
 
 
-def test_a_strangers_journal_sends_no_file_from_elsewhere(tmp_path: Path) -> None:
+def test_a_journal_sends_no_file_from_outside_its_run(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("mine")
     recorder = record(tmp_path)
     (recorder.run_dir / "link.txt").symlink_to(tmp_path / "secret.txt")
@@ -150,7 +150,7 @@ def test_a_strangers_journal_sends_no_file_from_elsewhere(tmp_path: Path) -> Non
 
 
 @pytest.mark.integration
-def test_the_end_of_a_sweep_that_mlflow_did_not_hear_is_sent_by_sync(tmp_path: Path) -> None:
+def test_sync_sends_the_end_of_a_sweep_that_mlflow_lacks(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
@@ -194,7 +194,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str], probl
     assert done.status == 2 and done.err.startswith(f"recipe: {problem}")
 
 
-def test_an_address_that_no_run_goes_to_is_refused(tmp_path: Path) -> None:
+def test_an_address_that_no_run_uses_is_refused(tmp_path: Path) -> None:
     record(tmp_path).close("FINISHED")
     with compose.composition_context():
         spec = compose.Job((*commands.QUICK,), ()).to_spec()
@@ -279,7 +279,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_run_whose_database_was_removed_goes_on_as_a_new_one(tmp_path: Path) -> None:
+def test_a_run_whose_database_was_removed_is_resumed_as_a_new_one(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
     before = run_dirs.read_info(run, "run").mlflow_run_id
     again = Recorder.reopen(run, local(tmp_path / "outputs", experiment="recipe"))
@@ -306,7 +306,9 @@ def test_a_damaged_journal_costs_its_own_run_alone(tmp_path: Path, name: str) ->
     assert "1 of 2 sent, 1 left" in done.out
 
 
-def test_a_run_whose_folder_can_not_be_written_is_told_and_costs_no_other(tmp_path: Path) -> None:
+def test_a_run_whose_folder_can_not_be_written_is_reported_and_others_are_sent(
+    tmp_path: Path,
+) -> None:
     stuck, whole = record(tmp_path), record(tmp_path)
     for recorder in (stuck, whole):
         recorder.close("FINISHED")
@@ -321,7 +323,7 @@ def test_a_run_whose_folder_can_not_be_written_is_told_and_costs_no_other(tmp_pa
 
 
 @pytest.mark.integration
-def test_a_server_that_is_down_is_told_in_few_words(tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_reported_in_one_short_line(tmp_path: Path) -> None:
     port = servers.free_port()
     recorder = record(tmp_path)
     recorder.close("FINISHED")

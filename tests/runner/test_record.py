@@ -288,7 +288,9 @@ def test_frozen_layers_are_bit_for_bit_the_initial_ones(one: Recorded) -> None:
     assert [name for name in weights if torch.equal(kept[name], initial[name])] == FROZEN
 
 
-def test_a_value_longer_than_mlflow_takes_is_cut_there_and_whole_on_disk(tmp_path: Path) -> None:
+def test_a_value_longer_than_mlflows_limit_is_truncated_there_and_complete_on_disk(
+    tmp_path: Path,
+) -> None:
     names = ["convolution1_1.weight"] * 400
     done = commands.here(
         tmp_path, *commands.QUICK, "epochs=1", "freeze=by_name", f"freeze.names=[{','.join(names)}]"
@@ -315,7 +317,7 @@ def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> No
 
 
 @pytest.mark.integration
-def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path) -> None:
+def test_without_a_server_the_run_continues_and_reports_it_at_the_end(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     done = commands.process(
@@ -333,7 +335,7 @@ def test_without_a_server_the_run_goes_on_and_says_so_at_the_end(tmp_path: Path)
 
 
 @pytest.mark.long
-def test_a_run_that_fails_says_what_mlflow_lacks(tmp_path: Path) -> None:
+def test_a_run_that_fails_reports_what_mlflow_lacks(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("2 error")
     to = ("tracking=server", "tracking.uri=http://127.0.0.1:9")
@@ -365,7 +367,7 @@ def test_the_name_of_the_working_directory_may_hold_any_character(tmp_path: Path
     assert commands.here(folder, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
-def test_a_disk_that_refuses_is_told_with_a_way_that_leads_on(tmp_path: Path) -> None:
+def test_a_failing_disk_is_reported_with_a_way_out(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -185,7 +185,7 @@ HINT = "RECIPE_DEBUG=1 prints the traceback"
         (
             ["model=constant"],
             "model=constant: gives an output that has no gradient in training, so nothing would "
-            "be learned; look for torch.no_grad or detach in it",
+            "be learned; check for torch.no_grad or detach in it",
         ),
         (
             ["loss=errors"],

@@ -1,9 +1,9 @@
-"""The frozen prefix: the leading part of a model that gives the same numbers each time, done once.
+"""Computes the leading frozen layers of a model once, and reads their outputs in later epochs.
 
-What depends on nothing but the input, frozen parameters and constants is found in any model
-(`traced`, `observed`, `split`), its outputs are kept for every training and validation sample
-(`layout`, `store`, `room`) under a key of all that could change them (`key`), and an epoch then
-reads those and calls only the rest of the model (`feed`). It is used only where a batch came out
-bit for bit as it does the plain way (`verify`); where it can't be, the reason is said (`prefix`).
-Results are the same bits either way.
+The prefix of a model is what depends only on the inputs, frozen parameters and constants. It is
+found in a traced graph (`trace`, `observed_nodes`, `split_model`); its outputs for all training and
+validation samples are stored (`tensor_layout`, `cache_file`, `eviction`) under a key of all that
+could change them (`key`). An epoch then reads these and computes only the rest of the model
+(`inputs`). The cache is used only if a batch gives bit-identical results with it (`verify`);
+otherwise the reason is reported (`frozen_cache`).
 """

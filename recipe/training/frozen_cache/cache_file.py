@@ -1,7 +1,7 @@
-"""Kept outputs in a file: written whole or not at all, shared by every process that maps it.
+"""Cached outputs in a file: written atomically, and shared by all processes that map it.
 
-Whoever reads a file holds a shared lock on it, whoever writes one an exclusive lock on the
-temporary file; the system drops both when a process dies, in whatever way.
+A process that reads a file holds a shared lock on it; one that writes holds an exclusive lock on
+the temporary file. The system releases both when the process ends.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from recipe.training.frozen_cache.not_cacheable import NotCacheable
 from recipe.training.frozen_cache.tensor_layout import RowLayout
 
 ALIGNMENT_BYTES = 64
-"""Each tensor begins at a multiple of as many bytes."""
 
 Rows = tuple[Tensor, ...]
-"""What is kept of some samples: a tensor (samples, numbers) for each layout."""
+"""Cached outputs of some samples: a tensor (samples, row_length) for each layout."""
 
 RowBatches = Callable[[], Iterable[tuple[int, Rows]]]
-"""Batch by batch: the first sample's number, and the rows on the CPU. Every sample must come; one
-that comes again must have the same bits."""
+"""Batches of the first sample's index and rows on the CPU. They must cover all samples; rows of a
+sample that occurs twice must be bit-identical."""
 
 _verified_files: dict[Path, tuple[int, ...]] = {}
-"""Files that this process has read through, as they were then."""
+"""Inode, size and time of files whose hash this process has checked."""
 
 
 @dataclass
 class CachedOutputs:
     tensors: Rows
-    """Of all samples; on the CPU a mapping of the file, which processes share."""
+    """Rows of all samples; on the CPU a memory map of the file."""
 
     def select(self, samples: Tensor) -> Iterator[Tensor]:
         """Copies of the rows of these samples, shape (n,) int64 on the same device."""
@@ -61,7 +60,7 @@ class CachedOutputs:
 def load_cached_outputs(
     folder: Path, key: str, layouts: tuple[RowLayout, ...], samples: int
 ) -> CachedOutputs | None:
-    """What was kept under the key; None if nothing whole was."""
+    """The outputs stored under the key; None if there is no intact file."""
     path = folder / f"{key}{eviction.CACHE_SUFFIX}"
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -81,9 +80,9 @@ def load_cached_outputs(
 
 
 def _map_file(path: Path, handle: int, plan: _FileLayout) -> CachedOutputs | None:
-    """What the file holds; one that is damaged is removed."""
+    """The outputs in the file; a damaged file is removed."""
     about = os.fstat(handle)
-    if not about.st_nlink:  # it has just made way for another
+    if not about.st_nlink:  # it has just been evicted
         return None
     stamp = (about.st_ino, about.st_size, about.st_mtime_ns)
     mapped = None
@@ -101,9 +100,9 @@ def _map_file(path: Path, handle: int, plan: _FileLayout) -> CachedOutputs | Non
 def load_or_write_outputs(
     folder: Path, key: str, layouts: tuple[RowLayout, ...], samples: int, batches: RowBatches
 ) -> CachedOutputs:
-    """Keeps what the batches give, unless another process is just doing that, or has done it.
+    """Stores the rows of all batches, unless another process does or has done so.
 
-    Raises Refused, OSError.
+    Raises NotCacheable, OSError.
     """
     plan = _FileLayout(key, layouts, samples)
     eviction.check_entry_size(plan.size)
@@ -120,7 +119,7 @@ def load_or_write_outputs(
 
 
 class _FileLayout:
-    """Where what stands in a file: a header, the tensors, a hash of them all."""
+    """The offsets of header, tensors and their hash in a file."""
 
     def __init__(self, key: str, layouts: tuple[RowLayout, ...], samples: int) -> None:
         self.layouts, self.samples = layouts, samples
@@ -144,7 +143,7 @@ class _FileLayout:
         return hashlib.sha256(self.header + b"".join(each.digest() for each in tensors)).digest()
 
     def is_intact(self, mapped: mmap.mmap) -> bool:
-        """Whether the file is what was written, to the last byte."""
+        """Whether header and hash of the file are right."""
         view = memoryview(mapped)
         found = [
             hashlib.sha256(view[start : start + layout.row_bytes * self.samples])
@@ -186,7 +185,7 @@ def _write(path: Path, plan: _FileLayout, batches: Iterable[tuple[int, Rows]]) -
 
 
 def _check_repeated_rows(handle: int, plan: _FileLayout, first: int, rows: Rows, done: int) -> None:
-    """Raises Refused if samples that came before have other bits now."""
+    """Raises NotCacheable if rows of samples that were written before differ."""
     again = done - first
     if again > 0:
         for each, layout, start in zip(rows, plan.layouts, plan.offsets, strict=True):

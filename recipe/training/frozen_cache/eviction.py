@@ -1,4 +1,4 @@
-"""Room for what is kept: how much of it there may be, and what makes way for more."""
+"""Size limits of the cache, and eviction of the least recently used entries."""
 
 from __future__ import annotations
 
@@ -12,35 +12,34 @@ import psutil
 from recipe.formatting import format_bytes
 from recipe.training.frozen_cache.not_cacheable import NotCacheable
 
-MAX_ENTRY_BYTES = 4 * 2**30
-"""Bytes that one prefix may keep of one part of the data."""
+MAX_ENTRY_BYTES = 4 * 2**30  # for one prefix and one split
 
-MAX_CACHE_BYTES = 16 * 2**30
-"""Bytes of everything that is kept below one output_dir."""
+MAX_CACHE_BYTES = 16 * 2**30  # per output_dir
 
 CACHE_SUFFIX = ".kept"
 
 
 def check_entry_size(required_bytes: int) -> None:
-    """Raises Refused if that is more than is kept, or than memory has room for."""
+    """Raises NotCacheable if that is above the limit, or above half of the free memory."""
     free = psutil.virtual_memory().available // 2
     if required_bytes > min(MAX_ENTRY_BYTES, free):
         limit = "the limit is" if free > MAX_ENTRY_BYTES else "half of the free memory is"
         raise NotCacheable(
-            f"{format_bytes(required_bytes)} would have to be kept; {limit} {format_bytes(min(MAX_ENTRY_BYTES, free))}"
+            f"{format_bytes(required_bytes)} would have to be kept; {limit} "
+            f"{format_bytes(min(MAX_ENTRY_BYTES, free))}"
         )
 
 
 def evict_entries(folder: Path, required_bytes: int, max_bytes: int = MAX_CACHE_BYTES) -> None:
-    """Room for a file: those used least recently go, but none that a process has open.
+    """Frees space for a file: removes the least recently used files that no process has open.
 
-    Raises Refused if that isn't enough, OSError.
+    Raises NotCacheable if that isn't enough, OSError.
     """
-    for path in folder.glob("*.tmp"):  # of builders that were killed
+    for path in folder.glob("*.tmp"):  # of processes that were killed while writing
         _remove_unused(path)
     there = []
     for path in folder.glob(f"*{CACHE_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+        with contextlib.suppress(FileNotFoundError):  # another process evicts entries, too
             about = path.stat()
             there.append((about.st_atime_ns, path, about.st_size))
     total = sum(size for _, _, size in there)
@@ -55,12 +54,12 @@ def evict_entries(folder: Path, required_bytes: int, max_bytes: int = MAX_CACHE_
 
 
 def _has_free_space(folder: Path, needed: int) -> bool:
-    """Whether as much again stays free for the record."""
+    """Whether the same space again stays free, for the records of runs."""
     return shutil.disk_usage(folder).free > 2 * needed
 
 
 def _remove_unused(path: Path) -> bool:
-    """Whether nobody had it open, so that it is gone now."""
+    """Whether the file was removed, as no process had it open."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()

@@ -1,7 +1,7 @@
-"""Whether the frozen part of a run is computed once: decided anew at each epoch, and said why not.
+"""Caches the outputs of a run's frozen layers; decides in each epoch whether that is possible.
 
-Nothing here changes a number, only how long it takes; so whatever goes wrong, from a model that
-can't be traced to a disk that is full, is a reason to compute everything each time.
+The cache changes no results, only the time they take. So whatever goes wrong, from a model that
+can't be traced to a full disk, is a reason not to use it, which is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recipe.nn import rng
 from recipe.nn.placement import to_device
 from recipe.nn.preserve import preserve_model_state
 from recipe.training.frozen_cache import cache_file, eviction, tensor_layout, verify
-from recipe.training.frozen_cache import inputs as feed
+from recipe.training.frozen_cache import inputs as inputs_module
 from recipe.training.frozen_cache import key as keys
 from recipe.training.frozen_cache import split_model as splitting
 from recipe.training.frozen_cache.cache_file import CachedOutputs, Rows
@@ -39,18 +39,20 @@ TensorVersions = dict[str, tuple[Tensor, int]]
 
 @dataclass(frozen=True)
 class _Subset:
-    """Samples, and the model that is called with them in one of its two modes."""
+    """A split, and the model that is called with it in training or eval mode."""
 
     name: str
     model: nn.Module
     is_training: bool
     data: Split
     batch_size: int
-    """Samples in a batch."""
 
     def index_batches(self) -> Iterator[tuple[int, Tensor]]:
-        """All samples in batches, by their first one. Training batches are all full, as nearly all
-        that a sample may come in are; those of an evaluation are its own."""
+        """All samples in batches, each with its first index.
+
+        Batches are those of an evaluation. In training, the last batch is full as well and overlaps
+        the one before, as a sample is nearly always in a full batch.
+        """
         count = len(self.data)
         for first in range(0, count, self.batch_size):
             end = min(first + self.batch_size, count)
@@ -60,21 +62,20 @@ class _Subset:
 
 @dataclass
 class _CacheEntry:
-    """What is kept of a part, and what it was made with."""
+    """The cached outputs of a subset, and what they were computed with."""
 
     subset: _Subset
     model_split: splitting.ModelSplit
     key: str
     model_inputs: ModelInputs
     tensor_versions: TensorVersions
-    """Of the trained model's tensors that the prefix reads."""
+    """Of the tensors of the trained model that the prefix reads."""
     verified_batch_sizes: set[int] = field(default_factory=set)
-    """Numbers of samples in a batch for which it was found to be right."""
 
 
 @dataclass
 class _StatusHistory:
-    """By epoch, from 0: what is done from there on."""
+    """What is done from an epoch on, by its index from 0."""
 
     status_by_epoch: dict[int, str] = field(default_factory=dict)
     has_cached: bool = False
@@ -93,10 +94,10 @@ class _StatusHistory:
 
 
 class FrozenCache:
-    """The frozen prefix of one run."""
+    """The cache of one run."""
 
     def __init__(self, folder: Path, why_not: Mapping[str, str]) -> None:
-        """`folder` is where outputs are kept; `why_not` what rules each part of the data out."""
+        """`why_not` maps splits that can't be cached to the reason."""
         self.cache_dir, self.disabled_reasons = folder, why_not
         self._sample_inputs: dict[str, Tensor] = {}
         self._entries: dict[str, _CacheEntry | None] = {}
@@ -105,23 +106,23 @@ class FrozenCache:
         self._status = {"train": _StatusHistory(), "val": _StatusHistory()}
 
     def training_inputs(self, run: Run, epoch: int, order: Iterable[Tensor]) -> ModelInputs:
-        """What an epoch of training, in batches of this order, reads and calls."""
+        """The model and split of an epoch of training with batches in this order."""
         part = _training_subset(run)
         kept = self._update_entry(run, part, epoch, order)
-        return kept.model_inputs if kept else feed.uncached_inputs(part.model, part.data)
+        return kept.model_inputs if kept else inputs_module.uncached_inputs(part.model, part.data)
 
     def evaluation_inputs(self, run: Run, epoch: int) -> ModelInputs:
-        """What the evaluation after that epoch reads and calls."""
+        """The model and split of the evaluation after that epoch."""
         model = run.average.model
         part = _Subset("val", model, False, run.data.val, run.eval_batch_size)
         batches = [chunk for _, chunk in part.index_batches()]
         kept = self._update_entry(
             run, part, epoch, batches if part.data.skips_unreadable else batches[-1:]
         )
-        return kept.model_inputs if kept else feed.uncached_inputs(part.model, part.data)
+        return kept.model_inputs if kept else inputs_module.uncached_inputs(part.model, part.data)
 
     def describe_plan(self, run: Run) -> str | None:
-        """What will be done with the prefix at first, in words; None: nothing is frozen."""
+        """How the frozen layers will be computed in the first epoch; None if nothing is frozen."""
         if not run.freeze_schedule.frozen_names:
             return None
         try:
@@ -134,8 +135,8 @@ class FrozenCache:
     def benchmark_functions(
         self, run: Run, inputs: Tensor
     ) -> tuple[Callable[[], Any], Callable[[], Tensor]]:
-        """What will be done once, and what each time, with a batch of training inputs on the
-        device: to be timed, with the model in training mode."""
+        """Functions that compute the prefix and the tail for a batch of training inputs on the
+        device: for timing, with the model in training mode."""
         try:
             found = self._split_model(run, _training_subset(run), 0)
         except NotCacheable:
@@ -144,7 +145,7 @@ class FrozenCache:
         return lambda: found.run_prefix(inputs), lambda: found.run_tail(len(inputs), *kept)
 
     def describe(self) -> str | None:
-        """What was done with the prefix, in words; None: nothing was frozen."""
+        """How the frozen layers were computed; None if nothing was frozen."""
         train, val = self._status["train"], self._status["val"]
         if not train.status_by_epoch:
             return None
@@ -180,7 +181,7 @@ class FrozenCache:
         return kept
 
     def _revalidate_entry(self, run: Run, kept: _CacheEntry, epoch: int) -> _CacheEntry:
-        """As `kept`, of which tensors were written to; if they became others, kept anew."""
+        """The entry after a write to its tensors; it is built again if their values changed."""
         with _isolate_state(run, kept.subset, buffers=False):
             key = self._compute_key(run, kept.subset, kept.model_split)
         if key != kept.key:
@@ -189,7 +190,7 @@ class FrozenCache:
         return kept
 
     def _split_model(self, run: Run, part: _Subset, epoch: int) -> splitting.ModelSplit:
-        """The model in two, tried with a few samples. Raises Refused."""
+        """Splits the model and checks it with a few samples. Raises NotCacheable."""
         if not run.freeze_schedule.frozen_names:
             raise NotCacheable("nothing is frozen")
         if part.name in self.disabled_reasons:
@@ -213,12 +214,11 @@ class FrozenCache:
         return found
 
     def _build_entry(self, run: Run, part: _Subset, epoch: int) -> _CacheEntry:
-        """Raises Refused."""
         split = self._split_model(run, part, epoch)
         with _isolate_state(run, part):
             key = self._compute_key(run, part, split)
             there = self._load_or_compute(run, part, split, key).to(run.device)
-            made = feed.cached_inputs(
+            made = inputs_module.cached_inputs(
                 split, there, part.data, lambda inputs: to_device(inputs, run.device)
             )
         return _CacheEntry(part, split, key, made, _tensor_versions(run.model, split))
@@ -267,13 +267,14 @@ def _training_subset(run: Run) -> _Subset:
 
 def _describe_split(split: splitting.ModelSplit) -> str:
     return (
-        f"computed once up to {split.last_layer} ({format_percent(split.multiply_add_share)} of the multiply-adds), "
+        f"computed once up to {split.last_layer} "
+        f"({format_percent(split.multiply_add_share)} of the multiply-adds), "
         f"{format_bytes(split.bytes_per_sample)} a sample"
     )
 
 
 def _count_cached_epochs(run: Run, epoch: int, reads: Iterable[str]) -> int:
-    """Epochs from the last change of the boundary, at or before this one, to the next."""
+    """The number of epochs between the last change of the frozen layers and the next."""
     read = set(reads)
     starts = [e for e, names in run.freeze_schedule.unfreeze_schedule.items() if e <= epoch]
     ends = [
@@ -286,8 +287,8 @@ def _count_cached_epochs(run: Run, epoch: int, reads: Iterable[str]) -> int:
 
 @contextmanager
 def _isolate_state(run: Run, part: _Subset, *, buffers: bool = True) -> Iterator[None]:
-    """With the part's model in its mode; leaves no trace, if `buffers` not even in them. What goes
-    wrong within is Refused, but for data that can't be read, which no other way could either."""
+    """Sets the mode of the subset's model, and restores modes, random streams and (with `buffers`)
+    buffers. Raises exceptions of the block as NotCacheable, except those for unreadable data."""
     try:
         with (
             preserve_model_state(run.model, buffers=buffers),
@@ -307,7 +308,7 @@ def _isolate_state(run: Run, part: _Subset, *, buffers: bool = True) -> Iterator
 
 
 def _read_samples(run: Run, part: _Subset) -> Tensor:
-    """A few inputs; raises Refused if they aren't the same each time."""
+    """A few inputs; raises NotCacheable if they differ each time they are read."""
     few = part.data.first_readable_indices(max(PROBE_BATCH_SIZES))
     few = few[torch.arange(max(PROBE_BATCH_SIZES)) % len(few)]
     before = rng.snapshot_rng()
@@ -318,7 +319,7 @@ def _read_samples(run: Run, part: _Subset) -> Tensor:
 
 
 def _find_modified_tensors(run: Run, part: _Subset, inputs: Tensor) -> set[str]:
-    """Tensors that a forward pass changes, in training or in this part's mode."""
+    """Tensors that a forward pass changes, in training mode or in the subset's."""
     run.model.train()
     found = splitting.find_modified_tensors(run.model, inputs)
     part.model.train(part.is_training)
@@ -337,8 +338,8 @@ def _check_samples(run: Run, part: _Subset, split: splitting.ModelSplit, inputs:
 
 
 def _check_batch_sizes(run: Run, kept: _CacheEntry, batches: Iterable[Tensor]) -> None:
-    """Checks a batch of each size that these have without the samples that are left out, unless
-    one of that size was checked before. Raises Refused."""
+    """Checks one batch of each size (without skipped samples) that wasn't checked before. Raises
+    NotCacheable."""
     for batch in batches:
         left = torch.tensor(readable_indices(kept.subset.data, batch.tolist()), dtype=torch.int64)
         if len(left) and len(left) not in kept.verified_batch_sizes:
@@ -348,7 +349,7 @@ def _check_batch_sizes(run: Run, kept: _CacheEntry, batches: Iterable[Tensor]) -
 
 
 def _skip_unreadable(data: Split, flags: Tensor) -> None:
-    """Has the samples left out that could not be read when the others were kept."""
+    """Skips the samples that couldn't be read when the cache was written."""
     samples = (flags[:, 0] == 0).nonzero().flatten().tolist()
     new = torch.tensor(readable_indices(data, samples), dtype=torch.int64)
     if any(found for found, _ in data.iterate_readable_inputs(new.split(1))):
@@ -356,7 +357,7 @@ def _skip_unreadable(data: Split, flags: Tensor) -> None:
 
 
 def _check_batch(run: Run, part: _Subset, made: ModelInputs, batch: Tensor) -> None:
-    """That a batch of what is kept gives what the model makes of the same samples."""
+    """Checks that the cached outputs of a batch give the same results as the model."""
     ((inputs, targets),) = part.data.batches([batch])
     if not torch.equal(targets, part.data.targets[batch]):
         raise NotCacheable("the data give other targets in a batch than they list")
@@ -370,7 +371,7 @@ def _check_batch(run: Run, part: _Subset, made: ModelInputs, batch: Tensor) -> N
 def _compute_rows(
     run: Run, part: _Subset, split: splitting.ModelSplit
 ) -> Iterator[tuple[int, Rows]]:
-    """What is to be kept, in the mode and with the gradient mode it is computed in otherwise."""
+    """The rows to cache, computed in the same mode and gradient mode as without a cache."""
     chunks = list(part.index_batches())
     read = part.data.iterate_readable_inputs(chunk for _, chunk in chunks)
     for (start, chunk), (samples, inputs) in zip(chunks, read, strict=True):
@@ -387,7 +388,7 @@ def _compute_rows(
 
 
 def _scatter_rows(rows: Rows, split: splitting.ModelSplit, places: Tensor, count: int) -> Rows:
-    """Rows of the samples at these places among `count`, zeros for the others, and the flags."""
+    """Rows for `count` samples: those given at these positions, zeros elsewhere; and the flags."""
     spread = [torch.zeros(count, each.row_length, dtype=each.dtype) for each in split.layouts]
     for complete, given in zip(spread, rows, strict=False):
         complete[places] = given
@@ -402,7 +403,7 @@ def _tensor_versions(model: nn.Module, split: splitting.ModelSplit) -> TensorVer
 
 
 def _has_changed(run: Run, kept: _CacheEntry) -> bool:
-    """Whether anything the prefix reads was written to."""
+    """Whether a tensor that the prefix reads was written to."""
     now = named_tensors(run.model)
     return any(
         now.get(name) is not tensor or tensor._version != version
@@ -411,7 +412,7 @@ def _has_changed(run: Run, kept: _CacheEntry) -> bool:
 
 
 def _check_average(run: Run, kept: _CacheEntry) -> None:
-    """Raises Refused if an averaged model has other frozen numbers than the trained one."""
+    """Raises NotCacheable if frozen tensors of an averaged model differ from the trained ones."""
     if kept.subset.model is run.model:
         return
     mine, theirs = named_tensors(kept.subset.model), named_tensors(run.model)

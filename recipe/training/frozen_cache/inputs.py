@@ -1,4 +1,4 @@
-"""What an epoch reads, and what it calls with that."""
+"""The split that an epoch reads, and the model that is called with its batches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from recipe.training.frozen_cache.cache_file import CachedOutputs
 @dataclass(frozen=True)
 class ModelInputs:
     model: nn.Module
-    """Called with a batch of `split`, on the device."""
+    """Called with batches of `split` on the device."""
     split: Split
     to_raw_inputs: Callable[[Tensor], Tensor]
-    """From a batch that the model is called with to the inputs it stands for."""
+    """Returns the original inputs for a batch of `split`."""
 
 
 def uncached_inputs(model: nn.Module, data: Split) -> ModelInputs:
-    """Everything computed each time."""
     return ModelInputs(model, data, lambda inputs: inputs)
 
 
@@ -33,8 +32,6 @@ def cached_inputs(
     data: Split,
     place: Callable[[Tensor], Tensor],
 ) -> ModelInputs:
-    """The tail alone, reading what is kept."""
-
     def raw(numbers: Tensor) -> Tensor:
         inputs, _ = next(iter(data.batches([numbers.cpu()])))
         return place(inputs)
@@ -43,8 +40,10 @@ def cached_inputs(
 
 
 class CachedTail(nn.Module):
-    """Called with the numbers of samples, shape (n,) int64. Its module is the model it is a part
-    of, so that modes are changed and restored as they would be there."""
+    """Computes the outputs of samples from their indices, shape (n,), int64, and cached rows.
+
+    The full model is a submodule, so that train() and eval() apply to it.
+    """
 
     def __init__(self, split: splitting.ModelSplit, store: CachedOutputs) -> None:
         super().__init__()

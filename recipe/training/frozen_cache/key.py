@@ -1,4 +1,4 @@
-"""What kept outputs are known by: a hash of everything that could change one bit of them."""
+"""The key of cached outputs: a hash of everything that could change them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recipe.training.frozen_cache.not_cacheable import NotCacheable
 from recipe.training.frozen_cache.split_model import ModelSplit
 
 COVERED_PACKAGES = frozenset(("torch", "_operator", "builtins", "math", "recipe"))
-"""Packages whose version is in the key in any case, or whose code shows in the graph."""
+"""Packages whose version is always in the key, or whose code is in the graph."""
 
 NUMERICS_VARIABLE_PREFIXES = (
     "ATEN_",
@@ -36,7 +36,7 @@ NUMERICS_VARIABLE_PREFIXES = (
     "ONEDNN_",
     "TORCH_",
 )
-"""How the names of variables begin that libraries choose their instructions by."""
+"""Prefixes of environment variables by which libraries choose kernels."""
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device)
 
@@ -44,8 +44,10 @@ PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device)
 def compute_cache_key(
     split: ModelSplit, data: Data, part: str, inputs: Tensor, batch_size: int
 ) -> str:
-    """64 hexadecimal digits, for a part of the data in batches of `size`, of which `inputs` are
-    some as the model takes them. Within autocast. Raises Refused."""
+    """64 hexadecimal digits for the split `part` in batches of `batch_size`, called in autocast.
+
+    `inputs` are a few inputs of the split on the device. Raises NotCacheable.
+    """
     samples = data.splits[part]
     content = {
         "data": [data.digest, part, batch_size, hash_tensors(samples.targets)],
@@ -79,7 +81,7 @@ def _qualified_name(called: Any) -> str:
 
 
 def _module_settings(root: nn.Module) -> Iterator[str]:
-    """What a module that isn't looked into was made with, and the mode it is in."""
+    """The attributes and modes of a module that is called as one node of the graph."""
     for path, module in root.named_modules():
         yield f"{path} {_qualified_name(type(module))}"
         for name, value in sorted(vars(module).items()):
@@ -102,7 +104,7 @@ def _format_setting(value: Any) -> str:
         return _qualified_name(value.__func__)
     if isinstance(value, set | frozenset):
         return f"set {sorted(map(_format_setting, value))}"
-    return uuid.uuid4().hex  # what it means isn't known, so no other run may take this one's
+    return uuid.uuid4().hex  # unknown: never equal to that of another run
 
 
 def _graph_tensors(split: ModelSplit) -> Iterator[tuple[str, Tensor]]:
@@ -128,7 +130,7 @@ def _memory_order(tensor: Tensor) -> str:
 
 
 def _package_versions(split: ModelSplit, samples: Samples) -> dict[str, str]:
-    """What stands for the code of the other packages whose functions the numbers go through."""
+    """Versions or hashes of the other packages whose functions compute the outputs."""
     used = {
         _qualified_name(node.target)
         for node in split.prefix_graph.nodes
@@ -148,7 +150,7 @@ def _package_versions(split: ModelSplit, samples: Samples) -> dict[str, str]:
 
 @functools.cache
 def _hash_own_code() -> str:
-    """Of what reads inputs and keeps outputs."""
+    """Hash of the code that reads inputs and stores outputs."""
     package = Path(__file__).parents[2]
     folders = ("components/data", "nn", "training", "training/frozen_cache")
     files = [file for folder in folders for file in sorted((package / folder).glob("*.py"))]
@@ -156,7 +158,7 @@ def _hash_own_code() -> str:
 
 
 def _numerics_settings(where: torch.device) -> dict[str, Any]:
-    """What computes, with which versions and switches."""
+    """Hardware, versions and settings that may change results."""
     cuda = where.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(where) if cuda else f"{where.type} {_cpu_name()}",
@@ -171,7 +173,9 @@ def _numerics_settings(where: torch.device) -> dict[str, Any]:
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
             torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32,
         ],
-        "variables": sorted(item for item in os.environ.items() if item[0].startswith(NUMERICS_VARIABLE_PREFIXES)),
+        "variables": sorted(
+            item for item in os.environ.items() if item[0].startswith(NUMERICS_VARIABLE_PREFIXES)
+        ),
     }  # fmt: skip
 
 

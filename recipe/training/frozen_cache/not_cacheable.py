@@ -1,7 +1,7 @@
-"""Why a prefix isn't computed once."""
+"""The reason why the outputs of frozen layers aren't cached."""
 
 from __future__ import annotations
 
 
 class NotCacheable(Exception):
-    """In words, as they come after "computed each time:"; nothing is wrong, only slower."""
+    """The message is printed after "computed each time:"; it is no error."""

@@ -1,7 +1,7 @@
-"""A model in two: the prefix, whose outputs never change, and the tail, all the rest.
+"""Splits a model into the prefix, whose outputs never change, and the tail.
 
-The tail calls the model's own modules and reads its own tensors at every call, so whatever
-trains, averages, saves or watches the model needs to know nothing of it.
+The tail calls the modules and reads the tensors of the model itself, so code that trains, averages,
+saves or hooks the model works without changes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ModelSplit:
         return sum(layout.row_bytes for layout in self.layouts)
 
     def run_prefix(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """What is to be kept of a batch. Raises Refused if it is not of the form it should be."""
+        """The values to cache for a batch. Raises NotCacheable if they have unexpected shapes."""
         kept, sizes = self.prefix_function(inputs)
         count = len(inputs)
         fit = all(
@@ -96,7 +96,7 @@ def split_model(
     """For the modes that the model is in, from max(COUNTS) inputs as it is given them.
 
     `trained` are names of parameters that training moves, `moving` of tensors that a forward pass
-    does. Raises Refused. Buffers are for the caller to preserve.
+    does. Raises NotCacheable. Buffers are for the caller to preserve.
     """
     whole = InputOnlyModel(model)
     graph = trace_model(whole)
@@ -117,7 +117,8 @@ def split_model(
         raise NotCacheable(_low_savings_reason(late, bool(saved)))
     return ModelSplit(
         whole, pruned, tuple(kept.values()), tuple(sizes.values()), _compile_graph(whole, pruned),
-        _compile_graph(whole, cut.build_tail_graph()), reads, cut.last_layer(whole), saved / sum(work.values()),
+        _compile_graph(whole, cut.build_tail_graph()), reads,
+        cut.last_layer(whole), saved / sum(work.values()),
     )  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def _tail_reason(
     moving: set[str],
     shapes: set[fx.Node],
 ) -> str | None:
-    """Why a node gives something else each time, whatever it is given; None: it doesn't."""
+    """Why the output of a node changes even for the same arguments; None if it doesn't."""
     if node.op == "output":
         return "the output"
     if any(node in each.random_nodes for each in seen):
@@ -217,9 +218,9 @@ def _node_label(node: fx.Node) -> str:
 def _find_cut_values(
     graph: fx.Graph, seen: list[NodeObservations], late: TailReasons
 ) -> tuple[dict[fx.Node, RowLayout], dict[fx.Node, Any]]:
-    """What the late nodes take of the others: tensors to keep, and numbers made anew.
+    """The values that tail nodes read from prefix nodes: tensors to cache, and sizes to compute.
 
-    What is neither is made late as well, and so on.
+    Nodes with any other value are moved to the tail, repeatedly.
     """
     few, more = (each.values for each in seen)
     shapes = _find_shape_nodes(graph)
@@ -275,7 +276,7 @@ def _find_shape_nodes(graph: fx.Graph) -> set[fx.Node]:
 
 
 class _GraphCut:
-    """The two graphs, made of one."""
+    """The graphs of prefix and tail, made from the graph of the model."""
 
     def __init__(
         self,

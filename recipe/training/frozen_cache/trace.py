@@ -70,7 +70,7 @@ class _Tracer(fx.Tracer):
 def trace_model(whole: InputOnlyModel) -> fx.Graph:
     """The graph of a forward pass in the modes that the modules are in.
 
-    Leaves the model and the random streams as they are. Raises Refused.
+    Leaves the model and the random streams as they are. Raises NotCacheable.
     """
     if any(getattr(torch_module, name, None) for name in GLOBAL_HOOK_ATTRIBUTES):
         raise NotCacheable("hooks on every module are registered")

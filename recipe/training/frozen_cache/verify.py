@@ -1,4 +1,4 @@
-"""Does the tail, given what is kept, do to the last bit what the whole model does?"""
+"""Checks that the tail on cached outputs gives bit-identical results to the full model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class _PassResult:
-    """All that comes of a forward pass, and in training of a backward pass."""
+    """The results of a forward pass, and in training of a backward pass."""
 
     output: Tensor
     gradients: tuple[Tensor | None, ...]
@@ -35,10 +35,10 @@ def check_bit_identical(
     autocast: Autocast,
     where: str,
 ) -> None:
-    """Compares two ways to the model's output, in training mode with the gradients of everything
-    trainable, what is in the buffers afterwards, and what was drawn.
+    """Compares outputs, buffers and random streams after two ways of a forward pass; in training
+    mode also the gradients of all trainable parameters.
 
-    Leaves no trace. Raises Refused, naming `where`.
+    Restores the state of the model. Raises NotCacheable, naming `where`.
     """
     with restore_attributes(model) as changed:
         one, other = (_run_pass(model, way, autocast) for way in (full_forward, tail_forward))
@@ -65,7 +65,6 @@ def _run_pass(model: nn.Module, way: Callable[[], Tensor], autocast: Autocast) -
 
 
 OutputAndGradients = tuple[Tensor, tuple[Tensor | None, ...]]
-"""Output and gradients."""
 
 
 def _run_eval_pass(
@@ -93,7 +92,7 @@ def _is_same_gradient(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def is_bit_identical(one: Tensor, other: Tensor) -> bool:
-    """NaN of the same bits is the same."""
+    """Compares bits, so that equal NaNs are identical."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     one, other = (each.detach().contiguous().flatten() for each in (one, other))

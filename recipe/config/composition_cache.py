@@ -32,7 +32,7 @@ class CachedConfigLoader(ConfigLoader):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which composes by itself."""
-        return {"inner": self.inner, "kept": {}}
+        return {"inner": self.inner, "cache": {}}
 
     def load_configuration(
         self,

@@ -37,7 +37,7 @@ wheel: .venv/dev
 # torchvision as PyPI has it can't be imported beside a torch for the CPU alone: tests/conftest.py
 # defines the two operators that it lacks there. The README ("Installing") has pairs that work.
 .venv/dev: .venv/run
-	$(PIP) --editable '.[dev,heic,vision,optimizers,server,search,joblib,slurm]'
+	$(PIP) --editable '.[dev,heic,vision,optimizers,server,search,slurm]'
 	touch $@
 
 clean:

@@ -49,7 +49,6 @@ SWEEP = ("-m", "device=cpu", "device.threads=1", f"seed=range({RUNS})", *SHORT)
 LAUNCHERS = {
     "workers": ("hydra.launcher.workers={}",),
     "basic": (),
-    "joblib": ("hydra.launcher.n_jobs={}",),
     "ray": ("+hydra.launcher.init.num_cpus={}",),
     "submitit_local": (),
 }
@@ -101,7 +100,7 @@ def launchers(rounds: int, uri: str) -> None:
 
 
 def _installed(launcher: str) -> bool:
-    library = {"ray": "ray", "joblib": "joblib", "submitit_local": "submitit"}.get(launcher)
+    library = {"ray": "ray", "submitit_local": "submitit"}.get(launcher)
     return library is None or importlib.util.find_spec(library) is not None
 
 

@@ -15,7 +15,7 @@ LINES = [
     ("clip.max_norm=0.5", "clip=norm", "clip.max_norm=2"),  # whatever the order, the last one holds
     ("+optimizer.foreach=true", "optimizer=adam", "optimizer.betas=[0.5,0.9]"),
     ("experiment=few_digits", "epochs=1", "model.widths=[2]"),
-    ("hydra/launcher=joblib", "hydra.launcher.n_jobs=3", "hydra.job.name=${seed}"),
+    ("hydra/launcher=ray", "hydra.launcher.remote.num_cpus=3", "hydra.job.name=${seed}"),
     ("output_dir=${oc.env:HOME}/x", "data=image_folder", "data.path='a=b'"),
 ]
 

@@ -1,4 +1,4 @@
-"""A worker of joblib, Ray or submitit itself is killed, as the kernel does where memory is short:
+"""A worker of Ray or submitit itself is killed, as the kernel does where memory is short:
 what that costs, launcher by launcher, as docs/many_runs.md says it."""
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ SWEEP = (
 )  # fmt: skip
 
 LAUNCHERS = {
-    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "ray": ("hydra/launcher=ray", "+hydra.launcher.init.num_cpus=2"),
     "submitit_local": ("hydra/launcher=submitit_local",),
 }
@@ -49,9 +48,8 @@ def killed(tmp_path: Path, name: str) -> tuple[Path, commands.Done]:
     return folder, done
 
 
-@pytest.mark.parametrize("name", ["joblib", "ray"])
-def test_what_a_lost_worker_took_along_is_started_once_more(tmp_path: Path, name: str) -> None:
-    folder, done = killed(tmp_path, name)
+def test_the_jobs_of_a_lost_worker_of_ray_are_started_again(tmp_path: Path) -> None:
+    folder, done = killed(tmp_path, "ray")
     assert done.status == 0, done.out + done.err
     assert statuses(folder) == ["FINISHED"] * 4
 

@@ -35,9 +35,6 @@ POLL_SECONDS = 0.1
 
 LAUNCHER_PREFIXES = ("hydra/launcher", "hydra.launcher")
 
-CONCURRENCY_KEYS = ("workers", "n_jobs")
-"""What launchers call the number of jobs at a time."""
-
 
 @dataclass(frozen=True)
 class GpuSlots:
@@ -99,31 +96,29 @@ def check_launcher_gpus(overrides: Sequence[Override], first_spec: RunSpec) -> N
     if "per_gpu" not in node:
         return
     asked, per_gpu = node["gpus"], node["per_gpu"]
-    problems = Problems([*_find_concurrency_problems(node), *_find_gpu_problems(asked, per_gpu)])
+    problems = Problems(_find_worker_problems(node.get("workers", "auto")))
+    problems += _find_gpu_problems(asked, per_gpu)
     problems.raise_if_any()
     if any(o.key_or_group.startswith("device") and o.is_sweep_override() for o in overrides):
         return
     problems += _find_ignored_settings(asked, per_gpu, first_spec)
     problems.raise_if_any()
     gpus = assign_gpus(Path(), asked, per_gpu, [first_spec.device])
-    for key in CONCURRENCY_KEYS:
-        number = node.get(key)
-        if gpus and isinstance(number, int) and number > gpus.n_slots:
-            raise SpecError(
-                f"hydra.launcher.{key}={number}: {pluralize(len(gpus.device_ids), 'GPU')} with "
-                f"{pluralize(per_gpu, 'job')} each have room for {gpus.n_slots}; "
-                "hydra.launcher.per_gpu says how many share one"
-            )
+    workers = node.get("workers")
+    if gpus and isinstance(workers, int) and workers > gpus.n_slots:
+        raise SpecError(
+            f"hydra.launcher.workers={workers}: {pluralize(len(gpus.device_ids), 'GPU')} with "
+            f"{pluralize(per_gpu, 'job')} each have room for {gpus.n_slots}; "
+            "hydra.launcher.per_gpu says how many share one"
+        )
 
 
-def _find_concurrency_problems(node: Mapping[str, Any]) -> Iterator[str]:
-    for key in CONCURRENCY_KEYS:
-        number = node.get(key, "auto")
-        if number != "auto" and (type(number) is not int or number < 1):
-            yield (
-                f"hydra.launcher.{key} must be auto or a whole number of at least 1, "
-                f"got {format_value(number)}"
-            )
+def _find_worker_problems(workers: Any) -> Iterator[str]:
+    if workers != "auto" and (type(workers) is not int or workers < 1):
+        yield (
+            "hydra.launcher.workers must be auto or a whole number of at least 1, "
+            f"got {format_value(workers)}"
+        )
 
 
 def _find_gpu_problems(requested: Any, per_gpu: Any) -> Iterator[str]:

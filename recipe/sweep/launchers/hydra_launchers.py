@@ -1,5 +1,7 @@
-"""Hydra's other launchers, joblib, Ray and submitit: each starts processes, and each of those runs
-its jobs in one of ours beside it, so that a job that is killed costs its run and nothing else.
+"""Hydra's launchers for Ray and submitit (Slurm).
+
+Each of their workers runs its jobs in a child process, so that a job that is killed loses its run
+and nothing else.
 """
 
 from __future__ import annotations
@@ -23,22 +25,23 @@ from recipe.errors import SpecError
 from recipe.formatting import pluralize
 from recipe.mlflow_sync import client
 from recipe.runner.console import Console
-from recipe.store import stale_records, sweep_jobs, sweep_record
-from recipe.sweep.launchers import gpu_assignment, plugins, pool_launcher, remote_job
+from recipe.store import stale_records, sweep_jobs
+from recipe.sweep.launchers import gpu_assignment, plugins, remote_job
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
 
-LAUNCHER_PACKAGES = {
-    "joblib": "joblib",
-    "ray": "ray",
-    "slurm": "submitit",
-    "submitit_local": "submitit",
-}
-"""What each launcher is a launcher of; the package is called hydra-<that>-launcher."""
+LAUNCHER_PACKAGES = {"ray": "ray", "slurm": "submitit", "submitit_local": "submitit"}
+"""By the name of the option; the package is called hydra-<value>-launcher."""
 
 
 def check_installed(overrides: Sequence[Override]) -> None:
-    """Raises SpecError where the launcher that a command line chooses isn't installed."""
+    """Raises SpecError if the chosen launcher is not installed, or is joblib's."""
     for name in [o.value() for o in overrides if o.key_or_group == "hydra/launcher"]:
+        if name == "joblib":
+            raise SpecError(
+                "hydra/launcher=joblib: joblib is not supported; leave it out, as the default "
+                "launcher runs several jobs at a time on this machine (hydra.launcher.workers=2 "
+                "sets how many)"
+            )
         package = LAUNCHER_PACKAGES.get(str(name))
         if package is None:
             continue
@@ -56,7 +59,6 @@ class LauncherWrapper(Launcher):  # type: ignore[misc]
     """Hands jobs to Hydra's launcher, and makes up for what that loses."""
 
     name = ""
-    persistent_workers = True
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -91,9 +93,7 @@ class LauncherWrapper(Launcher):  # type: ignore[misc]
         place = f"hydra.sweep.dir={_quote(str(sweep))}"
         given = {n: [*o, place] for n, o in enumerate(job_overrides, initial_job_idx)}
         inner = self.make_launcher()
-        task = remote_job.RemoteJob(
-            str(Path.cwd()), tuple(sys.path), threads, places, self.persistent_workers
-        )
+        task = remote_job.RemoteJob(str(Path.cwd()), tuple(sys.path), threads, places)
         inner.setup(hydra_context=self.hydra_context, task_function=task, config=self.config)
         with remote_job.forward_job_output(sweep):
             self._launch_with_retries(inner, sweep, given)
@@ -146,37 +146,6 @@ class LauncherWrapper(Launcher):  # type: ignore[misc]
             self.config, list(overrides)
         )
         return config
-
-
-class JoblibWrapper(LauncherWrapper):
-    name = "joblib"
-
-    def __init__(self, gpus: Any, per_gpu: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.gpus, self.per_gpu = gpus, per_gpu
-
-    def allocate_resources(
-        self, sweep_dir: Path, device: DictConfig
-    ) -> tuple[int, GpuSlots | None]:
-        places = gpu_assignment.assign_gpus(sweep_dir, self.gpus, self.per_gpu, [device])
-        count = sweep_record.read_record(sweep_dir)["jobs"]
-        share = pool_launcher.allocate_sweep_workers(
-            sweep_dir, [device], count, self.settings["n_jobs"], places
-        )
-        self.settings["n_jobs"] = max(2, share.n_workers)  # 1 would be this process
-        self.persistent_workers = (
-            places is None or places.n_slots > 1
-        )  # else the other never had the one place
-        return share.threads_per_worker, places
-
-    def make_launcher(self) -> Launcher:
-        from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
-
-        return JoblibLauncher(**self.settings)
-
-    def prepare_retry(self) -> bool:
-        """Its pool ends whole when one of its processes does."""
-        return True
 
 
 class RayWrapper(LauncherWrapper):
@@ -242,5 +211,5 @@ def _quote(text: str) -> str:
 
 
 def register() -> None:
-    for each in (JoblibWrapper, RayWrapper, SlurmWrapper, LocalSubmititWrapper):
+    for each in (RayWrapper, SlurmWrapper, LocalSubmititWrapper):
         plugins.register_plugin(each)

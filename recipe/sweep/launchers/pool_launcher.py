@@ -208,7 +208,6 @@ def allocate_workers(
 
 LOCAL_LAUNCHERS = (
     "hydra_plugins.recipe.PoolLauncher",
-    "hydra_plugins.recipe.JoblibWrapper",
     "hydra_plugins.recipe.LocalSubmititWrapper",
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
 )
@@ -228,7 +227,7 @@ def predict_threads(
     """The threads that each of `count` jobs will have, by the settings of a launcher; `kept`: those
     with which the sweep began, if it did."""
     stated = max((n for each in devices if isinstance(n := each.get("threads"), int)), default=None)
-    size = settings.get("workers", settings.get("n_jobs"))
+    size = settings.get("workers")
     if size is not None:
         places = gpu_assignment.assign_gpus(Path(), settings["gpus"], settings["per_gpu"], devices)
         return allocate_workers(

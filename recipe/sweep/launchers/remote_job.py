@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import signal
 import sys
@@ -44,8 +43,6 @@ class RemoteJob:
     """Where modules are looked for."""
     threads: int
     gpus: GpuSlots | None
-    persistent_workers: bool
-    """Whether our process stays for the next job, and keeps its place on a GPU."""
 
     def __call__(self, config: DictConfig) -> None:
         os.chdir(self.working_dir)
@@ -56,8 +53,6 @@ class RemoteJob:
         with open_dict(whole):
             whole["hydra"] = _to_plain_config(HydraConfig.instance().cfg.hydra)
         if not pool_launcher.ACTIVE_POOLS:
-            # joblib's own method is none of Python's
-            multiprocessing.set_start_method("spawn", force=True)
             pool_launcher.ACTIVE_POOLS.append(WorkerPool(1, self.threads, self.gpus, on_cpu=False))
             # before multiprocessing waits for its children, which wait for more jobs
             Finalize(None, pool_launcher.close_pools, (Console(),), exitpriority=1)
@@ -69,8 +64,6 @@ class RemoteJob:
             # this process may be ended at any moment from now on
             for lacking in pool_launcher.ACTIVE_POOLS[0].wait_for_uploads():
                 output.print_text(f"MLflow did not take all of {lacking}\n")
-        if not self.persistent_workers:
-            pool_launcher.close_pools(Console())
         (sweep / "said").mkdir(exist_ok=True)
         atomic_write.write_file(
             sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False

@@ -118,17 +118,11 @@ def test_each_worker_has_its_own_and_one_that_is_killed_gives_it_back(folder: Pa
     assert sorted(statuses(folder)) == ["FINISHED", "FINISHED", "KILLED"]
 
 
-LAUNCHERS = [
-    pytest.param("joblib", "hydra.launcher.n_jobs=2", marks=pytest.mark.long),
-    pytest.param("submitit_local", "hydra.launcher.per_gpu=1", marks=pytest.mark.long),
-]
-
-
-@pytest.mark.parametrize(("name", "setting"), LAUNCHERS)
-def test_so_has_each_process_of_another_launcher(folder: Path, name: str, setting: str) -> None:
-    pytest.importorskip(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
+@pytest.mark.long
+def test_each_process_of_submitit_has_its_own_gpu(folder: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     (folder / "wait").touch()
-    arguments = ("seed=0,1,2", f"hydra/launcher={name}", setting)
+    arguments = ("seed=0,1,2", "hydra/launcher=submitit_local", "hydra.launcher.per_gpu=1")
     started = start(folder, *arguments, "hydra.launcher.gpus=[5,3]")
     first = waits(started, folder, 2)
     assert sorted(first.values()) == [["3", "PCI_BUS_ID"], ["5", "PCI_BUS_ID"]]
@@ -141,9 +135,10 @@ def test_so_has_each_process_of_another_launcher(folder: Path, name: str, settin
 
 
 @pytest.mark.long
-def test_processes_of_joblib_have_one_place_by_turns(folder: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    started = start(folder, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.gpus=[5]")
+def test_processes_of_submitit_take_turns_on_one_gpu(folder: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    arguments = ("seed=0,1", "hydra/launcher=submitit_local", "hydra.launcher.gpus=[5]")
+    started = start(folder, *arguments)
     _, err = started.communicate(timeout=240)
     assert started.returncode == 0, err
     assert list(seen(folder).values()) == [["5", "PCI_BUS_ID"]] * 2

@@ -34,17 +34,16 @@ LITTLE = (
 )  # fmt: skip
 
 LAUNCHERS = {
-    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit_local": ("hydra/launcher=submitit_local",),
     "ray": ("hydra/launcher=ray", "+hydra.launcher.init.num_cpus=2"),
 }
 
 
-def test_jobs_of_joblib_are_those_of_one_process(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+def test_jobs_of_submitit_are_those_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     folder = commands.project(tmp_path, PARTS)
     command = (*LITTLE[:-1], "seed=0,3", "tracking=none")
-    done = commands.process(folder, *command, *LAUNCHERS["joblib"])
+    done = commands.process(folder, *command, *LAUNCHERS["submitit_local"])
     assert (done.status, done.err) == (0, "")
     assert [f"[{n}/2] seed={3 * n - 3}" in done.out for n in (1, 2)] == [True] * 2
     alone = commands.in_turn(folder, *command)
@@ -90,4 +89,14 @@ def test_a_launcher_that_isnt_installed_is_told_with_its_extra(
     assert done.problems == [
         "recipe: hydra/launcher=slurm: hydra-submitit-launcher isn't installed; "
         "pip install 'torch-recipe[slurm]'"
+    ]
+
+
+def test_the_launcher_of_joblib_is_refused_and_the_default_one_is_named(tmp_path: Path) -> None:
+    done = commands.here(tmp_path, *LITTLE[:2], "seed=0,1", "hydra/launcher=joblib")
+    assert done.status == 2 and not list(tmp_path.iterdir())
+    assert done.problems == [
+        "recipe: hydra/launcher=joblib: joblib is not supported; leave it out, as the default "
+        "launcher runs several jobs at a time on this machine (hydra.launcher.workers=2 sets how "
+        "many)"
     ]

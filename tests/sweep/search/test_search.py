@@ -165,11 +165,11 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
 
 
 @pytest.mark.long
-def test_joblib_is_given_so_many_jobs_at_a_time(folder: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+def test_submitit_is_given_a_batch_of_jobs_at_a_time(folder: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     typed = (
         *LITTLE, "clip.factor=interval(1, 2)", "trials=4", "startup=2", "batch=2", "pruner=none",
-        "tracking=none", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+        "tracking=none", "hydra/launcher=submitit_local",
     )  # fmt: skip
     done = commands.process(folder, "search", *typed)
     assert done.status == 0, done.err

@@ -1,7 +1,7 @@
-"""A job in a process of another launcher's: what is done with it there, and how the sweep hears it.
+"""A job that a worker of Ray or submitit runs.
 
-What a job has said is left in the sweep's folder, `said/<number>.txt`, for the sweep's own process
-to show: workers may be on other machines that share the folder.
+The output of a job is written to `job_output/<number>.txt` in the folder of the sweep, from which
+the process of the sweep prints it: workers may run on other machines that share this folder.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class RemoteJob:
             # this process may be ended at any moment from now on
             for lacking in pool_launcher.ACTIVE_POOLS[0].wait_for_uploads():
                 output.print_text(f"MLflow did not take all of {lacking}\n")
-        (sweep / "said").mkdir(exist_ok=True)
+        (sweep / "job_output").mkdir(exist_ok=True)
         atomic_write.write_file(
-            sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False
+            sweep / "job_output" / f"{number}.txt", said.getvalue().encode(), sync=False
         )
 
 
@@ -100,7 +100,7 @@ def forward_job_output(sweep_dir: Path) -> Iterator[None]:
 
 def _print_job_output(sweep_dir: Path) -> None:
     for path in sorted(
-        (sweep_dir / "said").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns
+        (sweep_dir / "job_output").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns
     ):
         output.print_text(path.read_text(encoding="utf-8", errors="replace"))
         path.unlink()

@@ -67,9 +67,9 @@ class RemoteJob:
             if socket.gethostname() != self.host:  # where the sweep's uploader is not
                 for run, missing in wait_for_runs(sweep.parent.parent, sweep.name).items():
                     output.print_text(f"MLflow did not take all of {run.name}: {missing}\n")
-        (sweep / "said").mkdir(exist_ok=True)
+        (sweep / "job_output").mkdir(exist_ok=True)
         atomic_write.write_file(
-            sweep / "said" / f"{number}.txt", said.getvalue().encode(), sync=False
+            sweep / "job_output" / f"{number}.txt", said.getvalue().encode(), sync=False
         )
 
 
@@ -103,7 +103,7 @@ def forward_job_output(sweep_dir: Path) -> Iterator[None]:
 
 def _print_job_output(sweep_dir: Path) -> None:
     for path in sorted(
-        (sweep_dir / "said").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns
+        (sweep_dir / "job_output").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns
     ):
         output.print_text(path.read_text(encoding="utf-8", errors="replace"))
         path.unlink()

@@ -119,12 +119,11 @@ def transfer_state(
     run.nonfinite_guard.skipped_batches = saved["skipped"]
     _transfer_position(run, saved, found, in_order=has_same_data and not {"data", "seed"} & differs)
     state.unfreeze_to_position(run)
-    _transfer_weights(run, saved, found)
-    _transfer_optimizer(run, saved, found, differs)
+    weights, same_model = _transfer_weights(run, saved, found)
+    _transfer_optimizer(run, saved, found, differs, weights)
     _transfer_schedule(run, saved, found, differs)
     if "precision" not in differs:
         run.scaler.load_state_dict(saved["scaler"])
-    same_model = not any(name.startswith("weights ") for name in (*found.new, *found.dropped))
     for name, part in run.stateful_components.items():
         # an average of layers that are frozen now would move on
         fits = name in saved["parts"] and same_model and not differs & {name, "freeze"}
@@ -247,23 +246,23 @@ def _transfer_position(run: Run, saved: RunState, found: TransferReport, *, in_o
 
 
 @torch.no_grad()
-def _transfer_weights(run: Run, saved: RunState, found: TransferReport) -> None:
+def _transfer_weights(run: Run, saved: RunState, found: TransferReport) -> tuple[set[str], bool]:
+    """Returns the names of the transferred tensors, and whether these are all of both models."""
     current = {**run.model.state_dict(), **dict(run.model.named_buffers())}
     given = {**saved["model"], **saved["buffers"]}
+    fitting = {
+        name for name in current if name in given and given[name].shape == current[name].shape
+    }
     for name, value in current.items():
-        fits = name in given and given[name].shape == value.shape
-        (found.transferred if fits else found.new).append(f"weights {name}")
-        if fits:
+        (found.transferred if name in fitting else found.new).append(f"weights {name}")
+        if name in fitting:
             value.copy_(given[name])
-    found.dropped += [
-        f"weights {name}"
-        for name, value in given.items()
-        if name not in current or current[name].shape != value.shape
-    ]
+    found.dropped += [f"weights {name}" for name in given if name not in fitting]
+    return fitting, fitting == current.keys() == given.keys()
 
 
 def _transfer_optimizer(
-    run: Run, saved: RunState, found: TransferReport, differs: set[str]
+    run: Run, saved: RunState, found: TransferReport, differs: set[str], weights: set[str]
 ) -> None:
     held = {
         name: parameter
@@ -272,7 +271,6 @@ def _transfer_optimizer(
     }
     same = saved["optimizer"]["class"] == type(run.optimizer).__name__
     given = saved["optimizer"]["state"]
-    weights = {name.removeprefix("weights ") for name in found.transferred}
     fits = {name for name in given if same and name in held and name in weights}
     found.transferred += [f"optimizer {name}" for name in held if name in fits]
     found.new += [f"optimizer {name}" for name in held if name not in fits and given]

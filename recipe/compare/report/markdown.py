@@ -1,4 +1,4 @@
-"""A report as Markdown with GitHub's tables, from which the page and the terminal output are rendered.
+"""A report as Markdown with GitHub's tables; the page and the terminal output are rendered from it.
 
 Paragraphs may hold `code` in backticks and **strong** words; all other characters are escaped, so
 that no name can become markup or end its cell.

@@ -18,7 +18,8 @@ from recipe.training.run import Run
 
 
 def assert_resumes_after_a_step(spec: RunSpec) -> None:
-    """A run that is resumed after its first step ends with the weights of one that never stopped."""
+    """A run that is resumed after its first step ends with the weights of one that never
+    stopped."""
     whole, half, resumed = (build(spec) for _ in range(3))
     list(train(whole))
     next(train(half))

@@ -118,7 +118,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.integration
 def test_their_trick_runs_from_the_wheel(home: Path, site: Path) -> None:
-    code = "import recipe; from recipe.config import option_files; print(recipe.__file__, option_files.builtin_conf_dir())"
+    code = (
+        "import recipe; from recipe.config import option_files; print(recipe.__file__, "
+        "option_files.builtin_conf_dir())"
+    )
     where = commands.process(
         home, "-c", code, program=(sys.executable,), PYTHONPATH=str(site)
     ).out.split()

@@ -84,18 +84,30 @@ class Agreement:
         if self.verdict == "bit-identical":
             return f"bit-identical: {same}"
         if self.first_differing_step is not None:
-            return f"differs from step {self.first_differing_step} on ({self._format_first_difference(self.first_differing_step)})"
+            return (
+                f"differs from step {self.first_differing_step} on "
+                f"({self._format_first_difference(self.first_differing_step)})"
+            )
         if self.weight_difference and self.weight_difference > TOLERANCE:
-            return f"differs in the weights, by {_format_exponent(self.weight_difference)} of a tensor's largest"
+            return (
+                f"differs in the weights, by {_format_exponent(self.weight_difference)} of a "
+                "tensor's largest"
+            )
         if self.verdict == "differs":
             return f"differs, but {same} agree"
         return f"{self.verdict} ({self._format_largest_difference()})"
 
     def _format_largest_difference(self) -> str:
         if self.largest_difference is None:
-            return f"largest relative difference of the weights {_format_exponent(self.weight_difference or 0)}"
+            return (
+                "largest relative difference of the weights "
+                f"{_format_exponent(self.weight_difference or 0)}"
+            )
         where = f"{self.largest_difference.metric} at step {self.largest_difference.step}"
-        return f"largest relative difference {_format_exponent(self.largest_difference.relative_difference)}, {where}"
+        return (
+            "largest relative difference "
+            f"{_format_exponent(self.largest_difference.relative_difference)}, {where}"
+        )
 
     def _format_first_difference(self, step: int) -> str:
         """The metric that differs most at that step."""

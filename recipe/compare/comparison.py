@@ -87,13 +87,15 @@ def _iter_unmatched_cautions(found: Comparison) -> Iterator[str]:
         other = ",".join(most).replace(" ", ",")
         yield (
             f"{pluralize(len(elsewhere), 'variant')} not compared, as the rest of their settings "
-            f"isn't the baseline's ({own}): {format_list([one.name for one in elsewhere], MAX_LISTED_VARIANTS)}; "
+            f"isn't the baseline's ({own}): "
+            f"{format_list([one.name for one in elsewhere], MAX_LISTED_VARIANTS)}; "
             f"--baseline {other} compares with those settings"
         )
     if rest := [one.name for one in found.unmatched_variants if one not in elsewhere]:
         yield (
             f"{pluralize(len(rest), 'variant')} not compared, as no other was run that differs in "
-            f"one trick and is the baseline or has all tricks: {format_list(rest, MAX_LISTED_VARIANTS)}"
+            "one trick and is the baseline or has all tricks: "
+            f"{format_list(rest, MAX_LISTED_VARIANTS)}"
         )
 
 
@@ -132,7 +134,8 @@ def iter_cautions(found: Comparison) -> Iterator[str]:
     sweeps = {run.sweep for one in found.compared_summaries for run in one.variant.results.values()}
     if len(sweeps) > 1 and runs > 1:
         yield (
-            f"the runs were recorded in {pluralize(len(sweeps), 'sweep')} or by themselves, at other "
+            f"the runs were recorded in {pluralize(len(sweeps), 'sweep')} or by themselves, at "
+            "other "
             "times: what they cost in seconds may differ for that alone"
         )
     if different := find_metric_scales(found.selection.results, found.unit):

@@ -44,7 +44,10 @@ def format_code(name: object) -> str:
 def describe_finding(finding: Finding, unit: MetricUnit, baseline: float) -> str:
     """The change, how sure it is, what that means, and what the trick did and cost."""
     if finding.interval is None:
-        return f"{_format_subject(finding)} could not be compared: {_describe_unpaired_seeds(finding)}."
+        return (
+            f"{_format_subject(finding)} could not be compared: "
+            f"{_describe_unpaired_seeds(finding)}."
+        )
     if finding.verdict == "no effect":
         return _describe_no_effect(finding, unit)
     extra = "; ".join(

@@ -1,8 +1,8 @@
 """From a spec to the callables that its groups name, with their settings.
 
 The only place where a `_target_` is instantiated. Hydra's `instantiate` is not used: it would
-resolve the name by its own rules, and resolve `${...}` a second time, after the values were checked.
-Imports torch only where the component does.
+resolve the name by its own rules, and resolve `${...}` a second time, after the values were
+checked. Imports torch only where the component does.
 """
 
 from __future__ import annotations

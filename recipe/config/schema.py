@@ -34,7 +34,8 @@ MAX_FLOAT32 = 3.4028234663852886e38
 
 
 def passed_by_engine(*names: str) -> Callable[[F], F]:
-    """Marks keyword arguments of a component that the engine passes itself; they are no settings."""
+    """Marks keyword arguments of a component that the engine passes itself; they are no
+    settings."""
 
     def mark(component: F) -> F:
         setattr(component, _ENGINE_ARGUMENTS, names)

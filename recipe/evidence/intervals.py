@@ -48,7 +48,8 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> ConfidenceInterv
 
 
 def t_interval_bounds(rows: FloatArray, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """The ends of `t_interval` of every row, NaNs in it left out; NaN where fewer than two are left.
+    """The ends of `t_interval` of every row, NaNs in it left out; NaN where fewer than two are
+    left.
 
     Shape (rows, values) becomes two of (rows,).
     """

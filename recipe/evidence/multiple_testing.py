@@ -26,7 +26,8 @@ def holm_correction(p_values: Sequence[float]) -> list[float]:
 
 
 def min_seeds_for_significance(tests: int, level: float = 0.05) -> int:
-    """The fewest pairs with which `sign_flip_test`, after `holm_correction` over so many tests, can reach `level`.
+    """The fewest pairs with which `sign_flip_test`, after `holm_correction` over so many tests,
+    can reach `level`.
 
     Its smallest p, that of n differences of one sign, is 2^(1 - n): 6 pairs for one test at 5 %, 7
     for two or three, 8 for four to six. Raises ValueError for less than one test.
@@ -40,7 +41,8 @@ def min_seeds_for_significance(tests: int, level: float = 0.05) -> int:
 def can_reach_significance(
     p_values: Sequence[float], index: int, pairs: int, level: float = 0.05
 ) -> bool:
-    """Whether the test at that place, of so many pairs, could have come to `level` after `holm_correction`.
+    """Whether the test at that place, of so many pairs, could have come to `level` after
+    `holm_correction`.
 
     That is, with all of its differences of one sign, beside what the other tests gave. Where these
     have more pairs and are shown themselves, fewer than `min_seeds_for_significance` can do.

@@ -29,7 +29,8 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     the share of the 2^n assignments of signs whose |sum| is at least the one observed; it is a
     multiple of 2^(1 - n), so the test finds too little rather than too much where n is small.
 
-    With more than `MAX_EXACT_DIFFERENCES` differences other than 0, p is (1 + b) / (1 + `RANDOM_SIGN_FLIPS`), where b of so
+    With more than `MAX_EXACT_DIFFERENCES` differences other than 0, p is (1 + b) / (1 +
+    `RANDOM_SIGN_FLIPS`), where b of so
     many random assignments, always the same ones, reach the sum (Phipson and Smyth 2010). Raises
     ValueError if there is no difference, or one is not finite.
     """
@@ -70,7 +71,8 @@ def _signed_sums(sizes: FloatArray) -> FloatArray:
 
 
 def _count_extreme_sampled(sizes: FloatArray, threshold: float) -> int:
-    """How many of `RANDOM_SIGN_FLIPS` random assignments of signs have a |sum| of `threshold` or more.
+    """How many of `RANDOM_SIGN_FLIPS` random assignments of signs have a |sum| of `threshold` or
+    more.
 
     Eight signs are a random byte, which looks up their sum among all 256 that there are.
     """

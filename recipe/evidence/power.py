@@ -21,8 +21,10 @@ def required_seeds(
     """The pairs it takes in all to find a true difference of this size with this power.
 
     By the power of the two-sided paired t test (the noncentral t distribution, with
-    sqrt(n) * difference / sd), at the largest p up to level / tests that `sign_flip_test` of n pairs can
-    have; `sd` is that of the paired differences. Never fewer than `min_seeds_for_significance`; None if it takes
+    sqrt(n) * difference / sd), at the largest p up to level / tests that `sign_flip_test` of n
+    pairs can
+    have; `sd` is that of the paired differences. Never fewer than `min_seeds_for_significance`;
+    None if it takes
     more than `MAX_SEEDS`. As an sd from few pairs is itself uncertain, so is the answer. Raises
     ValueError for an sd below 0 or a difference of 0.
     """
@@ -43,7 +45,8 @@ def required_seeds(
 
 
 def _max_attainable_p(n: int, level: float) -> float:
-    """The largest p up to `level` that `sign_flip_test` of n pairs can have; no less with more pairs."""
+    """The largest p up to `level` that `sign_flip_test` of n pairs can have; no less with more
+    pairs."""
     step = 2.0 ** -min(n - 1, MAX_EXACT_DIFFERENCES)
     return math.floor(level / step) * step
 

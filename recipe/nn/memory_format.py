@@ -49,7 +49,8 @@ def _find_unsafe_layer(model: nn.Module) -> str | None:
             and module.in_channels // module.groups < CONV_CHANNEL_BLOCK
         ):  # https://github.com/uxlfoundation/oneDNN/issues/6035
             return (
-                f"{name} is a strided 1x1 convolution of fewer than {CONV_CHANNEL_BLOCK} channels: with the "
+                f"{name} is a strided 1x1 convolution of fewer than {CONV_CHANNEL_BLOCK} "
+                "channels: with the "
                 "channels last its gradient comes out wrong on some CPUs, and memory is overwritten"
             )
         if isinstance(module, nn.GroupNorm):  # seen in torch 2.13

@@ -15,7 +15,8 @@ def check_free_memory(required_bytes: int, key: str, way_out: str) -> None:
     free = psutil.virtual_memory().available
     if required_bytes > free:
         raise ValueError(
-            f"{key}: needs {required_bytes / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} are free;"
+            f"{key}: needs {required_bytes / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} "
+            "are free;"
             f" {way_out}"
         )
 

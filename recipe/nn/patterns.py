@@ -74,7 +74,8 @@ def assign_patterns(key: str, patterns: Sequence[str], names: Sequence[str]) -> 
             more += not found and len(problems) >= MAX_LISTED_PROBLEMS
             if not found and len(problems) < MAX_LISTED_PROBLEMS:
                 raise ValueError(
-                    f"{pattern!r} matches none of the {len(names)} parameters{format_nearest(pattern, names)}"
+                    f"{pattern!r} matches none of the {len(names)} "
+                    f"parameters{format_nearest(pattern, names)}"
                 )
         for name in found:
             taken.setdefault(name, pattern)

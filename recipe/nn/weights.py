@@ -233,7 +233,8 @@ def _check_finite(loaded: Mapping[str, Tensor]) -> None:
     if broken := [name for name, count in counts.items() if count]:
         what = f"{sum(counts.values()):,} NaN or infinite values in "
         raise ValueError(
-            f"{_format_names(what + pluralize(len(broken), 'tensor'), broken)}; the training that they are"
+            f"{_format_names(what + pluralize(len(broken), 'tensor'), broken)}; the training that "
+            "they are"
             " from diverged, use other weights"
         )
 

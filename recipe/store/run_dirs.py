@@ -164,7 +164,8 @@ def find(outputs: Path, wanted: str, key: str) -> Path:
     names = [run.name for run in there] + [info.name for info in infos.values()]
     damaged = len(there) - len(infos)
     raise SpecError(
-        f"{key}: no run {wanted!r} is recorded in {get_runs_dir(outputs)}{option_files.suggest_nearest(wanted, names)}"
+        f"{key}: no run {wanted!r} is recorded in "
+        f"{get_runs_dir(outputs)}{option_files.suggest_nearest(wanted, names)}"
         + (f" (in {damaged} of {len(there)} folders run.json is damaged)" if damaged else "")
     )
 
@@ -281,5 +282,6 @@ def _read_validated(kind: TypeAdapter[T], path: Path, key: str) -> T:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"
         raise SpecError(
-            f"{key}: {escape_unprintable(path)} is damaged ({where}: {first['msg']}); use another run"
+            f"{key}: {escape_unprintable(path)} is damaged ({where}: {first['msg']}); use another "
+            "run"
         ) from error

@@ -33,7 +33,10 @@ def format_disk_estimate(spec: RunSpec, jobs: int) -> str | None:
     parts = ["weights", *["their copy for MLflow"] * (copies - 1)]
     if kept:
         parts.append(pluralize(kept, "checkpoint"))
-    text = f"about {format_bytes(jobs * each)}: {format_bytes(each)} for each of {pluralize(jobs, 'run')} "
+    text = (
+        f"about {format_bytes(jobs * each)}: {format_bytes(each)} for each of "
+        f"{pluralize(jobs, 'run')} "
+    )
     text += f"({', '.join(parts)})"
     if every is not None and keep > kept:
         text += f", {format_bytes((keep - kept) * need.checkpoint_bytes)} more for each that trains"

@@ -287,7 +287,8 @@ def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path
 @pytest.mark.integration
 def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from recipe.cli.main import run_command_line; print(run_command_line(sys.argv[1:]));"
+        "import sys; from recipe.cli.main import run_command_line; "
+        "print(run_command_line(sys.argv[1:]));"
         "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
     for argument, status in (("--help", 0), ("seed=0,1", 2)):

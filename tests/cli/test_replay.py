@@ -200,7 +200,8 @@ def test_a_strangers_spec_runs_no_code_and_sends_nothing_away(copied: Path) -> N
     assert not (folder / "ran").exists()
     away = text.replace("tracking: none", "tracking: server").replace(
         "  _target_: recipe.components.tracking.none.none",
-        "  _target_: recipe.components.tracking.server.server\n  uri: http://example.com\n  experiment: x",
+        "  _target_: recipe.components.tracking.server.server\n  uri: http://example.com\n  "
+        "experiment: x",
     )
     (copied / "spec.yaml").write_text(away)
     said = "tracking.uri: 'http://example.com' of this spec is another machine's"

@@ -142,7 +142,8 @@ Recorder.reopen(Path({str(recorder.run_dir)!r}), Tracking(None))
     other = commands.process(tmp_path, "-c", program, program=(sys.executable,))
     process = commands.read_json(recorder.run_dir / "run.json")["process"]
     assert other.err.splitlines()[-1] == (
-        f"recipe.errors.SpecError: run: {recorder.run_id} is being run by process {process}; wait for "
+        f"recipe.errors.SpecError: run: {recorder.run_id} is being run by process {process}; wait "
+        "for "
         "its end"
     )
     recorder.close("FAILED")

@@ -239,7 +239,8 @@ def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
     with pytest.raises(SpecError) as caught:
         build.build(RunSpec.from_config(config, choices))
     assert caught.value.problems == [
-        "scheduler.parts[0]: recipe.components.clip.none is no schedule; choose an option of scheduler"
+        "scheduler.parts[0]: recipe.components.clip.none is no schedule; choose an option of "
+        "scheduler"
     ]
 
 

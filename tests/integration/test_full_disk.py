@@ -38,7 +38,8 @@ def test_a_file_that_may_not_grow_ends_the_run_with_the_reason(tmp_path: Path) -
     (run,) = commands.runs(tmp_path)
     assert (done.status, done.err) == (
         1,
-        f"recipe: output_dir: {run}: File too large; what was recorded before is complete; make room, "
+        f"recipe: output_dir: {run}: File too large; what was recorded before is complete; make "
+        "room, "
         f"then python -m recipe resume {run.name}\n",
     )
     assert commands.read_json(run / "run.json")["status"] == "FAILED"

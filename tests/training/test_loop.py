@@ -257,7 +257,8 @@ def peak():
 split = InMemory(torch.rand(8, 4, 256, 256), torch.zeros(8, dtype=torch.int64))  # 8 MB
 def look(model):
     evaluate(model, split, functional.cross_entropy, forward=plain, batch_size=8,
-             device=torch.device("cpu"), autocast=contextlib.nullcontext, collectives=SingleProcess())
+             device=torch.device("cpu"), autocast=contextlib.nullcontext,
+             collectives=SingleProcess())
 
 def learn(model):
     functional.cross_entropy(model(split.inputs), split.targets).backward()

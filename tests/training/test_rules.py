@@ -649,6 +649,7 @@ def test_a_trick_that_lives_in_a_package_that_nobody_trusts_is_refused_unasked(
     loud = RULE.partition("    if")[0] + "    raise SystemExit('asked')\n"
     arguments = project(tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine\n")
     assert commands.refused(tmp_path, *arguments) == [
-        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a component that a spec may "
+        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a component that a spec "
+        "may "
         "call; choose an option of the menu, or trust a package of your own"
     ]

@@ -76,7 +76,8 @@ def _iter_findings(found: Comparison) -> Iterator[str]:
     if climb:
         kept = climb.kept_variants[-1] if len(climb.kept_variants) > 1 else "nothing"
         yield (
-            f"The greedy plan kept {format_code(kept)} and stopped: {climb.stop_reason}. It went by "
+            f"The greedy plan kept {format_code(kept)} and stopped: {climb.stop_reason}. It went "
+            "by "
             f"{climb.criterion}, and by no test; how sure each step is, the changes below say."
         )
     yield from _iter_overviews(found)
@@ -280,14 +281,18 @@ def _describe_method(found: Comparison) -> Iterator[str]:
     most = max((sum(d != 0 for d in each.differences) for each in found.findings), default=0)
     test = "p is of the exact two-sided sign-flip test"
     if most > MAX_EXACT_DIFFERENCES:
-        test += f" (of more than {MAX_EXACT_DIFFERENCES} differences, of {RANDOM_SIGN_FLIPS:,} random ones of its signs)"
+        test += (
+            f" (of more than {MAX_EXACT_DIFFERENCES} differences, of {RANDOM_SIGN_FLIPS:,} "
+            "random ones of its signs)"
+        )
     yield (
         "Runs of one seed share initial weights, split, order, augmentation and dropout streams, "
         "which hashes recorded with each run show; only such runs are paired, but for what the "
         "compared trick itself makes (a model its weights, a sampler the order), and a change is "
         f"the mean of the paired differences. Its interval is Student's, by itself. {test}, and "
         "then corrected by Holm over the tricks of a table. A trick is shown to help or hurt if "
-        f"that is at most {SIGNIFICANCE_LEVEL:g}; where the seeds are too few for it, no verdict is given. A "
+        f"that is at most {SIGNIFICANCE_LEVEL:g}; where the seeds are too few for it, no verdict "
+        "is given. A "
         "trick that the audit saw doing nothing in any run counts as not tried."
     )
     asked = len({each.contrast for each in found.findings})

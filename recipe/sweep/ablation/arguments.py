@@ -186,8 +186,10 @@ def _find_plan_problems(arguments: AblationArguments, sweeper: Any) -> list[str]
     if (variants := count_variants(plan, arguments.tricks)) > MAX_VARIANTS:
         runs = pluralize(variants * len(arguments.seed_overrides), "run")
         found.append(
-            f"plan={plan}: {len(arguments.tricks)} tricks make {variants:,} variants, {runs} in all, "
-            f"and at most {MAX_VARIANTS} variants are planned; choose fewer tricks, or use plan=add_one "
+            f"plan={plan}: {len(arguments.tricks)} tricks make {variants:,} variants, {runs} in "
+            "all, "
+            f"and at most {MAX_VARIANTS} variants are planned; choose fewer tricks, or use "
+            "plan=add_one "
             f"({count_variants('add_one', arguments.tricks)} variants)"
         )
     return found
@@ -196,6 +198,7 @@ def _find_plan_problems(arguments: AblationArguments, sweeper: Any) -> list[str]
 def format_no_tricks_problem() -> str:
     """What to say where nothing is on that could be off."""
     return (
-        f"ablate: every group is off ({', '.join(f'{g}={OFF_OPTIONS[g]}' for g in TRICK_GROUPS)}), so there is "
+        "ablate: every group is off "
+        f"({', '.join(f'{g}={OFF_OPTIONS[g]}' for g in TRICK_GROUPS)}), so there is "
         f"nothing to compare; choose tricks, such as: {EXAMPLE_COMMAND}"
     )

@@ -215,7 +215,10 @@ def _format_time(forecast: Forecast) -> str:
     if forecast.remaining_seconds is None:
         return "not known: no finished run of this model, data and epochs is recorded"
     took = format_duration(forecast.remaining_seconds)
-    return f"about {took} for {pluralize(forecast.n_remaining, 'run')} one after another ({forecast.source})"
+    return (
+        f"about {took} for {pluralize(forecast.n_remaining, 'run')} one after another "
+        f"({forecast.source})"
+    )
 
 
 def _get_comparable_settings(spec: RunSpec) -> dict[str, str]:

@@ -154,7 +154,8 @@ def _deduplicate(specs: Mapping[Variant, RunSpec]) -> tuple[dict[Variant, RunSpe
         )
         if same != variant:
             left_out.append(
-                f"{variants.format_variant(variant)}: resolves to the same spec as {variants.format_variant(same)}, "
+                f"{variants.format_variant(variant)}: resolves to the same spec as "
+                f"{variants.format_variant(same)}, "
                 "which is run once"
             )
     return {variant: specs[variant] for variant in first.values()}, left_out

@@ -123,7 +123,10 @@ def _find_worker_problems(workers: Any) -> Iterator[str]:
 
 def _find_gpu_problems(requested: Any, per_gpu: Any) -> Iterator[str]:
     if type(per_gpu) is not int or per_gpu < 1:
-        yield f"hydra.launcher.per_gpu must be a whole number of at least 1, got {format_value(per_gpu)}"
+        yield (
+            "hydra.launcher.per_gpu must be a whole number of at least 1, got "
+            f"{format_value(per_gpu)}"
+        )
     if requested == "auto":
         return
     indices = (

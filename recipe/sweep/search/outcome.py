@@ -111,7 +111,8 @@ def _format_lines(sweep_dir: Path) -> Iterator[str]:
     yield f"Run it  {run if len(seeds) == 1 else run.replace(' -m recipe', ' -m recipe -m', 1)}"
     if len(found.completed_trials) > 1:
         yield (
-            f"Caution that is the best of {pluralize(len(found.completed_trials), 'whole trial')}, chosen by "
+            "Caution that is the best of "
+            f"{pluralize(len(found.completed_trials), 'whole trial')}, chosen by "
             "the same validation samples and seeds that its value is of, so it is too good on "
             "average; what it is worth, seeds that the search didn't have and samples held out tell"
         )
@@ -147,4 +148,7 @@ def _format_importance(outcome: SearchOutcome) -> Iterator[str]:
     except (ValueError, RuntimeError):  # too few values of a setting were tried
         return
     told = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
-    yield f"Weight  of the settings in {pluralize(len(outcome.completed_trials), 'whole trial')}, roughly: {told}"
+    yield (
+        "Weight  of the settings in "
+        f"{pluralize(len(outcome.completed_trials), 'whole trial')}, roughly: {told}"
+    )

@@ -51,7 +51,8 @@ class SweepStudy:
         drawn = len(study.get_trials(deepcopy=False))
         if drawn < known:
             raise SpecError(
-                f"search: of the {known} trials of {sweep_dir.name} its storage has {drawn}; put it "
+                f"search: of the {known} trials of {sweep_dir.name} its storage has {drawn}; put "
+                "it "
                 "back, or start anew with again=true"
             )
         study.sampler = storage.make_sampler(asked["sampler"], asked["startup"], drawn)

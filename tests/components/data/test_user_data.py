@@ -127,11 +127,13 @@ def test_a_summary_that_cannot_be_made_is_reported_and_the_run_trains(home: Path
     ("option", "problem"),
     [
         ("datasets", "returns a tuple of TensorDataset, TensorDataset; it must return "
-                     "recipe.components.data.Data(train=..., val=..., classes=..., channels=..., size=..., "
+                     "recipe.components.data.Data(train=..., val=..., classes=..., channels=..., "
+                     "size=..., "
                      "mean=..., std=...), with train and val as "
                      "recipe.components.data.InMemory(inputs, targets)"),
         ("dataset_inside", "returns a TensorDataset as val, which has no targets and no batches; "
-                           "return recipe.components.data.InMemory(inputs, targets), or a class with the "
+                           "return recipe.components.data.InMemory(inputs, targets), or a class "
+                           "with the "
                            "methods of recipe.components.data.Split"),
         ("float_targets", "returns val with targets that are float32 of shape (8,); they must be "
                           "class indices, torch.int64 of shape (8,), one per sample"),

@@ -47,17 +47,27 @@ def compute_factorial_findings(variants: VariantSet, unit: MetricUnit) -> Iterat
             for seed in alike
         ]
         yield replace(
-            alone[trick], contrast="on average", seeds=alike, differences=differences,
-            unpaired_seeds=refused, time_ratio=compute_time_ratio(pairs), compared_levels=tuple(variants.by_levels),
-        )  # fmt: skip
+            alone[trick],
+            contrast="on average",
+            seeds=alike,
+            differences=differences,
+            unpaired_seeds=refused,
+            time_ratio=compute_time_ratio(pairs),
+            compared_levels=tuple(variants.by_levels),
+        )
     for two, differences in compute_interactions(blocks, groups).items():
         idle = next((t for t in two if alone[t].has_no_effect), "")
         yield Finding(
-            " with ".join(two), "together", seeds=alike, differences=differences, unpaired_seeds=refused,
+            " with ".join(two),
+            "together",
+            seeds=alike,
+            differences=differences,
+            unpaired_seeds=refused,
             compared_levels=tuple(variants.by_levels),
-            num_no_effect_runs=alone[idle].num_runs if idle else 0, num_runs=alone[idle].num_runs if idle else len(alike),
+            num_no_effect_runs=alone[idle].num_runs if idle else 0,
+            num_runs=alone[idle].num_runs if idle else len(alike),
             audited_trick=alone[idle].audited_trick or idle if idle else "",
-        )  # fmt: skip
+        )
 
 
 def _summarize_trick(

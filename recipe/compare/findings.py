@@ -124,8 +124,13 @@ def _assign_verdicts(test_family: Sequence[Finding], unit: MetricUnit) -> Iterat
             interval = unit.clip_interval(t_interval(each.differences), minimum=-1.0)
         raw_p, p = p_values.get(id(each), (None, None))
         found = replace(
-            each, interval=interval, raw_p_value=raw_p, corrected_p_value=p, num_tests=len(tried), min_seeds=least
-        )  # fmt: skip
+            each,
+            interval=interval,
+            raw_p_value=raw_p,
+            corrected_p_value=p,
+            num_tests=len(tried),
+            min_seeds=least,
+        )
         yield replace(found, verdict=_decide_verdict(found, unit, id(each) in enough))
 
 

@@ -20,8 +20,14 @@ from recipe.store.sweep_members import PlannedJob
 JOB_STATES = ("done", "pruned", "running", "elsewhere", "failed", "killed", "refused", "missing")
 """Of a job; `elsewhere`: another process was running it as a run of its own."""
 
-STATE_BY_STATUS = {"FINISHED": "done", "PRUNED": "pruned", "RUNNING": "elsewhere", "FAILED": "failed",
-         "KILLED": "killed", "REFUSED": "refused"}  # fmt: skip
+STATE_BY_STATUS = {
+    "FINISHED": "done",
+    "PRUNED": "pruned",
+    "RUNNING": "elsewhere",
+    "FAILED": "failed",
+    "KILLED": "killed",
+    "REFUSED": "refused",
+}
 """The state that a job's status stands for, in jobs.jsonl or in run.json."""
 
 

@@ -99,7 +99,8 @@ def a_pattern_that_matches_nothing_is_refused(ours: Ours) -> None:
         "freeze.names: 'conv1_1' matches none of the 18 parameters (nearest: convolution1_1, "
         "convolution2_1, convolution1_2)"
     ]
-    assert ours.built("freeze=by_name", "freeze.names=[convolution1_1]").freeze_schedule.frozen_names == {
+    run = ours.built("freeze=by_name", "freeze.names=[convolution1_1]")
+    assert run.freeze_schedule.frozen_names == {
         "convolution1_1.weight", "convolution1_1.bias",
     }  # fmt: skip
 

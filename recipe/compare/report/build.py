@@ -158,17 +158,24 @@ def _make_csv_row(each: Finding, said: str) -> dict[str, Any]:
     interval = each.interval
     numbers = ("mean", "low", "high", "sd")
     return {
-        "trick": each.label, "question": each.contrast, "verdict": said,
+        "trick": each.label,
+        "question": each.contrast,
+        "verdict": said,
         **{name: getattr(interval, name) if interval else None for name in numbers},
-        "pairs": len(each.seeds), "raw_p": each.raw_p_value, "p": each.corrected_p_value, "tests": each.num_tests,
+        "pairs": len(each.seeds),
+        "raw_p": each.raw_p_value,
+        "p": each.corrected_p_value,
+        "tests": each.num_tests,
         "seeds_needed": each.min_seeds,
-        "no_effect_runs": each.num_no_effect_runs, "runs": each.num_runs,
+        "no_effect_runs": each.num_no_effect_runs,
+        "runs": each.num_runs,
         "time_ratio": each.time_ratio.mean if each.time_ratio else None,
         "time_ratio_low": each.time_ratio.low if each.time_ratio else None,
         "time_ratio_high": each.time_ratio.high if each.time_ratio else None,
-        "hit_rate": each.clipped_fraction, "seeds": " ".join(each.seeds),
+        "hit_rate": each.clipped_fraction,
+        "seeds": " ".join(each.seeds),
         "differences": " ".join(map(repr, map(float, each.differences))),
-    }  # fmt: skip
+    }
 
 
 def _draw_forest_plot(found: Comparison, folder: Path) -> Iterator[Image]:
@@ -207,19 +214,36 @@ def _iter_variant_blocks(found: Comparison) -> Iterator[Block]:
             if unit.direction
             else []
         )
-        rows.append([
-            one.variant.name, f"{interval.n}", unit.format_value(interval.mean),
-            unit.format_range(interval.low, interval.high), *better,
-            _format_number(one.epoch_seconds, ".3g"), _format_number(one.peak_mb, ",.0f"),
-            _format_number(one.num_trainable_parameters, ",.0f"), _format_number(one.multiply_adds / 1e6, ",.1f"),
-        ])  # fmt: skip
-        data.append({
-            "variant": one.variant.name, "seeds": interval.n, "mean": interval.mean,
-            "low": interval.low, "high": interval.high, "sd": interval.sd, "best": one.best_value,
-            "epoch_s": one.epoch_seconds, "peak_mb": one.peak_mb, "trainable": one.num_trainable_parameters,
-            "multiply_adds": one.multiply_adds, "efficient": one.is_efficient,
-            "runs": " ".join(run.run for run in one.variant.results.values()),
-        })  # fmt: skip
+        rows.append(
+            [
+                one.variant.name,
+                f"{interval.n}",
+                unit.format_value(interval.mean),
+                unit.format_range(interval.low, interval.high),
+                *better,
+                _format_number(one.epoch_seconds, ".3g"),
+                _format_number(one.peak_mb, ",.0f"),
+                _format_number(one.num_trainable_parameters, ",.0f"),
+                _format_number(one.multiply_adds / 1e6, ",.1f"),
+            ]
+        )
+        data.append(
+            {
+                "variant": one.variant.name,
+                "seeds": interval.n,
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "sd": interval.sd,
+                "best": one.best_value,
+                "epoch_s": one.epoch_seconds,
+                "peak_mb": one.peak_mb,
+                "trainable": one.num_trainable_parameters,
+                "multiply_adds": one.multiply_adds,
+                "efficient": one.is_efficient,
+                "runs": " ".join(run.run for run in one.variant.results.values()),
+            }
+        )
     columns = [
         "variant", "seeds", f"mean {unit.metric}", "95 % interval",
         *(["best seed", "efficient"] if unit.direction else []),

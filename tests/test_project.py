@@ -279,3 +279,24 @@ def test_every_setting_error_has_its_four_parts() -> None:
         assert len(call.args) == 4 and not call.keywords, where
         for part in call.args:
             assert not (isinstance(part, ast.Constant) and not part.value), where
+
+
+def test_the_package_has_few_modules_outside_of_its_packages() -> None:
+    package = commands.CHECKOUT / "recipe"
+    assert len(list(package.glob("*.py"))) <= 6
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert packages == {
+        "audit",
+        "checkpoint",
+        "cli",
+        "compare",
+        "components",
+        "config",
+        "evidence",
+        "mlflow_sync",
+        "nn",
+        "runner",
+        "store",
+        "sweep",
+        "training",
+    }

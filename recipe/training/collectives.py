@@ -22,7 +22,6 @@ from recipe.training import rendezvous
 if TYPE_CHECKING:
     from recipe.components.distributed import SharedRun
     from recipe.nn.locate_nonfinite import NonFiniteLocation
-    from recipe.training.run import Run
 
 T = TypeVar("T")
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
@@ -53,8 +52,11 @@ class SingleProcess:
     def prepare_model(self, model: nn.Module) -> nn.Module:
         return model
 
-    def before_training(self, run: Run) -> None:
+    def before_training(self, run: SharedRun) -> None:
         pass
+
+    def sharded_clip(self, clip: Clip) -> Clip:
+        return clip
 
     def translate_peer_errors(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -123,9 +125,11 @@ class MultiProcess:
     def prepare_model(self, model: nn.Module) -> nn.Module:
         return self._strategy.prepare_model(model)
 
-    def before_training(self, run: Run) -> None:
+    def before_training(self, run: SharedRun) -> None:
         self._strategy.before_training(run)
-        run.clip = self._strategy.sharded_clip(run.clip)
+
+    def sharded_clip(self, clip: Clip) -> Clip:
+        return self._strategy.sharded_clip(clip)
 
     @contextmanager
     def translate_peer_errors(self) -> Iterator[None]:

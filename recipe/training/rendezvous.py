@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import distributed
@@ -26,7 +26,7 @@ from recipe.config.world_size import World
 from recipe.errors import SpecError
 
 if TYPE_CHECKING:
-    from recipe.training.run import Run
+    from recipe.components.data import Data
 
 PROCESS_TIMEOUT = timedelta(minutes=30)
 
@@ -93,12 +93,21 @@ def init_process_group() -> None:
     )  # fmt: skip
 
 
-def build_on_all_ranks(build: Callable[[], Run]) -> Run:
+class BuiltRun(Protocol):
+    """What all processes must have alike."""
+
+    data: Data
+
+
+RunT = TypeVar("RunT", bound=BuiltRun)
+
+
+def build_on_all_ranks(build: Callable[[], RunT]) -> RunT:
     """The run, built in every process. Raises SpecError in all of them if one finds a problem, or
     if their data or versions differ."""
     problems: list[str] = []
     about: dict[str, str] = {}
-    run: Run | None = None
+    run: RunT | None = None
     try:
         run = build()
         about = _rank_versions(run)
@@ -121,7 +130,7 @@ def build_on_all_ranks(build: Callable[[], Run]) -> Run:
     return run
 
 
-def _rank_versions(run: Run) -> dict[str, str]:
+def _rank_versions(run: BuiltRun) -> dict[str, str]:
     return {"data": run.data.digest, "recipe": __version__, "torch": torch.__version__}
 
 

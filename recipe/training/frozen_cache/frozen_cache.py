@@ -7,10 +7,10 @@ can't be traced to a full disk, is a reason not to use it, which is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,27 @@ from recipe.training.frozen_cache.tensor_layout import PROBE_BATCH_SIZES
 from recipe.training.frozen_cache.trace import named_tensors
 
 if TYPE_CHECKING:
-    from recipe.training.run import Run
+    from recipe.components.average import Average
+    from recipe.components.data import Data
+    from recipe.training.freezing import FreezeSchedule
 
 TensorVersions = dict[str, tuple[Tensor, int]]
+
+
+class CachedRun(Protocol):
+    """What the cache reads of a run."""
+
+    epochs: int
+    batch_size: int
+    eval_batch_size: int
+    device: torch.device
+    data: Data
+    model: nn.Module
+    freeze_schedule: FreezeSchedule
+    average: Average
+
+    @property
+    def autocast(self) -> Callable[[], AbstractContextManager[Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -105,13 +123,13 @@ class FrozenCache:
         self._planned_split: tuple[frozenset[str], splitting.ModelSplit] | None = None
         self._status = {"train": _StatusHistory(), "val": _StatusHistory()}
 
-    def training_inputs(self, run: Run, epoch: int, order: Iterable[Tensor]) -> ModelInputs:
+    def training_inputs(self, run: CachedRun, epoch: int, order: Iterable[Tensor]) -> ModelInputs:
         """The model and split of an epoch of training with batches in this order."""
         part = _training_subset(run)
         kept = self._update_entry(run, part, epoch, order)
         return kept.model_inputs if kept else inputs_module.uncached_inputs(part.model, part.data)
 
-    def evaluation_inputs(self, run: Run, epoch: int) -> ModelInputs:
+    def evaluation_inputs(self, run: CachedRun, epoch: int) -> ModelInputs:
         """The model and split of the evaluation after that epoch."""
         model = run.average.model
         part = _Subset("val", model, False, run.data.val, run.eval_batch_size)
@@ -121,7 +139,7 @@ class FrozenCache:
         )
         return kept.model_inputs if kept else inputs_module.uncached_inputs(part.model, part.data)
 
-    def describe_plan(self, run: Run) -> str | None:
+    def describe_plan(self, run: CachedRun) -> str | None:
         """How the frozen layers will be computed in the first epoch; None if nothing is frozen."""
         if not run.freeze_schedule.frozen_names:
             return None
@@ -133,7 +151,7 @@ class FrozenCache:
         return _describe_split(found) + later
 
     def benchmark_functions(
-        self, run: Run, inputs: Tensor
+        self, run: CachedRun, inputs: Tensor
     ) -> tuple[Callable[[], Any], Callable[[], Tensor]]:
         """Functions that compute the prefix and the tail for a batch of training inputs on the
         device: for timing, with the model in training mode."""
@@ -154,7 +172,7 @@ class FrozenCache:
         return train.format()
 
     def _update_entry(
-        self, run: Run, part: _Subset, epoch: int, batches: Iterable[Tensor]
+        self, run: CachedRun, part: _Subset, epoch: int, batches: Iterable[Tensor]
     ) -> _CacheEntry | None:
         if not run.freeze_schedule.frozen_names:
             return None
@@ -180,7 +198,7 @@ class FrozenCache:
         self._entries[part.name] = kept
         return kept
 
-    def _revalidate_entry(self, run: Run, kept: _CacheEntry, epoch: int) -> _CacheEntry:
+    def _revalidate_entry(self, run: CachedRun, kept: _CacheEntry, epoch: int) -> _CacheEntry:
         """The entry after a write to its tensors; it is built again if their values changed."""
         with _isolate_state(run, kept.subset, buffers=False):
             key = self._compute_key(run, kept.subset, kept.model_split)
@@ -189,7 +207,7 @@ class FrozenCache:
         kept.tensor_versions = _tensor_versions(run.model, kept.model_split)
         return kept
 
-    def _split_model(self, run: Run, part: _Subset, epoch: int) -> splitting.ModelSplit:
+    def _split_model(self, run: CachedRun, part: _Subset, epoch: int) -> splitting.ModelSplit:
         """Splits the model and checks it with a few samples. Raises NotCacheable."""
         if not run.freeze_schedule.frozen_names:
             raise NotCacheable("nothing is frozen")
@@ -213,7 +231,7 @@ class FrozenCache:
             self._planned_split = boundary, found
         return found
 
-    def _build_entry(self, run: Run, part: _Subset, epoch: int) -> _CacheEntry:
+    def _build_entry(self, run: CachedRun, part: _Subset, epoch: int) -> _CacheEntry:
         split = self._split_model(run, part, epoch)
         with _isolate_state(run, part):
             key = self._compute_key(run, part, split)
@@ -223,18 +241,18 @@ class FrozenCache:
             )
         return _CacheEntry(part, split, key, made, _tensor_versions(run.model, split))
 
-    def _get_samples(self, run: Run, part: _Subset) -> Tensor:
+    def _get_samples(self, run: CachedRun, part: _Subset) -> Tensor:
         if part.name not in self._sample_inputs:
             self._sample_inputs[part.name] = _read_samples(run, part)
         return self._sample_inputs[part.name]
 
-    def _compute_key(self, run: Run, part: _Subset, split: splitting.ModelSplit) -> str:
+    def _compute_key(self, run: CachedRun, part: _Subset, split: splitting.ModelSplit) -> str:
         inputs = self._get_samples(run, part)
         with run.autocast():
             return keys.compute_cache_key(split, run.data, part.name, inputs, part.batch_size)
 
     def _load_or_compute(
-        self, run: Run, part: _Subset, split: splitting.ModelSplit, key: str
+        self, run: CachedRun, part: _Subset, split: splitting.ModelSplit, key: str
     ) -> CachedOutputs:
         count = len(part.data)
         eviction.check_entry_size(split.bytes_per_sample * count)
@@ -261,7 +279,7 @@ class FrozenCache:
         return found
 
 
-def _training_subset(run: Run) -> _Subset:
+def _training_subset(run: CachedRun) -> _Subset:
     return _Subset("train", run.model, True, run.data.train, run.batch_size)
 
 
@@ -273,7 +291,7 @@ def _describe_split(split: splitting.ModelSplit) -> str:
     )
 
 
-def _count_cached_epochs(run: Run, epoch: int, reads: Iterable[str]) -> int:
+def _count_cached_epochs(run: CachedRun, epoch: int, reads: Iterable[str]) -> int:
     """The number of epochs between the last change of the frozen layers and the next."""
     read = set(reads)
     starts = [e for e, names in run.freeze_schedule.unfreeze_schedule.items() if e <= epoch]
@@ -286,7 +304,7 @@ def _count_cached_epochs(run: Run, epoch: int, reads: Iterable[str]) -> int:
 
 
 @contextmanager
-def _isolate_state(run: Run, part: _Subset, *, buffers: bool = True) -> Iterator[None]:
+def _isolate_state(run: CachedRun, part: _Subset, *, buffers: bool = True) -> Iterator[None]:
     """Sets the mode of the subset's model, and restores modes, random streams and (with `buffers`)
     buffers. Raises exceptions of the block as NotCacheable, except those for unreadable data."""
     try:
@@ -307,7 +325,7 @@ def _isolate_state(run: Run, part: _Subset, *, buffers: bool = True) -> Iterator
         raise NotCacheable(f"{type(error).__name__}: {reason}") from error
 
 
-def _read_samples(run: Run, part: _Subset) -> Tensor:
+def _read_samples(run: CachedRun, part: _Subset) -> Tensor:
     """A few inputs; raises NotCacheable if they differ each time they are read."""
     few = part.data.first_readable_indices(max(PROBE_BATCH_SIZES))
     few = few[torch.arange(max(PROBE_BATCH_SIZES)) % len(few)]
@@ -318,7 +336,7 @@ def _read_samples(run: Run, part: _Subset) -> Tensor:
     return to_device(one, run.device)
 
 
-def _find_modified_tensors(run: Run, part: _Subset, inputs: Tensor) -> set[str]:
+def _find_modified_tensors(run: CachedRun, part: _Subset, inputs: Tensor) -> set[str]:
     """Tensors that a forward pass changes, in training mode or in the subset's."""
     run.model.train()
     found = splitting.find_modified_tensors(run.model, inputs)
@@ -326,7 +344,9 @@ def _find_modified_tensors(run: Run, part: _Subset, inputs: Tensor) -> set[str]:
     return found | splitting.find_modified_tensors(part.model, inputs)
 
 
-def _check_samples(run: Run, part: _Subset, split: splitting.ModelSplit, inputs: Tensor) -> None:
+def _check_samples(
+    run: CachedRun, part: _Subset, split: splitting.ModelSplit, inputs: Tensor
+) -> None:
     with _isolate_state(run, part):
         verify.check_bit_identical(
             part.model,
@@ -337,7 +357,7 @@ def _check_samples(run: Run, part: _Subset, split: splitting.ModelSplit, inputs:
         )
 
 
-def _check_batch_sizes(run: Run, kept: _CacheEntry, batches: Iterable[Tensor]) -> None:
+def _check_batch_sizes(run: CachedRun, kept: _CacheEntry, batches: Iterable[Tensor]) -> None:
     """Checks one batch of each size (without skipped samples) that wasn't checked before. Raises
     NotCacheable."""
     for batch in batches:
@@ -356,7 +376,7 @@ def _skip_unreadable(data: Split, flags: Tensor) -> None:
         raise NotCacheable("a file that could not be read before can be read now")
 
 
-def _check_batch(run: Run, part: _Subset, made: ModelInputs, batch: Tensor) -> None:
+def _check_batch(run: CachedRun, part: _Subset, made: ModelInputs, batch: Tensor) -> None:
     """Checks that the cached outputs of a batch give the same results as the model."""
     ((inputs, targets),) = part.data.batches([batch])
     if not torch.equal(targets, part.data.targets[batch]):
@@ -369,7 +389,7 @@ def _check_batch(run: Run, part: _Subset, made: ModelInputs, batch: Tensor) -> N
 
 
 def _compute_rows(
-    run: Run, part: _Subset, split: splitting.ModelSplit
+    run: CachedRun, part: _Subset, split: splitting.ModelSplit
 ) -> Iterator[tuple[int, Rows]]:
     """The rows to cache, computed in the same mode and gradient mode as without a cache."""
     chunks = list(part.index_batches())
@@ -402,7 +422,7 @@ def _tensor_versions(model: nn.Module, split: splitting.ModelSplit) -> TensorVer
     return {name: (found[name], found[name]._version) for name in split.prefix_tensors}
 
 
-def _has_changed(run: Run, kept: _CacheEntry) -> bool:
+def _has_changed(run: CachedRun, kept: _CacheEntry) -> bool:
     """Whether a tensor that the prefix reads was written to."""
     now = named_tensors(run.model)
     return any(
@@ -411,7 +431,7 @@ def _has_changed(run: Run, kept: _CacheEntry) -> bool:
     )
 
 
-def _check_average(run: Run, kept: _CacheEntry) -> None:
+def _check_average(run: CachedRun, kept: _CacheEntry) -> None:
     """Raises NotCacheable if frozen tensors of an averaged model differ from the trained ones."""
     if kept.subset.model is run.model:
         return

@@ -23,7 +23,7 @@ from recipe.runner.signals import RunPruned
 from recipe.store import run_record, sweep_jobs, sweep_record
 from recipe.store.sweep_jobs import JobResult
 from recipe.store.upload_state import UploadState
-from recipe.sweep.search import pruning
+from recipe.sweep import trial_pruning
 from recipe.training.nonfinite import NonFiniteError
 
 
@@ -66,7 +66,9 @@ def run_job(config: DictConfig) -> None:
                 spec, run, console,
                 name=name, command=" ".join(overrides), sweep=sweep, earlier_runs=before,
                 tags={"recipe.variant": variant} if variant else None,
-                on_point=pruning.make_pruning_callback(sweep, about, number, spec.epochs, console),
+                on_point=trial_pruning.make_pruning_callback(
+                    sweep, about, number, spec.epochs, console
+                ),
             )  # fmt: skip
     except RunPruned as reason:
         console.print(f"pruned {reason}", soft_wrap=True)

@@ -24,11 +24,11 @@ from recipe.mlflow_sync.upload_queue import UploadQueue, wait_for_runs
 from recipe.runner.console import Console
 from recipe.runner.recorder import Status
 from recipe.store import run_dirs, sweep_jobs, sweep_record
-from recipe.sweep import disk_estimate, grid_sweeper, sweeper_arguments
+from recipe.sweep import disk_estimate, grid_sweeper, search_storage, sweeper_arguments
 from recipe.sweep.ablation import sweeper as ablation
 from recipe.sweep.launchers import forkserver, gpu_assignment, hydra_launchers, pool_launcher
 from recipe.sweep.plan import SweepPlan, find_shared_problems, plan_grid
-from recipe.sweep.search import storage, sweeper
+from recipe.sweep.search import sweeper
 
 SWEEP_ID_VARIABLE = "RECIPE_SWEEP"
 """Environment variable with the sweep's id, for jobs in this process and in others."""
@@ -41,7 +41,7 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     overrides or settings are wrong.
     """
     output.set_current_task("checking the jobs of the sweep")
-    storage.check_no_password(arguments)
+    search_storage.check_no_password(arguments)
     overrides = compose.parse_overrides(arguments)
     hydra_launchers.check_installed(overrides)
     # imported while the command line is checked

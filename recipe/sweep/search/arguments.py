@@ -18,9 +18,9 @@ from recipe.config.schema import FINGERPRINT_EXCLUDED_FIELDS
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 from recipe.formatting import format_value
-from recipe.sweep import sweeper_arguments
+from recipe.sweep import search_storage, sweeper_arguments
 from recipe.sweep.plan import find_seed_problems, find_spec_problems, is_hydra_override
-from recipe.sweep.search import dimension, storage
+from recipe.sweep.search import dimension
 from recipe.sweep.search.dimension import Dimension
 
 ARGUMENT_NAMES = (
@@ -80,7 +80,7 @@ class SearchArguments:
 
 def parse_arguments(overrides: Sequence[Override]) -> SearchArguments:
     """Raises SpecError with all that is wrong."""
-    problems = Problems(filter(None, [storage.find_install_problem()]))
+    problems = Problems(filter(None, [search_storage.find_install_problem()]))
     with compose.composition_context():
         unknown = sweeper_arguments.find_unknown_arguments("search", ARGUMENT_NAMES, overrides)
         problems += unknown.values()
@@ -191,7 +191,7 @@ def _parse_settings(texts: Sequence[str], problems: Problems) -> tuple[SearchSet
         found.append(
             f"yes must be true or false, got {format_value(node['yes'])} (whether to start unasked)"
         )
-    found += filter(None, [storage.find_address_problem(node["storage"])])
+    found += filter(None, [search_storage.find_address_problem(node["storage"])])
     problems += found
     names = [key for key in ARGUMENT_NAMES if key != "yes"]
     return (None if found else SearchSettings(**{k: node[k] for k in names})), node["yes"] is True

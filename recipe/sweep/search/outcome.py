@@ -15,8 +15,9 @@ from recipe.compare.metric_unit import MetricUnit
 from recipe.evidence.intervals import t_interval
 from recipe.formatting import format_list, pluralize
 from recipe.store import sweep_jobs, sweep_record
-from recipe.sweep.search import dimension, storage
-from recipe.sweep.search.study import get_study_name
+from recipe.sweep import search_storage
+from recipe.sweep.search import dimension
+from recipe.sweep.search_storage import get_study_name
 
 if TYPE_CHECKING:
     import optuna
@@ -83,8 +84,8 @@ def _load_outcome(sweep_dir: Path) -> SearchOutcome:
     import optuna
 
     about = sweep_record.read_record(sweep_dir)
-    there = storage.open_storage(
-        storage.resolve_address(about["search"]["storage"], sweep_dir.parent.parent)
+    there = search_storage.open_storage(
+        search_storage.resolve_address(about["search"]["storage"], sweep_dir.parent.parent)
     )
     return SearchOutcome(
         about, optuna.load_study(study_name=get_study_name(sweep_dir), storage=there)

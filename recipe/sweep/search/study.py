@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from recipe.errors import SpecError
 from recipe.store import sweep_record
-from recipe.sweep.search import dimension, storage
+from recipe.sweep import search_storage
+from recipe.sweep.search import dimension
 from recipe.sweep.search.dimension import Dimension
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ class SweepStudy:
 
         about = sweep_record.read_record(sweep_dir)
         asked = about["search"]
-        there = storage.open_storage(
-            storage.resolve_address(asked["storage"], sweep_dir.parent.parent)
+        there = search_storage.open_storage(
+            search_storage.resolve_address(asked["storage"], sweep_dir.parent.parent)
         )
         known = len(set(about["trials"]))
         more = MetricUnit(asked["metric"]).direction > 0
         study = optuna.create_study(
-            study_name=get_study_name(sweep_dir),
+            study_name=search_storage.get_study_name(sweep_dir),
             storage=there,
             direction="maximize" if more else "minimize",
             load_if_exists=True,
@@ -55,7 +56,7 @@ class SweepStudy:
                 "it "
                 "back, or start anew with again=true"
             )
-        study.sampler = storage.make_sampler(asked["sampler"], asked["startup"], drawn)
+        study.sampler = search_storage.make_sampler(asked["sampler"], asked["startup"], drawn)
         return cls(study, dimension.load_dimensions(about))
 
     @property
@@ -87,8 +88,3 @@ class SweepStudy:
         import optuna
 
         self._study.tell(number, state=optuna.trial.TrialState[state])
-
-
-def get_study_name(sweep_dir: Path) -> str:
-    """What the study of a sweep is called in its storage, which others may use too."""
-    return f"recipe-{sweep_dir.name}"

@@ -27,15 +27,16 @@ from sweep_records import sweep_folder
 from recipe.config import compose
 from recipe.runner.signals import RunPruned
 from recipe.store import run_dirs, sweep_jobs
+from recipe.sweep import search_storage, trial_pruning
 from recipe.sweep.plan import find_shared_problems
-from recipe.sweep.search import arguments, dimension, plan, pruning, storage
+from recipe.sweep.search import arguments, dimension, plan
 from recipe.training.loop import MetricsEvent
 
 WHOLE = ("pruner=none", "sampler=random", "tracking=none")
 
 
 def study(folder: Path) -> optuna.Study:
-    there = storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
+    there = search_storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
     return optuna.load_study(study_name=f"recipe-{sweep_folder(folder).name}", storage=there)
 
 
@@ -218,7 +219,7 @@ def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
 
 def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
     """Of the next trial, after whole ones of these curves; in a study of its own."""
-    there = storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
+    there = search_storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
     made = optuna.create_study(study_name="recipe-one", storage=there, direction="maximize")
     for curve in curves:
         trial = made.ask()
@@ -231,7 +232,7 @@ def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
     about = {"search": search, "planned": [["a=1", "seed=3"]] * 9, "seeds": ["seed=3", "seed=4"],
              "trials": list(range(9))}  # fmt: skip
     console = Console(file=io.StringIO())
-    return pruning.make_pruning_callback(
+    return trial_pruning.make_pruning_callback(
         folder / "outputs/sweeps/one", about, len(curves), 4, console
     )
 
@@ -270,8 +271,8 @@ def test_where_the_storage_is_gone_training_goes_on_and_says_so(tmp_path: Path) 
 def test_only_the_first_seeds_run_may_end_early(tmp_path: Path) -> None:
     about = {"search": {"pruner": "median"}, "planned": [["a=1", "seed=4"]],
              "seeds": ["seed=3", "seed=4"], "trials": [0]}  # fmt: skip
-    assert pruning.make_pruning_callback(tmp_path, about, 0, 4, Console()) is None
-    assert pruning.make_pruning_callback(tmp_path, {"seeds": []}, 0, 4, Console()) is None
+    assert trial_pruning.make_pruning_callback(tmp_path, about, 0, 4, Console()) is None
+    assert trial_pruning.make_pruning_callback(tmp_path, {"seeds": []}, 0, 4, Console()) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from small_searches import LITTLE, PARTS
 from sweep_records import sweep_folder
 
-from recipe.sweep.search import storage
+from recipe.sweep import search_storage
 
 pytestmark = [
     pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing())),
@@ -47,7 +47,8 @@ def test_several_workers_share_a_study_and_the_same_command_goes_on_with_it(
     assert again.status == 0, again.err
 
     study = optuna.load_study(
-        study_name=f"recipe-{sweep_folder(folder).name}", storage=storage.open_storage(address)
+        study_name=f"recipe-{sweep_folder(folder).name}",
+        storage=search_storage.open_storage(address),
     )
     assert len(study.trials) == 5 and all(t.state.is_finished() for t in study.trials)
     # those of them that were pruned have their last value from the worker itself

@@ -100,3 +100,8 @@ def make_sampler(name: str, startup: int, n_trials: int) -> BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=n_trials)
     return optuna.samplers.TPESampler(n_startup_trials=startup, seed=n_trials)
+
+
+def get_study_name(sweep_dir: Path) -> str:
+    """What the study of a sweep is called in its storage, which others may use too."""
+    return f"recipe-{sweep_dir.name}"

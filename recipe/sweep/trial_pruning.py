@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from recipe.runner.signals import RunPruned
-from recipe.sweep.search import storage
-from recipe.sweep.search.study import get_study_name
+from recipe.sweep import search_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -55,9 +54,7 @@ class _PruningCallback:
         try:
             prune = self._should_prune(point.epoch, value)
         except Exception as error:  # whatever Optuna and its storage raise, training goes on
-            told = (
-                f"epoch {point.epoch} is not reported to the search: {storage.format_error(error)}"
-            )
+            told = f"epoch {point.epoch} is not reported to the search: {search_storage.format_error(error)}"
             self._console.print(f"Caution {told}", style="yellow", soft_wrap=True)
             return
         if prune and point.epoch < self._epochs:
@@ -77,14 +74,14 @@ class _PruningCallback:
     def _load_trial(self) -> optuna.trial.Trial:
         import optuna
 
-        there = storage.open_storage(
-            storage.resolve_address(self._settings["storage"], self._sweep_dir.parent.parent)
+        there = search_storage.open_storage(
+            search_storage.resolve_address(self._settings["storage"], self._sweep_dir.parent.parent)
         )
-        judge = storage.make_pruner(
+        judge = search_storage.make_pruner(
             self._settings["pruner"], self._settings["startup"], self._settings["warmup"]
         )
         study = optuna.load_study(
-            study_name=get_study_name(self._sweep_dir), storage=there, pruner=judge
+            study_name=search_storage.get_study_name(self._sweep_dir), storage=there, pruner=judge
         )
         frozen = study.get_trials(deepcopy=False)[self._trial_number]
         return optuna.trial.Trial(study, frozen._trial_id)

@@ -54,7 +54,10 @@ class _PruningCallback:
         try:
             prune = self._should_prune(point.epoch, value)
         except Exception as error:  # whatever Optuna and its storage raise, training goes on
-            told = f"epoch {point.epoch} is not reported to the search: {search_storage.format_error(error)}"
+            told = (
+                f"epoch {point.epoch} is not reported to the search: "
+                f"{search_storage.format_error(error)}"
+            )
             self._console.print(f"Caution {told}", style="yellow", soft_wrap=True)
             return
         if prune and point.epoch < self._epochs:

@@ -49,9 +49,8 @@ def parse_replay(arguments: Sequence[str]) -> RecordedRunRequest:
             f"replay: {name} continued {parent}, so its spec alone doesn't give its numbers; "
             f"replay {parent}, or resume that with the same overrides"
         )
-    problems = RunRecord(request.run_dir).problems
-    if damaged := [line for line in problems if line.startswith("metrics.jsonl")]:
-        raise SpecError(f"replay: {name}: {damaged[0]}; use another run")
+    if problem := RunRecord(request.run_dir).problems.get("metrics.jsonl"):
+        raise SpecError(f"replay: {name}: metrics.jsonl: {problem}; use another run")
     return _set_recorded_threads(request)
 
 

@@ -302,9 +302,8 @@ def build(
     problems = Problems() if problems is None else problems
     failed = set(failed_groups or ())
     for group, lines in check_components(spec, components).items():
-        if group not in failed:
-            problems += lines
-            failed.add(group)
+        problems += lines
+        failed.add(group)
     builder = RunBuilder(spec, components, problems, failed)
     builder.build_all()
     planned = contract.PlannedRun(spec, components, builder.parts)
@@ -408,9 +407,11 @@ def _build_clip(option: str, clip: Callable[..., Any], model: nn.Module) -> Clip
             reports_clipping = True  # from now on it is not measured
             return returned
         if not isinstance(returned, Tensor):
+            hint = "; mark one that is called with the model by @needs_model"
             raise RecipeError(
                 f"clip={option} returned {returned!r}; a clip returns the norm of all "
                 "gradients before clipping, a tensor of shape ()"
+                f"{hint if callable(returned) else ''}"
             )
         if before is None:
             raise RecipeError(

@@ -200,8 +200,8 @@ def test_a_run_with_a_damaged_journal_does_not_go_on_and_its_command_starts_anew
     (run / name).write_text("{]\n" + (run / name).read_text())
     done = commands.here(again, "resume", run.name, "trust=[parts]")
     told = (
-        f"the journals of {run.name} are damaged ({run / name}: line 1 is damaged), so it can't go "
-        "on; its command starts a new run"
+        f"the journals of {run.name} are damaged ({run / name}: line 1 is damaged), so it can't be "
+        "resumed; its command starts a new run"
     )
     assert (done.status, done.problems) == (2, [f"recipe: run: {told}"])
     done = commands.here(again, *QUIET, "name=mine")

@@ -259,7 +259,9 @@ def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
 
 FINISHED_BY_ANOTHER = """
 import os, subprocess, sys, torch
+from recipe.components.contract import needs_model
 
+@needs_model
 def clip(model):
     if run := os.environ.pop("FINISHES", ""):
         command = [sys.executable, "-m", "recipe", "resume", run, "trust=[parts]"]

@@ -442,7 +442,10 @@ def users_model(name: str) -> list[str]:
         ),
         (users_model("gives_two_things"), r"^model\._target_=\S+: gives tuple for 2 inputs"),
         (["model.widths=[2,2,2,2,2]"], r"^model=vgg: can't take inputs of shape \(1, 16, 16\): "),
-        (["augment=flip_crop", "augment.padding=16"], r"^augment\.padding must be below the shorter side"),
+        (
+            ["augment=flip_crop", "augment.padding=16"],
+            r"^augment\.padding must be below the shorter",
+        ),
     ],
     ids=["per sample", "broadcast", "outputs", "tuple", "too small", "padding"],
 )

@@ -21,20 +21,20 @@ from recipe.nn.optional_imports import import_optional
 
 
 def sample_mix_ratio(alpha: float, generator: torch.Generator) -> float:
-    """A number from Beta(alpha, alpha), between 0 and 1, drawn by way of `generator` alone."""
+    """Draws a number in [0, 1] from Beta(alpha, alpha), with `generator` as the only source."""
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     return random.Random(seed).betavariate(alpha, alpha)
 
 
 def sample_permutation(targets: Tensor, generator: torch.Generator) -> Tensor:
-    """For every sample the index of the one it is mixed with: a permutation, shape (batch,)."""
+    """Returns for each sample the index of the sample it is mixed with, shape (batch,)."""
     order = torch.randperm(len(targets), generator=generator)
     return order.to(targets.device, non_blocking=True)
 
 
 def mix_targets(targets: Tensor, permutation: Tensor, ratio: float, classes: int) -> Tensor:
-    """Probabilities (batch, classes), float32: `share` for the own class, the rest for the
-    partner's. Raises ValueError for targets that are not class indices."""
+    """Returns probabilities (batch, classes), float32: `ratio` for the sample's class, the rest for
+    that of its partner. Raises ValueError for targets that are not class indices."""
     if targets.ndim != 1 or targets.dtype != torch.int64:
         raise ValueError(
             f"augment: only class indices of shape (batch,), int64, can be mixed, got "
@@ -45,15 +45,15 @@ def mix_targets(targets: Tensor, permutation: Tensor, ratio: float, classes: int
 
 
 def import_transforms(option: str) -> Any:
-    """torchvision.transforms; raises ValueError where torchvision can't be imported."""
+    """Returns torchvision.transforms; raises ValueError if torchvision can't be imported."""
     return import_optional("torchvision.transforms", f"augment={option}", "vision")
 
 
 @contextmanager
 def seed_global_rng(generator: torch.Generator) -> Iterator[None]:
-    """For what draws from torch's global CPU stream and from no other: in the block that is one
-    seeded by way of `generator`, afterwards it is where it was."""
+    """Seeds torch's global CPU generator from `generator` within the block and restores its state
+    afterwards. Other global generators are not changed."""
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move GPUs' streams too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         yield

@@ -1,13 +1,13 @@
-"""CutMix: paste a rectangle of another image, and share the target by area.
+"""CutMix: paste a rectangle of another image, and mix the targets by area.
 
 Helps: Many classes, larger images and long runs, against overfitting.
-Not with: Losses that take indices (refused); short runs, which it slows down; freeze caches, as
-inputs change.
-Costs: A copy of the batch in a step; more epochs to the same training loss.
+Not with: Losses that take indices (refused); short runs, which converge more slowly; freeze
+caches, as inputs change.
+Costs: A copy of the batch in each step; more epochs to the same training loss.
 
 Source: Yun et al. 2019, https://arxiv.org/abs/1905.04899. As in the authors' code, all pairs of
-a batch get the same rectangle; it may be cut off by the border, and the target is shared by the
-pixels really pasted.
+a batch get the same rectangle; the border may truncate it, and the targets are mixed by the number
+of pixels actually pasted.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ def cutmix(
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)],
     classes: PositiveInt,
 ) -> tuple[Tensor, Tensor]:
-    """Paste one rectangle of another image of the batch; the area kept is from Beta(alpha, alpha).
+    """Pastes one rectangle of another image of the batch; the fraction of the area that is kept is
+    drawn from Beta(alpha, alpha).
 
-    Targets become probabilities (batch, classes), by the pixels of each image. Raises
+    Targets become probabilities (batch, classes), proportional to the pixels of each image. Raises
     ValueError for targets that are not class indices.
     """
     height, width = inputs.shape[-2:]
@@ -49,7 +50,7 @@ def cutmix(
 
 
 def _sample_span(length: int, part: float, generator: torch.Generator) -> slice:
-    """`part` of `length` pixels around a random centre, cut off at both ends."""
+    """Returns a span of `part * length` pixels around a random centre, clamped to the image."""
     centre = int(torch.randint(length, (), generator=generator))
     half = int(length * part) // 2
     return slice(max(centre - half, 0), min(centre + half, length))

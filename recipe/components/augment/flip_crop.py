@@ -2,11 +2,11 @@
 
 Helps: Photographs, nearly always.
 Not with: Images in which left and right matter, such as digits and text: set flip to 0.
-Costs: A copy of the batch in a step; frozen layers are computed each time.
+Costs: A copy of the batch in each step; the outputs of frozen layers can't be cached.
 
-Source: He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2, who pad with zeros. Here
-the border is reflected, as in https://github.com/KellerJordan/cifar10-airbench: inputs are
-normalised already, and a frame of zeros would be one of the mean colour.
+Source: He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2, who pad with zeros. This
+implementation reflects the border, as https://github.com/KellerJordan/cifar10-airbench does: inputs
+are already normalised, so padding with zeros would add a frame of the mean colour.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def flip_crop(
     padding: NonNegativeInt,
     flip: Annotated[float, Field(ge=0, le=1)],
 ) -> tuple[Tensor, Tensor]:
-    """Every image is shifted by -padding ... padding pixels each way, then mirrored with
-    probability `flip`; every image by a draw of its own. Targets stay.
+    """Shifts each image by -padding ... padding pixels in each dimension, then mirrors it with
+    probability `flip`, with independent draws per image. Targets are not changed.
 
     Raises ValueError if nothing would be done or the image is too small to be reflected.
     """

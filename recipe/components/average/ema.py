@@ -1,14 +1,14 @@
 """Exponential moving average of weights and buffers.
 
-Helps: Noisy training at a high or constant rate; it stands in for some of a decay.
-Not with: Runs of a few steps, whose average still holds early weights; warmup helps.
-Costs: A copy of the model in memory, and a pass over the weights in a step.
+Helps: Noisy training at a high or constant learning rate; it partly replaces a decay.
+Not with: Runs of a few steps, whose average still contains early weights; warmup helps.
+Costs: A copy of the model in memory, and a pass over the weights in each step.
 
 Source: Polyak & Juditsky 1992; torch.optim.swa_utils, whose averaging function is used. Buffers
-are averaged too, so BatchNorm's statistics belong to the weights. torch's AveragedModel waits
-for the device at every step, and rounds an average of counters (num_batches_tracked) down,
-so that they stand still; here counters are copied, and so are buffers that hold infinity on
-purpose, such as attention masks, whose average would be NaN.
+are averaged too, so that BatchNorm's statistics match the weights. torch's AveragedModel
+synchronizes with the device at every step, and rounds the average of counters
+(num_batches_tracked) down, so that they never increase; this implementation copies counters, and
+also buffers that contain infinity on purpose, such as attention masks, whose average would be NaN.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Ema:
 
 
 def ema(model: nn.Module, *, decay: Annotated[float, Field(gt=0, lt=1)], warmup: bool) -> Ema:
-    """After the first step the average is the weights, after each later step
+    """Returns an average that equals the weights after the first step; each later step sets it to
     d * average + (1 - d) * weights, where d is `decay`.
 
-    With `warmup`, after n earlier steps d is at most (1 + n) / (10 + n), so that the average leaves
-    the initial weights behind quickly. Source: `num_updates` of TensorFlow 1's
+    With `warmup`, after n earlier steps d is at most (1 + n) / (10 + n), so that the initial
+    weights lose their influence quickly. Source: `num_updates` of TensorFlow 1's
     ExponentialMovingAverage.
     """
     return Ema(model, decay, warmup)

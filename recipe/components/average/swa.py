@@ -1,14 +1,15 @@
 """Stochastic weight averaging.
 
-Helps: Constant or cyclic rates, whose last weights circle around a better point.
-Not with: Schedules that end near 0: the weights averaged are then all alike.
-Costs: A copy of the model in memory, and a pass over the training inputs where there is
-BatchNorm.
+Helps: Constant or cyclic learning rates, whose last weights oscillate around a better point.
+Not with: Schedules that end near 0: the averaged weights are then nearly equal.
+Costs: A copy of the model in memory; for models with BatchNorm, a pass over the training inputs
+for each averaged epoch.
 
 Source: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407; torch.optim.swa_utils. The paper
-goes with a constant or cyclic learning rate; here that is the scheduler's business. torch's
-update_bn also resets BatchNorm layers that are frozen, and lets dropout draw; here frozen
-layers keep their statistics, and all but the BatchNorm layers are in eval mode meanwhile.
+uses a constant or cyclic learning rate; this option leaves the learning rate to the scheduler.
+torch's update_bn also resets frozen BatchNorm layers and leaves dropout active; this
+implementation keeps the statistics of frozen layers, and sets all layers except BatchNorm to eval
+mode for the update.
 """
 
 from __future__ import annotations
@@ -54,24 +55,24 @@ class Swa:
 
 
 def swa(model: nn.Module, *, start: Annotated[float, Field(gt=0, lt=1)]) -> Swa:
-    """The mean of the weights after every epoch that ends at `start` of the run or later.
+    """Returns the mean of the weights after every epoch that ends at progress `start` or later.
 
-    BatchNorm statistics are measured anew for the mean, with the inputs of the epoch:
-    the mean over the batches, each batch counting alike.
+    BatchNorm statistics are recomputed for the mean with the inputs of the epoch, as the
+    unweighted mean over the batches.
     """
     return Swa(model, start)
 
 
 def _find_batchnorms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
-    """The BatchNorm layers that keep running statistics, with their names."""
+    """Returns names and modules of the BatchNorm layers that keep running statistics."""
     layers = [(name, layer) for name, layer in model.named_modules()
               if isinstance(layer, _BatchNorm)]  # fmt: skip
     return [(name, layer) for name, layer in layers if layer.track_running_stats]
 
 
 def _find_updating_batchnorms(model: nn.Module) -> set[str]:
-    """Names of the BatchNorm layers whose statistics training moves: a frozen one stays in eval
-    mode. Asked of the trained model, where layers may have been unfrozen since it was copied."""
+    """Returns the names of the BatchNorm layers that training updates; frozen layers stay in eval
+    mode. `model` is the trained model: layers may have been unfrozen since it was copied."""
     was_training = model.training
     model.train()
     names = {name for name, layer in _find_batchnorms(model) if layer.training}
@@ -83,7 +84,7 @@ def _find_updating_batchnorms(model: nn.Module) -> set[str]:
 def _update_batchnorm_statistics(
     model: nn.Module, layers: list[_BatchNorm], inputs: Callable[[], Iterable[Tensor]]
 ) -> None:
-    """Set the running statistics of `layers` to the mean over the batches of inputs."""
+    """Sets the running statistics of `layers` to the mean over the batches of inputs."""
     device = next(model.parameters()).device
     gpus = [device] if device.type == "cuda" else []
     momenta = [layer.momentum for layer in layers]
@@ -91,7 +92,7 @@ def _update_batchnorm_statistics(
     with torch.random.fork_rng(devices=gpus):
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # the mean of all batches instead of a moving one
+            layer.momentum = None  # cumulative instead of moving average
             layer.training = True
         for batch in inputs():
             model(batch)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SharedRun(Protocol):
-    """What `joined` reads and replaces of a run."""
+    """The attributes of a run that `before_training` reads and replaces."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -39,7 +39,7 @@ PROBE_SAMPLES = 4
 
 @check("distributed")
 def check_distributed(planned: PlannedRun) -> Iterator[str]:
-    """Each process must get a sample of a full batch, and losses of shares add up to the whole."""
+    """Each process must get at least one sample of a full batch, and the loss must be a mean."""
     ranks = planned.collectives
     if ranks.world_size == 1:
         return
@@ -68,7 +68,7 @@ def check_distributed(planned: PlannedRun) -> Iterator[str]:
 
 
 def _is_mean_loss(planned: PlannedRun) -> bool:
-    """Tried on four samples of different classes, once together, once as three and one."""
+    """Compares the loss of four samples with the weighted mean over splits of three and one."""
     import torch
 
     stream = torch.Generator().manual_seed(0)

@@ -1,4 +1,7 @@
-"""The whole model in every process, gradients averaged. Source: torch's DistributedDataParallel."""
+"""A replica of the model in every process, with averaged gradients.
+
+Source: torch.nn.parallel.DistributedDataParallel.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +44,13 @@ class DDPStrategy:
         return clip
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
-        """Anew whenever layers have thawed: torch's wrapper averages what was trained when it was
-        made. The first one's weights and buffers go to all."""
+        """Wraps the model again if layers were unfrozen, as torch's wrapper averages only the
+        parameters that were trained when it was created. The constructor broadcasts the weights
+        and buffers of rank 0."""
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
         if self._ddp_model is None or trained != self._trained_names:
             self._ddp_model = None
-            gc.collect()  # its hooks on the parameters go with it
+            gc.collect()  # removes the hooks on the parameters
             self._ddp_model = DistributedDataParallel(
                 model, find_unused_parameters=self.unused_parameters
             )
@@ -55,9 +59,12 @@ class DDPStrategy:
 
 
 def ddp(*, sync_batchnorm: bool, unused_parameters: bool) -> DDPStrategy:
-    """With `sync_batchnorm` BatchNorm normalises by the samples of all processes (torch's
-    SyncBatchNorm), which is then called by all of them or by none. With `unused_parameters` a step
-    may leave out parameters that are trained; without it torch raises an error at the next one."""
+    """Returns data parallelism by torch's DistributedDataParallel.
+
+    With `sync_batchnorm`, BatchNorm uses the statistics of all processes (torch's SyncBatchNorm),
+    so all processes must call the model together. With `unused_parameters`, a step may leave
+    trained parameters unused; without it, torch raises an error at the next step.
+    """
     return DDPStrategy(sync_batchnorm, unused_parameters)
 
 
@@ -65,7 +72,7 @@ def ddp(*, sync_batchnorm: bool, unused_parameters: bool) -> DDPStrategy:
 def check_ddp(
     planned: PlannedRun, *, sync_batchnorm: bool, unused_parameters: bool
 ) -> Iterator[str]:
-    """What SyncBatchNorm needs."""
+    """SyncBatchNorm needs GPUs and a model with BatchNorm."""
     if planned.collectives.world_size == 1 or not sync_batchnorm:
         return
     if planned.device.type != "cuda":

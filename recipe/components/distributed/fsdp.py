@@ -1,8 +1,8 @@
-"""Weights, gradients and the optimizer's state in parts, one in each process.
+"""Weights, gradients and the optimizer's state sharded over the processes.
 
-Source: torch.distributed.fsdp.fully_shard. A layer's weights are made whole when it is called, and
-let go afterwards. The plain model must fit on a device once, without gradients and the optimizer's
-state, which are never whole; it is cut after it was looked at, just before the first step.
+Source: torch.distributed.fsdp.fully_shard. A layer's weights are gathered when it is called, and
+freed afterwards. The plain model must fit on a device once, without gradients and the optimizer's
+state, which are never gathered; it is sharded after all checks, just before the first step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 SUPPORTED_CLIPS = ("recipe.components.clip.none.none", "recipe.components.clip.norm.norm")
-"""Clips that are right for gradients in parts."""
+"""Clips that are correct for sharded gradients."""
 
 
 class FSDPStrategy:
@@ -35,7 +35,7 @@ class FSDPStrategy:
         return model
 
     def before_training(self, run: SharedRun) -> None:
-        """Cuts the model; the optimizer and the groups hold its new parameters, by name."""
+        """Shards the model, and replaces the parameters of the optimizer and the groups."""
         from torch.distributed import get_world_size
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -49,13 +49,13 @@ class FSDPStrategy:
         for group in (*run.optimizer.param_groups, *run.param_groups):
             cut = [run.model.get_parameter(names[id(p)]) for p in group["params"]]
             for before, now in zip(group["params"], cut, strict=True):
-                if before in state:  # of a run that goes on from another's
+                if before in state:  # restored from a checkpoint
                     state[now] = {
                         key: _shard_value_like(value, now)
                         for key, value in state.pop(before).items()
                     }
             group["params"] = cut
-        gc.collect()  # the whole weights
+        gc.collect()  # frees the unsharded weights
 
     def sharded_clip(self, clip: Clip) -> Clip:
         return _with_full_norm(clip)
@@ -65,7 +65,7 @@ class FSDPStrategy:
 
 
 def _shardable_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers and blocks that a model calls itself; a list of them is not called."""
+    """Yields the layers and blocks that the model calls; module lists are never called."""
     for child in model.children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             yield from _shardable_modules(child)
@@ -78,23 +78,26 @@ def _shard_value_like(value: Any, parameter: nn.Parameter) -> Any:
 
 
 def _with_full_norm(clip: Clip) -> Clip:
-    """A clip whose norm is that of the whole gradient, in every process."""
+    """Returns a clip that reports the norm of the full gradient in every process."""
 
-    def clipped(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        norm, bit = clip(params)
-        return gather_full_tensor(norm), gather_full_tensor(bit)
+    def clip_sharded(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        norm, is_clipped = clip(params)
+        return gather_full_tensor(norm), gather_full_tensor(is_clipped)
 
-    return clipped
+    return clip_sharded
 
 
 def fsdp(*, per: Literal["children", "model"]) -> FSDPStrategy:
-    """The whole model is cut as `per` says: the smaller the pieces, the less is whole at a time."""
+    """Shards each child of the model separately, or the `model` at once.
+
+    The smaller the sharded modules, the fewer weights are gathered at a time.
+    """
     return FSDPStrategy(per)
 
 
 @check(fsdp)
 def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
-    """What would be wrong with weights in parts, or isn't known to be right."""
+    """Refuses settings that are wrong, or not known to be correct, with sharded weights."""
     if planned.collectives.world_size == 1:
         return
     choice, spec = planned.choice("distributed"), planned.spec

@@ -16,7 +16,7 @@ def mlp(
     hidden: list[PositiveInt],
     dropout: Annotated[float, Field(ge=0, lt=1)],
 ) -> nn.Module:
-    """Takes (batch, channels, size, size), flattens it, gives logits (batch, classes)."""
+    """Maps flattened inputs (batch, channels, size, size) to logits (batch, classes)."""
     model = nn.Sequential()
     model.add_module("flatten", nn.Flatten())
     before = channels * size * size

@@ -1,10 +1,11 @@
 """A small residual network for small images.
 
-Source: He et al. 2015, https://arxiv.org/abs/1512.03385, section 4.2 (the CIFAR networks); unlike
-there, a shortcut that changes shape is a 1x1 convolution (their option B).
+Source: He et al. 2015, https://arxiv.org/abs/1512.03385, section 4.2 (the CIFAR networks), but a
+shortcut that changes the shape is a 1x1 convolution (their option B).
 
-Stochastic depth: Huang et al. 2016, https://arxiv.org/abs/1603.09382; each image of a batch is
-drawn for by itself, and what is kept is scaled up in training, as in torchvision and timm.
+Stochastic depth: Huang et al. 2016, https://arxiv.org/abs/1603.09382; drawn independently for each
+image of a batch, and the branches that are kept are scaled up in training, as in torchvision and
+timm.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them, which in training is all that is left of
-    a share `drop` of the images."""
+    """Two 3x3 convolutions with a shortcut. In training, the convolutions are skipped for each
+    image with probability `drop`."""
 
     def __init__(self, channels: int, width: int, stride: int, drop: float) -> None:
         super().__init__()
@@ -48,9 +49,9 @@ def resnet(
     blocks: PositiveInt,
     drop_path: Annotated[float, Field(ge=0, lt=1)],
 ) -> nn.Module:
-    """Takes (batch, channels, height, width), gives logits (batch, classes).
+    """Maps (batch, channels, height, width) to logits (batch, classes).
 
-    Block l of L loses its convolutions with probability `drop_path` * l / L.
+    The convolutions of block l of L are skipped with probability `drop_path` * l / L.
     """
     stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
     model = nn.Sequential()

@@ -1,7 +1,7 @@
-"""timm's models by name, with its own weights if asked for.
+"""timm's models by name, optionally with its pretrained weights.
 
-More than a thousand image models, most with several sets of weights. Costs a download of the
-weights, once (kept by huggingface_hub), and images of the size that they are made for.
+More than a thousand image models, most with several sets of weights. Pretrained weights are
+downloaded once (huggingface_hub caches them) and need images of the size they were trained on.
 
 Source: https://huggingface.co/docs/timm.
 """
@@ -28,10 +28,11 @@ def timm(
     classes: PositiveInt,
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None,
 ) -> nn.Module:
-    """A model with random weights; takes (batch, channels, height, width), gives (batch, classes).
+    """Returns a model with random weights that maps (batch, channels, height, width) to
+    (batch, classes).
 
-    `drop_path` is timm's drop_path_rate. Raises ValueError for a name timm doesn't have, for a
-    model without residual branches to drop, and if it can't be imported.
+    `drop_path` is timm's drop_path_rate. Raises ValueError if timm has no model of that name, if
+    the model has no residual branches to drop, or if timm can't be imported.
     """
     library = _import_timm()
     if name not in library.list_models():
@@ -57,8 +58,8 @@ def timm(
 def find_timm_weights(
     weights: str, *, name: str, channels: Any, **settings: Any
 ) -> LibraryWeights | None:
-    """What timm has for that model under a tag, such as a1_in1k, or as DEFAULT; None for any other
-    name. timm itself adapts the first convolution where `channels` isn't 3."""
+    """Returns timm's weights of that model with a tag such as a1_in1k, or DEFAULT; None if there
+    are none. timm adapts the first convolution if `channels` isn't 3."""
     from recipe.components.model.library_weights import InputFormat, LibraryWeights
 
     library = _import_timm()

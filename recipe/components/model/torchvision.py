@@ -1,8 +1,8 @@
-"""torchvision's classification models by name, with its own weights if asked for.
+"""torchvision's classification models by name, optionally with its pretrained weights.
 
-To fine-tune what was trained on ImageNet is nearly always better than to train from scratch on a
-few thousand photographs. Costs a download of the weights, once (torch keeps it), and images of the
-size that they are made for.
+Fine-tuning a model that was trained on ImageNet is nearly always better than training from scratch
+on a few thousand photographs. Pretrained weights are downloaded once (torch caches them) and need
+images of the size they were trained on.
 
 Source: https://docs.pytorch.org/vision/stable/models.html.
 """
@@ -26,21 +26,20 @@ if TYPE_CHECKING:
 
 
 WEIGHTS_NAME_PATTERN = re.compile(r"(?:IMAGENET|DEFAULT|COCO)[A-Z0-9_]*")
-"""What torchvision calls weights."""
 
 AUXILIARY_CLASSIFIERS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-"""The models with auxiliary classifiers, and how the names of the parameters of those begin."""
+"""Models with auxiliary classifiers, and the prefixes of the parameters of these classifiers."""
 
 
 def torchvision(
     *, name: str, classes: PositiveInt, drop_path: Annotated[float, Field(ge=0, lt=1)] | None
 ) -> nn.Module:
-    """A model with random weights and `classes` outputs; takes (batch, 3, height, width).
+    """Returns a model with random weights that maps (batch, 3, height, width) to (batch, classes).
 
-    `drop_path` is torchvision's stochastic_depth_prob. Auxiliary classifiers, as googlenet and
-    inception_v3 have them, are left out: nothing here trains them. Raises ValueError for a name
-    torchvision doesn't have, for a model without residual branches to drop, and if it can't be
-    imported.
+    `drop_path` is torchvision's stochastic_depth_prob. The auxiliary classifiers of googlenet and
+    inception_v3 are left out, as the engine doesn't train them. Raises ValueError if torchvision
+    has no model of that name, if the model has no residual branches to drop, or if torchvision
+    can't be imported.
     """
     models = _import_torchvision_models()
     known = models.list_models(module=models)
@@ -64,8 +63,9 @@ def torchvision(
 
 @pretrained_weights(torchvision)
 def find_torchvision_weights(weights: str, *, name: str, **settings: Any) -> LibraryWeights | None:
-    """What torchvision has for that model as IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT (its
-    newest); None for any other name. Raises ValueError for one that only looks like those."""
+    """Returns torchvision's weights of that model: IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT
+    (the newest); None for any other name. Raises ValueError for a name of that form that
+    torchvision doesn't have for the model."""
     from recipe.components.model.library_weights import InputFormat, LibraryWeights
 
     models = _import_torchvision_models()
@@ -74,16 +74,15 @@ def find_torchvision_weights(weights: str, *, name: str, **settings: Any) -> Lib
     known = models.get_model_weights(name)
     member = weights.removeprefix(f"{known.__name__}.")
     if member not in known.__members__:
-        if WEIGHTS_NAME_PATTERN.fullmatch(member):  # and no run's name
+        if WEIGHTS_NAME_PATTERN.fullmatch(member):  # else it is the name of a run
             there = ", ".join(known.__members__)
             raise ValueError(f"torchvision has no {member} for {name}; there are {there}")
         return None
     entry = known[member]
     treated = entry.transforms()
     mean, std = treated.mean, treated.std
-    if (
-        name in AUXILIARY_CLASSIFIERS
-    ):  # their weights are for these, to which torchvision's model goes back
+    if name in AUXILIARY_CLASSIFIERS:
+        # these weights were trained with this normalisation; torchvision's model converts its input
         mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     return LibraryWeights(
         name=f"torchvision {entry}",
@@ -100,7 +99,7 @@ def find_torchvision_weights(weights: str, *, name: str, **settings: Any) -> Lib
 OLD_DENSENET_KEY = re.compile(
     r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))"
 )
-"""A name in torchvision's files of DenseNet; today's modules have no dot before the number.
+"""A parameter name in torchvision's DenseNet files; current modules have no dot before the number.
 
 Source: `_load_state_dict` in torchvision/models/densenet.py.
 """
@@ -110,8 +109,8 @@ Source: `_load_state_dict` in torchvision/models/densenet.py.
 def adapt_torchvision_weights(
     weights: Mapping[str, Tensor], *, name: str, **settings: Any
 ) -> dict[str, Tensor]:
-    """Weights of a file under today's names, as torchvision itself renames them before it loads
-    them, without those of auxiliary classifiers."""
+    """Returns the weights with current parameter names, renamed as torchvision does before loading,
+    and without those of auxiliary classifiers."""
     found = rename_weights(weights, lambda key: OLD_DENSENET_KEY.sub(r"\1\2", key))
     for key in [key for key in found if key.startswith(AUXILIARY_CLASSIFIERS.get(name, ()))]:
         del found[key]

@@ -1,8 +1,8 @@
 """VGG with optional batch normalisation, with the layer names of the tricks' source.
 
-Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. Unlike there, the last
-features are averaged over the image and classified by one linear layer, so any input size
-that survives the halvings will do.
+Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556, but the last features are
+averaged over the image and classified by one linear layer, so the input may have any size that is
+large enough for the max poolings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 class Vgg(nn.Module):
     """Blocks of 3x3 convolutions, `convolution1_1`, `convolution1_2`, `convolution2_1`, ..., each
-    followed by `batchnorm1_1`, ...; every block ends with a 2x2 maximum."""
+    followed by `batchnorm1_1`, ...; every block ends with a 2x2 max pooling."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ def vgg(
     batchnorm: bool,
     dropout: Annotated[float, Field(ge=0, lt=1)],
 ) -> nn.Module:
-    """Takes (batch, channels, height, width), gives logits (batch, classes).
+    """Maps (batch, channels, height, width) to logits (batch, classes).
 
     Height and width must be at least 2 to the power of the number of blocks.
     """

@@ -137,11 +137,11 @@ def transfer_state(
         (found.transferred if fits else found.dropped).append("best")
         if fits:
             run.best = BestEpoch(**saved["best"])
-    told = {name.partition(" ")[0] for name in (*found.transferred, *found.new)}
+    message = {name.partition(" ")[0] for name in (*found.transferred, *found.new)}
     found.new += [
         f"{group}={new.options[group]}"
         for group in GROUPS
-        if group in differs - told and old.options[group] != new.options[group]
+        if group in differs - message and old.options[group] != new.options[group]
     ]
     found.first_step_changes += _describe_first_step(run, saved, old, new, differs)
     return found

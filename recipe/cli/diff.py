@@ -85,10 +85,10 @@ def _render_agreement(
     if prints[0] == prints[1]:
         yield Text()
         try:
-            told = agreement.compare_records(one, other).summary
+            message = agreement.compare_records(one, other).summary
         except SpecError as error:
-            told = str(error)
-        yield Text(f"Numbers  {told}")
+            message = str(error)
+        yield Text(f"Numbers  {message}")
     elif not differs:
         yield Text(
             "\nThe fingerprints differ all the same: given weights or the processor may be others."

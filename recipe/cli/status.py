@@ -80,11 +80,11 @@ def status(arguments: Sequence[str], console: Console) -> int:
 
 
 def _format_stale_run(run: Path, outputs: Path) -> str:
-    said = f"{escape_unprintable(run.name)} was dead, and is closed as KILLED"
+    message = f"{escape_unprintable(run.name)} was dead, and is closed as KILLED"
     if not (run / "spec.yaml").is_file():
-        return f"{said}; it had not begun, start it again"
+        return f"{message}; it had not begun, start it again"
     resumes = run_dirs.format_command(f"resume {escape_unprintable(run.name)}", outputs)
-    return f"{said}; {resumes} takes it up"
+    return f"{message}; {resumes} takes it up"
 
 
 def _print_not_resumed(
@@ -92,16 +92,16 @@ def _print_not_resumed(
 ) -> None:
     """Which runs `resume=true` doesn't resume, why, and how they are resumed."""
     resumable = [escape_unprintable(run.name) for run in killed if (run / "spec.yaml").is_file()]
-    said = ["No run was found dead"] if none_dead else []
+    message = ["No run was found dead"] if none_dead else []
     if resumable:
         which = format_list(resumable[::-1], MAX_LISTED_RUNS)
         resume = run_dirs.format_command(f"resume {resumable[-1]}", outputs)
-        said.append(
+        message.append(
             f"{pluralize(len(resumable), 'run')} recorded as KILLED before, maybe on purpose, not "
             f"resumed ({which}); {resume} resumes {'it' if len(resumable) == 1 else 'the last'}"
         )
-    if said:
-        console.print("; ".join(said), soft_wrap=True)
+    if message:
+        console.print("; ".join(message), soft_wrap=True)
 
 
 def _resume_stale_runs(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:

@@ -124,12 +124,12 @@ def _iter_comment_paragraphs(text: str) -> Iterator[str]:
     lines = [line for line in text.splitlines() if not line.startswith("# @")]
     current = ""
     for line in lines[1:]:
-        said = line.removeprefix("# ").strip() if line.startswith("# ") else ""
-        if any(said.startswith(f"{name}: ") for name in FIELD_NAMES):
+        message = line.removeprefix("# ").strip() if line.startswith("# ") else ""
+        if any(message.startswith(f"{name}: ") for name in FIELD_NAMES):
             yield from filter(None, [current])
-            current = said
-        elif current and said:
-            current = f"{current} {said}"
+            current = message
+        elif current and message:
+            current = f"{current} {message}"
         else:
             yield from filter(None, [current])
             current = ""
@@ -156,8 +156,8 @@ def _iter_docstring_paragraphs(target: str) -> Iterator[str]:
     for node in found:
         paragraphs = re.split(PARAGRAPH_BREAK, ast.get_docstring(node) or "")
         for paragraph in paragraphs[1:] if node is tree else paragraphs:
-            if said := " ".join(paragraph.split()).partition("Raises ")[0].strip():
-                yield said
+            if message := " ".join(paragraph.split()).partition("Raises ")[0].strip():
+                yield message
 
 
 def _find_source_file(module: str) -> Path | None:

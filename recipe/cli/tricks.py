@@ -27,13 +27,15 @@ def tricks(arguments: Sequence[str], console: Console) -> int:
 
     Raises SpecError for a group or an option that there isn't, and for one that can't be used.
     """
-    asked = [argument for argument in arguments if _is_selector(argument)]
-    rest = [argument for argument in arguments if argument not in asked]
+    requested = [argument for argument in arguments if _is_selector(argument)]
+    rest = [argument for argument in arguments if argument not in requested]
     outputs = run_dirs.resolve_output_dir(
         parse_key_values("tricks", rest, {"output_dir": ""})["output_dir"]
     )
-    chosen = [card for one in asked for card in _select_cards(one)] if asked else read_cards()
-    if asked and all("=" in one for one in asked):
+    chosen = (
+        [card for one in requested for card in _select_cards(one)] if requested else read_cards()
+    )
+    if requested and all("=" in one for one in requested):
         for card in chosen:
             _print_card(card, outputs, console)
     else:

@@ -78,9 +78,9 @@ def _format_missing_baseline(baseline: str, found: Comparison) -> str:
 def _make_folder_suffix(metric: str, baseline: str) -> str:
     """What a report's name says where it isn't the usual one; a name of any length and of any
     characters becomes one of a file."""
-    said = [metric] if metric != DEFAULT_METRIC else []
-    said += [f"against {baseline}"] if baseline else []
-    slugs = [re.sub(r"[^\w.=,]+", "-", text).strip("-.") for text in said]
+    message = [metric] if metric != DEFAULT_METRIC else []
+    message += [f"against {baseline}"] if baseline else []
+    slugs = [re.sub(r"[^\w.=,]+", "-", text).strip("-.") for text in message]
     short = "".join(f"-{slug}" for slug in slugs)
     if len(short) <= MAX_SUFFIX_LENGTH:
         return short

@@ -109,11 +109,11 @@ def _describe_moved_database(known: str, sweep: Path) -> str:
 
 def _render_note(found: Comparison, made: Document, jobs: str, kept: str) -> str:
     """What MLflow shows as the sweep's description: what was found, the variants, the jobs."""
-    told = next(section for section in made.sections if section.title == "What was found")
+    message = next(section for section in made.sections if section.title == "What was found")
     variants = next(section for section in made.sections if section.title == "The variants")
     tables = [one for one in variants.blocks if isinstance(one, Table)]
     # pictures lie among the artifacts, where this page can't show them
-    told = Section(told.title, [one for one in told.blocks if not isinstance(one, Image)])
+    message = Section(message.title, [one for one in message.blocks if not isinstance(one, Image)])
     base = " ".join(found.variants.baseline_levels)
     against = f" against {format_code(base)}" if base else ""
     report = (
@@ -125,7 +125,7 @@ def _render_note(found: Comparison, made: Document, jobs: str, kept: str) -> str
         render_markdown(Document("", [*sections, Section("The report", [report])])).partition(
             "\n\n"
         )[2]
-        for sections in ([told, Section("The variants", tables)], [told], [])
+        for sections in ([message, Section("The variants", tables)], [message], [])
     ]
     page = next((page for page in pages if len(page) <= MAX_NOTE_LENGTH), pages[-1])
     return page + (f"\n{jobs}" if len(page) + len(jobs) < MAX_NOTE_LENGTH else "")
@@ -135,17 +135,17 @@ def _log_variant_means(
     client: MlflowClient, uri: str, found: Comparison, recorded: Path
 ) -> str | None:
     """Gives each run the mean of its variant, with the interval."""
-    told, sweep = 0, found.selection.sweep_dir
+    message, sweep = 0, found.selection.sweep_dir
     assert sweep is not None
     for each in found.summaries:
         for run in each.variant.results.values():
-            if told == MAX_UPDATED_RUNS:
+            if message == MAX_UPDATED_RUNS:
                 return f"only {MAX_UPDATED_RUNS:,} runs have the mean of their variant"
             sent = UploadState.read(recorded / run.run)
             if sent and sent.mlflow_run_id and sent.uri == uri:
                 _log_variant_mean(client, sent.mlflow_run_id, each, found.unit.metric, sweep.name)
-                told += 1
-    missing = sum(len(each.variant.results) for each in found.summaries) - told
+                message += 1
+    missing = sum(len(each.variant.results) for each in found.summaries) - message
     return f"it doesn't have {pluralize(missing, 'run')}" if missing else None
 
 

@@ -166,7 +166,7 @@ def summarize_trick(
     whose = ""
     if off and len(others) == 1 and all(run.settings.get(group) == off for run in runs):
         whose, runs = f"{group}={others.pop()}", without
-    idle = sum(any(said.partition("=")[0] == group for said in run.no_effect) for run in runs)
+    idle = sum(any(message.partition("=")[0] == group for message in run.no_effect) for run in runs)
     clips = [run for run in runs if group == "clip" and run.settings.get("clip") != "none"]
     bites = [run.last["clip/hit_rate"] for run in clips if "clip/hit_rate" in run.last]
     share = math.fsum(bites) / len(bites) if bites and not whose else None

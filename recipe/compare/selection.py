@@ -215,10 +215,10 @@ def _describe_damage(error: Exception) -> str:
 def _infer_job_results(sweep: Path) -> list[JobResult]:
     """How the jobs ended, as far as their runs tell."""
     states = {state: status for status, state in sweep_status.STATE_BY_STATUS.items()}
-    told = enumerate(sweep_status.read_status(sweep).jobs)
+    message = enumerate(sweep_status.read_status(sweep).jobs)
     return [
         JobResult(number, job.variant, states[job.state], job.run_id)
-        for number, job in told
+        for number, job in message
         if job.state in states
     ]
 

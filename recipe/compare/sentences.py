@@ -171,14 +171,14 @@ def _format_p_clause(finding: Finding) -> str:
 
 
 def _describe_cost_and_clipping(finding: Finding, unit: MetricUnit) -> Iterator[str]:
-    said = []
+    message = []
     if finding.clipped_fraction is not None:
-        said.append(f"bit on {100 * finding.clipped_fraction:.0f} % of steps")
+        message.append(f"bit on {100 * finding.clipped_fraction:.0f} % of steps")
     is_time = unit.metric.startswith("time/")  # which the change itself is of
     if finding.time_ratio is not None and finding.contrast != "together" and not is_time:
-        said.append(_describe_time_cost(finding.time_ratio))
-    if said:
-        yield f"it {' and '.join(said)}".replace("it its", "its")
+        message.append(_describe_time_cost(finding.time_ratio))
+    if message:
+        yield f"it {' and '.join(message)}".replace("it its", "its")
 
 
 def is_time_ratio_known(time_ratio: ConfidenceInterval | None) -> bool:
@@ -215,8 +215,8 @@ def _describe_time_cost(slower: ConfidenceInterval) -> str:
         return "took as much time"
     if low <= 0 <= high:
         return f"its cost in time is lost in noise{spread}"
-    told = f"cost {mean:.0f} % more time" if mean > 0 else f"took {-mean:.0f} % less time"
-    return told + ("" if low == high else spread)
+    message = f"cost {mean:.0f} % more time" if mean > 0 else f"took {-mean:.0f} % less time"
+    return message + ("" if low == high else spread)
 
 
 def _describe_needed_seeds(finding: Finding, unit: MetricUnit, baseline: float) -> str:

@@ -137,10 +137,10 @@ def build_variants(results: Sequence[RunResult], baseline_text: str = "") -> Var
     """
     results = _normalize_numbers(results)
     groups, texts = _split_into_factors(results)
-    asked = _parse_baseline(baseline_text)
+    requested = _parse_baseline(baseline_text)
     columns = [list(dict.fromkeys(text[index] for text in texts)) for index in range(len(groups))]
     given = [
-        _find_requested_level(name, column, asked)
+        _find_requested_level(name, column, requested)
         for name, column in zip(groups, columns, strict=True)
     ]
     firsts = [
@@ -152,8 +152,8 @@ def build_variants(results: Sequence[RunResult], baseline_text: str = "") -> Var
         Factor(name, [first, *(level for level in column if level != first)])
         for name, column, first in zip(groups, columns, firsts, strict=True)
     ]
-    if unknown := sorted(set(asked) - set(groups)):
-        raise SpecError(_describe_unknown_level(key, asked[key][0], results) for key in unknown)
+    if unknown := sorted(set(requested) - set(groups)):
+        raise SpecError(_describe_unknown_level(key, requested[key][0], results) for key in unknown)
     found: dict[Levels, dict[str, RunResult]] = defaultdict(dict)
     for levels_of, result in zip(texts, results, strict=True):
         found[levels_of][result.seed] = result  # they come in the order in which they began

@@ -248,14 +248,14 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     try:
         composed = _get_config_loader().load_configuration("config", list(overrides), RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        told = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         known = (
             _explain_missing_launcher,
             _explain_type_mismatch,
             _explain_missing_option,
             _explain_missing_package_line,
         )
-        raise SpecError(next(filter(None, (say(told) for say in known)), told)) from error
+        raise SpecError(next(filter(None, (say(message) for say in known)), message)) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)

@@ -210,11 +210,11 @@ def _find_float_settings(group: str, option: str, _: Path | None) -> frozenset[s
 
 def resolve_inheritance(group: str, option: str) -> list[Option]:
     """Returns the files that an option builds on, then its own; later ones win."""
-    known, found, asked = find_options(group), dict[str, Option](), set[str]()
+    known, found, requested = find_options(group), dict[str, Option](), set[str]()
 
     def add(name: str) -> None:
-        if name in known and name not in asked and len(asked) < MAX_PARENT_FILES:
-            asked.add(name)
+        if name in known and name not in requested and len(requested) < MAX_PARENT_FILES:
+            requested.add(name)
             for parent in known[name].parents:
                 add(parent)
             found[name] = known[name]

@@ -207,7 +207,7 @@ class _SettingOverrides:
         value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
         file = f"conf/{group}/<name>.yaml"
         given = self._find_options_with(override, [name.partition("=")[2] for name in having])
-        told = (
+        message = (
             f"; {group}={given[0]} has that value already, so leave {override.input_line} out and "
             f"sweep over {given[0]}"
             if given
@@ -216,8 +216,8 @@ class _SettingOverrides:
             f"<name> instead of {option}"
         )
         if set(self.groups.get_options(group)) == {option, OFF_OPTIONS.get(group)}:
-            told += f", or use python -m recipe ablate {having[0]} {override.input_line}"
-        return told
+            message += f", or use python -m recipe ablate {having[0]} {override.input_line}"
+        return message
 
     @staticmethod
     def _find_options_with(override: Override, having: Sequence[str]) -> list[str]:

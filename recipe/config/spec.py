@@ -62,11 +62,11 @@ class RunSpec:
         try:
             content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            said = (
+            message = (
                 _explain_missing_reference(error, choices)
                 or f"{error.full_key or 'spec'}: {format_omegaconf_error(error)}"
             )
-            raise SpecError(said) from error
+            raise SpecError(message) from error
         except RecursionError as error:
             raise SpecError("spec: refers to itself; give the values themselves") from error
         if wrong := safe_yaml.find_invalid_values(content):

@@ -22,11 +22,13 @@ class World:
     @classmethod
     def from_environment(cls) -> World:
         """A single process unless torchrun's variables are set."""
-        said = os.environ
-        if not all(name in said for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        message = os.environ
+        if not all(
+            name in message for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        ):
             return cls()
-        local = int(said.get("LOCAL_RANK", 0)), int(said.get("LOCAL_WORLD_SIZE", 1))
-        return cls(int(said["RANK"]), int(said["WORLD_SIZE"]), *local)
+        local = int(message.get("LOCAL_RANK", 0)), int(message.get("LOCAL_WORLD_SIZE", 1))
+        return cls(int(message["RANK"]), int(message["WORLD_SIZE"]), *local)
 
     @property
     def launch_command(self) -> str:

@@ -93,8 +93,8 @@ def execute_run(
         _warn_upload_incomplete(console, recorder)
         again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
         again = again.replace("python -m recipe", World.from_environment().launch_command, 1)
-        told = "" if sweep else f" Resume with: {again}"  # a sweep goes on as a whole
-        console.print(f"Stopped.{told}", soft_wrap=True)
+        message = "" if sweep else f" Resume with: {again}"  # a sweep goes on as a whole
+        console.print(f"Stopped.{message}", soft_wrap=True)
         raise
     except BaseException as error:
         unread = is_output_closed(error)
@@ -106,8 +106,8 @@ def execute_run(
         _warn_upload_incomplete(console, recorder)
         if unread:
             again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
-            told = f"nobody reads what the run prints any more, so it stops; {again} goes on"
-            output.print_error(told)
+            message = f"nobody reads what the run prints any more, so it stops; {again} goes on"
+            output.print_error(message)
         raise
     _remove_temporary_files(spec, recorder)
     recorder.close("FINISHED", wait_for_upload=sweep is None)

@@ -103,14 +103,14 @@ class _FitLoop:
                         self.history[key].append((point.step, value))
                     self._record_point(point)
                     follow.update(point)
-                    asked = point.step == self.run.position.step and self._is_stop_requested(
+                    requested = point.step == self.run.position.step and self._is_stop_requested(
                         stopping
                     )
                     if (
-                        asked or self.checkpoints.is_due(point, self.run)
+                        requested or self.checkpoints.is_due(point, self.run)
                     ) and self._has_finite_weights():
                         self._save_checkpoint()
-                    if asked and not (
+                    if requested and not (
                         point.is_run_end or self.run.position.step == self.run.total_steps
                     ):
                         stopping.raise_signal()  # otherwise at most the last evaluation is left
@@ -122,9 +122,9 @@ class _FitLoop:
 
     def _is_stop_requested(self, stopping: GracefulStop) -> bool:
         """Whether one of the run's processes received a signal."""
-        if asked := self.run.collectives.all_reduce_max(stopping.received_signal or 0):
-            stopping.received_signal = asked
-        return asked > 0
+        if requested := self.run.collectives.all_reduce_max(stopping.received_signal or 0):
+            stopping.received_signal = requested
+        return requested > 0
 
     def _restore_state(self, saved: state.RunState) -> None:
         state.restore_state(self.run, saved["run"])

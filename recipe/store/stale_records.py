@@ -56,10 +56,10 @@ def close_stale_sweep(sweep_dir: Path) -> bool:
     with run_dirs.try_lock(sweep_dir) as free:
         if not free or "end" in sweep_record.read_record(sweep_dir):
             return False
-        said = [
+        message = [
             path for path in (sweep_dir / "jobs.jsonl", sweep_dir / "sweep.json") if path.exists()
         ]
-        sweep_record.write_end(sweep_dir, "KILLED", "", said[0].stat().st_mtime_ns // 1_000_000)
+        sweep_record.write_end(sweep_dir, "KILLED", "", message[0].stat().st_mtime_ns // 1_000_000)
         return True
 
 

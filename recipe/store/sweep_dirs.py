@@ -48,8 +48,8 @@ def find_sweep(outputs: Path, wanted: str, key: str = "sweep") -> Path:
 
 def _format_latest(names: Mapping[Path, str]) -> str:
     """Sweeps by id and name, the latest first."""
-    told = [
+    message = [
         f"{sweep.name} ({escape_unprintable(name)})"
         for sweep, name in reversed(list(names.items()))
     ]
-    return format_list(told, MAX_LISTED_SWEEPS)
+    return format_list(message, MAX_LISTED_SWEEPS)

@@ -100,11 +100,11 @@ def print_summary(console: Console, sweep_dir: Path) -> None:
     if about.get("end", {}).get("status") != "FINISHED":
         done = sum(ended.status == "FINISHED" for ended in read_results(sweep_dir))
         typed = about.get("command", [])
-        told = (
+        message = (
             f"{done} of {about['jobs']} runs finished; go on with: "
             f"{sweep_record.format_command(typed)}"
         )
-        console.print(f"\n{told}", soft_wrap=True)
+        console.print(f"\n{message}", soft_wrap=True)
     ui = run_dirs.format_command("ui", sweep_dir.parent.parent)
     compare = run_dirs.format_command(f"compare {sweep_dir.name}", sweep_dir.parent.parent)
     console.print(f"\nRecord  {sweep_dir.name}\nCompare {compare}\nOpen    {ui}", soft_wrap=True)

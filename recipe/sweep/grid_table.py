@@ -44,9 +44,9 @@ def print_sweep(sweep: SweepStatus, console: Console) -> None:
         if left:
             console.print(f"Time left  about {left}", soft_wrap=True)
     elif sweep.done_count < sweep.total:
-        told = f"; that takes about {left}" if left else ""
+        message = f"; that takes about {left}" if left else ""
         console.print(
-            f"Resume with: {sweep_record.format_command(sweep.command)}{told}", soft_wrap=True
+            f"Resume with: {sweep_record.format_command(sweep.command)}{message}", soft_wrap=True
         )
 
 

@@ -151,18 +151,18 @@ def _run_plan(
             Problems(find_shared_problems(sweep_plan)).raise_if_any()
             forkserver.stop_helper()
     sweep = sweep_plan.find_unfinished(first.output_path / "sweeps")
-    said = f"{content['name']}: {pluralize(content['jobs'], 'run')}"
+    message = f"{content['name']}: {pluralize(content['jobs'], 'run')}"
     if sweep is None or first.again:
         sweep = first.output_path / "sweeps" / run_dirs.new_run_id()
         with run_dirs.wrap_output_errors(sweep):
             sweep.mkdir(parents=True)
             atomic_write.write_file(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
     else:
-        said += f", going on with {sweep.name}"
+        message += f", going on with {sweep.name}"
         content = {
             key: value for key, value in content.items() if key not in sweep_plan.preserved_keys
         }
-    console.print(said, soft_wrap=True)
+    console.print(message, soft_wrap=True)
     uploads = UploadQueue(first.output_path, bind_component(first, "tracking")(first.output_path))
     uploads.start()
     output.set_current_task("starting the jobs")
@@ -187,8 +187,8 @@ def _close_sweep(
 ) -> None:
     output.set_current_task("sending the record to MLflow")
     for run, missing in wait_for_runs(sweep_dir.parent.parent, sweep_dir.name).items():
-        told = f"MLflow did not take all of {run.name}: {missing}"
-        console.print(told, style="red", soft_wrap=True)
+        message = f"MLflow did not take all of {run.name}: {missing}"
+        console.print(message, style="red", soft_wrap=True)
     sweep_record.write_end(sweep_dir, status, sweep_plan.format_summary(sweep_dir))
     failure = None
     if sweep_record.has_unsent_end(sweep_dir):
@@ -196,8 +196,8 @@ def _close_sweep(
     sweep_jobs.print_summary(console, sweep_dir)
     if failure:
         sync = run_dirs.format_command("sync", sweep_dir.parent.parent)
-        told = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
-        console.print(told, style="red", soft_wrap=True)
+        message = f"MLflow did not take the sweep's end ({failure}); {sync} sends it"
+        console.print(message, style="red", soft_wrap=True)
 
 
 def _launch_hydra(arguments: Sequence[str]) -> None:

@@ -29,8 +29,12 @@ def check_no_password(arguments: Sequence[str]) -> None:
     keys = ("storage", "hydra.sweeper.storage")
     for argument in arguments:
         key, _, given = argument.partition("=")
-        if key.lstrip("+") in keys and (told := find_address_problem(given)) and given not in told:
-            raise SpecError(told)
+        if (
+            key.lstrip("+") in keys
+            and (message := find_address_problem(given))
+            and given not in message
+        ):
+            raise SpecError(message)
 
 
 def find_address_problem(address: object) -> str | None:

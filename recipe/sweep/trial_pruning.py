@@ -54,11 +54,11 @@ class _PruningCallback:
         try:
             prune = self._should_prune(point.epoch, value)
         except Exception as error:  # whatever Optuna and its storage raise, training goes on
-            told = (
+            message = (
                 f"epoch {point.epoch} is not reported to the search: "
                 f"{search_storage.format_error(error)}"
             )
-            self._console.print(f"Caution {told}", style="yellow", soft_wrap=True)
+            self._console.print(f"Caution {message}", style="yellow", soft_wrap=True)
             return
         if prune and point.epoch < self._epochs:
             raise RunPruned(

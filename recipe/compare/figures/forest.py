@@ -136,10 +136,12 @@ def _draw_interval(axes: Axes, low: float, high: float, place: float, colour: st
 
 def _format_effect(effect: Effect, places: int) -> str:
     """`+0.40 (-0.10 to +0.90), 8 pairs`."""
-    said = _format_signed(effect.mean, places) if is_plottable(effect.mean) else "not measured"
+    message = _format_signed(effect.mean, places) if is_plottable(effect.mean) else "not measured"
     if effect.low == effect.low and effect.high == effect.high:
-        said += f" ({_format_signed(effect.low, places)} to {_format_signed(effect.high, places)})"
-    return f"{said}, {effect.annotation}" if effect.annotation else said
+        message += (
+            f" ({_format_signed(effect.low, places)} to {_format_signed(effect.high, places)})"
+        )
+    return f"{message}, {effect.annotation}" if effect.annotation else message
 
 
 def _format_signed(value: float, places: int) -> str:

@@ -56,10 +56,10 @@ def build_document(comparison: Comparison, folder: Path) -> Document:
             "What was found", [*_iter_findings(comparison), *_draw_forest_plot(comparison, folder)]
         )
     ]
-    asked = dict.fromkeys(each.contrast for each in comparison.findings)
+    requested = dict.fromkeys(each.contrast for each in comparison.findings)
     sections += [
         Section(CONTRAST_TITLES[question], [_build_contrast_table(comparison, question)])
-        for question in asked
+        for question in requested
     ]
     variants = [
         *_iter_variant_blocks(comparison),
@@ -81,24 +81,26 @@ def _iter_findings(found: Comparison) -> Iterator[str]:
             f"{climb.criterion}, and by no test; how sure each step is, the changes below say."
         )
     yield from _iter_overviews(found)
-    told = found.finding_texts
-    yield from told[:MAX_SENTENCES]
-    if len(told) > MAX_SENTENCES:
-        yield f"The tables below have {len(told) - MAX_SENTENCES} more."
+    message = found.finding_texts
+    yield from message[:MAX_SENTENCES]
+    if len(message) > MAX_SENTENCES:
+        yield f"The tables below have {len(message) - MAX_SENTENCES} more."
     yield from (f"**Caution:** {caution}." for caution in iter_cautions(found))
 
 
 def _iter_overviews(found: Comparison) -> Iterator[str]:
     """In a line for each question what the sentences say one by one, where there are several."""
     for question, title in CONTRAST_TITLES.items():
-        asked = [each for each in found.findings if each.contrast == question]
+        requested = [each for each in found.findings if each.contrast == question]
         by_verdict = {
-            words: [format_code(each.label) for each in asked if each.verdict == verdict]
+            words: [format_code(each.label) for each in requested if each.verdict == verdict]
             for verdict, words in sentences.VERDICT_LABELS.items()
         }
-        if len(asked) > 1 and question != "together":
-            said = [f"{words}: {format_list(n, MAX_NAMES)}" for words, n in by_verdict.items() if n]
-            yield f"**{title}:** {'; '.join(said)}."
+        if len(requested) > 1 and question != "together":
+            message = [
+                f"{words}: {format_list(n, MAX_NAMES)}" for words, n in by_verdict.items() if n
+            ]
+            yield f"**{title}:** {'; '.join(message)}."
 
 
 def _build_contrast_table(found: Comparison, question: Contrast) -> Table:
@@ -106,7 +108,7 @@ def _build_contrast_table(found: Comparison, question: Contrast) -> Table:
     to_be_seen = unit.get_relevant_difference(found.baseline_mean)[0]
     for each in (one for one in found.findings if one.contrast == question):
         interval = each.interval
-        said = sentences.describe_verdict(each, unit)
+        message = sentences.describe_verdict(each, unit)
         more = [f"{each.num_no_effect_runs}/{each.num_runs}" if each.num_no_effect_runs else "-"]
         if question != "together":
             more.append(_format_time_ratio(each.time_ratio))
@@ -121,11 +123,15 @@ def _build_contrast_table(found: Comparison, question: Contrast) -> Table:
             sentences.format_p_value(each.raw_p_value),
             sentences.format_p_value(each.corrected_p_value),
         ]
-        rows.append([each.label, said, change, span, f"{len(each.seeds)}", *ps, *more])
+        rows.append([each.label, message, change, span, f"{len(each.seeds)}", *ps, *more])
         styles.append(VERDICT_STYLES.get(each.verdict))
         to_see = sentences.estimate_needed_seeds(each, unit, found.baseline_mean)
         data.append(
-            {**_make_csv_row(each, said), "seeds_to_see": to_see, "to_see": to_see and to_be_seen}
+            {
+                **_make_csv_row(each, message),
+                "seeds_to_see": to_see,
+                "to_see": to_see and to_be_seen,
+            }
         )
     own = [] if question == "together" else ["time", "bit on"]
     change = f"change{unit.points_suffix and f' ({unit.points_suffix.strip()})'}"
@@ -319,12 +325,12 @@ def _describe_method(found: Comparison) -> Iterator[str]:
         "is given. A "
         "trick that the audit saw doing nothing in any run counts as not tried."
     )
-    asked = len({each.contrast for each in found.findings})
-    if asked > 1:
+    requested = len({each.contrast for each in found.findings})
+    if requested > 1:
         yield (
             "Each table asks a question of its own: where no trick does anything, at most one "
-            f"table in 20 has a verdict that is wrong; of reports with {asked} tables, then, up to "
-            f"{100 * SIGNIFICANCE_LEVEL * asked:.0f} %."
+            f"table in 20 has a verdict that is wrong; of reports with {requested} tables, then, "
+            f"up to {100 * SIGNIFICANCE_LEVEL * requested:.0f} %."
         )
     if found.unit.metric.startswith("best/"):
         return

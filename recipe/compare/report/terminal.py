@@ -24,8 +24,8 @@ def print_document(document: Document, console: Console) -> None:
     for section in document.sections:
         console.print()
         console.print(Text(escape_unprintable(section.title), style="bold"), soft_wrap=True)
-        said = [one for one in section.blocks if not isinstance(one, Image)]
-        for before, one in zip([None, *said], said, strict=False):
+        message = [one for one in section.blocks if not isinstance(one, Image)]
+        for before, one in zip([None, *message], message, strict=False):
             if before is not None and (isinstance(before, Table) or isinstance(one, Table)):
                 console.print()
             if isinstance(one, Table):

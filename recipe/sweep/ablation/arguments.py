@@ -54,11 +54,11 @@ def parse_arguments(overrides: Sequence[Override], problems: Problems) -> Ablati
     fixed = tuple(_to_single_override(o) for o in own)
     tricks = _make_tricks(chosen, overrides, fixed)
     sweeper = composed.hydra.sweeper
-    asked = AblationArguments(
+    requested = AblationArguments(
         str(sweeper.plan), sweeper.yes is True, tricks, _parse_seeds(seed, composed), fixed
     )
-    problems += _find_plan_problems(asked, sweeper)
-    return asked
+    problems += _find_plan_problems(requested, sweeper)
+    return requested
 
 
 def _find_sweep_problems(overrides: Sequence[Override]) -> list[str]:

@@ -89,14 +89,14 @@ def _find_recorded_runs(
 ) -> dict[Variant, list[str]]:
     """The finished runs, among those `done`, that the ablation's jobs would find, by their
     fingerprints; where other machines run the jobs, those of the same settings and seeds."""
-    asked, found = ablation.arguments, {variant: list[str]() for variant in ablation.specs}
+    requested, found = ablation.arguments, {variant: list[str]() for variant in ablation.specs}
     first = next(iter(ablation.specs.values()))
     known = {f"seed={each.seed}" for each in finished_results}
-    wanted = [seed for seed in asked.seed_overrides if seed in known]
+    wanted = [seed for seed in requested.seed_overrides if seed in known]
     if first.again or not wanted:
         return found
     with compose.composition_context():
-        if not pool_launcher.is_local_launcher(asked.fixed_overrides):
+        if not pool_launcher.is_local_launcher(requested.fixed_overrides):
             return {
                 v: _find_matching_runs(spec, wanted, finished_results)
                 for v, spec in ablation.specs.items()
@@ -104,7 +104,7 @@ def _find_recorded_runs(
         specs = [
             [ablation.make_job(variant, seed).to_spec() for variant in found] for seed in wanted
         ]
-        settings = compose.compose_config(asked.fixed_overrides).hydra.launcher
+        settings = compose.compose_config(requested.fixed_overrides).hydra.launcher
     planned = ablation.sweep_plan
     unfinished = planned.find_unfinished(first.output_path / "sweeps")
     kept = sweep_record.read_record(unfinished).get("threads") if unfinished else None
@@ -158,36 +158,36 @@ def _find_finished_runs(
 
 
 def print_forecast(forecast: Forecast, console: Console) -> None:
-    asked = forecast.ablation.arguments
-    seeds = [seed.removeprefix("seed=") for seed in asked.seed_overrides]
-    title = f"Plan {asked.plan}: {pluralize(len(forecast.recorded_counts), 'variant')}"
-    fixed = [text for text in asked.fixed_overrides if not is_hydra_override(text)]
+    requested = forecast.ablation.arguments
+    seeds = [seed.removeprefix("seed=") for seed in requested.seed_overrides]
+    title = f"Plan {requested.plan}: {pluralize(len(forecast.recorded_counts), 'variant')}"
+    fixed = [text for text in requested.fixed_overrides if not is_hydra_override(text)]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("variant", "overrides", "recorded"):
         table.add_column(column, overflow="fold")
     for variant, number in forecast.recorded_counts.items():
-        texts = " ".join(variants.make_overrides(variant, asked.tricks))
+        texts = " ".join(variants.make_overrides(variant, requested.tricks))
         table.add_row(
             variants.format_variant(variant), texts, f"{number} of {pluralize(len(seeds), 'seed')}"
         )
     console.print(table)
     for line in forecast.ablation.skip_reasons:
         console.print(f"Left out  {line}", soft_wrap=True)
-    told = f"{pluralize(forecast.n_jobs, 'run')}, seed by seed (seed {format_list(seeds, 10)})"
+    message = f"{pluralize(forecast.n_jobs, 'run')}, seed by seed (seed {format_list(seeds, 10)})"
     if fixed:
         console.print(f"In all    {escape_unprintable(' '.join(fixed))}", soft_wrap=True)
-    console.print(f"Jobs      {told}", soft_wrap=True)
+    console.print(f"Jobs      {message}", soft_wrap=True)
     console.print(f"Recorded  {forecast.n_jobs - forecast.n_remaining}", soft_wrap=True)
     console.print(f"Time      {_format_time(forecast)}", soft_wrap=True)
     first = next(iter(forecast.ablation.specs.values()))
     if need := disk_estimate.format_disk_estimate(first, forecast.n_remaining):
         console.print(f"Disk      {need}", soft_wrap=True)
-    needed = min_seeds_for_significance(len(asked.tricks), SIGNIFICANCE_LEVEL)
+    needed = min_seeds_for_significance(len(requested.tricks), SIGNIFICANCE_LEVEL)
     if len(seeds) < needed:
-        tricks = pluralize(len(asked.tricks), "trick")
+        tricks = pluralize(len(requested.tricks), "trick")
         console.print(
             f"Verdicts  take {pluralize(needed, 'seed')} where {tricks} "
-            f"{'does' if len(asked.tricks) == 1 else 'do'} something, and {len(seeds)} "
+            f"{'does' if len(requested.tricks) == 1 else 'do'} something, and {len(seeds)} "
             f"{'is' if len(seeds) == 1 else 'are'} planned (what is recorded isn't run again)",
             style="yellow", soft_wrap=True,
         )  # fmt: skip

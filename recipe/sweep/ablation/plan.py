@@ -38,20 +38,22 @@ class AblationPlan:
 
     @property
     def sweep_plan(self) -> SweepPlan:
-        asked = self.arguments
-        pairs = variants.make_jobs_by_seed(list(self.specs), asked.tricks, asked.seed_overrides)
-        fixed = tuple(text for text in asked.fixed_overrides if not is_hydra_override(text))
-        seeds = asked.seed_overrides if len(asked.seed_overrides) > 1 else ()
-        given = [] if asked.plan == "both" else [f"plan={asked.plan}"]
-        words = ["ablate", *(t.label for t in asked.tricks), *_join_seeds(seeds), *given]
+        requested = self.arguments
+        pairs = variants.make_jobs_by_seed(
+            list(self.specs), requested.tricks, requested.seed_overrides
+        )
+        fixed = tuple(text for text in requested.fixed_overrides if not is_hydra_override(text))
+        seeds = requested.seed_overrides if len(requested.seed_overrides) > 1 else ()
+        given = [] if requested.plan == "both" else [f"plan={requested.plan}"]
+        words = ["ablate", *(t.label for t in requested.tricks), *_join_seeds(seeds), *given]
         return SweepPlan(
             " ".join(words),
             next(iter(self.specs.values())),
             [Job((*fixed, *swept), swept) for _, swept in pairs],
             {
-                "plan": asked.plan,
-                "tricks": [vars(trick) for trick in asked.tricks],
-                "seeds": list(asked.seed_overrides),
+                "plan": requested.plan,
+                "tricks": [vars(trick) for trick in requested.tricks],
+                "seeds": list(requested.seed_overrides),
                 "fixed": list(fixed),
                 "variants": [name for name, _ in pairs],
             },
@@ -80,30 +82,30 @@ def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
         unknown = sweeper_arguments.find_unknown_arguments("ablate", ARGUMENT_NAMES, overrides)
         checked = check_overrides([o for o in overrides if o.input_line not in unknown])
         problems += [*unknown.values(), *checked.problems]
-        asked = tricks.parse_arguments(checked.overrides, problems)
-        if not asked.tricks and not problems:
+        requested = tricks.parse_arguments(checked.overrides, problems)
+        if not requested.tricks and not problems:
             problems.append(tricks.format_no_tricks_problem())
         # what is wrong beside the plan is told with it
-        first = PLANS["add_one" if problems else asked.plan](asked.tricks)
+        first = PLANS["add_one" if problems else requested.plan](requested.tricks)
         specs = {}
         found: dict[str, list[Variant]] = {}
-        for variant in dict.fromkeys([*first, *_make_full_variants(asked)]):
+        for variant in dict.fromkeys([*first, *_make_full_variants(requested)]):
             lines = Problems()
             with lines.collect("sweep"):
-                specs[variant] = spec = _make_job(asked, variant).to_spec()
+                specs[variant] = spec = _make_job(requested, variant).to_spec()
                 lines += find_spec_problems(spec)
             for line in lines:
                 found.setdefault(line, []).append(variant)
-    problems += _format_problems(found, asked, first)
+    problems += _format_problems(found, requested, first)
     if specs:
-        seeds = [_make_job(asked, (), seed) for seed in asked.seed_overrides]
+        seeds = [_make_job(requested, (), seed) for seed in requested.seed_overrides]
         problems += find_seed_problems(next(iter(specs.values())), seeds)
     problems.raise_if_any()
     once, left_out = _deduplicate({variant: specs[variant] for variant in first})
     if len(once) == 1:
         problems += [f"{line}; there is nothing to compare" for line in left_out]
     problems.raise_if_any()
-    return AblationPlan(asked, once, left_out)
+    return AblationPlan(requested, once, left_out)
 
 
 def _make_job(arguments: AblationArguments, variant: Variant, seed: str = "") -> Job:
@@ -128,20 +130,20 @@ def _format_problems(
 ) -> list[str]:
     """What is wrong with a variant that is run; and if with everything on it isn't, without what
     it is."""
-    typed, planned, told = set(_make_full_variants(arguments)), set(planned_variants), []
+    typed, planned, message = set(_make_full_variants(arguments)), set(planned_variants), []
     for line, where in variants_by_problem.items():
         if typed.intersection(where):
             if planned.intersection(where):
-                told.append(line)
+                message.append(line)
             continue
         variant = max(where, key=len)
         groups = {trick.group for trick in variant}
         off = [trick.off[0] for trick in arguments.tricks if trick.group not in groups]
-        told.append(
+        message.append(
             f"{line} (with {' '.join(dict.fromkeys(off))} only: with every trick on it holds; give "
             "what holds with the trick off too, or leave the trick out of the ablation)"
         )
-    return told
+    return message
 
 
 def _deduplicate(specs: Mapping[Variant, RunSpec]) -> tuple[dict[Variant, RunSpec], list[str]]:

@@ -95,15 +95,15 @@ def check_launcher_gpus(overrides: Sequence[Override], first_spec: RunSpec) -> N
         node: Any = compose.compose_config(ours).hydra.launcher
     if "per_gpu" not in node:
         return
-    asked, per_gpu = node["gpus"], node["per_gpu"]
+    requested, per_gpu = node["gpus"], node["per_gpu"]
     problems = Problems(_find_worker_problems(node.get("workers", "auto")))
-    problems += _find_gpu_problems(asked, per_gpu)
+    problems += _find_gpu_problems(requested, per_gpu)
     problems.raise_if_any()
     if any(o.key_or_group.startswith("device") and o.is_sweep_override() for o in overrides):
         return
-    problems += _find_ignored_settings(asked, per_gpu, first_spec)
+    problems += _find_ignored_settings(requested, per_gpu, first_spec)
     problems.raise_if_any()
-    gpus = assign_gpus(Path(), asked, per_gpu, [first_spec.device])
+    gpus = assign_gpus(Path(), requested, per_gpu, [first_spec.device])
     workers = node.get("workers")
     if gpus and isinstance(workers, int) and workers > gpus.n_slots:
         raise SpecError(

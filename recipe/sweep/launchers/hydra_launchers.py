@@ -118,13 +118,13 @@ class LauncherWrapper(Launcher):  # type: ignore[misc]
             if left and not (idle < 2 and self.prepare_retry()):
                 stale_records.close_stale_records(sweep_dir.parent.parent)
                 runs = f"{pluralize(len(left), 'run')} of {len(job_overrides)}"
-                told = f"{self.name} lost {runs}; the same command goes on with what is missing"
-                return Console().print(told, style="red", soft_wrap=True)
+                message = f"{self.name} lost {runs}; the same command goes on with what is missing"
+                return Console().print(message, style="red", soft_wrap=True)
 
     def _print_worker_loss(self, error: Exception) -> None:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        told = f"{self.name} lost a worker ({what})"
-        Console().print(told, style="red", soft_wrap=True)
+        message = f"{self.name} lost a worker ({what})"
+        Console().print(message, style="red", soft_wrap=True)
 
     def _create_database(self, overrides: Sequence[str]) -> None:
         """Before the first worker starts, as several that make it at once break it."""

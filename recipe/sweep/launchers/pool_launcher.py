@@ -65,11 +65,11 @@ class PoolLauncher(BasicLauncher):  # type: ignore[misc]
             ACTIVE_POOLS.append(WorkerPool(size, threads, places, on_cpu=on_cpu))
             status = run_dirs.format_command(f"status {sweep.name}", sweep.parent.parent)
             on = f" on GPU {', '.join(places.device_ids)}" if places else ""
-            said = (
+            message = (
                 f"{size} at a time{on}, {pluralize(threads, 'thread')} each; what a run says is "
                 f"shown when it ends, and {status} shows how far they are"
             )
-            Console().print(said, soft_wrap=True)
+            Console().print(message, soft_wrap=True)
         died = CrashRecorder(sweep)
         # no generator, which would be over where there is nothing to do now
         ACTIVE_POOLS[0].run_jobs(

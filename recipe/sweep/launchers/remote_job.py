@@ -61,15 +61,15 @@ class RemoteJob:
             Finalize(None, pool_launcher.close_pools, exitpriority=1)
         died = pool_launcher.CrashRecorder(sweep)
         died.overrides_by_number[number] = list(hydra_config.overrides.task)
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        message = io.StringIO()
+        with contextlib.redirect_stdout(message), contextlib.redirect_stderr(message):
             pool_launcher.ACTIVE_POOLS[0].run_jobs(iter([(number, whole)]), died)
             if socket.gethostname() != self.host:  # where the sweep's uploader is not
                 for run, missing in wait_for_runs(sweep.parent.parent, sweep.name).items():
                     output.print_text(f"MLflow did not take all of {run.name}: {missing}\n")
         (sweep / "job_output").mkdir(exist_ok=True)
         atomic_write.write_file(
-            sweep / "job_output" / f"{number}.txt", said.getvalue().encode(), sync=False
+            sweep / "job_output" / f"{number}.txt", message.getvalue().encode(), sync=False
         )
 
 

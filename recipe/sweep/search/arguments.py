@@ -222,8 +222,8 @@ def _make_first_spec(
     for chosen in sets:
         with problems.collect("search"):
             specs.append(Job((*fixed_overrides, *chosen.values(), seeds[0]), ()).to_spec())
-    told: dict[str, None] = {}
+    message: dict[str, None] = {}
     for spec in specs:
-        told.update(dict.fromkeys(find_spec_problems(spec)))
-    problems += told
+        message.update(dict.fromkeys(find_spec_problems(spec)))
+    problems += message
     return specs[0] if specs else None

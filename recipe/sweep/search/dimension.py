@@ -60,8 +60,8 @@ class Dimension:
 
     def format_value(self, value: Any) -> str:
         """As `override`, for people: three digits."""
-        told = f"{value:.3g}" if isinstance(value, float) else value
-        return f"{self.key}={told}"
+        message = f"{value:.3g}" if isinstance(value, float) else value
+        return f"{self.key}={message}"
 
     def to_distribution(self) -> BaseDistribution:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -76,8 +76,8 @@ class Dimension:
 
 def load_dimensions(metadata: Mapping[str, Any]) -> list[Dimension]:
     """Those of a search, as its sweep.json tells."""
-    told = metadata["search"]["dimensions"]
-    return [Dimension(**{**each, "options": tuple(each["options"])}) for each in told]
+    message = metadata["search"]["dimensions"]
+    return [Dimension(**{**each, "options": tuple(each["options"])}) for each in message]
 
 
 def parse_dimension(override: Override) -> Dimension:

@@ -94,13 +94,13 @@ def _load_outcome(sweep_dir: Path) -> SearchOutcome:
 
 def _format_lines(sweep_dir: Path) -> Iterator[str]:
     found = _load_outcome(sweep_dir)
-    asked, seeds = found.metadata["search"], found.metadata["seeds"]
-    unit = MetricUnit(asked["metric"])
+    requested, seeds = found.metadata["search"], found.metadata["seeds"]
+    unit = MetricUnit(requested["metric"])
     states = Counter(STATE_LABELS[trial.state.name] for trial in found.trials)
     ends = ", ".join(f"{states[state]} {state}" for state in STATE_LABELS.values() if states[state])
     alike = len({tuple(trial.params.items()) for trial in found.trials})
-    told = f", of {alike} different settings" if alike < len(found.trials) else ""
-    yield f"Trials  {len(found.trials)} of {asked['trials']}: {ends}{told}"
+    message = f", of {alike} different settings" if alike < len(found.trials) else ""
+    yield f"Trials  {len(found.trials)} of {requested['trials']}: {ends}{message}"
     if not found.completed_trials:
         yield "Best    none: no trial is whole"
         return
@@ -148,8 +148,8 @@ def _format_importance(outcome: SearchOutcome) -> Iterator[str]:
         shares = optuna.importance.get_param_importances(outcome.study, evaluator=judge)
     except (ValueError, RuntimeError):  # too few values of a setting were tried
         return
-    told = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
+    message = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
     yield (
         "Weight  of the settings in "
-        f"{pluralize(len(outcome.completed_trials), 'whole trial')}, roughly: {told}"
+        f"{pluralize(len(outcome.completed_trials), 'whole trial')}, roughly: {message}"
     )

@@ -127,8 +127,8 @@ def print_plan(arguments: SearchArguments, console: Console) -> None:
     if settings.pruner == "median":
         after = f"after {pluralize(settings.startup, 'whole trial')} and "
         after += pluralize(settings.warmup, "epoch")
-        told = f"median: a trial's first seed ends where it is worse than half of them, {after}"
-        console.print(f"Pruner    {told}", soft_wrap=True)
+        message = f"median: a trial's first seed ends where it is worse than half of them, {after}"
+        console.print(f"Pruner    {message}", soft_wrap=True)
 
 
 def _format_sampler(name: str, startup: int) -> str:

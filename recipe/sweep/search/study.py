@@ -37,12 +37,12 @@ class SweepStudy:
         from recipe.compare.metric_unit import MetricUnit  # workers import this file, and not that
 
         about = sweep_record.read_record(sweep_dir)
-        asked = about["search"]
+        requested = about["search"]
         there = search_storage.open_storage(
-            search_storage.resolve_address(asked["storage"], sweep_dir.parent.parent)
+            search_storage.resolve_address(requested["storage"], sweep_dir.parent.parent)
         )
         known = len(set(about["trials"]))
-        more = MetricUnit(asked["metric"]).direction > 0
+        more = MetricUnit(requested["metric"]).direction > 0
         study = optuna.create_study(
             study_name=search_storage.get_study_name(sweep_dir),
             storage=there,
@@ -56,7 +56,9 @@ class SweepStudy:
                 "it "
                 "back, or start anew with again=true"
             )
-        study.sampler = search_storage.make_sampler(asked["sampler"], asked["startup"], drawn)
+        study.sampler = search_storage.make_sampler(
+            requested["sampler"], requested["startup"], drawn
+        )
         return cls(study, dimension.load_dimensions(about))
 
     @property

@@ -60,7 +60,7 @@ class Checkpoints:
         except OSError as error:
             run, first = (
                 self.checkpoint_dir.parent,
-                "make room" if atomic_write.is_disk_full(error) else "see to that",
+                "make room" if atomic_write.is_disk_full(error) else "fix that",
             )
             last = f"the last one is {before[-1].name}" if before else "there is none before it"
             raise RecipeError(

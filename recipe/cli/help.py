@@ -6,7 +6,7 @@ from recipe import __version__, output
 from recipe.config import option_files
 
 USAGE = """\
-python -m recipe [key=value ...]         train one run and record it; one that was killed goes on
+python -m recipe [key=value ...]         train one run and record it; a killed one is resumed
 python -m recipe -m key=a,b [...]        a sweep: every combination, each a run of its own
 torchrun --nproc-per-node 2 -m recipe [key=value ...]  one run, shared by two processes
 python -m recipe ablate key=value [...]  which trick helps: the chosen ones on and off, per seed;
@@ -29,9 +29,9 @@ python -m recipe ui [SWEEP] [port=5000]  MLflow's page of a sweep, the newest on
                                          all recorded runs, at 127.0.0.1; open=true opens a browser
 
 python -m recipe status [resume=true]    runs that aren't finished; closes those that died, and with
-                                         resume=true goes on with them
+                                         resume=true resumes them
 python -m recipe status <sweep>          its variants by seeds, what is left, and for how long
-python -m recipe resume <id> [key=value ...]  goes on with a run that was stopped, bit for bit
+python -m recipe resume <id> [key=value ...]  resumes a stopped run, bit for bit
 python -m recipe replay <id> [key=value ...]  a recorded run once more; do its numbers agree?
 python -m recipe diff <id> <id>          what differed between two recorded runs
 python -m recipe prune [RUN or SWEEP] [keep=1] [yes=true]

@@ -134,5 +134,5 @@ def _remove_files(each: RemovableFiles) -> None:
     except OSError as error:
         raise RecipeError(
             f"prune: {escape_unprintable(each.run_dir)} can't be written: {error.strerror}; "
-            "see to that and prune again"
+            "fix that and prune again"
         ) from error

@@ -53,12 +53,12 @@ def _resume_run(folder: Path, spec: RunSpec, console: Console) -> None:
     info = run_dirs.read_info(folder, "resume")
     if info.status == "PRUNED":
         raise SpecError(
-            f"resume: {info.id} was pruned, as a search wanted no more of it; its spec runs whole "
+            f"resume: {info.id} was pruned by a search; its spec is trained to the end "
             f"by python -m recipe spec={relative_to_cwd(folder / 'spec.yaml')}"
         )
     if info.status == "FINISHED":
         raise SpecError(
-            f"resume: {info.id} is finished; to go on beyond its end, give more epochs=<number>"
+            f"resume: {info.id} is finished; to train it further, give more epochs=<number>"
         )
     run = prepare_run(spec, Problems())
     identity, source = fingerprint.compute(spec, run), lineage.find_parent_checkpoint(folder)
@@ -89,7 +89,7 @@ def _start_branch(request: RecordedRunRequest, console: Console) -> None:
     newest = Checkpoints(request.run_dir, spec.checkpoint).load_latest_with_path()
     if newest is None:
         raise SpecError(
-            f"resume: {request.run_dir.name} has no checkpoint to go on from (checkpoint.every, "
+            f"resume: {request.run_dir.name} has no checkpoint to resume from (checkpoint.every, "
             "checkpoint.keep_finished and recipe prune keep=0 decide what is kept); start a new run"
         )
     checkpoint, saved = newest

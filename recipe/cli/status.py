@@ -61,7 +61,7 @@ def status(arguments: Sequence[str], console: Console) -> int:
         console.print(_format_stale_run(run, outputs), soft_wrap=True)
     if len(closed) > MAX_LISTED_RUNS:
         console.print(
-            f"and {len(closed) - MAX_LISTED_RUNS} more that were dead, and are closed as KILLED"
+            f"and {len(closed) - MAX_LISTED_RUNS} more that were stale, and are closed as KILLED"
         )
     if closed:
         _upload_stale_runs(outputs, closed, values, console)
@@ -80,11 +80,11 @@ def status(arguments: Sequence[str], console: Console) -> int:
 
 
 def _format_stale_run(run: Path, outputs: Path) -> str:
-    message = f"{escape_unprintable(run.name)} was dead, and is closed as KILLED"
+    message = f"{escape_unprintable(run.name)} was stale, and is closed as KILLED"
     if not (run / "spec.yaml").is_file():
         return f"{message}; it had not begun, start it again"
     resumes = run_dirs.format_command(f"resume {escape_unprintable(run.name)}", outputs)
-    return f"{message}; {resumes} takes it up"
+    return f"{message}; {resumes} resumes it"
 
 
 def _print_not_resumed(
@@ -92,7 +92,7 @@ def _print_not_resumed(
 ) -> None:
     """Which runs `resume=true` doesn't resume, why, and how they are resumed."""
     resumable = [escape_unprintable(run.name) for run in killed if (run / "spec.yaml").is_file()]
-    message = ["No run was found dead"] if none_dead else []
+    message = ["No stale run was found"] if none_dead else []
     if resumable:
         which = format_list(resumable[::-1], MAX_LISTED_RUNS)
         resume = run_dirs.format_command(f"resume {resumable[-1]}", outputs)
@@ -149,7 +149,7 @@ def _upload_stale_runs(
     sending.upload_sweeps()
     if sending.num_unsent:
         reasons = format_list(list(sending.failure_reasons.values()))
-        console.print(f"MLflow wasn't told: {reasons}", style="red", soft_wrap=True)
+        console.print(f"MLflow was not updated: {reasons}", style="red", soft_wrap=True)
 
 
 def _read_infos(folders: Sequence[Path]) -> Iterator[tuple[Path, RunInfo | None]]:

@@ -24,7 +24,7 @@ def find_causes(one: RunRecord, other: RunRecord) -> Iterator[str]:
         yield format_list(changed)
     starts = [record.tags.get("recipe.resumed_from", "the start") for record in (one, other)]
     if starts[0] != starts[1]:
-        yield f"went on from {' -> '.join(starts)}"
+        yield f"started from {' -> '.join(starts)}"
     if one.data_digest != other.data_digest and one.data_digest and other.data_digest:
         yield "data differ"
     yield from _iter_version_changes(one.package_versions, other.package_versions)

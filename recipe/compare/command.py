@@ -62,7 +62,7 @@ def compare(arguments: Sequence[str], console: Console) -> int:
         output.set_current_task("sending the findings to MLflow")
         failure = upload_report(found, made, files, outputs, which, values["tracking.uri"])
         if failure:
-            console.print(f"MLflow wasn't told: {failure}", style="red", soft_wrap=True)
+            console.print(f"MLflow was not updated: {failure}", style="red", soft_wrap=True)
     return 0
 
 

@@ -89,8 +89,8 @@ def _find_tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> T
         if known != restrictions.get_tracking_uri(compose.compose_project()):
             raise RecipeError(
                 _describe_moved_database(str(known), sweep)
-                or f"the record of this sweep is on another machine, {known!r}; if it may be told, "
-                f"say tracking.uri={known}"
+                or f"the record of this sweep is on another machine, {known!r}; to update it, "
+                f"give tracking.uri={known}"
             )
     artifacts = (outputs / "mlartifacts").as_uri() if known == here else None
     return Tracking(str(known), first.settings.get("tracking.experiment", "recipe"), artifacts)
@@ -103,7 +103,7 @@ def _describe_moved_database(known: str, sweep: Path) -> str:
         return ""
     return (
         f"{sweep.parent.parent} was copied or moved since, and the record of this sweep is in "
-        f"{path}; if that is to be told, say tracking.uri={known}"
+        f"{path}; to update that, give tracking.uri={known}"
     )
 
 
@@ -118,7 +118,7 @@ def _render_note(found: Comparison, made: Document, jobs: str, kept: str) -> str
     against = f" against {format_code(base)}" if base else ""
     report = (
         f"By {format_code(found.unit.metric)}{against}, which {format_code(f'{kept}/report.html')} "
-        "among the artifacts tells whole."
+        "among the artifacts describes in full."
     )
     pages = [
         # the run's name stands above it already

@@ -234,9 +234,9 @@ def _describe_unfinished_runs(found: Iterable[RunResult]) -> list[str]:
 def get_exclusion_reason(run: RunResult) -> str:
     """Why a run's numbers are of no one spec; empty if they are."""
     if "recipe.resumed_from" in run.tags:
-        return "went on from another run's checkpoint"
+        return "started from another run's checkpoint"
     if run.tags.get("recipe.fingerprint") == "mixed":
-        return "was taken up by other code or on another machine"
+        return "was resumed by other code or on another machine"
     return ""
 
 

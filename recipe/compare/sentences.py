@@ -79,9 +79,9 @@ def _describe_no_effect(finding: Finding, unit: MetricUnit) -> str:
             f"{_format_subject(finding)} was {moved}: {format_code(finding.audited_trick)} {idle}."
         )
     if finding.audited_trick:
-        idle = f"stands against {format_code(finding.audited_trick)}, which {idle}"
+        idle = f"contradicts {format_code(finding.audited_trick)}, which {idle}"
     changed = f"{unit.metric} changed by {moved}"
-    return f"{_format_subject(finding)} {idle}: {changed}; this says nothing about its use."
+    return f"{_format_subject(finding)} {idle}: {changed}; this is no evidence about its effect."
 
 
 def _explain_interval_conflict(finding: Finding) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _format_p_clause(finding: Finding) -> str:
 def _describe_cost_and_clipping(finding: Finding, unit: MetricUnit) -> Iterator[str]:
     message = []
     if finding.clipped_fraction is not None:
-        message.append(f"bit on {100 * finding.clipped_fraction:.0f} % of steps")
+        message.append(f"clipped {100 * finding.clipped_fraction:.0f} % of steps")
     is_time = unit.metric.startswith("time/")  # which the change itself is of
     if finding.time_ratio is not None and finding.contrast != "together" and not is_time:
         message.append(_describe_time_cost(finding.time_ratio))
@@ -205,9 +205,9 @@ def _describe_time_cost(slower: ConfidenceInterval) -> str:
     """Machines are noisy: a difference is told as one only where its interval leaves out 0."""
     mean, low, high = (100 * (value - 1) for value in (slower.mean, slower.low, slower.high))
     if slower.n < MIN_PAIRS:
-        return f"its cost in time can't be told from {pluralize(slower.n, 'pair')}"
+        return f"its cost in time can't be estimated from {pluralize(slower.n, 'pair')}"
     if not is_time_ratio_known(slower):
-        return "its cost in time varies too much to be told"
+        return "its cost in time varies too much to be estimated"
     if ratio := format_large_ratio(slower):  # whose interval leaves out 1, as it is known
         return f"took {ratio[0]} times as long{ratio[1]}"
     spread = f" ({low:+.0f} to {high:+.0f} %)"

@@ -330,7 +330,7 @@ def _explain_type_mismatch(told: str) -> str:
     if override == told:
         return ""
     return (
-        f"{override}: another kind of value stands there; give a list [a,b] for a list, a mapping "
+        f"{override}: the value is of another type; give a list [a,b] for a list, a mapping "
         "{a: 1} for a mapping"
     )
 

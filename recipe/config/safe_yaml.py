@@ -247,7 +247,7 @@ def check_yaml(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchored:
                 raise ValueError(
-                    f"the alias *{str(event.anchor)[:100]} stands for nothing, or for itself"
+                    f"the alias *{str(event.anchor)[:100]} is undefined, or refers to itself"
                 )
             count += anchored[event.anchor][0]
             length += anchored[event.anchor][1]

@@ -175,7 +175,7 @@ def _describe_missing_arguments(group: str, part: Callable[..., Any]) -> str:
     takes = f"takes {', '.join(by_place)}" if by_place else "takes nothing"
     return (
         f"{takes} by position, but is called with {pluralize(wanted, 'argument')} before its "
-        f"settings (the docstring of recipe.components.{group} says with which)"
+        f"settings (the docstring of recipe.components.{group} describes them)"
     )
 
 

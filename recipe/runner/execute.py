@@ -106,7 +106,7 @@ def execute_run(
         _warn_upload_incomplete(console, recorder)
         if unread:
             again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
-            message = f"nobody reads what the run prints any more, so it stops; {again} goes on"
+            message = f"the reader of the output has exited, so the run stops; {again} resumes it"
             output.print_error(message)
         raise
     _remove_temporary_files(spec, recorder)

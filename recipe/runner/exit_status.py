@@ -89,7 +89,7 @@ def run_command(command: Callable[[], int], *, print_errors: bool = True) -> int
 
 
 def _describe_os_error(error: OSError) -> str:
-    way_out = "make room" if atomic_write.is_disk_full(error) else "see to that"
+    way_out = "make room" if atomic_write.is_disk_full(error) else "fix that"
     return f"{error.filename or 'a file'}: {error.strerror}; {way_out}, then start it again"
 
 

@@ -101,7 +101,7 @@ def print_summary(console: Console, sweep_dir: Path) -> None:
         done = sum(ended.status == "FINISHED" for ended in read_results(sweep_dir))
         typed = about.get("command", [])
         message = (
-            f"{done} of {about['jobs']} runs finished; go on with: "
+            f"{done} of {about['jobs']} runs finished; resume with: "
             f"{sweep_record.format_command(typed)}"
         )
         console.print(f"\n{message}", soft_wrap=True)

@@ -91,7 +91,7 @@ def read_status(sweep_dir: Path) -> SweepStatus:
         if unknown:
             which = pluralize(len(unknown), "run")
             cautions.append(
-                f"{which} of it can't be told to be one of its jobs: {format_list(unknown)}"
+                f"{which} can't be identified as one of its jobs: {format_list(unknown)}"
             )
     ids = [Path(ended[number].run or "").name for number in done]
     recorded = run_dirs.get_runs_dir(sweep_dir.parent.parent)

@@ -65,7 +65,7 @@ def print_unfinished_sweeps(output_dir: Path, console: Console) -> None:
         table.add_column(column, overflow="fold")
     for folder in unfinished[-MAX_LISTED:]:
         sweep = sweep_status.read_status(folder)
-        done = f"{sweep.done_count} of {sweep.total}" + (", going on" if sweep.is_running else "")
+        done = f"{sweep.done_count} of {sweep.total}" + (", running" if sweep.is_running else "")
         if not sweep_record.read_record(folder):
             done = "sweep.json is damaged"
         table.add_row(escape_unprintable(folder.name), escape_unprintable(sweep.name), done)
@@ -74,7 +74,7 @@ def print_unfinished_sweeps(output_dir: Path, console: Console) -> None:
         console.print(f"and {len(unfinished) - MAX_LISTED} before these")
     name = escape_unprintable(unfinished[-1].name)
     console.print(
-        f"{run_dirs.format_command(f'status {name}', output_dir)} shows one whole", soft_wrap=True
+        f"{run_dirs.format_command(f'status {name}', output_dir)} shows one in full", soft_wrap=True
     )
 
 

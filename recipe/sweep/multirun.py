@@ -158,7 +158,7 @@ def _run_plan(
             sweep.mkdir(parents=True)
             atomic_write.write_file(sweep / "sweep.json", json.dumps(content).encode(), sync=False)
     else:
-        message += f", going on with {sweep.name}"
+        message += f", resuming {sweep.name}"
         content = {
             key: value for key, value in content.items() if key not in sweep_plan.preserved_keys
         }

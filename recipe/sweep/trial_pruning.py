@@ -63,7 +63,7 @@ class _PruningCallback:
         if prune and point.epoch < self._epochs:
             raise RunPruned(
                 f"after epoch {point.epoch} of {self._epochs}: {self._settings['metric']} "
-                f"{value:.4g} is worse than the median of the whole trials then"
+                f"{value:.4g} is worse than the median of the completed trials then"
             )
 
     def _should_prune(self, epoch: int, value: float) -> bool:

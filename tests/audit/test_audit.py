@@ -669,7 +669,7 @@ def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
     assert lines == [
         "Caution scheduler=step had no effect: it never changed a learning rate; this run says "
         "nothing about it",
-        "Caution clip=norm had no effect: it never clipped; this run says nothing about it",
+        "Caution clip=norm had no effect: it never clipped; this run is no evidence about it",
     ]
     (run,) = commands.runs(tmp_path)
     events = commands.read_lines(run / "events.jsonl")

@@ -30,7 +30,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
     [
         (
             "trust={a:1}",
-            "trust={a:1}: another kind of value stands there; give a list [a,b] for a list, a "
+            "trust={a:1}: the value is of another type; give a list [a,b] for a list, a "
             "mapping {a: 1} for a mapping",
         ),
         # keys

@@ -80,7 +80,7 @@ def test_what_is_left_is_what_more_epochs_start_from_and_without_it_that_is_refu
     refused = commands.here(home, "resume", "done", "epochs=4")
     assert refused.status == 2
     assert refused.err.startswith(
-        f"recipe: resume: {finished.name} has no checkpoint to go on from (checkpoint.every, "
+        f"recipe: resume: {finished.name} has no checkpoint to resume from (checkpoint.every, "
         "checkpoint.keep_finished and recipe prune keep=0 decide what is kept)"
     )
     for verb in (["diff", finished.name, finished.name], ["replay", finished.name]):

@@ -71,8 +71,9 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     done = commands.here(tmp_path, "status")
     assert done.status == 0 and f"{run.name}  long one  KILLED " in done.out
     assert f" {last['step']} of 1000  " in done.out and "1 run: 1 KILLED" in done.out
-    assert f"{run.name} was dead, and is closed as KILLED; python -m recipe resume {run.name} " in (
-        done.out
+    assert (
+        f"{run.name} was stale, and is closed as KILLED; python -m recipe resume {run.name} "
+        in (done.out)
     )
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
     end = commands.read_lines(run / "events.jsonl")[-1]
@@ -82,7 +83,7 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     assert (found.info.status, found.info.end_time) == ("KILLED", last["time"])
     assert servers.points(client(tmp_path), run_id) == servers.journal(run)
     again = commands.here(tmp_path, "status")
-    assert "was dead" not in again.out and "1 run: 1 KILLED" in again.out
+    assert "was stale" not in again.out and "1 run: 1 KILLED" in again.out
 
 
 @pytest.mark.integration
@@ -306,7 +307,7 @@ def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(tmp_p
     done = commands.here(tmp_path, "status", "resume=true")
     assert (done.status, done.err) == (0, "")
     assert done.out.endswith(
-        f"No run was found dead; 1 run recorded as KILLED before, maybe on purpose, not resumed "
+        f"No stale run was found; 1 run recorded as KILLED before, maybe on purpose, not resumed "
         f"({run.name}); python -m recipe resume {run.name} resumes it\n"
     )
 
@@ -365,10 +366,10 @@ def test_of_many_dead_runs_a_few_are_told_one_by_one(tmp_path: Path) -> None:
         if number:
             (run / "spec.yaml").touch()
     lines = commands.here(tmp_path, "status").out.splitlines()
-    assert sum("was dead" in line for line in lines) == 5
+    assert sum("was stale" in line for line in lines) == 5
     assert (
-        "20260101-000000-000000 was dead, and is closed as KILLED; it had not begun, start it "
+        "20260101-000000-000000 was stale, and is closed as KILLED; it had not begun, start it "
         in (lines[-6])
     )
-    assert lines[-5].endswith("; python -m recipe resume 20260101-000000-000001 takes it up")
-    assert lines[-1] == "and 3 more that were dead, and are closed as KILLED"
+    assert lines[-5].endswith("; python -m recipe resume 20260101-000000-000001 resumes it")
+    assert lines[-1] == "and 3 more that were stale, and are closed as KILLED"

@@ -81,12 +81,12 @@ def test_a_sweep_that_was_killed_is_shown_and_its_command_finishes_it(tmp_path: 
     alone = status(tmp_path)  # closes it
     (line,) = [line for line in alone if line.startswith(sweep.name)]
     assert line.endswith("  optimizer.lr=0.1,0.2 seed=0,1  1 of 4")
-    assert f"python -m recipe status {sweep.name} shows one whole" in alone
+    assert f"python -m recipe status {sweep.name} shows one in full" in alone
     lines = status(tmp_path, "--sweep", sweep.name)
     assert lines == before
     assert go_on(tmp_path, lines).status == 0
     assert status(tmp_path, sweep.name)[-1] == "4 of 4 done"
-    assert not any("shows one whole" in line for line in status(tmp_path))
+    assert not any("shows one in full" in line for line in status(tmp_path))
 
 
 # sweeps written by hand
@@ -149,7 +149,7 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
             "1 of 4 done, 2 running, 1 missing",
             "Time left  about 1 min 40 s, 2 at a time (1 finished run took 1 min 40 s)",
         ]
-        assert f"{SWEEP}  mine  1 of 4, going on" in status(tmp_path)
+        assert f"{SWEEP}  mine  1 of 4, running" in status(tmp_path)
     finally:
         lock.release()
         recorder.close("KILLED")
@@ -260,7 +260,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
     path = f"{sweep}/jobs.jsonl"
     assert lines[3:5] == [
         f"Caution jobs.jsonl can't be read ({path}: line 2 is damaged); what the runs say is shown",
-        f"Caution 1 run of it can't be told to be one of its jobs: {recorders[2].run_id}",
+        f"Caution 1 run can't be identified as one of its jobs: {recorders[2].run_id}",
     ]
     for line in ('{"number": 0}\n', '{"number": 0, "name": 1, "status": [], "accuracy": "x"}\n'):
         (sweep / "jobs.jsonl").write_text(line)

@@ -41,7 +41,7 @@ def test_a_trick_is_told_with_change_interval_test_deed_and_cost(tmp_path: Path)
     # mean 0.02, sd 0.00756, t(7) = 2.3646: +- 0.632 points; all of one sign: p = 2 / 2**8
     assert sentences(out, "clip=norm changed") == [
         "clip=norm changed val/accuracy by +2.00 points (95 % interval +1.37 to +2.63, 8 paired "
-        "seeds, p = 0.008): shown to help; it bit on 25 % of steps and cost 25 % more time."
+        "seeds, p = 0.008): shown to help; it clipped 25 % of steps and cost 25 % more time."
     ]
     row = rows(tmp_path, "alone")["clip=norm"]
     assert (row["pairs"], row["tests"], row["seeds_needed"]) == ("8", "1", "6")
@@ -122,7 +122,7 @@ def test_what_the_audit_saw_doing_nothing_is_marked_and_not_counted(tmp_path: Pa
     out = compared(tmp_path)
     assert (
         "clip=norm did nothing in any of its 6 runs, as the audit saw: val/accuracy changed by "
-        "exactly 0; this says nothing about its use."
+        "exactly 0; this is no evidence about its effect."
     ) in out.splitlines()
     # the other is corrected for itself alone: 6 seeds are enough
     assert "scheduler=step changed val/accuracy by +10.00 points (the same in every pair" in out
@@ -426,7 +426,7 @@ def test_lists_are_levels_too(tmp_path: Path) -> None:
         ("one variant", "all runs are of one variant, so there is nothing to compare it with"),
         ("constant", "val/accuracy is 50.00 % in every run"),
         ("failed", "1 run left out: failed"),
-        ("branch", "1 run left out: went on from another run's checkpoint"),
+        ("branch", "1 run left out: started from another run's checkpoint"),
         ("missing", "3 jobs of 5 not ended yet"),
         ("nan", "1 finished run left out: without a finite val/accuracy"),
         ("device", "the runs are of different devices or numbers of threads: one, two"),

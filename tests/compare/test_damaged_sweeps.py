@@ -255,6 +255,6 @@ def test_an_outputs_folder_that_was_copied_is_said_to_be(tmp_path: Path) -> None
     assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm").status == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "copy" / "outputs")
     out = compared(tmp_path / "copy")
-    (said,) = lines(out, "MLflow wasn't told")
+    (said,) = lines(out, "MLflow was not updated")
     assert f"{tmp_path}/copy/outputs was copied or moved since" in said
     assert "another machine" not in said

@@ -172,14 +172,14 @@ def test_a_baseline_that_did_nothing_is_marked_and_not_counted(tmp_path: Path) -
     assert alone["scheduler=step"]["verdict"] == "shown to help"
     (none,) = [row for name, row in alone.items() if name.startswith("clip=none")]
     assert none["verdict"] == "did nothing"
-    assert lines(out, "clip=none stands against clip=norm, which did nothing in any of its 6 runs")
+    assert lines(out, "clip=none contradicts clip=norm, which did nothing in any of its 6 runs")
 
 
 def test_one_pair_tells_nothing_of_time(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, [0.02]))
     out = compared(tmp_path)
-    assert lines(out, "its cost in time can't be told from 1 pair")
+    assert lines(out, "its cost in time can't be estimated from 1 pair")
     assert "more time" not in out and "+25 %" not in out
 
 
@@ -360,7 +360,7 @@ def test_a_time_lost_in_noise_makes_nothing_efficient(tmp_path: Path) -> None:
         ((0.0067, 0.0069, 0.0073, 0.0075),
          "it took 0.0071 times as long (0.0065 to 0.0077)", "x 0.0071 (0.0065 to 0.0077)"),
         ((40.0, 40.0, 40.0, 40.0), "it took 40 times as long", "x 40"),
-        ((0.001, 1.0, 0.001, 1.0), "its cost in time varies too much to be told", "-"),
+        ((0.001, 1.0, 0.001, 1.0), "its cost in time varies too much to be estimated", "-"),
     ],
 )  # fmt: skip
 def test_a_large_ratio_of_times_is_printed_where_it_is_sure(

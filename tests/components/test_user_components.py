@@ -49,7 +49,7 @@ def project(tmp_path: Path) -> Path:
             ["clip=without_params", "trust=[mine]"],
             2,
             "clip=without_params takes nothing by position, but is called with 1 argument before "
-            "its settings (the docstring of recipe.components.clip says with which)",
+            "its settings (the docstring of recipe.components.clip describes them)",
         ),
         (
             ["clip=silent", "trust=[mien]"],

@@ -96,7 +96,7 @@ BROKEN = {
     "tag": (b"a: !!python/object/apply:os.mkdir [RAN]", "isn't that of a plain value"),
     "misfit": (b"a: !!bool maybe\nb: !!int ''\n", "can't be read: "),
     "twice": (b"a: 1\na: 2\n", "found duplicate key a"),
-    "loop": (b"a: &a [*a]\n", "the alias *a stands for nothing, or for itself"),
+    "loop": (b"a: &a [*a]\n", "the alias *a is undefined, or refers to itself"),
     "large": (b"a: " + b"x" * 2**20, "is larger than 1048576 bytes"),
     "many": (b"a: [" + b"1, " * 20_000 + b"]", "more than 10000 values"),
     "null_key": (b"null: 3\n", "null: the name of a setting must be a text, got null; write"),

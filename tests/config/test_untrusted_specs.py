@@ -321,7 +321,7 @@ TEXTS = [
     ("name: !mine x", "isn't that of a plain value"),
     ("name: !!binary UkFO", "isn't that of a plain value"),
     (BOMB, "more than 10000 values, its aliases expanded; give fewer"),
-    ("loop: &loop [*loop]", "the alias *loop stands for nothing, or for itself"),
+    ("loop: &loop [*loop]", "the alias *loop is undefined, or refers to itself"),
     ("clip: {_target_: recipe.components.clip.none.none}", "duplicate key clip"),
     ("deep: " + "[" * 5000 + "]" * 5000, "more than 30 mappings and lists within each other"),
     ("deep: " + "{a: " * 5000 + "1" + "}" * 5000, "more than 30 mappings and lists"),

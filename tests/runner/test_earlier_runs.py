@@ -116,7 +116,7 @@ def test_a_sweep_that_is_interrupted_is_continued_by_the_same_command(
     done = commands.in_turn(tmp_path, *SWEEP)
     assert done.status == 0
     lines = done.out.splitlines()
-    assert f"seed=0,1,2,3: 4 runs, going on with {sweep_folder(tmp_path).name}" in lines
+    assert f"seed=0,1,2,3: 4 runs, resuming {sweep_folder(tmp_path).name}" in lines
     assert any(line.startswith(f"finished before, as {first.name}: ") for line in lines)
     assert [line for line in lines if line.startswith("Resumes")] == [
         f"Resumes {second.name} after step 2"

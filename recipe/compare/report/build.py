@@ -133,7 +133,7 @@ def _build_contrast_table(found: Comparison, question: Contrast) -> Table:
                 "to_see": to_see and to_be_seen,
             }
         )
-    own = [] if question == "together" else ["time", "bit on"]
+    own = [] if question == "together" else ["time", "clipped"]
     change = f"change{unit.points_suffix and f' ({unit.points_suffix.strip()})'}"
     columns = [
         "trick",
@@ -339,7 +339,7 @@ def _describe_method(found: Comparison) -> Iterator[str]:
         numbers = f"the mean of {found.unit.metric} over the batches of the last epoch"
     yield (
         f"The numbers are {numbers}, as they are wherever `compare` "
-        "says nothing else; the table at a sweep's end and `status` show each run's best epoch. "
+        "is stated otherwise; the table at a sweep's end and `status` show each run's best epoch. "
         "The best of many epochs, `--metric best/val_accuracy`, is a little too good in every "
         "variant. Intervals of variants are wider than those of paired differences: they hold the "
         "spread between seeds. Intervals of an accuracy end at what there can be."

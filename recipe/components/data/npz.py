@@ -93,7 +93,7 @@ def _read_array(stream: IO[bytes], size: int) -> Any:
     if declared != there or any(length < 0 for length in shape):
         raise ValueError(
             f"{dtype} of shape {shape} takes {declared:,} bytes, but there are {there:,}; it was"
-            " cut off or tampered with, write it anew with numpy.savez"
+            " cut off or tampered with, write it again with numpy.savez"
         )
     content, filled = np.empty(declared, np.uint8), 0
     chunk = start.read()

@@ -118,7 +118,7 @@ def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
         )
     if planned.freeze_schedule.unfreeze_schedule:
         yield (
-            f"{planned.choice('freeze')} thaws layers while the run goes on, which torch's "
+            f"{planned.choice('freeze')} unfreezes layers during the run, which torch's "
             f"fully_shard doesn't follow ({choice}); freeze them throughout, or use distributed=ddp"
         )
     if planned.scaler.is_enabled():

@@ -59,9 +59,7 @@ def _parse_rule(
             f"{key} has no match; write {{match: <name or pattern>, lr: ...}}, got {rule}"
         )
     if "params" in options or "rule" in options:
-        raise ValueError(
-            f"{key}: params and rule can't be set; match says which parameters it takes"
-        )
+        raise ValueError(f"{key}: params and rule can't be set; match selects its parameters")
     given = options.pop("name", None)
     if not options:
         raise ValueError(

@@ -109,7 +109,7 @@ def check_launcher_gpus(overrides: Sequence[Override], first_spec: RunSpec) -> N
         raise SpecError(
             f"hydra.launcher.workers={workers}: {pluralize(len(gpus.device_ids), 'GPU')} with "
             f"{pluralize(per_gpu, 'job')} each have room for {gpus.n_slots}; "
-            "hydra.launcher.per_gpu says how many share one"
+            "hydra.launcher.per_gpu is the number of jobs that share one"
         )
 
 
@@ -143,7 +143,7 @@ def _find_gpu_problems(requested: Any, per_gpu: Any) -> Iterator[str]:
     if len(set(indices)) < len(indices):
         yield (
             f"hydra.launcher.gpus names a GPU twice: {indices}; name each once, and "
-            "hydra.launcher.per_gpu says how many jobs share one"
+            "hydra.launcher.per_gpu is the number of jobs that share one"
         )
     given = _read_visible_devices()
     known = _query_nvidia_smi() if given is None else given

@@ -118,7 +118,7 @@ class LauncherWrapper(Launcher):  # type: ignore[misc]
             if left and not (idle < 2 and self.prepare_retry()):
                 stale_records.close_stale_records(sweep_dir.parent.parent)
                 runs = f"{pluralize(len(left), 'run')} of {len(job_overrides)}"
-                message = f"{self.name} lost {runs}; the same command goes on with what is missing"
+                message = f"{self.name} lost {runs}; the same command runs what is missing"
                 return Console().print(message, style="red", soft_wrap=True)
 
     def _print_worker_loss(self, error: Exception) -> None:

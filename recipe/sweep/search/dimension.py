@@ -100,7 +100,7 @@ def parse_dimension(override: Override) -> Dimension:
         raise ValueError(f"from {low:g} to {high:g} is no interval; give the lower end first")
     if "int" in tags:
         if low != int(low) or high != int(high):
-            raise ValueError("the ends of whole numbers are whole; leave tag int out")
+            raise ValueError("the ends of an interval of integers are integers; leave tag int out")
         low, high = int(low), int(high)
     _check_log(tags, low)
     return Dimension(key, override.input_line, low=low, high=high, log="log" in tags)
@@ -128,7 +128,7 @@ def _parse_range(override: Override, key: str, tags: set[str]) -> Dimension:
     if "log" in tags and not (whole and step == 1):
         raise ValueError("by ratios there are no steps; use tag(log, interval(...))")
     if "int" in tags and not whole:
-        raise ValueError("it has values that aren't whole; leave tag int out")
+        raise ValueError("it has values that aren't integers; leave tag int out")
     return Dimension(key, override.input_line, low=low, high=high, log="log" in tags, step=step)
 
 

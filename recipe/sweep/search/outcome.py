@@ -102,7 +102,7 @@ def _format_lines(sweep_dir: Path) -> Iterator[str]:
     message = f", of {alike} different settings" if alike < len(found.trials) else ""
     yield f"Trials  {len(found.trials)} of {requested['trials']}: {ends}{message}"
     if not found.completed_trials:
-        yield "Best    none: no trial is whole"
+        yield "Best    none: no trial is completed"
         return
     best = found.study.best_trial
     values = best.user_attrs["values over seeds"]
@@ -113,7 +113,7 @@ def _format_lines(sweep_dir: Path) -> Iterator[str]:
     if len(found.completed_trials) > 1:
         yield (
             "Caution that is the best of "
-            f"{pluralize(len(found.completed_trials), 'whole trial')}, chosen by "
+            f"{pluralize(len(found.completed_trials), 'completed trial')}, chosen by "
             "the same validation samples and seeds that its value is of, so it is too good on "
             "average; what it is worth, seeds that the search didn't have and samples held out tell"
         )
@@ -135,7 +135,7 @@ def _join_seeds(seeds: list[str]) -> str:
 
 
 def _format_importance(outcome: SearchOutcome) -> Iterator[str]:
-    """How much of what differs between the whole trials goes with each setting, by fANOVA."""
+    """How much of what differs between the completed trials goes with each setting, by fANOVA."""
     import optuna
 
     if (
@@ -151,5 +151,5 @@ def _format_importance(outcome: SearchOutcome) -> Iterator[str]:
     message = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
     yield (
         "Weight  of the settings in "
-        f"{pluralize(len(outcome.completed_trials), 'whole trial')}, roughly: {message}"
+        f"{pluralize(len(outcome.completed_trials), 'completed trial')}, roughly: {message}"
     )

@@ -125,7 +125,7 @@ def print_plan(arguments: SearchArguments, console: Console) -> None:
         drawn += f"; {settings.batch} jobs are drawn and handed out together, before any has ended"
     console.print(f"Sampler   {drawn}", soft_wrap=True)
     if settings.pruner == "median":
-        after = f"after {pluralize(settings.startup, 'whole trial')} and "
+        after = f"after {pluralize(settings.startup, 'completed trial')} and "
         after += pluralize(settings.warmup, "epoch")
         message = f"median: a trial's first seed ends where it is worse than half of them, {after}"
         console.print(f"Pruner    {message}", soft_wrap=True)

@@ -54,7 +54,7 @@ class SweepStudy:
             raise SpecError(
                 f"search: of the {known} trials of {sweep_dir.name} its storage has {drawn}; put "
                 "it "
-                "back, or start anew with again=true"
+                "back, or start from scratch with again=true"
             )
         study.sampler = search_storage.make_sampler(
             requested["sampler"], requested["startup"], drawn

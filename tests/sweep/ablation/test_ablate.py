@@ -367,14 +367,14 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: 
     done = commands.in_turn(tmp_path, "ablate", *given)
     assert done.status == 130
     again = f"python -m recipe ablate {shlex.join(given)}"
-    assert f"1 of 6 runs finished; go on with: {again}" in done.out
+    assert f"1 of 6 runs finished; resume with: {again}" in done.out
     assert "Stopped." in done.out.splitlines() and " resume " not in done.out
     assert [(each["name"], each["status"]) for each in ended(tmp_path)] == [
         ("baseline seed=0", "FINISHED"), ("clip=mine seed=0", "KILLED"),
     ]  # fmt: skip
     done = commands.in_turn(tmp_path, "ablate", *given, "yes=true")
     assert done.status == 0
-    assert f", going on with {next((tmp_path / 'outputs' / 'sweeps').iterdir()).name}" in done.out
+    assert f", resuming {next((tmp_path / 'outputs' / 'sweeps').iterdir()).name}" in done.out
     assert "baseline seed=0\nfinished before" in done.out and "Resumes " in done.out
     states = {each["name"]: each["status"] for each in ended(tmp_path)}
     names = [f"{name} seed={seed}" for name in NAMES_MINE for seed in (0, 1)]
@@ -388,7 +388,7 @@ def test_a_signal_in_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path
     done = commands.in_turn(tmp_path, "-m", *stopped_runs.QUIET, "seed=0,1")
     assert (done.status, done.problems) == (130, ["recipe: interrupted"])
     assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"]
-    assert "1 of 2 runs finished; go on with: python -m recipe -m " in done.out
+    assert "1 of 2 runs finished; resume with: python -m recipe -m " in done.out
     (tmp_path / "signals").write_text("9 SIGTERM")
     done = commands.in_turn(tmp_path, *stopped_runs.QUIET, "seed=1")
     assert done.status == 0 and "val/accuracy" in done.out

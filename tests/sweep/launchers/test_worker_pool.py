@@ -137,7 +137,7 @@ def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_fo
     assert sorted(statuses(folder)) == ["FINISHED"] * 3 + ["KILLED"]
     again = commands.process(folder, *command)
     assert again.status == 0, again.err
-    assert "going on with" in again.out and again.out.count("finished before, as ") == 3
+    assert "resuming" in again.out and again.out.count("finished before, as ") == 3
     assert statuses(folder) == ["FINISHED"] * 4
 
 

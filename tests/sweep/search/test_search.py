@@ -77,7 +77,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
     assert "Trials  5 of 5: 5 whole, of 2 different settings" in done.out
     best = max(means.values())
     assert f": val/accuracy {100 * best:.2f} % (mean of 2 seeds, 95 % interval " in done.out
-    assert "Caution that is the best of 5 whole trials, chosen by the same" in done.out
+    assert "Caution that is the best of 5 completed trials, chosen by the same" in done.out
     # what is told can be pasted, and is that trial
     (line,) = [x for x in done.out.splitlines() if x.startswith("Run it  python -m recipe -m ")]
     pasted = commands.here(folder, *shlex.split(line.removeprefix("Run it  python -m recipe ")))
@@ -90,7 +90,7 @@ def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder
     assert commands.here(folder, "search", *typed, "trials=2").status == 0
     before = commands.runs(folder)
     more = commands.here(folder, "search", *typed, "trials=3")
-    assert more.status == 0 and f"going on with {sweep_folder(folder).name}" in more.out
+    assert more.status == 0 and f"resuming {sweep_folder(folder).name}" in more.out
     assert commands.runs(folder)[:2] == before and len(commands.runs(folder)) == 3
     values = [trial.params["optimizer.lr"] for trial in study(folder).trials]
     assert len(set(values)) == 3 and all(0.001 <= value <= 0.1 for value in values)
@@ -134,7 +134,7 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
     before = commands.runs(folder)
     again = commands.here(folder, "search", *typed)
     assert again.status == 0, again.err
-    assert f"going on with {sweep_folder(folder).name}" in again.out
+    assert f"resuming {sweep_folder(folder).name}" in again.out
     trials = study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 6
     # the run that was killed is gone on with, and none is run twice

@@ -338,8 +338,8 @@ def _describe_method(found: Comparison) -> Iterator[str]:
     if found.unit.is_training_metric:
         numbers = f"the mean of {found.unit.metric} over the batches of the last epoch"
     yield (
-        f"The numbers are {numbers}, as they are wherever `compare` "
-        "is stated otherwise; the table at a sweep's end and `status` show each run's best epoch. "
+        f"The numbers are {numbers}, unless stated otherwise; "
+        "the table at a sweep's end and `status` show each run's best epoch. "
         "The best of many epochs, `--metric best/val_accuracy`, is a little too good in every "
         "variant. Intervals of variants are wider than those of paired differences: they hold the "
         "spread between seeds. Intervals of an accuracy end at what there can be."

@@ -52,9 +52,8 @@ class SweepStudy:
         drawn = len(study.get_trials(deepcopy=False))
         if drawn < known:
             raise SpecError(
-                f"search: of the {known} trials of {sweep_dir.name} its storage has {drawn}; put "
-                "it "
-                "back, or start from scratch with again=true"
+                f"search: of the {known} trials of {sweep_dir.name} its storage has {drawn}; "
+                "restore it, or start from scratch with again=true"
             )
         study.sampler = search_storage.make_sampler(
             requested["sampler"], requested["startup"], drawn

@@ -56,7 +56,7 @@ def test_a_trick_that_hurts_is_said_to(tmp_path: Path) -> None:
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, worse))
     out = compared(tmp_path)
     assert "changed val/accuracy by -2.00 points (95 % interval -2.63 to -1.37" in out
-    assert "): shown to hurt; it bit" in out
+    assert "): shown to hurt; it clipped" in out
 
 
 def test_the_differences_in_the_file_are_whole_so_that_ties_in_them_are_ties(
@@ -95,7 +95,7 @@ def test_too_few_seeds_give_no_verdict_but_the_number_it_takes(
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES[:seeds]))
     (told,) = sentences(compared(tmp_path), "clip=norm changed")
-    assert f"{seeds} paired seeds): no verdict, which takes {needed} seeds; it bit" in told
+    assert f"{seeds} paired seeds): no verdict, which takes {needed} seeds; it clipped" in told
     assert "p =" not in told
 
 

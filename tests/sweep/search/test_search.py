@@ -210,7 +210,7 @@ def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
         each for each in sweep_jobs.read_results(sweep_folder(pruned)) if each.status == "PRUNED"
     )
     done = commands.here(pruned, "resume", str(cut.run))
-    assert done.status == 2 and "was pruned, as a search wanted no more of it" in done.err
+    assert done.status == 2 and "was pruned by a search" in done.err
     text = commands.read_json(sweep_folder(pruned) / "sweep.json")["planned"][cut.number]
     alone = commands.here(pruned, *LITTLE, "optimizer.lr=0.5", *text)
     assert alone.status == 0 and "Resumes " not in alone.out

@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +77,12 @@ def refused(folder: Path, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def _as_it_was(folder: Path) -> Iterator[None]:
     environment, path, arguments = dict(os.environ), list(sys.path), list(sys.argv)
-    thresholds, running = gc.get_threshold(), threading.enumerate()
+    thresholds = gc.get_threshold()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     threads = torch.get_num_threads()
     try:
         yield
     finally:
-        for thread in threading.enumerate():  # one that still imports would do so in the next test
-            if thread not in running and not thread.daemon:
-                thread.join()
         gc.set_threshold(*thresholds)
         os.environ.clear()
         os.environ.update(environment)

@@ -58,8 +58,8 @@ class RunSummary:
         for v in self.verdicts:
             if v.no_effect_reason:
                 yield (
-                    f"{v.group}={v.option} had no effect: {v.no_effect_reason}; this run says "
-                    "nothing about it"
+                    f"{v.group}={v.option} had no effect: {v.no_effect_reason}; this run is "
+                    "no evidence about it"
                 )
             if v.warning:
                 yield v.warning

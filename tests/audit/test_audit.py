@@ -667,8 +667,8 @@ def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
     assert done.status == 0
     lines = [line for line in done.out.splitlines() if "had no effect" in line]
     assert lines == [
-        "Caution scheduler=step had no effect: it never changed a learning rate; this run says "
-        "nothing about it",
+        "Caution scheduler=step had no effect: it never changed a learning rate; this run is "
+        "no evidence about it",
         "Caution clip=norm had no effect: it never clipped; this run is no evidence about it",
     ]
     (run,) = commands.runs(tmp_path)

@@ -208,7 +208,7 @@ REFUSED = {
     ("device=card", "hydra.launcher.gpus=[0,0]", "hydra.launcher.per_gpu=0"): [
         "hydra.launcher.per_gpu must be a whole number of at least 1, got 0",
         "hydra.launcher.gpus names a GPU twice: [0, 0]; name each once, and hydra.launcher.per_gpu "
-        "says how many jobs share one",
+        "is the number of jobs that share one",
     ],
     ("hydra.launcher.workers=0",): [
         "hydra.launcher.workers must be auto or a whole number of at least 1, got 0"
@@ -222,7 +222,7 @@ REFUSED = {
     ],
     ("device=card", "hydra.launcher.workers=3"): [
         "hydra.launcher.workers=3: 2 GPUs with 1 job each have room for 2; hydra.launcher.per_gpu "
-        "says how many share one"
+        "is the number of jobs that share one"
     ],
     ("device=cpu", "hydra.launcher.gpus=[0,1]", "hydra.launcher.per_gpu=2"): [
         "hydra.launcher.gpus=[0, 1]: device=cpu computes on the CPU here; leave it out",

@@ -3,14 +3,14 @@
 It keeps the model the same in all processes; the engine handles ranks and communication. With one
 process it isn't instantiated, and the setting has no effect.
 
-- `prepared(model) -> model`: called once, before parameters are frozen.
-- `joined(run)`: called once before the first step, when no more code needs the plain model.
-- `sharded_clip(clip) -> clip`: called once after `joined`; the clip for gradients in this form.
-- `wrapped(model) -> nn.Module`: called at the start of each epoch; the module that a step calls. It
-  leaves the mean of the gradients over the processes in each process.
-- `before_hooks: bool`: whether hooks of a parameter see the gradient of this process alone.
-- `alone: bool`: whether one process may call the plain model while others don't.
-- `contiguous: bool`: whether weights must be in torch's default memory format.
+- `prepare_model(model) -> model`: called once, before parameters are frozen.
+- `before_training(run)`: called once before the first step, when no more code needs the plain model.
+- `sharded_clip(clip) -> clip`: called once after `before_training`; the clip for gradients in this form.
+- `wrap_model(model) -> nn.Module`: called at the start of each epoch; the module that a step calls.
+  It leaves the mean of the gradients over the processes in each process.
+- `has_local_grad_hooks: bool`: whether hooks of a parameter see the gradient of this process alone.
+- `has_local_forward: bool`: whether one process may call the plain model while others don't.
+- `is_contiguous_required: bool`: whether weights must be in torch's default memory format.
 """
 
 from __future__ import annotations

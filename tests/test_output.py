@@ -187,8 +187,8 @@ def test_a_run_whose_output_is_full_is_stopped_and_can_be_resumed(tmp_path: Path
     (run,) = commands.runs(tmp_path)
     assert status == 1
     assert err.getvalue().splitlines() == [
-        f"recipe: nobody reads what the run prints any more, so it stops; python -m recipe resume "
-        f"{run.name} goes on",
+        "recipe: the reader of the output has exited, so the run stops; python -m recipe resume "
+        f"{run.name} resumes it",
         "recipe: the output can't be written: No space left on device",
     ]
     assert commands.read_json(run / "run.json")["status"] == "KILLED"

@@ -161,7 +161,7 @@ def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path
     started.stderr.close()
     assert started.wait() == 1
     (run,) = commands.runs(tmp_path)
-    assert f"so it stops; python -m recipe resume {run.name} goes on" in said
+    assert f"so the run stops; python -m recipe resume {run.name} resumes it" in said
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
 
 

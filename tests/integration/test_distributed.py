@@ -121,7 +121,7 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
     ): [
         "clip=value would see parts of gradients under distributed=fsdp; use clip=norm",
         "average=swa would average parts of weights under distributed=fsdp",
-        "freeze=gradual thaws layers while the run goes on",
+        "freeze=gradual unfreezes layers during the run",
         "channels_last is true, but distributed=fsdp can't cut weights that lie in that order",
     ],
     (*several.HERE, "model=mlp", "loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=sum"):

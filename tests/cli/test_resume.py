@@ -133,7 +133,7 @@ def test_a_finished_run_is_refused(again: Path) -> None:
     run, before = finished(again), listing(again)
     done = resumed(again, "mine")
     assert (done.status, done.problems) == (2, [
-        f"recipe: resume: {run.name} is finished; to go on beyond its end, give more "
+        f"recipe: resume: {run.name} is finished; to train it further, give more "
         "epochs=<number>"
     ])  # fmt: skip
     assert listing(again) == before

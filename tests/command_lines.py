@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 
 from recipe.cli import main
 from recipe.config import allowlist, option_files, schema
+from recipe.config.groups import ENGINE_SETTINGS, GROUPS, RUN_SETTINGS
 from recipe.config.option_files import EXPERIMENT_GROUP
 
 Line = list[str]
@@ -46,7 +47,7 @@ BASE = (
 COSTLY = {"epochs", "convolutions", "blocks", "workers", "threads"}
 """Whole numbers that may be as large as one has time and memory; never drawn huge."""
 
-ROOTS = {key: kind for key, kind in schema.RUN_SETTINGS.items() if key != "output_dir"}
+ROOTS = {key: kind for key, kind in RUN_SETTINGS.items() if key != "output_dir"}
 """Settings of the whole run; the record stays where the test looks for it."""
 
 PLACES = (
@@ -176,7 +177,7 @@ def known(group: str, option: str) -> dict[str, Any]:
     """Every setting that an option takes, in its file or not, with its annotation."""
     content = written(group, option)
     taken, _ = schema.get_accepted_settings(allowlist.locate_target(content["_target_"], ()), group)
-    engine = {k: kind for k, kind in schema.ENGINE_SETTINGS.get(group, {}).items() if k in content}
+    engine = {k: kind for k, kind in ENGINE_SETTINGS.get(group, {}).items() if k in content}
     return engine | taken
 
 
@@ -238,17 +239,17 @@ def lines(draw: Draw, group: str, option: str) -> Line:
     """
     chosen = {group: option} if group else {}
     chosen |= made_of(option) if group == EXPERIMENT_GROUP else {}
-    others = [name for name in option_files.GROUPS if name not in chosen]
+    others = [name for name in GROUPS if name not in chosen]
     for name in draw(st.lists(st.sampled_from(others), unique=True, max_size=2)):
         chosen[name] = draw(st.sampled_from(sorted(option_files.find_options(name))))
     for name, choice in [*chosen.items()]:
         for text in small.NEEDS.get(f"{name}={choice}", ()):
             needed, _, value = text.partition("=")
-            if needed in option_files.GROUPS:
+            if needed in GROUPS:
                 chosen.setdefault(needed, value)
     choices = [f"{name}={choice}" for name, choice in chosen.items()]
     needs = [text for choice in choices for text in small.NEEDS.get(choice, ())]
-    needs = [text for text in needs if text.partition("=")[0] not in option_files.GROUPS]
+    needs = [text for text in needs if text.partition("=")[0] not in GROUPS]
     keys = settable(chosen, group)
     fits = draw(st.lists(fitting_override(keys), min_size=not group, max_size=3))
     spoils = draw(st.sampled_from((0, 0, 0, 1, 1, 2)))
@@ -274,7 +275,7 @@ def settable(chosen: Mapping[str, str], group: str) -> list[Key]:
     """The settings of a line's options and of the whole run; one in three is the group's own."""
     base = dict(text.split("=") for text in BASE)
     options = {**option_files.get_default_options(), **base, **chosen}
-    keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in option_files.GROUPS}
+    keys = {g: [(g, options[g], k) for k in known(g, options[g])] for g in GROUPS}
     keys[""] = [("", "", key) for key in ROOTS]
     everywhere = [key for held in keys.values() for key in held]
     own = keys.get(group, [])
@@ -320,13 +321,13 @@ def broken_override(keys: Sequence[Key], group: str) -> st.SearchStrategy[str]:
     wild = st.sampled_from(keys).flatmap(_wild)
     strange = [
         (g, option, name)
-        for g in ([group] if group in option_files.GROUPS else option_files.GROUPS)
+        for g in ([group] if group in GROUPS else GROUPS)
         for option in option_files.find_options(g)
         for name in known(g, option)
     ] or list(keys)
     other = st.sampled_from(strange).flatmap(_wild)
     prefixed = st.tuples(st.sampled_from(("+", "++", "~")), st.one_of(wild, _choice())).map("".join)
-    words = [*map(_dotted, keys), *option_files.GROUPS, EXPERIMENT_GROUP]
+    words = [*map(_dotted, keys), *GROUPS, EXPERIMENT_GROUP]
     misspelt = st.tuples(st.sampled_from(words).flatmap(_misspelt), st.sampled_from(("=1", "=a")))
     option = _choice().flatmap(_misspelt)
     tokens = st.sampled_from(TOKENS)
@@ -364,7 +365,7 @@ def _choice() -> st.SearchStrategy[str]:
     return st.sampled_from(
         [
             f"{group}={name}"
-            for group in (*option_files.GROUPS, EXPERIMENT_GROUP)
+            for group in (*GROUPS, EXPERIMENT_GROUP)
             for name in option_files.find_options(group)
         ]
     )

@@ -23,6 +23,7 @@ from PIL import Image
 
 from recipe.cli import main
 from recipe.config import option_files
+from recipe.config.groups import GROUPS
 
 SMALL = (
     "device=cpu", "device.threads=1", "tracking=none", "epochs=1", "data.batch_size=4",
@@ -186,7 +187,7 @@ KEYS = (
     "run", "input", "top", "output", "output_dir", "trust", "sweep", "resume", "baseline", "metric",
     "from", "to", "steps", "spec", "seed", "epochs", "name", "again", "options", "rank", "order",
     "plan", "trials", "seconds", "port", "again", "tricks", "seeds", "direction", "over", "group",
-    "checkpoint.every", "summary", "accumulate", "experiment", *option_files.GROUPS,
+    "checkpoint.every", "summary", "accumulate", "experiment", *GROUPS,
 )  # fmt: skip
 
 FLAGS = ("--help", "-h", "--version", "-m", "--multirun", "--cfg", "job", "--yes", "-", "--", "all")
@@ -212,7 +213,7 @@ def words(place: Mapping[str, str]) -> st.SearchStrategy[list[str]]:
     )
     settings = [
         f"{group}.{name}"
-        for group in option_files.GROUPS
+        for group in GROUPS
         for option in option_files.find_options(group)
         for name in command_lines.known(group, option)
         if name not in command_lines.COSTLY and name != "uri"
@@ -220,9 +221,7 @@ def words(place: Mapping[str, str]) -> st.SearchStrategy[list[str]]:
     key = st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(settings))
     prefix = st.sampled_from(("", "", "", "", "--", "+", "~"))
     pair = st.tuples(prefix, key, value).map(lambda drawn: f"{drawn[0]}{drawn[1]}={drawn[2]}")
-    option = st.sampled_from(
-        [f"{g}={o}" for g in option_files.GROUPS for o in option_files.find_options(g)]
-    )
+    option = st.sampled_from([f"{g}={o}" for g in GROUPS for o in option_files.find_options(g)])
     word = st.one_of(
         pair, pair, pair, option, value, st.sampled_from(FLAGS),
         st.sampled_from(command_lines.TOKENS),

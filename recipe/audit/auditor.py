@@ -22,7 +22,7 @@ from recipe.audit.run_checks import RunChecks
 from recipe.audit.step_checks import StepMonitor
 from recipe.audit.weight_checks import FrozenWeightChecks, WeightChanges, has_same_weights
 from recipe.components import contract
-from recipe.config import option_files
+from recipe.config.groups import OFF_OPTIONS
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
 from recipe.formatting import format_percent, pluralize
@@ -148,7 +148,7 @@ class Audit:
         """One result for every trick, in the order of the groups."""
         for group, (description, no_effect) in self._findings().items():
             option = self.spec.options[group]
-            on = option_files.OFF_OPTIONS.get(group) != option  # a loss is always on
+            on = OFF_OPTIONS.get(group) != option  # a loss is always on
             yield AuditResult(
                 group,
                 option,

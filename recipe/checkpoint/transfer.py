@@ -16,10 +16,10 @@ import torch
 from recipe.checkpoint import state
 from recipe.checkpoint.files import read_checkpoint
 from recipe.checkpoint.state import RunState
-from recipe.config.option_files import GROUPS
-from recipe.config.schema import (
+from recipe.config.groups import (
     FINGERPRINT_EXCLUDED_FIELDS,
     FINGERPRINT_EXCLUDED_SETTINGS,
+    GROUPS,
     RUN_SETTINGS,
 )
 from recipe.config.spec import RunSpec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recipe import __version__, output
 from recipe.config import option_files
+from recipe.config.groups import GROUPS
 
 USAGE = """\
 python -m recipe [key=value ...]         train one run and record it; a killed one is resumed
@@ -47,7 +48,7 @@ group=option chooses an option (* is the default), group.setting=value changes a
 def print_help() -> int:
     lines = [USAGE]
     defaults = option_files.get_default_options()
-    for group in (*option_files.GROUPS, "experiment"):
+    for group in (*GROUPS, "experiment"):
         found = option_files.find_options(group)
         if not found:
             continue

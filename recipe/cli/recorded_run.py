@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from recipe.components import device
 from recipe.config import compose, restrictions, schema
+from recipe.config.groups import RUN_SETTINGS
 from recipe.config.respecify import apply_overrides
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
@@ -97,7 +98,7 @@ def _parse(verb: str, arguments: Sequence[str]) -> RecordedRunRequest:
 
 def _get_override_value(overrides: Sequence[Override], key: str) -> Any:
     values = [o.value() for o in overrides if o.key_or_group == key and not o.is_delete()]
-    if values and (wrong := schema.find_type_problems(key, schema.RUN_SETTINGS[key], values[-1])):
+    if values and (wrong := schema.find_type_problems(key, RUN_SETTINGS[key], values[-1])):
         raise SpecError(wrong)
     return values[-1] if values else None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from recipe.config import compose, option_files, restrictions
+from recipe.config.groups import GROUPS
 from recipe.config.key_values import parse_key_values, parse_number
 from recipe.config.overrides import check_overrides, describe_interval_problem
 from recipe.config.spec import RunSpec
@@ -83,14 +84,14 @@ def _parse(arguments: Sequence[str], sweep_hint: str) -> RunRequest:
         checked = check_overrides(overrides)
         problems = checked.problems
         keys = [override.key_or_group for override in checked.overrides]
-        if option_files.user_conf_dir() is None and set(option_files.GROUPS).issuperset(keys):
+        if option_files.user_conf_dir() is None and set(GROUPS).issuperset(keys):
             problems.raise_if_any()  # recipe's own options have no further problems
         (job,) = compose.expand_sweep(checked.overrides)
         spec = job.to_spec()
     # pydantic: 50 ms that a mistyped option need not wait for
     from recipe.config.schema import find_run_setting_problems
 
-    if not any(key.partition(".")[0] in option_files.GROUPS and "." in key for key in keys):
+    if not any(key.partition(".")[0] in GROUPS and "." in key for key in keys):
         problems += find_run_setting_problems(vars(spec))
         problems.raise_if_any()
     return RunRequest(spec, problems, arguments)

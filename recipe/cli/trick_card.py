@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from recipe.config import option_files
+from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.option_files import Option
 from recipe.config.safe_yaml import MAX_YAML_BYTES
 
@@ -55,17 +56,14 @@ class TrickCard:
     @property
     def is_trick(self) -> bool:
         """Whether it is a trick: something that can be left out."""
-        return (
-            self.group in option_files.OFF_OPTIONS
-            and self.option != option_files.OFF_OPTIONS[self.group]
-        )
+        return self.group in OFF_OPTIONS and self.option != OFF_OPTIONS[self.group]
 
 
 def read_cards() -> list[TrickCard]:
     """Those of all options, a user's own included, group by group."""
     return [
         read_card(option)
-        for group in option_files.GROUPS
+        for group in GROUPS
         for option in option_files.find_options(group).values()
     ]
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from recipe.cli.trick_card import TrickCard, read_cards
 from recipe.config import option_files
+from recipe.config.groups import GROUPS
 from recipe.config.key_values import parse_key_values
 from recipe.errors import SpecError
 from recipe.store import run_dirs
@@ -45,16 +46,13 @@ def tricks(arguments: Sequence[str], console: Console) -> int:
 
 def _is_selector(argument: str) -> bool:
     group, equals, _ = argument.partition("=")
-    return not argument.startswith("-") and (not equals or group in option_files.GROUPS)
+    return not argument.startswith("-") and (not equals or group in GROUPS)
 
 
 def _select_cards(asked: str) -> list[TrickCard]:
     group, equals, name = asked.partition("=")
-    if group not in option_files.GROUPS:
-        hint = (
-            option_files.suggest_nearest(group, option_files.GROUPS)
-            or f"; there are {', '.join(option_files.GROUPS)}"
-        )
+    if group not in GROUPS:
+        hint = option_files.suggest_nearest(group, GROUPS) or f"; there are {', '.join(GROUPS)}"
         raise SpecError(f"tricks: {group}: no such group{hint}")
     found = [card for card in read_cards() if card.group == group]
     if equals and name not in [card.option for card in found]:

@@ -9,7 +9,7 @@ from recipe.compare import factorial, pairs
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding, Verdict
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.variants import Levels, VariantSet
-from recipe.config.option_files import OFF_OPTIONS
+from recipe.config.groups import OFF_OPTIONS
 from recipe.evidence.intervals import t_interval
 from recipe.evidence.multiple_testing import (
     can_reach_significance,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from recipe.compare.finding import Contrast, Finding
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.variants import Variant
-from recipe.config import option_files
+from recipe.config.groups import OFF_OPTIONS
 from recipe.evidence.intervals import ConfidenceInterval, t_interval
 from recipe.store.results import RunResult
 
@@ -161,7 +161,7 @@ def summarize_trick(
     """What the runs with a trick say of it by themselves; where it stands for "off", what those
     without it say of what they have in its place."""
     group = trick.partition("=")[0].partition(".")[0]
-    off = option_files.OFF_OPTIONS.get(group)
+    off = OFF_OPTIONS.get(group)
     others = {str(run.settings.get(group)) for run in without}
     whose = ""
     if off and len(others) == 1 and all(run.settings.get(group) == off for run in runs):

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping
 
 from recipe.compare import causes
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.formatting import format_duration, format_list, format_percent
 from recipe.store.run_record import RunRecord, truncate_value
 

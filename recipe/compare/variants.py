@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recipe.config import option_files
+from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.option_files import suggest_nearest
 from recipe.errors import SpecError
 from recipe.formatting import format_list
@@ -57,7 +58,7 @@ class Factor:
     @property
     def is_trick(self) -> bool:
         """Whether it is one that can be off."""
-        return self.name in option_files.OFF_OPTIONS
+        return self.name in OFF_OPTIONS
 
     @property
     def non_baseline_levels(self) -> Sequence[str]:
@@ -171,7 +172,7 @@ def _choose_background(
 ) -> list[str]:
     """The baseline's levels; of what is no trick and wasn't asked for, those that most runs have,
     where they are more than `OFTEN` times as many as have the first ones."""
-    background = [index for index, name in enumerate(names) if name not in option_files.OFF_OPTIONS]
+    background = [index for index, name in enumerate(names) if name not in OFF_OPTIONS]
     fitting = [
         tuple(text[index] for index in background)
         for text in texts
@@ -256,7 +257,7 @@ def _find_differing_settings(
             values[key].add((settings.get(key.partition(".")[0]), settings.get(key)))
     differing = [key for key in compared if len(values[key]) > 1]
     groups: dict[str, _DifferingSettings] = {}
-    order = {group: index for index, group in enumerate(option_files.GROUPS)}
+    order = {group: index for index, group in enumerate(GROUPS)}
     for key in sorted(differing, key=lambda key: order.get(key.partition(".")[0], -1)):
         group, dot, _ = key.partition(".")
         seen = values[key]
@@ -344,10 +345,7 @@ def _parse_setting(text: str) -> tuple[str, str]:
 def _choose_baseline_level(name: str, levels: Sequence[str], first: Mapping[str, str]) -> str:
     """What is off, else what is the default, else what was run first; `first` are the settings of
     that run."""
-    for wanted in (
-        option_files.OFF_OPTIONS.get(name),
-        option_files.get_default_options().get(name),
-    ):
+    for wanted in (OFF_OPTIONS.get(name), option_files.get_default_options().get(name)):
         fitting = [level for level in levels if level.split(" ")[0] == f"{name}={wanted}"]
         if fitting:
             return next((level for level in fitting if _is_default_level(level, first)), fitting[0])
@@ -357,7 +355,7 @@ def _choose_baseline_level(name: str, levels: Sequence[str], first: Mapping[str,
 def _is_default_level(level: str, first: Mapping[str, str]) -> bool:
     """Whether its settings are those of the option's file."""
     pairs = dict(text.partition("=")[::2] for text in level.split(" ") if "=" in text)
-    settings = {key: value for key, value in pairs.items() if key not in option_files.GROUPS}
+    settings = {key: value for key, value in pairs.items() if key not in GROUPS}
     return bool(settings) and all(
         _normalize_value(_get_default(key, {**first, **pairs}) or "") == _normalize_value(value)
         for key, value in settings.items()

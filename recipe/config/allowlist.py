@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from recipe.config.option_files import GROUPS, builtin_targets, suggest_nearest
+from recipe.config.groups import GROUPS
+from recipe.config.option_files import builtin_targets, suggest_nearest
 from recipe.formatting import format_value
 
 TRUST_HINT = "choose an option of the menu, or trust a package of your own"

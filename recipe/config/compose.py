@@ -33,7 +33,7 @@ from yaml import YAMLError
 from recipe import output
 from recipe.config import option_files, restrictions, safe_yaml
 from recipe.config.composition_cache import CachedConfigLoader, CompositionCache
-from recipe.config.groups import ENGINE_SETTINGS
+from recipe.config.groups import ENGINE_SETTINGS, GROUPS
 from recipe.config.spec import TRUST_WAY_OUT, RunSpec, format_omegaconf_error
 from recipe.errors import Problems, SettingError, SpecError
 
@@ -338,7 +338,7 @@ def _explain_type_mismatch(told: str) -> str:
 def _explain_missing_option(told: str) -> str:
     """Explains a missing option that a file chooses; empty for other errors."""
     found = re.search(r"^In '([^']+)': Could not find '(\w+)/([\w.-]+)'", told)
-    if not found or found[2] not in option_files.GROUPS:
+    if not found or found[2] not in GROUPS:
         return ""
     where, group, name = found.groups()
     known = option_files.find_options(group)

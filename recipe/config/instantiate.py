@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe.config import allowlist, schema
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 

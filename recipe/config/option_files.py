@@ -18,8 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipe.config import safe_yaml
-from recipe.config.groups import GROUPS as GROUPS
-from recipe.config.groups import OFF_OPTIONS as OFF_OPTIONS
+from recipe.config.groups import GROUPS
 
 EXPERIMENT_GROUP = "experiment"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 
 EARLIER = re.compile(rf"recipe\.(?={'|'.join(GROUPS)}\b)")
 

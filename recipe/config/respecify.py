@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from recipe.config import compose
-from recipe.config.option_files import EXPERIMENT_GROUP, GROUPS
+from recipe.config.groups import GROUPS
+from recipe.config.option_files import EXPERIMENT_GROUP
 from recipe.config.overrides import check_overrides
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError

@@ -14,11 +14,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import ErrorDetails
 
 from recipe.config import allowlist, option_files
-from recipe.config.groups import ENGINE_SETTINGS as ENGINE_SETTINGS
-from recipe.config.groups import FINGERPRINT_EXCLUDED_FIELDS as FINGERPRINT_EXCLUDED_FIELDS
-from recipe.config.groups import FINGERPRINT_EXCLUDED_SETTINGS as FINGERPRINT_EXCLUDED_SETTINGS
-from recipe.config.groups import GROUPS_BY_NAME
-from recipe.config.groups import RUN_SETTINGS as RUN_SETTINGS
+from recipe.config.groups import GROUPS_BY_NAME, RUN_SETTINGS
 from recipe.config.option_files import suggest_nearest
 from recipe.errors import SettingError
 from recipe.formatting import format_value, pluralize

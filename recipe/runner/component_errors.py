@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
 
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import DEBUG_HINT, RecipeError, describe_exception, is_output_closed
 from recipe.formatting import pluralize

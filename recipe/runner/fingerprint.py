@@ -15,8 +15,7 @@ import torch
 
 from recipe import __version__
 from recipe.config import source_hash
-from recipe.config.option_files import GROUPS
-from recipe.config.schema import FINGERPRINT_EXCLUDED_FIELDS, FINGERPRINT_EXCLUDED_SETTINGS
+from recipe.config.groups import FINGERPRINT_EXCLUDED_FIELDS, FINGERPRINT_EXCLUDED_SETTINGS, GROUPS
 from recipe.config.spec import RunSpec
 from recipe.training.run import Run
 

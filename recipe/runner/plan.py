@@ -19,7 +19,7 @@ from recipe import output
 from recipe.components import contract
 from recipe.components.contract import LRCurves
 from recipe.components.data import first_samples_batch
-from recipe.config import option_files
+from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.spec import RunSpec
 from recipe.formatting import format_duration, pluralize
 from recipe.nn import layers
@@ -220,11 +220,11 @@ def build_spec_table(spec: RunSpec) -> Table:
     shown = Table(title="Spec", title_justify="left", box=None, pad_edge=False)
     for column in ("group", "option", "settings"):
         shown.add_column(column)
-    for group in option_files.GROUPS:
+    for group in GROUPS:
         settings = [
             f"{k}={_truncate(v)}" for k, v in getattr(spec, group).items() if k != "_target_"
         ]
-        off = option_files.OFF_OPTIONS.get(group) == spec.options[group]
+        off = OFF_OPTIONS.get(group) == spec.options[group]
         shown.add_row(group, spec.options[group], " ".join(settings), style="dim" if off else None)
     return shown
 
@@ -279,11 +279,7 @@ def build_learning_rate_table(plan: Plan, width: int = 48) -> Table:
         )
     option = plan.spec.options["scheduler"]
     waits = "monitor" in plan.spec.scheduler
-    if (
-        option != option_files.OFF_OPTIONS["scheduler"]
-        and not waits
-        and _is_constant(plan.run.lr_curves)
-    ):
+    if option != OFF_OPTIONS["scheduler"] and not waits and _is_constant(plan.run.lr_curves):
         shown.add_row(
             "",
             "",

@@ -12,8 +12,8 @@ import torch
 from recipe import output
 from recipe.components.data import worker
 from recipe.config import schema
+from recipe.config.groups import GROUPS
 from recipe.config.instantiate import Components
-from recipe.config.option_files import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import Problems, SpecError, find_interrupt, is_output_closed

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from recipe.audit.auditor import AuditResult
 from recipe.components.data import Split
-from recipe.config import option_files
+from recipe.config.groups import GROUPS
 from recipe.formatting import escape_unprintable, format_list, format_percent, pluralize
 from recipe.runner.plan import Plan
 from recipe.runner.trick_effects import format_skipped_batches, iter_trick_effects
@@ -187,7 +187,7 @@ def render_mlflow_note(outcome: RunSummary, command: str, run_dir: Path) -> str:
         "",
         "| group | option |",
         "|---|---|",
-        *(f"| {group} | {spec.options[group]} |" for group in option_files.GROUPS),
+        *(f"| {group} | {spec.options[group]} |" for group in GROUPS),
         "",
         f"Seed {spec.seed}, {spec.epochs} epochs. The complete spec is in `spec.yaml`, the "
         "settings of each parameter in `parameters.csv`, the best epoch's weights in "

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from recipe.config import option_files
+from recipe.config.groups import OFF_OPTIONS
 from recipe.formatting import format_percent, pluralize
 from recipe.runner.parameter_table import ParameterRow
 from recipe.runner.plan import Plan
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def iter_trick_effects(plan: Plan, history: MetricHistory) -> Iterator[tuple[str, str, str]]:
     """Yields (group, option, effect) for the tricks of a run; for those that are off only if they
     measured something."""
-    for group in ("loss", *option_files.OFF_OPTIONS):
+    for group in ("loss", *OFF_OPTIONS):
         describe = DESCRIBE_BY_GROUP.get(group)
         effect = describe(plan, history) if describe else None
         if effect is None and not _is_off(plan, group):
@@ -34,7 +34,7 @@ def format_skipped_batches(run: Run) -> str:
 
 
 def _is_off(plan: Plan, group: str) -> bool:
-    return plan.spec.options[group] == option_files.OFF_OPTIONS.get(group)
+    return plan.spec.options[group] == OFF_OPTIONS.get(group)
 
 
 def _describe_loss(plan: Plan, history: MetricHistory) -> str:

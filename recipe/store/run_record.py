@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe.config import safe_yaml
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.renamed_targets import with_current_targets
 from recipe.config.spec import flatten
 from recipe.errors import SpecError

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hydra.core.override_parser.types import Override
 
 from recipe.config import option_files
+from recipe.config.groups import GROUPS, RUN_SETTINGS
 from recipe.config.option_files import EXPERIMENT_GROUP
-from recipe.config.schema import RUN_SETTINGS
 from recipe.errors import SpecError
 
 SWEEPER_PREFIX = "hydra.sweeper."
@@ -22,7 +22,7 @@ def to_sweeper_overrides(
     chosen = f"hydra/sweeper={sweeper}"
     if others := [a for a in arguments if a.startswith("hydra/sweeper=") and a != chosen]:
         raise SpecError(f"{text}: {verb} is {chosen}; leave it out, or use -m" for text in others)
-    known = (*option_files.GROUPS, EXPERIMENT_GROUP, *(key.split(".")[0] for key in RUN_SETTINGS))
+    known = (*GROUPS, EXPERIMENT_GROUP, *(key.split(".")[0] for key in RUN_SETTINGS))
     found = [chosen]
     for argument in arguments:
         key = argument.partition("=")[0]

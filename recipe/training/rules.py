@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from recipe.components.contract import Hook, MissingComponent, PlannedRun, caution, check, describe
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.errors import Problems
 
 Rule = Callable[[], Iterator[str] | None]

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from recipe.config import option_files
+from recipe.config.groups import GROUPS
 
 BIN = Path(sys.executable).parent
 
@@ -272,7 +273,7 @@ def test_a_refused_command_exits_with_2_without_a_traceback(tmp_path: Path) -> N
 def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path) -> None:
     lines = commands.here(tmp_path, "--help").out.splitlines()
     assert "  vgg_first2    Freeze the first two convolutions of a VGG: " in "\n".join(lines)
-    for group in (*option_files.GROUPS, "experiment"):
+    for group in (*GROUPS, "experiment"):
         at = lines.index(group)
         files = sorted((commands.CHECKOUT / "conf" / group).glob("*.yaml"))
         assert files

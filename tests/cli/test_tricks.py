@@ -10,6 +10,7 @@ import pytest
 from recipe.cli.trick_card import TrickCard, read_cards
 from recipe.cli.trick_page import render_markdown
 from recipe.config import option_files
+from recipe.config.groups import GROUPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "tricks.md"
 
@@ -38,7 +39,7 @@ def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card:
 
 def test_every_option_is_listed_with_its_line(tmp_path: Path) -> None:
     shown = " ".join(commands.here(tmp_path, "tricks").out.split())
-    for group in option_files.GROUPS:
+    for group in GROUPS:
         for name, option in option_files.find_options(group).items():
             assert f"{name} {option.description}" in shown
 

@@ -3,7 +3,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.config.option_files import OFF_OPTIONS
+from recipe.config.groups import OFF_OPTIONS
 from recipe.sweep.ablation import variants
 from recipe.sweep.ablation.arguments import TRICK_GROUPS
 from recipe.sweep.ablation.variants import PLANS, Trick, Variant

@@ -12,6 +12,7 @@ import small
 import torch
 
 from recipe.config import option_files
+from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
@@ -19,7 +20,7 @@ from recipe.training.loop import train
 from recipe.training.run import Run
 
 CONF = Path(__file__).parents[2] / "conf"
-FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in option_files.GROUPS)
+FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name in GROUPS)
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 
@@ -86,8 +87,8 @@ def test_a_model_takes_the_shape_that_the_data_turn_out_to_have(
 
 def test_every_group_has_options_and_the_one_that_stands_for_without() -> None:
     found = {label(path) for path in FILES}
-    assert {path.parent.name for path in FILES} == set(option_files.GROUPS)
-    assert {f"{group}={off}" for group, off in option_files.OFF_OPTIONS.items()} <= found
+    assert {path.parent.name for path in FILES} == set(GROUPS)
+    assert {f"{group}={off}" for group, off in OFF_OPTIONS.items()} <= found
 
 
 @pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=label)

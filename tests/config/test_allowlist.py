@@ -14,7 +14,8 @@ import torch
 
 from recipe.config import instantiate
 from recipe.config.allowlist import locate_target
-from recipe.config.option_files import GROUPS, builtin_targets
+from recipe.config.groups import GROUPS
+from recipe.config.option_files import builtin_targets
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training.run import Run

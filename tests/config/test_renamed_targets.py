@@ -8,7 +8,7 @@ import commands
 import pytest
 from commands import here
 
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.renamed_targets import current_target, update_targets, with_current_targets
 from recipe.store import results
 

@@ -24,17 +24,14 @@ import small
 from command_lines import Line
 from matplotlib.figure import Figure
 
-from recipe.config import option_files, schema
+from recipe.config import option_files
+from recipe.config.groups import GROUPS, RUN_SETTINGS
 from recipe.config.option_files import EXPERIMENT_GROUP
 from recipe.config.safe_yaml import escape_control_chars
 from recipe.mlflow_sync import upload_queue
 
 CHOICES = [
-    *(
-        f"{g}={o}"
-        for g in (*option_files.GROUPS, EXPERIMENT_GROUP)
-        for o in option_files.find_options(g)
-    ),
+    *(f"{g}={o}" for g in (*GROUPS, EXPERIMENT_GROUP) for o in option_files.find_options(g)),
     "",
 ]
 """What the lines are about: an option, or the settings of the whole run."""
@@ -56,7 +53,7 @@ SECONDS = 60
 """After which a run of a few steps hangs."""
 
 NAMED = re.compile(
-    rf"(?:{'|'.join(option_files.GROUPS)}|{EXPERIMENT_GROUP})[.=:]|(?:{'|'.join(schema.RUN_SETTINGS)}|spec)\b"
+    rf"(?:{'|'.join(GROUPS)}|{EXPERIMENT_GROUP})[.=:]|(?:{'|'.join(RUN_SETTINGS)}|spec)\b"
 )
 """A group, an option of one, a dotted key, or a setting of the whole run."""
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import format_value

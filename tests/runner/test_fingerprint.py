@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.components.distributed.ddp import DDPStrategy
-from recipe.config import compose, option_files, source_hash
-from recipe.config.schema import FINGERPRINT_EXCLUDED_SETTINGS
+from recipe.config import compose, source_hash
+from recipe.config.groups import FINGERPRINT_EXCLUDED_SETTINGS, GROUPS
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import SpecError
@@ -66,7 +66,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 COUNTING = [
     (group, path)
-    for group in option_files.GROUPS
+    for group in GROUPS
     for path in leaves(getattr(SPEC, group))
     if group not in ("device", "distributed", "tracking")
     and path[0] not in FINGERPRINT_EXCLUDED_SETTINGS.get(group, ())
@@ -117,7 +117,7 @@ def test_the_order_of_keys_does_not_count(chance: Any) -> None:
             return {key: shuffled(node[key]) for key in keys}
         return [shuffled(item) for item in node] if isinstance(node, list) else node
 
-    settings: Any = {group: shuffled(getattr(SPEC, group)) for group in option_files.GROUPS}
+    settings: Any = {group: shuffled(getattr(SPEC, group)) for group in GROUPS}
     assert fingerprint.compute(replace(SPEC, **settings), RUN) == fingerprint.compute(SPEC, RUN)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import database_uri
 from recipe.config import compose
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
 from recipe.runner import fingerprint

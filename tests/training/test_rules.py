@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from recipe.components.contract import lr_factor, needs_total_steps
 from recipe.components.precision import AutocastAndScaler
 from recipe.config import allowlist
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.training import build

@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from recipe.components.contract import PlannedRun, caution, check, describe, needs_total_steps
 from recipe.components.scheduler import build_scheduler, warn_below_one_epoch
 from recipe.config import schema
+from recipe.config.groups import ENGINE_SETTINGS
 from recipe.errors import SpecError
 from recipe.formatting import pluralize
 
@@ -95,7 +96,7 @@ def _check_parts(parts: list[Any]) -> list[ChainPart]:
             found.append(f"{key}.length: the last part takes what is left of the run; leave it out")
         if not last and "length" not in given:
             found.append(f"{key}.length is not given; only the last part takes what is left")
-        shared = [name for name in schema.ENGINE_SETTINGS["scheduler"] if name in given]
+        shared = [name for name in ENGINE_SETTINGS["scheduler"] if name in given]
         found += [f"{key}.{name}: all parts move together; set scheduler.{name}" for name in shared]
         message = schema.find_setting_problems(
             "scheduler", option, part.func,

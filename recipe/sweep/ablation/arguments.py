@@ -11,7 +11,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import compose, option_files
-from recipe.config.option_files import GROUPS, OFF_OPTIONS, suggest_nearest
+from recipe.config.groups import GROUPS, OFF_OPTIONS
+from recipe.config.option_files import suggest_nearest
 from recipe.config.overrides import get_option_names
 from recipe.errors import Problems
 from recipe.formatting import format_value, pluralize

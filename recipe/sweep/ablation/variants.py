@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recipe.config.option_files import GROUPS
+from recipe.config.groups import GROUPS
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from recipe.compare.metric_unit import MetricUnit
 from recipe.config import compose
 from recipe.config.compose import Job
+from recipe.config.groups import FINGERPRINT_EXCLUDED_FIELDS
 from recipe.config.option_files import suggest_nearest
 from recipe.config.overrides import check_overrides
-from recipe.config.schema import FINGERPRINT_EXCLUDED_FIELDS
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 from recipe.formatting import format_value

@@ -1,4 +1,4 @@
-"""Main effects and interactions in a factorial plan."""
+"""Main effects and interactions of a factorial design."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from recipe.evidence.intervals import to_finite_array
 
 FactorialBlock = Mapping[frozenset[str], float]
-"""The results of one seed, by the tricks that were on."""
+"""The results of one seed, by the set of active tricks."""
 
 
 def compute_main_effects(
     blocks: Sequence[FactorialBlock], groups: Sequence[Sequence[str]]
 ) -> dict[str, list[float]]:
-    """Of each trick in a factorial plan, seed by seed: the mean with it less the mean without it.
+    """Returns each trick's main effect per seed: the mean with it minus the mean without it.
 
-    `groups` are the tricks of which at most one can be on at a time. Yates (1937): each run with
-    the trick counts, against the run that lacks nothing but it; so do those without any trick of
-    its group, while those with another one of the group tell nothing. Raises ValueError for a block
-    that isn't complete.
+    At most one trick of each of the `groups` can be active at a time. After Yates (1937): each run
+    with the trick is compared with the run that differs only in the trick's absence; runs with
+    another trick of its group are not used. Raises ValueError for an incomplete block.
     """
     _check_blocks(blocks, groups)
     tricks = list(itertools.chain(*groups))
@@ -36,11 +35,11 @@ def compute_main_effects(
 def compute_interactions(
     blocks: Sequence[FactorialBlock], groups: Sequence[Sequence[str]]
 ) -> dict[tuple[str, str], list[float]]:
-    """Of each two tricks a and b in a factorial plan that can be on together, seed by seed: the
-    effect of a with b on less its effect with b off, each averaged over the other tricks.
+    """Returns the interaction of each two tricks of different groups per seed: the effect of a with
+    b minus its effect without b, each averaged over the other tricks.
 
-    0 if they add up; a and b may change places. (Some books halve it.) `groups` as of
-    `compute_main_effects`. Raises ValueError for a block that isn't complete.
+    It is 0 if the effects are additive, and symmetric in a and b; some books halve it. `groups` as
+    in `compute_main_effects`. Raises ValueError for an incomplete block.
     """
     _check_blocks(blocks, groups)
     pairs = [pair for two in itertools.combinations(groups, 2) for pair in itertools.product(*two)]
@@ -65,12 +64,12 @@ def _mean(values: Iterable[float]) -> float:
 def _check_blocks(blocks: Sequence[FactorialBlock], groups: Sequence[Sequence[str]]) -> None:
     tricks = list(itertools.chain(*groups))
     if not tricks or len(set(tricks)) < len(tricks):
-        raise ValueError(f"tricks must be one or more, each named once, got {tricks}")
-    of_each = [[(), *((trick,) for trick in group)] for group in groups]
-    wanted = {frozenset(itertools.chain(*on)) for on in itertools.product(*of_each)}
+        raise ValueError(f"tricks must be non-empty and unique, got {tricks}")
+    choices = [[(), *((trick,) for trick in group)] for group in groups]
+    expected = {frozenset(itertools.chain(*on)) for on in itertools.product(*choices)}
     for number, block in enumerate(blocks):
-        if wrong := wanted ^ set(block):
+        if wrong := expected ^ set(block):
             first = min(map(sorted, wrong), key=lambda names: (len(names), names))
-            what = "lacks" if frozenset(first) in wanted else "has, beside the tricks,"
-            raise ValueError(f"block {number} {what} {' + '.join(first) or 'no trick at all'}")
+            problem = "lacks" if frozenset(first) in expected else "has the unexpected"
+            raise ValueError(f"block {number} {problem} variant {' + '.join(first) or 'baseline'}")
         to_finite_array(list(block.values()))

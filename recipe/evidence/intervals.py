@@ -15,53 +15,52 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """A mean, and where the true one lies; in the unit of the values."""
+    """A mean and the bounds of its interval; `sd` is the values' sample standard deviation, with
+    n - 1 in the denominator."""
 
     mean: float
     low: float
     high: float
     n: int
     sd: float
-    """Standard deviation of a single value, with n - 1 in its denominator."""
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> ConfidenceInterval:
-    """Student's t interval (Student 1908) of a mean: mean +- t * sd / sqrt(n), n - 1 degrees.
+    """Student's t interval of a mean: mean +- t * sd / sqrt(n), n - 1 degrees of freedom.
 
-    It covers the true mean in a share `level` of all cases if the values are normal, even with few
-    of them. Of a single value nothing but itself is known: low, high and sd are nan. Values that
-    are all equal give that point. Raises ValueError if there is none, or one is not finite.
+    For normal values its coverage is `level`, for any n. For a single value, low, high and sd are
+    NaN; for equal values, the interval is that point. Raises ValueError for no values, or one that
+    is not finite. Source: Student 1908.
     """
     check_fraction("level", level)
     found = to_finite_array(values)
     n = len(found)
     if n == 0:
-        raise ValueError("no interval without values")
+        raise ValueError("an interval needs at least one value")
     if n == 1:
         return ConfidenceInterval(float(found[0]), math.nan, math.nan, 1, math.nan)
-    if np.all(found == found[0]):  # of which numpy's mean may differ in its last bit
+    if np.all(found == found[0]):  # numpy's mean may differ in its last bit
         point = float(found[0])
         return ConfidenceInterval(point, point, point, n, 0.0)
     mean, sd = float(found.mean()), float(found.std(ddof=1))
-    reach = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
-    return ConfidenceInterval(mean, mean - reach, mean + reach, n, sd)
+    half_width = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
+    return ConfidenceInterval(mean, mean - half_width, mean + half_width, n, sd)
 
 
 def t_interval_bounds(rows: FloatArray, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """The ends of `t_interval` of every row, NaNs in it left out; NaN where fewer than two are
-    left.
+    """The bounds of `t_interval` for each row, ignoring NaNs; NaN with fewer than two values.
 
-    Shape (rows, values) becomes two of (rows,).
+    `rows` has shape (rows, values); returns low and high, each of shape (rows,).
     """
-    there = np.isfinite(rows)
-    n = there.sum(axis=1)
-    enough = np.maximum(n, 2)
-    mean = np.where(there, rows, 0).sum(axis=1) / enough
-    apart = np.where(there, rows - mean[:, None], 0)
-    sd = np.sqrt((apart**2).sum(axis=1) / (enough - 1))
-    reach = stdtrit(enough - 1, (1 + level) / 2) * sd / np.sqrt(enough)
-    known = np.where(n >= 2, 0.0, np.nan)
-    return mean - reach + known, mean + reach + known
+    finite = np.isfinite(rows)
+    n = finite.sum(axis=1)
+    count = np.maximum(n, 2)
+    mean = np.where(finite, rows, 0).sum(axis=1) / count
+    deviations = np.where(finite, rows - mean[:, None], 0)
+    sd = np.sqrt((deviations**2).sum(axis=1) / (count - 1))
+    half_width = stdtrit(count - 1, (1 + level) / 2) * sd / np.sqrt(count)
+    mean = np.where(n >= 2, mean, np.nan)
+    return mean - half_width, mean + half_width
 
 
 def to_finite_array(values: Sequence[float]) -> FloatArray:

@@ -9,15 +9,15 @@ from recipe.evidence.intervals import check_fraction
 
 
 def holm_correction(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979) of several tests' p, in the order given.
+    """Holm's step-down correction of p-values, returned in their order.
 
-    The smallest is multiplied by the number of tests, the next by one less, and so on; none falls
-    below a smaller one's, or rises above 1. Calling shown what is at most 5 % then errs anywhere in
-    the family in at most 5 % of families, however the tests depend on each other. Raises ValueError
-    for a p outside [0, 1].
+    The smallest is multiplied by the number of tests, the next by one less, and so on; the results
+    are monotone and at most 1. Rejecting at most 5 % bounds the family-wise error rate at 5 %, for
+    any dependence between the tests. Raises ValueError for a p-value outside [0, 1]. Source: Holm
+    1979.
     """
     if wrong := [p for p in p_values if not 0 <= p <= 1]:
-        raise ValueError(f"a p must be within [0, 1], got {wrong[0]}")
+        raise ValueError(f"a p-value must be within [0, 1], got {wrong[0]}")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -26,11 +26,10 @@ def holm_correction(p_values: Sequence[float]) -> list[float]:
 
 
 def min_seeds_for_significance(tests: int, level: float = 0.05) -> int:
-    """The fewest pairs with which `sign_flip_test`, after `holm_correction` over so many tests,
-    can reach `level`.
+    """The fewest pairs with which `sign_flip_test` can reach `level` after `holm_correction`.
 
-    Its smallest p, that of n differences of one sign, is 2^(1 - n): 6 pairs for one test at 5 %, 7
-    for two or three, 8 for four to six. Raises ValueError for less than one test.
+    Its smallest p-value, for n differences of one sign, is 2^(1 - n): at 5 %, one test needs 6
+    pairs, two or three need 7, four to six need 8. Raises ValueError for fewer than one test.
     """
     if tests < 1:
         raise ValueError(f"tests must be 1 or more, got {tests}")
@@ -41,11 +40,10 @@ def min_seeds_for_significance(tests: int, level: float = 0.05) -> int:
 def can_reach_significance(
     p_values: Sequence[float], index: int, pairs: int, level: float = 0.05
 ) -> bool:
-    """Whether the test at that place, of so many pairs, could have come to `level` after
-    `holm_correction`.
+    """Whether the test at `index` could have reached `level` after `holm_correction`, given the
+    p-values of the other tests, if all of its differences had one sign.
 
-    That is, with all of its differences of one sign, beside what the other tests gave. Where these
-    have more pairs and are shown themselves, fewer than `min_seeds_for_significance` can do.
+    Next to significant tests with more pairs, fewer than `min_seeds_for_significance` can suffice.
     """
     smallest = 2.0 ** (1 - pairs)
     return smallest <= level and (

@@ -11,51 +11,48 @@ import numpy.typing as npt
 
 from recipe.evidence.intervals import FloatArray, to_finite_array
 
-MAX_EXACT_DIFFERENCES = 40
-"""Differences other than 0 up to which every assignment of signs is counted."""
+MAX_EXACT_DIFFERENCES = 40  # non-zero ones
 
 RANDOM_SIGN_FLIPS = 99_999
-"""Random assignments of signs, where there are more differences than that."""
 
-RELATIVE_TOLERANCE = 1e-9
-"""Sums of differences count as equal if they are no further apart than this share of the sum of
-their sizes: accuracies are fractions, and what is equal on paper differs in its last bits."""
+# as a fraction of the sum of magnitudes: sums of accuracies, which are fractions, that are equal
+# exactly differ in their last bits
+TIE_TOLERANCE = 1e-9
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
-    """The two-sided p of paired differences by the exact sign-flip test (Fisher 1935; Pitman 1937).
+    """The two-sided p-value of paired differences by the exact sign-flip test.
 
-    If a trick does nothing, each difference could as well have come out with the other sign. p is
-    the share of the 2^n assignments of signs whose |sum| is at least the one observed; it is a
-    multiple of 2^(1 - n), so the test finds too little rather than too much where n is small.
+    Under the null hypothesis each difference has either sign with equal probability. The p-value
+    is the fraction of the 2^n assignments of signs whose |sum| is at least the observed one. It is
+    a multiple of 2^(1 - n), so that the test is conservative for small n.
 
-    With more than `MAX_EXACT_DIFFERENCES` differences other than 0, p is (1 + b) / (1 +
-    `RANDOM_SIGN_FLIPS`), where b of so
-    many random assignments, always the same ones, reach the sum (Phipson and Smyth 2010). Raises
-    ValueError if there is no difference, or one is not finite.
+    With more than `MAX_EXACT_DIFFERENCES` non-zero differences it is (1 + b) / (1 +
+    `RANDOM_SIGN_FLIPS`), where b of that many random assignments, drawn from a fixed seed, reach
+    the sum. Raises ValueError for no differences, or one that is not finite. Sources: Fisher 1935;
+    Pitman 1937; Phipson and Smyth 2010.
     """
     found = to_finite_array(differences)
     if not len(found):
-        raise ValueError("no test without differences")
-    sizes = np.sort(np.abs(found[found != 0]))  # whichever sign it has, a 0 changes no sum
+        raise ValueError("a test needs at least one difference")
+    sizes = np.sort(np.abs(found[found != 0]))  # zeros don't change the sums
     if not len(sizes):
         return 1.0
-    total = abs(math.fsum(found / sizes[-1]))  # as shares of the largest, so that none overflows
+    total = abs(math.fsum(found / sizes[-1]))  # scaled by the largest to avoid overflow
     sizes = sizes / sizes[-1]
-    reached = total - RELATIVE_TOLERANCE * float(sizes.sum())
-    if reached <= 0:
+    threshold = total - TIE_TOLERANCE * float(sizes.sum())
+    if threshold <= 0:
         return 1.0
     if len(sizes) > MAX_EXACT_DIFFERENCES:
-        return (1 + _count_extreme_sampled(sizes, reached)) / (1 + RANDOM_SIGN_FLIPS)
-    # assignments come in pairs of opposite signs: those that reach +sum are half of all
-    return 2.0 * _count_extreme(sizes, reached) / 2.0 ** len(sizes)
+        return (1 + _count_extreme_sampled(sizes, threshold)) / (1 + RANDOM_SIGN_FLIPS)
+    # by symmetry, as many assignments reach -threshold
+    return 2.0 * _count_extreme(sizes, threshold) / 2.0 ** len(sizes)
 
 
 def _count_extreme(sizes: FloatArray, threshold: float) -> int:
-    """How many assignments of signs sum up to `threshold` or more.
+    """The number of sign assignments with a sum of at least `threshold`.
 
-    Counted by meeting in the middle (Horowitz and Sahni 1974): each sum of one half with those of
-    the other half that are large enough, 2^(n/2) look-ups instead of 2^n sums.
+    Meet in the middle (Horowitz and Sahni 1974): 2^(n/2) look-ups instead of 2^n sums.
     """
     one, other = _signed_sums(sizes[::2]), np.sort(_signed_sums(sizes[1::2]))
     too_small = np.searchsorted(other, threshold - np.sort(one), side="left")
@@ -71,23 +68,20 @@ def _signed_sums(sizes: FloatArray) -> FloatArray:
 
 
 def _count_extreme_sampled(sizes: FloatArray, threshold: float) -> int:
-    """How many of `RANDOM_SIGN_FLIPS` random assignments of signs have a |sum| of `threshold` or
-    more.
+    """The number of random sign assignments with a |sum| of at least `threshold`.
 
-    Eight signs are a random byte, which looks up their sum among all 256 that there are.
+    Each random byte holds eight signs, and indexes a table of their 256 possible sums.
     """
     sums, found = np.zeros(RANDOM_SIGN_FLIPS), np.empty(RANDOM_SIGN_FLIPS)
-    for drawn, start in zip(
-        _sample_sign_bytes(-(-len(sizes) // 8)), range(0, len(sizes), 8), strict=True
-    ):
-        of_eight = _signed_sums(sizes[start : start + 8])
-        which = drawn if len(of_eight) == 256 else drawn & (len(of_eight) - 1)
-        sums += np.take(of_eight, which, out=found, mode="clip")  # which needs no clipping
+    starts = range(0, len(sizes), 8)
+    for signs, start in zip(_sample_sign_bytes(len(starts)), starts, strict=True):
+        table = _signed_sums(sizes[start : start + 8])
+        index = signs if len(table) == 256 else signs & (len(table) - 1)
+        sums += np.take(table, index, out=found, mode="clip")  # no buffering with this mode
     return int(np.count_nonzero(np.abs(sums) >= threshold))
 
 
-@functools.lru_cache(maxsize=1)  # the tests of a report have as many pairs, most of them
+@functools.lru_cache(maxsize=1)  # most tests of a report have the same number of pairs
 def _sample_sign_bytes(number: int) -> list[npt.NDArray[np.uint8]]:
-    """So many times `RANDOM_SIGN_FLIPS` random bytes, always the same."""
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, RANDOM_SIGN_FLIPS, dtype=np.uint8) for _ in range(number)]

@@ -1,6 +1,6 @@
 """Checks within training steps, a few of which are inspected closely.
 
-The monitor wraps components of a Run and uses torch's hooks; the training loop does not know it.
+The monitor observes the components of a Run, and uses torch's hooks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from recipe.nn import rng
 from recipe.nn.sharded import get_local_shard
 from recipe.training.run import Run
 from recipe.training.step import params_with_grad
+from recipe.training.step_components import Augment, Clip, Loss, Sharpness
 
 ProblemsByGroup = dict[str, dict[str, None]]
 """By group; each problem once, in order of occurrence."""
@@ -60,10 +61,16 @@ class StepMonitor:
         self._hooks: list[Any] = []
         self._saved_tensors_hooks = contextlib.ExitStack()
         self.steeper = False
-        self._original_components = run.augment, run.loss, run.clip, run.sharpness
-        self._step_hook = run.optimizer.register_step_pre_hook(self._before_step)
-        run.augment, run.loss, run.clip = self._augment, self._loss, self._clip
-        run.sharpness = self._sharpness
+        self._observation = contextlib.ExitStack()
+        for block in (
+            run.augment.observed_by(self._augment),
+            run.loss.observed_by(self._loss),
+            run.sharpness.observed_by(self._sharpness),
+            run.clip.observed_by(self._clip),
+        ):
+            self._observation.enter_context(block)
+        step_hook = run.optimizer.register_step_pre_hook(self._before_step)
+        self._observation.callback(step_hook.remove)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -80,10 +87,8 @@ class StepMonitor:
             self.problems[group] = dict.fromkeys(found)
 
     def close(self) -> None:
-        """Restores the components and removes all hooks."""
-        run = self.run
-        run.augment, run.loss, run.clip, run.sharpness = self._original_components
-        self._step_hook.remove()
+        """Ends the observation and removes all hooks."""
+        self._observation.close()
         self._remove_hooks()
 
     @property
@@ -100,36 +105,35 @@ class StepMonitor:
                 self.problems[group].update(found)
 
     def _augment(
-        self, inputs: Tensor, targets: Tensor, generator: torch.Generator
+        self, augment: Augment, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         self.batches += 1
         self._has_clipped = False
         self._remove_hooks()
-        plain = self._original_components[0]
         if self.is_inspecting:
             self._register_gradient_hooks()
             if self.batches == 1:
                 self._register_precision_hook()
-            made = self._inspect_augment(inputs, targets, generator)
+            made = self._inspect_augment(augment, inputs, targets, generator)
         else:
-            made = plain(inputs, targets, generator)
+            made = augment(inputs, targets, generator)
         for given, got in zip((inputs, targets), made, strict=True):
             if not self.augmented and got is not given:
                 self.augmented = got.shape != given.shape or not torch.equal(got, given)
         return made
 
     def _inspect_augment(
-        self, inputs: Tensor, targets: Tensor, generator: torch.Generator
+        self, augment: Augment, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         kept, before = (inputs.clone(), targets.clone()), rng.snapshot_rng()
         start = generator.clone_state()
-        made = self._original_components[0](inputs, targets, generator)
+        made = augment(inputs, targets, generator)
         if not (torch.equal(kept[0], inputs) and torch.equal(kept[1], targets)):
             self.augmented = True
             self.add_problem("augment", "it changes its inputs in place")
         elif rng.snapshot_rng() != before:
             self.add_problem("augment", "it draws from a global random stream, not from its own")
-        elif not self._is_reproducible(inputs, targets, start, made):
+        elif not self._is_reproducible(made, lambda: augment(inputs, targets, start)):
             self.add_problem(
                 "augment",
                 "called twice with one batch and one state of its generator, it gives different "
@@ -141,35 +145,39 @@ class StepMonitor:
         return made
 
     def _is_reproducible(
-        self, inputs: Tensor, targets: Tensor, start: torch.Generator, made: tuple[Tensor, Tensor]
+        self, made: tuple[Tensor, Tensor], repeat: Callable[[], tuple[Tensor, Tensor]]
     ) -> bool:
         """Whether a second call returns the same batch; a stateful component is not called."""
         if "augment" in self.run.stateful_components:
             return True
         with rng.isolate_rng():
-            second = self._original_components[0](inputs, targets, start)
+            second = repeat()
         return all(
             a.shape == b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
             for a, b in zip(made, second, strict=True)
         )
 
-    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, loss: Loss, output: Tensor, target: Tensor) -> Tensor:
         self._saved_tensors_hooks.close()  # the forward pass is over
         if self.is_inspecting and torch.is_grad_enabled():  # evaluation computes the loss, too
             form = "probabilities" if target.is_floating_point() else "indices"
             self.targets = f"{form} of shape {tuple(target.shape)}"
             for problem in _target_problems(output, target, self.takes):
                 self.add_problem("loss", problem)
-        return self._original_components[1](output, target)
+        return loss(output, target)
 
-    def _sharpness(self, params: list[nn.Parameter], again: Callable[[], None]) -> None:
-        plain = self._original_components[3]
+    def _sharpness(
+        self,
+        sharpness: Sharpness,
+        params: list[nn.Parameter],
+        recompute_gradients: Callable[[], None],
+    ) -> None:
         if not self.is_inspecting:
-            return plain(params, again)
+            return sharpness(params, recompute_gradients)
         weights = [p.detach().clone() for p in params]
         buffers = [buffer.detach().clone() for buffer in self.run.model.buffers()]
         marks, before = {id(p): _gradient_fingerprint(p) for p in params}, rng.snapshot_rng()
-        plain(params, again)
+        sharpness(params, recompute_gradients)
         if not _is_identical(weights, params):
             self.add_problem("sharpness", "it does not restore the weights")
         if not _is_identical(buffers, self.run.model.buffers()):
@@ -185,12 +193,12 @@ class StepMonitor:
             for p in params
         )
 
-    def _clip(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    def _clip(self, clip: Clip, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         self._has_clipped = True
         looking = self.is_inspecting and bool(self._raw_fingerprints)
         if looking:
             self._check_unscaled(params)
-        norm, clipped = self._original_components[2](params)
+        norm, clipped = clip(params)
         self.clipped_steps += clipped
         if looking:
             self._check_clipped(params, norm, clipped)

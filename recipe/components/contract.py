@@ -20,9 +20,8 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from recipe.config import schema
 from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 
@@ -72,6 +71,15 @@ def count_scheduler_steps(spec: RunSpec, steps_per_epoch: int) -> int:
     return int(spec.epochs * per_epoch)
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A loss, clip, augmentation or average whose state is part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
 class Hook:
     """A decorator that registers a function about a component or, by its name, about a group."""
 
@@ -98,7 +106,7 @@ class Hook:
 
 
 class Marker:
-    """A decorator that states how the engine calls a component."""
+    """A decorator that states how the engine calls a component, or what the engine may rely on."""
 
     def __init__(self, name: str) -> None:
         self._attribute = f"_recipe_{name}"
@@ -156,5 +164,14 @@ called in every step."""
 lr_factor = Marker("lr_factor")
 """A scheduler that is a function of the progress of the run, `factor(progress, **settings)`."""
 
-needs_total_steps = schema.passed_by_engine("total")
+needs_total_steps = Marker("needs_total_steps")
 """A scheduler that also takes the keyword argument `total`, the number of its steps in the run."""
+
+preserves_inputs = Marker("preserves_inputs")
+"""An augmentation that returns its batch unchanged, or an evaluation that returns
+`model(inputs)`. The frozen layers then get the inputs of the data, so that their outputs can be
+cached."""
+
+has_complete_digest = Marker("has_complete_digest")
+"""A data component whose digest covers everything that it returns; else the engine hashes what it
+returned."""

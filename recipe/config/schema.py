@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -19,30 +19,10 @@ from recipe.config.option_files import suggest_nearest
 from recipe.errors import SettingError
 from recipe.formatting import format_value, pluralize
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_ENGINE_ARGUMENTS = "_recipe_engine_arguments"
-
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
 """Settings that may be `auto`: taken from the data."""
 
 MAX_FLOAT32 = 3.4028234663852886e38
-
-
-def passed_by_engine(*names: str) -> Callable[[F], F]:
-    """Marks keyword arguments of a component that the engine passes itself; they are no
-    settings."""
-
-    def mark(component: F) -> F:
-        setattr(component, _ENGINE_ARGUMENTS, names)
-        return component
-
-    return mark
-
-
-def get_engine_arguments(component: Callable[..., Any]) -> tuple[str, ...]:
-    names: tuple[str, ...] = getattr(component, "__dict__", {}).get(_ENGINE_ARGUMENTS, ())
-    return names
 
 
 def split_engine_settings(
@@ -104,18 +84,26 @@ def _find_path_problems(key: str, value: str) -> list[str]:
 
 
 def find_setting_problems(
-    group: str, option: str, component: Callable[..., Any], settings: Mapping[str, Any]
+    group: str,
+    option: str,
+    component: Callable[..., Any],
+    settings: Mapping[str, Any],
+    key_prefix: str | None = None,
 ) -> list[str]:
-    """Describes settings that are unknown, missing, or of a wrong type or range."""
+    """Describes settings that are unknown, missing, or of a wrong type or range.
+
+    The reported keys begin with `key_prefix`, or else with the group.
+    """
+    prefix = key_prefix or group
     own, given = split_engine_settings(group, settings)
     taken, any_name = get_accepted_settings(component, group)
     if lacking := _describe_missing_arguments(group, component):
-        return [f"{group}={option} {lacking}"]
+        return [f"{prefix}={option} {lacking}"]
     found = _find_name_conflicts(group, settings, taken)
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
         wrong = find_type_problems(
-            f"{group}.{key}", kind, value, finite=GROUPS_BY_NAME[group].is_finite
+            f"{prefix}.{key}", kind, value, finite=GROUPS_BY_NAME[group].is_finite
         )
         note = option_files.read_comments(group, option).get(key) if wrong else None
         return [f"{problem} ({note})" for problem in wrong] if note else wrong
@@ -130,10 +118,10 @@ def find_setting_problems(
             hint = suggest_nearest(key, taken) or (
                 f"; there are {', '.join(taken)}" if taken else ""
             )
-            found.append(f"{group}.{key}: {group}={option} has no such setting{hint}")
+            found.append(f"{prefix}.{key}: {group}={option} has no such setting{hint}")
     for key in GROUPS_BY_NAME[group].paths:
         if isinstance(settings.get(key), str):
-            found += _find_path_problems(f"{group}.{key}", settings[key])
+            found += _find_path_problems(f"{prefix}.{key}", settings[key])
     needed = [
         key
         for key in _get_required_settings(component, group)
@@ -141,7 +129,7 @@ def find_setting_problems(
     ]
     for key in (*GROUPS_BY_NAME[group].required, *needed):
         if key not in settings:
-            found.append(f"{group}.{key} is not given, and {group}={option} needs it")
+            found.append(f"{prefix}.{key} is not given, and {group}={option} needs it")
     return found
 
 

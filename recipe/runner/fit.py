@@ -81,7 +81,6 @@ class _FitLoop:
             plan.spec, plan.run.components, plan.run.model, plan.run.steps_per_epoch
         )
         plan.run.collectives.before_training(plan.run)
-        plan.run.clip = plan.run.collectives.sharded_clip(plan.run.clip)
         self.audit = Audit(plan.spec, plan.run, expected)
         self.verdicts: list[AuditResult] = []
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from recipe import output
 from recipe.components import contract
 from recipe.components.average import Average
-from recipe.components.contract import LRCurves, MissingComponent
+from recipe.components.contract import LRCurves, MissingComponent, Stateful
 from recipe.components.data import Data
 from recipe.components.data import validation as data_contract
 from recipe.components.precision import AutocastAndScaler
@@ -32,7 +32,7 @@ from recipe.nn import memory_format, rng
 from recipe.nn.compile_model import compile_model
 from recipe.training import lr_schedule as schedule_module
 from recipe.training import pretrained, rules, sanity_check
-from recipe.training.collectives import Clip, Collectives, MultiProcess, SingleProcess
+from recipe.training.collectives import Collectives, MultiProcess, SingleProcess
 from recipe.training.freezing import FreezeSchedule
 from recipe.training.frozen_cache.frozen_cache import FrozenCache
 from recipe.training.lr_schedule import LRSchedule
@@ -40,9 +40,9 @@ from recipe.training.nonfinite import NonFiniteGuard
 from recipe.training.param_groups import OptimizerBuilder, check_components
 from recipe.training.pretrained import InitialWeights
 from recipe.training.run import Run, compute_dataset_properties
+from recipe.training.step_components import Clip, Loss, StepComponent
 
 T = TypeVar("T")
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 STATEFUL_GROUPS = ("loss", "clip", "augment", "average")
 """Groups whose components may have a `state_dict`."""
@@ -107,6 +107,15 @@ class RunBuilder:
     def bind(self, group: str) -> functools.partial[Any]:
         return self.components[group].bind()
 
+    def preserves_inputs(self, group: str) -> bool:
+        component = self.components.get(group)
+        return component is not None and contract.preserves_inputs.marks(component.function)
+
+    @property
+    def _collectives_or_single(self) -> Collectives:
+        """Those of a single process if the processes could not be set up."""
+        return self.parts.get("collectives") or SingleProcess()
+
     @property
     def _steps_per_epoch(self) -> int:
         return -(-len(self.data.train) // int(self.spec.data["batch_size"]))
@@ -130,8 +139,9 @@ class RunBuilder:
         world = World.from_environment()
         if world.size == 1:
             return SingleProcess()
-        early = not _has_augmentation(self.spec)
-        return MultiProcess(world, self.bind("distributed")(), shards_before_read=early)
+        return MultiProcess(
+            world, self.bind("distributed")(), shards_before_read=self.preserves_inputs("augment")
+        )
 
     @_part("sampler")
     def sampler(self) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -145,7 +155,7 @@ class RunBuilder:
             model: nn.Module = self.components["model"].bind(properties)()
         # without a device or processes the rest is still checked
         device = self.parts.get("device") or torch.device("cpu")
-        ranks: Collectives = self.parts.get("collectives") or SingleProcess()
+        ranks = self._collectives_or_single
         channels_last = self.spec.channels_last
         if ranks.is_contiguous_required and channels_last == "auto":
             channels_last = False
@@ -218,20 +228,22 @@ class RunBuilder:
         return True
 
     @_part("loss")
-    def loss(self) -> Loss:
-        return _build_loss(self.components["loss"], self.parts.get("dataset_properties"))
+    def loss(self) -> StepComponent[[Tensor, Tensor], Tensor]:
+        loss = _build_loss(self.components["loss"], self.parts.get("dataset_properties"))
+        return StepComponent(loss)
 
     @_part("sharpness")
-    def sharpness(self) -> Callable[[list[nn.Parameter], Callable[[], None]], None]:
-        return self.bind("sharpness")
+    def sharpness(self) -> StepComponent[[list[nn.Parameter], Callable[[], None]], None]:
+        return StepComponent(self.bind("sharpness"))
 
     @_part("clip")
-    def clip(self) -> Clip:
-        return _build_clip(self.spec.options["clip"], self.bind("clip"), self.model)
+    def clip(self) -> StepComponent[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
+        clip = _build_clip(self.spec.options["clip"], self.bind("clip"), self.model)
+        return StepComponent(self._collectives_or_single.sharded_clip(clip))
 
     @_part("augment")
-    def augment(self) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]:
-        return self.components["augment"].bind(self.dataset_properties)
+    def augment(self) -> StepComponent[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]:
+        return StepComponent(self.components["augment"].bind(self.dataset_properties))
 
     @_part("average")
     def average(self) -> Average:
@@ -280,11 +292,25 @@ class RunBuilder:
             stop=self.stop,
             nonfinite_guard=NonFiniteGuard(spec.on_nonfinite, spec.nonfinite_limit),
             collectives=self.collectives,
-            frozen_cache=_build_frozen_cache(spec),
+            frozen_cache=self._build_frozen_cache(),
             stateful_components={
-                name: part for name, part in stateful.items() if hasattr(part, "state_dict")
+                name: part for name, part in stateful.items() if isinstance(part, Stateful)
             },
         )
+
+    def _build_frozen_cache(self) -> FrozenCache:
+        spec, disabled_reasons = self.spec, {}
+        if not self.preserves_inputs("augment"):
+            disabled_reasons["train"] = f"augment={spec.options['augment']} changes the inputs"
+        if spec.freeze.get("cache") == "off":
+            disabled_reasons = dict.fromkeys(("train", "val"), "freeze.cache=off")
+        if spec.accumulate > 1:
+            disabled_reasons["train"] = f"accumulate={spec.accumulate} computes a batch in parts"
+        if not self.preserves_inputs("evaluation"):
+            disabled_reasons["val"] = f"evaluation={spec.options['evaluation']} changes the inputs"
+        if self.collectives.world_size > 1:
+            disabled_reasons = dict.fromkeys(("train", "val"), "several processes share the run")
+        return FrozenCache(spec.output_path / "cache", disabled_reasons)
 
 
 def build(
@@ -340,13 +366,9 @@ def _build_data(spec: RunSpec, component: Component, model: Component | None) ->
     for split, name in ((data.train, "training"), (data.val, "validation")):
         if not len(split):
             raise ValueError(f"data={spec.options['data']}: the {name} part is empty")
-    if spec.data["_target_"].startswith("recipe."):
-        return data  # its digest is of everything it returns
+    if contract.has_complete_digest.marks(component.function):
+        return data
     return replace(data, digest=data_contract.hash_data(data))
-
-
-def _has_augmentation(spec: RunSpec) -> bool:
-    return spec.augment.get("_target_") != "recipe.components.augment.none.none"
 
 
 def _build_loss(component: Component, dataset_properties: Mapping[str, Any] | None) -> Loss:
@@ -376,21 +398,6 @@ def _apply_freeze(
             "(freeze=all_but_head)"
         )
     return FreezeSchedule(model, timetable, spec.freeze.get("batchnorm", "eval"))
-
-
-def _build_frozen_cache(spec: RunSpec) -> FrozenCache:
-    why_not: dict[str, str] = {}
-    if _has_augmentation(spec):
-        why_not["train"] = f"augment={spec.options['augment']} changes the inputs"
-    if spec.freeze.get("cache") == "off":
-        why_not = dict.fromkeys(("train", "val"), "freeze.cache=off")
-    if spec.accumulate > 1:
-        why_not["train"] = f"accumulate={spec.accumulate} computes a batch in parts"
-    if spec.evaluation.get("_target_") != "recipe.components.evaluation.plain.plain":
-        why_not["val"] = f"evaluation={spec.options['evaluation']} changes the inputs"
-    if World.from_environment().size > 1:
-        why_not = dict.fromkeys(("train", "val"), "several processes share the run")
-    return FrozenCache(spec.output_path / "cache", why_not)
 
 
 def _build_clip(option: str, clip: Callable[..., Any], model: nn.Module) -> Clip:

@@ -6,7 +6,7 @@ rows. Means are weighted by rows, so uneven shards give the mean of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -18,13 +18,13 @@ from recipe.config.world_size import World
 from recipe.errors import PeerProcessLost, RecipeError
 from recipe.nn import rng
 from recipe.training import rendezvous
+from recipe.training.step_components import Clip
 
 if TYPE_CHECKING:
     from recipe.components.distributed import SharedRun
     from recipe.nn.locate_nonfinite import NonFiniteLocation
 
 T = TypeVar("T")
-Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
 class Strategy(Protocol):

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from recipe.components.contract import LRCurves, count_scheduler_steps, lr_factor
+from recipe.components.contract import LRCurves, count_scheduler_steps, lr_factor, needs_total_steps
 from recipe.components.scheduler import build_scheduler
-from recipe.config import schema
 from recipe.config.instantiate import Components
 from recipe.config.spec import RunSpec
 
@@ -93,7 +92,7 @@ def build_lr_schedule(
     """The scheduler over this optimizer, for all steps of the run."""
     total = count_scheduler_steps(spec, steps_per_epoch)
     part = components["scheduler"].bind()
-    spans = lr_factor.marks(part) or "total" in schema.get_engine_arguments(part.func)
+    spans = lr_factor.marks(part) or needs_total_steps.marks(part)
     scheduler = build_scheduler(part, optimizer, total)
     last = max((step for step, factor in enumerate(warmup_factors, 1) if factor != 1), default=0)
     return LRSchedule(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recipe.components.average import Average
-from recipe.components.contract import LRCurves
+from recipe.components.contract import LRCurves, Stateful
 from recipe.components.data import Data
 from recipe.config.instantiate import Components
 from recipe.nn import rng
@@ -21,6 +21,7 @@ from recipe.training.frozen_cache.frozen_cache import FrozenCache
 from recipe.training.lr_schedule import LRSchedule
 from recipe.training.nonfinite import NonFiniteGuard
 from recipe.training.pretrained import InitialWeights
+from recipe.training.step_components import StepComponent
 
 
 @dataclass
@@ -40,30 +41,30 @@ class Run:
     model: nn.Module
     initial_weights: InitialWeights | None
     """None: the weights are drawn at random."""
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: StepComponent[[Tensor, Tensor], Tensor]
     freeze_schedule: FreezeSchedule
     optimizer: torch.optim.Optimizer
     base_lr: dict[str, float]
     """Learning rate of each parameter group by name, before the schedule."""
     param_groups: list[dict[str, Any]]
     """Over all parameters, including frozen ones."""
-    sharpness: Callable[[list[nn.Parameter], Callable[[], None]], None]
+    sharpness: StepComponent[[list[nn.Parameter], Callable[[], None]], None]
     lr_schedule: LRSchedule
     lr_curves: LRCurves
     warmup_factors: list[float]
     """The factor on all learning rates after 0, 1, ... training steps."""
-    clip: Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
+    clip: StepComponent[[list[nn.Parameter]], tuple[Tensor, Tensor]]
     autocast: Callable[[], AbstractContextManager[Any]]
     scaler: torch.amp.GradScaler
-    augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+    augment: StepComponent[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
     average: Average
     evaluation: Callable[[nn.Module, Tensor], Tensor]
     stop: Callable[[list[float]], bool]
     nonfinite_guard: NonFiniteGuard
     collectives: Collectives
     frozen_cache: FrozenCache
-    stateful_components: Mapping[str, Any]
-    """The components with a `state_dict`, by the names of the fields above."""
+    stateful_components: Mapping[str, Stateful]
+    """By the names of the fields above."""
     best: BestEpoch = field(default_factory=lambda: BestEpoch())
     position: Position = field(default_factory=lambda: Position())
 

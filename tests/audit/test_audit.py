@@ -29,6 +29,7 @@ from recipe.training.frozen_cache.inputs import ModelInputs
 from recipe.training.loop import MetricsEvent
 from recipe.training.lr_schedule import LRSchedule
 from recipe.training.run import Run
+from recipe.training.step_components import StepComponent
 
 Small = Callable[..., RunSpec]
 
@@ -314,9 +315,11 @@ def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
         """The first step's gradients are no numbers, which the scaler puts down to its scale."""
         run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         plain, calls = run.loss, iter(range(100))
-        run.loss = lambda output, target: (
-            plain(output, target)
-            + ((0 * output).sum().sqrt() if output.requires_grad and next(calls) == 0 else 0)
+        run.loss = StepComponent(
+            lambda output, target: (
+                plain(output, target)
+                + ((0 * output).sum().sqrt() if output.requires_grad and next(calls) == 0 else 0)
+            )
         )
 
     spec = small("scheduler=exponential", "scheduler.per=step", "clip=norm")
@@ -448,7 +451,9 @@ def test_targets_that_the_loss_does_not_take_are_reported(
 
     def one_hot(run: Run) -> None:
         plain = run.augment
-        run.augment = lambda i, t, s: (plain(i, t, s)[0], nn.functional.one_hot(t, 3).float())
+        run.augment = StepComponent(
+            lambda i, t, s: (plain(i, t, s)[0], nn.functional.one_hot(t, 3).float())
+        )
 
     found = broken(audited(spec, one_hot))
     assert "targets are probabilities, but the loss takes indices" in found["loss"]
@@ -627,13 +632,14 @@ def test_looking_changes_nothing(small: Small) -> None:
         }
 
 
-def test_the_run_is_as_it_was_when_the_audit_is_over(small: Small) -> None:
+def test_a_run_is_no_longer_observed_after_its_audit(small: Small) -> None:
     spec = small("clip=norm")
     run = building.build(spec)
-    parts = run.augment, run.loss, run.clip
     with Audit(spec, run) as audit:
-        audit.check(next(iter(loop.train(run))))
-    assert (run.augment, run.loss, run.clip) == parts
+        points = loop.train(run)
+        audit.check(next(points))
+    next(points)
+    assert audit.step_monitor.batches == 1
     assert not run.optimizer._optimizer_step_pre_hooks
     assert not any(module._forward_hooks for module in run.model.modules())
 

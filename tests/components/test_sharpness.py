@@ -16,6 +16,7 @@ from recipe.config.spec import RunSpec
 from recipe.training import build
 from recipe.training.loop import train
 from recipe.training.run import Run
+from recipe.training.step_components import StepComponent
 
 DROPS = ("model.dropout=0.5", "augment=flip_crop")
 
@@ -115,7 +116,7 @@ def test_both_passes_use_the_same_dropout_masks(built: Callable[..., Run]) -> No
     def twice(params: list[nn.Parameter], again: Callable[[], None]) -> None:
         again()  # where the weights are
 
-    run.loss, run.sharpness = loss, twice
+    run.loss, run.sharpness = StepComponent(loss), StepComponent(twice)
     next(train(run))
     assert seen[0] == seen[1]
 
@@ -157,7 +158,7 @@ def test_the_audit_finds_one_that_does_not(
 ) -> None:
     spec = small()
     run = build.build(spec)
-    run.sharpness = part
+    run.sharpness = StepComponent(part)
     assert problem in verdict(spec, run).problems
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from recipe.errors import SpecError
 from recipe.training.loop import train
 from recipe.training.run import Run, epoch_batches
+from recipe.training.step_components import StepComponent
 
 NO_NORM = ("model.batchnorm=false",)
 """BatchNorm sees the parts, so with it nothing is equal."""
@@ -57,7 +58,7 @@ def test_parts_are_weighted_by_their_samples(built: Callable[..., Run]) -> None:
         gradients.append(run.model.get_parameter("classifier.bias").grad.clone())  # type: ignore
         return clip(params)
 
-    run.loss, run.clip = loss, keep
+    run.loss, run.clip = StepComponent(loss), StepComponent(keep)
     before = [p.detach().clone() for p in run.model.parameters()]
     next(train(run))
     assert sizes == [3, 3, 2]

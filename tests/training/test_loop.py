@@ -31,6 +31,7 @@ from recipe.training.evaluation import evaluate
 from recipe.training.freezing import FreezeSchedule
 from recipe.training.loop import MetricsEvent, train
 from recipe.training.run import Run
+from recipe.training.step_components import StepComponent
 
 Build = Callable[..., Run]
 Compose = Callable[..., RunSpec]
@@ -113,7 +114,7 @@ def test_the_scheduler_waits_for_a_step_that_the_scaler_skipped(built: Build) ->
             return plain(output, target) + (0 * output).sum().sqrt()
         return plain(output, target)
 
-    run.loss = overflows_once
+    run.loss = StepComponent(overflows_once)
     seen = [weights(run.model)]
     points = []
     for point in train(run):

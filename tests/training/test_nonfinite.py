@@ -26,6 +26,7 @@ from recipe.nn import rng
 from recipe.training.loop import MetricsEvent, train
 from recipe.training.nonfinite import NonFiniteError
 from recipe.training.run import Run
+from recipe.training.step_components import StepComponent
 
 Build = Callable[..., Run]
 
@@ -126,7 +127,9 @@ def test_of_layers_within_layers_the_innermost_is_told(built: Build) -> None:
 def test_a_loss_that_is_nan_by_itself_is_told_from_the_model(built: Build) -> None:
     run = built(f"seed={SEED}")
     plain, calls = run.loss, iter(range(100))
-    run.loss = lambda output, target: plain(output, target) * (math.nan if next(calls) else 1)
+    run.loss = StepComponent(
+        lambda output, target: plain(output, target) * (math.nan if next(calls) else 1)
+    )
     facts, message, _ = stopped(run)
     assert (facts["step"], facts["what"], facts["layer"]) == (2, "the loss is nan", None)
     assert "every output of the model is finite, so it is the loss itself (the batch is" in message
@@ -138,7 +141,9 @@ def test_a_loss_with_a_finite_value_and_no_finite_gradient_is_told_from_the_mode
 ) -> None:
     run = built()
     plain = run.loss
-    run.loss = lambda output, target: plain(output, target) + (0 * output[0, 0]).sqrt()
+    run.loss = StepComponent(
+        lambda output, target: plain(output, target) + (0 * output[0, 0]).sqrt()
+    )
     facts, _, _ = stopped(run)
     assert facts["what"] == "the norm of the gradients is nan"
     assert facts["where"] == "the loss is finite, but not its gradient at the model's output"
@@ -150,7 +155,7 @@ def test_gradients_whose_norm_overflows_are_told_with_the_largest(built: Build) 
     run = built()
     plain = run.loss
     # its gradients are about 1e24, and the square of that is beyond float32
-    run.loss = lambda output, target: 1e25 * plain(output, target)
+    run.loss = StepComponent(lambda output, target: 1e25 * plain(output, target))
     facts, _, _ = stopped(run)
     assert facts["what"] == "the norm of the gradients is inf"
     assert facts["where"].startswith(
@@ -234,7 +239,7 @@ def test_what_augmentation_made_is_told_from_what_the_data_gave(built: Build) ->
             made[at][1] = math.nan
             return made
 
-        run.augment = broken
+        run.augment = StepComponent(broken)
         facts, _, _ = stopped(run)
         assert facts["where"] == f"augmentation made {told} that are not finite"
         assert facts["not_finite"] == ([facts["samples"][1]] if told == "inputs" else [])
@@ -298,7 +303,7 @@ def test_tracing_leaves_weights_buffers_modes_gradients_and_streams_as_they_are(
         before.append(state())
         return clipped
 
-    run.clip = looks
+    run.clip = StepComponent(looks)
     with pytest.raises(NonFiniteError):
         list(train(run))
     assert repr(state()) == repr(before[-1])
@@ -510,7 +515,7 @@ def test_a_gradient_that_overflows_by_its_scale_is_the_scalers_business(built: B
         run = scaled(built(f"on_nonfinite={policy}", "average=ema"), 2.0**16)
         plain = run.loss
         # 1e35 * 2^16 and 1e35 * 2^15 are beyond float32
-        run.loss = functools.partial(enlarged, plain)
+        run.loss = StepComponent(functools.partial(enlarged, plain))
         at_rest = weights(run.model)
         list(zip(range(2), train(run), strict=False))
         assert run.scaler.get_scale() == 2.0**14 and run.nonfinite_guard.skipped_batches == 0

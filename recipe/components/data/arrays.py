@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recipe.components.contract import has_complete_digest
 from recipe.components.data import (
     Data,
     InMemory,
@@ -32,6 +33,7 @@ ARRAY_NAMES = [
 ]
 
 
+@has_complete_digest
 def arrays(
     split: torch.Generator,
     *,

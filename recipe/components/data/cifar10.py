@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recipe.components.contract import has_complete_digest
 from recipe.components.data import ChannelMean, ChannelStd, Data, InMemory, hash_tensors, paths
 from recipe.components.data.images import normalise_bytes
 from recipe.errors import Problems
@@ -33,6 +34,7 @@ VALUES_PER_IMAGE = 3 * 32 * 32
 ThreeValues = Field(min_length=3, max_length=3)
 
 
+@has_complete_digest
 def cifar10(
     split: torch.Generator,
     *,

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from recipe.components.contract import has_complete_digest
 from recipe.components.data import Data, InMemory, balanced_subset, hash_tensors, stratified_split
 from recipe.components.data.images import channel_mean_and_std, crop_and_resize, normalise
 from recipe.nn import memory_limit
@@ -22,6 +23,7 @@ from recipe.nn import memory_limit
 Digit = Annotated[int, Field(ge=0, le=9)]
 
 
+@has_complete_digest
 def digits(
     split: torch.Generator,
     *,

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from recipe.components.contract import has_complete_digest
 from recipe.components.data import (
     Batch,
     ChannelMean,
@@ -182,6 +183,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
             yield read
 
 
+@has_complete_digest
 def image_folder(
     split: torch.Generator,
     *,

@@ -8,10 +8,12 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 
+from recipe.components.contract import has_complete_digest
 from recipe.components.data import Data, InMemory, hash_tensors
 from recipe.nn import memory_limit
 
 
+@has_complete_digest
 def random(
     split: torch.Generator,
     *,

@@ -6,8 +6,7 @@ process it isn't instantiated, and the setting has no effect.
 - `prepare_model(model) -> model`: called once, before parameters are frozen.
 - `before_training(run)`: called once before the first step, when no more code needs the plain
   model.
-- `sharded_clip(clip) -> clip`: called once after `before_training`; the clip for gradients in this
-  form.
+- `sharded_clip(clip) -> clip`: called once; the clip for gradients in this form.
 - `wrap_model(model) -> nn.Module`: called at the start of each epoch; the module that a step calls.
   It leaves the mean of the gradients over the processes in each process.
 - `has_local_grad_hooks: bool`: whether hooks of a parameter see the gradient of this process alone.

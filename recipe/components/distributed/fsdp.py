@@ -7,6 +7,7 @@ state, which are never gathered; it is sharded after all checks, just before the
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,7 +85,7 @@ def _with_full_norm(clip: Clip) -> Clip:
         norm, is_clipped = clip(params)
         return gather_full_tensor(norm), gather_full_tensor(is_clipped)
 
-    return clip_sharded
+    return functools.update_wrapper(clip_sharded, clip, (), ())
 
 
 def fsdp(*, per: Literal["children", "model"]) -> FSDPStrategy:

@@ -14,7 +14,6 @@ after the optimizer; `monitor` is the metric that a scheduler such as ReduceLROn
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -34,8 +33,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from recipe.components.contract import LRCurves, PlannedRun, check, lr_factor
-from recipe.config import schema
+from recipe.components.contract import LRCurves, PlannedRun, check, lr_factor, needs_total_steps
 from recipe.formatting import format_value, pluralize
 
 COMPOSITE_SCHEDULERS = (ChainedScheduler, SequentialLR)
@@ -54,9 +52,8 @@ def build_scheduler(
         )
     if lr_factor.marks(part):
         return LambdaLR(optimizer, lambda count: part(min(count / total_steps, 1.0)))
-    function = part.func if isinstance(part, functools.partial) else part
-    takes_total = "total" in schema.get_engine_arguments(function)
-    scheduler: LRScheduler = part(optimizer, **({"total": total_steps} if takes_total else {}))
+    arguments = {"total": total_steps} if needs_total_steps.marks(part) else {}
+    scheduler: LRScheduler = part(optimizer, **arguments)
     if not isinstance(scheduler, LRScheduler):
         raise ValueError(
             f"returned {format_value(scheduler)}, which is not an LRScheduler of torch; return "

@@ -98,14 +98,10 @@ def _check_parts(parts: list[Any]) -> list[ChainPart]:
             found.append(f"{key}.length is not given; only the last part takes what is left")
         shared = [name for name in ENGINE_SETTINGS["scheduler"] if name in given]
         found += [f"{key}.{name}: all parts move together; set scheduler.{name}" for name in shared]
-        message = schema.find_setting_problems(
-            "scheduler", option, part.func,
-            {
-                "per": "epoch",
-                **{k: v for k, v in given.items() if k not in (*CHAIN_SETTINGS, *shared)},
-            },
-        )  # fmt: skip
-        found += [line.replace("scheduler", key, 1) for line in message]
+        own = {k: v for k, v in given.items() if k not in (*CHAIN_SETTINGS, *shared)}
+        found += schema.find_setting_problems(
+            "scheduler", option, part.func, {"per": "epoch", **own}, key
+        )
     if found:
         raise SpecError(found)
     return parts

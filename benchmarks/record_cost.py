@@ -25,6 +25,7 @@ import psutil
 from recipe.config import compose
 from recipe.config.instantiate import bind_component
 from recipe.config.spec import RunSpec
+from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.runner.recorder import Recorder
 from recipe.training.build import build
 from recipe.training.loop import MetricsEvent, train
@@ -74,7 +75,9 @@ class Blocks:
 def measure(spec: RunSpec, outputs: Path, minutes: float, block: float) -> None:
     with compose.composition_context():
         tracked = compose.Job(("tracking=local",), ()).to_spec()
-    recorder = Recorder(outputs, "costs", bind_component(tracked, "tracking")(outputs))
+    recorder = Recorder(outputs, "costs")
+    uploads = UploadQueue(outputs, bind_component(tracked, "tracking")(outputs))
+    uploads.request(recorder.run_dir)
     recorder.log_params(spec.to_parameters())
     blocks, uploader = Blocks(spec, recorder), find_uploader()
     blocks.one(SETTLED, recorded=True)
@@ -99,7 +102,9 @@ def measure(spec: RunSpec, outputs: Path, minutes: float, block: float) -> None:
     )
     print(f"writing takes {100 * statistics.median(blocks.writing) / step:.2f} % of a step")
     print(f"the uploader computes {100 * share:.2f} % of the time")
-    print(recorder.upload_failure or "MLflow has all of it")
+    with uploads:
+        failure = uploads.wait([recorder.run_dir]).get(recorder.run_dir)
+    print(failure or "MLflow has all of it")
 
 
 def main(arguments: list[str]) -> None:

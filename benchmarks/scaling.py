@@ -107,14 +107,18 @@ def _installed(launcher: str) -> bool:
 RECORDING_PROGRAM = """
 import sys
 from pathlib import Path
-from recipe.runner.recorder import Recorder
 from recipe.components.tracking import Tracking
+from recipe.mlflow_sync.upload_queue import UploadQueue
+from recipe.runner.recorder import Recorder
 
 folder, name, uri, points = sys.argv[1:]
-recorder = Recorder(Path(folder), name, Tracking(uri, "scaling"))
-for step in range(int(points) // 4):
-    recorder.log_metrics(step, {f"metric {n}": float(step) for n in range(4)})
-recorder.close("FINISHED")
+recorder = Recorder(Path(folder), name)
+with UploadQueue(Path(folder), Tracking(uri, "scaling")) as uploads:
+    uploads.request(recorder.run_dir)
+    for step in range(int(points) // 4):
+        recorder.log_metrics(step, {f"metric {n}": float(step) for n in range(4)})
+    recorder.close("FINISHED")
+    uploads.wait([recorder.run_dir])
 """
 
 

@@ -12,6 +12,7 @@ import gc
 import io
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from duels.results import number, row, seconds
 from duels.turns import SAME_LAYOUT, Took, in_turn, timed, times, void
 from recipe.components import device
 from recipe.config.instantiate import bind_component
+from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.runner import plan
 from recipe.runner.fit import fit
 from recipe.runner.recorder import Recorder
@@ -148,7 +150,7 @@ def plain_loop(job: Job, layout: torch.memory_format, number: int) -> Took:
 def recorded(folder: Path, settings: Sequence[str], number: int) -> Took:
     """The loop and the record of its points, in MLflow as well, which is fed meanwhile."""
     spec = written.spec("device=cpu", f"output_dir={folder / str(number)}", *settings)
-    run, recorder = build(spec), _recorder(folder / str(number))
+    run, (recorder, uploads) = build(spec), _recorder(folder / str(number))
     took, loss = Took(), 0.0
     gc.collect()
     with timed(took):
@@ -157,27 +159,33 @@ def recorded(folder: Path, settings: Sequence[str], number: int) -> Took:
             loss = point.metrics.get("val/loss", loss)
     took.losses = [loss]
     recorder.close("FINISHED")
+    with uploads:
+        uploads.wait([recorder.run_dir])
     return took
 
 
 def entire(folder: Path, settings: Sequence[str], number: int) -> Took:
     """What a run does from its first step to its last: checkpoints, audit, progress."""
     spec = written.spec("device=cpu", f"output_dir={folder / str(number)}", *settings)
-    run, recorder = build(spec), _recorder(folder / str(number))
+    run, (recorder, uploads) = build(spec), _recorder(folder / str(number))
     planned, took = plan.make_plan(spec, run), Took()
     gc.collect()
     with timed(took):
         outcome = fit(recorder, planned, Console(file=io.StringIO()))
     took.losses = [outcome.history["val/loss"][-1][1]]
     recorder.close("FINISHED")
+    with uploads:
+        uploads.wait([recorder.run_dir])
     return took
 
 
-def _recorder(folder: Path) -> Recorder:
-    """Whose process is there, and knows the run."""
+def _recorder(folder: Path) -> tuple[Recorder, UploadQueue]:
+    """A recorder, and the queue of its uploads, whose process has created the run in MLflow."""
     tracked = written.spec("tracking=local", f"output_dir={folder}")
-    recorder = Recorder(folder, "loop", bind_component(tracked, "tracking")(folder))
+    recorder = Recorder(folder, "loop")
     recorder.log_params(tracked.to_parameters())
-    while recorder.mlflow_run_id is None:
-        assert recorder.upload_failure is None, recorder.upload_failure
-    return recorder
+    uploads = UploadQueue(folder, bind_component(tracked, "tracking")(folder))
+    uploads.request(recorder.run_dir)
+    while uploads.get_mlflow_run_id(recorder.run_dir) is None:
+        time.sleep(0.001)
+    return recorder, uploads

@@ -8,7 +8,7 @@ from recipe.cli.recorded_run import RecordedRunRequest
 from recipe.compare import agreement
 from recipe.runner import fingerprint, plan
 from recipe.runner.earlier_runs import EarlierRuns
-from recipe.runner.execute import execute_run, print_report
+from recipe.runner.execute import execute_run
 from recipe.runner.prepare import prepare_run
 
 
@@ -19,14 +19,14 @@ def replay(request: RecordedRunRequest, console: Console) -> int:
     console.print(plan.format_headline(spec, run), soft_wrap=True)
     if request.threads_note:
         console.print(request.threads_note, soft_wrap=True)
-    outcome, recorder = execute_run(
+    summary = execute_run(
         spec, run, console, name=spec.label, command=" ".join(["replay", *request.arguments]),
         earlier_runs=EarlierRuns(fingerprint.compute(spec, run)),
         tags={"recipe.replay_of": run_dir.name},
     )  # fmt: skip
-    print_report(console, outcome, recorder)
+    summary.print_report(console)
     overrides = request.arguments[1:]
     changes = f" with {' '.join(overrides)}" if overrides else ""
-    summary = agreement.compare_runs(run_dir, recorder.run_dir).summary
-    console.print(f"Replay  of {run_dir.name}{changes}: {summary}", soft_wrap=True)
+    agrees = agreement.compare_runs(run_dir, summary.run_dir).summary
+    console.print(f"Replay  of {run_dir.name}{changes}: {agrees}", soft_wrap=True)
     return 0

@@ -17,9 +17,9 @@ from recipe.cli.recorded_run import RecordedRunRequest
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import format_list, relative_to_cwd
-from recipe.runner import earlier_runs, environment, fingerprint, plan
-from recipe.runner.earlier_runs import EarlierRuns
-from recipe.runner.execute import execute_run, print_agreement, print_report
+from recipe.runner import environment, fingerprint, plan
+from recipe.runner.earlier_runs import EarlierRuns, find_earlier_runs, print_agreement
+from recipe.runner.execute import execute_run
 from recipe.runner.prepare import prepare_run
 from recipe.store import lineage, run_dirs
 from recipe.store.run_record import RunRecord
@@ -73,12 +73,12 @@ def _resume_run(folder: Path, spec: RunSpec, console: Console) -> None:
             soft_wrap=True,
         )
     console.print(plan.format_headline(spec, run), soft_wrap=True)
-    outcome, recorder = execute_run(
+    summary = execute_run(
         spec, run, console,
         name=info.name, command=f"resume {info.id}",
         earlier_runs=EarlierRuns(identity, interrupted_run_dir=folder),
     )  # fmt: skip
-    print_report(console, outcome, recorder)
+    summary.print_report(console)
 
 
 def _start_branch(request: RecordedRunRequest, console: Console) -> None:
@@ -96,14 +96,14 @@ def _start_branch(request: RecordedRunRequest, console: Console) -> None:
     transfer.check_epochs_left(spec, saved["run"])
     console.print(plan.format_headline(spec, run), soft_wrap=True)
     identity = lineage.compute_branch_fingerprint(fingerprint.compute(spec, run), checkpoint)
-    before = earlier_runs.find_earlier_runs(spec, identity)
-    outcome, recorder = execute_run(
+    before = find_earlier_runs(spec, identity)
+    summary = execute_run(
         spec, run, console,
         name=spec.label, command=f"resume {' '.join(request.arguments)}",
         earlier_runs=replace(before, source_checkpoint=checkpoint),
     )  # fmt: skip
-    print_report(console, outcome, recorder)
-    print_agreement(console, before, recorder)
+    summary.print_report(console)
+    print_agreement(console, before, summary.run_dir)
 
 
 def _list_changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:

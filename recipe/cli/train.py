@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from recipe.cli.run_request import RunRequest
-from recipe.runner import earlier_runs, fingerprint, plan
-from recipe.runner.execute import execute_run, print_agreement, print_report
+from recipe.runner import fingerprint, plan
+from recipe.runner.earlier_runs import find_earlier_runs, print_agreement
+from recipe.runner.execute import execute_run
 from recipe.runner.prepare import prepare_run
 
 
@@ -14,14 +15,14 @@ def train(request: RunRequest, console: Console) -> int:
     spec = request.spec
     run = prepare_run(spec, request.problems)
     console.print(plan.format_headline(spec, run), soft_wrap=True)
-    found = earlier_runs.find_earlier_runs(spec, fingerprint.compute(spec, run))
+    found = find_earlier_runs(spec, fingerprint.compute(spec, run))
     if found.running_run_dir:
         other = f"Caution another process is running this already, as {found.running_run_dir.name}"
         console.print(other, style="yellow", soft_wrap=True)
-    outcome, recorder = execute_run(
+    summary = execute_run(
         spec, run, console,
         name=spec.label, command=" ".join(request.arguments), earlier_runs=found,
     )  # fmt: skip
-    print_report(console, outcome, recorder)
-    print_agreement(console, found, recorder)
+    summary.print_report(console)
+    print_agreement(console, found, summary.run_dir)
     return 0

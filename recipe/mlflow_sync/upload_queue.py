@@ -79,8 +79,13 @@ class UploadQueue:
         return False
 
     def request(self, record_dir: Path) -> None:
-        """Asks for a run or a sweep to be sent; raises nothing, as `wait` asks again."""
+        """Requests that a run or a sweep be sent; raises nothing, as `wait` repeats the request.
+
+        Without a server, the run is marked as one that is not to be sent.
+        """
         if self._tracking.uri is None:
+            if UploadState.read(record_dir) is None:
+                UploadState(None).write(record_dir)
             return
         self.start()
         content = {"record": f"{record_dir.parent.name}/{record_dir.name}"}
@@ -111,6 +116,9 @@ class UploadQueue:
                     self._get_request_path(each).unlink(missing_ok=True)
         found = {each: self._describe_missing(each, reasons.get(each, "")) for each in record_dirs}
         return {each: missing for each, missing in found.items() if missing}
+
+    def get_mlflow_run_id(self, run_dir: Path) -> str | None:
+        return self._read_state(run_dir).mlflow_run_id
 
     def close(self) -> None:
         """Lets the uploader end when it has nothing left to do; one that hangs is killed."""

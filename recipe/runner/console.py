@@ -1,13 +1,14 @@
-"""A rich console that escapes control characters in its output."""
+"""A rich console that escapes control characters in its output; tables and cautions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import IO, Any
 
 from rich import console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from recipe import output
@@ -47,3 +48,21 @@ class Console(console.Console):
                 yield Segment(escape_unprintable_lines(segment.text), segment.style)
             else:
                 yield segment
+
+
+def print_caution(to: console.Console, caution: object) -> None:
+    to.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def print_upload_failure(to: console.Console, failure: str | None) -> None:
+    if failure:
+        message = f"MLflow did not take all of it ({failure}); the complete record is on disk."
+        to.print(message, style="red", soft_wrap=True)
+
+
+def make_table(*columns: str, title: str | None = None, right: Collection[str] = ()) -> Table:
+    """A table without lines; the columns in `right` are aligned to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import Timeout
+from rich.console import Console
 
+from recipe.compare import agreement
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.runner import recorder
@@ -63,7 +65,7 @@ def read_earlier_runs(output_dir: Path, fingerprint: str) -> EarlierRuns:
     for marker in sorted(run_dirs.get_fingerprint_dir(output_dir, fingerprint).glob("*")):
         folder = run_dirs.get_runs_dir(output_dir) / marker.name
         with contextlib.suppress(SpecError):
-            info = run_dirs.read_info(folder, "run")
+            info = run_dirs.read_info_file(folder, "run")
             if info.fingerprint == fingerprint:
                 known.append((folder, info))
     finished = [folder for folder, info in known if info.status == "FINISHED"]
@@ -84,3 +86,10 @@ def read_earlier_runs(output_dir: Path, fingerprint: str) -> EarlierRuns:
         damage=damaged,
         running_run_dir=newest[0] if newest and state == "RUNNING" else None,
     )
+
+
+def print_agreement(console: Console, earlier_runs: EarlierRuns, run_dir: Path) -> None:
+    """Prints whether the numbers are those of the finished run that had the same fingerprint."""
+    if earlier_runs.finished_run_dir:
+        agrees = agreement.compare_runs(earlier_runs.finished_run_dir, run_dir).summary
+        console.print(f"Again   as {earlier_runs.finished_run_dir.name}: {agrees}", soft_wrap=True)

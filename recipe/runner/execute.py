@@ -1,4 +1,4 @@
-"""Trains a run that was prepared, and records it."""
+"""Trains and records a run that was built, and has its record sent to MLflow."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from recipe import output
 from recipe.checkpoint.files import Checkpoints
-from recipe.compare import agreement
 from recipe.components.data import worker
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import is_output_closed
-from recipe.formatting import pluralize, relative_to_cwd
-from recipe.runner import component_errors, parameter_table
+from recipe.mlflow_sync.upload_queue import UploadQueue
+from recipe.runner import component_errors
 from recipe.runner import plan as planning
+from recipe.runner.console import print_caution, print_upload_failure
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.fit import fit
-from recipe.runner.recorder import Recorder
-from recipe.runner.run_summary import RunSummary, build_audit_table, render_mlflow_note
+from recipe.runner.recorder import Recorder, Status
 from recipe.runner.signals import RunPruned
 from recipe.runner.start import start_run
-from recipe.runner.trick_effects import iter_trick_effects
 from recipe.store import lineage, results, run_dirs
 from recipe.training.loop import MetricsEvent
 from recipe.training.run import Run
+
+if TYPE_CHECKING:
+    from recipe.runner.run_summary import RunSummary
 
 
 def execute_run(
@@ -45,165 +46,108 @@ def execute_run(
     sweep: Path | None = None,
     tags: Mapping[str, str] | None = None,
     on_point: Callable[[MetricsEvent], None] | None = None,
-) -> tuple[RunSummary, Recorder]:
-    """Trains and records; goes on with `before.stopped` if there is one. `watch` sees every Point.
+) -> RunSummary:
+    """Trains and records the run; resumes `earlier_runs.interrupted_run_dir` if there is one.
 
-    An exception ends the run's record as FAILED, Ctrl-C and SIGTERM as KILLED, Pruned as PRUNED,
-    and goes on to the caller.
+    `on_point` is called with each event after it is recorded. Exceptions are raised again after the
+    end is recorded: as KILLED for SIGINT and SIGTERM, PRUNED for RunPruned, else FAILED.
     """
-
     tracking = run.components["tracking"].bind()(spec.output_path)
-    if earlier_runs.interrupted_run_dir:
-        recorder = Recorder.reopen(
-            earlier_runs.interrupted_run_dir,
-            tracking,
-            sweep_dir=sweep,
-            fingerprint=earlier_runs.fingerprint,
-        )
-    else:
-        if earlier_runs.damage:
-            caution = f"Caution {earlier_runs.damage}"
-            console.print(caution, style="yellow", highlight=False, soft_wrap=True)
-        recorder = Recorder(
-            spec.output_path, name, tracking, sweep_dir=sweep, fingerprint=earlier_runs.fingerprint
-        )
-    try:
-        threading.Thread(target=_preload_modules, name="imports").start()
-        with component_errors.wrap_component_errors(spec, run):
-            plan = planning.make_plan(spec, run)
-        with run.collectives.translate_peer_errors():
-            saved = start_run(recorder, plan, earlier_runs, console, sweep=sweep, tags=tags or {})
-        for caution in plan.cautions:
-            console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
-        workers = worker.translate_worker_errors(spec.data.get("workers", 0))
-        with component_errors.wrap_component_errors(spec, run), workers:
-            if spec.summary:
-                console.print(str(plan.model_summary), highlight=False, soft_wrap=True)
-            outcome = fit(recorder, plan, console, checkpoint_state=saved, on_point=on_point)
-            _record_results(recorder, outcome, command)
-    except RunPruned as reason:
-        reason.run_id = recorder.run_id
-        recorder.set_tags({"recipe.pruned": str(reason)})
+    with UploadQueue(spec.output_path, tracking) as uploads:
+        recorder = _open_recorder(spec, name, earlier_runs, sweep, console)
+        uploads.request(recorder.run_dir)
+
+        def close(status: Status, error: str = "") -> str | None:
+            """Returns what MLflow lacks. A sweep waits for the uploads of all its runs itself."""
+            recorder.close(status, error)
+            if sweep is not None:
+                return None
+            output.set_current_task("sending the record to MLflow")
+            return uploads.wait([recorder.run_dir]).get(recorder.run_dir)
+
+        try:
+            threading.Thread(target=_import_run_summary, name="imports").start()
+            with component_errors.wrap_component_errors(spec, run):
+                plan = planning.make_plan(spec, run)
+            with run.collectives.translate_peer_errors():
+                saved = start_run(
+                    recorder, plan, earlier_runs, console, sweep=sweep, tags=tags or {}
+                )
+            for caution in plan.cautions:
+                print_caution(console, caution)
+            workers = worker.translate_worker_errors(spec.data.get("workers", 0))
+            with component_errors.wrap_component_errors(spec, run), workers:
+                if spec.summary:
+                    console.print(str(plan.model_summary), highlight=False, soft_wrap=True)
+                result = fit(recorder, plan, console, checkpoint_state=saved, on_point=on_point)
+                output.set_current_task("writing the end of the record")
+                summary = _import_run_summary()(
+                    plan, result, recorder.run_dir, recorder.differing_points
+                )
+                summary.record(recorder, command)
+        except RunPruned as reason:
+            reason.run_id = recorder.run_id
+            recorder.set_tags({"recipe.pruned": str(reason)})
+            _remove_temporary_files(spec, recorder)
+            print_upload_failure(console, close("PRUNED"))
+            raise
+        except KeyboardInterrupt:
+            print_upload_failure(console, close("KILLED"))
+            resume = _format_resume_command(spec, recorder)
+            resume = resume.replace("python -m recipe", World.from_environment().launch_command, 1)
+            # a sweep resumes as a whole
+            console.print(
+                "Stopped." if sweep else f"Stopped. Resume with: {resume}", soft_wrap=True
+            )
+            raise
+        except BaseException as error:
+            if not is_output_closed(error):
+                print_upload_failure(console, close("FAILED", traceback.format_exc()))
+                raise
+            print_upload_failure(console, close("KILLED"))
+            output.print_error(
+                "the reader of the output has exited, so the run stops; "
+                f"{_format_resume_command(spec, recorder)} resumes it"
+            )
+            raise
         _remove_temporary_files(spec, recorder)
-        recorder.close("PRUNED", wait_for_upload=sweep is None)
-        _warn_upload_incomplete(console, recorder)
-        raise
-    except KeyboardInterrupt:
-        recorder.close("KILLED", wait_for_upload=sweep is None)
-        _warn_upload_incomplete(console, recorder)
-        again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
-        again = again.replace("python -m recipe", World.from_environment().launch_command, 1)
-        message = "" if sweep else f" Resume with: {again}"  # a sweep goes on as a whole
-        console.print(f"Stopped.{message}", soft_wrap=True)
-        raise
-    except BaseException as error:
-        unread = is_output_closed(error)
-        recorder.close(
-            "KILLED" if unread else "FAILED",
-            "" if unread else traceback.format_exc(),
-            wait_for_upload=sweep is None,
-        )
-        _warn_upload_incomplete(console, recorder)
-        if unread:
-            again = run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)
-            message = f"the reader of the output has exited, so the run stops; {again} resumes it"
-            output.print_error(message)
-        raise
-    _remove_temporary_files(spec, recorder)
-    recorder.close("FINISHED", wait_for_upload=sweep is None)
-    if outcome.late_signal is not None and not sweep:  # a sweep stops
-        name = (
-            "Ctrl-C"
-            if outcome.late_signal == signal.SIGINT
-            else signal.Signals(outcome.late_signal).name
-        )
-        console.print(f"{name} came after the last step, and the run has reached its end")
-    with contextlib.suppress(OSError):  # it can be made of the journals again
+        summary.upload_failure = close("FINISHED")
+        summary.mlflow_run_id = uploads.get_mlflow_run_id(recorder.run_dir)
+    if result.late_signal is not None and not sweep:  # a sweep stops
+        number = signal.Signals(result.late_signal)
+        key = "Ctrl-C" if number == signal.SIGINT else number.name
+        console.print(f"{key} came after the last step, and the run has reached its end")
+    with contextlib.suppress(OSError):  # it can be computed from the journals again
         results.write_result(recorder.run_dir)
-    return outcome, recorder
+    return summary
+
+
+def _open_recorder(
+    spec: RunSpec, name: str, earlier_runs: EarlierRuns, sweep: Path | None, console: Console
+) -> Recorder:
+    fingerprint = earlier_runs.fingerprint
+    if earlier_runs.interrupted_run_dir:
+        return Recorder.reopen(
+            earlier_runs.interrupted_run_dir, sweep_dir=sweep, fingerprint=fingerprint
+        )
+    if earlier_runs.damage:
+        print_caution(console, earlier_runs.damage)
+    return Recorder(spec.output_path, name, sweep_dir=sweep, fingerprint=fingerprint)
+
+
+def _import_run_summary() -> type[RunSummary]:
+    # with matplotlib and scipy; in a thread, as torch releases Python's lock while it computes
+    from recipe.runner.run_summary import RunSummary
+
+    return RunSummary
 
 
 def _remove_temporary_files(spec: RunSpec, recorder: Recorder) -> None:
-    """Removes what a run needs only until it ends; what can't be removed takes room, no more."""
-
+    """Removes what a run needs only until it ends."""
     with contextlib.suppress(OSError):
         Checkpoints(recorder.run_dir, spec.checkpoint).remove_unneeded()
         lineage.free_parent_checkpoint(recorder.run_dir)
 
 
-def _preload_modules() -> None:
-    """While the run trains, as torch computes without holding Python up."""
-
-    import scipy.special  # noqa: F401
-
-    import recipe.runner.plots  # noqa: F401
-
-
-def _record_results(recorder: Recorder, outcome: RunSummary, command: str) -> None:
-    output.set_current_task("writing the end of the record")
-    from recipe.runner import plots
-
-    recorder.write_file("lr.png", lambda path: plots.plot_learning_rates(outcome.history, path))
-    recorder.write_file("curves.png", lambda path: plots.plot_curves(outcome.history, path))
-    for name in ("lr.png", "curves.png", "model.safetensors"):
-        recorder.log_artifact(name)
-    tags = {"mlflow.note.content": render_mlflow_note(outcome, command, recorder.run_dir)}
-    if outcome.tricks_without_effect:
-        tags["recipe.no_effect"] = ", ".join(outcome.tricks_without_effect)
-    recorder.set_tags(tags)
-
-
-def print_report(console: Console, outcome: RunSummary, recorder: Recorder) -> None:
-    """What a person reads at the end of a run."""
-
-    console.print()
-    console.print(parameter_table.build_table(outcome.plan.parameter_rows))
-    console.print()
-    effects = Table(title="What each trick did", title_justify="left", box=None, pad_edge=False)
-    for column in ("trick", "option", "what it did"):
-        effects.add_column(column)
-    for effect in iter_trick_effects(outcome.plan, outcome.history):
-        effects.add_row(*effect)
-    console.print(effects)
-    console.print()
-    console.print(build_audit_table(outcome.verdicts))
-    console.print()
-    for caution in outcome.iter_cautions():
-        console.print(f"Caution {caution}", style="yellow", highlight=False, soft_wrap=True)
-    if recorder.differing_points:
-        console.print(
-            f"Caution {pluralize(recorder.differing_points, 'point')} recorded before the run was "
-            "resumed had other values; the new ones are used",
-            style="yellow", soft_wrap=True,
-        )  # fmt: skip
-    outputs = recorder.run_dir.parent.parent
-    tries = f"predict run={recorder.run_id} input=<image or folder>"
-    lines = [
-        f"Result  {outcome.format_result()}",
-        f"Record  {relative_to_cwd(recorder.run_dir)}"
-        + (f", in MLflow as {recorder.mlflow_run_id}" if recorder.mlflow_run_id else ""),
-    ]
-    if recorder.mlflow_run_id:
-        lines.append(f"Open    {run_dirs.format_command('ui', outputs)}")
-    lines.append(f"Try it  {run_dirs.format_command(tries, outputs)}")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    _warn_upload_incomplete(console, recorder)
-
-
-def _warn_upload_incomplete(console: Console, recorder: Recorder) -> None:
-    if recorder.upload_failure:
-        console.print(
-            f"MLflow did not take all of it ({recorder.upload_failure}); the complete record is on "
-            "disk.",
-            style="red",
-            soft_wrap=True,
-        )
-
-
-def print_agreement(console: Console, earlier_runs: EarlierRuns, recorder: Recorder) -> None:
-    """Whether the numbers are those of an earlier run that had the same fingerprint."""
-
-    if earlier_runs.finished_run_dir:
-        agrees = agreement.compare_runs(earlier_runs.finished_run_dir, recorder.run_dir).summary
-        console.print(f"Again   as {earlier_runs.finished_run_dir.name}: {agrees}", soft_wrap=True)
+def _format_resume_command(spec: RunSpec, recorder: Recorder) -> str:
+    return run_dirs.format_command(f"resume {recorder.run_id}", spec.output_path)

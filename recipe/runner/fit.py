@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 
@@ -18,11 +19,23 @@ from recipe.nn.weights import save_weights
 from recipe.runner.plan import Plan
 from recipe.runner.progress import ProgressDisplay
 from recipe.runner.recorder import NullRecorder, Recorder
-from recipe.runner.run_summary import RunSummary, build_audit_table
 from recipe.runner.signals import GracefulStop
+from recipe.runner.trick_effects import MetricHistory, build_audit_table
 from recipe.store import run_dirs
 from recipe.training.loop import MetricsEvent, train
 from recipe.training.nonfinite import NonFiniteError
+
+WEIGHTS_FILE = "model.safetensors"
+
+UNREADABLE_FILES_LIST = "left_out.txt"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    history: MetricHistory
+    verdicts: Sequence[AuditResult]
+    late_signal: int | None
+    """The signal that arrived after the last step."""
 
 
 def fit(
@@ -32,7 +45,7 @@ def fit(
     *,
     checkpoint_state: state.RunState | None = None,
     on_point: Callable[[MetricsEvent], None] | None = None,
-) -> RunSummary:
+) -> TrainingResult:
     """Trains to the end, from `checkpoint_state` if it is given, a checkpoint of this run.
 
     `on_point` is called with each event after it is recorded, and may raise RunPruned.
@@ -54,19 +67,14 @@ def fit(
         raise
 
 
-WEIGHTS_FILE = "model.safetensors"
-
-UNREADABLE_FILES_LIST = "left_out.txt"
-
-
 def _describe_recovery_points(recorder: Recorder | NullRecorder, plan: Plan) -> str:
     """The last good checkpoint and the best weights, in words."""
     found = []
     if written := Checkpoints(recorder.run_dir, plan.spec.checkpoint).paths():
-        goes_on = run_dirs.format_command(
+        resume = run_dirs.format_command(
             f"resume {recorder.run_id} key=value", recorder.run_dir.parent.parent
         )
-        found.append(f"the last good checkpoint is {relative_to_cwd(written[-1])} ({goes_on})")
+        found.append(f"the last good checkpoint is {relative_to_cwd(written[-1])} ({resume})")
     if best := plan.run.best.epoch:
         weights = relative_to_cwd(recorder.run_dir / WEIGHTS_FILE)
         found.append(f"the best weights are {weights} (epoch {best})")
@@ -89,7 +97,7 @@ class _FitLoop:
 
     def fit(
         self, saved: state.RunState | None, watch: Callable[[MetricsEvent], None] | None
-    ) -> RunSummary:
+    ) -> TrainingResult:
         with self.audit, GracefulStop() as stopping:
             if saved is not None:
                 self._restore_state(saved)
@@ -117,7 +125,7 @@ class _FitLoop:
                         watch(point)
             if not self.verdicts:  # it was resumed after its last step
                 self.verdicts = list(self.audit.results(is_final=True))
-        return RunSummary(self.plan, self.history, self.verdicts, stopping.received_signal)
+        return TrainingResult(self.history, self.verdicts, stopping.received_signal)
 
     def _is_stop_requested(self, stopping: GracefulStop) -> bool:
         """Whether one of the run's processes received a signal."""

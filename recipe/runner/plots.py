@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-MetricHistory = Mapping[str, Sequence[tuple[int, float]]]
-"""(step, value) of every metric, in order."""
+from recipe.runner.trick_effects import MetricHistory
 
 
 def plot_learning_rates(history: MetricHistory, path: Path) -> None:

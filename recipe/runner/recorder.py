@@ -14,14 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from recipe import atomic_write, output
-from recipe.components.tracking import Tracking
+from recipe import atomic_write
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable
-from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.store import journal, run_dirs
 from recipe.store.journal import Journal
-from recipe.store.upload_state import UploadState
 
 Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED"]
 
@@ -39,7 +36,6 @@ class Recorder:
         self,
         output_dir: Path,
         name: str,
-        tracking: Tracking,
         *,
         sweep_dir: Path | None = None,
         fingerprint: str | None = None,
@@ -56,16 +52,11 @@ class Recorder:
         """Those recorded before the run was resumed."""
         self.is_started = False
         """Whether `mark_started` was called, also before the run was resumed."""
-        self._open(info, tracking, "started")
+        self._open(info, "started")
 
     @classmethod
     def reopen(
-        cls,
-        run_dir: Path,
-        tracking: Tracking,
-        *,
-        sweep_dir: Path | None = None,
-        fingerprint: str | None = None,
+        cls, run_dir: Path, *, sweep_dir: Path | None = None, fingerprint: str | None = None
     ) -> Recorder:
         """Resumes a recorded run, which stays the same run in MLflow, too.
 
@@ -76,7 +67,7 @@ class Recorder:
         self = cls.__new__(cls)
         self.run_dir, self._lock = run_dir, run_dirs.acquire_lock(run_dir, "run")
         try:
-            info = run_dirs.read_info(run_dir, "run")
+            info = run_dirs.read_info_file(run_dir, "run")
             same = fingerprint == info.fingerprint
             if same and info.status == "FINISHED":
                 raise SpecError(f"run: {run_dir.name} was finished by another process meanwhile")
@@ -88,21 +79,18 @@ class Recorder:
             info,
             fingerprint=fingerprint if same else None,
             sweep=sweep_dir.name if sweep_dir else info.sweep,
+            mlflow_run_id=None,  # stored by the uploader
         )
-        self._open(info, tracking, "resumed")
+        self._open(info, "resumed")
         if not same:
             self.set_tags({"recipe.fingerprint": "mixed"})
         return self
 
-    def _open(self, info: run_dirs.RunInfo, tracking: Tracking, kind: str) -> None:
+    def _open(self, info: run_dirs.RunInfo, kind: str) -> None:
         self._info = replace(info, status="RUNNING", process=os.getpid())
         self.differing_points = 0
         """Points that have another value now that they were computed again."""
-        self.upload_failure: str | None = None
-        """Why MLflow lacks a part of the record, if it does."""
-        self._tracking = tracking
-        self._uploads = UploadQueue(self.run_dir.parent.parent, tracking)
-        self._is_disk_full = False
+        self._has_failed = False
         try:
             self._metrics = Journal(self.run_dir / "metrics.jsonl")
             self._events = Journal(self.run_dir / "events.jsonl")
@@ -116,11 +104,8 @@ class Recorder:
                     lambda: run_dirs.index_fingerprint(self.run_dir, str(info.fingerprint))
                 )
             self._try_write(lambda: run_dirs.write_info(self.run_dir, self._info))
-            content = {"process": os.getpid(), "sweep": self._info.sweep}
-            self._log_event(kind, {k: value for k, value in content.items() if value is not None})
-            if tracking.uri is None and UploadState.read(self.run_dir) is None:
-                UploadState(None).write(self.run_dir)
-            self._uploads.request(self.run_dir)
+            sweep = {"sweep": self._info.sweep} if self._info.sweep else {}
+            self._log_event(kind, {"process": os.getpid(), **sweep})
         except BaseException as error:
             self.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -128,15 +113,6 @@ class Recorder:
     @property
     def run_id(self) -> str:
         return self._info.id
-
-    @property
-    def name(self) -> str:
-        return self._info.name
-
-    @property
-    def mlflow_run_id(self) -> str | None:
-        state = UploadState.read_for_uri(self._tracking.uri, self.run_dir)
-        return state.mlflow_run_id if self._tracking.uri else self._info.mlflow_run_id
 
     def mark_started(self) -> None:
         """Marks the metadata of the run as complete."""
@@ -189,48 +165,34 @@ class Recorder:
         self._try_write(self._metrics.sync)
         self._try_write(self._events.sync)
 
-    def close(self, status: Status, error: str = "", *, wait_for_upload: bool = True) -> None:
-        """Ends the run and waits until MLflow has all of it, or makes no progress.
-
-        `error` is kept as `error.txt`. A sweep waits for the uploads of its runs itself. Raises
-        nothing; Ctrl-C ends the waiting.
-        """
+    def close(self, status: Status, error: str = "") -> None:
+        """Records the end of the run, and `error` as `error.txt`. Raises nothing."""
         try:
             if error:
+                path = self.run_dir / "error.txt"
+                self._write_final(lambda: path.write_text(error, encoding="utf-8"))
                 self._write_final(
-                    lambda: (self.run_dir / "error.txt").write_text(error, encoding="utf-8")
-                )
-                self._write_final(
-                    lambda: self._events.append(_make_event("artifact", path="error.txt"))
+                    lambda: self._events.append(_make_event("artifact", path=path.name))
                 )
             self._write_final(lambda: self._events.append(_make_event("end", status=status)))
-            self._info = replace(self._info, status=status, process=None)
-            self._write_info()
+            info = replace(self._info, status=status, process=None)
+            self._write_final(lambda: run_dirs.write_info(self.run_dir, info))
             self._release_reserve()
-            if self._tracking.uri and wait_for_upload:
-                output.set_current_task("sending the record to MLflow")
-                self.upload_failure = self._uploads.wait([self.run_dir]).get(self.run_dir)
-                self._write_info()
         finally:
-            self._uploads.close()
             self._metrics.close()
             self._events.close()
             self._lock.release()
-
-    def _write_info(self) -> None:
-        info = replace(self._info, mlflow_run_id=self.mlflow_run_id)
-        self._write_final(lambda: run_dirs.write_info(self.run_dir, info))
 
     def _log_event(self, kind: str, content: Mapping[str, Any]) -> None:
         self._try_write(lambda: self._events.append(_make_event(kind, **content)))
 
     def _try_write(self, write: Callable[[], object]) -> None:
-        if self._is_disk_full:
+        if self._has_failed:
             return
         try:
             write()
         except OSError as error:
-            self._is_disk_full = True
+            self._has_failed = True
             raise RecipeError(_describe_write_error(self.run_dir, error)) from error
 
     def _write_final(self, write: Callable[[], object]) -> None:

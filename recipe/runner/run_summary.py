@@ -1,36 +1,44 @@
-"""The summary of a finished run: the result line, cautions, the audit's table, MLflow's note."""
+"""The summary of a completed run: what is recorded and printed at its end."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.console import Console
+from scipy.special import betaincinv
 
-from recipe.audit.auditor import AuditResult
 from recipe.components.data import Split
 from recipe.config.groups import GROUPS
-from recipe.formatting import escape_unprintable, format_list, format_percent, pluralize
+from recipe.formatting import (
+    escape_unprintable,
+    format_list,
+    format_percent,
+    pluralize,
+    relative_to_cwd,
+)
+from recipe.runner import parameter_table, plots, trick_effects
+from recipe.runner.console import make_table, print_caution, print_upload_failure
+from recipe.runner.fit import TrainingResult
 from recipe.runner.plan import Plan
-from recipe.runner.trick_effects import format_skipped_batches, iter_trick_effects
+from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs
 
-if TYPE_CHECKING:
-    from recipe.runner.plots import MetricHistory
 
-
-@dataclass(frozen=True)
+@dataclass
 class RunSummary:
     plan: Plan
-    history: MetricHistory
-    verdicts: Sequence[AuditResult]
-    late_signal: int | None = None
-    """The signal that arrived after the last step."""
+    result: TrainingResult
+    run_dir: Path
+    differing_points: int
+    """Recorded points that had other values before the run was resumed."""
+    mlflow_run_id: str | None = None
+    upload_failure: str | None = None
+    """What MLflow lacks of the record, and why."""
 
     @property
     def best_accuracy(self) -> float:
@@ -51,11 +59,11 @@ class RunSummary:
     @property
     def tricks_without_effect(self) -> list[str]:
         """`group=option` of the tricks that had no effect."""
-        return [f"{v.group}={v.option}" for v in self.verdicts if v.no_effect_reason]
+        return [f"{v.group}={v.option}" for v in self.result.verdicts if v.no_effect_reason]
 
     def iter_cautions(self) -> Iterator[str]:
         """Reasons why the result means less: tricks without effect, batches or files left out."""
-        for v in self.verdicts:
+        for v in self.result.verdicts:
             if v.no_effect_reason:
                 yield (
                     f"{v.group}={v.option} had no effect: {v.no_effect_reason}; this run is "
@@ -66,16 +74,15 @@ class RunSummary:
         yield from self._iter_training_cautions()
         if self.plan.run.nonfinite_guard.skipped_batches:
             yield (
-                f"{format_skipped_batches(self.plan.run)} left out, because a loss or gradient was "
-                "not finite"
-            )
-        if left_out := self.list_unreadable_files():
-            samples = len(self.plan.run.data.train) + len(self.plan.run.data.val)
-            yield (
-                f"{len(left_out)} of {samples} files were left out, as they can't be read: "
-                f"{format_list(left_out)}"
+                f"{trick_effects.format_skipped_batches(self.plan.run)} left out, because a loss "
+                "or gradient was not finite"
             )
         data = self.plan.run.data
+        if left_out := sorted([*data.train.unreadable.values(), *data.val.unreadable.values()]):
+            yield (
+                f"{len(left_out)} of {len(data.train) + len(data.val)} files were left out, as "
+                f"they can't be read: {format_list(left_out)}"
+            )
         if gone := self._get_classes_without_images(data.train):
             yield (
                 f"of {format_list(gone)} no training image could be read, so this run can't tell "
@@ -91,7 +98,7 @@ class RunSummary:
         """Yields a caution if the loss ended above its first value, or if the accuracy is that of
         a constant prediction."""
         run = self.plan.run
-        losses = [v for _, v in sorted(self.history["train/loss"]) if math.isfinite(v)]
+        losses = [v for _, v in sorted(self.result.history["train/loss"]) if math.isfinite(v)]
         count = max(1, min(run.steps_per_epoch, len(losses) // 2))
         if losses and (last := statistics.fmean(losses[-count:])) > losses[0]:
             yield (
@@ -121,30 +128,89 @@ class RunSummary:
             if count == total[c]
         ]
 
-    def list_unreadable_files(self) -> list[str]:
-        """The files that were left out, each with the reason."""
-        data = self.plan.run.data
-        return sorted([*data.train.unreadable.values(), *data.val.unreadable.values()])
+    def record(self, recorder: Recorder, command: str) -> None:
+        """Records the figures, and MLflow's description of the run."""
+        history = self.result.history
+        recorder.write_file("lr.png", lambda path: plots.plot_learning_rates(history, path))
+        recorder.write_file("curves.png", lambda path: plots.plot_curves(history, path))
+        for name in ("lr.png", "curves.png", "model.safetensors"):
+            recorder.log_artifact(name)
+        tags = {"mlflow.note.content": self._render_mlflow_note(command)}
+        if self.tricks_without_effect:
+            tags["recipe.no_effect"] = ", ".join(self.tricks_without_effect)
+        recorder.set_tags(tags)
 
+    def _render_mlflow_note(self, command: str) -> str:
+        """The description of the run in MLflow, as Markdown."""
+        spec, history = self.plan.spec, self.result.history
+        lines = [
+            f"## {self.format_result()}",
+            "",
+            f"`python -m recipe {command}`".replace(" `", "`"),
+            "",
+            *(f"**Caution:** {caution}.\n" for caution in self.iter_cautions()),
+            "| trick | option | what it did |",
+            "|---|---|---|",
+            *(
+                f"| {group} | {option} | {effect} |"
+                for group, option, effect in trick_effects.iter_trick_effects(self.plan, history)
+            ),
+            "",
+            "| audit | option | promise | what was checked |",
+            "|---|---|---|---|",
+            *(
+                f"| {v.group} | {v.option} | {trick_effects.format_verdict(v)} | {v.description} |"
+                for v in self.result.verdicts
+            ),
+            "",
+            "| group | option |",
+            "|---|---|",
+            *(f"| {group} | {spec.options[group]} |" for group in GROUPS),
+            "",
+            f"Seed {spec.seed}, {spec.epochs} epochs. The complete spec is in `spec.yaml`, the "
+            "settings of each parameter in `parameters.csv`, the best epoch's weights in "
+            "`model.safetensors`.",
+            "",
+            f"Try it on an image: `{self._format_predict_command('<file or folder>')}`",
+        ]
+        return "\n".join(lines) + "\n"
 
-def build_audit_table(verdicts: Sequence[AuditResult]) -> Table:
-    """One row per audited trick: what was checked, and whether it held."""
-    shown = Table(title="Audit", title_justify="left", box=None, pad_edge=False)
-    for column in ("trick", "option", "promise", "what was checked"):
-        shown.add_column(column)
-    for verdict in verdicts:
-        state, style = _format_state(verdict)
-        shown.add_row(
-            verdict.group, verdict.option, state,
-            "; ".join(verdict.listed_problems) or verdict.description, style=style,
-        )  # fmt: skip
-    return shown
+    def _format_predict_command(self, images: str) -> str:
+        command = f"predict run={self.run_dir.name} input={images}"
+        return run_dirs.format_command(command, self.run_dir.parent.parent)
 
-
-def _format_state(verdict: AuditResult) -> tuple[str, str | None]:
-    if not verdict.has_passed:
-        return "BROKEN", "red"
-    return ("no effect", "yellow") if verdict.no_effect_reason else ("held", None)
+    def print_report(self, console: Console) -> None:
+        """Prints parameters, effects of tricks, the audit, cautions and the result."""
+        effects = make_table("trick", "option", "what it did", title="What each trick did")
+        for effect in trick_effects.iter_trick_effects(self.plan, self.result.history):
+            effects.add_row(*effect)
+        for table in (
+            parameter_table.build_table(self.plan.parameter_rows),
+            effects,
+            trick_effects.build_audit_table(self.result.verdicts),
+        ):
+            console.print()
+            console.print(table)
+        console.print()
+        cautions = list(self.iter_cautions())
+        if self.differing_points:
+            cautions.append(
+                f"{pluralize(self.differing_points, 'point')} recorded before the run was resumed "
+                "had other values; the new ones are used"
+            )
+        for caution in cautions:
+            print_caution(console, caution)
+        in_mlflow = f", in MLflow as {self.mlflow_run_id}" if self.mlflow_run_id else ""
+        lines = [
+            f"Result  {self.format_result()}",
+            f"Record  {relative_to_cwd(self.run_dir)}{in_mlflow}",
+        ]
+        if self.mlflow_run_id:
+            lines.append(f"Open    {run_dirs.format_command('ui', self.run_dir.parent.parent)}")
+        lines.append(f"Try it  {self._format_predict_command('<image or folder>')}")
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+        print_upload_failure(console, self.upload_failure)
 
 
 def clopper_pearson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
@@ -153,46 +219,7 @@ def clopper_pearson_interval(hits: int, count: int, level: float = 0.95) -> tupl
     Source: Clopper and Pearson 1934, Biometrika 26(4). Its coverage is at least
     `level` for any proportion.
     """
-    from scipy.special import betaincinv
-
     tail = (1 - level) / 2
     low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
     return low, high
-
-
-def render_mlflow_note(outcome: RunSummary, command: str, run_dir: Path) -> str:
-    """The description of the run in MLflow, as Markdown."""
-    spec = outcome.plan.spec
-    tries = f"predict run={run_dir.name} input=<file or folder>"
-    lines = [
-        f"## {outcome.format_result()}",
-        "",
-        f"`python -m recipe {command}`".replace(" `", "`"),
-        "",
-        *(f"**Caution:** {caution}.\n" for caution in outcome.iter_cautions()),
-        "| trick | option | what it did |",
-        "|---|---|---|",
-        *(
-            f"| {group} | {option} | {done} |"
-            for group, option, done in iter_trick_effects(outcome.plan, outcome.history)
-        ),
-        "",
-        "| audit | option | promise | what was checked |",
-        "|---|---|---|---|",
-        *(
-            f"| {v.group} | {v.option} | {_format_state(v)[0]} | {v.description} |"
-            for v in outcome.verdicts
-        ),
-        "",
-        "| group | option |",
-        "|---|---|",
-        *(f"| {group} | {spec.options[group]} |" for group in GROUPS),
-        "",
-        f"Seed {spec.seed}, {spec.epochs} epochs. The complete spec is in `spec.yaml`, the "
-        "settings of each parameter in `parameters.csv`, the best epoch's weights in "
-        "`model.safetensors`.",
-        "",
-        f"Try it on an image: `{run_dirs.format_command(tries, run_dir.parent.parent)}`",
-    ]
-    return "\n".join(lines) + "\n"

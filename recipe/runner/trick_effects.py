@@ -1,20 +1,23 @@
-"""What each trick did in a run, in one line each, from the recorded metrics."""
+"""What each trick did in a run, in one line each: its effect, and whether the audit passed."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from rich.table import Table
+
+from recipe.audit.auditor import AuditResult
 from recipe.config.groups import OFF_OPTIONS
 from recipe.formatting import format_percent, pluralize
+from recipe.runner.console import make_table
 from recipe.runner.parameter_table import ParameterRow
 from recipe.runner.plan import Plan
 from recipe.training.run import Run
 
-if TYPE_CHECKING:
-    from recipe.runner.plots import MetricHistory
+MetricHistory = Mapping[str, Sequence[tuple[int, float]]]
+"""(step, value) of every metric, in order."""
 
 
 def iter_trick_effects(plan: Plan, history: MetricHistory) -> Iterator[tuple[str, str, str]]:
@@ -140,3 +143,22 @@ DEFAULT_EFFECTS = {
     "average": "the average is what was evaluated and kept",
 }
 """Effects of tricks that record no metric."""
+
+
+def build_audit_table(verdicts: Sequence[AuditResult]) -> Table:
+    """One row per audited trick: what was checked, and whether it held."""
+    shown = make_table("trick", "option", "promise", "what was checked", title="Audit")
+    for verdict in verdicts:
+        state = format_verdict(verdict)
+        shown.add_row(
+            verdict.group, verdict.option, state,
+            "; ".join(verdict.listed_problems) or verdict.description,
+            style={"BROKEN": "red", "no effect": "yellow"}.get(state),
+        )  # fmt: skip
+    return shown
+
+
+def format_verdict(verdict: AuditResult) -> str:
+    if not verdict.has_passed:
+        return "BROKEN"
+    return "no effect" if verdict.no_effect_reason else "held"

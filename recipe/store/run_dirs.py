@@ -150,15 +150,16 @@ def find(outputs: Path, wanted: str, key: str) -> Path:
     there = [path.parent for path in sorted(get_runs_dir(outputs).glob("*/run.json"))]
     by_id = [run for run in there if run.name.startswith(wanted)]
     if len(by_id) == 1:
-        read_info(by_id[0], key)
+        read_info_file(by_id[0], key)
         return by_id[0]
     if len(by_id) > 1 and wanted:
         raise SpecError(f"{key}: {wanted} begins {len(by_id)} run ids; give more of it")
     infos = {}
     for run in there:
         with contextlib.suppress(SpecError):
-            infos[run] = read_info(run, key)
-    same = [run for run, info in infos.items() if wanted in (info.name, info.mlflow_run_id)]
+            infos[run] = read_info_file(run, key)
+    same = [run for run, info in infos.items() if wanted == info.name]
+    same = same or [run for run in infos if wanted == read_info(run, key).mlflow_run_id]
     if same:
         return same[-1]
     names = [run.name for run in there] + [info.name for info in infos.values()]

@@ -83,7 +83,9 @@ class RunRecord:
 
     @functools.cached_property
     def info(self) -> run_dirs.RunInfo | None:
-        return self._read("run.json", lambda path: run_dirs.read_info(path.parent, "run"), None)
+        return self._read(
+            "run.json", lambda path: run_dirs.read_info_file(path.parent, "run"), None
+        )
 
     @property
     def name(self) -> str:

@@ -103,7 +103,7 @@ def find_runs(sweep_dir: Path) -> Iterator[tuple[Path, RunInfo]]:
                 with safe_yaml.open_regular_file(path) as file:
                     if sweep_dir.name.encode() not in file.read():
                         continue
-                info = run_dirs.read_info(path.parent, "run")
+                info = run_dirs.read_info_file(path.parent, "run")
                 if info.sweep == sweep_dir.name:
                     yield path.parent, info
 

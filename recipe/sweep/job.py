@@ -62,7 +62,7 @@ def run_job(config: DictConfig) -> None:
                 )
                 _upload_remaining(before.finished_run_dir, spec)
                 return sweep_jobs.append_result(sweep, done)
-            outcome, recorder = execute_run(
+            summary = execute_run(
                 spec, run, console,
                 name=name, command=" ".join(overrides), sweep=sweep, earlier_runs=before,
                 tags={"recipe.variant": variant} if variant else None,
@@ -95,20 +95,20 @@ def run_job(config: DictConfig) -> None:
             sweep, JobResult(number, name, "FAILED", problem=describe_exception(error))
         )
     else:
-        console.print(outcome.format_result(), soft_wrap=True)
-        for caution in outcome.iter_cautions():
+        console.print(summary.format_result(), soft_wrap=True)
+        for caution in summary.iter_cautions():
             console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
         ended = JobResult(
             number,
             name,
             "FINISHED",
-            recorder.run_id,
-            outcome.best_accuracy,
-            no_effect=outcome.tricks_without_effect,
+            summary.run_dir.name,
+            summary.best_accuracy,
+            no_effect=summary.tricks_without_effect,
         )
         sweep_jobs.append_result(sweep, ended)
-        if outcome.late_signal is not None:
-            signal.raise_signal(outcome.late_signal)  # the run is whole, and the sweep stops
+        if summary.result.late_signal is not None:
+            signal.raise_signal(summary.result.late_signal)  # the run is whole, and the sweep stops
 
 
 def _read_finished_run(run_dir: Path, number: int, name: str) -> JobResult:

@@ -478,7 +478,7 @@ def mlflow_status(folder: Path, run: Path) -> str:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
-    status: str = client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"]).info.status
+    status: str = client.get_run(commands.read_json(run / "sent.json")["mlflow_run_id"]).info.status
     return status
 
 

@@ -202,7 +202,7 @@ def test_files_that_are_no_images_are_named_and_the_others_go_through(
 def test_a_run_is_found_by_id_beginning_name_or_mlflow_id(home: Path, tmp_path: Path) -> None:
     digit(2).save(tmp_path / "two.png")
     (run,) = commands.runs(home)
-    mlflow = commands.read_json(run / "run.json")["mlflow_run_id"]
+    mlflow = commands.read_json(run / "sent.json")["mlflow_run_id"]
     shown = {
         commands.here(home, "predict", f"run={name}", f"input={tmp_path / 'two.png'}")
         for name in (run.name, run.name[:-3], "reader", mlflow)

@@ -76,7 +76,7 @@ def test_a_signal_leaves_a_checkpoint_of_that_step_and_the_run_ends_as_if_never_
 
 def in_database(folder: Path, run: Path) -> str:
     client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
-    return str(client.get_run(info(run)["mlflow_run_id"]).info.status)
+    return str(client.get_run(commands.read_json(run / "sent.json")["mlflow_run_id"]).info.status)
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:

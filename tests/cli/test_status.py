@@ -16,11 +16,11 @@ import pytest
 import servers
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
+from sent_runs import SentRecorder
 
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.errors import SpecError
-from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs, stale_records, sweep_record
 from recipe.store.upload_state import UploadState
 
@@ -35,10 +35,14 @@ def died(folder: Path, program: str, *, tracked: bool = False) -> Path:
     begins = f"""
 import os, signal, time
 from pathlib import Path
+from recipe.components.tracking import Tracking
+from recipe.mlflow_sync.upload_queue import UploadQueue
 from recipe.runner.recorder import Recorder
 from recipe.store.upload_state import UploadState
-from recipe.components.tracking import Tracking
-recorder = Recorder(Path("outputs").resolve(), "short", Tracking({uri!r}, "recipe"))
+outputs = Path("outputs").resolve()
+recorder = Recorder(outputs, "short")
+uploads = UploadQueue(outputs, Tracking({uri!r}, "recipe"))
+uploads.request(recorder.run_dir)
 """
     kills = "\nos.kill(os.getpid(), signal.SIGKILL)\n"
     done = commands.process(folder, "-c", begins + program + kills, program=(sys.executable,))
@@ -92,9 +96,9 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
     commands.here(tmp_path, "status")
     before = servers.journal(run)
     tracking = local(tmp_path / "outputs", experiment="recipe")
-    recorder = Recorder.reopen(run, tracking)
+    recorder = SentRecorder.resume(run, tracking)
     run_id = str(recorder.mlflow_run_id)
-    assert (recorder.run_id, recorder.name) == (run.name, "short")
+    assert (recorder.run_id, run_dirs.read_info(run, "run").name) == (run.name, "short")
     assert run_dirs.read_info(run, "run").status == "RUNNING"
     for _ in range(100):
         found = client(tmp_path).get_run(run_id).info
@@ -121,7 +125,7 @@ def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> 
     run = died(
         tmp_path, 'recorder.log_metrics(1, {"loss": float("nan"), "lr": 0.5, "memory/mb": 3})'
     )
-    recorder = Recorder.reopen(run, Tracking(None))
+    recorder = SentRecorder.resume(run, Tracking(None))
     recorder.log_metrics(1, {"loss": float("nan"), "lr": 0.25, "memory/mb": 4, "new": 1.0})
     recorder.close("FINISHED")
     assert recorder.differing_points == 1
@@ -131,14 +135,12 @@ def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> 
 
 @pytest.mark.integration
 def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "outputs", "mine", Tracking(None))
+    recorder = SentRecorder(tmp_path / "outputs", "mine", Tracking(None))
     assert run_dirs.is_running(recorder.run_dir)
     program = f"""
 from pathlib import Path
 from recipe.runner.recorder import Recorder
-from recipe.store.upload_state import UploadState
-from recipe.components.tracking import Tracking
-Recorder.reopen(Path({str(recorder.run_dir)!r}), Tracking(None))
+Recorder.reopen(Path({str(recorder.run_dir)!r}))
 """
     other = commands.process(tmp_path, "-c", program, program=(sys.executable,))
     process = commands.read_json(recorder.run_dir / "run.json")["process"]
@@ -175,7 +177,7 @@ def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
     at = commands.read_lines(run / "events.jsonl")[-1]["time"]
     assert stale_records.get_last_activity(run) - at < 60_000
     assert " 7 of 40  " in commands.here(tmp_path, "status").out
-    recorder = Recorder.reopen(run, Tracking(None))
+    recorder = SentRecorder.resume(run, Tracking(None))
     recorder.log_metrics(8, {"loss": 0.1})
     recorder.close("FINISHED")
     assert [line["step"] for line in commands.read_lines(run / "metrics.jsonl")] == [*range(1, 9)]
@@ -218,7 +220,7 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 2}))
     lock = sweep_record.start_sweep(sweep)
     tracking = local(tmp_path / "outputs", experiment="recipe")
-    Recorder(tmp_path / "outputs", "one", tracking, sweep_dir=sweep).close("FINISHED")
+    SentRecorder(tmp_path / "outputs", "one", tracking, sweep_dir=sweep).close("FINISHED")
     commands.here(tmp_path, "status")
     above = sweep_record.read_record(sweep)["mlflow_run_id"]
     assert client(tmp_path).get_run(above).info.status == "RUNNING"
@@ -226,7 +228,7 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
     commands.here(tmp_path, "sync")
     assert client(tmp_path).get_run(above).info.status == "KILLED"
     with sweep_record.start_sweep(sweep):  # taken up again
-        Recorder(tmp_path / "outputs", "two", tracking, sweep_dir=sweep).close("FINISHED")
+        SentRecorder(tmp_path / "outputs", "two", tracking, sweep_dir=sweep).close("FINISHED")
         assert client(tmp_path).get_run(above).info.status == "RUNNING"
 
 
@@ -334,11 +336,11 @@ def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) 
 def test_a_run_is_taken_up_and_ends_without_waiting_for_a_busy_database(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     tracking = local(outputs, experiment="recipe")
-    first = Recorder(outputs, "short", tracking)
+    first = SentRecorder(outputs, "short", tracking)
     first.close("KILLED")
     busy = FileLock(outputs / ".mlflow.lock", thread_local=False)
     with busy:  # a start that waited for it would wait for ever
-        again = Recorder.reopen(first.run_dir, tracking)
+        again = SentRecorder.resume(first.run_dir, tracking)
         again.log_metrics(1, {"loss": 0.5})
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):  # the end is waited for, until one has had enough

@@ -12,9 +12,9 @@ from typing import Any
 import commands
 import pytest
 import stopped_runs
+from sent_runs import SentRecorder
 
 from recipe.components.tracking import Tracking
-from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs
 
 SWEEP = "20260101-000000-aaaaaa"
@@ -132,9 +132,9 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
     run = run_that_took(outputs, "20251231-000000-000000", 60, 40)
     end(sweep, 0, "clip=none seed=0", run=run, accuracy=0.5)
     lock = run_dirs.acquire_lock(sweep, "sweep")
-    recorder = Recorder(outputs, "clip=norm seed=0", Tracking(None), sweep_dir=sweep)
+    recorder = SentRecorder(outputs, "clip=norm seed=0", Tracking(None), sweep_dir=sweep)
     # taken up by the sweep, under the name it has of its own: its settings tell its job
-    other = Recorder(outputs, "long ago", Tracking(None), sweep_dir=sweep)
+    other = SentRecorder(outputs, "long ago", Tracking(None), sweep_dir=sweep)
     other.log_params({"clip": "none", "clip.max_norm": 1, "seed": 1})
     for number, each in enumerate((recorder, other)):
         each.set_tags({"recipe.steps": "40"})
@@ -206,8 +206,10 @@ def test_an_ablations_variants_have_the_names_it_gave_them(tmp_path: Path) -> No
         tmp_path / "outputs", name="ablation", planned=planned(["clip=none", "clip=norm"], [0]),
         variants=["baseline", "clip"],
     )  # fmt: skip
-    Recorder(tmp_path / "outputs", "clip seed=0", Tracking(None), sweep_dir=sweep).close("KILLED")
-    ended = Recorder(tmp_path / "outputs", "baseline seed=0", Tracking(None), sweep_dir=sweep)
+    SentRecorder(tmp_path / "outputs", "clip seed=0", Tracking(None), sweep_dir=sweep).close(
+        "KILLED"
+    )
+    ended = SentRecorder(tmp_path / "outputs", "baseline seed=0", Tracking(None), sweep_dir=sweep)
     ended.log_metrics(3, {"best/val_accuracy": 0.75})
     ended.close("FINISHED")  # and its process died before the sweep could note it
     assert status(tmp_path, "ablation")[2:4] == ["baseline  75.00 %", "clip       killed"]
@@ -232,7 +234,7 @@ def test_a_sweep_of_before_jobs_were_noted_shows_those_that_are_known(tmp_path: 
     sweep = sweep_folder(tmp_path / "outputs", name="old", swept=["clip", "seed"], jobs=4)
     end(sweep, 0, "clip=none seed=0", accuracy=0.5)
     end(sweep, 1, "clip=none seed=1", "FAILED", problem="RuntimeError: no")
-    Recorder(tmp_path / "outputs", "clip=norm seed=0", Tracking(None), sweep_dir=sweep).close(
+    SentRecorder(tmp_path / "outputs", "clip=norm seed=0", Tracking(None), sweep_dir=sweep).close(
         "KILLED"
     )
     assert status(tmp_path, "old")[1:-1] == [
@@ -248,7 +250,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     sweep = sweep_folder(outputs, name="hurt", planned=planned(["clip=none"], [0, 1]), jobs=2)
     recorders = [
-        Recorder(outputs, name, Tracking(None), sweep_dir=sweep)
+        SentRecorder(outputs, name, Tracking(None), sweep_dir=sweep)
         for name in ("clip=none seed=0", "clip=none seed=1", "what?")
     ]
     for recorder in recorders:

@@ -10,11 +10,11 @@ import pytest
 import servers
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
+from sent_runs import SentRecorder
 
 from recipe.components.tracking import Tracking
 from recipe.config.credentials import mask_secrets
 from recipe.mlflow_sync import client
-from recipe.runner.recorder import Recorder
 
 SECRET = "s3cret/of@the:test"
 """With what ends a password for those who look for the first @ or the first /."""
@@ -124,7 +124,7 @@ def test_a_token_that_no_header_takes_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "s3cret\n")  # with the end of the file it was in
-    recorder = Recorder(tmp_path / "outputs", "short", Tracking("http://127.0.0.1:9", "recipe"))
+    recorder = SentRecorder(tmp_path / "outputs", "short", Tracking("http://127.0.0.1:9", "recipe"))
     recorder.close("FINISHED")
     failure = str(recorder.upload_failure)
     assert "in header value: 'Bearer ***\\n'" in failure

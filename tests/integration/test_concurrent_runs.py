@@ -18,15 +18,18 @@ from recipe.store import run_dirs
 WRITER = """
 import sys, time
 from pathlib import Path
-from recipe.runner.recorder import Recorder
 from recipe.components.tracking.local import local
+from recipe.mlflow_sync.upload_queue import UploadQueue
+from recipe.runner.recorder import Recorder
 outputs, start = Path("outputs").resolve(), float(sys.argv[1])
 time.sleep(max(0, start - time.time()))
-recorder = Recorder(outputs, f"writer {sys.argv[2]}", local(outputs, experiment="recipe"))
-for step in range(100):
-    recorder.log_metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
-recorder.close("FINISHED")
-print(recorder.upload_failure)
+recorder = Recorder(outputs, f"writer {sys.argv[2]}")
+with UploadQueue(outputs, local(outputs, experiment="recipe")) as uploads:
+    uploads.request(recorder.run_dir)
+    for step in range(100):
+        recorder.log_metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
+    recorder.close("FINISHED")
+    print(uploads.wait([recorder.run_dir]).get(recorder.run_dir))
 """
 
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import servers
 from mlflow.tracking import MlflowClient
+from sent_runs import SentRecorder
 from slow_runs import SLOW, command
 
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.mlflow_sync import upload_queue
-from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs
 from recipe.store.upload_state import UploadState
 
@@ -93,7 +93,7 @@ def check_disturbed(folder: Path, epochs: int, rounds: int) -> None:
     """Same points as undisturbed, here and in MLflow; prints the longest pauses of the loop."""
     with servers.server(folder / "server", started=False) as server:
         run = disturb(commands.project(folder / "disturbed", SLOW), server, epochs, rounds)
-        run_id = commands.read_json(run / "run.json")["mlflow_run_id"]
+        run_id = commands.read_json(run / "sent.json")["mlflow_run_id"]
         assert servers.points(server.client, run_id) == servers.journal(run)
         assert server.client.get_run(run_id).info.status == "FINISHED"
     calmly = commands.project(folder / "calm", SLOW)
@@ -118,8 +118,8 @@ def test_the_same_many_times(tmp_path: Path) -> None:
     check_disturbed(tmp_path, epochs=300, rounds=6)
 
 
-def record(folder: Path, uri: str, steps: int = 30, pause: float = 0.0) -> Recorder:
-    recorder = Recorder(folder / "outputs", "short", Tracking(uri, "recipe"))
+def record(folder: Path, uri: str, steps: int = 30, pause: float = 0.0) -> SentRecorder:
+    recorder = SentRecorder(folder / "outputs", "short", Tracking(uri, "recipe"))
     recorder.log_params({"seed": 0})
     for step in range(steps):
         recorder.log_metrics(step, {"loss": 1 / (step + 1), "accuracy": step / 100})
@@ -128,7 +128,9 @@ def record(folder: Path, uri: str, steps: int = 30, pause: float = 0.0) -> Recor
     return recorder
 
 
-def check_all_there(recorder: Recorder, server: servers.Server, status: str = "FINISHED") -> None:
+def check_all_there(
+    recorder: SentRecorder, server: servers.Server, status: str = "FINISHED"
+) -> None:
     """The run is in MLflow once, with all that is on disk."""
     client = server.client
     (experiment,) = client.search_experiments(filter_string="name = 'recipe'")
@@ -195,7 +197,7 @@ def test_a_run_that_a_frozen_server_made_too_late_does_not_stay(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server.client.get_experiment_by_name("Default")  # it answers
     with servers.proxy(server.port) as proxy:
-        recorder = Recorder(tmp_path / "outputs", "short", Tracking(proxy.uri, "recipe"))
+        recorder = SentRecorder(tmp_path / "outputs", "short", Tracking(proxy.uri, "recipe"))
         server.freeze()
         for step in range(30):
             recorder.log_metrics(step, {"loss": 1 / (step + 1)})
@@ -226,7 +228,7 @@ def check_points(tracking: Tracking, run: Path, number: int) -> None:
 
 def test_when_the_uploader_is_killed_another_one_sends_the_rest(tmp_path: Path) -> None:
     tracking = local(tmp_path / "outputs", experiment="recipe")
-    recorder = Recorder(tmp_path / "outputs", "short", tracking)
+    recorder = SentRecorder(tmp_path / "outputs", "short", tracking)
     recorder.log_metrics(1, {"loss": 0.5})
     for uploader in uploaders():
         uploader.kill()
@@ -243,7 +245,7 @@ def test_when_no_uploader_can_run_the_run_ends_and_sync_sends_it(
     tracking = local(tmp_path / "outputs", experiment="recipe")
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONPATH", str(tmp_path))
-        recorder = Recorder(tmp_path / "outputs", "short", tracking)
+        recorder = SentRecorder(tmp_path / "outputs", "short", tracking)
         recorder.log_metrics(1, {"loss": 0.5})
         recorder.close("FINISHED")
     said = "the process that sends it ended with status 3; python -m recipe sync "
@@ -256,7 +258,7 @@ def test_when_the_uploader_hangs_the_run_ends_and_the_next_has_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = local(tmp_path / "outputs", experiment="x")
-    recorder = Recorder(tmp_path / "outputs", "short", tracking)
+    recorder = SentRecorder(tmp_path / "outputs", "short", tracking)
     for uploader in uploaders():
         uploader.suspend()
     recorder.log_metrics(1, {"loss": 0.5})
@@ -266,7 +268,7 @@ def test_when_the_uploader_hangs_the_run_ends_and_the_next_has_another_one(
         recorder.close("FINISHED")
     said = "the process that sends it doesn't answer; python -m recipe sync "
     assert str(recorder.upload_failure).startswith(said)
-    next_one = Recorder(tmp_path / "outputs", "next", tracking)
+    next_one = SentRecorder(tmp_path / "outputs", "next", tracking)
     next_one.close("FINISHED")
     assert next_one.upload_failure is None
 

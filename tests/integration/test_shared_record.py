@@ -14,10 +14,10 @@ import commands
 import postgres
 import pytest
 import servers
+from sent_runs import SentRecorder
 from slow_runs import SLOW, command
 
 from recipe.components.tracking import Tracking
-from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs
 
 pytestmark = [
@@ -67,7 +67,7 @@ def test_eight_runs_at_once_lose_nothing_when_server_and_database_are_restarted(
     tmp_path: Path, server: servers.Server, database: postgres.Postgres
 ) -> None:
     to = Tracking(server.uri, "recipe")
-    recorders = [Recorder(tmp_path / "outputs", f"run {n}", to) for n in range(8)]
+    recorders = [SentRecorder(tmp_path / "outputs", f"run {n}", to) for n in range(8)]
     for step in range(1, 61):
         for recorder in recorders:
             recorder.log_metrics(step, {"loss": 1 / step, "accuracy": step / 100})

@@ -13,12 +13,12 @@ import commands
 import pytest
 import servers
 from mlflow.tracking import MlflowClient
+from sent_runs import SentRecorder
 
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.config import compose
 from recipe.mlflow_sync import parent_run, upload_queue
-from recipe.runner.recorder import Recorder
 from recipe.store import run_dirs, sweep_record
 from recipe.store.upload_state import UploadState
 
@@ -41,9 +41,9 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
     return folder
 
 
-def record(folder: Path, *, steps: int = 20, sweep: Path | None = None) -> Recorder:
+def record(folder: Path, *, steps: int = 20, sweep: Path | None = None) -> SentRecorder:
     tracking = local(folder / "outputs", experiment="recipe")
-    recorder = Recorder(folder / "outputs", "short", tracking, sweep_dir=sweep)
+    recorder = SentRecorder(folder / "outputs", "short", tracking, sweep_dir=sweep)
     for step in range(steps):
         recorder.log_metrics(step, {"loss": 1 / (step + 1)})
     return recorder
@@ -175,7 +175,7 @@ def test_sync_sends_the_end_of_a_sweep_that_mlflow_lacks(tmp_path: Path) -> None
 
 
 def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "outputs", "quiet", Tracking(None))
+    recorder = SentRecorder(tmp_path / "outputs", "quiet", Tracking(None))
     recorder.log_metrics(1, {"loss": 1.0})
     recorder.close("FINISHED")
     assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
@@ -218,7 +218,7 @@ def test_a_journal_that_lost_its_end_is_sent_from_the_beginning(
     journal = recorder.run_dir / "metrics.jsonl"
     sizes = list(itertools.accumulate(len(line) + 1 for line in journal.read_bytes().splitlines()))
     cut(journal, sizes[9] if at_a_line else sizes[9] + 5)  # as after a loss of power
-    again = Recorder.reopen(recorder.run_dir, local(tmp_path / "outputs", experiment="recipe"))
+    again = SentRecorder.resume(recorder.run_dir, local(tmp_path / "outputs", experiment="recipe"))
     for step in range(10, 200 if grows else 12):
         again.log_metrics(step, {"other": 1 / (step + 1)})
     again.close("FINISHED")
@@ -242,14 +242,17 @@ def with_a_database_that_is_removed(folder: Path, sweep: str | None = None) -> P
     """A killed run, recorded by another process, as MLflow keeps connections to its files."""
     program = f"""
 from pathlib import Path
-from recipe.runner.recorder import Recorder
 from recipe.components.tracking.local import local
+from recipe.mlflow_sync.upload_queue import UploadQueue
+from recipe.runner.recorder import Recorder
 outputs = Path("outputs").resolve()
 sweep = {sweep!r} and outputs / "sweeps" / {sweep!r}
-recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"), sweep_dir=sweep)
+recorder = Recorder(outputs, "short", sweep_dir=sweep)
 for step in range(20):
     recorder.log_metrics(step, {{"loss": 1 / (step + 1)}})
 recorder.close("KILLED")
+with UploadQueue(outputs, local(outputs, experiment="recipe")) as uploads:
+    uploads.wait([recorder.run_dir])
 """
     done = commands.process(folder, "-c", program, program=(sys.executable,))
     assert (done.status, done.err) == (0, "")
@@ -282,7 +285,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
 def test_a_run_whose_database_was_removed_is_resumed_as_a_new_one(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
     before = run_dirs.read_info(run, "run").mlflow_run_id
-    again = Recorder.reopen(run, local(tmp_path / "outputs", experiment="recipe"))
+    again = SentRecorder.resume(run, local(tmp_path / "outputs", experiment="recipe"))
     again.log_metrics(30, {"loss": 0.5})
     again.close("FINISHED")
     assert again.upload_failure is None and again.mlflow_run_id != before

@@ -15,7 +15,6 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import database_uri
 from recipe.config import compose
 from recipe.config.groups import GROUPS
@@ -57,7 +56,7 @@ def recorded(folder: Path, done: commands.Done) -> Recorded:
     """The only run below `folder`."""
     (run,) = commands.runs(folder)
     client = MlflowClient(database_uri(folder / "outputs" / "mlflow.db"))
-    found = client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"])
+    found = client.get_run(commands.read_json(run / "sent.json")["mlflow_run_id"])
     return Recorded(run, done, client, found)
 
 
@@ -80,7 +79,6 @@ def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) ->
         "id": one.folder.name,
         "name": "freeze=vgg_first2 scheduler=step clip=norm",
         "status": "FINISHED",
-        "mlflow_run_id": one.run.info.run_id,
         "fingerprint": one.run.data.tags["recipe.fingerprint"],
     }
     assert one.run.info.run_name == "freeze=vgg_first2 scheduler=step clip=norm"
@@ -349,7 +347,7 @@ def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
     done = commands.here(tmp_path, *commands.QUICK, "tracking=none")
     (run,) = commands.runs(tmp_path)
     information: dict[str, Any] = commands.read_json(run / "run.json")
-    assert (information["status"], "mlflow_run_id" in information) == ("FINISHED", False)
+    assert information["status"] == "FINISHED"
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"runs", "fingerprints"}
     assert "MLflow" not in done.out and "recipe ui" not in done.out
 
@@ -371,11 +369,11 @@ def test_a_failing_disk_is_reported_with_a_way_out(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    recorder = Recorder(tmp_path / "outputs", "short", Tracking(None))
+    recorder = Recorder(tmp_path / "outputs", "short")
     with pytest.raises(RecipeError, match=r"No space left on device; make room, then start it ag"):
         recorder.write_file("spec.yaml", fail)
     recorder.close("FAILED")
-    recorder = Recorder(tmp_path / "outputs", "short", Tracking(None))
+    recorder = Recorder(tmp_path / "outputs", "short")
     recorder.log_text("spec.yaml", "")
     with pytest.raises(
         RecipeError, match=rf"then python -m recipe resume {recorder.run_id} output_d"
@@ -384,4 +382,4 @@ def test_a_failing_disk_is_reported_with_a_way_out(tmp_path: Path) -> None:
     recorder.close("FAILED")
     (tmp_path / "file").touch()
     with pytest.raises(RecipeError, match=r": Not a directory; give another output_dir$"):
-        Recorder(tmp_path / "file", "short", Tracking(None))
+        Recorder(tmp_path / "file", "short")

@@ -10,9 +10,9 @@ from pathlib import Path
 import commands
 import psutil
 import pytest
+from sent_runs import SentRecorder
 
 from recipe.components.tracking.local import local
-from recipe.runner.recorder import Recorder
 from recipe.store.upload_state import UploadState
 
 WHILE_IMPORTING = """
@@ -119,7 +119,7 @@ def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_sta
 ) -> None:
     before = psutil.Process().children()
     outputs = tmp_path / "outputs"
-    recorder = Recorder(outputs, "short", local(outputs, experiment="recipe"))
+    recorder = SentRecorder(outputs, "short", local(outputs, experiment="recipe"))
     recorder.log_metrics(1, {"loss": 1.0})
     (started,) = (child for child in psutil.Process().children() if child not in before)
     for number in (signal.SIGINT, signal.SIGTERM):

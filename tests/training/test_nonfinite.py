@@ -586,7 +586,7 @@ def project(folder: Path) -> Path:
 
 def mlflow(folder: Path, run: Path) -> tuple[MlflowClient, Any]:
     client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
-    return client, client.get_run(commands.read_json(run / "run.json")["mlflow_run_id"])
+    return client, client.get_run(commands.read_json(run / "sent.json")["mlflow_run_id"])
 
 
 @pytest.mark.integration

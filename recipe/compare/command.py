@@ -12,7 +12,9 @@ from recipe import output
 from recipe.compare import selection, variants
 from recipe.compare.comparison import Comparison
 from recipe.compare.mlflow_report import upload_report
-from recipe.compare.report import build, document
+from recipe.compare.report import build
+from recipe.compare.report.files import write_document
+from recipe.compare.report.terminal import print_document
 from recipe.config.key_values import parse_key_values
 from recipe.errors import SpecError
 from recipe.formatting import format_list, relative_to_cwd
@@ -52,11 +54,11 @@ def compare(arguments: Sequence[str], console: Console) -> int:
     output.set_current_task("writing the report")
     with run_dirs.wrap_output_errors(folder):
         made = build.build_document(found, folder)
-        files = document.write_document(made, folder, build.TABLE_NAMES)
+        files = write_document(made, folder, build.TABLE_NAMES)
     if chosen.sweep_dir and not values["sweep"] and len(sweep_dirs.list_sweep_dirs(outputs)) > 1:
         others = run_dirs.format_command("compare SWEEP", outputs)
         console.print(f"Sweep   {name}, the latest; {others} takes another", soft_wrap=True)
-    document.print_document(made, console)
+    print_document(made, console)
     console.print(f"\nReport  {relative_to_cwd(folder / 'report.html')}", soft_wrap=True)
     if chosen.sweep_dir:
         output.set_current_task("sending the findings to MLflow")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipe.compare.comparison import Comparison
-from recipe.compare.report.content import Document, Image, Section, Table
+from recipe.compare.report.document import Document, Image, Section, Table
 from recipe.compare.report.markdown import render_markdown
 from recipe.compare.sentences import format_code
 from recipe.compare.summary import VariantSummary

@@ -118,7 +118,10 @@ def test_runs_of_unequal_length_are_compared_by_their_last_epochs(tmp_path: Path
     assert mean == pytest.approx((0.6 + 6 * 0.9) / 7, abs=1e-12)
     assert lines(out, "clip=norm changed val/accuracy by 0 points", "7 paired seeds")
     page = (outputs / "reports" / sweep / "report.md").read_text()
-    assert "after each epoch, as far as all runs of a variant went](curves.png)" in page
+    assert (
+        "after each epoch, up to the last epoch that all runs of a variant have](curves.png)"
+        in page
+    )
 
 
 @pytest.mark.long

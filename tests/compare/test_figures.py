@@ -18,17 +18,10 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.figure import Figure
 from PIL import Image
 
-from recipe.compare.figures.forest import plot_forest
-from recipe.compare.figures.learning_curves import plot_learning_curves
-from recipe.compare.figures.pareto import plot_pareto
-from recipe.compare.figures.save import (
-    CurveBand,
-    Effect,
-    ParetoPoint,
-    save_forest_plot,
-    save_learning_curves,
-    save_pareto_plot,
-)
+from recipe.compare.figures.forest import Effect, plot_forest
+from recipe.compare.figures.learning_curves import CurveBand, plot_learning_curves
+from recipe.compare.figures.pareto import ParetoPoint, plot_pareto
+from recipe.compare.figures.style import save_figure
 from recipe.compare.variants import Factor, Levels, Variant, VariantSet
 
 NAN, INF = math.nan, math.inf
@@ -78,7 +71,7 @@ def axes_of(figure: Figure) -> Axes:
 
 
 def rows(figure: Figure) -> dict[float, str]:
-    """The names beside the axis, by where they stand."""
+    """The labels of the y axis by their position."""
     axes = axes_of(figure)
     names = [label.get_text() for label in axes.get_yticklabels()]
     return dict(zip(map(float, axes.get_yticks()), names, strict=True))
@@ -93,7 +86,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def marks(figure: Figure) -> dict[tuple[float, float], Any]:
-    """The marks' shapes, by where they stand."""
+    """The markers by their position."""
     found = {}
     for line in axes_of(figure).lines:
         if line.get_marker() != "None":
@@ -103,7 +96,7 @@ def marks(figure: Figure) -> dict[tuple[float, float], Any]:
 
 
 def intervals(figure: Figure) -> dict[float, tuple[float, float]]:
-    """From where to where the rows' intervals go, by where they stand."""
+    """The bounds of the intervals by their y position."""
     found = {}
     for line in axes_of(figure).lines:
         x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
@@ -113,7 +106,7 @@ def intervals(figure: Figure) -> dict[float, tuple[float, float]]:
 
 
 def scattered(figure: Figure) -> list[list[tuple[float, float]]]:
-    """The efficient spots' places, and the others'."""
+    """The positions of the efficient points, and of the others."""
     some = [one for one in axes_of(figure).collections if isinstance(one, PathCollection)]
     return [[(float(x), float(y)) for x, y in np.asarray(one.get_offsets())] for one in some]
 
@@ -126,18 +119,14 @@ def drawn(figure: Figure) -> Any:
     return canvas.get_renderer()  # type: ignore[no-untyped-call]
 
 
-def test_pictures_are_png_files_of_readme_width_and_the_same_bytes_each_time(
-    tmp_path: Path,
-) -> None:
+def test_figures_are_reproducible_png_files_of_fixed_width(tmp_path: Path) -> None:
     def draw(folder: Path) -> list[bytes]:
         folder.mkdir()
         bands = [band("a", [1.0, 2.0, 2.5])]
         files = [
-            save_forest_plot(folder / "forest.png", EFFECTS, unit="points", title="Effects"),
-            save_pareto_plot(
-                folder / "pareto.png", SPOTS, cost="s", value="accuracy", title="Costs"
-            ),
-            save_learning_curves(folder / "curves.png", bands, label="accuracy", title="Curves"),
+            save_figure(effects_figure(*EFFECTS), folder / "forest.png"),
+            save_figure(spots_figure(*SPOTS), folder / "pareto.png"),
+            save_figure(bands_figure(*bands), folder / "curves.png"),
         ]
         for file in files:
             with Image.open(file) as image:
@@ -152,7 +141,7 @@ def test_pictures_are_png_files_of_readme_width_and_the_same_bytes_each_time(
         assert draw(tmp_path / "second") == first
 
 
-def test_every_effect_has_its_row_below_the_name_of_its_group() -> None:
+def test_each_effect_has_a_row_below_the_name_of_its_group() -> None:
     figure = effects_figure(*EFFECTS)
     assert rows(figure) == {
         0: "alone", -1: "clip=norm", -2: "scheduler=step", -3: "average=ema",
@@ -162,7 +151,7 @@ def test_every_effect_has_its_row_below_the_name_of_its_group() -> None:
     assert rows(effects_figure(Effect("a", 1, 0, 2, "open"))) == {0: "a"}
 
 
-def test_a_verdict_is_told_by_its_mark_and_named_below() -> None:
+def test_verdicts_are_drawn_as_markers_and_named_in_the_legend() -> None:
     figure = effects_figure(*EFFECTS)
     assert marks(figure) == {(0.4, -1): "o", (1.9, -2): "^", (0.0, -3): "X", (-0.8, -5): "v"}
     assert legend(figure) == [
@@ -171,7 +160,7 @@ def test_a_verdict_is_told_by_its_mark_and_named_below() -> None:
     assert legend(effects_figure(EFFECTS[1])) == ["shown to help"]
 
 
-def test_the_numbers_stand_beside_each_row() -> None:
+def test_each_row_has_its_numbers() -> None:
     assert words(effects_figure(*EFFECTS)) == [
         "+0.40 (-0.10 to +0.90), 8 pairs",
         "+1.90 (+1.20 to +2.60), 8 pairs",
@@ -186,7 +175,7 @@ def test_the_numbers_stand_beside_each_row() -> None:
     ]
 
 
-def test_the_axis_holds_zero_and_all_intervals() -> None:
+def test_the_axis_includes_zero_and_all_intervals() -> None:
     low, high = axes_of(effects_figure(EFFECTS[1])).get_xlim()
     assert low < 0 and high > 2.6
     low, high = axes_of(effects_figure(*EFFECTS)).get_xlim()
@@ -204,7 +193,7 @@ def test_one_pair_is_a_point_without_an_interval() -> None:
     assert words(figure) == ["+0.40, 1 pair"]
 
 
-def test_an_interval_without_end_goes_to_the_axis_end_with_an_arrow() -> None:
+def test_an_infinite_bound_is_an_arrow_at_the_end_of_the_axis() -> None:
     figure = effects_figure(Effect("clip", 0.4, -INF, 2.0, "open"))
     left, right = axes_of(figure).get_xlim()
     assert intervals(figure) == {0: (left, 2.0)}
@@ -213,7 +202,7 @@ def test_an_interval_without_end_goes_to_the_axis_end_with_an_arrow() -> None:
     assert words(figure) == ["+0.40 (-∞ to +2.00)"]
 
 
-def test_what_was_not_measured_is_said_so() -> None:
+def test_an_effect_without_a_mean_is_labelled_not_measured() -> None:
     figure = effects_figure(Effect("clip", NAN, NAN, NAN, "open", "no pairs"))
     assert marks(figure) == {}
     assert words(figure) == ["not measured, no pairs"]
@@ -222,20 +211,20 @@ def test_what_was_not_measured_is_said_so() -> None:
 def test_rows_beyond_sixty_are_counted() -> None:
     figure = effects_figure(*(Effect(f"t{i}", 1, 0, 2, "open") for i in range(64)))
     assert len(rows(figure)) == 60
-    assert legend(figure) == ["not shown either way", "4 more left out"]
+    assert legend(figure) == ["not shown either way", "4 more not shown"]
 
 
-def test_nothing_to_draw_is_said() -> None:
+def test_empty_figures_have_a_message() -> None:
     assert words(effects_figure()) == ["no trick to compare"]
     assert words(spots_figure()) == ["nothing to compare"]
     assert words(spots_figure(ParetoPoint("a", NAN, 1, 0, 2, True))) == [
-        "seconds per epoch: not known of any variant"
+        "seconds per epoch: unknown for all variants"
     ]
     assert words(bands_figure()) == ["nothing to draw"]
     assert words(bands_figure(CurveBand("a", [1], [NAN], [NAN], [INF]))) == ["nothing to draw"]
 
 
-def test_spots_stand_at_cost_and_value_and_the_efficient_ones_are_joined_by_steps() -> None:
+def test_points_are_at_cost_and_value_and_efficient_ones_are_joined_by_steps() -> None:
     figure = spots_figure(*reversed(SPOTS))
     efficient, others = scattered(figure)
     assert sorted(efficient) == [(1.0, 95.0), (2.0, 97.0)]
@@ -271,7 +260,7 @@ def crowd(number: int, efficient: int = 0) -> list[ParetoPoint]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 20])
-def test_up_to_twenty_spots_have_names_that_cover_no_other_name_and_no_spot(number: int) -> None:
+def test_up_to_twenty_points_have_labels_that_overlap_no_label_and_no_point(number: int) -> None:
     spots = crowd(number)
     figure = spots_figure(*spots)
     renderer = drawn(figure)
@@ -287,28 +276,28 @@ def test_up_to_twenty_spots_have_names_that_cover_no_other_name_and_no_spot(numb
         assert inside.padded(2).containsy(box.y0) and inside.padded(2).containsy(box.y1)
 
 
-def test_among_more_than_twenty_spots_the_efficient_ones_have_names() -> None:
+def test_of_more_than_twenty_points_only_efficient_ones_are_labelled() -> None:
     spots = crowd(2000, efficient=3)
     figure = spots_figure(*spots)
     assert sorted(words(figure)) == ["variant=0", "variant=1", "variant=2"]
     assert [len(some) for some in scattered(figure)] == [3, 1997]
 
 
-def test_spots_at_one_place_are_drawn_there() -> None:
+def test_coinciding_points_are_all_drawn_and_labelled() -> None:
     figure = spots_figure(*(dataclasses.replace(SPOTS[0], label=f"v{i}") for i in range(3)))
     assert scattered(figure) == [[(1.0, 95.0)] * 3]
     assert sorted(words(figure)) == ["v0", "v1", "v2"]
 
 
-def test_spots_without_a_number_are_counted() -> None:
+def test_points_without_a_number_are_counted() -> None:
     odd = [ParetoPoint("a", NAN, 95, 94, 96, False), ParetoPoint("b", 1.0, -INF, 94, 96, False)]
     figure = spots_figure(*SPOTS, *odd)
-    assert axes_of(figure).get_title("right") == "2 variants without a number left out"
+    assert axes_of(figure).get_title("right") == "2 variants without a number not shown"
     assert sum(map(len, scattered(figure))) == 3
     assert axes_of(spots_figure(*SPOTS)).get_title("right") == ""
 
 
-def test_costs_far_apart_are_on_a_logarithmic_axis() -> None:
+def test_a_wide_range_of_costs_has_a_logarithmic_axis() -> None:
     far = dataclasses.replace(SPOTS[2], cost=100.0)
     assert axes_of(spots_figure(SPOTS[0], far)).get_xscale() == "log"
     assert axes_of(spots_figure(*SPOTS)).get_xscale() == "linear"
@@ -316,7 +305,7 @@ def test_costs_far_apart_are_on_a_logarithmic_axis() -> None:
     assert axes_of(spots_figure(free, far)).get_xscale() == "linear"
 
 
-def test_a_curve_is_its_mean_with_a_band_around_it() -> None:
+def test_a_curve_is_its_mean_with_a_band() -> None:
     figure = bands_figure(band("clip=norm", [90.0, 94.0, 95.0]))
     axes = axes_of(figure)
     [line] = axes.lines
@@ -330,7 +319,7 @@ def test_a_curve_is_its_mean_with_a_band_around_it() -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "val/accuracy")
 
 
-def test_ten_curves_have_names_and_the_rest_are_grey_and_counted() -> None:
+def test_ten_curves_have_labels_and_the_rest_are_grey_and_counted() -> None:
     bands = [band(f"variant {i}", [i, i + 1.0]) for i in range(12)]
     figure = bands_figure(*bands)
     axes = axes_of(figure)
@@ -343,7 +332,7 @@ def test_ten_curves_have_names_and_the_rest_are_grey_and_counted() -> None:
     assert legend(bands_figure(*bands[:10]))[-1] == "variant 9"
 
 
-def test_the_epochs_are_whole_numbers() -> None:
+def test_the_ticks_of_the_epoch_axis_are_integers() -> None:
     for epochs in (1, 2, 3):
         axes = axes_of(bands_figure(band("a", [1.0] * epochs)))
         ticks = [float(tick) for tick in axes.get_xticks()]
@@ -352,7 +341,7 @@ def test_the_epochs_are_whole_numbers() -> None:
         assert any(low <= tick <= high for tick in ticks)
 
 
-def test_a_curve_with_gaps_is_drawn_where_it_has_numbers() -> None:
+def test_a_curve_has_gaps_where_values_are_not_finite() -> None:
     figure = bands_figure(CurveBand("a", [1, 2, 3], [1.0, INF, 3.0], [NAN, 1, 2], [NAN, INF, 4]))
     low, high = axes_of(figure).get_ylim()
     assert low < 1 and 4 < high < 5
@@ -362,7 +351,7 @@ def test_a_curve_with_gaps_is_drawn_where_it_has_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", ["$a_b$", "_hidden", "a\x1b[2J\nb", "$\\frac{1}$", "中文 é", ""])
-def test_a_name_is_shown_as_it_is_in_every_picture(name: str) -> None:
+def test_labels_are_drawn_literally_in_every_figure(name: str) -> None:
     plain = name.replace("\x1b", "\\x1b").replace("\n", "\\n")
     figures = (
         (effects := effects_figure(Effect(name, 1, 0, 2, "open", name, name))),
@@ -378,7 +367,7 @@ def test_a_name_is_shown_as_it_is_in_every_picture(name: str) -> None:
         drawn(figure)
 
 
-def test_a_long_name_is_cut_in_the_middle() -> None:
+def test_a_long_label_is_shortened_in_its_middle() -> None:
     name = "data.folder=" + "x" * 200 + " clip=norm"
     for text in (
         rows(effects_figure(Effect(name, 1, 0, 2, "open")))[0.0],
@@ -392,7 +381,7 @@ def test_a_long_name_is_cut_in_the_middle() -> None:
 
 @few
 @given(values=st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=5), name=st.text())
-def test_any_numbers_and_any_names_make_a_picture(
+def test_any_numbers_and_labels_can_be_drawn(
     tmp_path_factory: pytest.TempPathFactory,
     values: list[tuple[float, float, float, float]],
     name: str,
@@ -403,15 +392,15 @@ def test_any_numbers_and_any_names_make_a_picture(
     columns = list(zip(*values, strict=True)) or [()] * 4
     bands = [CurveBand(name, range(len(values)), *columns[1:])] * 12
     for file in (
-        save_forest_plot(folder / "forest.png", effects, unit=name, title=name),
-        save_pareto_plot(folder / "pareto.png", spots, cost=name, value=name, title=name),
-        save_learning_curves(folder / "curves.png", bands, label=name, title=name),
+        save_figure(plot_forest(effects, unit=name, title=name), folder / "forest.png"),
+        save_figure(plot_pareto(spots, cost=name, value=name, title=name), folder / "pareto.png"),
+        save_figure(plot_learning_curves(bands, label=name, title=name), folder / "curves.png"),
     ):
         with Image.open(file) as image:
             image.load()
 
 
-def test_of_many_tricks_a_picture_names_those_that_are_missing() -> None:
+def test_labels_of_variants_with_most_tricks_name_the_missing_ones() -> None:
     tricks = {"clip": "norm", "freeze": "vgg_first2", "average": "ema"}
     factors = [Factor(group, [f"{group}=none", f"{group}={on}"]) for group, on in tricks.items()]
     levels: dict[Levels, str] = {

@@ -15,18 +15,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console
 
-from recipe.compare.report.content import RowStyle
-from recipe.compare.report.document import (
-    Document,
-    Image,
-    Section,
-    Table,
-    print_document,
-    render_csv,
-    render_html,
-    render_markdown,
-    write_document,
-)
+from recipe.compare.report.csv_tables import render_csv
+from recipe.compare.report.document import Document, Image, RowStyle, Section, Table
+from recipe.compare.report.files import write_document
+from recipe.compare.report.html import render_html
+from recipe.compare.report.markdown import render_markdown
+from recipe.compare.report.terminal import print_document
 from recipe.compare.sentences import format_code
 from recipe.formatting import escape_unprintable
 

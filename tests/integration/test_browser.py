@@ -204,7 +204,7 @@ def test_the_report_of_compare_is_read_on_the_sweeps_page(
     assert isinstance(drawn, list)
     assert [alt for alt, width in drawn if width] == [
         "The change of val/accuracy by each trick, with its interval",
-        "val/accuracy of each variant against its seconds an epoch",
+        "val/accuracy of each variant against its seconds per epoch",
         "val/accuracy after each epoch",
     ]
 

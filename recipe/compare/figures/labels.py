@@ -1,4 +1,4 @@
-"""Names beside the points of a picture, so that they cover neither each other nor a point."""
+"""Labels next to the points of a plot that overlap neither each other nor any point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -17,8 +16,8 @@ from recipe.compare.figures.style import DPI, GREY
 
 Pixels = NDArray[np.float64]
 
-LABEL_DISTANCE, DISTANCE_STEP, NUM_DISTANCES = 7.0, 11.0, 9
-"""Points (1/72 inch) from the spot to its name: the nearest, what is tried next, how often."""
+# distances from a point to its label, in points (1/72 inch); labels beyond the second have a line
+DISTANCES = [7.0 + 11.0 * ring for ring in range(9)]
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
@@ -36,76 +35,65 @@ def place_labels(
     points: Sequence[tuple[float, float]],
     lines: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Each label at the first free place around its point; the first labels choose first.
+    """Draws each label at the first free position around its point, in the order given.
 
-    Points are never covered, lines (given as places on them) where there is no better place. A
-    label that stands further off has a line to its point; without any place it is left out.
+    Labels never cover points. They cover lines, given as points sampled from them, only if nothing
+    closer is free. A label without a free position is left out.
     """
     figure = axes.figure.get_figure(root=True)
     assert figure is not None
     figure.set_dpi(DPI)
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    figure.draw_without_rendering()  # the axes' place is known only now
+    figure.draw_without_rendering()  # computes the position of the axes
     inside = axes.get_window_extent(renderer)
-    spots = axes.transData.transform(np.asarray(points))
-    everything = axes.transData.transform(np.asarray([*points, *lines]))
+    data = axes.transData
+    spots = data.transform(np.asarray(points))
+    everything = data.transform(np.asarray([*points, *lines]))
+    near = [(obstacles, ring) for obstacles in (everything, spots) for ring in (0, 1)]
+    far = [(some, ring) for ring in range(2, len(DISTANCES)) for some in (everything, spots)]
     taken: list[Bbox] = []
     for label in labels:
-        text = _draw_text(axes, label, (label.x, label.y))
+        text = axes.text(
+            label.x,
+            label.y,
+            label.text,
+            va="bottom",
+            fontsize="small",
+            fontweight="bold" if label.is_bold else "normal",
+            zorder=5,
+            path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.8)],
+        )
+        text.set_in_layout(False)
         size = text.get_window_extent(renderer)
-        text.remove()
-        spot = axes.transData.transform((label.x, label.y))
-        near = [(everything, 0), (everything, 1), (spots, 0), (spots, 1)]
-        far = [(some, ring) for ring in range(2, NUM_DISTANCES) for some in (everything, spots)]
-        for covered, ring in near + far:
-            found = _find_free_box(spot, size, ring, covered, inside, taken)
-            if found is not None:
-                _draw_label(axes, label, found, spot, far=ring > 1)
-                taken.append(found)
+        spot = data.transform((label.x, label.y))
+        for obstacles, ring in near + far:
+            box = _find_free_box(spot, size, DISTANCES[ring], obstacles, inside, taken)
+            if box is not None:
+                text.set_position(tuple(data.inverted().transform((box.x0, box.y0))))
+                taken.append(box)
+                if ring > 1:
+                    end = data.inverted().transform(np.clip(spot, box.min, box.max))
+                    [line] = axes.plot(
+                        (label.x, end[0]), (label.y, end[1]), color=GREY, linewidth=0.6, zorder=2
+                    )
+                    line.set_in_layout(False)
                 break
+        else:
+            text.remove()
 
 
 def _find_free_box(
-    spot: Pixels, size: Bbox, ring: int, covered: Pixels, inside: Bbox, taken: Sequence[Bbox]
+    spot: Pixels, size: Bbox, distance: float, obstacles: Pixels, inside: Bbox, taken: list[Bbox]
 ) -> Bbox | None:
-    away = (LABEL_DISTANCE + DISTANCE_STEP * ring) * DPI / 72
     for right, up in DIRECTIONS:
-        reach = away if not (right and up) else away * 0.7
+        reach = distance * DPI / 72 * (0.7 if right and up else 1)
         x = spot[0] + right * reach - size.width * (1 - right) / 2
         y = spot[1] + up * reach - size.height * (1 - up) / 2
         box = Bbox.from_bounds(x, y, size.width, size.height)
         if (
-            box.x0 >= inside.x0
-            and box.y0 >= inside.y0
-            and box.x1 <= inside.x1
-            and box.y1 <= inside.y1
+            inside.count_contains(box.corners()) == 4
             and not any(box.overlaps(other) for other in taken)
-            and not box.padded(4).count_contains(covered)
+            and not box.padded(4).count_contains(obstacles)
         ):
             return box
     return None
-
-
-def _draw_label(axes: Axes, label: PointLabel, box: Bbox, spot: Pixels, *, far: bool) -> None:
-    back = axes.transData.inverted()
-    _draw_text(axes, label, back.transform((box.x0, box.y0)))
-    if far:
-        near = np.clip(spot, (box.x0, box.y0), (box.x1, box.y1))
-        x, y = back.transform(near)
-        [line] = axes.plot((label.x, x), (label.y, y), color=GREY, linewidth=0.6, zorder=2)
-        line.set_in_layout(False)
-
-
-def _draw_text(axes: Axes, label: PointLabel, corner: Pixels | tuple[float, float]) -> Text:
-    text = axes.text(
-        float(corner[0]),
-        float(corner[1]),
-        label.text,
-        va="bottom",
-        fontsize="small",
-        fontweight="bold" if label.is_bold else "normal",
-        zorder=5,
-        path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.8)],
-    )
-    text.set_in_layout(False)
-    return text

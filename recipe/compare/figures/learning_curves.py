@@ -1,4 +1,4 @@
-"""Learning curves: the mean over seeds of each variant, with a band around it."""
+"""Learning curves: each variant's mean over seeds, with a band."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from recipe.compare.figures.style import (
     LIGHT_GREY,
     LINE_COLORS,
     MAX_PLOTTABLE,
-    apply_report_style,
     compute_axis_limits,
     draw_message,
     format_label,
     hide_spines,
     is_plottable,
+    report_style,
     set_title,
 )
 
 MAX_MARKED_EPOCHS = 20
-"""Epochs up to which each has a mark."""
 LINE_STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class CurveBand:
+    """A curve by epoch; `low` and `high`, the bounds of its band, are NaN where unknown."""
+
     label: str
     epochs: Sequence[float]
-    """Epochs."""
     mean: Sequence[float]
     low: Sequence[float]
-    """The band; NaN where there is none."""
     high: Sequence[float]
 
 
-@apply_report_style
+@report_style()
 def plot_learning_curves(bands: Sequence[CurveBand], *, label: str, title: str) -> Figure:
-    """The first ten with their names, the rest in grey and counted."""
+    """Draws the first ten in colour with their labels, and the rest in grey."""
     named, rest = bands[: len(LINE_COLORS)], bands[len(LINE_COLORS) :]
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -55,30 +54,30 @@ def plot_learning_curves(bands: Sequence[CurveBand], *, label: str, title: str) 
     axes.add_collection(LineCollection(grey, colors=LIGHT_GREY, linewidths=0.8, zorder=1))
     handles = []
     alpha = 0.15 if len(named) < 6 else 0.08
-    for place, band in enumerate(named):
+    for index, band in enumerate(named):
         mean, low, high = map(_mask_unplottable, (band.mean, band.low, band.high))
-        colour = LINE_COLORS[place]
-        axes.fill_between(band.epochs, low, high, color=colour, alpha=alpha, linewidth=0, zorder=2)
+        color = LINE_COLORS[index]
+        axes.fill_between(band.epochs, low, high, color=color, alpha=alpha, linewidth=0, zorder=2)
         [line] = axes.plot(
             band.epochs,
             mean,
-            color=colour,
-            linestyle=LINE_STYLES[place % len(LINE_STYLES)],
+            color=color,
+            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
             linewidth=1.8,
             marker="o" if len(band.epochs) <= MAX_MARKED_EPOCHS else None,
             markersize=3.5,
             zorder=3,
         )
         handles.append(line)
-    across = _collect_plottable(band.epochs for band in bands)
-    along = _collect_plottable(line for band in bands for line in (band.mean, band.low, band.high))
-    if not along:
+    epochs = _collect_plottable(band.epochs for band in bands)
+    values = _collect_plottable(line for band in bands for line in (band.mean, band.low, band.high))
+    if not values:
         draw_message(axes, "nothing to draw")
         return figure
-    first, last = compute_axis_limits(across, 0.02)
+    first, last = compute_axis_limits(epochs, 0.02)
     axes.set(
         xlim=(first, last) if last - first > 1 else (first - 1, last + 1),
-        ylim=compute_axis_limits(along),
+        ylim=compute_axis_limits(values),
     )
     names = [format_label(band.label, 36) for band in named]
     if rest:
@@ -88,7 +87,7 @@ def plot_learning_curves(bands: Sequence[CurveBand], *, label: str, title: str) 
         handles, ["x"] * len(names), loc="outside right center", frameon=False, fontsize="small"
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(name)  # not as a label, which must not begin with an underscore
+        text.set_text(name)  # a label must not begin with an underscore
     return figure
 
 
@@ -97,6 +96,5 @@ def _collect_plottable(lines: Iterable[Sequence[float]]) -> list[float]:
 
 
 def _mask_unplottable(values: Sequence[float]) -> NDArray[np.float64]:
-    """With NaN for what a picture has no place for."""
     numbers = np.asarray(values, dtype=np.float64)
     return np.where(np.abs(numbers) < MAX_PLOTTABLE, numbers, np.nan)

@@ -1,146 +1,137 @@
-"""What each variant reached against what it cost, and which of them no other beats in both."""
+"""A Pareto plot: the value of each variant against its cost, with the efficient ones marked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import Collection, LineCollection
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from recipe.compare.figures.labels import PointLabel, place_labels
 from recipe.compare.figures.style import (
     BLUE,
     GREY,
     ORANGE,
-    apply_report_style,
     compute_axis_limits,
     draw_message,
     format_label,
     hide_spines,
     is_plottable,
+    report_style,
     set_title,
 )
 from recipe.formatting import pluralize
 
-MAX_LABELS = 20
-"""Beyond so many only efficient ones have their names beside them."""
-MAX_LARGE_MARKERS = 200
-"""More spots than that are drawn small, and only the efficient ones with their intervals."""
-LOG_SCALE_RATIO = 30
-"""Costs further apart than so many times are drawn on a logarithmic axis."""
+MAX_LABELS = 20  # with more points, only efficient ones are labelled
+MAX_LARGE_MARKERS = 200  # with more points, only efficient ones have intervals
+LOG_SCALE_RATIO = 30  # of the largest to the smallest cost
 
 
 @dataclass(frozen=True)
 class ParetoPoint:
+    """A variant; `low` and `high`, the bounds of its value, are NaN or infinite if unknown."""
+
     label: str
     cost: float
     value: float
     low: float
-    """The value's interval; NaN or infinite where there is none."""
     high: float
     is_efficient: bool
-    """No other is better without costing more, as far as can be told."""
+    """No other variant is better without costing more."""
 
 
-@apply_report_style
-def plot_pareto(spots: Sequence[ParetoPoint], *, cost: str, value: str, title: str) -> Figure:
-    there = [spot for spot in spots if is_plottable(spot.cost) and is_plottable(spot.value)]
+@report_style()
+def plot_pareto(points: Sequence[ParetoPoint], *, cost: str, value: str, title: str) -> Figure:
+    shown = [point for point in points if is_plottable(point.cost) and is_plottable(point.value)]
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
     set_title(figure, title)
     axes.set(xlabel=format_label(cost, 90), ylabel=format_label(value, 60))
     hide_spines(axes)
-    if not there:
-        draw_message(axes, f"{cost}: not known of any variant" if spots else "nothing to compare")
+    if not shown:
+        draw_message(axes, f"{cost}: unknown for all variants" if points else "nothing to compare")
         return figure
-    _set_axis_limits(axes, there)
-    _draw_points(axes, there)
-    if len(there) < len(spots):
-        missing = f"{pluralize(len(spots) - len(there), 'variant')} without a number left out"
+    _set_axis_limits(axes, shown)
+    _draw_points(axes, shown)
+    if len(shown) < len(points):
+        missing = f"{pluralize(len(points) - len(shown), 'variant')} without a number not shown"
         axes.set_title(missing, fontsize="small", loc="right", color=GREY)
-    named = there if len(there) <= MAX_LABELS else [s for s in there if s.is_efficient]
-    first = sorted(named, key=lambda spot: not spot.is_efficient)[:MAX_LABELS]
+    named = shown if len(shown) <= MAX_LABELS else [p for p in shown if p.is_efficient]
+    first = sorted(named, key=lambda point: not point.is_efficient)[:MAX_LABELS]
     labels = [
-        PointLabel(format_label(s.label, 36), s.cost, s.value, is_bold=s.is_efficient)
-        for s in first
+        PointLabel(format_label(p.label, 36), p.cost, p.value, is_bold=p.is_efficient)
+        for p in first
     ]
-    lines = (
-        [place for line in _sample_lines(axes) for place in line]
-        if len(there) <= MAX_LARGE_MARKERS
-        else []
-    )
-    place_labels(axes, labels, [(spot.cost, spot.value) for spot in there], lines)
+    lines = _sample_lines(axes) if len(shown) <= MAX_LARGE_MARKERS else []
+    place_labels(axes, labels, [(p.cost, p.value) for p in shown], lines)
     return figure
 
 
-def _set_axis_limits(axes: Axes, spots: Sequence[ParetoPoint]) -> None:
-    costs = [spot.cost for spot in spots]
+def _set_axis_limits(axes: Axes, points: Sequence[ParetoPoint]) -> None:
+    costs = [point.cost for point in points]
     if min(costs) > 0 and max(costs) > LOG_SCALE_RATIO * min(costs):
         axes.set_xscale("log")
         axes.set_xlim(min(costs) / 1.3, max(costs) * 1.3)
     else:
         axes.set_xlim(compute_axis_limits(costs, 0.08))
-    values = [v for spot in spots for v in (spot.value, spot.low, spot.high) if is_plottable(v)]
+    values = [v for p in points for v in (p.value, p.low, p.high) if is_plottable(v)]
     axes.set_ylim(compute_axis_limits(values, 0.08))
 
 
-def _draw_points(axes: Axes, spots: Sequence[ParetoPoint]) -> None:
-    many = len(spots) > MAX_LARGE_MARKERS
-    best, others = [s for s in spots if s.is_efficient], [s for s in spots if not s.is_efficient]
-    looks = (
+def _draw_points(axes: Axes, points: Sequence[ParetoPoint]) -> None:
+    many = len(points) > MAX_LARGE_MARKERS
+    best, others = [p for p in points if p.is_efficient], [p for p in points if not p.is_efficient]
+    styles = (
         (best, ORANGE, "D", 40, "no other is better without costing more"),
         (others, BLUE, "o", 8 if many else 28, "another is better, and not shown to cost more"),
     )
-    for some, colour, marker, size, words in looks:
+    for some, color, marker, size, label in styles:
         if not some:
             continue
         if some is best or not many:
-            _draw_intervals(axes, some, colour)
+            _draw_intervals(axes, some, color)
         axes.scatter(
-            [spot.cost for spot in some],
-            [spot.value for spot in some],
+            [point.cost for point in some],
+            [point.value for point in some],
             s=size,
-            color=colour,
+            color=color,
             marker=marker,
             edgecolors="white",
             linewidths=0.6,
-            label=words,
+            label=label,
             zorder=4 if some is best else 3,
         )
-    edge = sorted((spot.cost, spot.value) for spot in best)
-    if len(edge) > 1:
-        axes.step(*zip(*edge, strict=True), where="post", color=ORANGE, linewidth=1, zorder=2)
+    front = sorted((point.cost, point.value) for point in best)
+    if len(front) > 1:
+        axes.step(*zip(*front, strict=True), where="post", color=ORANGE, linewidth=1, zorder=2)
     axes.figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 
 
-def _draw_intervals(axes: Axes, spots: Sequence[ParetoPoint], colour: str) -> None:
-    there = [spot for spot in spots if is_plottable(spot.low) and is_plottable(spot.high)]
+def _draw_intervals(axes: Axes, points: Sequence[ParetoPoint], color: str) -> None:
+    known = [p for p in points if is_plottable(p.low) and is_plottable(p.high)]
     axes.vlines(
-        [spot.cost for spot in there],
-        [spot.low for spot in there],
-        [spot.high for spot in there],
-        colors=colour,
+        [point.cost for point in known],
+        [point.low for point in known],
+        [point.high for point in known],
+        colors=color,
         linewidth=1.2,
         alpha=0.6,
         zorder=1,
     )
 
 
-def _sample_lines(axes: Axes) -> Iterator[NDArray[np.float64]]:
-    """Places close together on the intervals and on the line that joins the efficient ones."""
-    ends = [segment for drawn in axes.collections for segment in _get_segments(drawn)]
+def _sample_lines(axes: Axes) -> list[tuple[float, float]]:
+    """Points along the intervals and the steps of the Pareto front."""
+    ends: list[tuple[Any, Any]] = []
+    for drawn in axes.collections:
+        if isinstance(drawn, LineCollection):
+            ends += [(start, end) for start, end in drawn.get_segments()]
     for line in axes.lines:
-        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
-        for i in range(len(x) - 1):
-            ends += [np.array([(x[i], y[i]), (x[i + 1], y[i])])]
-            ends += [np.array([(x[i + 1], y[i]), (x[i + 1], y[i + 1])])]
-    for start, end in ends:
-        yield np.linspace(start, end, 60)
-
-
-def _get_segments(drawn: Collection) -> list[NDArray[np.float64]]:
-    return drawn.get_segments() if isinstance(drawn, LineCollection) else []
+        for (x, y), (next_x, next_y) in itertools.pairwise(np.asarray(line.get_xydata())):
+            ends += [((x, y), (next_x, y)), ((next_x, y), (next_x, next_y))]
+    return [(x, y) for start, end in ends for x, y in np.linspace(start, end, 60)]

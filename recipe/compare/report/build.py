@@ -9,11 +9,12 @@ from typing import Any
 
 from recipe.compare import sentences, summary
 from recipe.compare.comparison import Comparison, iter_cautions
-from recipe.compare.figures import save
-from recipe.compare.figures.forest import Mark as Mark
-from recipe.compare.figures.save import CurveBand, Effect, ParetoPoint
+from recipe.compare.figures.forest import Effect, Mark, plot_forest
+from recipe.compare.figures.learning_curves import CurveBand, plot_learning_curves
+from recipe.compare.figures.pareto import ParetoPoint, plot_pareto
+from recipe.compare.figures.style import save_figure
 from recipe.compare.finding import SIGNIFICANCE_LEVEL, Contrast, Finding
-from recipe.compare.report.content import Block, Document, Image, RowStyle, Section, Table
+from recipe.compare.report.document import Block, Document, Image, RowStyle, Section, Table
 from recipe.compare.sentences import format_code
 from recipe.evidence.intervals import ConfidenceInterval
 from recipe.evidence.paired_test import MAX_EXACT_DIFFERENCES, RANDOM_SIGN_FLIPS
@@ -193,12 +194,10 @@ def _draw_forest_plot(found: Comparison, folder: Path) -> Iterator[Image]:
             note = pluralize(len(each.seeds), "pair")
             effects.append(Effect(each.label, mean, low, high, mark, note, each.contrast))
     if effects:
-        title = f"What each trick changed: {found.selection.title}"
-        save.save_forest_plot(
-            folder / "forest.png", effects, unit=unit.difference_label, title=title
-        )
-        alt = f"The change of {unit.metric} by each trick, with its interval"
-        yield Image("forest.png", alt)
+        title = f"Effect of each trick: {found.selection.title}"
+        figure = plot_forest(effects, unit=unit.difference_label, title=title)
+        save_figure(figure, folder / "forest.png")
+        yield Image("forest.png", f"The change of {unit.metric} by each trick, with its interval")
 
 
 def _get_bounds(interval: ConfidenceInterval) -> tuple[float, float, float]:
@@ -267,25 +266,21 @@ def _iter_variant_blocks(found: Comparison) -> Iterator[Block]:
 
 
 def _draw_pareto_plot(found: Comparison, folder: Path) -> Iterator[Image]:
-    unit, spots = found.unit, []
+    unit, points = found.unit, []
     for one in found.compared_summaries:
         mean, low, high = map(unit.scale_value, _get_bounds(one.interval))
         label = found.variants.format_label(one.variant)
-        spots.append(ParetoPoint(label, one.epoch_seconds, mean, low, high, one.is_efficient))
-    if len(spots) > 1 and unit.direction and found.has_single_scale:
-        title = f"What it costs: {found.selection.title}"
-        save.save_pareto_plot(
-            folder / "pareto.png",
-            spots,
-            cost="seconds an epoch",
-            value=unit.axis_label,
-            title=title,
-        )
-        yield Image("pareto.png", f"{unit.metric} of each variant against its seconds an epoch")
+        points.append(ParetoPoint(label, one.epoch_seconds, mean, low, high, one.is_efficient))
+    if len(points) > 1 and unit.direction and found.has_single_scale:
+        title = f"Cost of each variant: {found.selection.title}"
+        cost = "seconds per epoch"
+        figure = plot_pareto(points, cost=cost, value=unit.axis_label, title=title)
+        save_figure(figure, folder / "pareto.png")
+        yield Image("pareto.png", f"{unit.metric} of each variant against its seconds per epoch")
 
 
 def _draw_learning_curves(found: Comparison, folder: Path) -> Iterator[Image]:
-    """Of the baseline and of the best."""
+    """Those of the baseline and of the best variants."""
     unit, bands = found.unit, []
     curves = summary.compute_learning_curves(found.compared_summaries[:MAX_CURVES], unit)
     for curve in curves:
@@ -298,13 +293,14 @@ def _draw_learning_curves(found: Comparison, folder: Path) -> Iterator[Image]:
         bands.append(CurveBand(label, epochs, means, lows, highs))
     if bands:
         title = f"Mean over seeds with its 95 % interval: {found.selection.title}"
-        save.save_learning_curves(folder / "curves.png", bands, label=unit.axis_label, title=title)
-        which = (
-            "" if len(found.compared_summaries) <= MAX_CURVES else ", of the baseline and the best"
-        )
+        figure = plot_learning_curves(bands, label=unit.axis_label, title=title)
+        save_figure(figure, folder / "curves.png")
+        alt = f"{unit.metric} after each epoch"
+        if len(found.compared_summaries) > MAX_CURVES:
+            alt += ", of the baseline and the best variants"
         if any(curve.is_truncated for curve in curves):
-            which += ", as far as all runs of a variant went"
-        yield Image("curves.png", f"{unit.metric} after each epoch{which}")
+            alt += ", up to the last epoch that all runs of a variant have"
+        yield Image("curves.png", alt)
 
 
 def _describe_method(found: Comparison) -> Iterator[str]:

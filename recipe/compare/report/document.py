@@ -1,51 +1,58 @@
-"""A report: in the terminal, as Markdown, as one HTML page, and its tables as CSV."""
+"""The document model of a report: sections of paragraphs, tables and images.
+
+A paragraph may contain `code` in backticks and **strong** text, and no other markup. Titles, cells
+and alternative texts are plain text with any characters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from recipe import atomic_write
-from recipe.compare.report.content import Document, Image, Section, Table
-from recipe.compare.report.csv_tables import render_csv
-from recipe.compare.report.html import render_html
-from recipe.compare.report.markdown import render_markdown
-from recipe.compare.report.terminal import print_document
-
-__all__ = [
-    "Document",
-    "Image",
-    "Section",
-    "Table",
-    "print_document",
-    "render_csv",
-    "render_html",
-    "render_markdown",
-    "write_document",
-]
+RowStyle = Literal["green", "red", "yellow"]
 
 
-REPORT_FILES = ("report.md", "report.html", "forest.png", "pareto.png", "curves.png")
-"""Of files that a report has, beside those of its tables."""
+@dataclass(frozen=True)
+class Table:
+    """Rows of text. Raises ValueError if a row doesn't have one cell per column."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_left_aligned: int = 1
+    """The number of leading columns that are left-aligned; the others are right-aligned."""
+    styles: Sequence[RowStyle | None] | None = None
+    """One per row; the row's text must also say what its colour means."""
+    csv_name: str | None = None
+    """The name of the CSV file, without .csv; None: there is none."""
+    csv_rows: Sequence[Mapping[str, object]] | None = None
+    """Raw values for the CSV file, which otherwise has the cells."""
+
+    def __post_init__(self) -> None:
+        if not self.columns or any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"every row must have a cell for each of the columns {self.columns}")
+        if self.styles is not None and len(self.styles) != len(self.rows):
+            raise ValueError(f"{len(self.rows)} rows have {len(self.styles)} styles")
 
 
-def write_document(document: Document, folder: Path, tables: Sequence[str] = ()) -> list[Path]:
-    """report.md, report.html and a CSV file for every table that has a name, beside the pictures;
-    the report's files.
+@dataclass(frozen=True)
+class Image:
+    """A PNG file in the report's folder."""
 
-    An earlier report's files that this one doesn't have are removed: `tables` are the names that
-    its tables may have. Raises OSError if a file can't be written, or a picture can't be read.
-    """
-    files = {"report.md": render_markdown(document), "report.html": render_html(document, folder)}
-    contents = [one for section in document.sections for one in section.blocks]
-    pictures = [one.file_name for one in contents if isinstance(one, Image)]
-    for one in contents:
-        if isinstance(one, Table) and one.csv_name:
-            files[f"{one.csv_name}.csv"] = render_csv(one)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        atomic_write.write_file(folder / name, text.encode())
-    names = [*pictures, *files]
-    for name in {*REPORT_FILES, *(f"{table}.csv" for table in tables)}.difference(names):
-        (folder / name).unlink(missing_ok=True)
-    return [folder / name for name in sorted(names)]
+    file_name: str
+    alt_text: str
+
+
+Block = str | Table | Image  # a str is a paragraph
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Document:
+    title: str
+    sections: Sequence[Section]

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no file, no network, no script."""
+"""A report as a self-contained HTML page, without scripts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from recipe.compare.report.content import Block, Document, Image, Table
 from recipe.compare.report.csv_tables import render_csv
+from recipe.compare.report.document import Block, Document, Image, Table
 from recipe.compare.report.markdown import render_paragraph, render_table
 from recipe.formatting import escape_unprintable
 
@@ -22,11 +22,8 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def render_html(document: Document, folder: Path) -> str:
-    """The page, with the pictures that lie in `folder` and the tables' CSV files inside it.
-
-    Raises OSError if a picture can't be read.
-    """
-    made = Environment(
+    """The page with the images of `folder` and the CSV files embedded. Raises OSError."""
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATE_DIR),
         autoescape=True,
         undefined=StrictUndefined,
@@ -34,23 +31,25 @@ def render_html(document: Document, folder: Path) -> str:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., object]] = {
-        "shown": escape_unprintable,
+        "escape_unprintable": escape_unprintable,
         "kind": _get_block_kind,
-        "paragraph": lambda one: Markup(MARKDOWN.render(render_paragraph(one))),
+        "paragraph": lambda text: Markup(MARKDOWN.render(render_paragraph(text))),
         "table": _render_table,
-        "picture": lambda one: _to_data_url((folder / one.file_name).read_bytes(), "image/png"),
-        "csv": lambda one: _to_data_url(render_csv(one).encode(), "text/csv"),
+        "image_url": lambda image: _to_data_url(
+            (folder / image.file_name).read_bytes(), "image/png"
+        ),
+        "csv_url": lambda table: _to_data_url(render_csv(table).encode(), "text/csv"),
     }
-    made.filters |= filters
+    environment.filters |= filters
     style = (TEMPLATE_DIR / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return made.get_template("page.html").render(
+    return environment.get_template("page.html").render(
         document=document, style=Markup(style), digest=digest
     )
 
 
 def _render_table(table: Table) -> Markup:
-    """The table with classes in place of inline styles, which the page's policy forbids."""
+    """Replaces inline styles, which the page's security policy forbids, by classes."""
     tokens = MARKDOWN.parse(render_table(table))
     styles = iter([None, *(table.styles or [None] * len(table.rows))])  # the header has none
     for token in tokens:
@@ -63,10 +62,8 @@ def _render_table(table: Table) -> Markup:
     return Markup(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
-def _get_block_kind(content: Block) -> str:
-    if isinstance(content, str):
-        return "paragraph"
-    return {Table: "table", Image: "picture"}[type(content)]
+def _get_block_kind(block: Block) -> str:
+    return "table" if isinstance(block, Table) else "image" if isinstance(block, Image) else "text"
 
 
 def _to_data_url(content: bytes, media_type: str) -> str:

@@ -12,7 +12,7 @@ from recipe.components.sampler.shuffled import shuffled
 from recipe.config.spec import RunSpec
 from recipe.formatting import format_list, pluralize
 from recipe.nn import rng
-from recipe.nn.preserve import preserve_model_state
+from recipe.nn.model_state import preserve_model_state
 from recipe.training.run import Run, epoch_batches
 
 Finding = tuple[str, str | None]

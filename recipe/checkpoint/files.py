@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from recipe import atomic_write
-from recipe.checkpoint.removable import list_checkpoints, list_removable_files
+from recipe.checkpoint.retention import list_checkpoints, list_removable_files
 from recipe.checkpoint.state import RunState
 from recipe.errors import RecipeError
 from recipe.nn.weights import load_torch_file

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe.checkpoint.removable import PRUNABLE_STATUSES, list_removable_files
+from recipe.checkpoint.retention import PRUNABLE_STATUSES, list_removable_files
 from recipe.config.key_values import parse_key_values, parse_number
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_bytes, pluralize

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recipe.checkpoint.removable import PRUNABLE_STATUSES
+from recipe.checkpoint.retention import PRUNABLE_STATUSES
 from recipe.cli.recorded_run import parse_resume
 from recipe.cli.sync import RecordUploader
 from recipe.config.key_values import parse_key_values

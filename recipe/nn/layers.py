@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from recipe.nn import patterns
 from recipe.nn.optional_imports import import_optional
+from recipe.nn.parameter_patterns import assign_patterns
 
 NORM_TYPES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 """Normalisation: BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
@@ -177,7 +177,7 @@ def find_head_parameters(model: nn.Module, pattern: str, key: str) -> list[str]:
     """
     names = [name for name, _ in model.named_parameters()]
     if pattern != "auto":
-        return list(patterns.assign_patterns(key, [pattern], names))
+        return list(assign_patterns(key, [pattern], names))
     heads = tuple(
         f"{module}." for module in _find_classifier_modules(model) or _find_last_layers(model)
     )

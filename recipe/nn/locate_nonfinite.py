@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipe.nn.preserve import preserve_model_state
+from recipe.nn.model_state import preserve_model_state
 from recipe.nn.sharded import get_local_shard
 
 STEP_SIZE_ADVICE = "lower the learning rate or clip the gradients"

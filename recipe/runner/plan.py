@@ -23,11 +23,10 @@ from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.spec import RunSpec
 from recipe.formatting import format_duration, pluralize
 from recipe.nn import layers
-from recipe.nn.placement import to_device
-from recipe.nn.preserve import preserve_model_state
+from recipe.nn.model_state import preserve_model_state
 from recipe.runner import parameter_table
 from recipe.runner.console import Console
-from recipe.training import rules
+from recipe.training import component_checks
 from recipe.training.run import Run
 
 TEXT_WIDTH = 100
@@ -74,7 +73,7 @@ def summarize_model(run: Run) -> ModelSummary:
     with preserve_model_state(run.model):
         inputs, _ = first_samples_batch(run.data.train, 1)
         try:
-            return ModelSummary(run_torchinfo(to_device(inputs, run.device)))
+            return ModelSummary(run_torchinfo(inputs.to(run.device, non_blocking=True)))
         except Exception as error:  # training may work nevertheless
             cause = error.__cause__ or error
             reason = next(iter(str(cause).splitlines()), "")
@@ -105,8 +104,8 @@ def make_plan(spec: RunSpec, run: Run) -> Plan:
         summarize_model(run),
         parameter_table.build_rows(run),
         run.frozen_cache.describe_plan(run),
-        rules.describe_component(planned, "scheduler"),
-        rules.find_warnings(planned),
+        component_checks.describe_component(planned, "scheduler"),
+        component_checks.find_warnings(planned),
     )
 
 
@@ -128,7 +127,7 @@ def estimate_epoch_seconds(run: Run) -> float:
     """A rough estimate from a few forward and backward passes, which leave the run unchanged."""
     output.set_current_task("measuring the time of a step")
     inputs, targets = first_samples_batch(run.data.train, run.batch_size)
-    inputs, targets = to_device(inputs, run.device), targets.to(run.device)
+    inputs, targets = inputs.to(run.device, non_blocking=True), targets.to(run.device)
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     with preserve_model_state(run.model, buffers=True):
         run.model.train()

@@ -30,8 +30,8 @@ from recipe.config.world_size import World
 from recipe.errors import Problems, RecipeError, first_line
 from recipe.nn import memory_format, rng
 from recipe.nn.compile_model import compile_model
+from recipe.training import component_checks, pretrained, sanity_check
 from recipe.training import lr_schedule as schedule_module
-from recipe.training import pretrained, rules, sanity_check
 from recipe.training.collectives import Collectives, MultiProcess, SingleProcess
 from recipe.training.freezing import FreezeSchedule
 from recipe.training.frozen_cache.frozen_cache import FrozenCache
@@ -333,7 +333,7 @@ def build(
     builder = RunBuilder(spec, components, problems, failed)
     builder.build_all()
     planned = contract.PlannedRun(spec, components, builder.parts)
-    conflicts = rules.find_problems(planned, failed) + _accumulation_problems(spec)
+    conflicts = component_checks.find_problems(planned, failed) + _accumulation_problems(spec)
     problems += conflicts
     needed = {"data", "model", "augment", "loss", "precision", "evaluation"}
     if not needed & failed and not conflicts:

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
+from recipe.components.distributed import SharedRun
 from recipe.config.world_size import World
 from recipe.errors import PeerProcessLost, RecipeError
 from recipe.nn import rng
+from recipe.nn.locate_nonfinite import NonFiniteLocation
 from recipe.training import rendezvous
 from recipe.training.step_components import Clip
-
-if TYPE_CHECKING:
-    from recipe.components.distributed import SharedRun
-    from recipe.nn.locate_nonfinite import NonFiniteLocation
 
 T = TypeVar("T")
 

@@ -1,20 +1,31 @@
-"""Evaluation without side effects: no gradients, no random numbers, no changed modes."""
+"""The evaluation after an epoch, and the origin of a validation loss that is not finite.
+
+Without side effects: no gradients, no random numbers, no changed modes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Split
-from recipe.nn.placement import to_device
-from recipe.nn.preserve import preserve_model_state
-
-if TYPE_CHECKING:
-    from recipe.training.collectives import Collectives
+from recipe.components.data import Batch, Split, readable_indices
+from recipe.formatting import escape_unprintable
+from recipe.nn.locate_nonfinite import (
+    NOT_LOCATED_REASON,
+    NonFiniteLocation,
+    find_nonfinite_weight,
+    locate_in_evaluation,
+)
+from recipe.nn.model_state import preserve_model_state
+from recipe.training.collectives import Collectives
+from recipe.training.frozen_cache.inputs import ModelInputs, uncached_inputs
+from recipe.training.nonfinite import NonFiniteError
+from recipe.training.run import Run
 
 Metrics = dict[str, float]
 
@@ -44,7 +55,7 @@ def evaluate(
             counting = collectives.local_sample_count(len(batch))
             targets = targets.to(device, non_blocking=True)
             with autocast():
-                output = forward(model, to_device(inputs, device))
+                output = forward(model, inputs.to(device, non_blocking=True))
                 value = loss(output, targets)
             counting = min(len(targets), counting)  # samples that can't be read are left out
             total += value.float() * counting
@@ -52,3 +63,64 @@ def evaluate(
     total, correct = collectives.all_reduce_sum(torch.stack([total, correct]))
     count = len(split) - len(split.unreadable)
     return {"loss": total.item() / count, "accuracy": correct.item() / count}
+
+
+def validate(run: Run, epoch: int) -> Metrics:
+    """Metrics of the model that is saved; if that is an average, also of the trained weights."""
+    kept = _evaluate_model(
+        run, run.average.model, run.frozen_cache.evaluation_inputs(run, epoch - 1), epoch
+    )
+    metrics = {f"val/{key}": value for key, value in kept.items()}
+    if run.average.model is not run.model:
+        raw = _evaluate_model(run, run.model, uncached_inputs(run.model, run.data.val), epoch)
+        metrics |= {f"val/raw_{key}": value for key, value in raw.items()}
+    return metrics
+
+
+def _evaluate_model(run: Run, model: nn.Module, model_inputs: ModelInputs, epoch: int) -> Metrics:
+    """Raises NonFiniteError if the loss or the weights of the model are not finite."""
+    run.collectives.sync_buffers(model)
+    metrics = evaluate(
+        model_inputs.model, model_inputs.split, run.loss, forward=run.evaluation,
+        batch_size=run.eval_batch_size, device=run.device, autocast=run.autocast,
+        collectives=run.collectives,
+    )  # fmt: skip
+    what = f"val/loss is {metrics['loss']:g}"
+    if math.isfinite(metrics["loss"]):
+        found = run.collectives.first_not_none(find_nonfinite_weight(model))
+        if found is None:
+            return metrics
+        what += ", but the weights are not finite"
+    else:
+        found = _locate_nonfinite(run, model)
+    samples: list[int] = []
+    if found.batch is not None:
+        samples = readable_indices(
+            run.data.val, list(_val_batch_indices(run))[found.batch].tolist()
+        )
+    batch = 0 if found.batch is None else found.batch + 1
+    called = file_names(run.data.val, samples)
+    raise NonFiniteError(what, found).with_validation_location(
+        run.position.step, epoch, batch, samples, called
+    )
+
+
+def _locate_nonfinite(run: Run, model: nn.Module) -> NonFiniteLocation:
+    if not run.collectives.has_local_forward:
+        return NonFiniteLocation(NOT_LOCATED_REASON)
+    return locate_in_evaluation(model, run.loss, run.autocast, _val_batches(run))
+
+
+def _val_batch_indices(run: Run) -> Iterator[Tensor]:
+    yield from torch.arange(len(run.data.val)).split(run.eval_batch_size)
+
+
+def _val_batches(run: Run) -> Iterator[Batch]:
+    for inputs, targets in run.data.val.batches(_val_batch_indices(run)):
+        yield inputs.to(run.device, non_blocking=True), targets.to(run.device)
+
+
+def file_names(split: Split, samples: list[int]) -> list[str]:
+    """The files of samples, if they are read from files."""
+    names = split.file_names
+    return [escape_unprintable(names[index]) for index in samples] if names else []

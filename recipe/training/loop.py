@@ -12,13 +12,11 @@ from torch import Tensor
 
 from recipe.components.data import readable_indices
 from recipe.nn import rng, sharded
-from recipe.nn.placement import to_device
 from recipe.training import step as training_step
-from recipe.training.evaluation import Metrics
+from recipe.training.evaluation import Metrics, file_names, validate
 from recipe.training.lr_schedule import get_learning_rates
 from recipe.training.nonfinite import NonFiniteError
 from recipe.training.run import BestEpoch, Run, epoch_batches
-from recipe.training.validation import file_names, validate
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[MetricsEvent]:
     for batch, (inputs, targets) in zip(left, read, strict=True):
         at.learning_rates = get_learning_rates(run.optimizer)
         rates = {f"lr/{key}": lr for key, lr in at.learning_rates.items()}
-        inputs = to_device(inputs, run.device)
+        inputs = inputs.to(run.device, non_blocking=True)
         targets = targets.to(run.device, non_blocking=True)
         try:
             done = training_step.training_step(run, feed, model, inputs, targets, len(batch))
@@ -122,7 +120,7 @@ def _epoch_inputs(run: Run, epoch: int, left_out: set[int]) -> Iterator[Tensor]:
     """The inputs of the epoch's batches again, without the batches that were skipped."""
     used = (batch for n, batch in enumerate(epoch_batches(run, epoch)) if n not in left_out)
     for inputs, _ in run.data.train.batches(used):
-        yield to_device(inputs, run.device)
+        yield inputs.to(run.device, non_blocking=True)
 
 
 def _update_best(run: Run, epoch: int, accuracy: float) -> bool:

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import distributed
@@ -21,12 +21,10 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from recipe import __version__
+from recipe.components.data import Data
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import SpecError
-
-if TYPE_CHECKING:
-    from recipe.components.data import Data
 
 PROCESS_TIMEOUT = timedelta(minutes=30)
 

@@ -22,7 +22,7 @@ from recipe.errors import (
     first_line,
 )
 from recipe.nn import rng
-from recipe.nn.preserve import preserve_model_state
+from recipe.nn.model_state import preserve_model_state
 
 
 def check_targets(data: Data) -> None:

@@ -20,7 +20,7 @@ from recipe.nn.locate_nonfinite import (
     StepInputs,
     locate_in_step,
 )
-from recipe.nn.preserve import preserve_model_state
+from recipe.nn.model_state import preserve_model_state
 from recipe.training.frozen_cache.inputs import ModelInputs
 from recipe.training.run import Run
 

@@ -18,9 +18,8 @@ from kept_rows import LAYOUTS, SAMPLES, batches
 from same_runs import numbers_alike
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe.training.frozen_cache import cache_file, eviction
+from recipe.training.frozen_cache import NotCacheable, cache_file, eviction
 from recipe.training.frozen_cache.cache_file import Rows
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
 from recipe.training.loop import train
 from recipe.training.run import Run
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from recipe.nn import patterns
+from recipe.nn.parameter_patterns import assign_patterns
 
 
 def by_name(model: nn.Module, *, names: list[str]) -> None:
@@ -20,8 +20,6 @@ def by_name(model: nn.Module, *, names: list[str]) -> None:
     """
     if not names:
         raise ValueError("freeze.names is empty; name what to freeze, or use freeze=none")
-    frozen = patterns.assign_patterns(
-        "freeze.names", names, [name for name, _ in model.named_parameters()]
-    )
+    frozen = assign_patterns("freeze.names", names, [name for name, _ in model.named_parameters()])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

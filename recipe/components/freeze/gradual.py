@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt
 from torch import nn
 from typing_extensions import TypedDict
 
-from recipe.nn import patterns
+from recipe.nn.parameter_patterns import assign_patterns
 
 
 class UnfreezeStage(TypedDict):
@@ -41,7 +41,7 @@ def gradual(model: nn.Module, *, stages: list[UnfreezeStage]) -> dict[int, list[
     taken: dict[str, int] = {}
     for index, stage in enumerate(stages):
         key, epoch = f"freeze.stages[{index}].names", stage["epoch"]
-        for name in patterns.assign_patterns(key, stage["names"], names):
+        for name in assign_patterns(key, stage["names"], names):
             if name in taken:
                 raise ValueError(f"{key}: {name} is in stages[{taken[name]}] already; name it once")
             taken[name] = index

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from recipe.nn import patterns
+from recipe.nn.parameter_patterns import assign_patterns
 
 
 def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, 
     for index, rule in enumerate(rules):
         key = f"param_groups.rules[{index}]"
         match, name, options = _parse_rule(key, rule, {group["name"] for group in groups})
-        for parameter in (taken := patterns.assign_patterns(key, match, list(parameters))):
+        for parameter in (taken := assign_patterns(key, match, list(parameters))):
             if parameter in owner:
                 raise ValueError(
                     f"{key} ({', '.join(match)}): {parameter} is claimed by {owner[parameter]} "

@@ -24,8 +24,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from recipe.training.frozen_cache import eviction
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.training.frozen_cache import NotCacheable, eviction
 from recipe.training.frozen_cache.tensor_layout import RowLayout
 
 ALIGNMENT_BYTES = 64

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from recipe.formatting import format_bytes
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.training.frozen_cache import NotCacheable
 
 MAX_ENTRY_BYTES = 4 * 2**30  # for one prefix and one split
 

@@ -10,31 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Split, readable_indices, worker
+from recipe.components.average import Average
+from recipe.components.data import Data, Split, readable_indices, worker
 from recipe.errors import RecipeError
 from recipe.formatting import format_bytes, format_percent
 from recipe.nn import rng
-from recipe.nn.placement import to_device
-from recipe.nn.preserve import preserve_model_state
-from recipe.training.frozen_cache import cache_file, eviction, tensor_layout, verify
+from recipe.nn.model_state import preserve_model_state
+from recipe.training.freezing import FreezeSchedule
+from recipe.training.frozen_cache import NotCacheable, cache_file, eviction, tensor_layout, verify
 from recipe.training.frozen_cache import inputs as inputs_module
 from recipe.training.frozen_cache import key as keys
 from recipe.training.frozen_cache import split_model as splitting
 from recipe.training.frozen_cache.cache_file import CachedOutputs, Rows
 from recipe.training.frozen_cache.inputs import ModelInputs
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
 from recipe.training.frozen_cache.tensor_layout import PROBE_BATCH_SIZES
 from recipe.training.frozen_cache.trace import named_tensors
-
-if TYPE_CHECKING:
-    from recipe.components.average import Average
-    from recipe.components.data import Data
-    from recipe.training.freezing import FreezeSchedule
 
 TensorVersions = dict[str, tuple[Tensor, int]]
 
@@ -237,7 +232,7 @@ class FrozenCache:
             key = self._compute_key(run, part, split)
             there = self._load_or_compute(run, part, split, key).to(run.device)
             made = inputs_module.cached_inputs(
-                split, there, part.data, lambda inputs: to_device(inputs, run.device)
+                split, there, part.data, lambda inputs: inputs.to(run.device, non_blocking=True)
             )
         return _CacheEntry(part, split, key, made, _tensor_versions(run.model, split))
 
@@ -333,7 +328,7 @@ def _read_samples(run: CachedRun, part: _Subset) -> Tensor:
     (one, _), (other, _) = part.data.batches([few, few])
     if rng.snapshot_rng() != before or not verify.is_bit_identical(one, other):
         raise NotCacheable("the data are not the same each time they are read")
-    return to_device(one, run.device)
+    return one.to(run.device, non_blocking=True)
 
 
 def _find_modified_tensors(run: CachedRun, part: _Subset, inputs: Tensor) -> set[str]:
@@ -381,7 +376,7 @@ def _check_batch(run: CachedRun, part: _Subset, made: ModelInputs, batch: Tensor
     ((inputs, targets),) = part.data.batches([batch])
     if not torch.equal(targets, part.data.targets[batch]):
         raise NotCacheable("the data give other targets in a batch than they list")
-    inputs, numbers = to_device(inputs, run.device), batch.to(run.device)
+    inputs, numbers = inputs.to(run.device, non_blocking=True), batch.to(run.device)
     verify.check_bit_identical(
         part.model, lambda: part.model(inputs), lambda: made.model(numbers), run.autocast,
         f"a batch of {len(batch)}",
@@ -398,7 +393,7 @@ def _compute_rows(
         rows: Rows = ()
         if samples:
             with torch.inference_mode(not part.is_training), run.autocast():
-                values = split.run_prefix(to_device(inputs, run.device))
+                values = split.run_prefix(inputs.to(run.device, non_blocking=True))
             pairs = zip(split.layouts, values, strict=True)
             rows = tuple(each.to_rows(value).cpu() for each, value in pairs)
         if part.data.skips_unreadable:

@@ -20,7 +20,7 @@ from recipe.components.data import Data, hash_tensors
 from recipe.components.data import Split as Samples
 from recipe.config import source_hash
 from recipe.errors import SpecError
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.training.frozen_cache import NotCacheable
 from recipe.training.frozen_cache.split_model import ModelSplit
 
 COVERED_PACKAGES = frozenset(("torch", "_operator", "builtins", "math", "recipe"))

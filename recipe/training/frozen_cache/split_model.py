@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
-from recipe.training.frozen_cache.observed_nodes import (
+from recipe.training.frozen_cache import NotCacheable
+from recipe.training.frozen_cache.node_analysis import (
     NodeObservations,
     count_multiply_adds,
     iterate_tensors,

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 
 from recipe.nn import rng
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.training.frozen_cache import NotCacheable
 
 HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

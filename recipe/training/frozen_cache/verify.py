@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from recipe.nn import rng
-from recipe.nn.preserve import preserve_model_state
-from recipe.training.frozen_cache.not_cacheable import NotCacheable
+from recipe.nn.model_state import preserve_model_state
+from recipe.training.frozen_cache import NotCacheable
 from recipe.training.frozen_cache.trace import check_unchanged, named_tensors, restore_attributes
 
 Autocast = Callable[[], AbstractContextManager[Any]]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.errors import SpecError
-from recipe.nn.patterns import assign_patterns, match_names
+from recipe.nn.parameter_patterns import assign_patterns, match_names
 
 NAMES = [
     "convolution1_1.weight",

@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 HELD = """
-import ctypes, sys
+import ctypes, os, sys
 from recipe.components import device
 from recipe.nn import allocator
 
@@ -17,8 +17,10 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 
-def pages():
-    return int(open("/proc/self/statm").read().split()[1])
+statm = os.open("/proc/self/statm", os.O_RDONLY)
+
+def pages():  # by pread: a file object's buffer could be the end of the heap, which then stays
+    return int(os.pread(statm, 100, 0).split()[1])
 
 def step():
     blocks = [libc.malloc(4 << 20) for _ in range(25)]
@@ -41,15 +43,21 @@ def given_back(folder: Path, *, kept: bool, **environment: str) -> int:
     return int(done.out)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is told to")
+def gives_back(folder: Path, *, kept: bool, **environment: str) -> bool:
+    """Whether one of three processes gives most of it back. A heap whose end is in use, or which
+    something mapped above it keeps from growing, can't shrink: in few processes, by their random
+    addresses."""
+    return any(given_back(folder, kept=kept, **environment) > 50 for _ in range(3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is set")
 def test_a_process_keeps_the_memory_of_a_step_for_the_next(tmp_path: Path) -> None:
-    assert given_back(tmp_path, kept=False) > 50
+    assert gives_back(tmp_path, kept=False)
     assert given_back(tmp_path, kept=True) == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is told to")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is set")
 def test_what_the_environment_says_of_the_allocator_holds(tmp_path: Path) -> None:
-    assert given_back(tmp_path, kept=True, MALLOC_TRIM_THRESHOLD_="1000000") > 50
-    tunable = "glibc.malloc.trim_threshold=1000000"
-    assert given_back(tmp_path, kept=True, GLIBC_TUNABLES=tunable) > 50
-    assert given_back(tmp_path, kept=True, MALLOC_ARENA_MAX="2") == 0  # says nothing of it
+    assert gives_back(tmp_path, kept=True, MALLOC_TRIM_THRESHOLD_="1000000")
+    assert gives_back(tmp_path, kept=True, GLIBC_TUNABLES="glibc.malloc.trim_threshold=1000000")
+    assert given_back(tmp_path, kept=True, MALLOC_ARENA_MAX="2") == 0  # not about freed memory

@@ -12,6 +12,7 @@ import commands
 import hypothesis
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from recipe.config import compose
 from recipe.config.spec import RunSpec
@@ -93,15 +94,25 @@ def streams_of_their_own() -> Iterator[None]:
         yield
 
 
+COMPOSITIONS: dict[tuple[str | None, tuple[str, ...]], DictConfig] = {}
+"""What tests have composed of recipe's own option files, which is most of the time of many."""
+
+
 @pytest.fixture
 def composed() -> Compose:
     """`composed(*overrides)`: the spec of a command line, with none of ours added."""
 
-    def spec(*overrides: str) -> RunSpec:
+    def compose_spec(*overrides: str) -> RunSpec:
         with compose.composition_context():
-            return compose.Job(overrides, ()).to_spec()
+            cache = compose.get_composition_cache()
+            if shared := Path.cwd() == commands.CHECKOUT:  # elsewhere, there can be other options
+                cache.update(COMPOSITIONS)
+            spec = compose.Job(overrides, ()).to_spec()
+            if shared:
+                COMPOSITIONS.update(cache)
+            return spec
 
-    return spec
+    return compose_spec
 
 
 @pytest.fixture

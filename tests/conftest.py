@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,12 +10,11 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 import commands
+import composed_specs
 import hypothesis
 import pytest
 import torch
-from omegaconf import DictConfig
 
-from recipe.config import compose
 from recipe.config.spec import RunSpec
 from recipe.training import build
 from recipe.training.run import Run
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _runs_command(item: pytest.Function) -> bool:
     """Whether a test, a fixture of it, or a function of the tests that they call runs a command."""
     fixtures = item._fixtureinfo.name2fixturedefs.values()
-    pending = [item.function, *(each.func for found in fixtures for each in found)]
+    pending: list[object] = [item.function, *(each.func for found in fixtures for each in found)]
     seen: set[object] = set()
     while pending:
         function = pending.pop()
@@ -69,6 +69,7 @@ def _runs_command(item: pytest.Function) -> bool:
     return False
 
 
+@functools.cache
 def _find_used_functions(function: FunctionType) -> list[object]:
     """The functions of the tests that a function names, in a module of the tests or its own."""
     codes, names = [function.__code__], set[str]()
@@ -94,25 +95,11 @@ def streams_of_their_own() -> Iterator[None]:
         yield
 
 
-COMPOSITIONS: dict[tuple[str | None, tuple[str, ...]], DictConfig] = {}
-"""What tests have composed of recipe's own option files, which is most of the time of many."""
-
-
 @pytest.fixture
 def composed() -> Compose:
     """`composed(*overrides)`: the spec of a command line, with none of ours added."""
 
-    def compose_spec(*overrides: str) -> RunSpec:
-        with compose.composition_context():
-            cache = compose.get_composition_cache()
-            if shared := Path.cwd() == commands.CHECKOUT:  # elsewhere, there can be other options
-                cache.update(COMPOSITIONS)
-            spec = compose.Job(overrides, ()).to_spec()
-            if shared:
-                COMPOSITIONS.update(cache)
-            return spec
-
-    return compose_spec
+    return composed_specs.compose_spec
 
 
 @pytest.fixture

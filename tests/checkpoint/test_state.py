@@ -50,6 +50,7 @@ CASES = {
 Compose = Callable[..., RunSpec]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_stopped_after_any_point_ends_as_one_that_was_not(small: Compose, name: str) -> None:
     spec = small(*CASES[name])

@@ -379,6 +379,7 @@ def test_a_long_label_is_shortened_in_its_middle() -> None:
         assert "…" in text
 
 
+@pytest.mark.integration
 @few
 @given(values=st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=5), name=st.text())
 def test_any_numbers_and_labels_can_be_drawn(

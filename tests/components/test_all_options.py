@@ -47,6 +47,7 @@ def missing_hardware(option: str) -> str | None:
     return None if there else refusal
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("files", "torchvision")
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from composed_specs import compose_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,7 +25,6 @@ from recipe.components.scheduler.one_cycle import one_cycle
 from recipe.components.scheduler.plateau import plateau
 from recipe.components.scheduler.step import step
 from recipe.components.scheduler.warmup_cosine import warmup_cosine
-from recipe.config import compose
 from recipe.config.instantiate import bind_component
 from recipe.config.option_files import find_options
 from recipe.config.spec import RunSpec
@@ -209,8 +209,7 @@ def scheduler_of(name: str, optimizer: Optimizer, moves: int) -> LRScheduler:
 
 @functools.cache
 def of_the_menu(name: str) -> RunSpec:
-    with compose.composition_context():
-        return compose.Job((f"scheduler={name}",), ()).to_spec()
+    return compose_spec(f"scheduler={name}")
 
 
 @pytest.mark.parametrize("name", find_options("scheduler"))

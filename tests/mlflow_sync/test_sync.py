@@ -138,6 +138,7 @@ def test_a_record_goes_to_another_machine_only_by_the_users_argument(unsent: Pat
         (run / "sent.json").write_text(sent)
 
 
+@pytest.mark.integration
 def test_a_journal_sends_no_file_from_outside_its_run(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("mine")
     recorder = record(tmp_path)

@@ -306,6 +306,7 @@ def tried(base: RunSpec, group: str, nodes: Mapping[str, Any]) -> dict[str, list
     }
 
 
+@pytest.mark.integration
 def test_every_class_of_torch_nn_is_refused_as_a_loss_or_trains(small: Small) -> None:
     names = list(classes(nn, nn.Module))
     assert len(names) >= 126
@@ -319,6 +320,7 @@ def test_every_class_of_torch_nn_is_refused_as_a_loss_or_trains(small: Small) ->
     ]
 
 
+@pytest.mark.integration
 def test_every_optimizer_of_torch_is_refused_or_trains(small: Small) -> None:
     nodes: dict[str, Any] = {name: {} for name in classes(optim, optim.Optimizer)}
     found = tried(small("model=mlp", "model.hidden=[4]"), "optimizer", nodes)

@@ -12,13 +12,13 @@ from typing import Any
 import commands
 import pytest
 import torch
+from composed_specs import compose_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.components.distributed.ddp import DDPStrategy
-from recipe.config import compose, source_hash
+from recipe.config import source_hash
 from recipe.config.groups import FINGERPRINT_EXCLUDED_SETTINGS, GROUPS
-from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
 from recipe.errors import SpecError
 from recipe.nn.weights import save_weights
@@ -40,17 +40,12 @@ RICH = (
 """A spec with settings in nearly every group."""
 
 
-def composed(*overrides: str) -> RunSpec:
-    with compose.composition_context():
-        return compose.Job(overrides, ()).to_spec()
-
-
 def of(*overrides: str) -> str:
-    spec = composed(*overrides)
+    spec = compose_spec(*overrides)
     return fingerprint.compute(spec, build.build(spec))
 
 
-SPEC = composed(*RICH)
+SPEC = compose_spec(*RICH)
 RUN = build.build(SPEC)
 
 
@@ -289,7 +284,7 @@ def test_of_an_installed_package_the_version_counts_and_not_its_files(
 def test_the_library_that_a_model_is_made_of_counts_by_its_version(torchvision: None) -> None:
     from importlib.metadata import version
 
-    spec = composed("device.threads=1", "tracking=none", "model=torchvision", "data.channels=3",
+    spec = compose_spec("device.threads=1", "tracking=none", "model=torchvision", "data.channels=3",
                     "model.name=mobilenet_v3_small", "data.train_size=64")  # fmt: skip
     found = fingerprint.get_code_versions(spec, build.build(spec))
     assert found == {"torchvision": version("torchvision")}

@@ -10,13 +10,13 @@ import commands
 import pytest
 import stopped_runs
 import torch
+from composed_specs import compose_spec
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
 from recipe.components.tracking.local import database_uri
-from recipe.config import compose
 from recipe.config.groups import GROUPS
 from recipe.config.spec import RunSpec
 from recipe.errors import RecipeError
@@ -66,11 +66,6 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return recorded(folder, commands.process(folder, *CHOSEN))
 
 
-def spec(*overrides: str) -> RunSpec:
-    with compose.composition_context():
-        return compose.Job(overrides, ()).to_spec()
-
-
 @pytest.mark.integration
 def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) -> None:
     assert (one.done.status, one.done.err) == (0, "")
@@ -102,7 +97,7 @@ def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> N
     assert found["scheduler.step_size"] == "1"
     assert found["data.train_size"] == "100"
     assert found["model.weights"] == "None"
-    content = vars(spec(*CHOSEN))
+    content = vars(compose_spec(*CHOSEN))
     settings = {f"{group}.{key}" for group in GROUPS for key in content[group]}
     assert {key for key in found if "." in key} == {
         key for key in settings if not key.endswith("._target_")
@@ -167,7 +162,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
 @pytest.mark.integration
 def test_tags_say_what_ran_where(one: Recorded) -> None:
     tags = one.run.data.tags
-    chosen = spec(*CHOSEN)
+    chosen = compose_spec(*CHOSEN)
     assert tags["recipe.fingerprint"] == fingerprint.compute(chosen, build.build(chosen))
     assert tags["recipe.variant"] == "freeze=vgg_first2 scheduler=step clip=norm"
     assert tags["recipe.run"] == one.folder.name
@@ -261,14 +256,14 @@ def test_the_texts_say_what_they_are_for(one: Recorded) -> None:
 @pytest.mark.integration
 def test_spec_yaml_is_complete_and_reads_back_equal(one: Recorded) -> None:
     again = RunSpec.from_file(one.folder / "spec.yaml", trust=[])
-    assert again == spec(*CHOSEN)
+    assert again == compose_spec(*CHOSEN)
     assert again.to_yaml() == (one.folder / "spec.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.integration
 def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
     best = dict(one.points("best/epoch"))[4]
-    run = build.build(spec(*CHOSEN))
+    run = build.build(compose_spec(*CHOSEN))
     assert best == 1  # the point of this test: it isn't the last
     for point in train(run):
         if point.is_epoch_end and point.epoch == best:
@@ -281,8 +276,8 @@ def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
 @pytest.mark.integration
 def test_frozen_layers_are_bit_for_bit_the_initial_ones(one: Recorded) -> None:
     kept = load_file(one.folder / "model.safetensors")
-    initial = build.build(spec(*CHOSEN)).model.state_dict()
-    weights = [name for name, _ in build.build(spec(*CHOSEN)).model.named_parameters()]
+    initial = build.build(compose_spec(*CHOSEN)).model.state_dict()
+    weights = [name for name, _ in build.build(compose_spec(*CHOSEN)).model.named_parameters()]
     assert [name for name in weights if torch.equal(kept[name], initial[name])] == FROZEN
 
 

@@ -114,6 +114,7 @@ def test_signals_while_the_interpreter_ends_change_no_exit_status(tmp_path: Path
     assert done.out.startswith("recipe ")
 
 
+@pytest.mark.integration
 def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_starts(
     tmp_path: Path,
 ) -> None:

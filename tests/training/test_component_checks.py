@@ -426,6 +426,7 @@ def test_what_breaks_a_rule_is_refused_in_whole_sentences(
     assert caught.value.problems == [problem]
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("kept", [rule[2] for rule in RULES.values()], ids=RULES)
 def test_the_nearest_case_is_trained_and_its_promises_hold(small: Compose, kept: str) -> None:

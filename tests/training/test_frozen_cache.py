@@ -90,6 +90,7 @@ def test_a_resnet_is_cut_inside_a_block(built: Build) -> None:
     assert said.endswith(", 16.0 KiB a sample")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "frozen", "last"),
     [
@@ -176,6 +177,7 @@ def drawn(draw: st.DrawFn) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@pytest.mark.integration
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(drawn())
 def test_any_model_with_any_layers_frozen_gives_the_same_bits(

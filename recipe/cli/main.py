@@ -144,7 +144,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
         arguments = arguments[1:]
     if arguments[:1] == ["sync"] and len(arguments) == 2 and arguments[1].startswith("follow="):
-        _load("recipe.mlflow_sync.follow:follow")(Path(arguments[1].partition("=")[2]))
+        _load("recipe.mlflow_sync.uploader:serve_requests")(Path(arguments[1].partition("=")[2]))
         return 0
     if arguments and arguments[0] in VERBS:
         return _run_verb(arguments[0], VERBS[arguments[0]], arguments[1:])

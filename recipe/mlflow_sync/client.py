@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow show the columns for training runs, not those for language models."""
+"""Makes MLflow show columns for training runs, not those for language models."""
 
 TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
@@ -51,36 +51,40 @@ class RunNotFoundError(Exception):
     """MLflow doesn't know the run, as its database was replaced."""
 
 
-def configure_mlflow() -> None:
-    """Sets MLflow's environment variables unless the user has, and imports it (1 to 2 seconds).
+DEFAULT_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # callers retry: a single call to a server that is down would otherwise last for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    TIMEOUT_VARIABLE: str(INITIAL_TIMEOUT_SECONDS),
+}
 
-    Retries within a call are off: callers retry, and a single call to a server that is down would
-    otherwise last for minutes.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault(TIMEOUT_VARIABLE, str(INITIAL_TIMEOUT_SECONDS))
+
+def import_mlflow() -> Any:
+    """Returns MLflow. Only imported here: it takes 1 to 2 seconds, which most commands don't need,
+    and the environment variables must be set before."""
+    for name, value in DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    import mlflow.tracking  # noqa: F401
+    import mlflow.tracking
 
     # callers report the error without the traceback
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    return mlflow
 
 
 def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
     """Returns a client and the id of the experiment, which is created if there is none.
 
     A new sqlite database is created under a file lock, as processes that create one at the same
-    time would break each other's migration.
+    time would break each other's migration. Raises FileNotFoundError if `outputs` was moved.
     """
     assert tracking.uri is not None
-    configure_mlflow()
     path = database_path(tracking.uri)
     if path is None:
         return _get_or_create_experiment(tracking)
-    outputs.mkdir(parents=True, exist_ok=True)
+    outputs.stat()  # FileLock and MLflow would create it
     with FileLock(outputs / ".mlflow.lock", thread_local=False):
         if not path.exists():
             _create_database(path, tracking.artifacts or (outputs / "mlartifacts").as_uri())
@@ -93,6 +97,7 @@ def _create_database(path: Path, artifacts: str) -> None:
     `artifacts` is the URI of the folder of MLflow's "Default" experiment. MLflow's own default is
     in the working directory, whose name it writes unquoted into its SQL.
     """
+    import_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     draft, copy = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.copy")
@@ -108,10 +113,8 @@ def _create_database(path: Path, artifacts: str) -> None:
 
 
 def _get_or_create_experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking.uri)
+    mlflow = import_mlflow()
+    client: MlflowClient = mlflow.MlflowClient(tracking.uri)
     found = client.get_experiment_by_name(tracking.experiment)
     if found is None:
         try:
@@ -119,7 +122,7 @@ def _get_or_create_experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
                 tracking.experiment, tracking.artifacts, EXPERIMENT_TAGS
             )
             return client, str(made)
-        except MlflowException as error:  # another process created it at the same time
+        except mlflow.MlflowException as error:  # another process created it at the same time
             found = client.get_experiment_by_name(tracking.experiment)
             if found is None:
                 raise error
@@ -133,11 +136,10 @@ def _get_or_create_experiment(tracking: Tracking) -> tuple[MlflowClient, str]:
 
 def reopen_run(client: MlflowClient, run_id: str) -> None:
     """Sets an ended run to RUNNING, without an end time (0 for MLflow)."""
-    from mlflow.entities import RunStatus
-
+    status = import_mlflow().entities.RunStatus.from_string("RUNNING")
     # the public update_run keeps the end time
     client._tracking_client.store.update_run_info(
-        run_id, run_status=RunStatus.from_string("RUNNING"), end_time=0, run_name=None
+        run_id, run_status=status, end_time=0, run_name=None
     )
 
 

@@ -60,12 +60,12 @@ class RunUploader:
 
     @contextlib.contextmanager
     def acquire_lock(self, timeout: float = 1) -> Iterator[None]:
-        """Raises filelock.Timeout if another process is sending the run."""
+        """Raises filelock.Timeout if another process is sending the run, and OSError if its folder
+        can't be written or was moved."""
+        self.run_dir.stat()  # FileLock would create it
         with FileLock(self.run_dir / ".sending", timeout=timeout, thread_local=False):
-            self.state, self._requests = (
-                UploadState.read_for_uri(self._tracking.uri, self.run_dir),
-                None,
-            )
+            self.state = UploadState.read_for_uri(self._tracking.uri, self.run_dir)
+            self._requests = None
             yield
 
     def set_failure(self, failure: str) -> None:
@@ -125,7 +125,7 @@ class RunUploader:
         found = self._search_runs(client, experiment)
         if not found:
             tags = {"recipe.run": self.run_dir.name, **mlflow_client.get_source_tags()}
-            info = run_dirs.read_info(self.run_dir, "run")
+            info = run_dirs.read_info_file(self.run_dir, "run")
             if parent := self._get_parent_run_id(client, experiment, info.sweep):
                 tags["mlflow.parentRunId"] = parent
             events, _ = journal.read_lines(self.run_dir / "events.jsonl", 0, 1)
@@ -142,10 +142,9 @@ class RunUploader:
 
     def _search_runs(self, client: MlflowClient, experiment: str) -> list[Run]:
         """Returns MLflow's runs of this record, deleted ones last."""
-        from mlflow.entities import ViewType
-
+        view_type = mlflow_client.import_mlflow().entities.ViewType.ALL
         condition = f"tags.`recipe.run` = '{self.run_dir.name}'"
-        found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL)
+        found = client.search_runs([experiment], condition, run_view_type=view_type)
         return sorted(found, key=lambda run: bool(run.info.lifecycle_stage == "deleted"))
 
     def _get_parent_run_id(
@@ -157,18 +156,19 @@ class RunUploader:
         return get_or_create_parent_run(client, experiment, folder, str(self.state.uri))
 
     def _send_event(self, requests: RunRequests, event: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param, RunTag
-
+        entities = mlflow_client.import_mlflow().entities
         client, run_id = requests.client, requests.run_id
         values = {k: str(v) for k, v in event.items() if k not in ("kind", "time")}
         if event.get("kind") == "parameters":
             for few in _batched(values.items(), 100):
-                params = {key: Param(key, value[:MAX_PARAMETER_LENGTH]) for key, value in few}
+                params = {
+                    key: entities.Param(key, value[:MAX_PARAMETER_LENGTH]) for key, value in few
+                }
                 requests.send_batch(
                     "parameter", params, lambda some: client.log_batch(run_id, params=some)
                 )
         elif event.get("kind") == "tags":
-            tags = {key: RunTag(key, value) for key, value in values.items()}
+            tags = {key: entities.RunTag(key, value) for key, value in values.items()}
             requests.send_batch("tag", tags, lambda some: client.log_batch(run_id, tags=some))
         elif event.get("kind") == "artifact":
             self._send_artifact(requests, values.get("path", ""))
@@ -210,11 +210,10 @@ class RunUploader:
         return bool(lines)
 
     def _parse_metrics(self, line: Mapping[str, Any]) -> list[Metric]:
-        from mlflow.entities import Metric
-
+        entities = mlflow_client.import_mlflow().entities
         try:
             return [
-                Metric(str(key), float(value), int(line["time"]), int(line["step"]))
+                entities.Metric(str(key), float(value), int(line["time"]), int(line["step"]))
                 for key, value in line["metrics"].items()
             ]
         except (KeyError, TypeError, ValueError, AttributeError):

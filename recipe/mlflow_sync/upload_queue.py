@@ -1,7 +1,7 @@
 """Requests to send the record of a run, or the end of a sweep, to MLflow.
 
 A request is a file in `<outputs>/.uploads/<host and server>/`, named after the run or sweep. One
-process per such folder serves them (`recipe.mlflow_sync.follow`), however many processes train:
+process per such folder serves them (`recipe.mlflow_sync.uploader`), however many processes train:
 training never waits for MLflow, and an sqlite database has one writer. Whoever needs that process
 first starts it; it holds the folder's lock from its first moment on. Runs are followed in their
 journals, so a request is all that it is ever sent.
@@ -86,6 +86,8 @@ class UploadQueue:
         if self._tracking.uri is None:
             if UploadState.read(record_dir) is None:
                 UploadState(None).write(record_dir)
+            return
+        if not record_dir.is_dir():  # it was moved
             return
         self.start()
         content = {"record": f"{record_dir.parent.name}/{record_dir.name}"}

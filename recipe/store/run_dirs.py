@@ -264,6 +264,8 @@ def acquire_lock(folder: Path, key: str) -> FileLock:
 
 def is_running(folder: Path) -> bool:
     """Whether a process is running it now."""
+    if not folder.is_dir():  # FileLock would create it
+        return False
     try:
         with try_lock(folder) as free:
             return not free

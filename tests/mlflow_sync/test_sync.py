@@ -19,6 +19,8 @@ from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
 from recipe.config import compose
 from recipe.mlflow_sync import parent_run, upload_queue
+from recipe.mlflow_sync.client import connect
+from recipe.mlflow_sync.upload import RunUploader
 from recipe.store import run_dirs, sweep_record
 from recipe.store.upload_state import UploadState
 
@@ -173,6 +175,21 @@ def test_sync_sends_the_end_of_a_sweep_that_mlflow_lacks(tmp_path: Path) -> None
     below = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
     assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+
+
+def test_outputs_that_were_moved_are_not_created_again(tmp_path: Path) -> None:
+    recorder = record(tmp_path)
+    recorder.close("FINISHED")
+    tracking = local(tmp_path / "outputs", experiment="recipe")
+    uploader = RunUploader(recorder.run_dir, tracking)
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError), uploader.acquire_lock():
+        pass
+    with pytest.raises(FileNotFoundError):
+        connect(tracking, tmp_path / "outputs")
+    recorder.uploads.request(recorder.run_dir)
+    assert not run_dirs.is_running(recorder.run_dir)
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
 def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The process that sends records to MLflow: `python -m recipe sync follow=<queue folder>`.
 
-It serves the requests of recipe.mlflow_sync.upload_queue, each in a thread: a server that is down,
-frozen, failing or slow is tried again for as long as the run goes on.
+It serves the requests of recipe.mlflow_sync.upload_queue, each in a thread: calls to a server that
+is down, frozen, failing or slow are retried until the run ends.
 """
 
 from __future__ import annotations
@@ -38,18 +38,21 @@ MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 10.0
 POLL_SECONDS = 0.1
 
 
-def follow(folder: Path) -> None:
-    """Serves requests until standard input is closed and every request is served or given up.
+def serve_requests(folder: Path) -> None:
+    """Serves requests until standard input is closed and every request is served or abandoned.
 
     Ends the process: a call to a server that hangs is not waited for.
     """
     gc.set_threshold(100_000)  # MLflow's many objects stay
-    threading.Thread(target=client.configure_mlflow, daemon=True).start()
+    threading.Thread(target=client.import_mlflow, daemon=True).start()
     is_released = threading.Event()
     threading.Thread(target=_wait_for_stdin_end, args=(is_released,), daemon=True).start()
     served: dict[str, RequestThread] = {}
     while True:
-        os.utime(folder / "lock")  # the heartbeat
+        try:
+            os.utime(folder / "lock")  # the heartbeat
+        except OSError:  # the outputs were moved
+            os._exit(0)
         is_last_round = is_released.is_set()
         for path in folder.glob("*.json"):
             known = served.get(path.name)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from recipe.compare import agreement, run_differences
 from recipe.compare.run_differences import DifferenceRows
-from recipe.config.key_values import parse_key_values
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
 from recipe.formatting import format_list
 from recipe.store import run_dirs

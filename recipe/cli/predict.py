@@ -22,8 +22,8 @@ from recipe.components.data.image_files import IMAGE_SUFFIXES, list_image_files
 from recipe.components.device.auto import Auto
 from recipe.config import compose
 from recipe.config.instantiate import instantiate
-from recipe.config.key_values import parse_key_values
 from recipe.config.spec import RunSpec
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import Problems, SpecError
 from recipe.formatting import escape_unprintable, pluralize
 from recipe.nn.weights import load_weights, read_weights

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recipe.checkpoint.retention import PRUNABLE_STATUSES, list_removable_files
-from recipe.config.key_values import parse_key_values, parse_number
+from recipe.config.verb_arguments import parse_key_values, parse_number
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_bytes, pluralize
 from recipe.store import lineage, run_dirs, stale_records

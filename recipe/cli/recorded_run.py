@@ -11,9 +11,9 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from recipe.components import device
-from recipe.config import compose, restrictions, schema
+from recipe.config import compose, schema
 from recipe.config.groups import RUN_SETTINGS
-from recipe.config.respecify import apply_overrides
+from recipe.config.recorded_spec import apply_overrides, override_destinations
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import pluralize
@@ -90,7 +90,7 @@ def _parse(verb: str, arguments: Sequence[str]) -> RecordedRunRequest:
     is_uri_given = any(o.key_or_group in ("tracking", "tracking.uri") for o in overrides)
     with problems.collect(verb):
         # output_dir may have been moved; the run stays in it
-        spec = restrictions.override_destinations(
+        spec = override_destinations(
             spec, output_dir, str(uri) if is_uri_given and uri else "", project
         )
     return RecordedRunRequest(spec, problems, arguments, run_dir, recorded)

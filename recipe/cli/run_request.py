@@ -8,11 +8,12 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from recipe.config import compose, option_files, restrictions
+from recipe.config import compose, option_files
 from recipe.config.groups import GROUPS
-from recipe.config.key_values import parse_key_values, parse_number
 from recipe.config.overrides import check_overrides, describe_interval_problem
+from recipe.config.recorded_spec import override_destinations
 from recipe.config.spec import RunSpec
+from recipe.config.verb_arguments import parse_key_values, parse_number
 from recipe.errors import Problems
 
 
@@ -103,6 +104,6 @@ def _read_spec_file(arguments: Sequence[str]) -> RunSpec:
     spec = RunSpec.from_file(
         Path(values["spec"]).expanduser(), compose.get_trusted_packages(values["trust"])
     )
-    return restrictions.override_destinations(
+    return override_destinations(
         spec, values["output_dir"], values["tracking.uri"], compose.compose_project()
     )

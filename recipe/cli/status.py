@@ -13,7 +13,7 @@ from rich.table import Table
 from recipe.checkpoint.retention import PRUNABLE_STATUSES
 from recipe.cli.recorded_run import parse_resume
 from recipe.cli.sync import RecordUploader
-from recipe.config.key_values import parse_key_values
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_duration, format_list, pluralize
 from recipe.store import damage, run_dirs, stale_records, sweep_dirs, sweep_status

@@ -13,10 +13,11 @@ from rich.console import Console
 from recipe import output
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
-from recipe.config import compose, credentials, restrictions
+from recipe.config import compose, credentials
 from recipe.config.instantiate import bind_component, instantiate
-from recipe.config.key_values import parse_key_values
+from recipe.config.recorded_spec import override_destinations
 from recipe.config.spec import RunSpec
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import Problems, RecipeError, SpecError
 from recipe.formatting import escape_unprintable, pluralize
 from recipe.mlflow_sync import client, parent_run
@@ -197,7 +198,7 @@ class RecordUploader:
             raise SpecError(problems["tracking"])
         uri = self.uri if "uri" in spec.tracking else ""
         self.is_uri_used |= bool(uri)
-        spec = restrictions.override_destinations(spec, str(self._outputs), uri, self._project)
+        spec = override_destinations(spec, str(self._outputs), uri, self._project)
         tracking: Tracking = bind_component(spec, "tracking")(self._outputs)
         return tracking
 
@@ -209,8 +210,8 @@ class RecordUploader:
         self.is_uri_used |= bool(self.uri)
         if (
             not self.uri
-            and not restrictions.is_local_uri(uri)
-            and uri != restrictions.get_tracking_uri(self._project)
+            and not credentials.is_local_uri(uri)
+            and uri != compose.get_tracking_uri(self._project)
         ):
             raise SpecError(
                 f"tracking.uri: {uri!r} of this run is another machine's; if the record may go "

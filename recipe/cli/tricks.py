@@ -17,7 +17,7 @@ from rich.text import Text
 from recipe.cli.trick_card import TrickCard, read_cards
 from recipe.config import option_files
 from recipe.config.groups import GROUPS
-from recipe.config.key_values import parse_key_values
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
 from recipe.store import run_dirs
 

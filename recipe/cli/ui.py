@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from recipe import output
-from recipe.config.key_values import parse_key_values
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
 from recipe.mlflow_sync import ui_links
 from recipe.mlflow_sync.ui_links import ExperimentLinks

@@ -15,7 +15,7 @@ from recipe.compare.mlflow_report import upload_report
 from recipe.compare.report import build
 from recipe.compare.report.files import write_document
 from recipe.compare.report.terminal import print_document
-from recipe.config.key_values import parse_key_values
+from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
 from recipe.formatting import format_list, relative_to_cwd
 from recipe.store import run_dirs, sweep_dirs

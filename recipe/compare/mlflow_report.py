@@ -14,7 +14,7 @@ from recipe.compare.sentences import format_code
 from recipe.compare.summary import VariantSummary
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import database_path, database_uri
-from recipe.config import restrictions
+from recipe.config import credentials
 from recipe.errors import RecipeError
 from recipe.formatting import pluralize
 from recipe.mlflow_sync import parent_run
@@ -82,11 +82,11 @@ def _find_tracking(found: Comparison, sweep: Path, outputs: Path, uri: str) -> T
     if known is None:
         return None
     here = database_uri(outputs / "mlflow.db")
-    allowed = known in (here, uri) or restrictions.is_local_uri(str(known))
+    allowed = known in (here, uri) or credentials.is_local_uri(str(known))
     if not allowed:
         from recipe.config import compose  # with Hydra, which takes a moment
 
-        if known != restrictions.get_tracking_uri(compose.compose_project()):
+        if known != compose.get_tracking_uri(compose.compose_project()):
             raise RecipeError(
                 _describe_moved_database(str(known), sweep)
                 or f"the record of this sweep is on another machine, {known!r}; to update it, "

@@ -10,7 +10,8 @@ are registered for it, or for every component of a group by the group's name::
     def check_schedule(planned: PlannedRun) -> Iterator[str]: ...
 
 How a component is called, where that differs from its group's usual form, is a decorator of the
-component itself: `needs_model`, `lr_factor`, `needs_total_steps`.
+component itself: `needs_model`, `lr_factor`, `needs_total_steps`. So are the properties that rules
+of other components ask for: `supports_sharding`, `reweights_classes`, `warmup_setting`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,18 @@ class PlannedRun:
     @property
     def scheduler_steps(self) -> int:
         return count_scheduler_steps(self.spec, self.steps_per_epoch)
+
+    def marks(self, marker: Marker, group: str) -> bool:
+        """Whether the group's component has this marker."""
+        return marker.marks(self._function(group))
+
+    def warmup_setting(self) -> str | None:
+        return warmup_setting.find(self._function("scheduler"))
+
+    def _function(self, group: str) -> Callable[..., Any]:
+        if group not in self.components:
+            raise MissingComponent(group)
+        return self.components[group].function
 
     def choice(self, group: str) -> str:
         return self.spec.format_choice(group)
@@ -106,7 +119,7 @@ class Hook:
 
 
 class Marker:
-    """A decorator that states how the engine calls a component, or what the engine may rely on."""
+    """A decorator that states a property of a component."""
 
     def __init__(self, name: str) -> None:
         self._attribute = f"_recipe_{name}"
@@ -117,6 +130,24 @@ class Marker:
 
     def marks(self, component: Callable[..., Any]) -> bool:
         return _own_attribute(_unwrap_partial(component), self._attribute) is True
+
+
+class Label:
+    """A decorator that attaches a text to a component."""
+
+    def __init__(self, name: str) -> None:
+        self._attribute = f"_recipe_{name}"
+
+    def __call__(self, text: str) -> Callable[[F], F]:
+        def attach(component: F) -> F:
+            setattr(component, self._attribute, text)
+            return component
+
+        return attach
+
+    def find(self, component: Callable[..., Any]) -> str | None:
+        text: str | None = _own_attribute(_unwrap_partial(component), self._attribute)
+        return text
 
 
 def _own_attribute(owner: object, name: str) -> Any:
@@ -175,3 +206,13 @@ cached."""
 has_complete_digest = Marker("has_complete_digest")
 """A data component whose digest covers everything that it returns; else the engine hashes what it
 returned."""
+
+warmup_setting = Label("warmup_setting")
+"""A scheduler that begins with a warm-up; the text is the name of the setting that holds its share
+of the run."""
+
+reweights_classes = Marker("reweights_classes")
+"""A loss that gives rare classes more weight."""
+
+supports_sharding = Marker("supports_sharding")
+"""A clip, an average or a sharpness component that is correct for sharded weights."""

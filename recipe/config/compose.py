@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe import output
-from recipe.config import option_files, restrictions, safe_yaml
+from recipe.config import option_files, safe_yaml
 from recipe.config.composition_cache import CachedConfigLoader, CompositionCache
 from recipe.config.groups import ENGINE_SETTINGS, GROUPS
 from recipe.config.spec import TRUST_WAY_OUT, RunSpec, format_omegaconf_error
@@ -193,6 +193,12 @@ def compose_project() -> DictConfig:
     return composed
 
 
+def get_tracking_uri(config: DictConfig) -> Any:
+    """The server that the record is sent to, or None."""
+    is_mapping = OmegaConf.is_dict(config.get("tracking"))
+    return OmegaConf.select(config, "tracking.uri") if is_mapping else None
+
+
 def get_trusted_packages(given: str) -> list[str]:
     """Returns the packages of a `trust=[...]` argument, and those that the project trusts."""
     return [*filter(None, re.split(r"[\[\],\s]+", given)), *compose_project().trust]
@@ -241,9 +247,21 @@ def expand_sweep(overrides: Sequence[Override]) -> list[Job]:
     ]
 
 
+def _find_shadowed_hydra_files() -> list[str]:
+    """Reports files of the user's conf/ that would replace Hydra's own without being chosen."""
+    folder = option_files.user_conf_dir()
+    names = ("config", "launcher/basic", "sweeper/basic")
+    files = [folder / "hydra" / f"{name}.yaml" for name in names] if folder else []
+    return [
+        f"hydra: {file} would take the place of Hydra's own; give it another name"
+        for file in files
+        if file.exists()
+    ]
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Composes, Hydra's node included. Raises SpecError. Call within `composition_context()`."""
-    if hidden := restrictions.find_shadowed_hydra_files():
+    if hidden := _find_shadowed_hydra_files():
         raise SpecError(hidden)
     try:
         composed = _get_config_loader().load_configuration("config", list(overrides), RunMode.RUN)

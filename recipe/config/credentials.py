@@ -6,7 +6,10 @@ refused. Messages of other libraries are masked before they are shown or stored.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from typing import Any
+from urllib.parse import urlsplit
 
 from recipe.formatting import MASK, mask_addresses
 
@@ -46,3 +49,12 @@ def mask_secrets(text: str) -> str:
         for form in filter(None, (value, repr(value)[1:-1])):
             text = text.replace(form, MASK)
     return mask_addresses(text)
+
+
+def is_local_uri(uri: Any) -> bool:
+    """Whether an address is on this machine, as 127.0.0.1 is."""
+    try:
+        host = urlsplit(uri).hostname if isinstance(uri, str) else None
+        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False

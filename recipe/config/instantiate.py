@@ -26,6 +26,10 @@ class Component:
     settings: Mapping[str, Any]
     trust: tuple[str, ...]
 
+    @property
+    def is_builtin(self) -> bool:
+        return str(self.function.__module__).startswith("recipe.")
+
     def bind(self, dataset_properties: Mapping[str, Any] | None = None) -> functools.partial[Any]:
         """The function with its settings; each nested `_target_` in them is instantiated.
 

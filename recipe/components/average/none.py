@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from recipe.components.contract import supports_sharding
+
 
 class NoAverage:
     def __init__(self, model: nn.Module) -> None:
@@ -25,6 +27,7 @@ class NoAverage:
         pass
 
 
+@supports_sharding
 def none(model: nn.Module) -> NoAverage:
     """The trained module itself is evaluated and saved."""
     return NoAverage(model)

@@ -11,3 +11,11 @@ A clip marked with `@needs_model` (recipe.components.contract) is called once, a
 clip that needs the model): yields what is wrong with clipped gradients, one line each. It is called
 in a few steps of every run.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]

@@ -13,7 +13,7 @@ The authors divide by max(|grad|, 1e-6); here by |grad|, so a tiny limit holds a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn.utils import get_total_norm
 
+from recipe.components.clip import Clip
 from recipe.components.contract import PlannedRun, audit, check, needs_model
 from recipe.nn import layers
-
-Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 PositiveFiniteFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from recipe.components.contract import PlannedRun, audit, check
+from recipe.components.contract import PlannedRun, audit, check, supports_sharding
 
 
+@supports_sharding
 def norm(
     params: list[nn.Parameter],
     *,

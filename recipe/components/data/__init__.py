@@ -70,10 +70,12 @@ def check_data_settings(planned: PlannedRun) -> Iterator[str]:
     }
     for group in ("model", "augment", "loss"):
         settings = planned.settings(group)
-        ours = str(settings.get("_target_")).startswith("recipe.")  # a user's may differ
+        component = planned.components.get(group)
+        if component is None or not component.is_builtin:  # a user's settings may differ
+            continue
         for key, fact in facts.items():
             stated = settings.get(key, "auto")
-            if ours and stated not in ("auto", fact):
+            if stated not in ("auto", fact):
                 yield (
                     f"{group}.{key} is {stated}, but the data have {fact}; leave it out, or use "
                     f"{group}.{key}={fact}"

@@ -9,10 +9,11 @@ file, and what happens to files meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, overload
 
+import numpy as np
 from PIL import ImageFile, TiffImagePlugin
 
 from recipe.components.data.images import ImageError, open_image, read_image
@@ -133,3 +134,33 @@ def _find_heif_end(stream: IO[bytes]) -> int:
             return -1
         end = stream.seek(end + length)
     return end
+
+
+class PackedPaths(Sequence[str]):
+    """Paths below a folder, with / between their parts; all of them Unicode.
+
+    100,000 paths as objects take 50 MiB; here they take as many bytes as they have characters, and
+    a process that reads files gets a copy without touching the memory page of each.
+    """
+
+    def __init__(self, paths: Iterable[Path | str]) -> None:
+        encoded = [(p if isinstance(p, str) else p.as_posix()).encode() for p in paths]
+        self._text = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return self._text[self._ends[index] : self._ends[index + 1]].decode()

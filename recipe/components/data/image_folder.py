@@ -23,14 +23,13 @@ from recipe.components.data import (
     hash_files,
     hash_tensors,
     paths,
-    slow,
+    read_monitor,
     stratified_split,
     worker,
 )
 from recipe.components.data.class_folders import SKIP_HINT, FilesByClass, list_class_files
-from recipe.components.data.image_files import decoder_packages
+from recipe.components.data.image_files import PackedPaths, decoder_packages
 from recipe.components.data.images import ImageError, normalise, read_resized_image
-from recipe.components.data.names import PackedPaths
 from recipe.errors import DataError, Problems
 from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.nn import memory_limit
@@ -88,7 +87,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
         """Input and target. Errors are returned, as workers change exceptions that they raise."""
         path = self.root / self.file_names[index]
         try:
-            with slow.report_slow_read(self.slow_after, path):
+            with read_monitor.report_slow_read(self.slow_after, path):
                 image = read_resized_image(
                     path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
                 )

@@ -17,13 +17,12 @@ process it isn't instantiated, and the setting has no effect.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 from recipe.components.contract import PlannedRun, check
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 class SharedRun(Protocol):
@@ -70,8 +69,6 @@ def check_distributed(planned: PlannedRun) -> Iterator[str]:
 
 def _is_mean_loss(planned: PlannedRun) -> bool:
     """Compares the loss of four samples with the weighted mean over splits of three and one."""
-    import torch
-
     stream = torch.Generator().manual_seed(0)
     classes = len(planned.data.classes)
     output = torch.randn(PROBE_SAMPLES, classes, generator=stream).to(planned.device)

@@ -6,20 +6,15 @@ Source: torch.nn.parallel.DistributedDataParallel.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from recipe.components.clip import Clip
 from recipe.components.contract import PlannedRun, check
+from recipe.components.distributed import SharedRun
 from recipe.nn import layers
-
-if TYPE_CHECKING:
-    from recipe.components.distributed import SharedRun
-
-
-Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
 
 
 class DDPStrategy:

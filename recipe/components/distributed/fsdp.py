@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.distributed import get_world_size
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from recipe.components.contract import PlannedRun, check
+from recipe.components.clip import Clip
+from recipe.components.contract import PlannedRun, check, supports_sharding
+from recipe.components.distributed import SharedRun
 from recipe.nn.sharded import gather_full_tensor, shard_like
-
-if TYPE_CHECKING:
-    from recipe.components.distributed import SharedRun
-
-Clip = Callable[[list[nn.Parameter]], tuple[Tensor, Tensor]]
-
-SUPPORTED_CLIPS = ("recipe.components.clip.none.none", "recipe.components.clip.norm.norm")
-"""Clips that are correct for sharded gradients."""
 
 
 class FSDPStrategy:
@@ -37,10 +34,6 @@ class FSDPStrategy:
 
     def before_training(self, run: SharedRun) -> None:
         """Shards the model, and replaces the parameters of the optimizer and the groups."""
-        from torch.distributed import get_world_size
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         names = {id(p): name for name, p in run.model.named_parameters()}
         mesh = init_device_mesh(run.device.type, (get_world_size(),))
         for piece in _shardable_modules(run.model) if self.per == "children" else ():
@@ -102,17 +95,17 @@ def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
     if planned.collectives.world_size == 1:
         return
     choice, spec = planned.choice("distributed"), planned.spec
-    if spec.clip.get("_target_") not in SUPPORTED_CLIPS:
+    if not planned.marks(supports_sharding, "clip"):
         yield (
             f"{planned.choice('clip')} would see parts of gradients under {choice}; use clip=norm "
             "or clip=none, or distributed=ddp"
         )
-    if spec.average.get("_target_") != "recipe.components.average.none.none":
+    if not planned.marks(supports_sharding, "average"):
         yield (
             f"{planned.choice('average')} would average parts of weights under {choice}; use "
             "average=none, or distributed=ddp"
         )
-    if spec.sharpness.get("_target_") != "recipe.components.sharpness.none.none":
+    if not planned.marks(supports_sharding, "sharpness"):
         yield (
             f"{planned.choice('sharpness')} would measure parts of gradients under {choice}; use "
             "sharpness=none, or distributed=ddp"

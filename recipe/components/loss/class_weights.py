@@ -21,10 +21,11 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
-from recipe.components.contract import PlannedRun, check, no_effect
+from recipe.components.contract import PlannedRun, check, no_effect, reweights_classes
 from recipe.components.loss import check_target
 
 
+@reweights_classes
 def class_weights(
     output: Tensor,
     target: Tensor,

@@ -8,17 +8,15 @@ Source: https://huggingface.co/docs/timm.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 from torch import nn
 
 from recipe.components.contract import pretrained_weights
+from recipe.components.model.library_weights import InputFormat, LibraryWeights
 from recipe.config.option_files import suggest_nearest
 from recipe.nn.optional_imports import import_optional
-
-if TYPE_CHECKING:
-    from recipe.components.model.library_weights import LibraryWeights
 
 
 def timm(
@@ -60,8 +58,6 @@ def find_timm_weights(
 ) -> LibraryWeights | None:
     """Returns timm's weights of that model with a tag such as a1_in1k, or DEFAULT; None if there
     are none. timm adapts the first convolution if `channels` isn't 3."""
-    from recipe.components.model.library_weights import InputFormat, LibraryWeights
-
     library = _import_timm()
     full = name if weights == "DEFAULT" else f"{name}.{weights}"
     if name not in library.list_models():

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from recipe.components.contract import adapt_weights, pretrained_weights
+from recipe.components.model.library_weights import InputFormat, LibraryWeights
 from recipe.config.option_files import suggest_nearest
 from recipe.nn.optional_imports import import_optional
 from recipe.nn.weights import rename_weights
-
-if TYPE_CHECKING:
-    from recipe.components.model.library_weights import LibraryWeights
-
 
 WEIGHTS_NAME_PATTERN = re.compile(r"(?:IMAGENET|DEFAULT|COCO)[A-Z0-9_]*")
 
@@ -66,8 +63,6 @@ def find_torchvision_weights(weights: str, *, name: str, **settings: Any) -> Lib
     """Returns torchvision's weights of that model: IMAGENET1K_V1, IMAGENET1K_V2, ... or DEFAULT
     (the newest); None for any other name. Raises ValueError for a name of that form that
     torchvision doesn't have for the model."""
-    from recipe.components.model.library_weights import InputFormat, LibraryWeights
-
     models = _import_torchvision_models()
     if name not in models.list_models(module=models):
         return None

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe.components.contract import PlannedRun, audit, check
+from recipe.components.contract import PlannedRun, audit, check, reweights_classes
 
 UnitPower = Annotated[float, Field(gt=0, le=1)]
 
@@ -56,10 +56,7 @@ def samples_per_class(targets: Tensor, power: float) -> Tensor:
 @check(balanced)
 def check_balanced(planned: PlannedRun, **settings: Any) -> Iterator[str]:
     """One way of counting rare classes more is enough."""
-    if (
-        planned.settings("loss").get("_target_")
-        == "recipe.components.loss.class_weights.class_weights"
-    ):
+    if planned.marks(reweights_classes, "loss"):
         yield (
             f"{planned.choice('sampler')} draws rare classes more often, and "
             f"{planned.choice('loss')} weighs them more as well, so they would count twice; use "

@@ -25,7 +25,14 @@ from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from recipe.components.contract import PlannedRun, caution, check, describe, needs_total_steps
+from recipe.components.contract import (
+    PlannedRun,
+    caution,
+    check,
+    describe,
+    needs_total_steps,
+    warmup_setting,
+)
 from recipe.components.scheduler import build_scheduler, warn_below_one_epoch
 from recipe.config import schema
 from recipe.config.groups import ENGINE_SETTINGS
@@ -40,9 +47,6 @@ CHAIN_SETTINGS = {
     "scale": Annotated[float, Field(gt=0, allow_inf_nan=False)],
 }
 """Settings of a part that are the chain's, and their types."""
-
-RISE_SETTINGS = {"one_cycle": "pct_start", "warmup_cosine": "warmup"}
-"""Options that begin with a rise, and the setting that says which share of them it takes."""
 
 
 @needs_total_steps
@@ -151,19 +155,19 @@ def check_chained(planned: PlannedRun, *, parts: list[ChainPart]) -> Iterator[st
         )
         return
     for index, (part, length) in enumerate(zip(parts, _part_lengths(parts, moves), strict=True)):
-        option = part.keywords["option"]
-        share = part.keywords.get(RISE_SETTINGS.get(option, ""), 0.0)
+        key = warmup_setting.find(part)
+        share = part.keywords[key] if key else 0.0
         if length - 1 < share * length:
             yield (
-                f"scheduler.parts[{index}].{RISE_SETTINGS[option]} is {share:g}, but the part has "
+                f"scheduler.parts[{index}].{key} is {share:g}, but the part has "
                 f"{pluralize(length, 'move')} (one every {per}), so it would end before the rise "
                 "does; use scheduler.per=step, a smaller one, or a longer part"
             )
-    first = parts[0].keywords["option"]
-    if first in RISE_SETTINGS and planned.spec.options["warmup"] != "none":
+    if warmup_setting.find(parts[0]) and planned.spec.options["warmup"] != "none":
         yield (
-            f"{planned.choice('warmup')} doesn't go with scheduler.parts[0], {first}, which warms "
-            "up itself; use warmup=none, or another option there"
+            f"{planned.choice('warmup')} doesn't go with scheduler.parts[0], "
+            f"{parts[0].keywords['option']}, which warms up itself; use warmup=none, or another "
+            "option there"
         )
 
 

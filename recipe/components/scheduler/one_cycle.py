@@ -20,12 +20,13 @@ from pydantic import Field, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
-from recipe.components.contract import PlannedRun, check, needs_total_steps
+from recipe.components.contract import PlannedRun, check, needs_total_steps, warmup_setting
 from recipe.components.scheduler import check_rise_length
 from recipe.formatting import pluralize
 
 
 @needs_total_steps
+@warmup_setting("pct_start")
 def one_cycle(
     optimizer: Optimizer,
     *,

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from recipe.components.contract import PlannedRun, check, lr_factor
+from recipe.components.contract import PlannedRun, check, lr_factor, warmup_setting
 from recipe.components.scheduler import check_rise_length
 
 
 @lr_factor
+@warmup_setting("warmup")
 def warmup_cosine(
     progress: float,
     *,

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from recipe.components.contract import supports_sharding
 
+
+@supports_sharding
 def none(params: list[nn.Parameter], recompute_gradients: Callable[[], None]) -> None:
     """The gradients stay as they are."""

@@ -19,11 +19,6 @@ from pydantic import Field
 
 from recipe.components.contract import PlannedRun, check
 
-SCHEDULERS_WITH_WARMUP = (
-    "recipe.components.scheduler.warmup_cosine.warmup_cosine",
-    "recipe.components.scheduler.one_cycle.one_cycle",
-)
-
 
 def linear(
     progress: float,
@@ -38,7 +33,7 @@ def linear(
 @check(linear)
 def check_linear(planned: PlannedRun, *, share: float, **settings: Any) -> Iterator[str]:
     """It must be the only rise, and longer than a step."""
-    if planned.settings("scheduler").get("_target_") in SCHEDULERS_WITH_WARMUP:
+    if planned.warmup_setting():
         yield (
             f"{planned.choice('warmup')} doesn't go with {planned.choice('scheduler')}, which "
             "warms up itself; use warmup=none, or scheduler=cosine"

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from same_runs import alike, finished
 
-from recipe.components.data.names import PackedPaths
+from recipe.components.data.image_files import PackedPaths
 
 RUN = (
     *commands.HERE, "tracking=none", "model.widths=[2,4]", "model.dropout=0.2", "epochs=2",

@@ -1,20 +1,24 @@
-"""A recorded spec with some of it changed by overrides.
+"""A recorded spec that is run again: overrides, and what it may not decide for its reader.
 
 What isn't overridden stays as it was recorded: it is not resolved again, even if another option of
-its group, or a setting that it once referred to, has changed.
+its group, or a setting that it once referred to, has changed. A recorded spec may come from someone
+else, so it can't write outside the working directory or send its record to another machine unless
+the reader says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from recipe.config import compose
+from recipe.config import compose, credentials
 from recipe.config.groups import GROUPS
 from recipe.config.option_files import EXPERIMENT_GROUP
 from recipe.config.overrides import check_overrides
@@ -74,3 +78,53 @@ def _compose_over_recorded(recorded: RunSpec, choices: Sequence[str]) -> DictCon
         if group not in chosen:
             composed.hydra.runtime.choices[group] = recorded.options[group]
     return composed
+
+
+def override_destinations(
+    spec: RunSpec, output_dir: str, uri: str, user_config: DictConfig
+) -> RunSpec:
+    """Replaces output_dir and tracking.uri of a recorded spec by the reader's, unless empty.
+
+    Raises SpecError if the spec names a folder outside the working directory, or a server on
+    another machine, that neither the reader nor their project (`user_config`) names.
+    """
+    problems = Problems()
+    if output_dir:
+        spec = dataclasses.replace(spec, output_dir=output_dir)
+    elif not _is_readers_dir(spec.output_dir, user_config.output_dir):
+        problems.append(
+            f"output_dir: {spec.output_dir!r} of this spec is outside the working directory; "
+            "choose where its run is written: output_dir=<folder>"
+        )
+    recorded = spec.tracking.get("uri")
+    with problems.collect("tracking.uri"):
+        credentials.check_no_credentials(str(uri or recorded))
+    if uri and recorded is None:
+        problems.append(
+            f"tracking.uri={uri}: tracking={spec.options['tracking']} of this spec has no such "
+            "setting; leave it out"
+        )
+    elif uri:
+        spec = spec.with_settings(tracking={**spec.tracking, "uri": uri})
+    elif recorded not in (
+        None,
+        compose.get_tracking_uri(user_config),
+    ) and not credentials.is_local_uri(recorded):
+        problems.append(
+            f"tracking.uri: {recorded!r} of this spec is another machine's; if the record may be "
+            f"sent there, give tracking.uri={recorded}"
+        )
+    problems.raise_if_any()
+    return spec
+
+
+def _is_readers_dir(folder: str, project_dir: Any) -> bool:
+    """Whether a folder, links followed, is in the working directory or is the project's own."""
+    try:
+        path = Path(folder).expanduser().resolve()
+        return (
+            path.is_relative_to(Path.cwd().resolve())
+            or path == Path(str(project_dir)).expanduser().resolve()
+        )
+    except (RuntimeError, ValueError, OSError):  # an unknown user's home, links in a circle
+        return False

@@ -91,7 +91,7 @@ def test_a_choice_of_gpus_after_torch_was_imported_is_refused(tmp_path: Path) ->
     assert process.returncode == 2
     problem, *others = process.stderr.splitlines()
     assert problem.startswith("recipe: device.order: torch is imported already in this process")
-    assert "CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER would come too late" in problem
+    assert "CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER would have no effect" in problem
     assert not others
 
 
@@ -123,7 +123,7 @@ def test_physical_gpu_1_comes_first_if_it_is_named_first() -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ("[0,0]", r"device\.order names a GPU twice: \[0, 0\]"),
+        ("[0,0]", r"device\.order must not name a GPU twice, got \[0, 0\]"),
         ("[]", r"device\.order must be"),
         ("[-1]", r"device\.order\[0\] must be greater than or equal to 0, got -1"),
         ("1", r"device\.order must be a list, got 1"),
@@ -157,8 +157,8 @@ def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
         (line,) = done.problems
         assert done.status == 2
         assert line.startswith(
-            f"recipe: device.threads must be at most {cores}, the cores that this process may use, "
-            f"got {threads}; for more on purpose, set OMP_NUM_THREADS="
+            f"recipe: device.threads must be at most {cores}, the number of cores available, "
+            f"got {threads}; to use more, also set OMP_NUM_THREADS="
         )
     assert device.thread_count(cores) == cores
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores + 1))

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.components.device import cpu_name, select_cuda_device, thread_count, thread_environment
+from recipe.components.device import (
+    cpu_name,
+    format_gpu_name,
+    import_torch,
+    select_cuda_device,
+    select_device,
+    thread_count,
+    thread_environment,
+)
 from recipe.config.world_size import World
 
 if TYPE_CHECKING:
@@ -15,8 +23,8 @@ if TYPE_CHECKING:
 
 
 class Auto:
-    """Leaves the visible GPUs as they are and takes the first, or each process of a run its own; an
-    Apple GPU next; else the CPU."""
+    """Selects the first visible GPU (with several processes, the one with the local rank), else an
+    Apple GPU, else the CPU."""
 
     def __init__(self, *, threads: PositiveInt | Literal["auto"]) -> None:
         self.threads = thread_count(threads)
@@ -25,21 +33,16 @@ class Auto:
         return thread_environment(self.threads)
 
     def select(self) -> torch.device:
-        import torch
-
-        torch.set_num_threads(self.threads)
-        if torch.cuda.is_available():
-            return select_cuda_device(torch.cuda.device_count(), "device")
-        alone = (
-            World.from_environment().size == 1
-        )  # torch can't let several processes share an Apple GPU
-        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
+        library = import_torch()
+        if library.cuda.is_available():
+            library.set_num_threads(self.threads)
+            return select_cuda_device(library.cuda.device_count(), "device")
+        # several processes can't share an Apple GPU
+        is_mps = World.from_environment().size == 1 and library.backends.mps.is_available()
+        return select_device("mps" if is_mps else "cpu", self.threads)
 
     def hardware(self, device: torch.device) -> str:
-        import torch
-
         if device.type == "cuda":
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or str(device.index)
-            own = visible.split(",")[device.index if "," in visible else 0]
-            return f"{torch.cuda.get_device_name(device)} (physical GPU {own})"
+            visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or str(device.index)).split(",")
+            return format_gpu_name(device, visible[device.index if len(visible) > 1 else 0])
         return f"{cpu_name()} ({self.threads} threads)"

@@ -1,4 +1,4 @@
-"""The CPU, with a stated number of threads."""
+"""The CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.components.device import cpu_name, thread_count, thread_environment
+from recipe.components.device import cpu_name, select_device, thread_count, thread_environment
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,7 @@ class Cpu:
         return thread_environment(self.threads)
 
     def select(self) -> torch.device:
-        import torch
-
-        torch.set_num_threads(self.threads)
-        return torch.device("cpu")
+        return select_device("cpu", self.threads)
 
     def hardware(self, device: torch.device) -> str:
         return f"{cpu_name()} ({self.threads} threads)"

@@ -1,8 +1,9 @@
-"""CUDA GPUs by physical index, in an order of one's own.
+"""CUDA GPUs by physical index, in a given order.
 
-CUDA reads CUDA_VISIBLE_DEVICES once, when it is initialised; setting it before torch is imported
-is the only order of events that always works. CUDA_DEVICE_ORDER=PCI_BUS_ID makes the indices
-those of nvidia-smi; by default CUDA counts the fastest GPU first.
+CUDA reads CUDA_VISIBLE_DEVICES once, when it is initialised; setting it is only certain to work
+before torch is imported. With CUDA_DEVICE_ORDER=PCI_BUS_ID, the indices are those of nvidia-smi; by
+default, CUDA lists the fastest GPU first.
+
 Source: https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#env-vars.
 """
 
@@ -12,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from recipe.components.device import select_cuda_device, thread_count, thread_environment
+from recipe.components.device import (
+    format_gpu_name,
+    import_torch,
+    select_cuda_device,
+    thread_count,
+    thread_environment,
+)
+from recipe.errors import SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +35,9 @@ class Gpu:
         order: Annotated[list[NonNegativeInt], Field(min_length=1)],
         threads: PositiveInt | Literal["auto"],
     ) -> None:
-        """Raises ValueError for an index named twice."""
+        """Raises ValueError for a duplicate index."""
         if len(set(order)) < len(order):
-            raise ValueError(f"device.order names a GPU twice: {order}; name each once")
+            raise SettingError("device.order", "must not name a GPU twice", order, "name each once")
         self.order = order
         self.threads = thread_count(threads)
 
@@ -41,21 +49,18 @@ class Gpu:
         }
 
     def select(self) -> torch.device:
-        """cuda:0, or the one of this process's number. Raises ValueError for an index that doesn't
-        exist, and for fewer than there are processes."""
-        import torch
-
-        # CUDA shows the devices before the first index that doesn't exist, and none after it
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        """Raises ValueError for an index that doesn't exist, and for fewer GPUs than processes."""
+        library = import_torch()
+        # CUDA ignores all indices from the first one that doesn't exist
+        found = library.cuda.device_count() if library.cuda.is_available() else 0
         if found < len(self.order):
             raise ValueError(
-                f"device.order: there is no GPU {self.order[found]} for torch {torch.__version__} "
-                "on this machine (nvidia-smi lists what there is); use device=auto or other indices"
+                f"device.order: there is no GPU {self.order[found]} for torch "
+                f"{library.__version__} on this machine (nvidia-smi lists the GPUs); use "
+                "device=auto or other indices"
             )
-        torch.set_num_threads(self.threads)
+        library.set_num_threads(self.threads)
         return select_cuda_device(len(self.order), "device.order")
 
     def hardware(self, device: torch.device) -> str:
-        import torch
-
-        return f"{torch.cuda.get_device_name(device)} (physical GPU {self.order[device.index]})"
+        return format_gpu_name(device, self.order[device.index])

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from recipe.components.device import cpu_name, thread_count, thread_environment
+from recipe.components.device import (
+    cpu_name,
+    import_torch,
+    select_device,
+    thread_count,
+    thread_environment,
+)
 from recipe.config.world_size import World
 
 if TYPE_CHECKING:
@@ -21,17 +27,14 @@ class Mps:
         return thread_environment(self.threads)
 
     def select(self) -> torch.device:
-        import torch
-
-        if not torch.backends.mps.is_available():
+        if not import_torch().backends.mps.is_available():
             raise ValueError("device=mps: this machine has no Apple GPU; use device=auto")
         if World.from_environment().size > 1:
             raise ValueError(
-                "device=mps: torch can't let several processes share an Apple GPU; use device=cpu, "
-                "or one process (python -m recipe)"
+                "device=mps: several processes can't share an Apple GPU; use device=cpu, or one "
+                "process (python -m recipe)"
             )
-        torch.set_num_threads(self.threads)
-        return torch.device("mps")
+        return select_device("mps", self.threads)
 
     def hardware(self, device: torch.device) -> str:
         return f"{cpu_name()} GPU"

@@ -246,7 +246,7 @@ class Audit:
                 None if watch.steeper else "the gradients stayed as they were",
             ),
             "scheduler": (
-                f"{pluralize(run.lr_schedule.scheduler.last_epoch, 'move')}, one every "
+                f"{pluralize(run.lr_schedule.scheduler.last_epoch, 'scheduler step')}, one per "
                 f"{run.lr_schedule.per}; learning rates as planned",
                 None if self.rates_moved else "it never changed a learning rate",
             ),

@@ -90,7 +90,7 @@ class OptimizerGroupChecks:
                 continue
             wanted = planned[scheduler_steps] * factor
             if abs(lr - wanted) > LR_TOLERANCE * abs(wanted):
-                yield f"lr/{name} is {lr:g} after {scheduler_steps} moves, not {wanted:g}"
+                yield f"lr/{name} is {lr:g} after {scheduler_steps} scheduler steps, not {wanted:g}"
 
 
 def _is_equal(found: Any, wanted: Any) -> bool:

@@ -265,7 +265,11 @@ def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
             "the ratio between the groups head and body is 0.02 to 0.02, not 0.5 to 0.05 (batch 6)",
         ),
         (parameters_change_places, "param_groups", "batchnorm2_2.bias is in the group head"),
-        (the_schedule_moves_twice, "scheduler", "lr/body is 0.0405 after 1 moves, not 0.045"),
+        (
+            the_schedule_moves_twice,
+            "scheduler",
+            "lr/body is 0.0405 after 1 scheduler steps, not 0.045",
+        ),
         (the_schedule_moves_twice, "scheduler", "it took 4 steps, the optimizer 6"),
         (the_schedule_never_moves, "scheduler", "it took 0 steps"),
         (clip_after_the_step, "clip", "the optimizer steps before the gradients are clipped"),

@@ -124,8 +124,8 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         (
             "scheduler=plateau scheduler.per=step",
-            "scheduler.per must be epoch to follow val/loss, which is measured after every epoch, "
-            "got step",
+            "scheduler.per must be epoch, as val/loss is measured after every epoch, got step; use "
+            "scheduler.per=epoch",
         ),
         ("+scheduler.monitor=val/loss", "+scheduler.monitor=val/loss: scheduler=constant has no "
          "setting monitor; it is a setting of scheduler=plateau"),

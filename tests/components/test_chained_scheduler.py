@@ -1,4 +1,4 @@
-"""Schedules chained: numbers, ratios, resuming, and what of the menu can't stand in a chain."""
+"""Chained schedules: numbers, ratios, resuming, and options that can't be part of a chain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ THREE = (
     PER_STEP,
 )
 FACTORS = [1, 0.5, 0.25, 1, 0.1, 0.2]
-"""Of its 6 steps: each part begins anew, the last at a fifth."""
+"""Of its 6 steps: each part starts from the base rate, the last from a fifth."""
 
 
 def rates(run: Run, group: str = "all") -> list[float]:
@@ -123,7 +123,10 @@ def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[...
                 assert point.metrics["lr/head"] == pytest.approx(10 * point.metrics["lr/body"])
     verdicts = {v.group: v for v in audit.results(is_final=True)}
     assert all(v.has_passed for v in verdicts.values())
-    assert verdicts["scheduler"].description == "6 moves, one every step; learning rates as planned"
+    assert (
+        verdicts["scheduler"].description
+        == "6 scheduler steps, one per step; learning rates as planned"
+    )
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
@@ -187,25 +190,24 @@ CONSTANT = "option: constant"
           "scheduler.parts[1].option: chained has parts itself; write those here"]),
         (("option: step, length: x, gama: 2, per: step", "length: 3", "option: cosine, scale: 0"),
          ["scheduler.parts[0].length must be a whole number, got 'x'",
-          "scheduler.parts[0].per: all parts move together; set scheduler.per",
+          "scheduler.parts[0].per: all parts step together; set scheduler.per",
           "scheduler.parts[0].gama: scheduler=step has no such setting; did you mean gamma?",
-          "scheduler.parts[1] has no option; write {option: <name>, length: <moves>}",
+          "scheduler.parts[1] has no option; write {option: <name>, length: <steps>}",
           "scheduler.parts[2].scale must be greater than 0, got 0"]),
         ((CONSTANT, "option: cosine, minimum: 3, length: 1"),
-         ["scheduler.parts[0].length is not given; only the last part takes what is left",
-          "scheduler.parts[1].length: the last part takes what is left of the run; leave it out",
+         ["scheduler.parts[0].length is missing; give it for each part except the last",
+          "scheduler.parts[1].length: the last part ends with the run; leave it out",
           "scheduler.parts[1].minimum must be less than 1, got 3 (final learning rate, as a "
           "fraction of each group's own learning rate)"]),
         (("option: plateau, length: 1", CONSTANT),
-         ["scheduler.parts[0]: plateau waits for a metric, so its learning rates aren't known "
-          "beforehand; use it without a chain"]),
+         ["scheduler.parts[0]: the learning rates of plateau depend on a metric, so they "
+          "aren't known in advance; use it without a chain"]),
         ((f"{CONSTANT}, length: 1", f"{CONSTANT}, length: 1", CONSTANT),
-         ["scheduler.parts[2] begins after 2 moves, but the run has 2 moves (one every epoch), so "
-          "it would never begin; use a shorter length before it, or more epochs"]),
+         ["scheduler.parts[2] begins after 2 epochs, but the run has 2 epochs, so it would "
+          "never begin; use a shorter length before it, or more epochs"]),
         ((f"{CONSTANT}, length: 1", "option: one_cycle"),
-         ["scheduler.parts[1].pct_start is 0.3, but the part has 1 move (one every epoch), so it "
-          "would end before the rise does; use scheduler.per=step, a smaller one, or a longer "
-          "part"]),
+         ["scheduler.parts[1].pct_start is 0.3, but the part has 1 epoch, so it would end during "
+          "the warm-up; use scheduler.per=step, a smaller pct_start, or a longer part"]),
         (("option: step, length: 1, step_size: 0", CONSTANT),
          ["scheduler.parts[0].step_size must be greater than 0, got 0 (epochs between two "
           "reductions; has no effect in a run that is not longer)"]),
@@ -225,12 +227,12 @@ def test_only_one_of_warm_up_and_first_part_may_rise(built: Callable[..., Run]) 
     with pytest.raises(SpecError) as caught:
         built(*parts, PER_STEP, "warmup=linear", "warmup.share=0.5")
     assert caught.value.problems == [
-        "warmup=linear doesn't go with scheduler.parts[0], warmup_cosine, which warms up itself; "
-        "use warmup=none, or another option there"
+        "warmup=linear doesn't go with scheduler.parts[0], warmup_cosine, which has its own "
+        "warm-up; use warmup=none, or another option there"
     ]
 
 
-def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
+def test_a_part_that_is_no_scheduler_is_refused(composed: Compose) -> None:
     with compose.composition_context():
         config = compose.compose_config([*chain(f"{CONSTANT}, length: 1", CONSTANT), "epochs=2"])
     config.scheduler.parts[0]._target_ = "recipe.components.clip.none.none"
@@ -239,8 +241,8 @@ def test_a_part_that_is_no_schedule_is_refused(composed: Compose) -> None:
     with pytest.raises(SpecError) as caught:
         build.build(RunSpec.from_config(config, choices))
     assert caught.value.problems == [
-        "scheduler.parts[0]: recipe.components.clip.none is no schedule; choose an option of "
-        "scheduler"
+        "scheduler.parts[0]: recipe.components.clip.none is not a scheduler; choose an option "
+        "of scheduler"
     ]
 
 

@@ -69,8 +69,8 @@ def test_multistep_falls_at_its_milestones() -> None:
 
 
 @pytest.mark.parametrize("milestones", [[20, 10], [10, 10]])
-def test_milestones_that_do_not_grow_are_refused(milestones: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"^scheduler\.milestones must grow .*; .* use \[10"):
+def test_milestones_that_do_not_increase_are_refused(milestones: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"^scheduler\.milestones must increase, .*; use \[10"):
         multistep(optimizer_of(SGD, 1.0), milestones=milestones, gamma=0.1)
 
 

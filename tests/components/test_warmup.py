@@ -75,11 +75,11 @@ def test_the_audit_finds_a_warm_up_that_is_forgotten(small: Callable[..., RunSpe
         for point in train(run):
             audit.check(point)
     broken = next(v for v in audit.results(is_final=True) if v.group == "scheduler").problems
-    assert broken[0] == "lr/all is 0.05 after 0 moves, not 0.0125 (batch 1)"
+    assert broken[0] == "lr/all is 0.05 after 0 scheduler steps, not 0.0125 (batch 1)"
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "step", "plateau"])
-def test_a_run_that_is_taken_up_in_the_rise_goes_on_as_it_would_have(
+def test_a_run_resumed_during_the_warm_up_has_the_same_learning_rates(
     small: Callable[..., RunSpec], scheduler: str
 ) -> None:
     spec = small(*WARM, f"scheduler={scheduler}")
@@ -96,17 +96,16 @@ def test_a_run_that_is_taken_up_in_the_rise_goes_on_as_it_would_have(
     ("overrides", "problem"),
     [
         (("warmup=linear", "scheduler=one_cycle"),
-         "warmup=linear doesn't go with scheduler=one_cycle, which warms up itself; use "
-         "warmup=none, or scheduler=cosine"),
+         "warmup=linear doesn't go with scheduler=one_cycle, which has its own warm-up; "
+         "use warmup=none, or scheduler=cosine"),
         (("warmup=linear", "warmup.share=0.1"),
-         "warmup.share is 0.1 of 6 steps, which is less than one; use at least 0.17, or more "
-         "epochs"),
+         "warmup.share is 0.1 of 6 steps, less than one step; use at least 0.17, or more epochs"),
         (("warmup=linear", "warmup.share=0.9"),
-         "warmup=linear isn't over when the run is: its factor is 0.926667 at the last of 6 "
-         "steps; use a smaller part of the run, or more epochs"),
+         "warmup=linear doesn't end before the run: its factor is 0.926667 at the last of 6 "
+         "steps; use a smaller share of the run, or more epochs"),
     ],
 )  # fmt: skip
-def test_a_rise_that_does_not_fit_is_refused(
+def test_a_warm_up_that_does_not_fit_is_refused(
     built: Callable[..., Run], overrides: tuple[str, ...], problem: str
 ) -> None:
     with pytest.raises(SpecError) as caught:

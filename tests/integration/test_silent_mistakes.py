@@ -199,9 +199,9 @@ def one_cycle_keeps_the_ratio_of_the_groups(ours: Ours) -> None:
         assert head == pytest.approx(10 * body)
     torchs = "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR"
     assert ours.refuses(two, torchs, "+scheduler.max_lr=0.5", "+scheduler.total_steps=9") == [
-        "scheduler.max_lr takes the place of the learning rate of every parameter group, so those "
-        "given (body 0.05, head 0.5) would be ignored; use scheduler=one_cycle, where each group's "
-        "own learning rate is the top"
+        "scheduler.max_lr replaces the learning rate of every parameter group, so those "
+        "given (body 0.05, head 0.5) would be ignored; use scheduler=one_cycle, which peaks at "
+        "each group's learning rate"
     ]
 
 

@@ -369,7 +369,7 @@ def test_every_scheduler_of_torch_is_refused_or_trains(small: Small) -> None:
     for name in ("ChainedScheduler", "SequentialLR"):
         (problem,) = found[f"torch.optim.lr_scheduler.{name}"]
         target = f"torch.optim.lr_scheduler.{name}"
-        assert problem.startswith(f"scheduler._target_={target}: combines schedulers")
+        assert problem.startswith(f"scheduler._target_={target}: takes schedulers that were built")
         assert problem.endswith("use scheduler=chained")
     (number,) = found["torch.optim.lr_scheduler.LambdaLR"]
     target = "torch.optim.lr_scheduler.LambdaLR"

@@ -130,8 +130,8 @@ def groups(rule: str) -> str:
 
 
 IGNORED = (
-    "takes the place of the learning rate of every parameter group, so those given ({}) would be "
-    "ignored; use scheduler=one_cycle, where each group's own learning rate is the top"
+    "replaces the learning rate of every parameter group, so those given ({}) would be ignored; "
+    "use scheduler=one_cycle, which peaks at each group's learning rate"
 )
 
 ABSOLUTE = (
@@ -146,12 +146,12 @@ RATIO = (
 
 RULES = {
     # Schedules
-    "one max_lr for all groups takes the place of theirs": (
+    "one max_lr for all groups replaces their learning rates": (
         f"{TWO} {ONE_CYCLE} +scheduler.max_lr=0.5",
         f"scheduler.max_lr {IGNORED.format('body 0.05, head 0.5')}",
         f"{TWO} {ONE_CYCLE} +scheduler.max_lr=[0.05,0.5]",
     ),
-    "max_lr takes the place of the learning rate of a single group, too": (
+    "max_lr replaces the learning rate of a single group, too": (
         f"{ONE_CYCLE} +scheduler.max_lr=0.1",
         f"scheduler.max_lr {IGNORED.format('all 0.05')}",
         f"{ONE_CYCLE} +scheduler.max_lr=0.05",
@@ -163,7 +163,7 @@ RULES = {
     ),
     "the base_lr of a cycle is one number for all groups": (
         f"{TWO} {SCHEDULE}CyclicLR +scheduler.max_lr=[0.05,0.5] +scheduler.base_lr=0.01",
-        RATIO.format(f"{SCHEDULE}CyclicLR", "0.05 to 0.5, but 0.01 to 0.01", "0 moves"),
+        RATIO.format(f"{SCHEDULE}CyclicLR", "0.05 to 0.5, but 0.01 to 0.01", "0 scheduler steps"),
         f"{TWO} {SCHEDULE}CyclicLR +scheduler.max_lr=[0.05,0.5] +scheduler.base_lr=[0.01,0.1]",
     ),
     "eta_min ends all groups at one learning rate": (
@@ -171,7 +171,7 @@ RULES = {
         f"scheduler.eta_min is 0.001, {ABSOLUTE.format('eta_min')}",
         f"{TWO} {COSINE}",
     ),
-    "min_lr is a floor for all groups alike": (
+    "min_lr is one minimum for all groups": (
         f"{TWO} {FALLS} +scheduler.min_lr=0.001",
         f"scheduler.min_lr is 0.001, {ABSOLUTE.format('min_lr')}",
         f"{TWO} {FALLS} +scheduler.min_lr=[0.001,0.01]",  # a fiftieth of each
@@ -187,90 +187,91 @@ RULES = {
         "scheduler.min_lr must be a number, got 'high'",
         f"{TWO} scheduler._target_={__name__}.relative_minimum +scheduler.min_lr=0.1",
     ),
-    "a plateau's eps leaves out the smaller group once a fall is that small": (
-        # from 1e-6 the body falls to 1e-7, then 1e-8; the next fall would be by less than 1e-8
+    "a plateau's eps skips small reductions of the group with the smaller rate": (
+        # the body is reduced from 1e-6 to 1e-7 and 1e-8; the next reduction would be below eps
         f"{TWO} optimizer.lr=1e-6 {FALLS} epochs=4",
         f"{SCHEDULE}ReduceLROnPlateau destroys the ratio between the groups: body to head is 1e-06 "
-        "to 1e-05, but 1e-08 to 1e-08 after 3 falls; use eps=0",
+        "to 1e-05, but 1e-08 to 1e-08 after 3 reductions; use eps=0",
         f"{TWO} optimizer.lr=1e-6 {FALLS} epochs=4 +scheduler.eps=0",
     ),
     "a user's schedule may not change the ratio between the groups": (
         f"{TWO} scheduler._target_={__name__}.own_lambdas +scheduler.second=0.5",
         RATIO.format(
             f"scheduler._target_={__name__}.own_lambdas",
-            "0.05 to 0.5, but 0.05 to 0.25", "1 move",
+            "0.05 to 0.5, but 0.05 to 0.25", "1 scheduler step",
         ),
         f"{TWO} scheduler._target_={__name__}.own_lambdas +scheduler.second=1",
     ),
-    "what thaws after the one cycle's only top learns from the falling end alone": (
+    "layers that are unfrozen after the only peak never get the full learning rate": (
         f"scheduler=one_cycle epochs=10 {stages(1, 3)}",
         "scheduler=one_cycle doesn't go with freeze=gradual, which unfreezes after 3 epochs: the "
-        "learning rate has its only top after 3; unfreeze earlier, or use scheduler=constant, step "
-        "or cosine",
+        "learning rate has its only peak after 3; unfreeze earlier, or use scheduler=constant, "
+        "step or cosine",
         f"scheduler=one_cycle epochs=10 {stages(1, 2)}",
     ),
     "a warm-up ends before the run does": (
         "scheduler=warmup_cosine scheduler.per=epoch scheduler.warmup=0.6",  # of two epochs
-        "scheduler.warmup is 0.6, but the run has 2 moves (one every epoch), so it would end "
-        "before the rise does; use scheduler.per=step, a smaller warmup, or more epochs",
+        "scheduler.warmup is 0.6, but the run has 2 epochs, so it would end during the "
+        "warm-up; use scheduler.per=step, a smaller warmup, or more epochs",
         "scheduler=warmup_cosine scheduler.per=epoch scheduler.warmup=0.5",
     ),
-    "the rise of a cycle ends before the run does": (
+    "the warm-up of a cycle ends before the run does": (
         "scheduler=one_cycle scheduler.pct_start=0.9",  # of six steps, the sixth begins at 5/6
-        "scheduler.pct_start is 0.9, but the run has 6 moves (one every step), so it would end "
-        "before the rise does; use scheduler.per=step, a smaller pct_start, or more epochs",
+        "scheduler.pct_start is 0.9, but the run has 6 training steps, so it would end during "
+        "the warm-up; use scheduler.per=step, a smaller pct_start, or more epochs",
         "scheduler=one_cycle scheduler.pct_start=0.8",
     ),
     "torch's own warm-up ends before the run does": (
         f"{SCHEDULE}LinearLR +scheduler.total_iters=2",
-        "scheduler.total_iters is 2, but the run has 2 moves (one every epoch), so the warm-up "
+        "scheduler.total_iters is 2, but the run has 2 epochs, so the warm-up "
         "wouldn't end; use fewer, or more epochs",
         f"{SCHEDULE}LinearLR +scheduler.total_iters=1",
     ),
-    "torch's own number of moves counts where none is given": (
+    "torch's default number of steps counts if none is given": (
         f"{SCHEDULE}LinearLR",
         "scheduler._target_=torch.optim.lr_scheduler.LinearLR: its total_iters is 5, but the run "
-        "has 2 moves (one every epoch), so the warm-up wouldn't end; use fewer, or more epochs",
+        "has 2 epochs, so the warm-up wouldn't end; use fewer, or more epochs",
         f"{SCHEDULE}LinearLR epochs=6",
     ),
     "a constant warm-up ends, while a fall may take the whole run": (
         f"{SCHEDULE}ConstantLR +scheduler.total_iters=2",
-        "scheduler.total_iters is 2, but the run has 2 moves (one every epoch), so the warm-up "
+        "scheduler.total_iters is 2, but the run has 2 epochs, so the warm-up "
         "wouldn't end; use fewer, or more epochs",
         f"{SCHEDULE}LinearLR +scheduler.start_factor=1 +scheduler.end_factor=0.1 "
         "+scheduler.total_iters=2",
     ),
-    "a plateau follows a metric that is recorded": (
+    "a plateau depends on a metric that is recorded": (
         "scheduler=plateau scheduler.monitor=train/loss",
         "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss' (the metric; "
         "must fit `mode`)",
         "scheduler=plateau scheduler.monitor=val/loss",
     ),
-    "a plateau follows a metric": (
+    "a plateau depends on a metric": (
         f"{SCHEDULE}ReduceLROnPlateau",
-        "scheduler.monitor must be val/loss or val/accuracy, got null",
+        "scheduler.monitor must be val/loss or val/accuracy, got null; give one of "
+        "them",
         f"{SCHEDULE}ReduceLROnPlateau +scheduler.monitor=val/loss",
     ),
-    "no other schedule follows one": (
+    "no other schedule depends on one": (
         "scheduler=step +scheduler.monitor=val/loss",
-        "scheduler.monitor is val/loss, but scheduler=step follows no metric, so it would be "
-        "ignored; leave it out, or use scheduler=plateau",
+        "scheduler.monitor is val/loss, but scheduler=step depends on no metric, so it would "
+        "be ignored; leave it out, or use scheduler=plateau",
         "scheduler=step",
     ),
-    "an accuracy gets better upwards": (
+    "a better accuracy is a larger one": (
         "scheduler=plateau scheduler.monitor=val/accuracy",
-        "scheduler.mode must be max for val/accuracy, got min",
+        "scheduler.mode must be max for val/accuracy, got min; use scheduler.mode=max",
         "scheduler=plateau scheduler.monitor=val/accuracy scheduler.mode=max",
     ),
-    "a loss gets better downwards": (
+    "a better loss is a smaller one": (
         "scheduler=plateau scheduler.mode=max",
-        "scheduler.mode must be min for val/loss, got max",
+        "scheduler.mode must be min for val/loss, got max; use scheduler.mode=min",
         "scheduler=plateau scheduler.mode=min",
     ),
     "a metric is measured once an epoch": (
         "scheduler=plateau scheduler.per=step",
-        "scheduler.per must be epoch to follow val/loss, which is measured after every epoch, got "
-        "step",
+        "scheduler.per must be epoch, as val/loss is measured after every epoch, got step; use "
+        "scheduler.per=epoch",
         "scheduler=plateau scheduler.per=epoch",
     ),
     # Freezing and groups
@@ -464,9 +465,9 @@ def test_rules_that_several_tricks_break_are_told_at_once(tmp_path: Path) -> Non
         "loss=cross_entropy, or augment=none",
         "optimizer.momentum must be below 1, got 1 for all: the steps would grow without end; 0.9 "
         "is usual",
-        "scheduler.per must be epoch to follow val/loss, which is measured after every epoch, got "
-        "step",
-        "scheduler.mode must be min for val/loss, got max",
+        "scheduler.per must be epoch, as val/loss is measured after every epoch, got step; use "
+        "scheduler.per=epoch",
+        "scheduler.mode must be min for val/loss, got max; use scheduler.mode=min",
         "clip=agc leaves the classifier head alone (clip.head=auto), and with freeze=all_but_head "
         "nothing else is trained; use clip=norm, or freeze less",
     ]  # fmt: skip

@@ -7,5 +7,5 @@ from recipe.components.contract import lr_factor
 
 @lr_factor
 def constant(progress: float) -> float:
-    """The factor on every group's own learning rate: 1 throughout."""
+    """Returns the factor of each group's learning rate: 1."""
     return 1.0

@@ -1,8 +1,8 @@
 """Cosine decay.
 
-Helps: Nearly always against a constant rate: the end of the run averages out the noise of the
-steps.
-Not with: Comparisons between runs of different length: it takes its length from the run.
+Helps: Nearly always compared with a constant rate: small steps at the end of the run average out
+the noise of the gradients.
+Not with: Comparisons between runs of different lengths, as it always has the length of the run.
 Costs: Nothing that can be measured.
 
 Source: Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, without restarts. torch's
@@ -22,5 +22,5 @@ from recipe.components.contract import lr_factor
 
 @lr_factor
 def cosine(progress: float, *, minimum: Annotated[float, Field(ge=0, lt=1)]) -> float:
-    """The factor on every group's own learning rate: 1 at the start, `minimum` at the end."""
+    """Returns the factor of each group's learning rate: 1 at progress 0, `minimum` at 1."""
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,7 +1,7 @@
 """Exponential decay.
 
-Helps: Runs whose length isn't known beforehand, as it doesn't depend on it.
-Not with: Long runs with a small gamma, in which the rate dies out early.
+Helps: Runs whose length isn't known in advance, as the schedule doesn't depend on it.
+Not with: Long runs with a small gamma, whose learning rate becomes negligible early.
 Costs: Nothing that can be measured.
 
 Source: torch.optim.lr_scheduler.ExponentialLR.
@@ -19,5 +19,5 @@ from torch.optim.lr_scheduler import ExponentialLR
 def exponential(
     optimizer: Optimizer, *, gamma: Annotated[float, Field(gt=0, lt=1)]
 ) -> ExponentialLR:
-    """Multiplies every group's learning rate by `gamma` at every move."""
+    """Multiplies every group's learning rate by `gamma` at every scheduler step."""
     return ExponentialLR(optimizer, gamma=gamma)

@@ -1,7 +1,7 @@
 """Multi-step decay.
 
-Helps: Recipes from papers that name their milestones.
-Not with: Runs of another length than the paper's: milestones don't scale along.
+Helps: Recipes from papers that give their milestones.
+Not with: Runs of a different length than the paper's, as milestones don't scale with the run.
 Costs: Nothing that can be measured.
 
 Source: torch.optim.lr_scheduler.MultiStepLR.
@@ -28,17 +28,16 @@ def multistep(
     milestones: list[PositiveInt],
     gamma: Annotated[float, Field(gt=0, lt=1)],
 ) -> MultiStepLR:
-    """Multiplies every group's learning rate by `gamma` at each of the moves `milestones`.
+    """Multiplies every group's learning rate by `gamma` at the scheduler steps `milestones`.
 
-    Raises ValueError for no milestones and for some that don't grow; torch takes them in any
-    order, and falls twice at one that stands there twice.
+    Raises ValueError unless there are milestones and they increase; torch accepts any order, and
+    multiplies twice at a duplicate.
     """
     if not milestones:
         raise ValueError("scheduler.milestones must not be empty; use scheduler=constant")
     if any(later <= earlier for earlier, later in pairwise(milestones)):
         raise SettingError(
-            "scheduler.milestones", "must grow from one to the next", milestones,
-            f"for the falls in their order use {sorted(set(milestones))}",
+            "scheduler.milestones", "must increase", milestones, f"use {sorted(set(milestones))}",
         )  # fmt: skip
     return MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 

@@ -1,13 +1,12 @@
-"""Fall on a plateau.
+"""Reduction on a plateau.
 
-Helps: When the length of the run is generous and the right moment isn't known.
-Not with: Noisy metrics of few validation samples, which trigger it by chance; raise the
-patience.
+Helps: Long runs for which the right epochs of a decay aren't known.
+Not with: Noisy metrics of few validation samples, which trigger it by chance; raise the patience.
 Costs: Nothing that can be measured.
 
-Source: torch.optim.lr_scheduler.ReduceLROnPlateau. Left out are its `min_lr`, one absolute
-floor for all groups, and its `eps` (1e-8), below which a group alone would stop falling:
-both destroy the ratio between groups.
+Source: torch.optim.lr_scheduler.ReduceLROnPlateau, without its `min_lr`, an absolute minimum for
+all groups, and its `eps` (1e-8), the smallest reduction of a single group: both destroy the ratio
+between groups.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ def plateau(
     threshold_mode: Literal["rel", "abs"],
     cooldown: NonNegativeInt,
 ) -> ReduceLROnPlateau:
-    """Multiplies every group's learning rate by `factor` at the move that is handed the
-    (patience + 1)-th value in a row that isn't better than the best by `threshold`.
-    """
+    """Multiplies every group's learning rate by `factor` at the scheduler step with the
+    (patience + 1)-th metric in a row that isn't better than the best by `threshold`."""
     return ReduceLROnPlateau(
         optimizer,
         mode=mode,

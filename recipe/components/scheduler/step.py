@@ -1,7 +1,7 @@
 """Step decay.
 
-Helps: The classic: a fall or two once progress slows down.
-Not with: Runs of no more epochs than step_size, in which it has no effect.
+Helps: The classic schedule: one or two reductions when progress slows down.
+Not with: Runs of at most step_size epochs, in which it has no effect.
 Costs: Nothing that can be measured.
 
 Source: torch.optim.lr_scheduler.StepLR.
@@ -23,7 +23,7 @@ from recipe.components.scheduler import warn_below_one_epoch
 def step(
     optimizer: Optimizer, *, step_size: PositiveInt, gamma: Annotated[float, Field(gt=0, lt=1)]
 ) -> StepLR:
-    """Multiplies every group's learning rate by `gamma` at every `step_size`-th move."""
+    """Multiplies every group's learning rate by `gamma` at every `step_size`-th scheduler step."""
     return StepLR(optimizer, step_size=step_size, gamma=gamma)
 
 

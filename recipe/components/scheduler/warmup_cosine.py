@@ -1,7 +1,7 @@
 """Linear warm-up, then cosine decay.
 
-Helps: Adaptive optimizers, transformers and large batches, whose first steps are the riskiest.
-Not with: Runs of a few steps, of which the warm-up would take all (refused).
+Helps: Adaptive optimizers, transformers and large batches, whose first steps are unstable.
+Not with: Runs of a few steps, which would end during the warm-up (refused).
 Costs: Nothing that can be measured.
 
 Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677 (warm-up) and Loshchilov & Hutter
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from recipe.components.contract import PlannedRun, check, lr_factor, warmup_setting
-from recipe.components.scheduler import check_rise_length
+from recipe.components.scheduler import check_warmup_share
 
 
 @lr_factor
@@ -29,10 +29,8 @@ def warmup_cosine(
     start: Annotated[float, Field(gt=0, le=1)],
     minimum: Annotated[float, Field(ge=0, lt=1)],
 ) -> float:
-    """The factor on every group's own learning rate.
-
-    `start` at progress 0, in a line up to 1 at progress `warmup`, `minimum` at progress 1.
-    """
+    """Returns the factor of each group's learning rate: `start` at progress 0, then linearly up to
+    1 at `warmup`, then a half cosine to `minimum` at 1."""
     if progress < warmup:
         return start + (1 - start) * progress / warmup
     decay = (progress - warmup) / (1 - warmup)
@@ -42,4 +40,4 @@ def warmup_cosine(
 @check(warmup_cosine)
 def check_warmup_cosine(planned: PlannedRun, *, warmup: float, **settings: Any) -> Iterator[str]:
     """A run must be longer than its warm-up."""
-    yield from check_rise_length(planned, "warmup", warmup)
+    yield from check_warmup_share(planned, "warmup", warmup)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def none(progress: float) -> float:
-    """1 throughout."""
+    """Returns 1."""
     return 1.0

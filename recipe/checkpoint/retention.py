@@ -1,4 +1,4 @@
-"""Which checkpoints of a run may be removed."""
+"""The checkpoint files of a run, and which of them may be removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def list_removable_files(run_dir: Path, keep: int) -> list[Path]:
-    """All checkpoints of a run but its newest ones, and what killed writers left."""
+    """All checkpoints except the newest ones, and temporary files of killed processes."""
     paths = list_checkpoints(run_dir)
     strays = sorted((run_dir / "checkpoints").glob(".*.tmp"))
     return [*paths[: max(0, len(paths) - keep)], *strays]

@@ -1,8 +1,8 @@
-"""All that a run is made of between two steps: captured as plain data, and put back.
+"""The state of a run between two steps: captured as plain data, and restored.
 
-Everything goes by name, never by position: an optimizer's state belongs to a parameter's name and
-its settings to a group's, so that state can't end up in a layer that happens to stand where
-another one stood. Resuming bit for bit needs every entry here.
+Entries are keyed by name, never by position: the optimizer's state by the names of parameters, and
+its settings by the names of groups, so no state is restored to another layer. A resumed run is
+bit-identical only with every entry.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ PLAIN_TYPES = (bool, int, float, str)
 
 
 def capture_state(run: Run) -> RunState:
-    """A copy of where the run is, on the CPU; raises RecipeError for a part that holds what can't
-    be saved as plain data. Of several processes all have to ask for it."""
+    """A copy of the run's state on the CPU; each process of the run must call this.
+
+    Raises RecipeError for a component whose state is not plain data.
+    """
     at, weights = run.position, run.model.state_dict()
     first, *others = run.collectives.all_gather(rng.get_rng_states())
     state = {
@@ -64,7 +66,7 @@ def capture_state(run: Run) -> RunState:
 
 
 def restore_state(run: Run, state: RunState) -> None:
-    """Puts a run of the same spec, built anew, where the state was captured."""
+    """Restores the state to a newly built run of the same spec."""
     restore_position(run, state)
     unfreeze_to_position(run)
     if (
@@ -72,8 +74,8 @@ def restore_state(run: Run, state: RunState) -> None:
         or _optimizer_state_by_name(run)["members"] != (state["optimizer"]["members"])
     ):
         raise RecipeError(
-            "checkpoint: other parameters are trained now, or in other groups, than when it was "
-            "written; freeze and param_groups have to give the same every time"
+            "checkpoint: other parameters are trained, or in other groups, than when it was "
+            "written; freeze and param_groups must return the same in every call"
         )
     current = run.model.state_dict()
     run.model.load_state_dict({k: shard_like(v, current[k]) for k, v in state["model"].items()})
@@ -97,7 +99,7 @@ def restore_state(run: Run, state: RunState) -> None:
 
 
 def restore_position(run: Run, state: RunState) -> None:
-    """Where in which epoch the run is, and where its random streams go on."""
+    """Restores the position in an epoch, and the random streams."""
     at, position = run.position, state["position"]
     at.epoch, at.batch, at.step = position["epoch"], position["batch"], position["step"]
     at.clipped_steps, at.skipped_batches = position["bitten"], set(position["left_out"])
@@ -107,51 +109,47 @@ def restore_position(run: Run, state: RunState) -> None:
     at.epoch_start_time = time.perf_counter() - position["seconds"]
     known = get_rng_states(state)
     at.rng_states = known[run.collectives.rank] if run.collectives.rank < len(known) else None
-    if (
-        at.rng_states is None and at.batch
-    ):  # of a process that was not there: masks of its own from here
+    if at.rng_states is None and at.batch:  # of a process that wasn't part of the earlier run
         with rng.isolate_rng():
             run.collectives.seed_dropout(run.seed, at.epoch, at.step)
             at.rng_states = rng.get_rng_states()
 
 
 def get_rng_states(state: RunState) -> list[rng.RngStates]:
-    """Where the global streams were, of every process."""
+    """The states of the global streams of each process."""
     return [state["streams"], *state.get("streams_of_others", [])]
 
 
 def unfreeze_to_position(run: Run) -> None:
-    """Thaws what has thawed up to where the run is, in the order in which it did."""
+    """Unfreezes what was unfrozen before the run's position, in the same order."""
     for epoch in range(run.position.epoch + bool(run.position.batch)):
         run.freeze_schedule.unfreeze(run.optimizer, run.param_groups, epoch)
 
 
 def load_optimizer_state(run: Run, saved: RunState, *, with_group_settings: bool = True) -> None:
-    """State of every parameter that the optimizer holds and `saved` knows, by name; and with
-    `settings` those of its groups."""
+    """Loads the saved state of the optimizer's parameters by name, and the settings of its groups.
+
+    Parameters without saved state get none.
+    """
     current = run.optimizer.state_dict()
     names = _parameter_names_by_index(run, current)
+    indexed = {index: (name, run.model.get_parameter(name)) for index, name in names.items()}
     for group in current["param_groups"]:
         if with_group_settings:
             group |= saved["groups"].get(group["name"], {})
     current["state"] = {
         index: {
-            k: _shard_value_like(v, run.model.get_parameter(name))
-            for k, v in saved["state"][name].items()
+            key: shard_like(value, parameter) if isinstance(value, Tensor) else value
+            for key, value in saved["state"][name].items()
         }
-        for index, name in names.items()
+        for index, (name, parameter) in indexed.items()
         if name in saved["state"]
     }
     run.optimizer.load_state_dict(current)
 
 
-def _shard_value_like(value: Any, parameter: Tensor) -> Any:
-    """A number of an optimizer as it is; a tensor in parts if its parameter is."""
-    return shard_like(value, parameter) if isinstance(value, Tensor) else value
-
-
 def _optimizer_state_by_name(run: Run) -> RunState:
-    """torch's state dict, which goes by position, with names in their place."""
+    """The optimizer's state dict with names in place of indices."""
     current = run.optimizer.state_dict()
     names = _parameter_names_by_index(run, current)
     return {
@@ -169,7 +167,7 @@ def _optimizer_state_by_name(run: Run) -> RunState:
 
 
 def _parameter_names_by_index(run: Run, current: Mapping[str, Any]) -> dict[int, str]:
-    """The name of the parameter behind every index of an optimizer's state dict."""
+    """Parameter names by the indices of the optimizer's state dict."""
     names = {id(p): name for name, p in run.model.named_parameters()}
     return {
         index: names[id(parameter)]
@@ -183,8 +181,11 @@ def trainable_names(run: Run) -> list[str]:
 
 
 def to_plain_data(value: Any, where: str) -> Any:
-    """A copy of tensors, numbers, texts, lists and mappings of them: what can be read back without
-    running anything. Raises RecipeError, headed by `where`, for anything else."""
+    """A copy of tensors, numbers, strings, and lists and mappings of them.
+
+    They can be read without unpickling any code. Raises RecipeError, naming `where`, for any other
+    value.
+    """
     if isinstance(value, Tensor):
         return gather_full_tensor(value.detach()).to("cpu", copy=True)
     if value is None or type(value) in PLAIN_TYPES:
@@ -209,4 +210,4 @@ def to_plain_data(value: Any, where: str) -> Any:
 def _check_key(key: Any, where: str) -> Any:
     if isinstance(key, str | int | float | bool):
         return key
-    raise RecipeError(f"checkpoint: {where} has the key {key!r}, which can't be saved; use texts")
+    raise RecipeError(f"checkpoint: {where} has the key {key!r}, which can't be saved; use strings")

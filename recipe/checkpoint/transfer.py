@@ -1,7 +1,7 @@
-"""A run that goes on from another's checkpoint under a changed spec: what is carried over, by name.
+"""Continues another run's checkpoint under a changed spec.
 
-What the two specs agree on goes on as it was; what changed starts as the new spec says, at the
-point that the run has reached. Everything is matched by name and shape, never by position.
+State is restored where the two specs agree; what changed starts as the new spec says, at the
+position that the run has reached. Tensors are matched by name and shape, never by position.
 """
 
 from __future__ import annotations
@@ -30,21 +30,20 @@ from recipe.training.lr_schedule import get_learning_rates
 from recipe.training.run import BestEpoch, Run
 
 MAX_LISTED_NAMES = 8
-"""Names of a kind that are listed."""
 
 
 @dataclass
 class TransferReport:
-    """Names, such as `weights convolution1_1.weight` or `scheduler`, each in one of these."""
+    """What was restored, by name, such as `weights convolution1_1.weight` or `scheduler`."""
 
     transferred: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     first_step_changes: list[str] = field(default_factory=list)
-    """What is different in the next step from the last one, with numbers."""
+    """Differences between the last step and the next one, with both values."""
 
     def format_lines(self) -> Iterator[str]:
-        """Each kind and thing in a line, for people."""
+        """A line for each kind of state."""
         for what, names in (
             ("carried over", self.transferred), ("new", self.new), ("dropped", self.dropped),
         ):  # fmt: skip
@@ -64,7 +63,7 @@ class TransferReport:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """What another run left, all that it takes to go on from it."""
+    """A checkpoint of another run, and what it was trained with."""
 
     state: RunState
     spec: RunSpec
@@ -75,7 +74,7 @@ class SourceCheckpoint:
 
 
 def load_source_checkpoint(run: Run, spec: RunSpec, checkpoint: Path) -> SourceCheckpoint:
-    """From the file of a checkpoint in the folder of the run that wrote it."""
+    """Reads a checkpoint in the folder of the run that wrote it."""
     folder = checkpoint.parent.parent
     saved = read_checkpoint(checkpoint)["run"]
     old = RunSpec.from_file(folder / "spec.yaml", spec.trust)
@@ -87,17 +86,19 @@ def check_epochs_left(spec: RunSpec, saved: RunState) -> None:
     """Raises SpecError if no epoch is left to train."""
     over = saved["position"]["epoch"]
     if over >= spec.epochs:
-        raise SpecError(f"epochs is {spec.epochs}, but {over} are over already; give more of them")
+        raise SpecError(
+            f"epochs is {spec.epochs}, but {over} are already finished; use a larger number"
+        )
 
 
 def find_changed_keys(old: RunSpec, new: RunSpec) -> set[str]:
-    """Groups and settings of the whole run in which two specs differ, as far as numbers go."""
+    """Groups and settings of the run that differ in a way that can change the results."""
     keys = {*GROUPS, *(key.split(".")[0] for key in RUN_SETTINGS)} - {*FINGERPRINT_EXCLUDED_FIELDS}
     return {key for key in keys if _numeric_settings(old, key) != _numeric_settings(new, key)}
 
 
 def _numeric_settings(spec: RunSpec, key: str) -> Any:
-    """A setting of the whole run, or those of a group that can change numbers."""
+    """A setting of the run, or the settings of a group that can change the results."""
     value = getattr(spec, key)
     if key not in GROUPS:
         return value
@@ -111,9 +112,9 @@ def _numeric_settings(spec: RunSpec, key: str) -> Any:
 def transfer_state(
     run: Run, saved: RunState, old: RunSpec, new: RunSpec, *, has_same_data: bool
 ) -> TransferReport:
-    """Puts a run that was built for `new` where a run of `old` stood.
+    """Moves a run that was built for `new` to the saved position of a run of `old`.
 
-    `same_data`: whether the digests of their data agree. An epoch must be left: see `check`.
+    At least one epoch must be left; see `check_epochs_left`.
     """
     found, differs = TransferReport(), find_changed_keys(old, new)
     run.nonfinite_guard.skipped_batches = saved["skipped"]
@@ -125,7 +126,7 @@ def transfer_state(
     if "precision" not in differs:
         run.scaler.load_state_dict(saved["scaler"])
     for name, part in run.stateful_components.items():
-        # an average of layers that are frozen now would move on
+        # an average would still change layers that are frozen now
         fits = name in saved["parts"] and same_model and not differs & {name, "freeze"}
         if part.state_dict():
             (found.transferred if fits else found.new).append(name)
@@ -150,7 +151,7 @@ def transfer_state(
 def _describe_first_step(
     run: Run, saved: RunState, old: RunSpec, new: RunSpec, differs: set[str]
 ) -> Iterator[str]:
-    """What is different in the next step from the last one, each in a line with both values."""
+    """A line for each difference between the last step and the next, with both values."""
     yield from _describe_learning_rates(run, saved, new)
     yield from _describe_settings(old, new, differs)
     position = saved["position"]
@@ -170,7 +171,7 @@ def _describe_first_step(
 
 
 def _describe_settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterator[str]:
-    """The options and settings that differ; of another option all settings in one line."""
+    """The options and settings that differ; one line for all settings of a new option."""
     for key in (key for key in RUN_SETTINGS if key in differs):
         yield f"{key} {getattr(old, key)} before, {getattr(new, key)} now"
     before, now = old.to_parameters(), new.to_parameters()
@@ -192,7 +193,7 @@ def _describe_settings(old: RunSpec, new: RunSpec, differs: set[str]) -> Iterato
 
 
 def _describe_learning_rates(run: Run, saved: RunState, new: RunSpec) -> Iterator[str]:
-    """The learning rates at both sides of the joint."""
+    """The learning rates of the last step and the next."""
     groups = saved["optimizer"]["groups"]
     last = saved["position"].get("rates") or {name: group["lr"] for name, group in groups.items()}
     before = format_list([f"{name} {rate:.3g}" for name, rate in last.items()], MAX_LISTED_NAMES)
@@ -210,14 +211,13 @@ def _describe_learning_rates(run: Run, saved: RunState, new: RunSpec) -> Iterato
     if jumps and moves and run.lr_schedule.has_run_length:
         share = f"epoch {run.position.epoch} of {run.epochs}"
         yield (
-            f"scheduler={new.options['scheduler']} is as long as the run, and continues where a "
-            f"run of this length is after {share}; scheduler=constant with optimizer.lr keeps one "
-            "rate"
+            f"scheduler={new.options['scheduler']} spans the run, and continues as in a run of "
+            f"this length after {share}; scheduler=constant with optimizer.lr keeps it constant"
         )
 
 
 def _describe_group_settings(run: Run, saved: RunState) -> Iterator[str]:
-    """Settings of the optimizer, less the learning rates."""
+    """Settings of the optimizer's groups, without the learning rates."""
     for group in run.optimizer.param_groups:
         before = saved["optimizer"]["groups"].get(group["name"], {})
         for key in run.optimizer.defaults:
@@ -233,7 +233,7 @@ def _transfer_position(run: Run, saved: RunState, found: TransferReport, *, in_o
     whole = position["batch"] == 0
     if in_order:
         state.restore_position(run, saved)
-        at.accuracies = []  # what may stop it early is what happens from here on
+        at.accuracies = []  # early stopping starts again
     else:
         at.step = at.epoch * run.steps_per_epoch
         share = position["bitten"] / max(1, position["step"])
@@ -242,12 +242,12 @@ def _transfer_position(run: Run, saved: RunState, found: TransferReport, *, in_o
     if in_order or whole:
         found.transferred.append("position")
     else:
-        found.dropped.append("position")  # the epoch begins anew
+        found.dropped.append("position")  # the epoch starts again
 
 
 @torch.no_grad()
 def _transfer_weights(run: Run, saved: RunState, found: TransferReport) -> tuple[set[str], bool]:
-    """Returns the names of the transferred tensors, and whether these are all of both models."""
+    """The names of the transferred tensors, and whether both models have exactly these."""
     current = {**run.model.state_dict(), **dict(run.model.named_buffers())}
     given = {**saved["model"], **saved["buffers"]}
     fitting = {
@@ -283,8 +283,8 @@ def _transfer_optimizer(
 
 
 def _is_schedule_unchanged(run: Run, differs: set[str]) -> bool:
-    """Whether the schedule does, and the groups' settings with it; one that is as long as the run
-    depends on that as well."""
+    """Whether the schedule and the settings of the groups are the same; a schedule that spans the
+    run also depends on its length."""
     length = (
         {"epochs", "data"}
         if run.lr_schedule.has_run_length or run.lr_schedule.warmup_factors
@@ -294,7 +294,7 @@ def _is_schedule_unchanged(run: Run, differs: set[str]) -> bool:
 
 
 def _transfer_schedule(run: Run, saved: RunState, found: TransferReport, differs: set[str]) -> None:
-    """One that changed is moved to where the run is."""
+    """Restores the schedule, or moves a changed one to the run's position."""
     moves = run.position.epoch
     if run.lr_schedule.per == "step":
         moves = run.position.step - run.nonfinite_guard.skipped_batches
@@ -307,7 +307,7 @@ def _transfer_schedule(run: Run, saved: RunState, found: TransferReport, differs
         run.lr_schedule.remove_warmup()
         run.lr_schedule.optimizer_steps = run.position.step - run.nonfinite_guard.skipped_batches
         if run.lr_schedule.is_metric_driven:
-            run.lr_schedule.scheduler.last_epoch = moves  # it begins to wait now
+            run.lr_schedule.scheduler.last_epoch = moves  # its patience starts now
         else:
             for _ in range(moves):
                 run.lr_schedule.scheduler.step()

@@ -1,4 +1,4 @@
-"""torch.compile: a model's forward and backward as code made for them."""
+"""torch.compile of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ CXX_COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 def compile_model(model: nn.Module, device: torch.device) -> None:
-    """Has the model's forward compiled when it is first called, in place: its modules and the
-    names of its parameters stay what they are.
+    """Compiles the model in place at its first call; modules and parameter names are unchanged.
 
-    Raises ValueError where there is no compiler for it.
+    Raises ValueError on a CPU without a C++ compiler.
     """
     if device.type == "cpu" and not any(
         map(shutil.which, (os.environ.get("CXX", ""), *CXX_COMPILERS))

@@ -15,7 +15,7 @@ from recipe.nn.optional_imports import import_optional
 from recipe.nn.parameter_patterns import assign_patterns
 
 NORM_TYPES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-"""Normalisation: BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
+"""BatchNorm and InstanceNorm of every dimension, LayerNorm, GroupNorm, RMSNorm."""
 
 BATCH_NORM_TYPES = (nn.modules.batchnorm._BatchNorm,)
 
@@ -23,9 +23,9 @@ BATCH_NORM_TYPES = (nn.modules.batchnorm._BatchNorm,)
 @dataclass
 class Layer:
     name: str
-    """Of the module with the weights."""
+    """Name of the module with the weights."""
     parameters: list[str]
-    """Full names: its own, those of the normalisation after it, and loose ones before it."""
+    """Full names of its own, of the normalisation after it, and of loose ones before it."""
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
@@ -53,7 +53,7 @@ def find_layers(model: nn.Module) -> list[Layer]:
 
 
 def has_child_parameters(module: nn.Module) -> bool:
-    """Whether modules in it have parameters."""
+    """Whether its submodules have parameters."""
     return any(True for child in module.children() for _ in child.parameters())
 
 
@@ -94,7 +94,7 @@ def find_blocks(model: nn.Module) -> list[Layer]:
 
 
 def _find_group_matcher_blocks(model: Any) -> list[Layer]:
-    """As timm groups the parameters for its own decay by layers."""
+    """timm's groups of parameters for layer-wise decay."""
     library = import_optional("timm.models", "a model with a group_matcher", "vision")
     grouped = library.group_parameters(model, model.group_matcher(coarse=False))
     found = [list(names) for _, names in sorted(grouped.items())]
@@ -104,7 +104,7 @@ def _find_group_matcher_blocks(model: Any) -> list[Layer]:
 
 
 def _get_common_module(parameters: list[str]) -> str:
-    """The innermost module that holds all parameters with the beginning of the first one."""
+    """The innermost module that contains all parameters of the first one's top-level module."""
     top = parameters[0].partition(".")[0]
     alike = [name.rpartition(".")[0] for name in parameters if name.partition(".")[0] == top]
     return commonpath([name.replace(".", "/") for name in alike]).replace("/", ".") or top
@@ -114,7 +114,7 @@ CONTAINER_TYPES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def _count_layers(model: nn.Module) -> Counter[str]:
-    """How many layers with weights are in each module, by its name."""
+    """The number of layers with weights in each module, by its name."""
     counts: Counter[str] = Counter()
     for layer in find_layers(model):
         counts.update(accumulate(layer.name.split("."), "{}.{}".format))
@@ -123,9 +123,9 @@ def _count_layers(model: nn.Module) -> Counter[str]:
 
 
 def _find_block_containers(model: nn.Module, counts: Counter[str]) -> set[str]:
-    """Names of the modules that hold blocks, and so are none: the model, lists of torch's own
-    classes, what has a list of blocks of one class in it, and a module, the only one of its
-    class, with most of the layers."""
+    """Names of the modules that contain blocks: the model, torch's container classes, modules that
+    contain a list of blocks of one class, and a module that is the only one of its class and has
+    most of the layers."""
     modules = dict(model.named_modules())
     classes = Counter(type(module) for module in modules.values())
     stacks = [name for name, module in modules.items() if _is_block_list(name, module, counts)]
@@ -141,7 +141,7 @@ def _find_block_containers(model: nn.Module, counts: Counter[str]) -> set[str]:
 
 
 def _is_block_list(name: str, module: nn.Module, counts: Counter[str]) -> bool:
-    """Whether it lists several modules of one class with several layers each."""
+    """Whether it contains several modules of one class with several layers each."""
     kinds = [
         type(child)
         for key, child in module.named_children()
@@ -154,8 +154,8 @@ def _is_block_list(name: str, module: nn.Module, counts: Counter[str]) -> bool:
 def _group_parameters(
     model: nn.Module, opened: set[str], without: set[str]
 ) -> dict[str, list[str]]:
-    """Parameters by the outermost module that isn't opened; those that an opened one holds itself
-    by its name."""
+    """Parameters by the outermost module that isn't a container; those of a container itself by its
+    name."""
     units: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():
         path, *inner = name.rpartition(".")[0].split(".")
@@ -167,13 +167,13 @@ def _group_parameters(
 
 
 def find_head_parameters(model: nn.Module, pattern: str, key: str) -> list[str]:
-    """Names of the classifiers' parameters: of all that the model has (`auto`), or those that a
-    pattern takes.
+    """Names of the parameters of all classifiers of the model (`auto`), or those that a pattern
+    matches.
 
     With `auto` they are what the model's `get_classifier()` returns, as timm's models do; else the
     last layer, and those beside it in the same module that have its type and shape: layers of the
     same shape, with other inputs than outputs, don't follow each other.
-    Raises SpecError, headed by `key`, if the pattern matches nothing.
+    Raises SpecError, naming `key`, if the pattern matches nothing.
     """
     names = [name for name, _ in model.named_parameters()]
     if pattern != "auto":

@@ -1,6 +1,6 @@
-"""Where the first number that isn't finite appears: found by doing a step once more.
+"""Locates the first value that is not finite, by repeating the step that failed.
 
-Only what failed is traced, so the steps before it pay nothing.
+Other steps are not slowed down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recipe.nn.model_state import preserve_model_state
 from recipe.nn.sharded import get_local_shard
 
 STEP_SIZE_ADVICE = "lower the learning rate or clip the gradients"
-LOSS_ADVICE = "look at the loss, and at what it is given"
+LOSS_ADVICE = "check the loss, and its inputs"
 SAMPLE_ADVICE = "mend or remove them"
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -28,40 +28,40 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 NamedTensors = list[tuple[str, Tensor]]
 Batch = tuple[Tensor, Tensor]
 
-NOT_LOCATED_REASON = "where is not looked for, as a process can't call this model by itself"
+NOT_LOCATED_REASON = "it is not located, as one process alone can't call this model"
 
 
 @dataclass(frozen=True)
 class NonFiniteLocation:
     description: str
-    """In words."""
     advice: str = STEP_SIZE_ADVICE
     layer: str | None = None
-    """The module's name, `` for the model itself; None if it is in none."""
+    """The module's name, empty for the model itself; None if it is in no module."""
     sample_rows: tuple[int, ...] = ()
-    """Places in the batch, from 0, of the samples whose numbers aren't finite there."""
+    """Rows of the batch whose values are not finite there."""
     batch: int | None = None
-    """Of an evaluation, from 0."""
+    """Index of the batch in an evaluation."""
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What goes into a training step, as it was."""
+    """The inputs of a training step."""
 
     model: nn.Module
     loss: LossFn
     autocast: Autocast
     raw_inputs: Tensor
-    """The batch as the data gave it."""
+    """Before augmentation."""
     inputs: Tensor
     """After augmentation."""
     target: Tensor
 
 
 def locate_in_step(step: StepInputs, restore_rng: Callable[[], None]) -> NonFiniteLocation:
-    """`rewind` puts torch's random streams where the step found them, so dropout hides the same.
+    """Repeats the step; `restore_rng` restores torch's random streams, so that dropout masks are
+    the same.
 
-    Leaves weights, their gradients, buffers and random streams as they are.
+    Weights, gradients, buffers and random streams are unchanged afterwards.
     """
 
     def search() -> NonFiniteLocation:
@@ -81,7 +81,7 @@ def locate_in_step(step: StepInputs, restore_rng: Callable[[], None]) -> NonFini
 def locate_in_evaluation(
     model: nn.Module, loss: LossFn, autocast: Autocast, batches: Iterable[Batch]
 ) -> NonFiniteLocation:
-    """`batches` on the device. Leaves modes and random streams as they are."""
+    """Repeats an evaluation over batches on the device."""
 
     def search() -> NonFiniteLocation:
         if found := find_nonfinite_weight(model):
@@ -93,40 +93,40 @@ def locate_in_evaluation(
                     model, loss, autocast, inputs, target
                 ):
                     return replace(found, batch=number)
-        return NonFiniteLocation("every batch's loss is finite, so it is too large to add up")
+        return NonFiniteLocation("the loss of every batch is finite, but their sum overflows")
 
     return _run_search(search)
 
 
 def _run_search(search: Callable[[], NonFiniteLocation]) -> NonFiniteLocation:
-    """What is wrong must be told, even if not where."""
+    """An error of the repetition must not hide that of the run."""
     try:
         return search()
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         return NonFiniteLocation(
-            f"where is not known, as doing it again gave {type(error).__name__}: {reason}"
+            f"it is not located, as the repetition raised {type(error).__name__}: {reason}"
         )
 
 
 def find_nonfinite_weight(model: nn.Module) -> NonFiniteLocation | None:
-    """A weight or buffer that can't be kept. Infinity is one only where training moves it: a buffer
-    may hold it on purpose, such as an attention mask."""
+    """The first weight or buffer that is not finite. Buffers other than BatchNorm's statistics may
+    hold infinity, as attention masks do."""
     return _check_weights(chain(model.named_parameters(), model.named_buffers()))
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether every number is; takes no memory of the tensor's size."""
+    """Whether all values are finite; allocates no mask."""
     return not _get_nonfinite_kind(value)
 
 
 def _get_nonfinite_kind(value: Tensor) -> str:
-    """`nan` or `inf`; nothing if all numbers are finite."""
+    """`nan` or `inf`; empty if all values are finite."""
     value = torch.view_as_real(value) if value.is_complex() else value
     if not value.is_floating_point() or not value.numel():
         return ""
     if value.element_size() < 2:
-        value = value.float()  # torch can't compare numbers of 8 bits
+        value = value.float()  # torch can't compare 8-bit floats
     low, high = (end.item() for end in value.detach().aminmax())
     if math.isnan(low) or math.isnan(high):
         return "nan"
@@ -136,13 +136,13 @@ def _get_nonfinite_kind(value: Tensor) -> str:
 def _check_batch(step: StepInputs) -> NonFiniteLocation | None:
     if found := _check_inputs(step.raw_inputs):
         return found
-    advice = "look at augment"
+    advice = "check augment"
     if rows := _find_nonfinite_rows(step.inputs, len(step.raw_inputs)):
         return NonFiniteLocation(
-            "augmentation made inputs that are not finite", advice, sample_rows=rows
+            "augmentation returned inputs that are not finite", advice, sample_rows=rows
         )
     if not is_finite(step.target):
-        return NonFiniteLocation("augmentation made targets that are not finite", advice)
+        return NonFiniteLocation("augmentation returned targets that are not finite", advice)
     return None
 
 
@@ -165,7 +165,7 @@ def _check_weights(named: Iterable[tuple[str, Tensor]]) -> NonFiniteLocation | N
 
 
 def _find_nonfinite_rows(value: Tensor, count: int) -> tuple[int, ...]:
-    """Places of the samples with a number that isn't finite, if the first dimension is theirs."""
+    """Rows with a value that is not finite, if the first dimension is that of the batch."""
     if value.ndim == 0 or len(value) != count or is_finite(value):
         return ()
     low, high = value.detach().reshape(count, -1).aminmax(dim=1)
@@ -175,7 +175,6 @@ def _find_nonfinite_rows(value: Tensor, count: int) -> tuple[int, ...]:
 def _check_forward_backward(
     model: nn.Module, loss: LossFn, autocast: Autocast, inputs: Tensor, target: Tensor
 ) -> NonFiniteLocation:
-    """Through the model, the loss, and back."""
     with torch.enable_grad(), _register_hooks(model, len(inputs)) as seen:
         with autocast():
             output = model(inputs)
@@ -203,7 +202,7 @@ def _locate_in_loss() -> NonFiniteLocation:
 
 
 def _check_gradients(gradients: NamedTensors, order: Mapping[str, int]) -> NonFiniteLocation:
-    """Of the parameters: the one whose layer ran last, as the way back begins there."""
+    """Names the parameter whose layer ran last, as the backward pass begins there."""
     bad = [name for name, gradient in gradients if not is_finite(gradient)]
     if bad:
         name = max(bad, key=lambda name: order.get(name.rpartition(".")[0], 0))
@@ -224,27 +223,26 @@ def _check_gradients(gradients: NamedTensors, order: Mapping[str, int]) -> NonFi
             layer=name.rpartition(".")[0],
         )
     return NonFiniteLocation(
-        "done again, the step gave finite numbers, so it was chance (or the clip)"
+        "the repeated step was finite, so it is not deterministic, or the clip is the cause"
     )
 
 
 @dataclass
 class _NonFiniteHooks:
-    """One pass through a model and back, as its layers' outputs tell of it."""
+    """Hooks on the outputs of all modules in a forward and backward pass."""
 
     batch_size: int
-    """Samples in the batch."""
     forward_location: NonFiniteLocation | None = None
     backward_location: NonFiniteLocation | None = None
     finish_order: dict[str, int] = field(default_factory=dict)
-    """When each layer last finished."""
+    """The position of each module's last call."""
     finished_count: int = 0
     _last_finite: tuple[str, str] | None = None
-    """The layer at whose output the gradient was last seen to be finite, and what it is called."""
+    """Name and label of the module at whose output the gradient was last finite."""
     _last_tensor: Tensor | None = None
 
     def check_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """A forward hook: layers finish before those that hold them."""
+        """A forward hook: modules finish before those that contain them."""
         self.finished_count += 1
         self.finish_order[name] = self.finished_count
         called = (
@@ -266,7 +264,7 @@ class _NonFiniteHooks:
             rows = _find_nonfinite_rows(gradient, self.batch_size)
             if self._last_finite:
                 layer, last = self._last_finite
-                where = f"on its way back from the output of {last} to that of {called}"
+                where = f"between the output of {last} and that of {called}"
                 self.backward_location = NonFiniteLocation(
                     f"first in the gradient, {where}", STEP_SIZE_ADVICE, layer, rows
                 )
@@ -294,7 +292,7 @@ def _register_hooks(model: nn.Module, count: int) -> Iterator[_NonFiniteHooks]:
 
 
 def _iter_tensors(output: Any) -> Iterator[Tensor]:
-    """Those of a layer's output, which may be a tuple or dict of them, and so on."""
+    """The tensors of a module's output, which may be nested."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, (Mapping, list, tuple)):

@@ -1,4 +1,4 @@
-"""How a model's weights lie in memory: channels last, where convolutions are faster for it."""
+"""The memory format of a model: channels last where that makes convolutions faster."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ ChannelsLast = bool | Literal["auto"]
 
 
 CONV_CHANNEL_BLOCK = 16
-"""Channels that oneDNN's convolutions take at a time: 8 with AVX2, 16 with AVX-512."""
+"""oneDNN's blocks of channels: 8 with AVX2, 16 with AVX-512."""
 
 
 def to_memory_format(
     model: nn.Module, device: torch.device, channels_last: ChannelsLast
 ) -> nn.Module:
-    """The model on `device`, its 4-dimensional weights stored with the channels last if `wanted`.
+    """Moves the model to `device`, and its 4-dimensional weights to channels last.
 
-    `auto` does so for a model with 2-dimensional convolutions on a CPU, where a step of the
-    default model takes 0.75 of the time, and its evaluation 0.7. Inputs need not be arranged: the
-    first convolution hands its outputs on as its weights lie. Sums are formed in another order, so
-    the last bits of results differ from those of the ordinary layout.
+    `auto` does so for models with 2-dimensional convolutions on a CPU, where a step of the default
+    model takes 0.75 of the time, and its evaluation 0.7. Inputs need no conversion: a convolution
+    returns outputs in the format of its weights. As sums are computed in another order, the last
+    bits differ from those of the default format.
 
-    A model for which that isn't safe stays as it is under `auto`; raises SpecError under True.
+    A model for which that is not safe is not converted with `auto`; with True, raises SpecError.
     """
     model = model.to(device)
     unsafe = _find_unsafe_layer(model) if device.type == "cpu" else None
@@ -40,7 +40,7 @@ def to_memory_format(
 
 
 def _find_unsafe_layer(model: nn.Module) -> str | None:
-    """A layer that torch doesn't compute well in this layout on a CPU, and what would happen."""
+    """Describes a layer for which torch is incorrect in this format on a CPU, if there is one."""
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.Conv2d)

@@ -1,4 +1,4 @@
-"""Whether data fit into memory, before it is asked for; and a limit to what is asked for."""
+"""Checks of free memory, and a limit to the memory of this process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import psutil
 
 
 def check_free_memory(required_bytes: int, key: str, way_out: str) -> None:
-    """Raises ValueError, headed by `key`, if more bytes are needed than are free."""
+    """Raises ValueError, naming `key`, if more bytes are needed than are free."""
     free = psutil.virtual_memory().available
     if required_bytes > free:
         raise ValueError(
             f"{key}: needs {required_bytes / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} "
-            "are free;"
-            f" {way_out}"
+            f"are free; {way_out}"
         )
 
 
 @contextmanager
 def limit_memory(extra_bytes: int) -> Iterator[None]:
-    """In the block this process can take about `more` bytes of memory; beyond that asking for
-    memory fails, with a MemoryError or what a library makes of it. On Linux alone."""
+    """Limits what this process can allocate in the block to about `extra_bytes`, on Linux only.
+
+    Larger allocations fail with MemoryError or a library's error.
+    """
     if sys.platform != "linux":
         yield
         return

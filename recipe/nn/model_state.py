@@ -1,4 +1,4 @@
-"""Modes, random streams and buffers of a model, restored after a block."""
+"""Preserves the modes and buffers of a model, and the random streams."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from recipe.nn import rng
 
 @contextmanager
 def preserve_model_state(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
-    """Afterwards every module's train/eval mode and every random stream is as it was before.
+    """Restores the train/eval mode of each module and all random streams after the block.
 
-    With `buffers` the buffers too, such as BatchNorm's statistics, which training mode moves.
+    With `buffers`, also restores buffers, such as BatchNorm's statistics.
     """
     modes = [(module, module.training) for module in model.modules()]
     kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if buffers else []

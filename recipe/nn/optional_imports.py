@@ -7,16 +7,16 @@ import importlib.metadata
 from typing import Any
 
 TORCH_BINARY_LIBRARIES = ("torchvision", "timm")
-"""torchvision, and what imports it."""
+"""torchvision, and a library that imports it."""
 
 
 def import_optional(module: str, choice: str, extra: str) -> Any:
-    """The module, for that choice of an option; raises ValueError where it can't be imported."""
+    """Imports a module that an option needs; raises ValueError if it can't be imported."""
     library = module.partition(".")[0]
     try:
         importlib.import_module(library)
         return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: beside a torch it isn't made for
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
         way_out = f"install the extra: pip install torch-recipe[{extra}]"
         if not isinstance(error, ModuleNotFoundError):
             way_out = (

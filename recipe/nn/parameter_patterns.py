@@ -1,4 +1,4 @@
-"""Choosing parameters by name: exact names, globs and regular expressions."""
+"""Selects parameters by name: exact names, globs and regular expressions."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ import re2
 from recipe.errors import Problems, SpecError
 
 MAX_PATTERNS = 1000
-"""In one list."""
 
 MAX_PATTERN_LENGTH = 1000
-"""Of one pattern."""
 
 MAX_LISTED_PROBLEMS = 20
-"""Patterns without a match that are listed one by one."""
 
 
 def match_names(pattern: str, names: Sequence[str]) -> list[str]:
-    """The names that a pattern takes, in their order; may be none.
+    """The names that match a pattern, in their order.
 
     - `re:<expression>`: names in which the regular expression is found, in the syntax of RE2
       (https://github.com/google/re2/wiki/Syntax), whose time is linear in the length of a name:
       no look-around and no back-references;
-    - with `*`, `?` or `[`: a glob over the whole name;
-    - else the parameter of that very name, or all parameters of the module of that name.
+    - with `*`, `?` or `[`: a glob over the full name;
+    - else the parameter of that name, or all parameters of the module of that name.
 
-    Raises ValueError for an expression that is none, and for a pattern of more than MAX_CHARACTERS.
+    Raises ValueError for an invalid expression, and for more than MAX_PATTERN_LENGTH characters.
     """
     if len(pattern) > MAX_PATTERN_LENGTH:
         raise ValueError(
@@ -55,10 +52,10 @@ def match_names(pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def assign_patterns(key: str, patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """The first pattern that takes each name, for the names that one takes.
+    """The first pattern that matches each name, for the names that match one.
 
-    Raises SpecError with a problem for every pattern that is none, or that matches nothing (with
-    the names nearest to it), each headed by the dotted `key`; and for more than MAX_PATTERNS.
+    Raises SpecError for more than MAX_PATTERNS, and for patterns that are invalid or match nothing
+    (with the nearest names), each naming the dotted `key`.
     """
     if len(patterns) > MAX_PATTERNS:
         raise SpecError(

@@ -1,7 +1,7 @@
-"""Independent random streams, each named, all spawned by one seed.
+"""Independent, named random streams, all derived from one seed.
 
-A stream's state is a pure function of the seed, its name and, where it starts anew, the epoch:
-drawing from one never moves another, and an epoch can be replayed without those before it.
+A stream starts from the seed, its name and, for streams of an epoch, the epoch: drawing from one
+never changes another, and an epoch can be repeated without those before it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 RngStates = dict[str, Any]
-"""Where the global streams are: tensors and plain numbers, as a checkpoint can hold them."""
+"""States of the global streams: tensors and plain values."""
 
 
 def derive_seed(seed: int, stream: str, epoch: int = 0) -> int:
-    """A 63-bit seed for one stream."""
+    """A 63-bit seed for a stream."""
     digest = hashlib.sha256(f"{seed}/{stream}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -31,7 +31,7 @@ def make_generator(seed: int, stream: str, epoch: int = 0) -> torch.Generator:
 
 
 def seed_global_rng(seed: int, stream: str, epoch: int = 0) -> None:
-    """Puts the global streams of torch (all devices), numpy and Python at the start of a stream."""
+    """Seeds the global streams of torch (all devices), numpy and Python."""
     start = derive_seed(seed, stream, epoch)
     torch.manual_seed(start)
     np.random.seed(start % 2**32)
@@ -39,7 +39,7 @@ def seed_global_rng(seed: int, stream: str, epoch: int = 0) -> None:
 
 
 def get_rng_states() -> RngStates:
-    """Where the global streams of torch (all devices), numpy and Python are."""
+    """The states of the global streams of torch (all devices), numpy and Python."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     assert isinstance(keys, np.ndarray)
     version, numbers, second = random.getstate()
@@ -53,7 +53,7 @@ def get_rng_states() -> RngStates:
 
 
 def set_rng_states(states: RngStates) -> None:
-    """Puts them there again. GPUs that are no longer there are passed over."""
+    """Restores the states of the global streams; those of missing GPUs are ignored."""
     torch.set_rng_state(states["torch"])
     for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state, index)
@@ -66,7 +66,7 @@ def set_rng_states(states: RngStates) -> None:
 
 
 def snapshot_rng() -> object:
-    """Something to compare, which is equal where no global stream was drawn from in between."""
+    """A value that is equal to an earlier one if no global stream was drawn from in between."""
     _, keys, *rest = np.random.get_state()
     assert isinstance(keys, np.ndarray)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -76,7 +76,7 @@ def snapshot_rng() -> object:
 
 @contextmanager
 def isolate_seeded_rng(seed: int, stream: str) -> Iterator[None]:
-    """In the block the global streams are at the start of a stream, afterwards as before."""
+    """Seeds the global streams for the block, and restores them afterwards."""
     with isolate_rng():
         seed_global_rng(seed, stream)
         yield
@@ -84,7 +84,7 @@ def isolate_seeded_rng(seed: int, stream: str) -> Iterator[None]:
 
 @contextmanager
 def isolate_rng() -> Iterator[None]:
-    """Whatever the block draws, the global streams are afterwards as they were before."""
+    """Restores the global streams after the block."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:

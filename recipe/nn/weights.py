@@ -1,4 +1,4 @@
-"""Weights on disk: written whole or not at all, read without running anything."""
+"""Weights on disk: written atomically, and read without running pickled code."""
 
 from __future__ import annotations
 
@@ -20,34 +20,32 @@ from recipe.formatting import escape_unprintable, format_bytes, format_list, plu
 from recipe.nn import memory_limit
 
 LOAD_OVERHEAD_BYTES = 2**29
-"""Bytes that loading may take besides the file's content."""
+
+MAX_KEY_LENGTH = 80  # of a file's keys that are printed
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file; `path` is at any moment the old file or the new one, never a part."""
+    """Writes a safetensors file atomically."""
     atomic_write.write_file(
         path, save({name: tensor.contiguous() for name, tensor in weights.items()})
     )
 
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-"""Under which training scripts save a state_dict within a checkpoint."""
+"""Keys of the state_dict in the checkpoints of other training scripts."""
 
 WRAPPER_PREFIXES = ("module.", "model.")
-"""What data parallelism and Lightning put before every name."""
+"""Prefixes of all names, by DataParallel and Lightning."""
 
-COMPILED_PREFIX = "_orig_mod."
-"""What torch.compile puts before the names of a compiled module."""
+COMPILED_PREFIX = "_orig_mod."  # by torch.compile
 
-BATCH_COUNTER = "num_batches_tracked"
-"""A buffer of batch normalisation that files of older versions of torch lack."""
+BATCH_COUNTER = "num_batches_tracked"  # of BatchNorm; files of older versions of torch lack it
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a state_dict saved by torch, by itself or within a
-    checkpoint as training scripts write them; no pickled code runs.
+    """The tensors of a .safetensors file, or of a state_dict in a file of torch.save.
 
-    Raises ValueError for anything else.
+    No pickled code is run. Raises ValueError for any other file.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; use another")
@@ -73,11 +71,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and _is_dense_real_tensor(value) for name, value in content.items()
     ):
-        keys = (
-            [escape_unprintable(str(key)[:MAX_KEY_LENGTH]) for key in content]
-            if _is_state_dict(content)
-            else []
-        )
+        keys = [
+            escape_unprintable(str(key)[:MAX_KEY_LENGTH])
+            for key in (content if isinstance(content, dict) else ())
+        ]
         raise ValueError(
             f"{path}: is no state_dict (a dict of dense tensors by parameter name)"
             + (f"; its keys are {format_list(keys, 8)}" if keys else "")
@@ -87,12 +84,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class ExcessiveMemoryError(ValueError):
-    """A file would take more memory than its size accounts for."""
+    """Loading a file would take far more memory than its size."""
 
 
 def load_torch_file(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; no pickled code runs, and memory is taken only in
-    proportion to the file's size. Raises Inflated, and whatever torch.load does."""
+    """Loads a file of torch.save to the CPU, without running pickled code.
+
+    Raises ExcessiveMemoryError, and what torch.load raises.
+    """
     size = path.stat().st_size
     with memory_limit.limit_memory(2 * size + LOAD_OVERHEAD_BYTES):
         if zipfile.is_zipfile(path):
@@ -114,17 +113,9 @@ def load_torch_file(path: Path) -> Any:
             ) from error
 
 
-MAX_KEY_LENGTH = 80
-"""Characters of a file's key that are printed."""
-
-
-def _is_state_dict(content: object) -> bool:
-    return isinstance(content, dict) and bool(content)
-
-
 def strip_wrapper_prefixes(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The weights under the names of the model itself, without what compiling, data parallelism or
-    Lightning put before them; names that the model has are kept."""
+    """Removes the prefixes of torch.compile, DataParallel and Lightning that the model's own names
+    lack."""
     own = model.state_dict().keys()
     found = rename_weights(weights, lambda name: name)
     if not any(COMPILED_PREFIX in name for name in own):
@@ -140,7 +131,7 @@ def strip_wrapper_prefixes(weights: Mapping[str, Tensor], model: nn.Module) -> d
 def rename_weights(
     weights: Mapping[str, Tensor], rename: Callable[[str], str]
 ) -> dict[str, Tensor]:
-    """Tensors and the versions of the modules that they are of, under other names."""
+    """Renames tensors, and the versions of their modules."""
     found = OrderedDict((rename(name), tensor) for name, tensor in weights.items())
     if len(found) < len(weights):  # two would have the same name
         return dict(weights)
@@ -151,7 +142,6 @@ def rename_weights(
 
 
 def _is_dense_real_tensor(tensor: object) -> bool:
-    """Whether it is an ordinary tensor of real numbers, one that can be copied into a model."""
     return (
         isinstance(tensor, Tensor)
         and tensor.layout is torch.strided
@@ -162,23 +152,22 @@ def _is_dense_real_tensor(tensor: object) -> bool:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What became of a file's weights, by name."""
+    """Names of a model's tensors, by whether they were loaded from a file."""
 
     loaded: list[str]
     not_loaded: list[str]
-    """Of the model's head: kept their initial values."""
+    """Tensors of the head that keep their initial values."""
     missing_counters: list[str]
-    """Counters of batch normalisation that the file lacks: kept, as torch does."""
+    """`num_batches_tracked` that the file lacks; they keep their values, as in torch."""
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]) -> LoadResult:
-    """Loads weights into a model in place by torch's `load_state_dict`, and so with what the
-    model's modules do about files of older versions.
+    """Loads weights into a model in place, by torch's `load_state_dict`.
 
-    Only parameters in `head` (full names) may keep their initial values: they do where the
-    file lacks them or has them in another shape. Raises ValueError for anything else that is
-    missing, unexpected or of another shape, for tensors that aren't numbers of the model's kind,
-    and for values that are NaN, infinite or beyond the model's type; the model is then unchanged.
+    Only parameters in `head` (full names) may be missing or have another shape; they keep their
+    initial values. Raises ValueError for other tensors that are missing, unexpected or of another
+    shape or kind of dtype, and for values that are NaN, infinite or overflow the model's dtype; the
+    model is then unchanged.
     """
     state = model.state_dict()
     named = {name: weights[name] for name in state if name in weights}
@@ -211,12 +200,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]
 def _load_state_dict(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
     try:
         return model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # such as another shape under a name that a module changed
+    except RuntimeError as error:  # such as another shape of a tensor that a module renamed
         raise ValueError(" ".join(str(error).split())) from error
 
 
 def _check_dtypes(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:
-    """Raises ValueError for tensors that would lose more than digits as the type they are to be."""
+    """Raises ValueError for tensors whose conversion would lose more than precision."""
     other = [
         name
         for name, (tensor, wanted) in given.items()
@@ -234,8 +223,7 @@ def _check_finite(loaded: Mapping[str, Tensor]) -> None:
         what = f"{sum(counts.values()):,} NaN or infinite values in "
         raise ValueError(
             f"{_format_names(what + pluralize(len(broken), 'tensor'), broken)}; the training that "
-            "they are"
-            " from diverged, use other weights"
+            "they are from diverged, use other weights"
         )
 
 

@@ -1,9 +1,7 @@
-"""Optimizers, and what watches operations, without the import of torch's compiler, which takes one
-to three seconds of a process.
+"""Optimizers and dispatch modes without the import of torch's compiler, which takes 1 to 3 seconds.
 
-torch imports it when an optimizer is made, when it first steps and when a mode sees its first
-operation, only to tell it not to look inside. Nothing compiles these here, so there is nobody to
-tell.
+torch imports it when an optimizer is created, at its first step, and at the first operation in a
+dispatch mode, only to disable compilation of these. Nothing here compiles them.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def disable_dynamo_for_optimizers() -> None:
-    """Marks those methods of every optimizer that torch would mark on their first call."""
+    """Marks the methods of Optimizer that torch would mark in their first call."""
     for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.zero_grad):
         _mark_disabled(method)
 
 
 def disable_dynamo_for_mode(mode_class: type[TorchDispatchMode]) -> None:
-    """As `methods`, of a mode that sees every operation."""
+    """Marks `__torch_dispatch__` of a mode class."""
     _mark_disabled(mode_class.__torch_dispatch__)
 
 
@@ -37,8 +35,10 @@ def _mark_disabled(method: Callable[..., Any]) -> None:
 
 
 def replace_optimizer_step(optimizer: Optimizer) -> None:
-    """Gives one of torch's own optimizers the same `step`, hooks included, without the import; any
-    other keeps its own."""
+    """Gives one of torch's own optimizers an equivalent `step`, hooks included, without the import.
+
+    The `step` of any other optimizer is unchanged.
+    """
     plain = _unwrap_step(type(optimizer).step)
     if plain is None:
         return
@@ -53,7 +53,7 @@ def replace_optimizer_step(optimizer: Optimizer) -> None:
 
 
 def _unwrap_step(step: Any) -> Callable[..., Any] | None:
-    """What torch's wrapper with the import is about; None if there is no such wrapper."""
+    """The function inside torch's wrapper that imports the compiler; None without that wrapper."""
     while isinstance(step, FunctionType):
         within = getattr(step, "__wrapped__", None)
         if step.__code__ is _WRAPPER_CODE:

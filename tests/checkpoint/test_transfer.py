@@ -157,8 +157,8 @@ def test_the_rates_on_both_sides_of_a_longer_schedule_are_reported(small: Compos
     assert points[0].metrics["lr/all"] == pytest.approx(0.04)
     assert carried.first_step_changes == [
         "learning rate of group all 0.00536 in the last step, 0.04 now",
-        "scheduler=cosine is as long as the run, and continues where a run of this length is after "
-        "epoch 2 of 4; scheduler=constant with optimizer.lr keeps one rate",
+        "scheduler=cosine spans the run, and continues as in a run of this length after "
+        "epoch 2 of 4; scheduler=constant with optimizer.lr keeps it constant",
         "epochs 2 before, 4 now",
     ]
 

@@ -48,7 +48,7 @@ def test_a_checkpoint_that_can_not_be_written_stops_the_run_and_spoils_nothing(
     path = run / "checkpoints" / "step-000000003.ckpt"
     assert done.status == 1
     assert problem == (
-        f"recipe: checkpoint: {path} can't be written: File too large; there is none before it; "
+        f"recipe: checkpoint: {path} can't be written: File too large; there is no earlier one; "
         f"make room, then python -m recipe resume {run.name}"
     )
     assert commands.read_json(run / "run.json")["status"] == "FAILED"

@@ -106,7 +106,7 @@ def test_what_changes_no_number_makes_no_branch(tmp_path: Path, override: str) -
     [
         (["name=other"], ["name=other: a resumed run keeps its name; leave it out"]),
         (["again=true"], ["again=true starts a run from scratch, and resume continues it; "]),
-        (["epochs=1"], ["epochs is 1, but 1 are over already; give more of them"]),
+        (["epochs=1"], ["epochs is 1, but 1 are already finished; use a larger number"]),
         (["epocs=4"], ["epocs=4: no such key; did you mean epochs?"]),
         (["clip=nrm", "epochs=x"], ["clip=nrm: no such option; did you mean", "epochs must be"]),
     ],

@@ -104,8 +104,8 @@ def test_a_gradient_that_breaks_on_its_way_back_is_told_between_two_layers(built
     run = marked(built(*chosen("root")), 13)
     facts, message, _ = stopped(run)
     assert facts["what"] == "the norm of the gradients is nan"
-    where = "from the output of gate (Gate) to that of relu (ReLU)"
-    assert f"first in the gradient, on its way back {where}, in 1 of " in message
+    where = "between the output of gate (Gate) and that of relu (ReLU)"
+    assert f"first in the gradient, {where}, in 1 of " in message
     assert (facts["layer"], facts["not_finite"]) == ("gate", [13])
 
 
@@ -121,7 +121,8 @@ def test_of_layers_within_layers_the_innermost_is_told(built: Build) -> None:
     run.model.add_module("relu1", nn.Sequential(nn.Sequential(Root())))
     facts, message, _ = stopped(run)
     assert facts["layer"] == "relu1.0.0"
-    assert "from the output of relu1.0.0 (Root) to that of linear1 (Linear), in all 8 " in message
+    where = "between the output of relu1.0.0 (Root) and that of linear1 (Linear)"
+    assert f"{where}, in all 8 " in message
 
 
 def test_a_loss_that_is_nan_by_itself_is_told_from_the_model(built: Build) -> None:
@@ -133,7 +134,7 @@ def test_a_loss_that_is_nan_by_itself_is_told_from_the_model(built: Build) -> No
     facts, message, _ = stopped(run)
     assert (facts["step"], facts["what"], facts["layer"]) == (2, "the loss is nan", None)
     assert "every output of the model is finite, so it is the loss itself (the batch is" in message
-    assert "; look at the loss, and at what it is given; on_nonfinite=skip leaves" in message
+    assert "; check the loss, and its inputs; on_nonfinite=skip leaves" in message
 
 
 def test_a_loss_with_a_finite_value_and_no_finite_gradient_is_told_from_the_model(
@@ -241,7 +242,7 @@ def test_what_augmentation_made_is_told_from_what_the_data_gave(built: Build) ->
 
         run.augment = StepComponent(broken)
         facts, _, _ = stopped(run)
-        assert facts["where"] == f"augmentation made {told} that are not finite"
+        assert facts["where"] == f"augmentation returned {told} that are not finite"
         assert facts["not_finite"] == ([facts["samples"][1]] if told == "inputs" else [])
 
 
@@ -324,7 +325,7 @@ def test_where_tracing_fails_the_rest_is_told_all_the_same(built: Build) -> None
     facts, _, _ = stopped(run)
     assert (facts["step"], facts["what"]) == (1, "the loss is nan")
     assert facts["where"] == (
-        "where is not known, as doing it again gave RuntimeError: out of memory"
+        "it is not located, as the repetition raised RuntimeError: out of memory"
     )
 
 

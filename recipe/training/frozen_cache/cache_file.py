@@ -74,7 +74,7 @@ def load_cached_outputs(
     if found is None:
         os.close(handle)
     else:
-        weakref.finalize(found, os.close, handle)  # it is in use for as long as its lock is held
+        weakref.finalize(found, os.close, handle)  # its lock is held while it is in use
     return found
 
 
@@ -85,13 +85,13 @@ def _map_file(path: Path, handle: int, plan: _FileLayout) -> CachedOutputs | Non
         return None
     stamp = (about.st_ino, about.st_size, about.st_mtime_ns)
     mapped = None
-    if about.st_size == plan.size:  # private, so that nothing can write into the file through it
+    if about.st_size == plan.size:  # private: writes don't reach the file
         mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
     if mapped is None or (_verified_files.get(path) != stamp and not plan.is_intact(mapped)):
         path.unlink(missing_ok=True)
         return None
     _verified_files[path] = stamp
-    with contextlib.suppress(OSError):  # another's, but good to read
+    with contextlib.suppress(OSError):  # the file may belong to another user
         os.utime(path, ns=(time.time_ns(), about.st_mtime_ns))
     return CachedOutputs(tuple(plan.map_tensors(mapped)))
 
@@ -159,7 +159,7 @@ def _write(path: Path, plan: _FileLayout, batches: Iterable[tuple[int, Rows]]) -
     try:
         with open(handle, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            os.posix_fallocate(handle, 0, plan.size)  # a full disk shows now
+            os.posix_fallocate(handle, 0, plan.size)  # fails now if the disk is full
             hashes = [hashlib.sha256() for _ in plan.layouts]
             done = 0
             for first, rows in batches:

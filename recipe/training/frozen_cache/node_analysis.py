@@ -1,4 +1,4 @@
-"""What each node of a graph does, seen by running it on a few samples."""
+"""Observes each node of a graph while it runs on a few samples."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TensorVersions = list[tuple[Tensor, int]]
 class NodeObservations:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     random_nodes: set[fx.Node] = field(default_factory=set)
-    """Nodes that drew from a global random stream."""
+    """Nodes that draw from a global random stream."""
     modified_by: dict[fx.Node, fx.Node] = field(default_factory=dict)
-    """Of a value that is changed in place after it was made: by which node."""
+    """The node that later modifies a value in place."""
     stale_reads: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
-    """Values that are read after they were changed in place, and by which node."""
+    """(value, reader) for values that are read after they were modified in place."""
 
 
 class _ObservingInterpreter(fx.Interpreter):
-    def __init__(self, whole: InputOnlyModel, graph: fx.Graph) -> None:
-        super().__init__(whole, garbage_collect_values=False, graph=graph)
+    def __init__(self, model: InputOnlyModel, graph: fx.Graph) -> None:
+        super().__init__(model, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
         self.observations = NodeObservations()
         self.tensor_versions: dict[fx.Node, TensorVersions] = {}
@@ -50,18 +50,18 @@ class _ObservingInterpreter(fx.Interpreter):
         return value
 
 
-def observe_nodes(whole: InputOnlyModel, graph: fx.Graph, inputs: Tensor) -> NodeObservations:
-    """Runs the graph. Views share what tells that a tensor was changed in place, so a change that
-    the graph doesn't show is noticed."""
-    watched = _ObservingInterpreter(whole, graph)
+def observe_nodes(model: InputOnlyModel, graph: fx.Graph, inputs: Tensor) -> NodeObservations:
+    """Runs the graph. Views share the version counters of their tensors, so in-place modifications
+    that the graph doesn't show are detected."""
+    watched = _ObservingInterpreter(model, graph)
     with torch.no_grad():
         watched.run(inputs)
     return watched.observations
 
 
 class _CountingInterpreter(fx.Interpreter):
-    def __init__(self, whole: InputOnlyModel, graph: fx.Graph, counter: FlopCounterMode) -> None:
-        super().__init__(whole, graph=graph)
+    def __init__(self, model: InputOnlyModel, graph: fx.Graph, counter: FlopCounterMode) -> None:
+        super().__init__(model, graph=graph)
         self.counter = counter
         self.multiply_adds: dict[fx.Node, int] = {}
 
@@ -73,11 +73,11 @@ class _CountingInterpreter(fx.Interpreter):
 
 
 def count_multiply_adds(
-    whole: InputOnlyModel, graph: fx.Graph, inputs: Tensor
+    model: InputOnlyModel, graph: fx.Graph, inputs: Tensor
 ) -> dict[fx.Node, int]:
-    """Of every node, for all inputs together."""
+    """By node, for all inputs together."""
     counter = FlopCounterMode(display=False)
-    counting = _CountingInterpreter(whole, graph, counter)
+    counting = _CountingInterpreter(model, graph, counter)
     with torch.no_grad(), counter:
         if counter.mode is not None:
             without_dynamo.disable_dynamo_for_mode(type(counter.mode))
@@ -90,7 +90,6 @@ def _is_modified(versions: TensorVersions) -> bool:
 
 
 def iterate_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):

@@ -39,42 +39,40 @@ from recipe.training.frozen_cache.trace import (
 )
 
 MIN_MULTIPLY_ADDS_PER_BYTE = 8
-"""Multiply-adds that a kept byte must save. On a CPU an epoch took 1.03 of the time with 2 to 7 of
-them a byte (a first layer of 3 x 3 alone), and 0.8 with 170 (two layers and a pooling)."""
+"""Multiply-adds that a cached byte must save. On a CPU, an epoch took 1.03 of the time with 2 to 7
+per byte (the first 3x3 layer only), and 0.8 with 170 (two layers and pooling)."""
 
 SHAPE_QUERIES = {
     "getattr": ("shape", "ndim", "dtype", "device", "is_cuda", "itemsize"),
     "call_method": ("size", "dim", "ndimension", "numel", "nelement", "element_size"),
 }
-"""What may be asked of a tensor without looking at its numbers."""
+"""Queries of a tensor that don't depend on its values."""
 
 TailReasons = dict[fx.Node, str]
-"""Nodes that can't be in the prefix, with what keeps them; empty: they follow one of the others."""
+"""Nodes that can't be in the prefix, with the reason; empty if they depend on another one."""
 
 
 @dataclass(frozen=True)
 class ModelSplit:
     wrapper: InputOnlyModel
     prefix_graph: fx.Graph
-    """Of the prefix: from the inputs to what is kept, and to what goes by the batch's size."""
+    """From the inputs to the cached values, and to the sizes."""
     layouts: tuple[RowLayout, ...]
-    """Of what is kept."""
+    """Of the cached values."""
     size_expressions: tuple[Any, ...]
-    """What goes by the batch's size, as layout.plain tells of it."""
+    """Sizes as functions of the batch size; see `infer_size`."""
     prefix_function: Callable[[Tensor], tuple[tuple[Tensor, ...], tuple[Any, ...]]]
-    """The graph."""
     run_tail: Callable[..., Tensor]
-    """Called with the number of samples and what is kept of them."""
+    """Called with the number of samples and their cached values."""
     prefix_tensors: frozenset[str]
-    """The parameters, buffers and other tensors of the prefix."""
+    """Names of the tensors that the prefix reads."""
     last_layer: str
-    """The last layer with weights in it."""
+    """The last layer with weights in the prefix."""
     multiply_add_share: float
-    """Of the model's multiply-adds."""
+    """The prefix's share of the model's multiply-adds."""
 
     @property
     def bytes_per_sample(self) -> int:
-        """Kept of a sample."""
         return sum(layout.row_bytes for layout in self.layouts)
 
     def run_prefix(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -93,37 +91,41 @@ class ModelSplit:
 def split_model(
     model: nn.Module, inputs: Tensor, trained_names: set[str], modified_names: set[str]
 ) -> ModelSplit:
-    """For the modes that the model is in, from max(COUNTS) inputs as it is given them.
+    """Splits the model in its current modes, given max(PROBE_BATCH_SIZES) inputs.
 
-    `trained` are names of parameters that training moves, `moving` of tensors that a forward pass
-    does. Raises NotCacheable. Buffers are for the caller to preserve.
+    `trained_names` are parameters that are trained, `modified_names` tensors that a forward pass
+    modifies. Raises NotCacheable. May change buffers.
     """
-    whole = InputOnlyModel(model)
-    graph = trace_model(whole)
+    wrapper = InputOnlyModel(model)
+    graph = trace_model(wrapper)
     with restore_attributes(model) as changed:
-        seen = [observe_nodes(whole, graph, inputs[:count]) for count in PROBE_BATCH_SIZES]
-        work = count_multiply_adds(whole, graph, inputs[: PROBE_BATCH_SIZES[0]])
+        seen = [observe_nodes(wrapper, graph, inputs[:count]) for count in PROBE_BATCH_SIZES]
+        multiply_adds = count_multiply_adds(wrapper, graph, inputs[: PROBE_BATCH_SIZES[0]])
     check_unchanged(changed)
-    late = _find_tail_nodes(graph, whole, seen, trained_names, modified_names)
+    late = _find_tail_nodes(graph, wrapper, seen, trained_names, modified_names)
     kept, sizes = _find_cut_values(graph, seen, late)
     cut = _GraphCut(graph, late, kept, sizes)
-    pruned, reads = cut.build_prefix_graph(), cut.prefix_tensors(whole)
-    saved = sum(work[node] for node in cut.prefix_nodes)
-    if (
-        saved // PROBE_BATCH_SIZES[0]
-        < MIN_MULTIPLY_ADDS_PER_BYTE * sum(layout.row_bytes for layout in kept.values())
-        or not saved
-    ):
-        raise NotCacheable(_low_savings_reason(late, bool(saved)))
+    saved = sum(multiply_adds[node] for node in cut.prefix_nodes)
+    bytes_per_sample = sum(layout.row_bytes for layout in kept.values())
+    if saved == 0 or saved // PROBE_BATCH_SIZES[0] < MIN_MULTIPLY_ADDS_PER_BYTE * bytes_per_sample:
+        first = next(filter(None, late.values()))
+        raise NotCacheable(f"{'too little' if saved else 'nothing'} to save before {first}")
+    prefix_graph = cut.build_prefix_graph()
     return ModelSplit(
-        whole, pruned, tuple(kept.values()), tuple(sizes.values()), _compile_graph(whole, pruned),
-        _compile_graph(whole, cut.build_tail_graph()), reads,
-        cut.last_layer(whole), saved / sum(work.values()),
-    )  # fmt: skip
+        wrapper,
+        prefix_graph,
+        tuple(kept.values()),
+        tuple(sizes.values()),
+        prefix_function=_compile_graph(wrapper, prefix_graph),
+        run_tail=_compile_graph(wrapper, cut.build_tail_graph()),
+        prefix_tensors=cut.prefix_tensors(wrapper),
+        last_layer=cut.last_layer(wrapper),
+        multiply_add_share=saved / sum(multiply_adds.values()),
+    )
 
 
 def find_modified_tensors(model: nn.Module, inputs: Tensor) -> set[str]:
-    """Names of the tensors that a forward pass in the present modes changes."""
+    """Names of the tensors that a forward pass in the current modes modifies."""
     before = named_tensors(model)
     kept = {name: (value.detach().clone(), value._version) for name, value in before.items()}
     with torch.no_grad(), restore_attributes(model) as changed:
@@ -141,7 +143,7 @@ def find_modified_tensors(model: nn.Module, inputs: Tensor) -> set[str]:
 
 def _find_tail_nodes(
     graph: fx.Graph,
-    whole: InputOnlyModel,
+    wrapper: InputOnlyModel,
     seen: list[NodeObservations],
     trained: set[str],
     moving: set[str],
@@ -149,7 +151,7 @@ def _find_tail_nodes(
     late: TailReasons = {}
     shapes = _find_shape_nodes(graph)
     for node in graph.nodes:
-        reason = _tail_reason(node, whole, seen, trained, moving, shapes)
+        reason = _tail_reason(node, wrapper, seen, trained, moving, shapes)
         if reason or any(given in late for given in node.all_input_nodes):
             late[node] = reason or ""
     return late
@@ -157,7 +159,7 @@ def _find_tail_nodes(
 
 def _tail_reason(
     node: fx.Node,
-    whole: InputOnlyModel,
+    wrapper: InputOnlyModel,
     seen: list[NodeObservations],
     trained: set[str],
     moving: set[str],
@@ -169,13 +171,14 @@ def _tail_reason(
     if any(node in each.random_nodes for each in seen):
         return f"{_node_label(node)}, which draws random numbers"
     if node.op == "call_module":
-        module = whole.get_submodule(str(node.target))
+        module = wrapper.get_submodule(str(node.target))
         if any(map(has_hooks, module.modules())):
             return f"{_node_label(node)}, which has hooks"
-    for name in _read_tensor_names(node, whole):
+    for name in _read_tensor_names(node, wrapper):
         if name in trained | moving:
             return f"{name}, which {'is trained' if name in trained else 'moves'}"
-    if node.op != "placeholder" and node not in shapes and _is_number(seen[0].values[node]):
+    is_number = isinstance(seen[0].values[node], int | float | complex)
+    if is_number and node.op != "placeholder" and node not in shapes:
         return f"{_node_label(node)}, a number taken out of a tensor"
     if any(_mixes_samples(*values) for values in _tensor_pairs(node, seen)):
         return f"{_node_label(node)}, where the samples of a batch act on each other"
@@ -188,7 +191,7 @@ def _tensor_pairs(node: fx.Node, seen: list[NodeObservations]) -> Iterator[tuple
 
 
 def _mixes_samples(few: Tensor, more: Tensor) -> bool:
-    """Whether a sample's numbers depend on what else is in the batch, by more than rounding."""
+    """Whether a sample's values depend on the other samples of the batch, beyond rounding."""
     layout = RowLayout.infer(few, more)
     if layout is None or not few.is_floating_point():
         return False
@@ -197,17 +200,13 @@ def _mixes_samples(few: Tensor, more: Tensor) -> bool:
     return bool((few.float() - mine).abs().amax() > 0.01 * scale)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | complex)
-
-
-def _read_tensor_names(node: fx.Node, whole: InputOnlyModel) -> Iterator[str]:
+def _read_tensor_names(node: fx.Node, wrapper: InputOnlyModel) -> Iterator[str]:
     """Names of the model's tensors that a node itself reads."""
     target = str(node.target).removeprefix("model.")
     if node.op == "get_attr" and str(node.target).startswith("model."):
         yield target
     if node.op == "call_module":
-        for name in named_tensors(whole.get_submodule(str(node.target))):
+        for name in named_tensors(wrapper.get_submodule(str(node.target))):
             yield f"{target}.{name}"
 
 
@@ -263,7 +262,7 @@ def _find_cut_values(
 
 
 def _find_shape_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that depend on the shapes and types of tensors alone."""
+    """The nodes that depend only on the shapes and types of tensors."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         asks = (node.op == "call_method" and node.target in SHAPE_QUERIES["call_method"]) or (
@@ -276,7 +275,7 @@ def _find_shape_nodes(graph: fx.Graph) -> set[fx.Node]:
 
 
 class _GraphCut:
-    """The graphs of prefix and tail, made from the graph of the model."""
+    """Builds the graphs of prefix and tail from the graph of the model."""
 
     def __init__(
         self,
@@ -289,7 +288,7 @@ class _GraphCut:
         self.prefix_nodes = self._find_prefix_nodes()
 
     def _find_prefix_nodes(self) -> list[fx.Node]:
-        """The nodes that what is kept is made of, in order."""
+        """The nodes that the cached values and sizes depend on, in order."""
         needed = {*self.cached_nodes, *self.size_nodes}
         for node in reversed(self.graph.nodes):
             if node in needed:
@@ -321,16 +320,16 @@ class _GraphCut:
                 copies[node] = made.node_copy(node, copies.__getitem__)
         return made
 
-    def prefix_tensors(self, whole: InputOnlyModel) -> frozenset[str]:
+    def prefix_tensors(self, wrapper: InputOnlyModel) -> frozenset[str]:
         return frozenset(
-            name for node in self.prefix_nodes for name in _read_tensor_names(node, whole)
+            name for node in self.prefix_nodes for name in _read_tensor_names(node, wrapper)
         )
 
-    def last_layer(self, whole: InputOnlyModel) -> str:
+    def last_layer(self, wrapper: InputOnlyModel) -> str:
         layers = [
             _node_label(node)
             for node in self.prefix_nodes
-            if node.op == "call_module" and any(_read_tensor_names(node, whole))
+            if node.op == "call_module" and any(_read_tensor_names(node, wrapper))
         ]
         return layers[-1] if layers else self.prefix_nodes[-1].name
 
@@ -344,16 +343,11 @@ def _emit_size(graph: fx.Graph, count: fx.Node, size: Any) -> Any:
     return size
 
 
-def _compile_graph(whole: InputOnlyModel, graph: fx.Graph) -> Callable[..., Any]:
-    """The graph as a function; names are looked up in `whole` when it is called."""
+def _compile_graph(wrapper: InputOnlyModel, graph: fx.Graph) -> Callable[..., Any]:
+    """The graph as a function; modules and tensors are looked up in `wrapper` at each call."""
     graph.lint()
     code = graph.python_code(root_module="self")
     found: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, "<prefix>", "exec"), found)
-    made: Callable[..., Any] = found["forward"].__get__(whole)
+    made: Callable[..., Any] = found["forward"].__get__(wrapper)
     return made
-
-
-def _low_savings_reason(late: TailReasons, some: bool) -> str:
-    first = next(filter(None, late.values()))
-    return f"{'too little' if some else 'nothing'} to save before {first}"

@@ -1,4 +1,4 @@
-"""How a value that crosses the cut is kept for every sample, and made again for a batch."""
+"""The layout of a cached value: one row per sample, from which a batch is assembled."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ import torch
 from torch import Tensor
 
 PROBE_BATCH_SIZES = (2, 3)
-"""Samples in the two batches that tell how a value depends on their number."""
+"""Sizes of two batches, from which the dependence of shapes on the batch size is inferred."""
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.memory_format)
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Of a tensor one of whose dimensions goes by samples, `fold` entries for each."""
+    """The layout of a tensor that has `fold` entries per sample in dimension `dim`."""
 
     dim: int
-    """That dimension."""
     fold: int
     shape: tuple[int, ...]
-    """Of the other dimensions."""
+    """Sizes of the other dimensions."""
     order: tuple[int, ...]
-    """All dimensions as they lie in memory, the outermost first."""
+    """All dimensions in the order of memory, the outermost first."""
     strides: tuple[int, ...]
-    """Of all dimensions, in numbers, if `dim` is the outermost; else none are given, as they go
-    by the batch's size. What follows sees the memory format that it always saw."""
+    """Strides of all dimensions if `dim` is the outermost; else empty, as they depend on the batch
+    size. The tail gets the same memory format as without the cache."""
     dtype: torch.dtype
 
     @classmethod
     def infer(cls, few: Tensor, more: Tensor) -> RowLayout | None:
-        """From a value's tensors in batches of COUNTS samples; None: it can't be kept so."""
+        """Infers the layout from batches of PROBE_BATCH_SIZES; None if there is no such layout."""
         if few.layout != torch.strided or not few.numel() or few.ndim != more.ndim:
             return None
         dims = [dim for dim in range(few.ndim) if few.shape[dim] != more.shape[dim]]
@@ -58,7 +57,6 @@ class RowLayout:
 
     @property
     def row_length(self) -> int:
-        """That are kept of a sample."""
         return self.fold * math.prod(self.shape)
 
     @property
@@ -66,34 +64,35 @@ class RowLayout:
         return self.row_length * self.dtype.itemsize
 
     def batch_shape(self, samples: int) -> tuple[int, ...]:
-        """The shape of the tensor for so many samples."""
         return (*self.shape[: self.dim], samples * self.fold, *self.shape[self.dim :])
 
     def to_rows(self, value: Tensor) -> Tensor:
-        """Shape (samples, numbers), contiguous: each sample's in the order of its memory."""
+        """Contiguous rows, shape (samples, row_length), each in the order of memory."""
         others = [dim for dim in self.order if dim != self.dim]
         ordered = value.detach().permute(self.dim, *others).contiguous()
         return ordered.view(-1, self.row_length)
 
     def from_rows(self, rows: Tensor) -> Tensor:
-        """The tensor again, of contiguous rows (samples, numbers); may share their memory."""
+        """The tensor of these rows, shape (samples, row_length); it may share their memory."""
         full = self.batch_shape(len(rows))
         if self.strides:
             return rows.as_strided(full, self.strides)
         others = [dim for dim in self.order if dim != self.dim]
-        apart = rows.view(full[self.dim], *(full[dim] for dim in others))
-        lying = apart.permute(*([self.dim, *others].index(dim) for dim in self.order)).contiguous()
-        return lying.permute(*(self.order.index(dim) for dim in range(len(full))))
+        split = rows.view(full[self.dim], *(full[dim] for dim in others))
+        ordered = split.permute(
+            *([self.dim, *others].index(dim) for dim in self.order)
+        ).contiguous()
+        return ordered.permute(*(self.order.index(dim) for dim in range(len(full))))
 
 
 READABLE_FLAG_LAYOUT = RowLayout(
     dim=0, fold=1, shape=(), order=(0,), strides=(1,), dtype=torch.uint8
 )
-"""Of a tensor (samples,) that says whether each could be read: 1, else 0."""
+"""Of a tensor (samples,) that is 1 for samples that could be read, and 0 for others."""
 
 
 def _contiguous_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
-    """Strides without gaps."""
+    """Strides of a dense tensor with this order of dimensions."""
     found, step = [0] * len(shape), 1
     for dim in reversed(order):
         found[dim] = step
@@ -102,26 +101,26 @@ def _contiguous_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int
 
 
 class LinearSize(NamedTuple):
-    """A whole number that depends on how many samples a batch has: `per` * samples + `plus`."""
+    """A size that is linear in the batch size: `per_sample * samples + offset`."""
 
     per_sample: int
     offset: int
 
 
 def evaluate_size(size: Any, count: int) -> Any:
-    """What `plain` gave, for a batch of `count` samples."""
+    """The value that `infer_size` described, for a batch of `count` samples."""
     if isinstance(size, LinearSize):
         return size.per_sample * count + size.offset
     return tuple(evaluate_size(item, count) for item in size) if isinstance(size, tuple) else size
 
 
 class NotCacheableValue(Exception):
-    """A value that the rest of the model would have to make for itself."""
+    """A value that the tail must compute itself."""
 
 
 def infer_size(few: Any, more: Any) -> Any:
-    """What a value is in a batch of any size, from those of COUNTS samples: numbers that depend on
-    the size as Sized. Raises Unkept for anything but numbers, texts and tuples of them."""
+    """Describes a value for any batch size, given those of PROBE_BATCH_SIZES: integers that differ
+    become LinearSize. Raises NotCacheableValue for anything but plain values and tuples of them."""
     if isinstance(few, tuple | list) and isinstance(more, tuple | list) and len(few) == len(more):
         return tuple(infer_size(one, other) for one, other in zip(few, more, strict=True))
     if isinstance(few, slice) and few == more:

@@ -1,4 +1,4 @@
-"""A model's forward pass as a torch.fx graph, or why it has none that can be relied on."""
+"""Traces the forward pass of a model into a torch.fx graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GLOBAL_HOOK_ATTRIBUTES = tuple(f"_global{name}" for name in HOOK_ATTRIBUTES)
 
 
 class InputOnlyModel(nn.Module):
-    """A model that is called with inputs alone, whatever else its forward could take."""
+    """A model whose forward takes the inputs only."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ IN_PLACE_OPERATORS = (
 
 
 class _InPlaceProxy(fx.Proxy):
-    """Also records what is done in place, for which torch's own would record a new value."""
+    """Records in-place operators, which torch's own proxy records as new values."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -57,27 +57,27 @@ for _name in IN_PLACE_OPERATORS:
 
 
 class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True  # else what is done to a buffer would be done while tracing
+    proxy_buffer_attributes = True  # else buffers would be modified while tracing
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """A module with hooks is called as it is, so they go on seeing what they saw."""
+        """A module with hooks is called as a whole, so that its hooks run."""
         return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace_model(whole: InputOnlyModel) -> fx.Graph:
-    """The graph of a forward pass in the modes that the modules are in.
+def trace_model(model: InputOnlyModel) -> fx.Graph:
+    """The graph of a forward pass in the current modes of the modules.
 
-    Leaves the model and the random streams as they are. Raises NotCacheable.
+    Changes neither the model nor the random streams. Raises NotCacheable.
     """
     if any(getattr(torch_module, name, None) for name in GLOBAL_HOOK_ATTRIBUTES):
         raise NotCacheable("hooks on every module are registered")
-    with rng.isolate_rng(), restore_attributes(whole.model) as changed:
+    with rng.isolate_rng(), restore_attributes(model.model) as changed:
         before = rng.snapshot_rng()
         try:
-            graph = _Tracer().trace(whole)
+            graph = _Tracer().trace(model)
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise NotCacheable(f"the model can't be traced ({reason})") from error
@@ -97,8 +97,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Everything by name that a forward pass can read: parameters, buffers, other tensors; what
-    is there under two names, under both."""
+    """All tensors of the model's modules: parameters, buffers and other attributes; shared tensors
+    under each of their names."""
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         own = {**module._parameters, **module._buffers, **vars(module)}
@@ -112,8 +112,10 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def restore_attributes(model: nn.Module) -> Iterator[list[str]]:
-    """Afterwards every module's attributes are what they were, and the list names those that
-    weren't. Numbers in tensors aren't looked at."""
+    """Restores the attributes of all modules after the block, and lists those that had changed.
+
+    The values of tensors are not compared.
+    """
     changed: list[str] = []
     before = [
         (path, module, {key: (value, _shallow_copy(value)) for key, value in vars(module).items()})

@@ -82,7 +82,7 @@ def _run_training_pass(
         with autocast():
             output = way()
         noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
-        # of a number, as torch imports a system of algebra for gradients of anything larger
+        # of a scalar, as torch imports sympy for gradients of larger outputs
         number = (output * noise.to(output)).sum()
         return output, torch.autograd.grad(number, trained, allow_unused=True)
 

@@ -42,12 +42,8 @@ class StepMonitor:
         on_before_step: Callable[[int, int], None],
     ) -> None:
         self.run, self.inspected_batches = run, inspected_batches
-        self.takes, self.gives, self.check_clip, self.on_before_step = (
-            takes,
-            gives,
-            check_clip,
-            on_before_step,
-        )
+        self.takes, self.gives = takes, gives
+        self.check_clip, self.on_before_step = check_clip, on_before_step
         self.batches = self.steps = 0
         self.clipped_steps = torch.zeros((), device=run.device)
         self.problems: ProblemsByGroup = defaultdict(dict)
@@ -214,9 +210,8 @@ class StepMonitor:
             return
         handed = torch.stack(list(seen.values())) * scale
         raw = torch.stack([self._raw_fingerprints[key] for key in seen])
-        if (
-            self.run.collectives.has_local_grad_hooks
-        ):  # of means over processes only the sums are known
+        if self.run.collectives.has_local_grad_hooks:
+            # of the mean over processes, only sums are known
             raw = self.run.collectives.all_reduce_sum(raw) / self.run.collectives.world_size
             held = (handed[:, 2] - raw[:, 2]).abs() <= 1e-4 * raw[:, 0]
             alike = bool((held | ~raw[:, 0].isfinite()).all())

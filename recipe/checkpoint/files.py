@@ -91,7 +91,6 @@ class Checkpoints:
         return found[1] if found else None
 
     def load_latest_with_path(self) -> tuple[Path, RunState] | None:
-        """As `load_latest`, with its path."""
         for stray in self.checkpoint_dir.glob(".*.tmp"):  # its writer was killed
             stray.unlink()
         for path in reversed(self.paths()):

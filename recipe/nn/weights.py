@@ -178,7 +178,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]
     given._metadata = getattr(weights, "_metadata", own_version)  # type: ignore[attr-defined]
     before = {name: tensor.clone() for name, tensor in state.items()}
     try:
-        result = _load_state_dict(model, given)
+        result = model.load_state_dict(given, strict=False)
         counters = [n for n in state if n.rpartition(".")[2] == BATCH_COUNTER and n not in given]
         lacking = set(result.missing_keys) - set(counters)
         missing = [name for name in state if name in lacking - head]
@@ -190,18 +190,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], head: set[str]
             raise ValueError("; ".join(filter(None, parts)) + "; is it a file of this model?")
         loaded = [name for name in state if name not in {*lacking, *counters}]
         _check_finite({name: state[name] for name in loaded})
-    except ValueError:
+    except (ValueError, RuntimeError) as error:  # such as another shape of a renamed tensor
         for name, tensor in before.items():
             state[name].copy_(tensor)
-        raise
-    return LoadResult(sorted(loaded), [name for name in state if name in lacking], counters)
-
-
-def _load_state_dict(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
-    try:
-        return model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # such as another shape of a tensor that a module renamed
         raise ValueError(" ".join(str(error).split())) from error
+    return LoadResult(sorted(loaded), [name for name in state if name in lacking], counters)
 
 
 def _check_dtypes(given: Mapping[str, tuple[Tensor, torch.dtype]]) -> None:

@@ -113,21 +113,12 @@ class MultiProcess:
         """`shards_before_read`: each process reads its shard only, as nothing mixes samples."""
         self.rank, self.world_size = world.rank, world.size
         self.is_main = world.rank == 0
-        self._strategy, self._shards_before_read = strategy, shards_before_read
-        self.has_local_grad_hooks, self.has_local_forward, self.is_contiguous_required = (
-            strategy.has_local_grad_hooks,
-            strategy.has_local_forward,
-            strategy.is_contiguous_required,
-        )
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        return self._strategy.prepare_model(model)
-
-    def before_training(self, run: SharedRun) -> None:
-        self._strategy.before_training(run)
-
-    def sharded_clip(self, clip: Clip) -> Clip:
-        return self._strategy.sharded_clip(clip)
+        self._shards_before_read = shards_before_read
+        self.has_local_grad_hooks = strategy.has_local_grad_hooks
+        self.has_local_forward = strategy.has_local_forward
+        self.is_contiguous_required = strategy.is_contiguous_required
+        self.prepare_model, self.before_training = strategy.prepare_model, strategy.before_training
+        self.sharded_clip, self.wrap_model = strategy.sharded_clip, strategy.wrap_model
 
     @contextmanager
     def translate_peer_errors(self) -> Iterator[None]:
@@ -142,9 +133,6 @@ class MultiProcess:
                 raise RecipeError(reason) from error
             raise PeerProcessLost("another process of the run is gone, so it is stopped") from error
 
-    def wrap_model(self, model: nn.Module) -> nn.Module:
-        return self._strategy.wrap_model(model)
-
     def indices_to_read(self, batch: Tensor) -> Tensor:
         """The indices, shape (n,), that this process reads of a batch."""
         return self.shard_batch(batch, len(batch)) if self._shards_before_read else batch
@@ -157,11 +145,9 @@ class MultiProcess:
         if len(batch) != batch_size:
             return batch
         start = self._shard_offset(batch_size)
-        return (
-            batch[start : start + self.local_sample_count(batch_size)]
-            if start < batch_size
-            else batch[-1:]
-        )
+        if start >= batch_size:
+            return batch[-1:]
+        return batch[start : start + self.local_sample_count(batch_size)]
 
     def shard_sizes(self, batch_size: int) -> list[int]:
         """The number of samples in the shard of each process."""
@@ -215,9 +201,7 @@ class MultiProcess:
 
     def gather_nonfinite(self, found: NonFiniteLocation, batch_size: int) -> NonFiniteLocation:
         """The most precise location that a process found; rows become those of the batch."""
-        start = min(
-            self._shard_offset(batch_size), batch_size - 1
-        )  # of one that only takes part, the last sample's
+        start = min(self._shard_offset(batch_size), batch_size - 1)
         mine = replace(found, sample_rows=tuple(start + row for row in found.sample_rows))
         return max(
             self.all_gather(mine), key=lambda each: (bool(each.sample_rows), each.layer is not None)

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipe.components.data import Batch, Split, readable_indices
-from recipe.formatting import escape_unprintable
+from recipe.components.data import Batch, Split
 from recipe.nn.locate_nonfinite import (
     NOT_LOCATED_REASON,
     NonFiniteLocation,
@@ -92,23 +91,14 @@ def _evaluate_model(run: Run, model: nn.Module, model_inputs: ModelInputs, epoch
             return metrics
         what += ", but the weights are not finite"
     else:
-        found = _locate_nonfinite(run, model)
-    samples: list[int] = []
+        found = NonFiniteLocation(NOT_LOCATED_REASON)
+        if run.collectives.has_local_forward:
+            found = locate_in_evaluation(model, run.loss, run.autocast, _val_batches(run))
+    error, batch, indices = NonFiniteError(what, found), 0, None
     if found.batch is not None:
-        samples = readable_indices(
-            run.data.val, list(_val_batch_indices(run))[found.batch].tolist()
-        )
-    batch = 0 if found.batch is None else found.batch + 1
-    called = file_names(run.data.val, samples)
-    raise NonFiniteError(what, found).with_validation_location(
-        run.position.step, epoch, batch, samples, called
-    )
-
-
-def _locate_nonfinite(run: Run, model: nn.Module) -> NonFiniteLocation:
-    if not run.collectives.has_local_forward:
-        return NonFiniteLocation(NOT_LOCATED_REASON)
-    return locate_in_evaluation(model, run.loss, run.autocast, _val_batches(run))
+        batch, indices = found.batch + 1, list(_val_batch_indices(run))[found.batch]
+    error.set_location("validation", run.position.step, epoch, batch, run.data.val, indices)
+    raise error
 
 
 def _val_batch_indices(run: Run) -> Iterator[Tensor]:
@@ -118,9 +108,3 @@ def _val_batch_indices(run: Run) -> Iterator[Tensor]:
 def _val_batches(run: Run) -> Iterator[Batch]:
     for inputs, targets in run.data.val.batches(_val_batch_indices(run)):
         yield inputs.to(run.device, non_blocking=True), targets.to(run.device)
-
-
-def file_names(split: Split, samples: list[int]) -> list[str]:
-    """The files of samples, if they are read from files."""
-    names = split.file_names
-    return [escape_unprintable(names[index]) for index in samples] if names else []

@@ -10,10 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from recipe.components.data import readable_indices
 from recipe.nn import rng, sharded
 from recipe.training import step as training_step
-from recipe.training.evaluation import Metrics, file_names, validate
+from recipe.training.evaluation import Metrics, validate
 from recipe.training.lr_schedule import get_learning_rates
 from recipe.training.nonfinite import NonFiniteError
 from recipe.training.run import BestEpoch, Run, epoch_batches
@@ -69,13 +68,11 @@ def _train_epoch(run: Run, epoch: int) -> Iterator[MetricsEvent]:
         targets = targets.to(run.device, non_blocking=True)
         try:
             done = training_step.training_step(run, feed, model, inputs, targets, len(batch))
-        except NonFiniteError as found:
+        except NonFiniteError as error:
             yield from block.flush()
-            samples = readable_indices(run.data.train, batch.tolist())
-            called = file_names(run.data.train, samples)
-            raise found.with_training_location(
-                at.step + 1, epoch + 1, at.batch + 1, samples, called
-            ) from None
+            position = at.step + 1, epoch + 1, at.batch + 1
+            error.set_location("training", *position, run.data.train, batch)
+            raise
         if done.is_skipped:
             at.skipped_batches.add(at.batch)
         at.step, at.batch = at.step + 1, at.batch + 1

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from recipe.components.data import Split, readable_indices
 from recipe.errors import RecipeError
-from recipe.formatting import format_list, pluralize
+from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.nn.locate_nonfinite import NonFiniteLocation
 
 NonFinitePolicy = Literal["stop", "skip"]
@@ -36,36 +37,29 @@ class NonFiniteError(RecipeError):
         super().__init__("")
         self._update_message()
 
-    def with_training_location(
-        self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
-    ) -> NonFiniteError:
-        """Adds the position, counted from 1 (`batch` within the epoch), the indices of the samples
-        in the training split, and the names of their files, if any."""
-        return self._set_location(
-            f"step {step} (epoch {epoch}, batch {batch})",
-            {"step": step, "epoch": epoch, "batch": batch, "part": "training"}, samples, names,
-        )  # fmt: skip
-
-    def with_validation_location(
-        self, step: int, epoch: int, batch: int, samples: list[int], names: list[str]
-    ) -> NonFiniteError:
-        """Likewise for the evaluation after an epoch; `batch` is 0 if it is in no batch."""
-        where = f"step {step}, batch {batch}" if batch else f"step {step}"
-        return self._set_location(
-            f"evaluation after epoch {epoch} ({where})",
-            {"step": step, "epoch": epoch, "batch": batch, "part": "validation"}, samples, names,
-        )  # fmt: skip
-
-    def _set_location(
-        self, where: str, place: dict[str, Any], samples: list[int], names: list[str]
-    ) -> NonFiniteError:
-        wrong = [samples[row] for row in self.origin.sample_rows]
-        self.location = {**place, "samples": samples, "not_finite": wrong}
-        if names:
-            self.location["names"] = names
-        self.where = where
+    def set_location(
+        self,
+        part: Literal["training", "validation"],
+        step: int,
+        epoch: int,
+        batch: int,
+        split: Split,
+        indices: Tensor | None,
+    ) -> None:
+        """Adds the position, counted from 1 (`batch` within the epoch or evaluation, 0 if it is in
+        none), and the batch's samples by their indices in the split."""
+        samples = [] if indices is None else readable_indices(split, indices.tolist())
+        self.location = {
+            "step": step, "epoch": epoch, "batch": batch, "part": part, "samples": samples,
+            "not_finite": [samples[row] for row in self.origin.sample_rows],
+        }  # fmt: skip
+        if samples and split.file_names:
+            self.location["names"] = [escape_unprintable(split.file_names[n]) for n in samples]
+        self.where = f"step {step} (epoch {epoch}, batch {batch})"
+        if part == "validation":
+            where = f"step {step}, batch {batch}" if batch else f"step {step}"
+            self.where = f"evaluation after epoch {epoch} ({where})"
         self._update_message()
-        return self
 
     def set_resume_hint(self, kept: str) -> None:
         """Adds to the message what the run can be resumed from."""
@@ -80,13 +74,8 @@ class NonFiniteError(RecipeError):
 
     def _update_message(self) -> None:
         head = f"{self.where}: {self.summary}" if self.where else self.summary
-        parts = [
-            head,
-            self.origin.description + self._format_samples(),
-            self.resume_hint,
-            self.way_out,
-        ]
-        self.problems = ["; ".join(filter(None, parts))]
+        origin = self.origin.description + self._format_samples()
+        self.problems = ["; ".join(filter(None, (head, origin, self.resume_hint, self.way_out)))]
 
     def _format_samples(self) -> str:
         samples = self.location.get("samples", [])

@@ -122,11 +122,9 @@ def _recompute_gradients(
 def _locate_nonfinite(
     run: Run, step: StepInputs, batch_size: int, rewind: Callable[[], None]
 ) -> NonFiniteLocation:
-    found = (
-        locate_in_step(step, rewind)
-        if run.collectives.has_local_forward
-        else NonFiniteLocation(NOT_LOCATED_REASON)
-    )
+    found = NonFiniteLocation(NOT_LOCATED_REASON)
+    if run.collectives.has_local_forward:
+        found = locate_in_step(step, rewind)
     return run.collectives.gather_nonfinite(found, batch_size)
 
 

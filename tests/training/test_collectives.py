@@ -75,7 +75,7 @@ def test_a_process_of_two_takes_half_the_cores_and_a_gpu_of_its_own(
     device._default_thread_count.cache_clear()
     assert device.thread_count("auto") == 3
     device._default_thread_count.cache_clear()
-    with pytest.raises(ValueError, match=r"^device.order: 2 processes .* there are 1 GPUs"):
+    with pytest.raises(ValueError, match=r"^device.order: 2 processes .* only 1 GPUs"):
         device.select_cuda_device(1, "device.order")
 
 

@@ -54,7 +54,7 @@ def broken(verdicts: list[AuditResult]) -> dict[str, str]:
     return {v.group: "; ".join(v.problems) for v in verdicts if not v.has_passed}
 
 
-def test_an_engine_that_is_whole_keeps_every_promise(small: Small) -> None:
+def test_an_intact_engine_passes_every_audit(small: Small) -> None:
     verdicts = audited(small(*TRICKS))
     assert broken(verdicts) == {}
     assert [v.group for v in verdicts] == [
@@ -478,7 +478,7 @@ def audit_useless_clip(params: list[nn.Parameter], *, limit: float) -> list[str]
     return [f"an entry is above {limit}" for p in params if p.grad.abs().max() > limit]  # type: ignore[union-attr]
 
 
-def test_what_a_users_clip_says_of_itself_is_checked(small: Small) -> None:
+def test_the_audit_of_a_users_clip_is_applied(small: Small) -> None:
     trust = f"trust=[{__name__}]"
     lying = broken(audited(small(f"clip._target_={__name__}.lying_clip", trust)))
     assert "it changes gradients, but reports that it did not clip" in lying["clip"]
@@ -515,7 +515,7 @@ TENTH = "[{option: constant, scale: 0.1, length: 1}, {option: constant, scale: 0
         (["loss=class_weights", "loss.weights=[1,1,1]"], "every class weighs 1"),
     ],
 )
-def test_a_trick_that_did_nothing_is_told_with_the_reason(
+def test_a_trick_without_effect_is_reported_with_the_reason(
     small: Small, overrides: list[str], why: str
 ) -> None:
     verdicts = audited(small(*overrides))
@@ -549,14 +549,14 @@ def test_a_trick_that_did_nothing_is_told_with_the_reason(
         ["precision=bf16"],
     ],
 )
-def test_a_trick_that_did_something_is_not_called_useless(
+def test_a_trick_with_an_effect_is_not_reported_as_without(
     small: Small, overrides: list[str]
 ) -> None:
     verdicts = audited(small(*overrides))
     assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect_reason]
 
 
-def test_an_optimizer_that_leaves_its_learning_rate_to_torch_keeps_its_promises(
+def test_an_optimizer_with_torchs_default_learning_rate_passes(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     option = "# Adagrad.\n_target_: torch.optim.Adagrad\n"
@@ -571,7 +571,7 @@ def freezes_what_is_small(model: nn.Module) -> None:
         p.requires_grad_(float(p.detach().abs().max()) > 0.9)
 
 
-def test_a_freeze_that_looks_at_the_weights_is_audited_too(small: Small) -> None:
+def test_a_freeze_that_reads_the_weights_is_audited(small: Small) -> None:
     spec = small(f"freeze._target_={__name__}.freezes_what_is_small", f"trust=[{__name__}]")
     (verdict,) = [v for v in audited(spec) if v.group == "freeze"]
     assert verdict.has_passed and verdict.description.startswith(
@@ -590,7 +590,7 @@ def toggles_in_the_forward_pass(model: nn.Module, *, to: bool) -> None:
 
 
 @pytest.mark.parametrize(("to", "promised"), [(False, "trained"), (True, "frozen")])
-def test_a_freeze_that_acts_within_the_forward_pass_breaks_its_promise(
+def test_a_freeze_that_acts_within_the_forward_pass_fails_its_audit(
     small: Small, to: bool, promised: str
 ) -> None:
     name = f"freeze._target_={__name__}.toggles_in_the_forward_pass"
@@ -610,7 +610,7 @@ def test_a_clip_may_leave_a_parameter_without_a_gradient(small: Small) -> None:
     assert broken(audited(spec)) == {}
 
 
-def test_looking_changes_nothing(small: Small) -> None:
+def test_measurements_change_no_results(small: Small) -> None:
     """Weights, metrics and streams are those of a run that nobody audits."""
     spec = small(*TRICKS, "augment=flip_crop", "model.dropout=0.3", "average=ema")
 
@@ -648,7 +648,7 @@ def test_a_run_is_no_longer_observed_after_its_audit(small: Small) -> None:
     assert not any(module._forward_hooks for module in run.model.modules())
 
 
-def test_a_broken_promise_fails_the_run_and_is_recorded(
+def test_a_failed_audit_fails_the_run_and_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batchnorm_obeys_model_train(monkeypatch)
@@ -669,7 +669,7 @@ def test_a_broken_promise_fails_the_run_and_is_recorded(
     assert points[-1]["step"] == 2  # at once, not at the end
 
 
-def test_the_result_says_which_trick_had_no_effect(tmp_path: Path) -> None:
+def test_the_result_lists_tricks_without_effect(tmp_path: Path) -> None:
     done = commands.here(
         tmp_path, *commands.QUICK, "tracking=none", "clip=norm", "clip.max_norm=1e9",
         "scheduler=step",

@@ -52,7 +52,7 @@ Compose = Callable[..., RunSpec]
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_stopped_after_any_point_ends_as_one_that_was_not(small: Compose, name: str) -> None:
+def test_a_run_stopped_after_any_event_ends_as_one_that_was_not(small: Compose, name: str) -> None:
     spec = small(*CASES[name])
     points, state = ended(spec, None)
     assert len(points) == 4 * spec.epochs  # 3 steps and an evaluation
@@ -64,7 +64,7 @@ def test_a_run_stopped_after_any_point_ends_as_one_that_was_not(small: Compose, 
 
 
 @pytest.mark.long
-def test_stochastic_depth_goes_on_where_it_was(small: Compose, torchvision: None) -> None:
+def test_stochastic_depth_resumes_its_random_stream(small: Compose, torchvision: None) -> None:
     spec = small(
         "epochs=1", "data=random", "data.n_train=20", "data.n_val=10", "data.channels=3",
         "data.size=32", "data.classes=3", "data.batch_size=8", "data.eval_batch_size=10",
@@ -110,7 +110,7 @@ class Auto:
 @pytest.mark.parametrize(
     ("returns", "returned"), [("Tensor", "norm"), ("tuple[Tensor, Tensor]", "(norm, norm > limit)")]
 )
-def test_a_user_s_own_clip_remembers_what_it_saw(
+def test_the_state_of_a_users_clip_is_restored(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returns: str, returned: str
 ) -> None:
     code = OWN_CLIP.replace("RETURNS", returns).replace("RETURNED", returned)
@@ -128,7 +128,7 @@ def test_a_user_s_own_clip_remembers_what_it_saw(
         assert end == state
 
 
-def test_a_thawed_layer_keeps_its_own_momentum(small: Compose) -> None:
+def test_an_unfrozen_layer_keeps_its_momentum(small: Compose) -> None:
     """Two layers of one shape: by position, one would get what belongs to the other."""
     spec = small(
         "epochs=2", "model=mlp", "model.hidden=[8,8,8]", "optimizer.momentum=0.9",
@@ -144,13 +144,13 @@ def test_a_thawed_layer_keeps_its_own_momentum(small: Compose) -> None:
     assert len(run.optimizer.state) == len(names)
 
 
-def test_a_freeze_that_got_lost_is_refused(small: Compose) -> None:
+def test_a_changed_freeze_is_refused(small: Compose) -> None:
     _, saved = stopped(small("freeze=vgg_first2"), 2)
     with pytest.raises(RecipeError, match="other parameters are trained, or"):
         restore_state(build(small()), saved["run"])
 
 
-def test_what_can_not_be_saved_as_plain_data_is_named() -> None:
+def test_state_that_is_not_plain_data_is_named() -> None:
     with pytest.raises(RecipeError, match=r"parts\.clip\.seen\[0\] is a set"):
         to_plain_data({"clip": {"seen": [{1}]}}, "parts")
     with pytest.raises(RecipeError, match=r"has the key \(1, 2\)"):

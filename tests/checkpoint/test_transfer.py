@@ -35,9 +35,7 @@ def went_on(
 
 
 @pytest.mark.parametrize("after", [2, 4, 7])
-def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
-    small: Compose, after: int
-) -> None:
+def test_more_epochs_give_the_run_that_had_them_from_the_start(small: Compose, after: int) -> None:
     changes = ("optimizer.momentum=0.9", "average=ema", "model.dropout=0.5", "augment=flip_crop")
     old, new = small("epochs=2", *changes), small("epochs=4", *changes)
     whole, _ = ended(new, None)
@@ -46,7 +44,9 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
     assert carried.new == ["scheduler"] and not carried.dropped
 
 
-def test_a_schedule_over_more_epochs_goes_on_where_the_longer_one_would_be(small: Compose) -> None:
+def test_a_schedule_over_more_epochs_continues_where_the_longer_one_would_be(
+    small: Compose,
+) -> None:
     old, new = (small(f"epochs={n}", "scheduler=cosine", "scheduler.per=step") for n in (2, 4))
     whole, _ = ended(new, None)
     _, _, points = went_on(old, new, 4)
@@ -75,7 +75,7 @@ def test_layers_that_are_trained_now_start_without_momentum(small: Compose) -> N
     assert not carried.dropped
 
 
-def test_a_wider_head_is_new_and_the_rest_is_carried_over(small: Compose) -> None:
+def test_a_wider_head_is_new_and_the_rest_is_transferred(small: Compose) -> None:
     old, new = small("model.widths=[2,4]"), small("model.widths=[2,5]")
     _, carried, _ = went_on(old, new, 4)
     assert "weights convolution1_1.weight" in carried.transferred
@@ -92,14 +92,14 @@ def test_another_optimizer_starts_without_state(small: Compose) -> None:
     assert "optimizer convolution1_1.weight" in carried.new
 
 
-def test_an_average_that_is_added_begins_with_the_weights_carried_over(small: Compose) -> None:
+def test_an_added_average_starts_with_the_transferred_weights(small: Compose) -> None:
     old, new = small(), small("average=swa", "epochs=3")
     run, carried, _ = went_on(old, new, 8)
     assert "average" in carried.new
     assert run.best.accuracy >= 0
 
 
-def test_an_average_of_layers_that_are_frozen_now_begins_anew(small: Compose) -> None:
+def test_an_average_of_newly_frozen_layers_starts_again(small: Compose) -> None:
     old, new = small("average=ema"), small("average=ema", "freeze=vgg_first2")
     run, carried, _ = went_on(old, new, 4)
     assert "average" in carried.new
@@ -107,14 +107,14 @@ def test_an_average_of_layers_that_are_frozen_now_begins_anew(small: Compose) ->
     assert torch.equal(trained["convolution1_1.weight"], averaged["convolution1_1.weight"])
 
 
-def test_other_batches_begin_the_epoch_anew(small: Compose) -> None:
+def test_other_batches_start_the_epoch_again(small: Compose) -> None:
     old, new = small(), small("data.batch_size=5")
     _, carried, points = went_on(old, new, 6)  # in the middle of the second epoch
     assert "position" in carried.dropped
     assert [p.step for p in points] == [5, 6, 7, 8, 8]  # 4 steps an epoch
 
 
-def test_what_became_of_it_is_told_in_a_line_for_each_kind(small: Compose) -> None:
+def test_the_transfer_is_reported_in_one_line_per_kind_of_state(small: Compose) -> None:
     common = ("model.batchnorm=false", "optimizer.momentum=0.9")
     _, carried, _ = went_on(small(*common), small(*common, "freeze=vgg_first2"), 4)
     lines = list(carried.format_lines())
@@ -129,7 +129,7 @@ def test_what_became_of_it_is_told_in_a_line_for_each_kind(small: Compose) -> No
     "change",
     [("optimizer=adamw", "optimizer.lr=0.01"), ("data.batch_size=5",), ("seed=3",), ("clip=norm",)],
 )
-def test_a_plateau_goes_on_waiting_over_more_epochs(
+def test_a_plateau_keeps_its_patience_over_more_epochs(
     small: Compose, change: tuple[str, ...]
 ) -> None:
     waits = ("scheduler=plateau", "scheduler.patience=0")
@@ -139,7 +139,7 @@ def test_a_plateau_goes_on_waiting_over_more_epochs(
 
 
 @pytest.mark.parametrize("average", ["ema", "swa"])
-def test_an_average_of_a_model_of_other_shapes_begins_anew(small: Compose, average: str) -> None:
+def test_an_average_of_a_model_of_other_shapes_starts_again(small: Compose, average: str) -> None:
     old = small(f"average={average}")
     new = small(f"average={average}", "data.classes=4", "epochs=3")
     _, carried, _ = went_on(old, new, 8, same_data=False)
@@ -147,7 +147,7 @@ def test_an_average_of_a_model_of_other_shapes_begins_anew(small: Compose, avera
     assert "best" in carried.dropped
 
 
-def test_the_rates_on_both_sides_of_a_longer_schedule_are_reported(small: Compose) -> None:
+def test_the_learning_rates_before_and_after_a_longer_schedule_are_reported(small: Compose) -> None:
     """Half a cosine from 0.08 is 0.04; its last of six steps has 0.08 * (1 + cos(150 deg)) / 2."""
     old, new = (
         small(f"epochs={n}", "scheduler=cosine", "scheduler.per=step", "optimizer.lr=0.08")

@@ -66,7 +66,7 @@ def test_our_models_end_with_the_layer_named_classifier(model: nn.Module, count:
         ("timm", "resnet18", "conv1", 21, "fc"),
     ],
 )
-def test_models_of_others_are_read_without_knowing_them(
+def test_models_of_other_libraries_are_read_without_special_cases(
     library: str, name: str, first: str, count: int, head: str
 ) -> None:
     model = foreign(library, name)

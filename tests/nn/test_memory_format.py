@@ -34,21 +34,21 @@ def lies_channels_last(weight: torch.Tensor) -> bool:
     return weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_on_a_cpu_convolutions_lie_channels_last_unless_told_otherwise(built: Build) -> None:
+def test_on_a_cpu_convolutions_are_channels_last_by_default(built: Build) -> None:
     wide = [w for w in convolutions(built("channels_last=auto").model) if w.shape[1] > 1]
     assert wide and all(map(lies_channels_last, wide))
     plain = [w for w in convolutions(built("channels_last=false").model) if w.shape[1] > 1]
     assert plain and not any(map(lies_channels_last, plain))
 
 
-def test_the_layout_changes_nothing_but_last_bits(built: Build) -> None:
+def test_the_memory_format_changes_only_last_bits(built: Build) -> None:
     last, plain = built("channels_last=true"), built("channels_last=false")
     assert losses(last) == pytest.approx(losses(plain), abs=TOLERANCE)
     for one, other in zip(last.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=TOLERANCE)
 
 
-def test_a_model_whose_gradients_torch_spoils_channels_last_is_left_as_it_is(built: Build) -> None:
+def test_a_model_with_wrong_gradients_in_channels_last_is_not_converted(built: Build) -> None:
     """oneDNN #6035: on some processors heap corruption, wrong gradients or a hang."""
     few, enough = ("model=resnet", "model.widths=[2,4]"), ("model=resnet", "model.widths=[16,4]")
     with pytest.raises(SpecError) as refused:
@@ -64,7 +64,7 @@ def test_a_model_whose_gradients_torch_spoils_channels_last_is_left_as_it_is(bui
     assert all(map(lies_channels_last, wide))
 
 
-def test_a_group_norm_is_left_as_it_is() -> None:
+def test_a_model_with_group_norm_is_not_converted() -> None:
     """Channels last, torch 2.13 ends the process in its gradient if all before it is frozen."""
     given = nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
     given[0].requires_grad_(False)
@@ -75,7 +75,9 @@ def test_a_group_norm_is_left_as_it_is() -> None:
         memory_format.to_memory_format(given, torch.device("cpu"), True)
 
 
-def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -> None:
+def test_in_the_default_format_a_run_is_bit_identical_to_a_loop_written_by_hand(
+    built: Build,
+) -> None:
     ours, byhand = built("channels_last=false"), built("channels_last=false")
     by_hand = []
     for epoch in range(byhand.epochs):
@@ -91,7 +93,7 @@ def test_without_it_the_bits_are_those_of_a_loop_written_by_hand(built: Build) -
         assert torch.equal(one, other)
 
 
-def test_weights_are_recorded_and_taken_up_in_either_layout(tmp_path: Path) -> None:
+def test_weights_are_recorded_and_loaded_in_either_memory_format(tmp_path: Path) -> None:
     assert commands.here(tmp_path, *commands.QUICK, "tracking=none").status == 0
     (first,) = commands.runs(tmp_path)
     file = first / "model.safetensors"
@@ -104,14 +106,14 @@ def test_weights_are_recorded_and_taken_up_in_either_layout(tmp_path: Path) -> N
         assert done.status == 0, done.err
 
 
-def test_the_layout_is_part_of_what_makes_a_run_the_same(tmp_path: Path) -> None:
+def test_the_memory_format_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     for wanted in ("true", "false"):
         command = (*commands.QUICK, "tracking=none", f"channels_last={wanted}")
         assert commands.here(tmp_path, *command).status == 0
     assert len(list((tmp_path / "outputs" / "fingerprints").iterdir())) == 2
 
 
-def test_a_compiled_model_learns_as_the_plain_one(built: Build) -> None:
+def test_a_compiled_model_learns_like_the_plain_one(built: Build) -> None:
     small = ("model=mlp", "model.hidden=[8]", "epochs=1")
     compiled, plain = built(*small, "compile=true"), built(*small, "compile=false")
     assert losses(compiled) == pytest.approx(losses(plain), abs=TOLERANCE)

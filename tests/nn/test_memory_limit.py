@@ -123,7 +123,7 @@ def hostile(folder: Path) -> dict[str, tuple[list[str], str]]:
 
 
 @pytest.mark.integration
-def test_files_that_are_made_to_fill_memory_are_refused_before_they_do(tmp_path: Path) -> None:
+def test_files_crafted_to_fill_memory_are_refused_before_they_do(tmp_path: Path) -> None:
     kinds = hostile(tmp_path)
     given = json.dumps([command for command, _ in kinds.values()])
     (tmp_path / "commands.json").write_text(given)
@@ -157,7 +157,7 @@ def test_an_array_that_compresses_well_is_read(tmp_path: Path) -> None:
      ("a.jpg", "L"), ("a.jpg", "CMYK"), ("a.gif", "P"), ("a.png", "1")],
 )  # fmt: skip
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_that_is_fitted_while_it_is_read_has_the_same_bits(
+def test_an_image_resized_while_it_is_read_is_bit_identical(
     tmp_path: Path, name: str, mode: str, channels: int
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 4), np.uint8)

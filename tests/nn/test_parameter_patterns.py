@@ -36,26 +36,26 @@ NAMES = [
         ("CONVOLUTION1_1", []),
     ],
 )
-def test_a_pattern_takes_these_and_no_others(pattern: str, taken: list[int]) -> None:
+def test_a_pattern_matches_these_names_and_no_others(pattern: str, taken: list[int]) -> None:
     assert match_names(pattern, NAMES) == [NAMES[index] for index in taken]
 
 
 @given(st.lists(st.text("ab._1", min_size=1, max_size=6), unique=True, max_size=8))
-def test_an_exact_name_always_takes_itself_and_only_what_lies_in_it(names: list[str]) -> None:
+def test_an_exact_name_matches_itself_and_what_it_contains(names: list[str]) -> None:
     for name in names:
         taken = match_names(name, names)
         assert name in taken
         assert all(other == name or other.startswith(f"{name}.") for other in taken)
 
 
-def test_the_first_pattern_that_takes_a_name_counts() -> None:
+def test_the_first_pattern_that_matches_a_name_counts() -> None:
     assert assign_patterns("freeze.names", ["fc", "*fc*"], NAMES) == {
         "fc.weight": "fc",
         "head.fc.weight": "*fc*",
     }
 
 
-def test_every_pattern_without_a_match_is_named_with_what_is_near() -> None:
+def test_every_pattern_without_a_match_is_reported_with_the_nearest_names() -> None:
     with pytest.raises(SpecError) as caught:
         assign_patterns(
             "freeze.names", ["convolution1_1", "convolutoin1_1.bias", "re:(", "re:^bn"], NAMES
@@ -71,7 +71,7 @@ def test_every_pattern_without_a_match_is_named_with_what_is_near() -> None:
     "pattern",
     ["re:^(?:.?){60}!$", "re:(a*)*!", "re:" + "(a|a)*" * 30 + "!", "*a" * 200 + "!", "[a-z]*" * 90],
 )
-def test_a_pattern_that_could_try_for_ever_ends_at_once(pattern: str) -> None:
+def test_a_pattern_with_exponential_backtracking_elsewhere_ends_at_once(pattern: str) -> None:
     assert match_names(pattern, ["a" * 2000, *NAMES]) in ([], ["a" * 2000])
 
 
@@ -97,6 +97,6 @@ def test_more_patterns_than_a_model_has_names_are_refused() -> None:
     assert caught.value.problems[-1] == "freeze.names: 880 more match nothing"
 
 
-def test_a_broken_expression_is_named() -> None:
+def test_an_invalid_expression_is_named() -> None:
     with pytest.raises(ValueError, match=r"^'re:\(' is no regular expression: missing \)"):
         match_names("re:(", NAMES)

@@ -20,12 +20,12 @@ def drawn() -> tuple[list[float], list[float], list[float]]:
 
 
 @given(seed=st.integers(0, 2**64))
-def test_every_name_and_epoch_is_a_stream_of_its_own(seed: int) -> None:
+def test_every_name_and_epoch_has_its_own_stream(seed: int) -> None:
     starts = {rng.derive_seed(seed, name, epoch) for name in NAMES for epoch in range(20)}
     assert len(starts) == 5 * 20 and all(0 <= start < 2**63 for start in starts)
 
 
-def test_neighbouring_seeds_and_seed_0_are_streams_like_any_other() -> None:
+def test_neighbouring_seeds_and_seed_0_give_independent_streams() -> None:
     rows = {tuple(torch.rand(2, generator=rng.make_generator(s, "order")).tolist()) for s in (0, 1)}
     assert len(rows) == 2
     rng.seed_global_rng(0, "dropout")
@@ -34,7 +34,7 @@ def test_neighbouring_seeds_and_seed_0_are_streams_like_any_other() -> None:
     assert drawn() == first
 
 
-def test_drawing_from_one_stream_moves_no_other() -> None:
+def test_drawing_from_one_stream_changes_no_other() -> None:
     alone = torch.rand(4, generator=rng.make_generator(7, "order", 3))
     other = rng.make_generator(7, "augmentation", 3)
     mine = rng.make_generator(7, "order", 3)
@@ -50,7 +50,7 @@ def test_a_stream_is_the_same_on_every_machine_and_in_every_version() -> None:
     assert rng.derive_seed(0, "order") == expected
 
 
-def test_untouched_leaves_all_global_streams_where_they_were_also_after_an_error() -> None:
+def test_isolate_rng_restores_all_global_streams_even_after_an_error() -> None:
     rng.seed_global_rng(1, "weights")
     expected = drawn()
     rng.seed_global_rng(1, "weights")

@@ -35,7 +35,7 @@ def linear(classes: int = 3, inputs: int = 2) -> nn.Module:
 HEAD = {"head.weight", "head.bias"}
 
 
-def test_what_was_saved_is_read_to_the_bit(tmp_path: Path) -> None:
+def test_saved_weights_are_read_bit_identical(tmp_path: Path) -> None:
     weights = {"a": torch.randn(3, 2).T, "count": torch.tensor(7), "half": torch.ones(2).bfloat16()}
     save_weights(weights, tmp_path / "model.safetensors")
     again = read_weights(tmp_path / "model.safetensors")
@@ -82,7 +82,7 @@ def test_a_file_with_code_is_refused_and_the_code_never_runs(
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-def test_a_file_that_is_no_weights_at_all_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"not weights")
     with pytest.raises(ValueError, match=rf"{name}: ") as caught:
@@ -110,7 +110,7 @@ def test_a_state_dict_by_torch_is_read_and_anything_else_in_it_refused(tmp_path:
         "model._orig_mod.",
     ],
 )  # fmt: skip
-def test_a_checkpoint_of_a_training_script_loads_whatever_wrapped_its_model(
+def test_a_training_scripts_checkpoint_loads_with_any_wrapper_of_its_model(
     tmp_path: Path, key: str, prefix: str
 ) -> None:
     source, model = linear(), linear()
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_a_training_script_loads_whatever_wrapped_its_model(
         assert torch.equal(model.state_dict()[name], value)
 
 
-def test_names_that_the_model_itself_has_are_no_prefix() -> None:
+def test_names_of_the_model_itself_are_not_stripped() -> None:
     model = nn.ModuleDict({"model": linear()})
     assert strip_wrapper_prefixes(model.state_dict(), model).keys() == model.state_dict().keys()
     compiled = {name.replace("body", "body._orig_mod"): t for name, t in model.state_dict().items()}
@@ -220,7 +220,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path, content: Any, pr
     assert told.startswith(f"model.weights: {file}: {problem}")
 
 
-def test_whole_numbers_for_weights_are_refused(tmp_path: Path, trained: Path) -> None:
+def test_integers_for_weights_are_refused(tmp_path: Path, trained: Path) -> None:
     (run,) = commands.runs(trained)
     rounded = {key: value.int() for key, value in load_file(run / "model.safetensors").items()}
     save_file(rounded, tmp_path / "w.safetensors")

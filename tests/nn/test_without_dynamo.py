@@ -22,7 +22,7 @@ MAKES: dict[str, Callable[[list[torch.Tensor]], Optimizer]] = {
 
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
-def test_a_step_is_torchs_to_the_bit(make: Callable[[list[torch.Tensor]], Optimizer]) -> None:
+def test_a_step_is_bit_identical_to_torchs(make: Callable[[list[torch.Tensor]], Optimizer]) -> None:
     ends, counts = [], []
     for spared in (False, True):
         torch.manual_seed(0)

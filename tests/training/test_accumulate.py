@@ -29,7 +29,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     ids=lambda tricks: " ".join(tricks) or "plain",
 )  # fmt: skip
 @pytest.mark.parametrize("parts", [3, 8])
-def test_a_run_in_parts_ends_where_the_run_in_whole_batches_does(
+def test_accumulated_gradients_give_the_weights_of_full_batches(
     built: Callable[..., Run], tricks: tuple[str, ...], parts: int
 ) -> None:
     """Batches of 8, 8 and 4: in 3 parts 3 + 3 + 2 and 2 + 1 + 1 samples, in 8 one by one."""
@@ -43,7 +43,7 @@ def test_a_run_in_parts_ends_where_the_run_in_whole_batches_does(
         torch.testing.assert_close(weights(divided)[name], weight, rtol=0.0, atol=1e-6)
 
 
-def test_parts_are_weighted_by_their_samples(built: Callable[..., Run]) -> None:
+def test_micro_batches_are_weighted_by_their_samples(built: Callable[..., Run]) -> None:
     run = built(*NO_NORM, "accumulate=3")
     sizes: list[int] = []
     gradients: list[Tensor] = []
@@ -71,7 +71,7 @@ def test_parts_are_weighted_by_their_samples(built: Callable[..., Run]) -> None:
     torch.testing.assert_close(gradients[0], wanted, rtol=0.0, atol=1e-6)
 
 
-def test_steps_schedule_and_moments_of_a_checkpoint_are_those_of_whole_batches(
+def test_steps_schedule_and_checkpoints_are_those_of_full_batches(
     built: Callable[..., Run],
 ) -> None:
     whole, divided = built("scheduler=cosine"), built("scheduler=cosine", "accumulate=2")

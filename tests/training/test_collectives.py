@@ -39,7 +39,7 @@ def test_seven_samples_are_shared_as_three_two_and_two() -> None:
     assert ranks[0].shard_sizes(7) == [3, 2, 2]
 
 
-def test_of_one_sample_two_processes_only_take_part() -> None:
+def test_of_one_sample_two_of_three_processes_only_take_part() -> None:
     ranks, batch = several(3), torch.tensor([50])
     assert [each.shard_batch(batch, 1).tolist() for each in ranks] == [[50], [50], [50]]
     assert [each.local_sample_count(1) for each in ranks] == [1, 0, 0]
@@ -47,7 +47,7 @@ def test_of_one_sample_two_processes_only_take_part() -> None:
     assert [each.scale_loss(loss, 1).item() for each in ranks] == [18.0, 0.0, 0.0]
 
 
-def test_the_mean_over_processes_of_weighed_losses_is_that_of_the_batch() -> None:
+def test_the_mean_of_scaled_losses_over_processes_is_that_of_the_batch() -> None:
     # losses 1 ... 5 in shares of 3 and 2: means 2 and 4.5, weighed by 3 * 2 / 5 and 2 * 2 / 5
     first, second = several(2)
     weighed = first.scale_loss(torch.tensor(2.0), 5), second.scale_loss(torch.tensor(4.5), 5)
@@ -55,7 +55,7 @@ def test_the_mean_over_processes_of_weighed_losses_is_that_of_the_batch() -> Non
     assert sum(each.item() for each in weighed) / 2 == pytest.approx((1 + 2 + 3 + 4 + 5) / 5)
 
 
-def test_a_batch_is_cut_before_it_is_read_where_nothing_mixes_its_samples() -> None:
+def test_a_batch_is_sharded_before_it_is_read_if_nothing_mixes_its_samples() -> None:
     batch = torch.tensor([50, 51, 52, 53])
     early, late = several(2)[1], several(2, early=False)[1]
     assert early.indices_to_read(batch).tolist() == [52, 53]
@@ -81,7 +81,7 @@ def test_a_process_of_two_takes_half_the_cores_and_a_gpu_of_its_own(
 
 @pytest.mark.parametrize("lacking", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 @pytest.mark.usefixtures("launched")
-def test_without_a_place_to_meet_it_is_one_process(
+def test_without_torchruns_variables_there_is_one_process(
     monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     monkeypatch.delenv(lacking)

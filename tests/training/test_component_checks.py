@@ -419,7 +419,7 @@ RULES = {
 
 
 @pytest.mark.parametrize(("broken", "problem"), [rule[:2] for rule in RULES.values()], ids=RULES)
-def test_what_breaks_a_rule_is_refused_in_whole_sentences(
+def test_what_breaks_a_rule_is_refused_in_complete_sentences(
     small: Compose, broken: str, problem: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -430,13 +430,13 @@ def test_what_breaks_a_rule_is_refused_in_whole_sentences(
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("kept", [rule[2] for rule in RULES.values()], ids=RULES)
-def test_the_nearest_case_is_trained_and_its_promises_hold(small: Compose, kept: str) -> None:
+def test_the_nearest_allowed_case_trains_and_passes_its_audit(small: Compose, kept: str) -> None:
     verdicts = trained(small(*shlex.split(kept), f"trust=[{__name__}]"))
     assert [v for v in verdicts.values() if not v.has_passed] == []
     assert len(verdicts) == 14
 
 
-def test_agc_leaves_the_gradient_of_the_head_alone_to_the_bit(built: Build) -> None:
+def test_agc_leaves_the_gradient_of_the_head_bit_identical(built: Build) -> None:
     run = built(
         "clip=agc", "clip.ratio=1e-6", "model.batchnorm=false"
     )  # so strict that everything else is cut
@@ -450,7 +450,7 @@ def test_agc_leaves_the_gradient_of_the_head_alone_to_the_bit(built: Build) -> N
     assert bool(before["classifier.weight"].norm() > 1e-6 * named["classifier.weight"].norm())
 
 
-def test_rules_that_several_tricks_break_are_told_at_once(tmp_path: Path) -> None:
+def test_conflicts_of_several_tricks_are_reported_at_once(tmp_path: Path) -> None:
     assert commands.refused(
         tmp_path, *commands.QUICK, "data.batch_size=101", "model.channels=3", "augment=mixup",
         "loss=mse_one_hot", "loss.takes=[indices]", "freeze=all_but_head", "optimizer.momentum=1",
@@ -586,7 +586,7 @@ def project(folder: Path, **modules: str) -> tuple[str, ...]:
     return (*commands.QUICK, "epochs=1", "tracking=none", "clip=mine", "trust=[mytricks]")
 
 
-def test_the_rule_beside_a_users_trick_is_asked(tmp_path: Path) -> None:
+def test_the_check_of_a_users_trick_is_applied(tmp_path: Path) -> None:
     arguments = project(tmp_path, mytricks=CLIP + RULE)
     assert commands.refused(tmp_path, *arguments) == [
         "clip.ceiling must not be above the learning rate, got 0.1; lower it"  # which is 0.05
@@ -594,7 +594,7 @@ def test_the_rule_beside_a_users_trick_is_asked(tmp_path: Path) -> None:
     assert commands.here(tmp_path, *arguments, "clip.ceiling=0.05").status == 0
 
 
-def test_a_rule_that_raises_instead_is_told_like_the_others(tmp_path: Path) -> None:
+def test_a_check_that_raises_is_reported_like_the_others(tmp_path: Path) -> None:
     arguments = project(tmp_path, mytricks=CLIP + RAISES)
     assert commands.refused(tmp_path, *arguments, "optimizer.momentum=1") == [
         "optimizer.momentum must be below 1, got 1 for all: the steps would grow without end; 0.9 "
@@ -603,7 +603,7 @@ def test_a_rule_that_raises_instead_is_told_like_the_others(tmp_path: Path) -> N
     ]
 
 
-def test_a_rule_that_finds_nothing_may_return_nothing(tmp_path: Path) -> None:
+def test_a_check_that_finds_nothing_may_return_none(tmp_path: Path) -> None:
     silent = RULE.partition("    if")[0] + "    return None\n"
     assert commands.here(tmp_path, *project(tmp_path, mytricks=CLIP + silent)).status == 0
 
@@ -616,7 +616,7 @@ def test_a_rule_that_finds_nothing_may_return_nothing(tmp_path: Path) -> None:
     ],
     ids=["a clip", "a clip made with the model"],
 )
-def test_the_promise_beside_a_users_clip_is_looked_at_and_ends_the_run(
+def test_a_failed_audit_of_a_users_clip_ends_the_run(
     tmp_path: Path, beside: str, problem: str
 ) -> None:
     done = commands.here(tmp_path, *project(tmp_path, mytricks=beside))
@@ -635,7 +635,7 @@ def test_the_promise_beside_a_users_clip_is_looked_at_and_ends_the_run(
     assert (recorded["audit/clip"], recorded["audit/optimizer"]) == (0.0, 1.0)
 
 
-def test_a_rule_or_promise_that_is_only_imported_is_not_asked(tmp_path: Path) -> None:
+def test_a_check_or_audit_that_is_only_imported_is_not_applied(tmp_path: Path) -> None:
     """It is registered for another trick of the same name."""
     arguments = project(
         tmp_path, elsewhere=CLIP + RULE + PROMISE,
@@ -645,9 +645,7 @@ def test_a_rule_or_promise_that_is_only_imported_is_not_asked(tmp_path: Path) ->
     assert (done.status, done.err) == (0, "")
 
 
-def test_a_trick_that_lives_in_a_package_that_nobody_trusts_is_refused_unasked(
-    tmp_path: Path,
-) -> None:
+def test_a_trick_of_an_untrusted_package_is_refused_without_its_checks(tmp_path: Path) -> None:
     loud = RULE.partition("    if")[0] + "    raise SystemExit('asked')\n"
     arguments = project(tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine\n")
     assert commands.refused(tmp_path, *arguments) == [

@@ -71,7 +71,7 @@ def kind(name: str, *frozen: str) -> tuple[str, ...]:
 # Models that can be cut
 
 
-def test_a_vgg_is_cut_behind_its_frozen_blocks(built: Build) -> None:
+def test_a_vgg_is_split_after_its_frozen_blocks(built: Build) -> None:
     said = alike(built, "freeze=first_layers", "freeze.count=2", "model.dropout=0.5", "epochs=3")
     # 2 x 9 x 256 and 2 x 2 x 9 x 256 of them, next to 2 x 4 x 9 x 64 + 4 x 4 x 9 x 64 + 4 x 3
     share = 100 * 13824 / (13824 + 4608 + 9216 + 12)
@@ -81,7 +81,7 @@ def test_a_vgg_is_cut_behind_its_frozen_blocks(built: Build) -> None:
     )
 
 
-def test_a_resnet_is_cut_inside_a_block(built: Build) -> None:
+def test_a_resnet_is_split_inside_a_block(built: Build) -> None:
     names = "[convolution,batchnorm,stage1_1.convolution1,stage1_1.batchnorm1]"
     said = alike(built, "model=resnet", "model.widths=[8,4]", "freeze=by_name", "epochs=3",
                  f"freeze.names={names}")  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_resnet_is_cut_inside_a_block(built: Build) -> None:
         ("largest", ["first", "second"], "first"),
     ],
 )
-def test_a_model_of_any_kind_gives_the_same_bits(
+def test_any_kind_of_model_gives_bit_identical_results(
     built: Build, name: str, frozen: list[str], last: str
 ) -> None:
     said = alike(built, *kind(name, *frozen))
@@ -113,14 +113,14 @@ def test_a_model_of_any_kind_gives_the_same_bits(
 @pytest.mark.parametrize(
     "trick", ["average=ema", "average=swa average.start=0.5", "precision=bf16", "clip=norm"]
 )
-def test_other_tricks_come_to_the_same_on_it(built: Build, trick: str) -> None:
+def test_other_tricks_give_bit_identical_results_with_the_cache(built: Build, trick: str) -> None:
     """Also with dropout and a BatchNorm layer that learns behind the cut."""
     said = alike(built, "freeze=first_layers", "freeze.count=2", "model.dropout=0.5", "epochs=3",
                  "model.widths=[4,4]", *trick.split())  # fmt: skip
     assert said.startswith("computed once up to batchnorm1_2 (")
 
 
-def test_what_is_kept_moves_with_what_is_frozen(built: Build) -> None:
+def test_the_split_moves_as_layers_are_unfrozen(built: Build) -> None:
     stages = (
         "[{epoch: 2, names: ['*2_2*']}, {epoch: 4, names: ['*2_1*']}, {epoch: 6, names: ['*1_*']}]"
     )
@@ -131,7 +131,7 @@ def test_what_is_kept_moves_with_what_is_frozen(built: Build) -> None:
     assert third.startswith("from epoch 5 on computed once up to batchnorm1_2 (")
 
 
-def test_a_stage_of_one_epoch_is_not_kept(built: Build) -> None:
+def test_a_stage_of_one_epoch_is_not_cached(built: Build) -> None:
     stages = "[{epoch: 1, names: ['*2_*']}, {epoch: 3, names: ['*1_*']}]"
     said = alike(built, "freeze=gradual", f"freeze.stages={stages}", "epochs=4")
     assert said.startswith("computed each time: it would be used in one epoch only; from epoch 2 ")
@@ -153,7 +153,7 @@ def test_augmented_inputs_are_computed_each_time_and_those_of_an_evaluation_once
         ("affine_only", "too little to save before batchnorm1_1.weight, which is trained"),
     ],
 )
-def test_a_frozen_batchnorm_that_learns_is_behind_the_cut(
+def test_a_frozen_batchnorm_that_learns_is_in_the_tail(
     built: Build, policy: str, reason: str
 ) -> None:
     said = alike(built, "freeze=first_layers", "freeze.count=2", f"freeze.batchnorm={policy}")
@@ -180,7 +180,7 @@ def drawn(draw: st.DrawFn) -> tuple[str, ...]:
 @pytest.mark.integration
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(drawn())
-def test_any_model_with_any_layers_frozen_gives_the_same_bits(
+def test_any_model_with_any_frozen_layers_gives_bit_identical_results(
     built: Build, overrides: tuple[str, ...]
 ) -> None:
     alike(built, *overrides)
@@ -206,7 +206,7 @@ def test_any_model_with_any_layers_frozen_gives_the_same_bits(
         ("plain", ["second"], "nothing to save before first.weight, which is trained"),
     ],
 )
-def test_a_model_that_can_t_be_cut_is_computed_each_time_and_says_why(
+def test_a_model_that_cannot_be_split_is_computed_each_time_with_the_reason(
     built: Build, name: str, frozen: list[str], reason: str
 ) -> None:
     # channels last, flattening is a copy, which a change in place doesn't reach
@@ -217,7 +217,7 @@ def test_a_model_that_can_t_be_cut_is_computed_each_time_and_says_why(
 # What goes on around it
 
 
-def test_hooks_go_on_seeing_every_pass(built: Build) -> None:
+def test_hooks_are_called_in_every_pass(built: Build) -> None:
     """On a layer within what is frozen, which is then behind the cut, and on the head."""
     seen: list[list[str]] = []
     for cache in ("auto", "off"):
@@ -248,14 +248,14 @@ def failing(built: Build, cache: str, *overrides: str, part: str) -> str:
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_what_is_not_finite_is_told_with_batch_and_samples(built: Build, part: str) -> None:
+def test_what_is_not_finite_is_reported_with_batch_and_samples(built: Build, part: str) -> None:
     told = failing(built, "auto", part=part)
     assert told == failing(built, "off", part=part)
     assert "the inputs themselves are not finite, in 1 of " in told
     assert f"({'training' if part == 'train' else 'validation'} sample 7)" in told
 
 
-def test_a_layer_that_overflows_behind_the_cut_is_named(built: Build) -> None:
+def test_a_layer_that_overflows_in_the_tail_is_named(built: Build) -> None:
     messages = []
     for cache in ("auto", "off"):
         run = built("freeze=first_layers", "freeze.count=2", f"freeze.cache={cache}", "epochs=3")
@@ -282,7 +282,7 @@ def test_skipped_batches_are_the_same(built: Build) -> None:
     assert str(skipping("auto")) == str(skipping("off"))  # a NaN is not equal to itself
 
 
-def test_looking_for_the_cut_and_keeping_leave_no_trace(built: Build) -> None:
+def test_splitting_and_caching_have_no_side_effects(built: Build) -> None:
     run = built("freeze=first_layers", "freeze.count=2", "model.dropout=0.5", "epochs=3")
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     modes = [module.training for module in run.model.modules()]
@@ -298,7 +298,7 @@ def test_looking_for_the_cut_and_keeping_leave_no_trace(built: Build) -> None:
 
 
 @pytest.mark.parametrize("at", [4, 5])
-def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_end(tmp_path: Path, at: int) -> None:
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_end(tmp_path: Path, at: int) -> None:
     frozen = (*QUIET, "freeze=first_layers", "freeze.count=2")
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     project(whole)
@@ -310,7 +310,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_end(tmp_path: Path, a
     alike_recorded(finished(halves), finished(whole))
 
 
-def test_plan_and_record_say_it(tmp_path: Path) -> None:
+def test_plan_and_record_describe_the_cache(tmp_path: Path) -> None:
     frozen = (*commands.QUICK, "tracking=none", "freeze=first_layers", "freeze.count=2")
     said = "computed once up to batchnorm1_2 ("
     shown = commands.here(tmp_path, "plan", *frozen)

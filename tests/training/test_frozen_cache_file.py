@@ -60,7 +60,7 @@ class Convolutions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_second_run_computes_none_of_it_again(built: Build, tmp_path: Path) -> None:
+def test_a_second_run_computes_no_cached_output_again(built: Build, tmp_path: Path) -> None:
     def work() -> tuple[int, float]:
         run = built(*FROZEN)
         with Convolutions() as counted:
@@ -91,7 +91,7 @@ def test_a_second_run_computes_none_of_it_again(built: Build, tmp_path: Path) ->
         ("device.threads=2", 2),
     ],
 )
-def test_it_is_found_by_all_that_could_change_a_bit_of_it(
+def test_the_key_depends_on_all_that_could_change_a_bit(
     built: Build, tmp_path: Path, change: str, files: int
 ) -> None:
     threads = torch.get_num_threads()
@@ -140,7 +140,7 @@ def test_of_several_processes_one_builds_and_the_others_wait_for_it(tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_goes(tmp_path: Path) -> None:
+def test_the_incomplete_file_of_a_killed_process_is_ignored_and_removed(tmp_path: Path) -> None:
     process = together(tmp_path)
     assert process.stdout is not None and process.stdout.readline() == "builds\n"
     process.send_signal(signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_goes(tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["first", "middle", "last", "cut", "empty"])
-def test_a_damaged_file_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_detected_and_replaced(tmp_path: Path, damage: str) -> None:
     check(made(tmp_path))
     (path,) = kept(tmp_path)
     good = path.read_bytes()
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_noticed_and_made_again(tmp_path: Path, damage: str) -
     assert kept(tmp_path) == [path] and path.read_bytes() == good
 
 
-def test_nothing_is_kept_where_a_samples_place_changes_its_bits(tmp_path: Path) -> None:
+def test_nothing_is_cached_if_a_samples_position_changes_its_bits(tmp_path: Path) -> None:
     def shifted() -> Iterator[tuple[int, Rows]]:
         for first, given in batches():
             yield first, tuple(each + first / 4 for each in given)
@@ -180,7 +180,7 @@ def test_nothing_is_kept_where_a_samples_place_changes_its_bits(tmp_path: Path) 
     assert not kept(tmp_path) and not list(tmp_path.glob("*.tmp"))
 
 
-def test_what_is_in_use_can_not_be_written_to_through_it(tmp_path: Path) -> None:
+def test_cached_tensors_in_use_cannot_write_to_the_file(tmp_path: Path) -> None:
     found = made(tmp_path)
     before = kept(tmp_path)[0].read_bytes()
     for part in found.select(torch.arange(SAMPLES)):
@@ -190,7 +190,7 @@ def test_what_is_in_use_can_not_be_written_to_through_it(tmp_path: Path) -> None
     assert kept(tmp_path)[0].read_bytes() == before
 
 
-def test_a_full_disk_means_the_plain_way(tmp_path: Path) -> None:
+def test_nothing_is_cached_on_a_full_disk(tmp_path: Path) -> None:
     command = (*commands.QUICK, "tracking=none", *FROZEN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
@@ -209,7 +209,7 @@ def test_a_full_disk_means_the_plain_way(tmp_path: Path) -> None:
 # Bounded
 
 
-def test_the_least_recently_used_makes_way_but_nothing_in_use(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_evicted_but_none_in_use(tmp_path: Path) -> None:
     in_use = made(tmp_path, "a")
     for key in "bcd":
         made(tmp_path, key)
@@ -230,7 +230,7 @@ def test_the_least_recently_used_makes_way_but_nothing_in_use(tmp_path: Path) ->
     assert not kept(tmp_path)
 
 
-def test_more_than_the_limit_is_not_kept() -> None:
+def test_more_than_the_limit_is_not_cached() -> None:
     with pytest.raises(
         NotCacheable, match=r"^8\.0 GiB would have to be kept; (the limit|half of the) "
     ):

@@ -59,7 +59,7 @@ def epochs(points: Iterable[MetricsEvent], key: str) -> list[float]:
     return [point.metrics[key] for point in points if point.is_epoch_end]
 
 
-def test_the_loop_is_the_one_that_one_would_write_by_hand(built: Build) -> None:
+def test_the_loop_is_bit_identical_to_one_written_by_hand(built: Build) -> None:
     overrides = (
         "epochs=3", "seed=5", "optimizer.lr=0.1", "optimizer.momentum=0.9",
         "optimizer.weight_decay=0.01", "scheduler=step", "scheduler.step_size=2",
@@ -128,7 +128,7 @@ def test_the_scheduler_waits_for_a_step_that_the_scaler_skipped(built: Build) ->
     assert still == [False, True, False, False, False, False]
 
 
-def test_the_hit_rate_is_the_share_of_all_steps_so_far_on_which_the_clip_bit(built: Build) -> None:
+def test_the_hit_rate_is_the_share_of_clipped_steps_so_far(built: Build) -> None:
     # with learning rate 0 every step sees the same weights, so the norms are known beforehand
     at_rest = ("optimizer.lr=0", "model=mlp", "model.hidden=[4]")
     norms = steps(train(built(*at_rest)), "clip/grad_norm")
@@ -176,7 +176,7 @@ def test_the_best_weights_are_a_copy_from_their_epoch(built: Build) -> None:
 # Evaluation
 
 
-def test_every_sample_counts_once_however_the_batches_fall() -> None:
+def test_every_sample_counts_once_for_any_batch_size() -> None:
     # losses ln 2, ln 2 and 100: their mean, not the mean of two batches' means
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
     split = InMemory(logits, torch.tensor([0, 1, 1]))
@@ -206,7 +206,7 @@ class Looks(nn.Module):
         return output
 
 
-def test_evaluation_only_looks() -> None:
+def test_evaluation_has_no_side_effects() -> None:
     model = Looks()
     by_name(model, names=["norm"])
     FreezeSchedule(model, {}, "eval")
@@ -274,7 +274,7 @@ for act in (look, learn):
 
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_memory_of_evaluation_does_not_grow_with_depth_and_that_of_training_does() -> None:
+def test_the_memory_of_training_grows_with_depth_and_that_of_evaluation_does_not() -> None:
     # large blocks go back to the system when freed; else glibc keeps some, more or less of them
     returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     process = subprocess.run(
@@ -329,7 +329,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone(built: Build) -> 
 RANDOM_EVERYWHERE = ("model.dropout=0.5", "augment=flip_crop", "average=ema", "clip=agc")
 
 
-def test_a_run_is_the_same_twice(built: Build) -> None:
+def test_a_repeated_run_is_bit_identical(built: Build) -> None:
     runs = [built(*RANDOM_EVERYWHERE) for _ in range(2)]
     points = []
     for run in runs:
@@ -365,7 +365,7 @@ def test_one_trick_more_changes_neither_initial_weights_nor_batches_nor_dropout(
     assert recorded[0] == recorded[1]
 
 
-def test_looking_changes_nothing(built: Build, composed: Compose) -> None:
+def test_measurements_change_no_results(built: Build, composed: Compose) -> None:
     """Summary, plan, its timing and an evaluation, before and between the steps."""
     undisturbed = built(*RANDOM_EVERYWHERE)
     list(train(undisturbed))
@@ -450,7 +450,7 @@ def users_model(name: str) -> list[str]:
     ],
     ids=["per sample", "broadcast", "outputs", "tuple", "too small", "padding"],
 )
-def test_what_would_go_wrong_in_the_first_step_is_refused_before_it(
+def test_what_would_fail_in_the_first_step_is_refused_before_it(
     built: Build, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(SpecError, match=f"(?m){message}") as caught:

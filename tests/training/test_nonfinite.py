@@ -84,7 +84,7 @@ def test_a_layer_that_breaks_on_one_sample_is_named_with_step_batch_and_sample(
     assert [point.step for point in points] == list(range(1, batch))
 
 
-def test_the_step_counts_on_over_epochs_and_the_batch_does_not(built: Build) -> None:
+def test_steps_are_counted_across_epochs_and_batches_within_one(built: Build) -> None:
     run = built(*chosen())
     points = []
     with pytest.raises(NonFiniteError) as caught:
@@ -100,7 +100,7 @@ def test_the_step_counts_on_over_epochs_and_the_batch_does_not(built: Build) -> 
     assert facts["not_finite"] == [sample for sample in samples if sample in (2, 3)]
 
 
-def test_a_gradient_that_breaks_on_its_way_back_is_told_between_two_layers(built: Build) -> None:
+def test_a_gradient_that_becomes_nan_is_located_between_two_layers(built: Build) -> None:
     run = marked(built(*chosen("root")), 13)
     facts, message, _ = stopped(run)
     assert facts["what"] == "the norm of the gradients is nan"
@@ -116,7 +116,7 @@ class Root(nn.Module):
         return (0 * inputs).sqrt()
 
 
-def test_of_layers_within_layers_the_innermost_is_told(built: Build) -> None:
+def test_of_nested_layers_the_innermost_is_named(built: Build) -> None:
     run = built("model=mlp", "model.hidden=[4]")
     run.model.add_module("relu1", nn.Sequential(nn.Sequential(Root())))
     facts, message, _ = stopped(run)
@@ -125,7 +125,7 @@ def test_of_layers_within_layers_the_innermost_is_told(built: Build) -> None:
     assert f"{where}, in all 8 " in message
 
 
-def test_a_loss_that_is_nan_by_itself_is_told_from_the_model(built: Build) -> None:
+def test_a_loss_that_is_nan_itself_is_distinguished_from_the_model(built: Build) -> None:
     run = built(f"seed={SEED}")
     plain, calls = run.loss, iter(range(100))
     run.loss = StepComponent(
@@ -137,7 +137,7 @@ def test_a_loss_that_is_nan_by_itself_is_told_from_the_model(built: Build) -> No
     assert "; check the loss, and its inputs; on_nonfinite=skip leaves" in message
 
 
-def test_a_loss_with_a_finite_value_and_no_finite_gradient_is_told_from_the_model(
+def test_a_finite_loss_with_a_gradient_that_is_not_is_distinguished_from_the_model(
     built: Build,
 ) -> None:
     run = built()
@@ -152,7 +152,7 @@ def test_a_loss_with_a_finite_value_and_no_finite_gradient_is_told_from_the_mode
     assert facts["not_finite"] == facts["samples"][:1]
 
 
-def test_gradients_whose_norm_overflows_are_told_with_the_largest(built: Build) -> None:
+def test_gradients_whose_norm_overflows_are_reported_with_the_largest(built: Build) -> None:
     run = built()
     plain = run.loss
     # its gradients are about 1e24, and the square of that is beyond float32
@@ -177,7 +177,7 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("order", [("early", "late"), ("late", "early")])
-def test_of_parameters_the_one_nearest_to_the_loss_is_told_however_they_are_held(
+def test_the_parameter_nearest_to_the_loss_is_named_in_any_order_of_registration(
     built: Build, order: tuple[str, str]
 ) -> None:
     class Both(nn.Module):
@@ -219,7 +219,7 @@ def test_a_parameter_that_is_nan_is_named_itself(built: Build) -> None:
     assert (facts["where"], facts["layer"]) == (f"{name} itself holds nan", "convolution2_1")
 
 
-def test_inputs_that_are_not_finite_are_told_by_their_samples(built: Build) -> None:
+def test_inputs_that_are_not_finite_are_reported_with_their_samples(built: Build) -> None:
     run = built(f"seed={SEED}")
     assert isinstance(run.data.train, InMemory)
     run.data.train.inputs[[4, 13], 0, 3, 3] = math.inf
@@ -231,7 +231,7 @@ def test_inputs_that_are_not_finite_are_told_by_their_samples(built: Build) -> N
     assert "; mend or remove them; on_nonfinite=skip" in message
 
 
-def test_what_augmentation_made_is_told_from_what_the_data_gave(built: Build) -> None:
+def test_augmented_inputs_are_distinguished_from_those_of_the_data(built: Build) -> None:
     for wrong, told in ((0, "inputs"), (1, "targets")):
         run = built(f"seed={SEED}")
 
@@ -283,9 +283,7 @@ def gradient(p: nn.Parameter) -> Tensor:
     return p.grad.clone()
 
 
-def test_tracing_leaves_weights_buffers_modes_gradients_and_streams_as_they_are(
-    built: Build,
-) -> None:
+def test_tracing_changes_no_weights_buffers_modes_gradients_or_streams(built: Build) -> None:
     run = marked(built(*chosen()), *range(20))
     run.model.get_submodule("head").eval()
     before: list[list[Any]] = []
@@ -310,7 +308,7 @@ def test_tracing_leaves_weights_buffers_modes_gradients_and_streams_as_they_are(
     assert repr(state()) == repr(before[-1])
 
 
-def test_where_tracing_fails_the_rest_is_told_all_the_same(built: Build) -> None:
+def test_if_tracing_fails_the_rest_is_still_reported(built: Build) -> None:
     run = marked(built(*chosen()), *range(20))
     plain: Any = run.model.forward
     calls = iter(range(9))
@@ -401,7 +399,7 @@ def written_out(built: Build, bad: int, *overrides: str) -> Iterator[tuple[Run, 
 
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("gate", ["nan", "inf", "root"])
-def test_a_skipped_batch_leaves_nothing_behind(built: Build, gate: str, clip: str) -> None:
+def test_a_skipped_batch_has_no_effect(built: Build, gate: str, clip: str) -> None:
     overrides = skipping(gate, *CLIPS[clip])
     run = marked(built(*overrides), 13)
     points = list(train(run))
@@ -433,7 +431,7 @@ def test_a_run_without_bad_batches_is_the_same_under_both_policies(built: Build)
     assert_same(weights(first.model), weights(second.model))
 
 
-def test_a_buffer_that_the_model_replaces_is_put_back_as_well(built: Build) -> None:
+def test_a_buffer_that_the_model_replaces_is_restored(built: Build) -> None:
     run = marked(built(*skipping()), 13)
     run.model.register_buffer("mean", torch.zeros(()))
 
@@ -480,7 +478,7 @@ def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(bu
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_the_limit_is_how_many_batches_may_be_left_out(built: Build, limit: int) -> None:
+def test_the_limit_is_the_number_of_batches_that_may_be_skipped(built: Build, limit: int) -> None:
     run = marked(built(*skipping("nan", f"nonfinite_limit={limit}")), 13)
     before = weights(run.model)
     with pytest.raises(NonFiniteError) as caught:
@@ -511,7 +509,7 @@ def enlarged(loss: Any, output: Tensor, target: Tensor) -> Tensor:
     return value
 
 
-def test_a_gradient_that_overflows_by_its_scale_is_the_scalers_business(built: Build) -> None:
+def test_a_gradient_that_overflows_by_its_scale_is_left_to_the_scaler(built: Build) -> None:
     for policy in ("stop", "skip"):
         run = scaled(built(f"on_nonfinite={policy}", "average=ema"), 2.0**16)
         plain = run.loss
@@ -529,14 +527,14 @@ def test_a_loss_that_is_nan_stops_under_a_scaler_too(built: Build) -> None:
     assert facts["layer"] == "gate" and "the loss is nan" in message
 
 
-def test_a_skipped_batch_leaves_the_scale_as_it_is(built: Build) -> None:
+def test_a_skipped_batch_keeps_the_scale(built: Build) -> None:
     run = marked(scaled(built(*skipping()), 2.0**8), 13)
     list(train(run))
     assert run.scaler.get_scale() == 2.0**8 and run.nonfinite_guard.skipped_batches == 3
     assert run.scaler.state_dict()["_growth_tracker"] == 6  # of nine steps
 
 
-def test_without_anything_left_to_scale_down_an_infinite_gradient_stops(built: Build) -> None:
+def test_an_infinite_gradient_at_scale_one_stops_the_run(built: Build) -> None:
     facts, _, _ = stopped(marked(scaled(built(*chosen("root")), 1.0), 13))
     assert facts["what"] == "the norm of the gradients is nan"
 
@@ -591,7 +589,7 @@ def mlflow(folder: Path, run: Path) -> tuple[MlflowClient, Any]:
 
 
 @pytest.mark.integration
-def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: Path) -> None:
+def test_a_run_that_stops_is_failed_and_can_be_resumed(tmp_path: Path) -> None:
     done = commands.process(project(tmp_path), *MINE)
     (run,) = commands.runs(tmp_path)
     (problem,) = done.problems
@@ -619,7 +617,7 @@ def test_a_run_that_stops_is_failed_and_leaves_what_it_takes_to_go_on(tmp_path: 
     assert commands.here(tmp_path, *again).status == 0
 
 
-def test_it_goes_on_changed_from_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_it_resumes_with_changes_from_the_last_good_checkpoint(tmp_path: Path) -> None:
     """Which is not that of the best weights: with steps so small no later epoch is better."""
     arguments = (*MINE, "tracking=none", "epochs=4", "augment.call=7", "optimizer.lr=1e-9")
     done = commands.here(project(tmp_path), *arguments)
@@ -633,7 +631,7 @@ def test_it_goes_on_changed_from_the_last_good_checkpoint(tmp_path: Path) -> Non
     assert f"Starts from {run.name} after step 6" in on.out
 
 
-def test_weights_that_overflowed_are_no_checkpoint(tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_of_weights_that_overflowed(tmp_path: Path) -> None:
     """The first step's loss and gradient are finite, and 3e38 * 1000 times a weight isn't."""
     done = commands.here(
         tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=3e38",
@@ -655,7 +653,7 @@ def test_before_the_first_evaluation_there_are_no_weights_to_name(tmp_path: Path
 
 
 @pytest.mark.integration
-def test_a_run_that_skips_goes_on_and_says_so(tmp_path: Path) -> None:
+def test_a_run_that_skips_batches_continues_and_reports_it(tmp_path: Path) -> None:
     # step 4 of 6: the audit looks closely at 1, 2, 3 and 6
     done = commands.process(project(tmp_path), *MINE, "epochs=3", "on_nonfinite=skip")
     assert (done.status, done.err) == (0, "")
@@ -669,7 +667,7 @@ def test_a_run_that_skips_goes_on_and_says_so(tmp_path: Path) -> None:
     assert not (run / "nonfinite.json").exists()
 
 
-def test_in_a_sweep_a_run_that_stops_costs_no_other(tmp_path: Path) -> None:
+def test_in_a_sweep_a_run_that_stops_does_not_end_others(tmp_path: Path) -> None:
     learning = "optimizer.lr=1e30,0.01"
     done = commands.in_turn(tmp_path, "-m", *commands.QUICK, "tracking=none", learning)
     assert done.status == 1 and "Traceback" not in done.out + done.err
@@ -680,7 +678,7 @@ def test_in_a_sweep_a_run_that_stops_costs_no_other(tmp_path: Path) -> None:
     assert "recipe: step 2 (epoch 1, batch 2): the loss is nan; first in" in done.out
 
 
-def test_samples_from_files_are_told_by_their_names(tmp_path: Path) -> None:
+def test_samples_from_files_are_reported_with_their_names(tmp_path: Path) -> None:
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)

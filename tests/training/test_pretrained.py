@@ -156,7 +156,7 @@ def test_timms_weights_are_loaded_by_tag_or_default(
         )
 
 
-def test_weights_that_cannot_be_fetched_are_told_in_a_line(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_downloaded_are_reported_in_one_line(tmp_path: Path) -> None:
     (problem,) = commands.refused(tmp_path, *commands.HERE, *MOBILE, *FOLDER)
     assert problem.startswith(
         "model.weights: torchvision MobileNet_V3_Small_Weights.IMAGENET1K_V1 can't be fetched: "
@@ -167,12 +167,12 @@ def test_weights_that_cannot_be_fetched_are_told_in_a_line(tmp_path: Path) -> No
     )
 
 
-def test_a_name_that_nobody_knows_is_no_weights(built: Callable[..., Run]) -> None:
+def test_an_unknown_name_of_weights_is_refused(built: Callable[..., Run]) -> None:
     with pytest.raises(SpecError, match=r"model\.weights.*IMAGENET1K_V9"):
         built(*MOBILE[:2], "model.weights=IMAGENET1K_V9", *FOLDER)
 
 
-def test_the_same_weights_from_a_file_are_the_same_start(
+def test_the_same_weights_from_a_file_give_the_same_initial_weights(
     tmp_path: Path, built: Callable[..., Run], mobile: dict[str, Tensor]
 ) -> None:
     torch.save({"state_dict": {f"module.{k}": v for k, v in mobile.items()}}, "mine.pt")
@@ -211,7 +211,7 @@ def test_files_that_torchvision_loads_of_older_versions_are_loaded(
     )
 
 
-def test_one_command_fine_tunes_on_a_folder_and_another_names_what_it_sees(
+def test_one_command_fine_tunes_on_a_folder_and_another_predicts_classes(
     tmp_path: Path, mobile: dict[str, Tensor]
 ) -> None:
     done = commands.here(

@@ -1,4 +1,4 @@
-"""Diff: what differed between two recorded runs in what really ran, beside what came of them."""
+"""`recipe diff`: the differences between two recorded runs, and between their results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from recipe.compare.run_differences import DifferenceRows
 from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
 from recipe.formatting import format_list
+from recipe.runner.console import make_table
 from recipe.store import run_dirs
 from recipe.store.run_record import RunRecord, truncate_value
 
 MAX_PARAMETER_ROWS = 12
-"""Lines about parameters."""
 
 
 def diff(arguments: Sequence[str], console: Console) -> int:
-    """The verb: two runs, each an id, its beginning, a name or MLflow's id."""
+    """Each of the two runs is given by its id, the beginning of it, a name or MLflow's id."""
     if len(arguments) < 2:
         raise SpecError("diff: which two runs? Give their ids: python -m recipe diff <id> <id>")
     outputs = run_dirs.resolve_output_dir(
@@ -35,7 +35,7 @@ def diff(arguments: Sequence[str], console: Console) -> int:
 
 
 def _find_run_dir(outputs: Path, wanted: str) -> Path:
-    """The folder of a run; by its whole id also where run.json is damaged. Raises SpecError."""
+    """The folder of a run; found by its full id even if run.json is damaged. Raises SpecError."""
     exact = run_dirs.get_runs_dir(outputs) / wanted
     with contextlib.suppress(OSError):
         if wanted not in ("", ".", "..") and Path(wanted).name == wanted and exact.is_dir():
@@ -44,7 +44,7 @@ def _find_run_dir(outputs: Path, wanted: str) -> Path:
 
 
 def render_diff(one: RunRecord, other: RunRecord) -> RenderableType:
-    """Everything that is shown, for a terminal of 100 columns."""
+    """The complete output."""
     head = _make_table("", "run", "name", "status")
     for letter, record in (("A", one), ("B", other)):
         head.add_row(letter, truncate_value(record.run_dir.name), record.name, record.status)
@@ -65,8 +65,8 @@ def render_diff(one: RunRecord, other: RunRecord) -> RenderableType:
     ]
     sections = [section for section in found if section is not None]
     if not sections:
-        whole = not (one.problems or other.problems)
-        sections = [Text(f"Nothing differed in what {'ran' if whole else 'can be read'}.")]
+        complete = not (one.problems or other.problems)
+        sections = [Text(f"Nothing differed in what {'ran' if complete else 'can be read'}.")]
     for section in (
         *sections,
         _render_section("What came of it", "", run_differences.compare_results(one, other)),
@@ -96,7 +96,7 @@ def _render_agreement(
 
 
 def _render_parameters(one: RunRecord, other: RunRecord) -> RenderableType | None:
-    """Which parameters were treated differently, alike ones in one line."""
+    """The parameters whose settings differed; those with the same changes share a line."""
     if not (one.parameters and other.parameters):
         return None
     names = dict.fromkeys([*one.parameters, *other.parameters])
@@ -127,12 +127,11 @@ def _render_section(title: str, heading: str, rows: DifferenceRows) -> Renderabl
 
 
 def _make_title(text: str) -> Text:
-    """Of a table; one of its own would be wrapped to the table's width."""
-    return Text(text, style="italic")
+    return Text(text, style="italic")  # rich would wrap a table's title to its width
 
 
 def _make_table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = make_table(*columns)
+    for column in table.columns:
+        column.overflow = "fold"
     return table

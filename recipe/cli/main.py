@@ -1,7 +1,7 @@
-"""The command line: the table of verbs, and the order in which what they need is imported.
+"""The command line: the table of verbs, and the order of imports.
 
-A verb that runs a spec reads it without torch, then sets the environment of its device, as torch
-reads that when it is imported, and only then imports the module of the verb.
+The spec of a verb that trains is parsed without torch. Then the environment variables of its device
+are set, which torch reads when it is imported, and only then the module of the verb is imported.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Verb:
     """Functions by `module:name`; they are imported when the verb is called."""
 
     function: str
-    """Takes (arguments, console), or (request, console) with a parser; returns the exit status."""
+    """Called with (arguments, console), or with a parser (request, console); returns the exit
+    status."""
     parser: str = ""
-    """Makes a request with the run's spec from the arguments, without importing torch."""
+    """Parses the arguments into a request with the run's spec, without importing torch."""
     task: str = ""
-    """The current task while the verb is imported; "importing what it needs" unless given."""
+    """What is printed as the current task while the verb is imported."""
 
 
 READING_TASK = "reading the recorded runs"
@@ -44,9 +45,9 @@ READING_TASK = "reading the recorded runs"
 VERBS = {
     "train": Verb("recipe.cli.train:train", parser="recipe.cli.run_request:parse_train"),
     "plan": Verb("recipe.cli.plan:plan", parser="recipe.cli.run_request:parse_plan"),
-    "ablate": Verb("recipe.cli.ablate:ablate"),
+    "ablate": Verb("recipe.cli.sweeps:ablate"),
     "find-lr": Verb("recipe.cli.find_lr:find_lr", parser="recipe.cli.run_request:parse_find_lr"),
-    "search": Verb("recipe.cli.search:search"),
+    "search": Verb("recipe.cli.sweeps:search"),
     "compare": Verb("recipe.compare.command:compare", task=READING_TASK),
     "diff": Verb("recipe.cli.diff:diff", task=READING_TASK),
     "predict": Verb("recipe.cli.predict:predict"),
@@ -94,22 +95,22 @@ def run_command_line(arguments: list[str]) -> int:
         status = run_command(_run_other_rank, print_errors=False)
     else:
         status = run_command(lambda: _dispatch_on_first_rank(world, arguments))
-        _load("recipe.training.rendezvous:send_exit_status")(status)
+        load("recipe.training.rendezvous:send_exit_status")(status)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, where another has ended already
-    _load("recipe.training.rendezvous:finish_command")()
+    load("recipe.training.rendezvous:finish_command")()
     return status
 
 
-def _load(function: str) -> Any:
+def load(function: str) -> Any:
     """The only place where the command line imports a module late."""
     return pkgutil.resolve_name(function)
 
 
 def _run_other_rank() -> int:
     device = "recipe.components.device"
-    threads = _load(f"{device}:thread_count")("auto")
-    os.environ.update(_load(f"{device}:thread_environment")(threads))  # torch is imported next
-    status: int = _load("recipe.runner.other_ranks:run_other_rank")()
+    threads = load(f"{device}:thread_count")("auto")
+    os.environ.update(load(f"{device}:thread_environment")(threads))  # torch is imported next
+    status: int = load("recipe.runner.other_ranks:run_other_rank")()
     return status
 
 
@@ -128,10 +129,10 @@ def _dispatch_on_first_rank(world: World, arguments: list[str]) -> int:
     verb = next((a for a in arguments if a in VERBS or a in MULTIRUN_FLAGS), "train")
     if verb not in MULTI_PROCESS_VERBS and not set(HELP_FLAGS) & set(arguments):
         is_sweep = verb in (*MULTIRUN_FLAGS, "ablate")
-        reason = "starts runs of its own, so" if is_sweep else "is done by one process, and"
+        reason = "starts its own processes" if is_sweep else "runs in one process"
         rest = " ".join(map(shlex.quote, arguments))
         raise SpecError(
-            f"{verb}: it {reason} {world.size} processes can't share it; "
+            f"{verb}: {reason}, so {world.size} processes can't share it; "
             f"use python -m recipe {rest}"
         )
     return _dispatch(arguments)
@@ -140,11 +141,11 @@ def _dispatch_on_first_rank(world: World, arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     _add_working_dir_to_path()
     if set(HELP_FLAGS) & set(arguments):
-        return int(_load("recipe.cli.help:print_help")())
+        return int(load("recipe.cli.help:print_help")())
     if arguments[:1] == ["train"]:
         arguments = arguments[1:]
     if arguments[:1] == ["sync"] and len(arguments) == 2 and arguments[1].startswith("follow="):
-        _load("recipe.mlflow_sync.uploader:serve_requests")(Path(arguments[1].partition("=")[2]))
+        load("recipe.mlflow_sync.uploader:serve_requests")(Path(arguments[1].partition("=")[2]))
         return 0
     if arguments and arguments[0] in VERBS:
         return _run_verb(arguments[0], VERBS[arguments[0]], arguments[1:])
@@ -154,11 +155,11 @@ def _dispatch(arguments: list[str]) -> int:
             "without a verb, give settings as key=value"
         )
     if "--version" in arguments:
-        return int(_load("recipe.cli.help:print_version")())
+        return int(load("recipe.cli.help:print_version")())
     if any(argument.split("=")[0] in HYDRA_FLAGS for argument in arguments):
-        return int(_load("recipe.cli.hydra:run_hydra")(arguments, VERBS))
+        return int(load("recipe.cli.hydra:run_hydra")(arguments, VERBS))
     if set(MULTIRUN_FLAGS) & set(arguments):
-        return _run_verb("-m", Verb("recipe.cli.multirun:multirun"), arguments)
+        return _run_verb("-m", Verb("recipe.cli.sweeps:run_grid"), arguments)
     return _run_verb("train", VERBS["train"], arguments)
 
 
@@ -167,18 +168,18 @@ def _run_verb(name: str, verb: Verb, arguments: list[str]) -> int:
         request: Any = arguments
         if verb.parser:
             output.set_current_task("reading the command line")
-            request = _load(verb.parser)(arguments)
+            request = load(verb.parser)(arguments)
             if name == "train":  # it imports MLflow while torch is imported here
-                prestart = _load("recipe.mlflow_sync.upload_queue:prestart_uploader")
+                prestart = load("recipe.mlflow_sync.upload_queue:prestart_uploader")
                 until_the_end.enter_context(prestart(request.spec))
             output.set_current_task("importing torch")
             # what is wrong with the device is reported with all other problems
-            set_environment = _load("recipe.runner.device_environment:set_device_environment")
+            set_environment = load("recipe.runner.device_environment:set_device_environment")
             set_environment(request.spec, Problems())
         else:
             output.set_current_task(verb.task or f"importing what {name} needs")
         if verb.task == READING_TASK:
             gc.set_threshold(100_000)  # most of what is read lives until the end
-        function, console = _load(verb.function), _load("recipe.runner.console:Console")()
+        function, console = load(verb.function), load("recipe.runner.console:Console")()
         status: int = function(request, console)
     return status

@@ -1,4 +1,4 @@
-"""Images through a recorded run: read, resized and normalised as its training images were."""
+"""`recipe predict`: classifies images with a recorded run's best weights."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import Problems, SpecError
 from recipe.formatting import escape_unprintable, pluralize
 from recipe.nn.weights import load_weights, read_weights
+from recipe.runner.console import make_table
 from recipe.store import run_dirs
 
 BATCH_SIZE = 64
@@ -36,13 +37,13 @@ BATCH_SIZE = 64
 class Prediction:
     file: str
     top_classes: list[tuple[str, float]]
-    """(class, probability), the likeliest first."""
+    """(class, probability), the most probable first."""
 
 
 class Predictor:
-    """The model of a recorded run, with the best weights, and how its images were treated.
+    """A recorded run's model with its best weights, and the preprocessing of its images.
 
-    Raises ValueError if the run has no weights or its model can't be made.
+    Raises ValueError if the run has no weights or its model can't be built.
     """
 
     def __init__(self, run_dir: Path, trust: Sequence[str]) -> None:
@@ -50,7 +51,8 @@ class Predictor:
         weights = run_dir / "model.safetensors"
         if not weights.is_file():
             raise ValueError(
-                f"run: {run_dir.name} has kept no weights (it ended before its first epoch)"
+                f"run: {run_dir.name} has no weights, as it ended before its first epoch; use "
+                "another run"
             )
         spec = RunSpec.from_file(run_dir / "spec.yaml", trust)
         components = instantiate(spec, ("model", "evaluation"))
@@ -62,12 +64,13 @@ class Predictor:
         self.mean, self.std = facts.mean, facts.std
         if not facts.white_known:
             raise ValueError(
-                "run: its images were floats that are neither in 0..1 nor in 0..255, so how a new "
-                "image is to be scaled isn't known; train it with data.white=<the value of white>"
+                "run: its images were floats that are neither in 0..1 nor in 0..255, so the scale "
+                "of new images is unknown; train it with data.white=<the value of white>"
             )
         if {len(self.mean), len(self.std)} != {self.channels}:
             raise ValueError(
-                f"run: {run_dir / 'data.json'} has not one mean and std a channel; use another run"
+                f"run: {run_dir / 'data.json'} does not have one mean and one std per channel; "
+                "use another run"
             )
         limit = spec.data.get("max_pixels")
         self.max_pixels = limit if type(limit) is int else None
@@ -77,7 +80,7 @@ class Predictor:
             model: nn.Module = components["model"].bind(counts)()
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"model: can't be made: {reason}; use another run") from error
+            raise ValueError(f"model: can't be built: {reason}; use another run") from error
         with Problems.prefix_key("run"):
             load_weights(model, read_weights(weights), head=set())
         self.model = model.to(self.device).eval()
@@ -85,23 +88,20 @@ class Predictor:
         self._check_model()
 
     def _check_model(self) -> None:
-        """Raises ValueError unless the model takes an image and gives one number a class."""
+        """Raises ValueError unless the model returns one logit per class for an image."""
         try:
             shape = tuple(self.predict_proba(torch.zeros(1, self.channels, *self.size)).shape)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"model: takes no image: {reason}; use another run") from error
+            raise ValueError(f"model: fails for an image: {reason}; use another run") from error
         if shape != (1, len(self.classes)):
             raise ValueError(
-                f"model: gives {shape} for an image and {len(self.classes)} classes; use another "
-                "run"
+                f"model: returns {shape} for one image and {len(self.classes)} classes; use "
+                "another run"
             )
 
     def read_image(self, path: Path) -> Tensor:
-        """The image as the model takes it, batch dimension in front: (1, channels, height, width).
-
-        Raises ValueError, naming the file, if it is no image.
-        """
+        """Shape (1, channels, height, width). Raises ValueError with the path if it is no image."""
         image = images.read_resized_image(
             path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
         )
@@ -115,21 +115,24 @@ class Predictor:
 
 
 def predict(arguments: Sequence[str], console: Console) -> int:
-    """The verb. Files that are no images are named on the error stream; exit status then is 1."""
+    """Files that can't be read are listed on standard error; the exit status is then 1."""
     known = {"run": "", "input": "", "top": "3", "output": "", "output_dir": "", "trust": ""}
     values = parse_key_values("predict", arguments, known)
-    problems = [f"predict: {key}=... is needed" for key in ("run", "input") if not values[key]]
+    problems = [
+        f"predict: {key} is required; give {key}=..." for key in ("run", "input") if not values[key]
+    ]
     if not re.fullmatch("[0-9]{1,9}", values["top"]) or int(values["top"]) < 1:
         problems.append(f"predict: top must be a whole number above 0, got {values['top']}")
     form = values["output"].rpartition(".")[2]
     if form not in ("", "csv", "json"):
         problems.append(
-            f"predict: --output must be csv, json or a file so named, got {values['output']}"
+            f"predict: --output must be csv, json, or a path with one of these suffixes, got "
+            f"{values['output']}"
         )
     output = Path(values["output"])
     if output.suffix and (output.is_dir() or not os.access(output.absolute().parent, os.W_OK)):
         problems.append(
-            f"predict: --output {output} can't be written; give a file in a folder that is there"
+            f"predict: --output {output} can't be written; give a path in an existing folder"
         )
     if problems:
         raise SpecError(problems)
@@ -164,7 +167,7 @@ def _list_files(given: str) -> list[Path]:
     except OSError as error:
         where = escape_unprintable(str(error.filename))
         raise SpecError(f"input: {where} can't be read: {error.strerror}") from error
-    except (ValueError, RuntimeError) as error:  # a link in a circle; ~ and the name of nobody
+    except (ValueError, RuntimeError) as error:  # a circular link; an unknown ~user
         raise SpecError(f"input: {error}") from error
     if not files:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -175,7 +178,7 @@ def _list_files(given: str) -> list[Path]:
 def classify(
     predictor: Predictor, files: Sequence[Path], top: int
 ) -> Iterator[Prediction | ValueError]:
-    """One result a file, in order: what it shows, or why it can't be read."""
+    """Yields one result per file, in order; an error for one that can't be read."""
     terminal.set_current_task(f"reading {pluralize(len(files), 'image')}")
     for start in range(0, len(files), BATCH_SIZE):
         inputs: dict[Path, Tensor] = {}
@@ -200,26 +203,25 @@ def classify(
 
 def _write_predictions(found: list[Prediction], form: str, output: Path, console: Console) -> None:
     if not form:
-        if not console.is_terminal:  # a line a file, however long its path
+        if not console.is_terminal:  # one line per file, however long its path
             console.width = 10_000
         console.print(_build_table(found))
         return
     text = _format_csv(found) if form == "csv" else json.dumps(_to_records(found), indent=2) + "\n"
     if output.suffix:
         output.write_text(text, encoding="utf-8")
-        terminal.print_text(f"{len(found)} predictions in {output}\n")
+        terminal.print_text(f"{pluralize(len(found), 'prediction')} in {output}\n")
     else:
         terminal.print_text(text)
 
 
 def _build_table(found: list[Prediction]) -> Table:
-    table = Table(box=None, pad_edge=False)
     if len(found) == 1 and len(found[0].top_classes) > 5:  # too wide for a line
-        table.add_column(found[0].file)
-        table.add_column("probability", justify="right")
+        table = make_table(found[0].file, "probability", right=["probability"])
         for name, probability in found[0].top_classes:
             table.add_row(name, f"{probability:.4f}")
         return table
+    table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     for place in range(1, len(found[0].top_classes) + 1 if found else 1):
         table.add_column(f"top {place}")

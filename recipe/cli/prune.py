@@ -1,4 +1,4 @@
-"""`recipe prune`: removes the checkpoints that runs which have ended for good need no more."""
+"""`recipe prune`: removes checkpoints that finished and pruned runs no longer need."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from recipe.checkpoint.retention import PRUNABLE_STATUSES, list_removable_files
 from recipe.config.verb_arguments import parse_key_values, parse_number
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_bytes, pluralize
+from recipe.runner.console import make_table
 from recipe.store import lineage, run_dirs, stale_records
 from recipe.store.run_dirs import RunInfo
 
@@ -33,13 +33,13 @@ class RemovableFiles:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes on disk that are freed; none by a file that another run holds, too."""
+        """Bytes on disk that are freed; a file that another run links to frees none."""
         found = [file.stat() for file in self.files]
         return sum(each.st_size for each in found if each.st_nlink == 1)
 
 
 def prune(arguments: Sequence[str], console: Console) -> int:
-    """The verb. Raises SpecError for wrong arguments, RecipeError for what can't be removed."""
+    """Raises SpecError for wrong arguments, RecipeError for files that can't be removed."""
     values = parse_key_values("prune", arguments, DEFAULTS, positional="which")
     if values["yes"] not in ("true", "false"):
         raise SpecError(f"prune: yes must be true or false, got {values['yes']}")
@@ -68,10 +68,10 @@ def prune(arguments: Sequence[str], console: Console) -> int:
 
 
 def _find_removable(outputs: Path, which: str, keep: int) -> Iterator[RemovableFiles]:
-    """Of the runs that are asked for. Raises SpecError if there is no such run or sweep."""
+    """Yields those of the requested runs. Raises SpecError if there is no such run or sweep."""
     infos: dict[Path, RunInfo] = {}
     for run in stale_records.list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json"):
-        with contextlib.suppress(SpecError):  # a damaged one is left alone
+        with contextlib.suppress(SpecError):  # damaged
             infos[run] = run_dirs.read_info_file(run, "prune")
     chosen = {
         run: info for run, info in infos.items() if not which or _is_selected(which, run, info)
@@ -104,9 +104,8 @@ def _is_selected(which: str, run: Path, info: RunInfo) -> bool:
 
 
 def _print_removable(found: Sequence[RemovableFiles], console: Console) -> None:
-    table = Table(title="Not needed any more", title_justify="left", box=None, pad_edge=False)
-    for column in ("run", "name", "status", "files", "size"):
-        table.add_column(column, justify="right" if column in ("files", "size") else "left")
+    right = ("files", "size")
+    table = make_table("run", "name", "status", *right, title="No longer needed", right=right)
     largest = sorted(found, key=lambda each: each.num_bytes, reverse=True)
     for each in largest[:MAX_ROWS]:
         texts = (each.run_dir.name, each.info.name, each.info.status)

@@ -18,6 +18,7 @@ from recipe.config.spec import RunSpec
 from recipe.errors import Problems, SpecError
 from recipe.formatting import format_list, relative_to_cwd
 from recipe.runner import environment, fingerprint, plan
+from recipe.runner.console import print_caution
 from recipe.runner.earlier_runs import EarlierRuns, find_earlier_runs, print_agreement
 from recipe.runner.execute import execute_run
 from recipe.runner.prepare import prepare_run
@@ -65,12 +66,11 @@ def _resume_run(folder: Path, spec: RunSpec, console: Console) -> None:
     if source:
         identity = lineage.compute_branch_fingerprint(identity, source)
     if identity != info.fingerprint:
-        what = format_list(_list_changes(folder, spec, run)) or "device, threads or given weights"
-        console.print(
-            f"Caution not as it was when {info.id} started ({what}), so its numbers will not be "
-            "those of a run that was never stopped",
-            style="yellow",
-            soft_wrap=True,
+        what = format_list(_list_changes(folder, spec, run)) or "device, threads or initial weights"
+        print_caution(
+            console,
+            f"changed since {info.id} started: {what}; its numbers will not be those of a run "
+            "that was never stopped",
         )
     console.print(plan.format_headline(spec, run), soft_wrap=True)
     summary = execute_run(
@@ -111,8 +111,8 @@ def _list_changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:
     record = RunRecord(folder)
     if record.data_digest and record.data_digest != run.data.digest:
         raise SpecError(
-            f"resume: the data are not those that {folder.name} was trained with; put them back, "
-            "or start a new run"
+            f"resume: the data have changed since {folder.name} was trained; restore them, or "
+            "start a new run"
         )
     now = {**environment.get_versions(), **fingerprint.get_code_versions(spec, run)}
     then = {**record.package_versions, **record.code_versions}

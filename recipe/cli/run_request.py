@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
+from recipe.cli.main import load
 from recipe.config import compose, option_files
 from recipe.config.groups import GROUPS
 from recipe.config.overrides import check_overrides, describe_interval_problem
@@ -89,11 +90,9 @@ def _parse(arguments: Sequence[str], sweep_hint: str) -> RunRequest:
             problems.raise_if_any()  # recipe's own options have no further problems
         (job,) = compose.expand_sweep(checked.overrides)
         spec = job.to_spec()
-    # pydantic: 50 ms that a mistyped option need not wait for
-    from recipe.config.schema import find_run_setting_problems
-
     if not any(key.partition(".")[0] in GROUPS and "." in key for key in keys):
-        problems += find_run_setting_problems(vars(spec))
+        # imports pydantic, 50 ms that a mistyped option need not wait for
+        problems += load("recipe.config.schema:find_run_setting_problems")(vars(spec))
         problems.raise_if_any()
     return RunRequest(spec, problems, arguments)
 

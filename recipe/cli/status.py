@@ -1,21 +1,22 @@
-"""`recipe status`: which runs and sweeps aren't finished; dead runs are closed; a sweep's grid."""
+"""`recipe status`: lists unfinished runs and sweeps, and closes stale records; a sweep's grid."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from recipe.checkpoint.retention import PRUNABLE_STATUSES
+from recipe.cli.main import load
 from recipe.cli.recorded_run import parse_resume
-from recipe.cli.sync import RecordUploader
+from recipe.cli.sync import RecordUploader, list_runs
 from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_duration, format_list, pluralize
+from recipe.runner.console import make_table, print_caution
 from recipe.store import damage, run_dirs, stale_records, sweep_dirs, sweep_status
 from recipe.store.journal import DamagedJournalError
 from recipe.store.run_dirs import RunInfo
@@ -24,11 +25,10 @@ from recipe.store.upload_state import UploadState
 from recipe.sweep import grid_table
 
 MAX_LISTED_RUNS = 5
-"""Runs that were found dead of which each is told by itself."""
 
 
 def status(arguments: Sequence[str], console: Console) -> int:
-    """Exit status 1 if a run to be taken up failed. Raises SpecError for wrong arguments."""
+    """Exit status 1 if a run could not be resumed. Raises SpecError for wrong arguments."""
     known = {"sweep": "", "output_dir": "", "tracking.uri": "", "trust": "", "resume": "false"}
     values = parse_key_values("status", arguments, known, positional="sweep")
     if values["resume"] not in ("true", "false"):
@@ -37,32 +37,25 @@ def status(arguments: Sequence[str], console: Console) -> int:
     if values["sweep"]:
         ignored = [key for key in ("tracking.uri", "trust", "resume") if values[key] != known[key]]
         if ignored:
-            raise SpecError(f"{key}: is for runs that died, not for a sweep" for key in ignored)
-        grid_table.print_sweep(
-            sweep_status.read_status(sweep_dirs.find_sweep(outputs, values["sweep"])), console
-        )
+            raise SpecError(f"{key}: is for stale runs, not for a sweep" for key in ignored)
+        sweep = sweep_dirs.find_sweep(outputs, values["sweep"])
+        grid_table.print_sweep(sweep_status.read_status(sweep), console)
         return 0
-    there = stale_records.list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json")
-    if not there:
-        console.print(
-            f"There are no runs in {escape_unprintable(run_dirs.get_runs_dir(outputs))}",
-            soft_wrap=True,
-        )
+    runs = list_runs(outputs, console)
+    if not runs:
         return 0
-    infos = dict(_read_infos(there))
+    infos = _read_infos(runs)
     running = [run for run, info in infos.items() if info and info.status == "RUNNING"]
     closed = stale_records.close_stale_records(outputs, running)
     infos |= _read_infos(closed)
     _print_runs(infos, console)
-    if damaged := damage.find_damaged_runs(there):
-        console.print(f"Caution {damage.format_damage(damaged)}", style="yellow", soft_wrap=True)
+    if damaged := damage.find_damaged_runs(runs):
+        print_caution(console, damage.format_damage(damaged))
     grid_table.print_unfinished_sweeps(outputs, console)
     for run in closed[:MAX_LISTED_RUNS]:
         console.print(_format_stale_run(run, outputs), soft_wrap=True)
-    if len(closed) > MAX_LISTED_RUNS:
-        console.print(
-            f"and {len(closed) - MAX_LISTED_RUNS} more that were stale, and are closed as KILLED"
-        )
+    if (more := len(closed) - MAX_LISTED_RUNS) > 0:
+        console.print(f"and {more} more that were stale, and are closed as KILLED")
     if closed:
         _upload_stale_runs(outputs, closed, values, console)
     if unsent := sum(_has_unsent_records(run, info) for run, info in infos.items()):
@@ -82,17 +75,17 @@ def status(arguments: Sequence[str], console: Console) -> int:
 def _format_stale_run(run: Path, outputs: Path) -> str:
     message = f"{escape_unprintable(run.name)} was stale, and is closed as KILLED"
     if not (run / "spec.yaml").is_file():
-        return f"{message}; it had not begun, start it again"
+        return f"{message}; it had not started to train, so start it again"
     resumes = run_dirs.format_command(f"resume {escape_unprintable(run.name)}", outputs)
     return f"{message}; {resumes} resumes it"
 
 
 def _print_not_resumed(
-    killed: Sequence[Path], none_dead: bool, outputs: Path, console: Console
+    killed: Sequence[Path], none_stale: bool, outputs: Path, console: Console
 ) -> None:
     """Which runs `resume=true` doesn't resume, why, and how they are resumed."""
     resumable = [escape_unprintable(run.name) for run in killed if (run / "spec.yaml").is_file()]
-    message = ["No stale run was found"] if none_dead else []
+    message = ["No stale run was found"] if none_stale else []
     if resumable:
         which = format_list(resumable[::-1], MAX_LISTED_RUNS)
         resume = run_dirs.format_command(f"resume {resumable[-1]}", outputs)
@@ -105,10 +98,9 @@ def _print_not_resumed(
 
 
 def _resume_stale_runs(closed: Sequence[Path], values: dict[str, str], console: Console) -> int:
-    """Resumes the runs that were found dead, one after the other; one that fails costs itself, and
-    one that another process resumed is left to that."""
-    from recipe.cli.resume import resume  # with torch, which only resume=true needs
-
+    """Resumes stale runs one after the other, except those that another process has resumed.
+    Returns 1 if one of them failed."""
+    resume = load("recipe.cli.resume:resume")  # with torch, which only resume=true needs
     given = [f"{key}={values[key]}" for key in ("output_dir", "tracking.uri", "trust")]
     failed = 0
     for run in closed:
@@ -129,40 +121,42 @@ def _resume_stale_runs(closed: Sequence[Path], values: dict[str, str], console: 
 
 
 def _get_skip_reason(run: Path) -> str | None:
-    """Why a run isn't to be resumed, though it was found dead; None: it is."""
+    """Why a run that was stale is not resumed; None if it is."""
     status = run_dirs.read_info_file(run, "run").status
     name = escape_unprintable(run.name)
     if status in PRUNABLE_STATUSES:
-        return f"{name} is {status} by now, so there is nothing to resume"
+        return f"{name} is {status} now, so there is nothing to resume"
     if status == "RUNNING" and run_dirs.is_running(run):
-        return f"{name} is being run by another process, so it is left to that"
+        return f"{name} is not resumed, as another process is running it"
     return None
 
 
 def _upload_stale_runs(
-    outputs: Path, closed: list[Path], values: dict[str, str], console: Console
+    outputs: Path, closed: Sequence[Path], values: dict[str, str], console: Console
 ) -> None:
-    """Tells MLflow of the runs that were closed, and of their sweeps."""
-    sending = RecordUploader(outputs, values["tracking.uri"], values["trust"])
+    """Sends the ends of runs that were closed, and of their sweeps, to MLflow."""
+    uploader = RecordUploader(outputs, values["tracking.uri"], values["trust"])
     for run in closed:
-        sending.upload_run(run)
-    sending.upload_sweeps()
-    if sending.num_unsent:
-        reasons = format_list(list(sending.failure_reasons.values()))
+        uploader.upload_run(run)
+    uploader.upload_sweeps()
+    if uploader.num_unsent:
+        reasons = format_list(list(uploader.failure_reasons.values()))
         console.print(f"MLflow was not updated: {reasons}", style="red", soft_wrap=True)
 
 
-def _read_infos(folders: Sequence[Path]) -> Iterator[tuple[Path, RunInfo | None]]:
-    """What the runs say of themselves; None: it is damaged."""
-    for run in folders:
+def _read_infos(runs: Sequence[Path]) -> dict[Path, RunInfo | None]:
+    """The content of each run.json; None if it is damaged."""
+    found: dict[Path, RunInfo | None] = {}
+    for run in runs:
         try:
-            yield run, run_dirs.read_info_file(run, "run")
+            found[run] = run_dirs.read_info_file(run, "run")
         except SpecError:
-            yield run, None
+            found[run] = None
+    return found
 
 
 def _has_unsent_records(run: Path, info: RunInfo | None) -> bool:
-    """Whether a run ended of which `sync` would send something."""
+    """Whether the run has ended, and `sync` would send something of it."""
     if info is None or info.status == "RUNNING" or UploadState.is_complete(run):
         return False
     sent = UploadState.read(run)
@@ -173,9 +167,7 @@ def _has_unsent_records(run: Path, info: RunInfo | None) -> bool:
 
 
 def _print_runs(infos: Mapping[Path, RunInfo | None], console: Console) -> None:
-    table = Table(title="Runs that aren't finished", title_justify="left", box=None, pad_edge=False)
-    for column in ("run", "name", "state", "step", "last sign of life"):
-        table.add_column(column)
+    table = make_table("run", "name", "state", "step", "last activity", title="Unfinished runs")
     states: Counter[str] = Counter()
     for run, info in infos.items():
         if info is None:
@@ -183,12 +175,10 @@ def _print_runs(infos: Mapping[Path, RunInfo | None], console: Console) -> None:
             table.add_row(escape_unprintable(run.name), "", "damaged", "-", "-")
             continue
         states[escape_unprintable(info.status)] += 1
-        if info.status not in ("FINISHED", "PRUNED"):  # a pruned one is never gone on with
-            ago = format_duration(
-                max(0.0, time.time() - stale_records.get_last_activity(run) / 1000)
-            )
-            cells = (run.name, info.name, info.status, str(RunRecord(run).progress), f"{ago} ago")
-            table.add_row(*map(escape_unprintable, cells))
+        if info.status not in PRUNABLE_STATUSES:
+            idle = max(0.0, time.time() - stale_records.get_last_activity(run) / 1000)
+            step, ago = str(RunRecord(run).progress), f"{format_duration(idle)} ago"
+            table.add_row(*map(escape_unprintable, (run.name, info.name, info.status, step, ago)))
     if table.row_count:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from recipe.formatting import escape_unprintable, pluralize
 from recipe.mlflow_sync import client, parent_run
 from recipe.mlflow_sync.client import RunDeletedError
 from recipe.mlflow_sync.upload import RunUploader
+from recipe.runner.console import print_caution
 from recipe.store import damage, run_dirs, stale_records, sweep_record
 from recipe.store.journal import DamagedJournalError
 from recipe.store.upload_state import UploadState
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 MAX_ATTEMPTS = 3
-"""Calls, a second apart, before a server is given up."""
+"""Calls, a second apart, that must fail before a server is given up."""
 
 UPLOADER_TIMEOUT = 30.0
 """Seconds to wait for an uploader that still sends a run, such as after its process was killed."""
@@ -42,12 +44,8 @@ def sync(arguments: Sequence[str], console: Console) -> int:
     known = {"output_dir": "", "tracking.uri": "", "trust": ""}
     values = parse_key_values("sync", arguments, known)
     outputs = run_dirs.resolve_output_dir(values["output_dir"])
-    runs = stale_records.list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json")
+    runs = list_runs(outputs, console)
     if not runs:
-        console.print(
-            f"There are no runs in {escape_unprintable(run_dirs.get_runs_dir(outputs))}",
-            soft_wrap=True,
-        )
         return 0
     stale_records.close_stale_records(outputs)
     uploader = RecordUploader(outputs, values["tracking.uri"], values["trust"])
@@ -59,7 +57,7 @@ def sync(arguments: Sequence[str], console: Console) -> int:
         elif run in damaged:
             unclear += 1
     if damaged:
-        console.print(f"Caution {damage.format_damage(damaged)}", style="yellow", soft_wrap=True)
+        print_caution(console, damage.format_damage(damaged))
     uploader.upload_sweeps()
     if uploader.uri and not uploader.is_uri_used:
         raise SpecError(
@@ -69,6 +67,15 @@ def sync(arguments: Sequence[str], console: Console) -> int:
         console.print(f"recipe: {reason}", style="red", soft_wrap=True)
     console.print(uploader.format_summary(len(ended) - unclear), soft_wrap=True)
     return 1 if uploader.num_unsent else 0
+
+
+def list_runs(outputs: Path, console: Console) -> list[Path]:
+    """The folders of all recorded runs; prints a message if there are none."""
+    folder = run_dirs.get_runs_dir(outputs)
+    found = stale_records.list_record_dirs(folder, "run.json")
+    if not found:
+        console.print(f"There are no runs in {escape_unprintable(folder)}", soft_wrap=True)
+    return found
 
 
 class RecordUploader:
@@ -90,7 +97,6 @@ class RecordUploader:
         self.failure_reasons: dict[str, str] = {}
         """By server or run: why it was given up."""
         self._outputs = outputs
-        self._local_client: MlflowClient | None = None
         self._trusted, self._project = (
             compose.get_trusted_packages(trust),
             compose.compose_project(),
@@ -117,18 +123,14 @@ class RecordUploader:
                     uploader, uploader.state.describe_unsent(run_dir) or left
                 )
         except Timeout:
-            self.failure_reasons[run_dir.name] = (
-                f"{escape_unprintable(run_dir.name)}: another process is sending it"
-            )
-            return self._count_result(False, "not sent")
+            reason = f"{escape_unprintable(run_dir.name)}: another process is sending it"
         except (RecipeError, DamagedJournalError) as error:
-            self.failure_reasons[run_dir.name] = str(error)
-            return self._count_result(False, "not sent")
+            reason = str(error)
         except OSError as error:
-            self.failure_reasons[run_dir.name] = (
-                f"{escape_unprintable(run_dir)} can't be written: {error.strerror}"
-            )
-            return self._count_result(False, "not sent")
+            reason = f"{escape_unprintable(run_dir)} can't be written: {error.strerror}"
+        self.failure_reasons[run_dir.name] = reason
+        self.num_unsent += 1
+        return "not sent"
 
     def _is_missing_in_mlflow(self, run: Path, sent: UploadState) -> bool:
         """Whether the outputs' own database, which had the complete run, was replaced."""
@@ -138,12 +140,14 @@ class RecordUploader:
         if not (self._outputs / "mlflow.db").is_file():
             return True
         try:
-            if self._local_client is None:
-                self._local_client, _ = client.connect(tracking, self._outputs)
             return not client.has_run(self._local_client, sent.mlflow_run_id)
         except Exception as error:  # whatever MLflow raises
             self.failure_reasons[str(tracking.uri)] = client.describe_error(error)
             return False
+
+    @functools.cached_property
+    def _local_client(self) -> MlflowClient:
+        return client.connect(self._get_local_tracking(), self._outputs)[0]
 
     def _get_local_tracking(self) -> Tracking:
         experiment = self._project.tracking.get("experiment", "recipe")
@@ -151,23 +155,17 @@ class RecordUploader:
 
     def upload_sweeps(self) -> None:
         """Sends the ends of sweeps."""
-        folder = self._outputs / "sweeps"
-        unsent = {
-            s.name: s
-            for s in stale_records.list_record_dirs(folder, "sweep.json")
-            if sweep_record.has_unsent_end(s)
-        }
-        for run in (
-            stale_records.list_record_dirs(run_dirs.get_runs_dir(self._outputs), "run.json")
-            if unsent
-            else []
-        ):
+        sweeps = stale_records.list_record_dirs(self._outputs / "sweeps", "sweep.json")
+        unsent = {sweep.name: sweep for sweep in sweeps if sweep_record.has_unsent_end(sweep)}
+        if not unsent:
+            return
+        for run in stale_records.list_record_dirs(run_dirs.get_runs_dir(self._outputs), "run.json"):
             try:
-                if sweep := unsent.pop(run_dirs.read_info(run, "run").sweep or "", None):
+                if sweep := unsent.pop(run_dirs.read_info_file(run, "run").sweep or "", None):
                     self._upload_sweep(sweep, self._get_tracking(run, UploadState.read(run)))
             except RecipeError as error:
                 self.failure_reasons[run.name] = str(error)
-                self._count_result(False)
+                self.num_unsent += 1
 
     def _upload_sweep(self, sweep: Path, tracking: Tracking) -> None:
         uri = str(tracking.uri)
@@ -176,7 +174,9 @@ class RecordUploader:
         )
         if failure:
             self.failure_reasons[uri] = failure
-        self._count_result(not failure)
+            self.num_unsent += 1
+        else:
+            self.num_sent += 1
 
     def format_summary(self, number: int) -> str:
         done = f"{self.num_sent} of {number} sent" if self.num_sent else "nothing was sent"
@@ -191,7 +191,7 @@ class RecordUploader:
 
     def _get_tracking(self, run: Path, sent: UploadState | None) -> Tracking:
         """Returns where a run's record goes. Raises SpecError if that needs the user's consent."""
-        if not (run / "spec.yaml").is_file():  # it was killed before it was written
+        if not (run / "spec.yaml").is_file():  # killed before it was written
             return self._get_default_tracking(sent)
         spec = RunSpec.from_file(run / "spec.yaml", self._trusted)
         if problems := instantiate(spec, ("tracking",)).problems:
@@ -222,7 +222,8 @@ class RecordUploader:
     def _upload_pending(self, uploader: RunUploader, left: str) -> str:
         uri, before = str(uploader.state.uri), len(uploader.state.problems)
         if uri in self.failure_reasons:
-            return self._count_result(False, f"not sent: {left}")
+            self.num_unsent += 1
+            return f"not sent: {left}"
         try:
             while _upload_chunk(uploader):
                 pass
@@ -233,25 +234,21 @@ class RecordUploader:
             return f"not sent, and never will be: {error}"
         except Exception as error:  # whatever MLflow raises
             self.failure_reasons[uri] = client.describe_error(error)
-            return self._count_result(
-                False, f"not sent: {uploader.state.describe_unsent(uploader.run_dir)}"
-            )
-        refused = [f"MLflow refused {problem}" for problem in uploader.state.problems[before:]]
-        return self._count_result(True, "; ".join([f"sent {left}", *refused]))
-
-    def _count_result(self, sent: bool, text: str = "") -> str:
-        self.num_sent += sent
-        self.num_unsent += not sent
-        return text
+            self.num_unsent += 1
+            return f"not sent: {uploader.state.describe_unsent(uploader.run_dir)}"
+        self.num_sent += 1
+        rejected = [f"MLflow rejected {problem}" for problem in uploader.state.problems[before:]]
+        return "; ".join([f"sent {left}", *rejected])
 
 
-def _upload_chunk(uploader: RunUploader) -> bool:
-    for _ in range(MAX_ATTEMPTS - 1):
-        try:
-            return uploader.send_chunk()
-        except (RunDeletedError, SpecError, DamagedJournalError):
+def _upload_chunk(uploader: RunUploader, attempts: int = MAX_ATTEMPTS) -> bool:
+    try:
+        return uploader.send_chunk()
+    except (RunDeletedError, SpecError, DamagedJournalError):
+        raise
+    except Exception as error:  # whatever MLflow raises
+        if attempts == 1:
             raise
-        except Exception as error:  # whatever MLflow raises
-            client.extend_timeout(error)
-            time.sleep(1)
-    return uploader.send_chunk()
+        client.extend_timeout(error)
+        time.sleep(1)
+        return _upload_chunk(uploader, attempts - 1)

@@ -17,6 +17,7 @@ from recipe.errors import SpecError
 from recipe.mlflow_sync import ui_links
 from recipe.mlflow_sync.ui_links import ExperimentLinks
 from recipe.mlflow_sync.ui_server import MlflowServer
+from recipe.runner.console import print_caution
 from recipe.store import run_dirs, sweep_dirs, sweep_jobs, sweep_record
 
 DEFAULTS = {"sweep": "", "port": "5000", "output_dir": "", "host": "127.0.0.1", "open": ""}
@@ -41,8 +42,7 @@ def ui(arguments: Sequence[str], console: Console) -> int:
             console.print(f"MLflow  {server.address} (Ctrl-C ends it)", soft_wrap=True)
             pages = _get_page_urls(server, outputs, sweep)
             if sweep and "Sweep" not in pages:
-                caution = f"Caution {sweep.name} is not in this MLflow database"
-                console.print(caution, style="yellow", soft_wrap=True)
+                print_caution(console, f"{sweep.name} is not in this MLflow database")
             for what, address in pages.items():
                 console.print(f"{what:6}  {address}", soft_wrap=True)
             first = next(iter(pages.values()), server.address)

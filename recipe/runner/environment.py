@@ -45,15 +45,13 @@ def _run_git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def describe(hardware: str, processes: int, commit: str | None) -> str:
+def describe(hardware: str, threads: int, processes: int, commit: str | None) -> str:
     """The content of the artifact environment.txt."""
-    import torch
-
     lines = [f"{package}=={version}" for package, version in get_versions().items()]
     return "\n".join(
         [
             f"device: {hardware}",
-            f"threads: {torch.get_num_threads()}",
+            f"threads: {threads}",
             f"processes: {processes}",
             f"system: {platform.platform()}",
             f"command: {' '.join(sys.argv[1:])}",

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from recipe.compare.report.csv_tables import format_csv
 from recipe.formatting import pluralize
+from recipe.runner.console import make_table
 from recipe.training.run import Run
 
 FOLD_THRESHOLD = 40
@@ -72,17 +73,14 @@ def to_csv(rows: list[ParameterRow]) -> str:
 def build_table(rows: list[ParameterRow]) -> Table:
     """Each parameter's group, learning rate, and whether it is trainable before and after freezing;
     a long model has one line per module."""
-    shown = Table(title="Parameters", title_justify="left", box=None, pad_edge=False)
     folded = len(rows) > FOLD_THRESHOLD
-    for column in ("name", "shape", "group", "lr", "trainable before", "after"):
-        if not (folded and column == "shape"):
-            shown.add_column(column, justify="right" if column == "lr" else "left")
-    for name, shape, alike in (
-        fold_by_module(rows) if folded else [(r.name, r.shape, r) for r in rows]
-    ):
-        lr = "-" if alike.lr is None else f"{alike.lr:g}"
-        cells = [name] if folded else [name, shape]
-        shown.add_row(*cells, alike.group or "-", lr, "True", _describe_unfreezing(alike))
+    shown = make_table(
+        "name", *(() if folded else ("shape",)), "group", "lr", "trainable before", "after",
+        title="Parameters", right=["lr"],
+    )  # fmt: skip
+    for cells, row in fold_by_module(rows) if folded else [([r.name, r.shape], r) for r in rows]:
+        lr = "-" if row.lr is None else f"{row.lr:g}"
+        shown.add_row(*cells, row.group or "-", lr, "True", _describe_unfreezing(row))
     return shown
 
 
@@ -92,22 +90,17 @@ def _describe_unfreezing(row: ParameterRow) -> str:
     return f"False, True after {pluralize(row.frozen_epochs, 'epoch')}"
 
 
-def fold_by_module(rows: list[ParameterRow]) -> list[tuple[str, str, ParameterRow]]:
-    """Merges neighbouring rows with equal settings in one top-level module: (module with its
-    number of tensors, "", one of its rows)."""
+def fold_by_module(rows: list[ParameterRow]) -> list[tuple[list[str], ParameterRow]]:
+    """Merges neighbouring rows with equal settings in one top-level module: ([module with its
+    number of tensors], one of its rows)."""
 
     def group_key(row: ParameterRow) -> tuple[str, str, float | None, bool, int | None]:
         return row.name.partition(".")[0], row.group, row.lr, row.trainable, row.frozen_epochs
 
     folded = []
     for (module, *_), alike in itertools.groupby(rows, group_key):
-        held = list(alike)
-        numbers = sum(row.numbers for row in held)
-        folded.append(
-            (
-                f"{module} ({len(held)} tensor{'s' * (len(held) > 1)}, {numbers:,} numbers)",
-                "",
-                held[0],
-            )
-        )
+        merged = list(alike)
+        numbers = sum(row.numbers for row in merged)
+        label = f"{module} ({pluralize(len(merged), 'tensor')}, {numbers:,} numbers)"
+        folded.append(([label], merged[0]))
     return folded

@@ -21,11 +21,12 @@ from recipe.components.contract import LRCurves
 from recipe.components.data import first_samples_batch
 from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.spec import RunSpec
+from recipe.errors import first_line
 from recipe.formatting import format_duration, pluralize
 from recipe.nn import layers
 from recipe.nn.model_state import preserve_model_state
 from recipe.runner import parameter_table
-from recipe.runner.console import Console
+from recipe.runner.console import Console, make_table
 from recipe.training import component_checks
 from recipe.training.run import Run
 
@@ -61,14 +62,9 @@ def summarize_model(run: Run) -> ModelSummary:
     def run_torchinfo(inputs: Tensor | None) -> torchinfo.ModelStatistics:
         columns = ("output_size", "num_params", "mult_adds", "trainable")
         return torchinfo.summary(
-            run.model,
-            input_data=inputs,
+            run.model, input_data=inputs, depth=10, mode="eval", verbose=0, device=run.device,
             col_names=columns if inputs is not None else ("num_params", "trainable"),
-            depth=10,
-            mode="eval",
-            verbose=0,
-            device=run.device,
-        )
+        )  # fmt: skip
 
     with preserve_model_state(run.model):
         inputs, _ = first_samples_batch(run.data.train, 1)
@@ -76,10 +72,8 @@ def summarize_model(run: Run) -> ModelSummary:
             return ModelSummary(run_torchinfo(inputs.to(run.device, non_blocking=True)))
         except Exception as error:  # training may work nevertheless
             cause = error.__cause__ or error
-            reason = next(iter(str(cause).splitlines()), "")
-            return ModelSummary(
-                run_torchinfo(None), f"{type(cause).__name__} for one sample: {reason}"
-            )
+            reason = f"{type(cause).__name__} for one sample: {first_line(cause)}"
+            return ModelSummary(run_torchinfo(None), reason)
 
 
 @dataclass(frozen=True)
@@ -216,9 +210,7 @@ def _render_sections(plan: Plan, seconds: float | None) -> Iterator[RenderableTy
 
 def build_spec_table(spec: RunSpec) -> Table:
     """Option and settings of every group; groups that are off are dimmed."""
-    shown = Table(title="Spec", title_justify="left", box=None, pad_edge=False)
-    for column in ("group", "option", "settings"):
-        shown.add_column(column)
+    shown = make_table("group", "option", "settings", title="Spec")
     for group in GROUPS:
         settings = [
             f"{k}={_truncate(v)}" for k, v in getattr(spec, group).items() if k != "_target_"
@@ -235,9 +227,8 @@ def _truncate(value: object) -> str:
 
 def build_param_group_table(plan: Plan) -> Table:
     """Learning rate, weight decay and number of parameters of every group."""
-    shown = Table(title="Parameter groups", title_justify="left", box=None, pad_edge=False)
-    for column in ("group", "tensors", "numbers", "lr", "weight decay"):
-        shown.add_column(column, justify="left" if column == "group" else "right")
+    right = ("tensors", "numbers", "lr", "weight decay")
+    shown = make_table("group", *right, title="Parameter groups", right=right)
     for group in plan.run.optimizer.param_groups:
         held = [row for row in plan.parameter_rows if row.group == group["name"]]
         numbers = sum(row.numbers for row in held)
@@ -276,22 +267,16 @@ def build_learning_rate_table(plan: Plan, width: int = 48) -> Table:
         shown.add_row(
             name, f"{values[0]:.3g}", format_sparkline(values, width), f"{values[-1]:.3g}"
         )
-    option = plan.spec.options["scheduler"]
-    waits = "monitor" in plan.spec.scheduler
-    if option != OFF_OPTIONS["scheduler"] and not waits and _is_constant(plan.run.lr_curves):
-        shown.add_row(
-            "",
-            "",
-            f"scheduler={option} changes nothing in {pluralize(plan.run.epochs, 'epoch')}",
-            "",
-        )
-    if "monitor" in plan.spec.scheduler:
-        shown.add_row("", "", f"falls when {plan.spec.scheduler['monitor']} stops improving", "")
+    option, monitor = plan.spec.options["scheduler"], plan.spec.scheduler.get("monitor")
+    is_constant = all(len(set(values)) == 1 for values in plan.run.lr_curves.values())
+    note = ""
+    if monitor is not None:
+        note = f"falls when {monitor} stops improving"
+    elif option != OFF_OPTIONS["scheduler"] and is_constant:
+        note = f"scheduler={option} changes nothing in {pluralize(plan.run.epochs, 'epoch')}"
+    if note:
+        shown.add_row("", "", note, "")
     return shown
-
-
-def _is_constant(rates: LRCurves) -> bool:
-    return all(len(set(values)) == 1 for values in rates.values())
 
 
 def format_model_size(plan: Plan) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from recipe.checkpoint import transfer
@@ -14,6 +15,7 @@ from recipe.checkpoint.files import Checkpoints
 from recipe.checkpoint.state import RunState, get_rng_states
 from recipe.runner import environment, fingerprint, initial_state, parameter_table
 from recipe.runner import plan as planning
+from recipe.runner.console import print_caution
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.plan import Plan
 from recipe.runner.recorder import Recorder
@@ -77,7 +79,7 @@ def _load_latest_checkpoint(recorder: Recorder, plan: Plan, console: Console) ->
     checkpoints = Checkpoints(recorder.run_dir, plan.spec.checkpoint)
     saved = checkpoints.load_latest()
     for problem in checkpoints.damaged_files:
-        console.print(f"Caution {problem}", style="yellow", soft_wrap=True)
+        print_caution(console, problem)
     if saved:
         step = saved["run"]["position"]["step"]
         console.print(f"Resumes {recorder.run_id} after step {step}", soft_wrap=True)
@@ -156,7 +158,8 @@ def _record_metadata(
     recorder.log_text("parameters.csv", parameter_table.to_csv(plan.parameter_rows))
     recorder.log_text("summary.txt", f"{plan.model_summary}\n")
     recorder.log_text(
-        "environment.txt", environment.describe(hardware, run.collectives.world_size, commit)
+        "environment.txt",
+        environment.describe(hardware, torch.get_num_threads(), run.collectives.world_size, commit),
     )
     recorder.log_text("data.json", json.dumps(_collect_data_facts(run), indent=2) + "\n")
     counts: dict[str, float] = {

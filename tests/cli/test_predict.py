@@ -131,8 +131,8 @@ def test_a_run_of_arrays_whose_white_is_unknown_predicts_nothing(tmp_path: Path)
         tmp_path, "predict", f"run={commands.runs(tmp_path)[0].name}", "input=a.png"
     )
     assert (done.status, done.problems) == (2, [
-        "recipe: run: its images were floats that are neither in 0..1 nor in 0..255, so how a new "
-        "image is to be scaled isn't known; train it with data.white=<the value of white>"
+        "recipe: run: its images were floats that are neither in 0..1 nor in 0..255, so the scale "
+        "of new images is unknown; train it with data.white=<the value of white>"
     ])  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: P
     assert (row["file"], row["top_1"]) == (str(pictures / "zero.png"), "0")
     done = predict(home, f"input={pictures}", "top=2", "--output", str(out))
     assert out.read_text() == shown
-    assert done.out == f"1 predictions in {out}\n"
+    assert done.out == f"1 prediction in {out}\n"
     as_json = json.loads(predict(home, f"input={pictures}", "top=2", "--output=json").out)
     assert [entry["class"] for entry in as_json[0]["top"]] == [row["top_1"], row["top_2"]]
 
@@ -218,9 +218,9 @@ def test_a_run_is_found_by_id_beginning_name_or_mlflow_id(home: Path, tmp_path: 
         ("run=reader input=nowhere", "input: there is no file or folder nowhere"),
         ("run=reader input=.", "input: no image in . (looked for .bmp, .gif, "),
         ("run=reader input=. top=0", "predict: top must be a whole number above 0, got 0"),
-        ("run=reader input=. --output=xml", "predict: --output must be csv, json or a file so "),
+        ("run=reader input=. --output=xml", "predict: --output must be csv, json, or a path with "),
         ("run=reader input=. tpo=2", "predict: tpo=2: no such argument; did you mean top?"),
-        ("run=reader", "predict: input=... is needed"),
+        ("run=reader", "predict: input is required; give input=..."),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(home: Path, arguments: str, problem: str) -> None:
@@ -240,7 +240,8 @@ def test_a_run_that_ended_too_early_has_nothing_to_predict_with(home: Path, tmp_
     done = commands.here(tmp_path, "predict", "run=reader", "input=zero.png")
     assert (done.status, done.err) == (
         2,
-        f"recipe: run: {run.name} has kept no weights (it ended before its first epoch)\n",
+        f"recipe: run: {run.name} has no weights, as it ended before its first epoch; "
+        "use another run\n",
     )
 
 

@@ -347,8 +347,8 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     before = listing(tmp_path)
     done = resumed(tmp_path, run.name)
     assert (done.status, done.problems) == (2, [
-        f"recipe: resume: the data are not those that {run.name} was trained with; put them back, "
-        "or start a new run"
+        f"recipe: resume: the data have changed since {run.name} was trained; restore them, or "
+        "start a new run"
     ])  # fmt: skip
     assert listing(tmp_path) == before
 
@@ -360,7 +360,7 @@ def test_other_code_is_cautioned_about_and_nobody_takes_the_result_for_the_spec_
     (again / "parts.py").write_text(PARTS + "\n# changed\n")
     done = resumed(again, run.name)
     assert done.status == 0
-    caution = f"Caution not as it was when {run.name} started (parts "
+    caution = f"Caution changed since {run.name} started: parts "
     assert any(line.startswith(caution) for line in done.out.splitlines())
     (again / "parts.py").write_text(PARTS)
     swept = commands.in_turn(again, "-m", *QUIET, "seed=0")
@@ -378,7 +378,7 @@ def test_another_number_of_threads_is_cautioned_about(tmp_path: Path) -> None:
     (run,) = commands.runs(tmp_path)
     done = commands.process(tmp_path, "resume", run.name, "trust=[parts]", OMP_NUM_THREADS="2")
     assert done.status == 0
-    assert f"Caution not as it was when {run.name} started (device, threads" in done.out
+    assert f"Caution changed since {run.name} started: device, threads" in done.out
 
 
 # other places

@@ -322,7 +322,7 @@ def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path)
             ["output_dir=a", "--output_dir=b"],
             "status: --output_dir=b: output_dir is given already; give it once",
         ),
-        (["a", "--resume", "true"], "resume: is for runs that died, not for a sweep"),
+        (["a", "--resume", "true"], "resume: is for stale runs, not for a sweep"),
     ],
 )
 def test_a_slip_in_the_arguments_is_refused(

@@ -99,11 +99,11 @@ TWO = {
 
 REFUSED: Mapping[tuple[str, ...], list[str]] = {
     ("-m", "clip=none,norm"): [
-        "-m: it starts runs of its own, so 2 processes can't share it; use python -m recipe -m "
+        "-m: starts its own processes, so 2 processes can't share it; use python -m recipe -m "
         "clip=none,norm"
     ],
     ("compare", "all"): [
-        "compare: it is done by one process, and 2 processes can't share it; use python -m recipe "
+        "compare: runs in one process, so 2 processes can't share it; use python -m recipe "
         "compare all"
     ],
     (*several.HERE, "modle=vgg", "epochs=0"): [
@@ -261,7 +261,7 @@ def test_as_many_processes_as_one_likes_go_on_with_a_run(launched: Launched) -> 
     whole = launched.alone(*STOPPED)
     first = launched.three["stopped"][0]
     assert first.status == 0, first.err
-    assert "not as it was when" in first.out and "processes 2 -> 3" in first.out
+    assert "Caution changed since" in first.out and "processes 2 -> 3" in first.out
     assert "The run had 2 processes, and has 3 now" in first.out
     assert_alike(run_of(first, launched.folder), whole)
     stopped = run_dirs.find(launched.folder / "outputs", "one", "run")

@@ -1,10 +1,10 @@
-"""A sweep before its first run: its jobs, checked as far as can be without making anything."""
+"""A sweep before its first run: its jobs, checked as far as possible without training."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,12 +17,21 @@ from recipe.config.overrides import check_overrides, describe_interval_problem
 from recipe.config.schema import find_run_setting_problems
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
+from recipe.formatting import format_bytes, pluralize
 from recipe.runner.recorder import Status
 from recipe.store import run_dirs, sweep_jobs, sweep_record
-from recipe.sweep.launchers import forkserver, gpu_assignment
+from recipe.sweep.launchers import gpu_assignment
+from recipe.sweep.launchers.forkserver import TORCH_HELPER
+from recipe.sweep.sweeper_arguments import is_hydra_override
 
 MAX_PREFLIGHT_SEEDS = 3
-"""Seeds with which the parts of jobs are made before a sweep starts, if none can be."""
+"""Seeds with which components are built before a sweep starts, if none can be built."""
+
+
+@dataclass(frozen=True)
+class RunSize:
+    weights_bytes: int
+    checkpoint_bytes: int
 
 
 @dataclass(frozen=True)
@@ -33,31 +42,31 @@ class SweepPlan:
     first_spec: RunSpec
     jobs: Sequence[Job]
     extra_metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What an ablation's or a search's sweep.json says besides."""
+    """Fields of sweep.json that only ablations or searches have."""
 
     preserved_keys: ClassVar[Collection[str]] = ()
-    """What sweep.json says that stays where a sweep is gone on with."""
+    """Fields of sweep.json that stay when the sweep is resumed."""
 
     @property
     def preflight_jobs(self) -> Sequence[Job]:
-        """The jobs of which the parts may be made before the first is run."""
+        """The jobs whose components may be built before the first one is run."""
         return self.jobs
 
     @property
     def digest(self) -> str:
-        """Of the command lines, less how the jobs are launched: what makes it the same sweep."""
+        """Identifies the sweep: a hash of its jobs, whatever launches them."""
         jobs = sorted(
             tuple(t for t in job.overrides if not is_hydra_override(t)) for job in self.jobs
         )
-        what = (self.extra_metadata["plan"], jobs) if self.extra_metadata else jobs
-        return hashlib.sha256(repr(what).encode()).hexdigest()
+        identity = (self.extra_metadata["plan"], jobs) if self.extra_metadata else jobs
+        return hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def is_finished(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether a sweep of these command lines has nothing left to do, as its sweep.json says."""
+        """Whether a sweep with this digest has nothing left to do, by its sweep.json."""
         return bool(metadata.get("end", {}).get("status") == "FINISHED")
 
     def find_unfinished(self, sweeps_dir: Path) -> Path | None:
-        """The newest sweep of the same command lines, if it isn't done and nobody is running it."""
+        """The newest sweep with this digest, if it is neither finished nor running."""
         for folder in sorted(sweeps_dir.glob("*"), reverse=True):
             about = sweep_record.read_record(folder)
             if about.get("digest") == self.digest:
@@ -65,19 +74,19 @@ class SweepPlan:
         return None
 
     def prepare(self, sweep_dir: Path) -> None:
-        """What is to be done before the first job of a sweep. Raises SpecError."""
+        """Called before the first job of a sweep. Raises SpecError."""
 
     def get_final_status(self, sweep_dir: Path) -> Status:
-        """How a sweep ended that was not interrupted."""
+        """The status of a sweep that was not interrupted."""
         done = [each for each in sweep_jobs.read_results(sweep_dir) if each.status == "FINISHED"]
         return "FINISHED" if len(done) == sweep_record.read_record(sweep_dir)["jobs"] else "FAILED"
 
     def format_summary(self, sweep_dir: Path) -> str:
-        """The sweep's page in MLflow, as Markdown."""
+        """The description of the sweep in MLflow, as Markdown."""
         return sweep_jobs.format_markdown(sweep_dir)
 
     def to_metadata(self, command: Sequence[str]) -> dict[str, Any]:
-        """What sweep.json says when the sweep begins."""
+        """The sweep.json of a new sweep."""
         return {
             "name": self.first_spec.name or self.name,
             "command": list(command),
@@ -90,12 +99,14 @@ class SweepPlan:
 
 
 def plan_grid(overrides: Sequence[Override]) -> SweepPlan:
-    """Every combination of the values given. Raises SpecError with all that is wrong."""
+    """Every combination of the given values. Raises SpecError with all problems."""
     problems = Problems()
     specs: list[RunSpec] = []
     with compose.composition_context():
         wrong = find_value_problems(overrides)
-        wrong |= find_duplicate_problems([o for o in overrides if o.input_line not in wrong])
+        rest = [o for o in overrides if o.input_line not in wrong]
+        swept = [o for o in rest if o.is_sweep_override() and not isinstance(o.value(), Glob)]
+        wrong |= find_duplicate_problems(rest, [o.key_or_group for o in swept])
         problems += wrong.values()
         checked = check_overrides([o for o in overrides if o.input_line not in wrong])
         problems += checked.problems
@@ -111,15 +122,17 @@ def plan_grid(overrides: Sequence[Override]) -> SweepPlan:
     for spec in specs:
         problems += find_spec_problems(spec)
     if specs:
-        problems += find_seed_problems(specs[0], made)
+        problems += find_seed_problems(
+            specs[0], [t for job in made for t in job.swept if _is_seed_override(t)]
+        )
     problems.raise_if_any()
     name = " ".join(o.input_line for o in overrides if o.is_sweep_override())
     return SweepPlan(name or specs[0].label, specs[0], made)
 
 
 def find_value_problems(overrides: Sequence[Override]) -> dict[str, str]:
-    """What is wrong with the sweeps that can't be listed, by what was typed: an interval, and one
-    without a value, which Hydra takes for no sweep at all."""
+    """The problems of sweeps that can't be enumerated, by the text of the override: an interval,
+    and one without a value, which Hydra doesn't treat as a sweep."""
     found = {}
     for override in overrides:
         text = override.input_line
@@ -132,45 +145,55 @@ def find_value_problems(overrides: Sequence[Override]) -> dict[str, str]:
     return found
 
 
-def find_duplicate_problems(overrides: Sequence[Override]) -> dict[str, str]:
-    """What is swept over and given several times, of which Hydra takes the last, by what was
-    typed."""
+def find_duplicate_problems(
+    overrides: Sequence[Override], keys: Collection[str], way_out: str = ""
+) -> dict[str, str]:
+    """The problems of keys given several times, of which Hydra would take the last, by the text of
+    the override."""
     found: dict[str, str] = {}
-    for override in overrides:
-        text, key = override.input_line, override.key_or_group
-        if not override.is_sweep_override() or isinstance(override.value(), Glob):
-            continue
-        others = [o.input_line for o in overrides if o.key_or_group == key and o is not override]
-        if others and not any(line in found for line in others):
-            lines = ", ".join([text, *others])
-            found[text] = f"{lines}: {key} is given {len(others) + 1} times; give it once"
+    for key in dict.fromkeys(keys):
+        texts = [o.input_line for o in overrides if o.key_or_group == key]
+        if len(texts) > 1:
+            lines = f"{', '.join(texts)}: {key} is given {len(texts)} times; give it once"
+            found[texts[0]] = lines + way_out.format(key=key)
     return found
 
 
-def is_hydra_override(text: str) -> bool:
-    """Whether an override is of Hydra's own node."""
-    return text.lstrip("+~").startswith(("hydra.", "hydra/"))
+def format_disk_estimate(spec: RunSpec, n_jobs: int) -> str | None:
+    """The disk space for runs of this and similar specs, and how much more a run needs while it
+    trains; None without a helper process to measure it."""
+    if not TORCH_HELPER.is_started:
+        return None
+    size: RunSize | None = TORCH_HELPER.call("recipe.sweep.preflight:measure_run_size", spec)
+    if size is None:
+        return None
+    every, keep = spec.checkpoint["every"], spec.checkpoint["keep"]
+    kept = min(keep, spec.checkpoint["keep_finished"]) if every is not None else 0
+    copies = 2 if spec.options["tracking"] == "local" else 1
+    each = copies * size.weights_bytes + kept * size.checkpoint_bytes
+    parts = ["weights", *["their copy for MLflow"] * (copies - 1)]
+    if kept:
+        parts.append(pluralize(kept, "checkpoint"))
+    text = (
+        f"about {format_bytes(n_jobs * each)}: {format_bytes(each)} for each of "
+        f"{pluralize(n_jobs, 'run')} ({', '.join(parts)})"
+    )
+    if every is not None and keep > kept:
+        text += f", {format_bytes((keep - kept) * size.checkpoint_bytes)} more for each that trains"
+    return text
 
 
 def find_spec_problems(spec: RunSpec) -> list[str]:
-    """What is wrong with a spec, told without making anything."""
-    return [
-        *find_run_setting_problems(vars(spec)),
-        *forkserver.call_in_helper(_find_static_problems, spec),
-    ]
-
-
-def _find_static_problems(spec: RunSpec) -> list[str]:
-    from recipe.training.param_groups import static_problems
-
-    return [line for lines in static_problems(spec).values() for line in lines]
+    """The problems of a spec that are found without building anything."""
+    static = TORCH_HELPER.call("recipe.training.param_groups:static_problems", spec)
+    return [*find_run_setting_problems(vars(spec)), *itertools.chain(*static.values())]
 
 
 def find_shared_problems(plan: SweepPlan) -> list[str]:
-    """What keeps every job from running, found by making their parts: of one after the other until
-    those of one can be made, so that each value that is swept over is tried, and a few seeds. The
-    jobs of a search are not known before: only what all that are tried have in common counts. Call
-    within `menu_folder()`."""
+    """The problems that keep every job from running, found by building components: of one job
+    after the other, until one can be built, so that each value in the sweep and a few seeds are
+    tried. The jobs of a search aren't known in advance: only the problems that all tried ones have
+    in common count. Call within `composition_context()`."""
     found: list[list[str]] = []
     seen: set[str] = set()
     seeds: list[str] = []
@@ -181,10 +204,8 @@ def find_shared_problems(plan: SweepPlan) -> list[str]:
         if plan.jobs and found and values <= seen:
             continue
         spec = job.to_spec()
-        question = functools.partial(
-            _find_build_problems, on_cpu=gpu_assignment.is_cpu_device(spec.device)
-        )
-        lines = forkserver.call_in_helper(question, spec)
+        is_on_cpu = gpu_assignment.is_cpu_device(spec.device)
+        lines = TORCH_HELPER.call("recipe.sweep.preflight:find_build_problems", spec, is_on_cpu)
         if not lines:
             return []
         seen |= values
@@ -203,17 +224,14 @@ def _is_seed_override(text: str) -> bool:
     return text.startswith("seed=")
 
 
-def _find_build_problems(spec: RunSpec, *, on_cpu: bool) -> list[str]:
-    from recipe.runner import prepare
-
-    with prepare.preserve_environment():
-        return prepare.find_problems(spec, is_on_cpu=on_cpu)
-
-
-def find_seed_problems(spec: RunSpec, jobs: Sequence[Job]) -> list[str]:
-    """What is wrong with the seeds given, each looked at once."""
-    texts = {text for job in jobs for text in job.swept if text.startswith("seed=")}
-    seeds: list[Any] = [override.value() for override in compose.parse_overrides(sorted(texts))]
+def find_seed_problems(spec: RunSpec, texts: Iterable[str]) -> list[str]:
+    """The problems of the seeds among overrides."""
+    seeds: list[Any] = [o.value() for o in compose.parse_overrides(sorted(set(texts)))]
     return [
         line for seed in seeds for line in find_run_setting_problems(vars(replace(spec, seed=seed)))
     ]
+
+
+def join_seeds(seed_overrides: Sequence[str]) -> str:
+    """The seeds as one override."""
+    return f"seed={','.join(text.removeprefix('seed=') for text in seed_overrides)}"

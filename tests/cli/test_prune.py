@@ -12,7 +12,7 @@ from same_runs import alike
 from stopped_runs import QUIET, stopped
 
 from recipe.config.spec import RunSpec
-from recipe.sweep.disk_estimate import measure_run_size
+from recipe.sweep.preflight import measure_run_size
 
 SETTINGS = (*commands.QUICK, "tracking=none", "checkpoint.keep_finished=2")
 

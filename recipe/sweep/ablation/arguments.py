@@ -1,4 +1,4 @@
-"""What the command line of an ablation asks for: its tricks, its seeds and its plan."""
+"""The arguments of `ablate`: its tricks, its seeds and its plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recipe.config.groups import GROUPS, OFF_OPTIONS
 from recipe.config.option_files import suggest_nearest
 from recipe.config.overrides import get_option_names
 from recipe.errors import Problems
-from recipe.formatting import format_value, pluralize
+from recipe.formatting import pluralize
 from recipe.sweep.ablation.variants import (
     FULL_SET_PLANS,
     MAX_VARIANTS,
@@ -23,11 +23,12 @@ from recipe.sweep.ablation.variants import (
     Trick,
     count_variants,
 )
+from recipe.sweep.plan import find_duplicate_problems
+from recipe.sweep.sweeper_arguments import SWEEPER_PREFIX, find_yes_problems
 
 TRICK_GROUPS = tuple(group for group in GROUPS if group in OFF_OPTIONS)
 
 ARGUMENT_NAMES = ("plan", "yes")
-"""The arguments of `ablate` itself; to Hydra they are the sweeper's."""
 
 EXAMPLE_COMMAND = "python -m recipe ablate clip=norm scheduler=step 'seed=range(7)'"
 
@@ -38,21 +39,21 @@ class AblationArguments:
     yes: bool
     tricks: tuple[Trick, ...]
     seed_overrides: tuple[str, ...]
-    """Overrides, `seed=0`."""
     fixed_overrides: tuple[str, ...]
     """The overrides that all jobs have."""
 
 
 def parse_arguments(overrides: Sequence[Override], problems: Problems) -> AblationArguments:
-    """What is asked for; what can't be done is added to `problems`. Raises SpecError where nothing
-    can be composed. Call within `menu_folder()`, with overrides that hold by themselves."""
+    """Adds to `problems`. Raises SpecError if no config can be composed. Call within
+    `composition_context()`, with overrides that were checked one by one."""
     problems += _find_sweep_problems(overrides)
     options = {o.key_or_group: o for o in overrides if o.key_or_group in TRICK_GROUPS}
     composed = compose.compose_config([_to_single_override(o) for o in overrides])
     chosen = _select_options(options, composed.hydra.runtime.choices)
     seed = next((o for o in overrides if o.key_or_group == "seed"), None)
-    own = [o for o in overrides if o is not seed and _get_group(o) not in chosen]
-    fixed = tuple(_to_single_override(o) for o in own)
+    fixed = tuple(
+        _to_single_override(o) for o in overrides if o is not seed and _get_group(o) not in chosen
+    )
     tricks = _make_tricks(chosen, overrides, fixed)
     sweeper = composed.hydra.sweeper
     requested = AblationArguments(
@@ -63,21 +64,16 @@ def parse_arguments(overrides: Sequence[Override], problems: Problems) -> Ablati
 
 
 def _find_sweep_problems(overrides: Sequence[Override]) -> list[str]:
-    """What is wrong with what is given several values, or several times."""
+    """The problems of overrides with several values, or given several times."""
     keys = [o.key_or_group for o in overrides if o.key_or_group in (*TRICK_GROUPS, "seed")]
-    twice = {key: [o.input_line for o in overrides if o.key_or_group == key] for key in keys}
-    found = [
-        f"{', '.join(lines)}: {key} is given {len(lines)} times; give it once"
-        + f", several as {key}=<one>,<other>"
-        for key, lines in twice.items()
-        if len(lines) > 1
-    ]
+    way_out = ", several as {key}=<one>,<other>"
+    found = list(find_duplicate_problems(overrides, keys, way_out).values())
     for override in overrides:
         key, text = override.key_or_group, override.input_line
         if not override.is_sweep_override() or key in (*TRICK_GROUPS, "seed"):
             continue
         if key.startswith("hydra"):
-            found.append(f"{text.removeprefix('hydra.sweeper.')}: give one value")
+            found.append(f"{text.removeprefix(SWEEPER_PREFIX)}: give one value")
         else:
             command = _format_grid_command(overrides)
             found.append(
@@ -88,13 +84,13 @@ def _find_sweep_problems(overrides: Sequence[Override]) -> list[str]:
 
 
 def _format_grid_command(overrides: Sequence[Override]) -> str:
-    """The sweep over the same tricks, on and off, and over all else that has several values; empty
-    where there is none."""
+    """The grid of the same tricks, on and off, and of everything else that has several values;
+    empty if there is none."""
     words = ["python -m recipe -m"]
     for override in overrides:
         key, group = override.key_or_group, _get_group(override)
         if group in TRICK_GROUPS and key != group:
-            return ""  # no job may have the settings of a trick that is off in it
+            return ""  # a trick that is off takes no settings
         if group in TRICK_GROUPS:
             names = dict.fromkeys([OFF_OPTIONS[group], *get_option_names(override)])
             words.append(f"{group}={','.join(names)}")
@@ -104,7 +100,7 @@ def _format_grid_command(overrides: Sequence[Override]) -> str:
 
 
 def _to_single_override(override: Override) -> str:
-    """A single override as Hydra takes it; the first value of several."""
+    """The override with its first value."""
     key = override.get_key_element()
     if override.is_sweep_override():
         return f"{key}={next(iter(override.sweep_string_iterator()))}"
@@ -118,7 +114,7 @@ def _get_group(override: Override) -> str:
 def _select_options(
     options: Mapping[str, Override], choices: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """The options of each group that isn't off, in the order of the groups."""
+    """The options that are on, by group, in the order of the groups."""
     found = {}
     for group in TRICK_GROUPS:
         names = get_option_names(options[group]) if group in options else [choices[group]]
@@ -149,11 +145,9 @@ def _make_tricks(
 
 
 def _make_reset_overrides(group: str, off_config: DictConfig) -> list[str]:
-    """What takes away the settings that a file gives for a trick, where the trick is off."""
-    node, own = (
-        off_config[group],
-        OmegaConf.load(option_files.find_options(group)[OFF_OPTIONS[group]].path),
-    )
+    """Overrides that undo an experiment file's settings of a trick, for its off option."""
+    node = off_config[group]
+    own = OmegaConf.load(option_files.find_options(group)[OFF_OPTIONS[group]].path)
     names = list(node) if OmegaConf.is_dict(node) else []
     changed = [key for key in names if node._get_node(key) != own._get_node(key)]
     return [f"{group}.{key}={own[key]}" if key in own else f"~{group}.{key}" for key in changed]
@@ -166,12 +160,8 @@ def _parse_seeds(override: Override | None, composed: DictConfig) -> tuple[str, 
 
 
 def _find_plan_problems(arguments: AblationArguments, sweeper: Any) -> list[str]:
-    found = []
+    found = find_yes_problems(sweeper.yes)
     plan = arguments.plan
-    if not isinstance(sweeper.yes, bool):
-        found.append(
-            f"yes must be true or false, got {format_value(sweeper.yes)} (whether to start unasked)"
-        )
     if plan not in PLANS:
         hint = suggest_nearest(plan, PLANS) or f"; there are {', '.join(PLANS)}"
         return [*found, f"plan={plan}: no such plan{hint}"]
@@ -188,16 +178,13 @@ def _find_plan_problems(arguments: AblationArguments, sweeper: Any) -> list[str]
         runs = pluralize(variants * len(arguments.seed_overrides), "run")
         found.append(
             f"plan={plan}: {len(arguments.tricks)} tricks make {variants:,} variants, {runs} in "
-            "all, "
-            f"and at most {MAX_VARIANTS} variants are planned; choose fewer tricks, or use "
-            "plan=add_one "
-            f"({count_variants('add_one', arguments.tricks)} variants)"
+            f"all, and at most {MAX_VARIANTS} variants are planned; choose fewer tricks, or use "
+            f"plan=add_one ({count_variants('add_one', arguments.tricks)} variants)"
         )
     return found
 
 
 def format_no_tricks_problem() -> str:
-    """What to say where nothing is on that could be off."""
     return (
         "ablate: every group is off "
         f"({', '.join(f'{g}={OFF_OPTIONS[g]}' for g in TRICK_GROUPS)}), so there is "

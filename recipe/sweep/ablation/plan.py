@@ -1,4 +1,4 @@
-"""`ablate`: from its command line to the jobs of an ablation, each spec once."""
+"""The plan of an ablation: from its command line to the jobs, each spec once."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from recipe.sweep.plan import (
     find_seed_problems,
     find_spec_problems,
     find_value_problems,
-    is_hydra_override,
+    join_seeds,
 )
+from recipe.sweep.sweeper_arguments import is_hydra_override
 
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """What is to be compared, and what was left out of it."""
-
     arguments: AblationArguments
     specs: Mapping[Variant, RunSpec]
-    """The spec of each variant, with the first seed."""
+    """With the first seed."""
     skip_reasons: Sequence[str]
-    """Which variants are not run, and why."""
+    """Of the variants that are left out."""
 
     @property
     def sweep_plan(self) -> SweepPlan:
@@ -43,9 +42,10 @@ class AblationPlan:
             list(self.specs), requested.tricks, requested.seed_overrides
         )
         fixed = tuple(text for text in requested.fixed_overrides if not is_hydra_override(text))
-        seeds = requested.seed_overrides if len(requested.seed_overrides) > 1 else ()
+        seeds = requested.seed_overrides
+        several = [join_seeds(seeds)] if len(seeds) > 1 else []
         given = [] if requested.plan == "both" else [f"plan={requested.plan}"]
-        words = ["ablate", *(t.label for t in requested.tricks), *_join_seeds(seeds), *given]
+        words = ["ablate", *(t.label for t in requested.tricks), *several, *given]
         return SweepPlan(
             " ".join(words),
             next(iter(self.specs.values())),
@@ -60,7 +60,6 @@ class AblationPlan:
         )
 
     def make_job(self, variant: Variant, seed: str) -> Job:
-        """The job of a variant, with a seed given as an override."""
         return _make_job(self.arguments, variant, seed)
 
 
@@ -70,9 +69,9 @@ def to_sweeper_overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
-    """The variants, checked as far as can be without making anything.
+    """The variants, checked as far as possible without building anything.
 
-    Raises SpecError with all that is wrong, of every variant.
+    Raises SpecError with the problems of all variants.
     """
     problems = Problems()
     with compose.composition_context():
@@ -85,7 +84,7 @@ def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
         requested = tricks.parse_arguments(checked.overrides, problems)
         if not requested.tricks and not problems:
             problems.append(tricks.format_no_tricks_problem())
-        # what is wrong beside the plan is told with it
+        # problems of the plan and of the specs are reported together
         first = PLANS["add_one" if problems else requested.plan](requested.tricks)
         specs = {}
         found: dict[str, list[Variant]] = {}
@@ -98,8 +97,7 @@ def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
                 found.setdefault(line, []).append(variant)
     problems += _format_problems(found, requested, first)
     if specs:
-        seeds = [_make_job(requested, (), seed) for seed in requested.seed_overrides]
-        problems += find_seed_problems(next(iter(specs.values())), seeds)
+        problems += find_seed_problems(next(iter(specs.values())), requested.seed_overrides)
     problems.raise_if_any()
     once, left_out = _deduplicate({variant: specs[variant] for variant in first})
     if len(once) == 1:
@@ -117,7 +115,7 @@ def _make_job(arguments: AblationArguments, variant: Variant, seed: str = "") ->
 
 
 def _make_full_variants(arguments: AblationArguments) -> list[Variant]:
-    """The sets with a trick of every group on, in which each trick is found; without any, none."""
+    """The sets with a trick of every group on that between them have each trick."""
     firsts = {trick.group: trick for trick in reversed(arguments.tricks)}
     sets = [{**firsts, trick.group: trick} for trick in arguments.tricks]
     return [variants.sort_tricks(list(on.values())) for on in sets] or [()]
@@ -128,26 +126,25 @@ def _format_problems(
     arguments: AblationArguments,
     planned_variants: Iterable[Variant],
 ) -> list[str]:
-    """What is wrong with a variant that is run; and if with everything on it isn't, without what
-    it is."""
-    typed, planned, message = set(_make_full_variants(arguments)), set(planned_variants), []
+    """The problems of planned variants; those that the full variants don't have say so."""
+    full, planned, found = set(_make_full_variants(arguments)), set(planned_variants), []
     for line, where in variants_by_problem.items():
-        if typed.intersection(where):
+        if full.intersection(where):
             if planned.intersection(where):
-                message.append(line)
+                found.append(line)
             continue
         variant = max(where, key=len)
         groups = {trick.group for trick in variant}
         off = [trick.off[0] for trick in arguments.tricks if trick.group not in groups]
-        message.append(
+        found.append(
             f"{line} (with {' '.join(dict.fromkeys(off))} only: with every trick on it holds; give "
             "what holds with the trick off too, or leave the trick out of the ablation)"
         )
-    return message
+    return found
 
 
 def _deduplicate(specs: Mapping[Variant, RunSpec]) -> tuple[dict[Variant, RunSpec], list[str]]:
-    """The variants of which each spec is another, and what is told of the others."""
+    """The variants with distinct specs, and the reasons for leaving out the others."""
     first: dict[str, Variant] = {}
     left_out = []
     for variant, spec in specs.items():
@@ -157,13 +154,6 @@ def _deduplicate(specs: Mapping[Variant, RunSpec]) -> tuple[dict[Variant, RunSpe
         if same != variant:
             left_out.append(
                 f"{variants.format_variant(variant)}: resolves to the same spec as "
-                f"{variants.format_variant(same)}, "
-                "which is run once"
+                f"{variants.format_variant(same)}, which is run once"
             )
     return {variant: specs[variant] for variant in first.values()}, left_out
-
-
-def _join_seeds(seeds: Sequence[str]) -> list[str]:
-    """The seeds as one override."""
-    values = [seed.removeprefix("seed=") for seed in seeds]
-    return [f"seed={','.join(values)}"] if values else []

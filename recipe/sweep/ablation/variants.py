@@ -1,4 +1,4 @@
-"""What an ablation compares: sets of tricks that are on, by the plans there are."""
+"""The variants of an ablation: sets of tricks that are on, by plan."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from recipe.config.groups import GROUPS
 
 @dataclass(frozen=True)
 class Trick:
-    """An option of a group that stands for something, and what it takes to have it and not to."""
+    """An option of a group, and the overrides that turn it on and off."""
 
     group: str
     option: str
     overrides: tuple[str, ...]
     """`clip=norm` and the settings given for it."""
     off: tuple[str, ...]
-    """What stands in their place where it is off."""
 
     @property
     def label(self) -> str:
@@ -32,7 +31,6 @@ Variant = tuple[Trick, ...]
 PlanFunction = Callable[[Sequence[Trick]], list[Variant]]
 
 MAX_VARIANTS = 2**8
-"""Of how many variants a plan may be made."""
 
 
 def add_one(tricks: Sequence[Trick]) -> list[Variant]:
@@ -69,19 +67,18 @@ FULL_SET_PLANS = ("leave_one_out", "both")
 
 
 def count_variants(plan: str, tricks: Sequence[Trick]) -> int:
-    """The number of variants of a plan."""
     if plan == "factorial":
         return math.prod(1 + len(among) for among in _group_tricks(tricks))
     return len(PLANS[plan](tricks))
 
 
 def format_variant(variant: Variant) -> str:
-    """What is on: `freeze=vgg_first2 clip=norm`, or `baseline`."""
+    """The tricks that are on: `freeze=vgg_first2 clip=norm`, or `baseline`."""
     return " ".join(trick.label for trick in variant) or "baseline"
 
 
 def make_overrides(variant: Variant, tricks: Sequence[Trick]) -> tuple[str, ...]:
-    """What chooses a variant of these tricks: every group of theirs, on or off."""
+    """The overrides of a variant: every group of the tricks, on or off."""
     chosen = {trick.group: trick for trick in variant}
     found: list[str] = []
     for among in _group_tricks(tricks):
@@ -91,7 +88,6 @@ def make_overrides(variant: Variant, tricks: Sequence[Trick]) -> tuple[str, ...]
 
 
 def sort_tricks(tricks: Sequence[Trick]) -> Variant:
-    """In the order of the groups."""
     return tuple(sorted(tricks, key=lambda trick: GROUPS.index(trick.group)))
 
 
@@ -99,7 +95,7 @@ def make_jobs_by_seed(
     variants: Sequence[Variant], tricks: Sequence[Trick], seeds: Sequence[str]
 ) -> list[tuple[str, tuple[str, ...]]]:
     """The name and the overrides of every job, all variants of a seed before the next seed's, so
-    that complete blocks exist early; `seeds` are overrides too."""
+    that complete blocks exist early; `seeds` are overrides."""
     return [
         (format_variant(variant), (*make_overrides(variant, tricks), seed))
         for seed in seeds

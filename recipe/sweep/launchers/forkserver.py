@@ -1,10 +1,10 @@
 """Where the worker processes of a sweep come from.
 
-On the CPU of Linux they are forked from one process, a fork server, that has imported what a job
-needs and done nothing else: torch is imported once for all of them, while the sweep itself is
-looked at. It has no thread yet, and its threads and how they wait are said by its environment, as
-torch reads them when it is imported. With a GPU, which is to be chosen before torch is imported,
-and on other systems each process is started anew.
+On Linux, jobs for the CPU run in processes forked from a fork server, which has imported what a job
+needs and nothing else: torch is imported once for all of them, while the sweep is checked. The fork
+server has no threads; the number of threads of its children is set by its environment, which torch
+reads when it is imported. With a GPU, which must be selected before torch is imported, and on other
+systems each process is spawned.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -21,14 +22,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.core.utils import env_override
 
 from recipe.components.device import thread_environment
 
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
-"""A process forked from one that computes would have torch's threads in name only."""
+"""A fork of a process that computes would inherit torch's thread pool without its threads."""
 
 PRELOADED_MODULES = [
     "recipe.runner.start",
@@ -39,83 +40,95 @@ PRELOADED_MODULES = [
     "recipe.runner.plots",
     "recipe.store.results",
     "recipe.sweep.job",
-    "recipe.sweep.launchers.worker",
+    "recipe.sweep.preflight",
+    "recipe.sweep.launchers.worker_pool",
     "recipe.runner.fit",
     "scipy.special",
 ]
-"""What a job needs, whatever its parts are."""
+"""What every job needs."""
 
-FORKSERVER_THREADS: list[int] = []
-"""The threads of each process that the fork server is for, while there is one."""
-
-HELPER_EXECUTORS: list[ProcessPoolExecutor] = []
-"""The process that is asked."""
-
-InputT = TypeVar("InputT")
-OutputT = TypeVar("OutputT")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def start(threads: int) -> None:
-    """Starts importing, for processes with so many threads each; returns at once."""
-    if sys.platform != "linux" or threads in FORKSERVER_THREADS:
-        return
-    stop()
-    resource_tracker.ensure_running()  # it lifts the block of signals
-    forkserver.set_forkserver_preload(PRELOADED_MODULES)
-    with _block_signals(), env_override(thread_environment(threads)):
-        forkserver.ensure_running()
-    FORKSERVER_THREADS.append(threads)
+class TorchHelper:
+    """multiprocessing's fork server, and a process forked from it that answers questions which
+    need torch."""
+
+    def __init__(self) -> None:
+        self._threads: int | None = None
+        self._executor: ProcessPoolExecutor | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self._threads is not None
+
+    def start(self, threads: int) -> None:
+        """Starts the fork server for processes with this number of threads; returns at once."""
+        if sys.platform != "linux" or threads == self._threads:
+            return
+        self.stop()
+        resource_tracker.ensure_running()  # it unblocks signals
+        forkserver.set_forkserver_preload(PRELOADED_MODULES)
+        with _block_signals(), env_override(thread_environment(threads)):
+            forkserver.ensure_running()
+        self._threads = threads
+
+    def get_context(self, threads: int) -> SpawnContext | ForkServerContext:
+        """The context for processes with this number of threads that compute on the CPU."""
+        self.start(threads)
+        return multiprocessing.get_context("forkserver") if self.is_started else SPAWN_CONTEXT
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Calls a function, given as `module:name`, in the helper process; in this process without
+        a fork server. The function must not raise."""
+        if not self.is_started:
+            return _call(function, *arguments)
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                1,
+                multiprocessing.get_context("forkserver"),
+                initializer=watch_parent,
+                initargs=(functools.partial(os._exit, 1),),
+            )
+        try:
+            return self._executor.submit(_call, function, *arguments).result()
+        except BrokenProcessPool:
+            return _call(function, *arguments)
+
+    def stop_helper(self) -> None:
+        """Ends the helper process, which frees its memory."""
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+    def stop(self) -> None:
+        """Ends the helper process and the fork server; its other children have ended by now."""
+        self.stop_helper()
+        if self.is_started:
+            self._threads = None
+            server: Any = forkserver._forkserver
+            if server._forkserver_pid is not None:
+                os.kill(server._forkserver_pid, signal.SIGKILL)  # it may still be importing
+            server._stop()  # waits for it
 
 
-def get_context(threads: int) -> SpawnContext | ForkServerContext:
-    """What makes processes with so many threads each, for jobs on the CPU."""
-    start(threads)
-    return multiprocessing.get_context("forkserver") if FORKSERVER_THREADS else SPAWN_CONTEXT
+TORCH_HELPER = TorchHelper()
+"""One for the process, as multiprocessing has one fork server."""
 
 
-def call_in_helper(
-    function: Callable[[InputT], OutputT], argument: InputT, *, fresh_process: bool = False
-) -> OutputT:
-    """The answer of a process that has torch imported, if there is one to be had, else of this
-    one; `alone`: of a process that ends when it has answered, as one that has used a GPU must. The
-    question raises nothing."""
-    if fresh_process:
-        with ProcessPoolExecutor(1, SPAWN_CONTEXT) as fresh:
-            return fresh.submit(function, argument).result()
-    if not FORKSERVER_THREADS:
-        return function(argument)
-    if not HELPER_EXECUTORS:
-        fork, ends = multiprocessing.get_context("forkserver"), functools.partial(os._exit, 1)
-        HELPER_EXECUTORS.append(
-            ProcessPoolExecutor(1, fork, initializer=watch_parent, initargs=(ends,))
-        )
-    try:
-        answer: OutputT = HELPER_EXECUTORS[0].submit(function, argument).result()
-        return answer
-    except BrokenProcessPool:
-        return function(argument)
+def call_in_fresh_process(function: str, *arguments: Any) -> Any:
+    """Calls a function that may use a GPU, given as `module:name`, in a process of its own."""
+    with ProcessPoolExecutor(1, SPAWN_CONTEXT) as fresh:
+        return fresh.submit(_call, function, *arguments).result()
 
 
-def stop_helper() -> None:
-    """Ends the process that is asked, with the memory that it keeps."""
-    while HELPER_EXECUTORS:
-        HELPER_EXECUTORS.pop().shutdown()
-
-
-def stop() -> None:
-    """Of the fork server, whose other processes have ended."""
-    stop_helper()
-    if FORKSERVER_THREADS:
-        FORKSERVER_THREADS.clear()
-        server: Any = forkserver._forkserver
-        if server._forkserver_pid is not None:
-            os.kill(server._forkserver_pid, signal.SIGKILL)  # it may be importing yet
-        server._stop()  # which waits for it
+def _call(function: str, *arguments: Any) -> Any:
+    return pkgutil.resolve_name(function)(*arguments)
 
 
 def watch_parent(on_exit: Callable[[], None]) -> None:
-    """Calls it, in a thread, when the sweep's process is gone: a fork server doesn't tell, and
-    stays for as long as any of its processes."""
+    """Starts a thread that calls `on_exit` when the process of the sweep is gone: a fork server
+    doesn't report that, and lives as long as any of its children."""
 
     def wait() -> None:
         sweep = multiprocessing.parent_process()
@@ -126,17 +139,14 @@ def watch_parent(on_exit: Callable[[], None]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 def unblock_signals() -> None:
-    """In a process that may come from a fork server."""
+    """Undoes `_block_signals`, which children of the fork server inherit."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager
 def _block_signals() -> Iterator[None]:
-    """A process started in the block doesn't get what the terminal sends to all."""
+    """A process started in the block doesn't receive the signals that a terminal sends to all."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Hydra's launcher of a sweep's jobs: several at a time, in processes that stay."""
+"""The default launcher: runs several jobs at a time on this machine."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from recipe.formatting import pluralize
 from recipe.runner.console import Console
 from recipe.store import run_dirs, stale_records, sweep_jobs, sweep_record
 from recipe.store.sweep_jobs import JobResult
-from recipe.sweep.launchers import forkserver, gpu_assignment, plugins
+from recipe.sweep import plugins
+from recipe.sweep.launchers import gpu_assignment
+from recipe.sweep.launchers.forkserver import TORCH_HELPER
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
 from recipe.sweep.launchers.worker_pool import WorkerPool
+from recipe.sweep.sweeper_arguments import is_hydra_override
 
 
 class PoolLauncher(BasicLauncher):  # type: ignore[misc]
-    """Where there is room for one process only, the jobs are run in this one."""
+    """Runs jobs in worker processes, or in this process if one at a time is all there is room for.
+    A `StreamingLauncher`."""
 
     def __init__(self, workers: int | Literal["auto"], gpus: Any, per_gpu: int) -> None:
         super().__init__()
         self.workers, self.gpus, self.per_gpu = workers, gpus, per_gpu
+        self._pool: WorkerPool | None = None
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -39,52 +44,53 @@ class PoolLauncher(BasicLauncher):  # type: ignore[misc]
         self._run_jobs(enumerate(job_overrides, initial_job_idx), job_overrides, len(job_overrides))
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
 
-    def stream(self, jobs: Iterator[tuple[int, Sequence[str]]], count: int) -> None:
-        """Runs jobs, `count` at most, of which each is a number and its overrides. The next one is
-        asked for when there is room for it; where there is none, again when another has ended."""
+    def stream(self, jobs: Iterator[tuple[int, Sequence[str]]], max_jobs: int) -> None:
         first = next(jobs, None)
         if first is not None:
-            self._run_jobs(_ResumableIterator(first, jobs), [first[1]], count)
+            self._run_jobs(_ResumableIterator(first, jobs), [first[1]], max_jobs)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
 
     def _run_jobs(
         self,
         jobs: Iterator[tuple[int, Sequence[str]]],
         representatives: Sequence[Sequence[str]],
-        count: int,
+        n_jobs: int,
     ) -> None:
-        """`alike`: the overrides of those that stand for all, where devices are looked at."""
+        """`representatives`: overrides of jobs that between them have the devices of all jobs."""
         sweep = Path(self.config.hydra.sweep.dir).resolve()
-        (size, threads, here), places, on_cpu = self._allocate_resources(
-            sweep, representatives, count
+        devices = self._compose_devices(representatives)
+        gpus = gpu_assignment.assign_gpus(sweep, self.gpus, self.per_gpu, devices)
+        size, threads, is_in_process = allocate_sweep_workers(
+            sweep, devices, n_jobs, self.workers, gpus
         )
-        if here and self.gpus == "auto" and not ACTIVE_POOLS:
+        if self._pool is None and is_in_process and self.gpus == "auto":
             for number, overrides in jobs:
                 plugins.launch_jobs(super(), [overrides], number)
             return
-        if not ACTIVE_POOLS:
-            ACTIVE_POOLS.append(WorkerPool(size, threads, places, on_cpu=on_cpu))
+        if self._pool is None:
+            on_cpu = all(map(gpu_assignment.is_cpu_device, devices))
+            self._pool = WorkerPool(size, threads, gpus, on_cpu=on_cpu)
             status = run_dirs.format_command(f"status {sweep.name}", sweep.parent.parent)
-            on = f" on GPU {', '.join(places.device_ids)}" if places else ""
+            on_gpus = f" on GPU {', '.join(gpus.device_ids)}" if gpus else ""
             message = (
-                f"{size} at a time{on}, {pluralize(threads, 'thread')} each; what a run says is "
-                f"shown when it ends, and {status} shows how far they are"
+                f"{size} at a time{on_gpus}, {pluralize(threads, 'thread')} each; the output of a "
+                f"run is shown when it ends, and {status} shows the progress"
             )
             Console().print(message, soft_wrap=True)
-        died = CrashRecorder(sweep)
-        # no generator, which would be over where there is nothing to do now
-        ACTIVE_POOLS[0].run_jobs(
-            map(functools.partial(self._compose_job, died.overrides_by_number), jobs), died
-        )
+        crashes = CrashRecorder(sweep)
+        # not a generator, which could not resume after StopIteration
+        self._pool.run_jobs(map(functools.partial(self._compose_job, crashes), jobs), crashes)
 
-    def _allocate_resources(
-        self, sweep_dir: Path, job_overrides: Sequence[Sequence[str]], count: int
-    ) -> tuple[WorkerAllocation, GpuSlots | None, bool]:
-        """And which GPUs it has, and whether all jobs are for the CPU."""
-        devices = {_select_device_overrides(overrides): overrides for overrides in job_overrides}
-        composed = [self._compose_config(overrides).device for overrides in devices.values()]
-        places = gpu_assignment.assign_gpus(sweep_dir, self.gpus, self.per_gpu, composed)
-        made = allocate_sweep_workers(sweep_dir, composed, count, self.workers, places)
-        return made, places, all(map(gpu_assignment.is_cpu_device, composed))
+    def _compose_devices(self, job_overrides: Sequence[Sequence[str]]) -> list[DictConfig]:
+        """The different devices of jobs."""
+        distinct = {
+            tuple(t for t in texts if t.startswith(("device", "experiment"))): texts
+            for texts in job_overrides
+        }
+        return [self._compose_config(overrides).device for overrides in distinct.values()]
 
     def _compose_config(self, overrides: Sequence[str]) -> DictConfig:
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(
@@ -93,10 +99,10 @@ class PoolLauncher(BasicLauncher):  # type: ignore[misc]
         return config
 
     def _compose_job(
-        self, overrides_by_number: dict[int, Sequence[str]], job: tuple[int, Sequence[str]]
+        self, crashes: CrashRecorder, job: tuple[int, Sequence[str]]
     ) -> tuple[int, DictConfig]:
         number, overrides = job
-        overrides_by_number[number] = overrides
+        crashes.overrides_by_number[number] = overrides
         config = self._compose_config(overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
@@ -104,7 +110,7 @@ class PoolLauncher(BasicLauncher):  # type: ignore[misc]
 
 
 class _ResumableIterator(Iterator[Any]):
-    """The first, and then the others; asked again after it had none, it may have one."""
+    """`first`, then `rest`; may yield again after StopIteration, as `rest` may."""
 
     def __init__(self, first: Any, rest: Iterator[Any]) -> None:
         self._first, self._rest = [first], rest
@@ -113,52 +119,54 @@ class _ResumableIterator(Iterator[Any]):
         return self._first.pop() if self._first else next(self._rest)
 
 
-ACTIVE_POOLS: list[WorkerPool] = []
-"""The one at work, which stays from round to round of a greedy ablation."""
+class CrashRecorder:
+    """Records a job whose process died."""
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self._sweep_dir = sweep_dir
+        self.overrides_by_number: dict[int, Sequence[str]] = {}
+
+    def __call__(self, number: int, cause: str) -> None:
+        overrides = self.overrides_by_number[number]
+        problem = f"its process was ended by {cause}; {sweep_jobs.format_job_command(overrides)}"
+        Console().print(problem, style="red", soft_wrap=True)
+        stale_records.close_stale_records(self._sweep_dir.parent.parent)
+        about = sweep_record.read_record(self._sweep_dir)
+        name = sweep_jobs.format_job_name(about, number, overrides)
+        result = JobResult(number, name, "KILLED", problem=problem)
+        sweep_jobs.append_result(self._sweep_dir, result)
 
 
-def close_pools() -> None:
-    """Ends the processes of the sweep."""
-    while ACTIVE_POOLS:
-        ACTIVE_POOLS.pop().close()
-
-
-def prestart_forkserver(overrides: Sequence[Override]) -> None:
-    """Lets the processes that the sweep of a command line will probably want import what they need
-    meanwhile; if it wants others, that was in vain."""
+def prestart_helper(overrides: Sequence[Override]) -> None:
+    """Starts importing torch in the processes that the sweep will probably use, while the command
+    line is checked; wasted if the sweep turns out to use others."""
     keys = {o.key_or_group: o for o in overrides}
-    chosen = any(key.startswith(("hydra/launcher", "hydra.launcher")) for key in keys)
+    has_launcher = any(key.startswith(gpu_assignment.LAUNCHER_PREFIXES) for key in keys)
     device = keys["device"].input_line if "device" in keys else "device=auto"
-    part = {
+    target = {
         "device=cpu": "recipe.components.device.cpu.Cpu",
         "device=auto": "recipe.components.device.auto.Auto",
-    }
-    here = "torch" in sys.modules  # then this process can check all
+    }.get(device, "")
     if (
-        here
-        or chosen
+        "torch" in sys.modules  # then this process can check everything
+        or has_launcher
         or count_available_cores() < 2
-        or not gpu_assignment.is_cpu_device({"_target_": part.get(device, "")})
+        or not gpu_assignment.is_cpu_device({"_target_": target})
     ):
         return
-    stated = keys["device.threads"].value() if "device.threads" in keys else None
-    of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
-    forkserver.start(stated if isinstance(stated, int) else of_variable or 1)
+    threads = keys["device.threads"].value() if "device.threads" in keys else None
+    TORCH_HELPER.start(threads if isinstance(threads, int) else _environment_threads() or 1)
 
 
 MIN_BYTES_PER_WORKER = 2**30
-"""Bytes of memory that there must be for each process: torch and a small data set take 0.4 GB."""
+"""torch and a small data set take 0.4 GB."""
 
 
 class WorkerAllocation(NamedTuple):
-    """Of a sweep in the machine."""
-
     n_workers: int
-    """Processes."""
     threads_per_worker: int
-    """Of each."""
     is_in_process: bool
-    """Whether one process is enough, and this one will do."""
+    """Whether one worker is enough, and the process of the sweep can do its work."""
 
 
 def allocate_sweep_workers(
@@ -168,15 +176,15 @@ def allocate_sweep_workers(
     workers: int | Literal["auto"],
     gpu_slots: GpuSlots | None,
 ) -> WorkerAllocation:
-    """The threads are the same for all jobs of a sweep, whenever it is gone on with, as their
-    number changes the last bits."""
-    kept = sweep_record.read_record(sweep_dir).get("threads")
-    made = allocate_workers(
-        devices, n_jobs, workers, kept, n_gpu_slots=gpu_slots.n_slots if gpu_slots else 1
+    """All jobs of a sweep have the same number of threads, also when it is resumed, as results
+    depend on that in their last bits."""
+    stored = sweep_record.read_record(sweep_dir).get("threads")
+    allocation = allocate_workers(
+        devices, n_jobs, workers, stored, n_gpu_slots=gpu_slots.n_slots if gpu_slots else 1
     )
-    if kept is None:
-        sweep_record.update_record(sweep_dir, threads=made.threads_per_worker)
-    return made
+    if stored is None:
+        sweep_record.update_record(sweep_dir, threads=allocation.threads_per_worker)
+    return allocation
 
 
 def allocate_workers(
@@ -187,22 +195,43 @@ def allocate_workers(
     memory_bytes: int | None = None,
     n_gpu_slots: int = 1,
 ) -> WorkerAllocation:
-    """Of so many jobs on these devices; `kept`: the threads with which the sweep began, `memory`:
-    bytes, by default all that the machine has, `places`: jobs for which GPUs have room."""
-    given = [each.get("threads", "auto") for each in devices]
-    stated = max((each for each in given if isinstance(each, int)), default=None)
-    of_variable = thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
-    threads = stated or stored_threads or of_variable
-    fit = (memory_bytes or psutil.virtual_memory().total) // MIN_BYTES_PER_WORKER
-    room = (
-        count_available_cores() if all(map(gpu_assignment.is_cpu_device, devices)) else n_gpu_slots
+    """The workers for jobs on these devices. `stored_threads`: the threads that the sweep started
+    with; `memory_bytes`: the machine's unless given."""
+    configured = _get_configured_threads(devices)
+    threads = configured or stored_threads or _environment_threads()
+    cores = count_available_cores()
+    max_in_memory = (memory_bytes or psutil.virtual_memory().total) // MIN_BYTES_PER_WORKER
+    n_slots = cores if all(map(gpu_assignment.is_cpu_device, devices)) else n_gpu_slots
+    limit = min(cores // (threads or 1), max_in_memory, n_slots)
+    size = max(1, min(n_jobs, limit)) if workers == "auto" else workers
+    threads = threads or max(1, cores // size)
+    is_in_process = size == 1 and threads == (configured or thread_count("auto"))
+    return WorkerAllocation(size, threads, is_in_process)
+
+
+def predict_threads(
+    settings: Mapping[str, Any], devices: Sequence[Any], n_jobs: int, stored_threads: int | None
+) -> int:
+    """The threads of each job, from the settings of a launcher. `stored_threads`: the threads that
+    the sweep started with, if it did."""
+    workers = settings.get("workers")
+    if workers is not None:
+        gpus = gpu_assignment.assign_gpus(Path(), settings["gpus"], settings["per_gpu"], devices)
+        return allocate_workers(
+            devices, n_jobs, workers, stored_threads, n_gpu_slots=gpus.n_slots if gpus else 1
+        ).threads_per_worker
+    cpus = settings.get("cpus_per_task", settings.get("remote", {}).get("num_cpus"))
+    return _get_configured_threads(devices) or (
+        thread_count("auto") if cpus is None else max(1, int(cpus))
     )
-    at_once = min(count_available_cores() // (threads or 1), fit, room)
-    size = max(1, min(n_jobs, at_once)) if workers == "auto" else workers
-    threads = threads or max(1, count_available_cores() // size)
-    return WorkerAllocation(
-        size, threads, size == 1 and threads == (stated or thread_count("auto"))
-    )
+
+
+def _get_configured_threads(devices: Sequence[Any]) -> int | None:
+    return max((n for each in devices if isinstance(n := each.get("threads"), int)), default=None)
+
+
+def _environment_threads() -> int | None:
+    return thread_count("auto") if os.environ.get("OMP_NUM_THREADS") else None
 
 
 LOCAL_LAUNCHERS = (
@@ -210,56 +239,13 @@ LOCAL_LAUNCHERS = (
     "hydra_plugins.recipe.LocalSubmititWrapper",
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
 )
-"""The launchers whose jobs run on this machine."""
 
 
 def is_local_launcher(overrides: Sequence[str]) -> bool:
-    """Whether all jobs run on this machine, so that what is found out here holds for them. Call
-    within `menu_folder()`."""
-    hydras = [text for text in overrides if text.startswith(("hydra.", "hydra/"))]
-    return compose.compose_config(hydras).hydra.launcher["_target_"] in LOCAL_LAUNCHERS
-
-
-def predict_threads(
-    settings: Mapping[str, Any], devices: Sequence[Any], n_jobs: int, stored_threads: int | None
-) -> int:
-    """The threads that each of `count` jobs will have, by the settings of a launcher; `kept`: those
-    with which the sweep began, if it did."""
-    stated = max((n for each in devices if isinstance(n := each.get("threads"), int)), default=None)
-    size = settings.get("workers")
-    if size is not None:
-        places = gpu_assignment.assign_gpus(Path(), settings["gpus"], settings["per_gpu"], devices)
-        return allocate_workers(
-            devices, n_jobs, size, stored_threads, n_gpu_slots=places.n_slots if places else 1
-        ).threads_per_worker
-    cpus = settings.get("cpus_per_task", settings.get("remote", {}).get("num_cpus"))
-    return stated or (thread_count("auto") if cpus is None else max(1, int(cpus)))
-
-
-def _select_device_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
-    """What may say which device a job is for."""
-    return tuple(text for text in overrides if text.startswith(("device", "experiment")))
-
-
-class CrashRecorder:
-    """Notes a job whose process ended before it did."""
-
-    def __init__(self, sweep_dir: Path) -> None:
-        self._sweep_dir = sweep_dir
-        self.overrides_by_number: dict[int, Sequence[str]] = {}
-        """By the number of the job."""
-
-    def __call__(self, number: int, cause: str) -> None:
-        overrides = self.overrides_by_number[number]
-        problem = f"its process was ended by {cause}; {sweep_jobs.format_job_command(overrides)}"
-        Console().print(problem, style="red", soft_wrap=True)
-        stale_records.close_stale_records(self._sweep_dir.parent.parent)
-        name = sweep_jobs.format_job_name(
-            sweep_record.read_record(self._sweep_dir), number, overrides
-        )
-        sweep_jobs.append_result(
-            self._sweep_dir, JobResult(number, name, "KILLED", problem=problem)
-        )
+    """Whether all jobs run on this machine, so that checks made here hold for them. Call within
+    `composition_context()`."""
+    config = compose.compose_config([text for text in overrides if is_hydra_override(text)])
+    return config.hydra.launcher["_target_"] in LOCAL_LAUNCHERS
 
 
 def register() -> None:

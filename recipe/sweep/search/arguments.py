@@ -1,9 +1,9 @@
-"""What the command line of a search asks for, checked as far as can be before the first run."""
+"""The arguments of `search`: its dimensions, seeds and settings, checked before the first run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -18,23 +18,21 @@ from recipe.config.overrides import check_overrides
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
 from recipe.formatting import format_value
-from recipe.sweep import search_storage, sweeper_arguments
-from recipe.sweep.plan import find_seed_problems, find_spec_problems, is_hydra_override
+from recipe.sweep import sweeper_arguments
+from recipe.sweep.plan import find_duplicate_problems, find_seed_problems, find_spec_problems
 from recipe.sweep.search import dimension
 from recipe.sweep.search.dimension import Dimension
+from recipe.sweep.sweeper_arguments import is_hydra_override
 
 ARGUMENT_NAMES = (
     "trials", "metric", "sampler", "pruner", "startup", "warmup", "storage", "batch", "yes",
 )  # fmt: skip
-"""The arguments of `search` itself."""
 
 METRICS = ("val/accuracy", "val/loss", "best/val_accuracy")
-"""What is taken after every epoch, and of which one direction is better."""
 
 ARGUMENT_CHOICES = {"metric": METRICS, "sampler": ("tpe", "random"), "pruner": ("median", "none")}
 
 ARGUMENT_MINIMUMS = {"trials": 1, "startup": 1, "warmup": 0, "batch": 1}
-"""The numbers, and what each is at least."""
 
 EXAMPLE_COMMAND = (
     "python -m recipe search optimizer.lr='tag(log, interval(1e-4, 1e-1))' clip=none,norm"
@@ -43,8 +41,6 @@ EXAMPLE_COMMAND = (
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How it is searched."""
-
     trials: int
     metric: str
     sampler: str
@@ -58,11 +54,6 @@ class SearchSettings:
     def is_higher_better(self) -> bool:
         return MetricUnit(self.metric).direction > 0
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What makes it the same search: all but how long it goes on."""
-        return {k: v for k, v in asdict(self).items() if k not in ("trials", "batch")}
-
 
 @dataclass(frozen=True)
 class SearchArguments:
@@ -70,22 +61,23 @@ class SearchArguments:
     yes: bool
     dimensions: tuple[Dimension, ...]
     seed_overrides: tuple[str, ...]
-    """Overrides, `seed=0`."""
     fixed_overrides: tuple[str, ...]
-    """The overrides that all jobs have, Hydra's own left out."""
+    """The overrides that all jobs have, without Hydra's."""
     launcher: str
     """The option of hydra/launcher."""
     first_spec: RunSpec
 
 
 def parse_arguments(overrides: Sequence[Override]) -> SearchArguments:
-    """Raises SpecError with all that is wrong."""
-    problems = Problems(filter(None, [search_storage.find_install_problem()]))
+    """Raises SpecError with all problems."""
+    problems = Problems()
     with compose.composition_context():
         unknown = sweeper_arguments.find_unknown_arguments("search", ARGUMENT_NAMES, overrides)
         problems += unknown.values()
         swept = [o for o in overrides if o.is_sweep_override() and o.input_line not in unknown]
-        problems += _find_duplicate_problems(overrides)
+        single_valued = {"seed", *(o.key_or_group for o in overrides if o.is_sweep_override())}
+        keys = [o.key_or_group for o in overrides if o.key_or_group in single_valued]
+        problems += find_duplicate_problems(overrides, keys).values()
         seeds, searched = _parse_seeds(swept, problems), []
         for override in swept:
             if override.key_or_group != "seed":
@@ -112,25 +104,13 @@ def parse_arguments(overrides: Sequence[Override]) -> SearchArguments:
             _make_first_spec(lasting, dimensions, seeds, problems) if not known.problems else None
         )
     if first is not None:
-        problems += find_seed_problems(first, [Job((), (text,)) for text in seeds])
+        problems += find_seed_problems(first, seeds)
     problems.raise_if_any()
     assert settings is not None and first is not None
     launchers = [str(o.value()) for o in fixed if o.key_or_group == "hydra/launcher"]
     return SearchArguments(
         settings, yes, dimensions, seeds, lasting, (launchers or ["workers"])[-1], first
     )
-
-
-def _find_duplicate_problems(overrides: Sequence[Override]) -> list[str]:
-    lines: dict[str, list[str]] = {}
-    for override in overrides:
-        lines.setdefault(override.key_or_group, []).append(override.input_line)
-    varied = {o.key_or_group for o in overrides if o.is_sweep_override()} | {"seed"}
-    return [
-        f"{', '.join(texts)}: {key} is given {len(texts)} times; give it once"
-        for key, texts in lines.items()
-        if len(texts) > 1 and key in varied
-    ]
 
 
 def _parse_seeds(swept: Sequence[Override], problems: Problems) -> tuple[str, ...]:
@@ -167,14 +147,14 @@ def _parse_dimension(override: Override, problems: Problems) -> list[tuple[Overr
 
 
 def _make_boundary_override(override: Override, searched_dimension: Dimension) -> Override:
-    """An override that stands for all of a dimension, where names are checked."""
+    """An override with a single value, for checks of the key."""
     if isinstance(override.value(), IntervalSweep | RangeSweep):
         return compose.parse_override(searched_dimension.boundary_overrides[0])
     return override
 
 
 def _parse_settings(texts: Sequence[str], problems: Problems) -> tuple[SearchSettings | None, bool]:
-    """What the sweeper is to do, and whether without asking."""
+    """The settings of the search, and whether to start without confirmation."""
     hydras = [text for text in texts if is_hydra_override(text)]
     node: Any = OmegaConf.to_container(compose.compose_config(hydras).hydra.sweeper, resolve=True)
     found = []
@@ -187,11 +167,8 @@ def _parse_settings(texts: Sequence[str], problems: Problems) -> tuple[SearchSet
             found.append(
                 f"{key} must be a whole number of at least {least}, got {format_value(node[key])}"
             )
-    if not isinstance(node["yes"], bool):
-        found.append(
-            f"yes must be true or false, got {format_value(node['yes'])} (whether to start unasked)"
-        )
-    found += filter(None, [search_storage.find_address_problem(node["storage"])])
+    found += sweeper_arguments.find_yes_problems(node["yes"])
+    found += sweeper_arguments.find_address_problems(node["storage"])
     problems += found
     names = [key for key in ARGUMENT_NAMES if key != "yes"]
     return (None if found else SearchSettings(**{k: node[k] for k in names})), node["yes"] is True
@@ -214,16 +191,12 @@ def _make_first_spec(
     seeds: Sequence[str],
     problems: Problems,
 ) -> RunSpec | None:
-    """The spec of the first values; every dimension's ends are checked, one dimension at a time."""
+    """The spec with the first values. Checks the boundary values of one dimension at a time."""
     firsts = {d.key: d.boundary_overrides[0] for d in dimensions}
     specs: list[RunSpec] = []
-    sets: list[Mapping[str, str]] = [firsts]
-    sets += [{**firsts, d.key: text} for d in dimensions for text in d.boundary_overrides[1:]]
-    for chosen in sets:
+    others = [{**firsts, d.key: text} for d in dimensions for text in d.boundary_overrides[1:]]
+    for chosen in [firsts, *others]:
         with problems.collect("search"):
             specs.append(Job((*fixed_overrides, *chosen.values(), seeds[0]), ()).to_spec())
-    message: dict[str, None] = {}
-    for spec in specs:
-        message.update(dict.fromkeys(find_spec_problems(spec)))
-    problems += message
+    problems += dict.fromkeys(line for spec in specs for line in find_spec_problems(spec))
     return specs[0] if specs else None

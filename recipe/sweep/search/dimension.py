@@ -1,33 +1,29 @@
-"""One searched setting: what it may be, of Hydra's grammar for sweeps, and what Optuna is told."""
+"""A dimension of a search: a setting with its values, from Hydra's grammar for sweeps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 
 from recipe.config.overrides import SELECTABLE_GROUPS
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
 TAGS = {"log", "int"}
-"""What a tag(...) may say: by ratios instead of differences; whole numbers only."""
 
 
 @dataclass(frozen=True)
 class Dimension:
+    """One of several options, or numbers from `low` to `high`, both included; integers if these
+    are integers."""
+
     key: str
-    """As an override has it."""
     typed: str
     options: tuple[str, ...] = ()
-    """Of a choice; a range of numbers has none."""
     low: float = 0
     high: float = 0
-    """Both may be taken. Two ints: whole numbers only."""
     log: bool = False
     step: float | None = None
 
@@ -37,13 +33,12 @@ class Dimension:
 
     @property
     def boundary_overrides(self) -> Sequence[str]:
-        """Overrides between which all others lie; of a choice every one."""
-        values = self.options or (self.low, self.high)
-        return [self.to_override(value) for value in values]
+        """All options, or the lowest and the highest number."""
+        return [self.to_override(value) for value in self.options or (self.low, self.high)]
 
     @property
     def middle_override(self) -> str:
-        """An override between the ends, one that may be taken."""
+        """A valid value halfway between the ends."""
         if self.options:
             return self.to_override(self.options[len(self.options) // 2])
         middle = (
@@ -55,33 +50,21 @@ class Dimension:
         return self.to_override(int(middle) if self.is_integer else middle)
 
     def to_override(self, value: Any) -> str:
-        """What gives the setting a value that Optuna chose."""
         return f"{self.key}={value if isinstance(value, str) else repr(value)}"
 
     def format_value(self, value: Any) -> str:
-        """As `override`, for people: three digits."""
-        message = f"{value:.3g}" if isinstance(value, float) else value
-        return f"{self.key}={message}"
-
-    def to_distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.options:
-            return CategoricalDistribution(self.options)
-        if self.is_integer:
-            step = 1 if self.step is None else int(self.step)
-            return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+        """The override with three digits."""
+        return f"{self.key}={value:.3g}" if isinstance(value, float) else f"{self.key}={value}"
 
 
 def load_dimensions(metadata: Mapping[str, Any]) -> list[Dimension]:
-    """Those of a search, as its sweep.json tells."""
-    message = metadata["search"]["dimensions"]
-    return [Dimension(**{**each, "options": tuple(each["options"])}) for each in message]
+    """The dimensions recorded in a sweep.json."""
+    recorded = metadata["search"]["dimensions"]
+    return [Dimension(**{**each, "options": tuple(each["options"])}) for each in recorded]
 
 
 def parse_dimension(override: Override) -> Dimension:
-    """Raises ValueError for what can't be searched, with the rule and a way out."""
+    """Raises ValueError if the override can't be searched."""
     value, key = override.value(), override.get_key_element()
     tags = set(getattr(value, "tags", ()))
     if unknown := sorted(tags - TAGS):
@@ -96,7 +79,7 @@ def parse_dimension(override: Override) -> Dimension:
         return _parse_range(override, key, tags)
     assert isinstance(value, IntervalSweep)
     low, high = value.start, value.end
-    if not (_is_finite(low) and _is_finite(high) and low < high):
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"from {low:g} to {high:g} is no interval; give the lower end first")
     if "int" in tags:
         if low != int(low) or high != int(high):
@@ -135,7 +118,3 @@ def _parse_range(override: Override, key: str, tags: set[str]) -> Dimension:
 def _check_log(tags: set[str], low: float) -> None:
     if "log" in tags and low <= 0:
         raise ValueError(f"by ratios (tag log) it must begin above 0, got {low:g}")
-
-
-def _is_finite(number: float) -> bool:
-    return math.isfinite(number)

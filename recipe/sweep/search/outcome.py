@@ -1,4 +1,4 @@
-"""What came of a search: the best trial, how to run it alone, and how much that says."""
+"""The outcome of a search: the best trial, its command line, and the importance of settings."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 from rich.console import Console
 
 from recipe.compare.metric_unit import MetricUnit
 from recipe.evidence.intervals import t_interval
 from recipe.formatting import format_list, pluralize
 from recipe.store import sweep_jobs, sweep_record
-from recipe.sweep import search_storage
+from recipe.sweep.plan import join_seeds
 from recipe.sweep.search import dimension
-from recipe.sweep.search_storage import get_study_name
-
-if TYPE_CHECKING:
-    import optuna
+from recipe.sweep.search.study import load_study
 
 STATE_LABELS = {
     "COMPLETE": "whole",
@@ -30,7 +28,6 @@ STATE_LABELS = {
 }
 
 MIN_TRIALS_FOR_IMPORTANCE = 10
-"""Whole trials from which the importance of settings is told."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ class SearchOutcome:
 
 
 def is_complete(sweep_dir: Path) -> bool:
-    """Whether as many trials as were asked for have ended, none by a fault: that numbers aren't
-    finite, or a run is pruned, is a result."""
+    """Whether all trials have ended, none by an error: a diverged or pruned run is a result."""
     found = _load_outcome(sweep_dir)
     if len(found.trials) < found.metadata["search"]["trials"] or not found.completed_trials:
         return False
@@ -70,31 +66,22 @@ def format_markdown(sweep_dir: Path) -> str:
     return "".join(f"- {line}\n" for line in _format_lines(sweep_dir))
 
 
-def format_trial_command(
-    metadata: Mapping[str, Any], trial: optuna.trial.FrozenTrial, seed: str
-) -> str:
-    """What runs a trial alone."""
-    chosen = [
-        each.to_override(trial.params[each.key]) for each in dimension.load_dimensions(metadata)
-    ]
-    return " ".join(["python -m recipe", *map(shlex.quote, [*metadata["fixed"], *chosen, seed])])
+def format_trial_command(metadata: Mapping[str, Any], trial: optuna.trial.FrozenTrial) -> str:
+    """The command line that runs a trial, with every seed."""
+    dimensions, seeds = dimension.load_dimensions(metadata), metadata["seeds"]
+    chosen = [each.to_override(trial.params[each.key]) for each in dimensions]
+    overrides = shlex.join([*metadata["fixed"], *chosen, join_seeds(seeds)])
+    return f"python -m recipe{' -m' if len(seeds) > 1 else ''} {overrides}"
 
 
 def _load_outcome(sweep_dir: Path) -> SearchOutcome:
-    import optuna
-
     about = sweep_record.read_record(sweep_dir)
-    there = search_storage.open_storage(
-        search_storage.resolve_address(about["search"]["storage"], sweep_dir.parent.parent)
-    )
-    return SearchOutcome(
-        about, optuna.load_study(study_name=get_study_name(sweep_dir), storage=there)
-    )
+    return SearchOutcome(about, load_study(sweep_dir, about["search"]))
 
 
 def _format_lines(sweep_dir: Path) -> Iterator[str]:
     found = _load_outcome(sweep_dir)
-    requested, seeds = found.metadata["search"], found.metadata["seeds"]
+    requested = found.metadata["search"]
     unit = MetricUnit(requested["metric"])
     states = Counter(STATE_LABELS[trial.state.name] for trial in found.trials)
     ends = ", ".join(f"{states[state]} {state}" for state in STATE_LABELS.values() if states[state])
@@ -107,15 +94,13 @@ def _format_lines(sweep_dir: Path) -> Iterator[str]:
     best = found.study.best_trial
     values = best.user_attrs["values over seeds"]
     yield f"Best    trial {best.number + 1}: {unit.metric} {_format_value(values, unit)}"
-    first = seeds[0] if len(seeds) == 1 else _join_seeds(seeds)
-    run = format_trial_command(found.metadata, best, first)
-    yield f"Run it  {run if len(seeds) == 1 else run.replace(' -m recipe', ' -m recipe -m', 1)}"
+    yield f"Run it  {format_trial_command(found.metadata, best)}"
     if len(found.completed_trials) > 1:
+        completed = pluralize(len(found.completed_trials), "completed trial")
         yield (
-            "Caution that is the best of "
-            f"{pluralize(len(found.completed_trials), 'completed trial')}, chosen by "
-            "the same validation samples and seeds that its value is of, so it is too good on "
-            "average; what it is worth, seeds that the search didn't have and samples held out tell"
+            f"Caution that is the best of {completed}, chosen by the same validation samples and "
+            "seeds as its value, which is therefore too good on average; measure it with other "
+            "seeds and held-out samples"
         )
     yield from _format_importance(found)
 
@@ -130,22 +115,16 @@ def _format_value(values: list[float], unit: MetricUnit) -> str:
     return f"{unit.format_value(mean)} (mean of {len(values)} seeds, {span}; {each})"
 
 
-def _join_seeds(seeds: list[str]) -> str:
-    return f"seed={','.join(seed.removeprefix('seed=') for seed in seeds)}"
-
-
 def _format_importance(outcome: SearchOutcome) -> Iterator[str]:
-    """How much of what differs between the completed trials goes with each setting, by fANOVA."""
-    import optuna
-
+    """The share of the variance between completed trials that each setting explains, by fANOVA."""
     if (
         len(outcome.completed_trials) < MIN_TRIALS_FOR_IMPORTANCE
         or len({trial.value for trial in outcome.completed_trials}) < 2
     ):
         return
-    judge = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
-        shares = optuna.importance.get_param_importances(outcome.study, evaluator=judge)
+        shares = optuna.importance.get_param_importances(outcome.study, evaluator=evaluator)
     except (ValueError, RuntimeError):  # too few values of a setting were tried
         return
     message = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())

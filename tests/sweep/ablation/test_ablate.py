@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from recipe.cli import main
 from recipe.config import compose
-from recipe.sweep.ablation import sweeper
+from recipe.sweep import plugins
 
 TINY = (
     *commands.HERE,
@@ -325,7 +325,7 @@ def test_what_cannot_be_is_refused_before_the_first_run(
 
 def test_what_a_launcher_hands_to_other_processes_can_be_handed_on() -> None:
     compose.register_user_conf()
-    sweeper.register()
+    plugins.register()
     state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
     assert "oc.env" in state["omegaconf_resolvers"]
 

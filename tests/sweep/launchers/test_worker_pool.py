@@ -186,7 +186,7 @@ from recipe.sweep.launchers import pool_launcher
 composed = pool_launcher.PoolLauncher._compose_job
 
 def kill_idle(self, known, job):  # when the second job is about to be handed out
-    for each in pool_launcher.ACTIVE_POOLS[0]._workers if job[0] == 1 else ():
+    for each in self._pool._workers if job[0] == 1 else ():
         if each.task is None:
             print("killed")
             os.kill(each.process.pid, signal.SIGKILL)

@@ -27,16 +27,15 @@ from sweep_records import sweep_folder
 from recipe.config import compose
 from recipe.runner.signals import RunPruned
 from recipe.store import run_dirs, sweep_jobs
-from recipe.sweep import search_storage, trial_pruning
 from recipe.sweep.plan import find_shared_problems
-from recipe.sweep.search import arguments, dimension, plan
+from recipe.sweep.search import arguments, dimension, plan, study
 from recipe.training.loop import MetricsEvent
 
 WHOLE = ("pruner=none", "sampler=random", "tracking=none")
 
 
-def study(folder: Path) -> optuna.Study:
-    there = search_storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
+def load_study(folder: Path) -> optuna.Study:
+    there = study.open_storage(None, folder / "outputs")
     return optuna.load_study(study_name=f"recipe-{sweep_folder(folder).name}", storage=there)
 
 
@@ -70,7 +69,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
         assert seed in ("seed=4", "seed=7")
         alike = [e for e in ended if about["planned"][e.number][0] == swept]
         means[swept] = sum(last(folder, each) for each in alike) / 2
-    trials = study(folder).trials
+    trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 5
     assert [t.value for t in trials] == [means[f"clip.factor={t.params['clip.factor']}"]
                                          for t in trials]  # fmt: skip
@@ -92,7 +91,7 @@ def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder
     more = commands.here(folder, "search", *typed, "trials=3")
     assert more.status == 0 and f"resuming {sweep_folder(folder).name}" in more.out
     assert commands.runs(folder)[:2] == before and len(commands.runs(folder)) == 3
-    values = [trial.params["optimizer.lr"] for trial in study(folder).trials]
+    values = [trial.params["optimizer.lr"] for trial in load_study(folder).trials]
     assert len(set(values)) == 3 and all(0.001 <= value <= 0.1 for value in values)
 
 
@@ -106,14 +105,14 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     done = commands.process(folder, "search", *typed)
     assert done.status == 1, done.err
     assert "by SIGKILL; alone: python -m recipe device=cpu" in done.out
-    killed = [t.number for t in study(folder).trials if not t.state.is_finished()]
-    assert {study(folder).trials[n].params["clip.factor"] for n in killed} == {13}
+    killed = [t.number for t in load_study(folder).trials if not t.state.is_finished()]
+    assert {load_study(folder).trials[n].params["clip.factor"] for n in killed} == {13}
     others = {
         e.run for e in sweep_jobs.read_results(sweep_folder(folder)) if e.status == "FINISHED"
     }
     again = commands.process(folder, "search", *typed)
     assert again.status == 0, again.err
-    assert [t.state.name for t in study(folder).trials] == ["COMPLETE"] * 6
+    assert [t.state.name for t in load_study(folder).trials] == ["COMPLETE"] * 6
     # one is gone on with, and none of the others run again
     assert len(commands.runs(folder)) == len(others) + 1
     assert {each.run for each in sweep_jobs.read_results(sweep_folder(folder))} > others
@@ -129,13 +128,13 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
     (folder / "kill").touch()
     done = commands.process(folder, "search", *typed)
     assert done.status == -signal.SIGKILL
-    (killed,) = [t for t in study(folder).trials if not t.state.is_finished()]
+    (killed,) = [t for t in load_study(folder).trials if not t.state.is_finished()]
     assert killed.params == {"clip.factor": 13}
     before = commands.runs(folder)
     again = commands.here(folder, "search", *typed)
     assert again.status == 0, again.err
     assert f"resuming {sweep_folder(folder).name}" in again.out
-    trials = study(folder).trials
+    trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 6
     # the run that was killed is gone on with, and none is run twice
     assert commands.runs(folder)[: len(before)] == before
@@ -152,7 +151,7 @@ def test_submitit_is_given_a_batch_of_jobs_at_a_time(folder: Path) -> None:
     )  # fmt: skip
     done = commands.process(folder, "search", *typed)
     assert done.status == 0, done.err
-    trials = study(folder).trials
+    trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 4
     told = "2 jobs are drawn and handed out together, before any has ended"
     assert f"Sampler   tpe, after 2 at random; {told}" in done.out
@@ -176,7 +175,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> None:
-    states = [t.state.name for t in study(pruned).trials]
+    states = [t.state.name for t in load_study(pruned).trials]
     assert set(states) == {"COMPLETE", "PRUNED"}
     cut = [
         each for each in sweep_jobs.read_results(sweep_folder(pruned)) if each.status == "PRUNED"
@@ -219,7 +218,7 @@ def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
 
 def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
     """Of the next trial, after whole ones of these curves; in a study of its own."""
-    there = search_storage.open_storage(f"sqlite:///{folder}/outputs/search.db")
+    there = study.open_storage(None, folder / "outputs")
     made = optuna.create_study(study_name="recipe-one", storage=there, direction="maximize")
     for curve in curves:
         trial = made.ask()
@@ -232,7 +231,7 @@ def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
     about = {"search": search, "planned": [["a=1", "seed=3"]] * 9, "seeds": ["seed=3", "seed=4"],
              "trials": list(range(9))}  # fmt: skip
     console = Console(file=io.StringIO())
-    return trial_pruning.make_pruning_callback(
+    return study.make_pruning_callback(
         folder / "outputs/sweeps/one", about, len(curves), 4, console
     )
 
@@ -271,8 +270,7 @@ def test_where_the_storage_is_gone_training_goes_on_and_says_so(tmp_path: Path) 
 def test_only_the_first_seeds_run_may_end_early(tmp_path: Path) -> None:
     about = {"search": {"pruner": "median"}, "planned": [["a=1", "seed=4"]],
              "seeds": ["seed=3", "seed=4"], "trials": [0]}  # fmt: skip
-    assert trial_pruning.make_pruning_callback(tmp_path, about, 0, 4, Console()) is None
-    assert trial_pruning.make_pruning_callback(tmp_path, {"seeds": []}, 0, 4, Console()) is None
+    assert study.make_pruning_callback(tmp_path, about, 0, 4, Console()) is None
 
 
 @pytest.mark.parametrize(
@@ -298,7 +296,7 @@ def test_hydras_grammar_says_what_may_be_tried(
     found = dimension.parse_dimension(override)
     if typed.startswith("a=int("):
         expected = IntDistribution(1, 8)
-    assert (found.to_distribution(), found.boundary_overrides) == (expected, ends)
+    assert (study.to_distribution(found), found.boundary_overrides) == (expected, ends)
 
 
 REFUSED = {

@@ -13,7 +13,7 @@ import pytest
 from small_searches import LITTLE, PARTS
 from sweep_records import sweep_folder
 
-from recipe.sweep import search_storage
+from recipe.sweep.search.study import open_storage
 
 pytestmark = [
     pytest.mark.skipif(bool(postgres.missing()), reason=str(postgres.missing())),
@@ -48,7 +48,7 @@ def test_several_workers_share_a_study_and_the_same_command_goes_on_with_it(
 
     study = optuna.load_study(
         study_name=f"recipe-{sweep_folder(folder).name}",
-        storage=search_storage.open_storage(address),
+        storage=open_storage(address, folder / "outputs"),
     )
     assert len(study.trials) == 5 and all(t.state.is_finished() for t in study.trials)
     # those of them that were pruned have their last value from the worker itself

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -27,10 +27,10 @@ from recipe.components.precision import AutocastAndScaler
 from recipe.config.instantiate import Component, Components, instantiate
 from recipe.config.spec import RunSpec
 from recipe.config.world_size import World
-from recipe.errors import Problems, RecipeError, first_line
+from recipe.errors import Problems, first_line
 from recipe.nn import memory_format, rng
 from recipe.nn.compile_model import compile_model
-from recipe.training import component_checks, pretrained, sanity_check
+from recipe.training import component_checks, freezing, pretrained, sanity_check
 from recipe.training import lr_schedule as schedule_module
 from recipe.training.collectives import Collectives, MultiProcess, SingleProcess
 from recipe.training.freezing import FreezeSchedule
@@ -40,7 +40,7 @@ from recipe.training.nonfinite import NonFiniteGuard
 from recipe.training.param_groups import OptimizerBuilder, check_components
 from recipe.training.pretrained import InitialWeights
 from recipe.training.run import Run, compute_dataset_properties
-from recipe.training.step_components import Clip, Loss, StepComponent
+from recipe.training.step_components import StepComponent, build_clip, build_loss
 
 T = TypeVar("T")
 
@@ -169,7 +169,7 @@ class RunBuilder:
 
     @_part("freeze")
     def freeze_schedule(self) -> FreezeSchedule:
-        return _apply_freeze(self.spec, self.bind("freeze"), self.model)
+        return freezing.apply_freeze(self.spec, self.bind("freeze"), self.model)
 
     @_part("optimizer")
     def optimizer_builder(self) -> OptimizerBuilder:
@@ -229,7 +229,7 @@ class RunBuilder:
 
     @_part("loss")
     def loss(self) -> StepComponent[[Tensor, Tensor], Tensor]:
-        loss = _build_loss(self.components["loss"], self.parts.get("dataset_properties"))
+        loss = build_loss(self.components["loss"], self.parts.get("dataset_properties"))
         return StepComponent(loss)
 
     @_part("sharpness")
@@ -238,7 +238,7 @@ class RunBuilder:
 
     @_part("clip")
     def clip(self) -> StepComponent[[list[nn.Parameter]], tuple[Tensor, Tensor]]:
-        clip = _build_clip(self.spec.options["clip"], self.bind("clip"), self.model)
+        clip = build_clip(self.spec.options["clip"], self.bind("clip"), self.model)
         return StepComponent(self._collectives_or_single.sharded_clip(clip))
 
     @_part("augment")
@@ -369,66 +369,3 @@ def _build_data(spec: RunSpec, component: Component, model: Component | None) ->
     if contract.has_complete_digest.marks(component.function):
         return data
     return replace(data, digest=data_contract.hash_data(data))
-
-
-def _build_loss(component: Component, dataset_properties: Mapping[str, Any] | None) -> Loss:
-    """The loss; under autocast it is computed in float32, including its weights and sums."""
-    bound = component.bind(dataset_properties)
-    loss = bound() if inspect.isclass(component.function) else bound
-
-    def in_float32(output: Tensor, target: Tensor) -> Tensor:
-        device = output.device.type
-        if not torch.is_autocast_enabled(device):
-            return loss(output, target)  # type: ignore[no-any-return]
-        with torch.autocast(device, enabled=False):
-            return loss(output.float(), target)  # type: ignore[no-any-return]
-
-    return functools.update_wrapper(in_float32, loss, (), ())
-
-
-def _apply_freeze(
-    spec: RunSpec, freeze: functools.partial[Any], model: nn.Module
-) -> FreezeSchedule:
-    with rng.isolate_seeded_rng(spec.seed, "freeze"):
-        timetable: dict[int, list[str]] = freeze(model) or {}
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} "
-            "parameters, so there is nothing to train; leave out some, such as the head "
-            "(freeze=all_but_head)"
-        )
-    return FreezeSchedule(model, timetable, spec.freeze.get("batchnorm", "eval"))
-
-
-def _build_clip(option: str, clip: Callable[..., Any], model: nn.Module) -> Clip:
-    """The clip as a step calls it; one that returns the norm alone is measured before and after."""
-    if contract.needs_model.marks(clip):
-        clip = clip(model)
-    reports_clipping = False
-
-    def measured(params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        nonlocal reports_clipping
-        before = None if reports_clipping else _total_grad_norm(params)
-        returned = clip(params)
-        if isinstance(returned, tuple):
-            reports_clipping = True  # from now on it is not measured
-            return returned
-        if not isinstance(returned, Tensor):
-            hint = "; mark one that is called with the model by @needs_model"
-            raise RecipeError(
-                f"clip={option} returned {returned!r}; a clip returns the norm of all "
-                "gradients before clipping, a tensor of shape ()"
-                f"{hint if callable(returned) else ''}"
-            )
-        if before is None:
-            raise RecipeError(
-                f"clip={option} returned a norm alone, but norm and whether a gradient "
-                "was changed in an earlier step; return the same in every step"
-            )
-        return returned, _total_grad_norm(params) != before
-
-    return functools.update_wrapper(measured, clip, (), ())
-
-
-def _total_grad_norm(params: list[nn.Parameter]) -> Tensor:
-    return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from types import MethodType
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from recipe.nn import layers
+from recipe.config.spec import RunSpec
+from recipe.nn import layers, rng
 
 BatchNormPolicy = Literal["eval", "train", "affine_only"]
 
@@ -64,6 +66,18 @@ class FreezeSchedule:
                     module.requires_grad_(True)
             else:
                 module.train(self.model.training)
+
+
+def apply_freeze(spec: RunSpec, freeze: functools.partial[Any], model: nn.Module) -> FreezeSchedule:
+    with rng.isolate_seeded_rng(spec.seed, "freeze"):
+        timetable: dict[int, list[str]] = freeze(model) or {}
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"freeze={spec.options['freeze']} freezes all {len(list(model.parameters()))} "
+            "parameters, so there is nothing to train; leave out some, such as the head "
+            "(freeze=all_but_head)"
+        )
+    return FreezeSchedule(model, timetable, spec.freeze.get("batchnorm", "eval"))
 
 
 def find_frozen_batchnorms(model: nn.Module, frozen_names: set[str]) -> list[str]:

@@ -67,14 +67,14 @@ def test_an_intact_engine_passes_every_audit(small: Small) -> None:
 
 
 def freeze_is_lost(patch: pytest.MonkeyPatch) -> None:
-    plain = building._apply_freeze
+    plain = freezing.apply_freeze
 
     def apply_freeze(spec: RunSpec, freeze: Any, model: nn.Module) -> freezing.FreezeSchedule:
         kept = plain(spec, freeze, model)
         model.requires_grad_(True)
         return kept
 
-    patch.setattr(building, "_apply_freeze", apply_freeze)
+    patch.setattr(freezing, "apply_freeze", apply_freeze)
 
 
 def frozen_gradients_are_zero_instead_of_none(patch: pytest.MonkeyPatch) -> None:

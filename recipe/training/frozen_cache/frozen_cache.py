@@ -7,77 +7,42 @@ can't be traced to a full disk, is a reason not to use it, which is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recipe.components.average import Average
-from recipe.components.data import Data, Split, readable_indices, worker
+from recipe.components.data import readable_indices, worker
 from recipe.errors import RecipeError
 from recipe.formatting import format_bytes, format_percent
-from recipe.nn import rng
 from recipe.nn.model_state import preserve_model_state
-from recipe.training.freezing import FreezeSchedule
 from recipe.training.frozen_cache import NotCacheable, cache_file, eviction, tensor_layout, verify
 from recipe.training.frozen_cache import inputs as inputs_module
 from recipe.training.frozen_cache import key as keys
 from recipe.training.frozen_cache import split_model as splitting
-from recipe.training.frozen_cache.cache_file import CachedOutputs, Rows
+from recipe.training.frozen_cache.cache_file import CachedOutputs
 from recipe.training.frozen_cache.inputs import ModelInputs
-from recipe.training.frozen_cache.tensor_layout import PROBE_BATCH_SIZES
+from recipe.training.frozen_cache.subset import (
+    CachedRun,
+    Subset,
+    compute_rows,
+    read_samples,
+    skip_unreadable,
+    training_subset,
+)
 from recipe.training.frozen_cache.trace import named_tensors
 
 TensorVersions = dict[str, tuple[Tensor, int]]
-
-
-class CachedRun(Protocol):
-    """What the cache reads of a run."""
-
-    epochs: int
-    batch_size: int
-    eval_batch_size: int
-    device: torch.device
-    data: Data
-    model: nn.Module
-    freeze_schedule: FreezeSchedule
-    average: Average
-
-    @property
-    def autocast(self) -> Callable[[], AbstractContextManager[Any]]: ...
-
-
-@dataclass(frozen=True)
-class _Subset:
-    """A split, and the model that is called with it in training or eval mode."""
-
-    name: str
-    model: nn.Module
-    is_training: bool
-    data: Split
-    batch_size: int
-
-    def index_batches(self) -> Iterator[tuple[int, Tensor]]:
-        """All samples in batches, each with its first index.
-
-        Batches are those of an evaluation. In training, the last batch is full as well and overlaps
-        the one before, as a sample is nearly always in a full batch.
-        """
-        count = len(self.data)
-        for first in range(0, count, self.batch_size):
-            end = min(first + self.batch_size, count)
-            first = max(0, end - self.batch_size) if self.is_training else first
-            yield first, torch.arange(first, end)
 
 
 @dataclass
 class _CacheEntry:
     """The cached outputs of a subset, and what they were computed with."""
 
-    subset: _Subset
+    subset: Subset
     model_split: splitting.ModelSplit
     key: str
     model_inputs: ModelInputs
@@ -120,14 +85,14 @@ class FrozenCache:
 
     def training_inputs(self, run: CachedRun, epoch: int, order: Iterable[Tensor]) -> ModelInputs:
         """The model and split of an epoch of training with batches in this order."""
-        part = _training_subset(run)
+        part = training_subset(run)
         kept = self._update_entry(run, part, epoch, order)
         return kept.model_inputs if kept else inputs_module.uncached_inputs(part.model, part.data)
 
     def evaluation_inputs(self, run: CachedRun, epoch: int) -> ModelInputs:
         """The model and split of the evaluation after that epoch."""
         model = run.average.model
-        part = _Subset("val", model, False, run.data.val, run.eval_batch_size)
+        part = Subset("val", model, False, run.data.val, run.eval_batch_size)
         batches = [chunk for _, chunk in part.index_batches()]
         kept = self._update_entry(
             run, part, epoch, batches if part.data.skips_unreadable else batches[-1:]
@@ -139,7 +104,7 @@ class FrozenCache:
         if not run.freeze_schedule.frozen_names:
             return None
         try:
-            found = self._split_model(run, _training_subset(run), 0)
+            found = self._split_model(run, training_subset(run), 0)
         except NotCacheable as refused:
             return f"computed each time: {refused}"
         later = "; the cut moves as layers thaw" if run.freeze_schedule.scheduled_names else ""
@@ -151,7 +116,7 @@ class FrozenCache:
         """Functions that compute the prefix and the tail for a batch of training inputs on the
         device: for timing, with the model in training mode."""
         try:
-            found = self._split_model(run, _training_subset(run), 0)
+            found = self._split_model(run, training_subset(run), 0)
         except NotCacheable:
             return lambda: None, lambda: run.model(inputs)
         kept = found.run_prefix(inputs)
@@ -167,7 +132,7 @@ class FrozenCache:
         return train.format()
 
     def _update_entry(
-        self, run: CachedRun, part: _Subset, epoch: int, batches: Iterable[Tensor]
+        self, run: CachedRun, part: Subset, epoch: int, batches: Iterable[Tensor]
     ) -> _CacheEntry | None:
         if not run.freeze_schedule.frozen_names:
             return None
@@ -202,7 +167,7 @@ class FrozenCache:
         kept.tensor_versions = _tensor_versions(run.model, kept.model_split)
         return kept
 
-    def _split_model(self, run: CachedRun, part: _Subset, epoch: int) -> splitting.ModelSplit:
+    def _split_model(self, run: CachedRun, part: Subset, epoch: int) -> splitting.ModelSplit:
         """Splits the model and checks it with a few samples. Raises NotCacheable."""
         if not run.freeze_schedule.frozen_names:
             raise NotCacheable("nothing is frozen")
@@ -226,7 +191,7 @@ class FrozenCache:
             self._planned_split = boundary, found
         return found
 
-    def _build_entry(self, run: CachedRun, part: _Subset, epoch: int) -> _CacheEntry:
+    def _build_entry(self, run: CachedRun, part: Subset, epoch: int) -> _CacheEntry:
         split = self._split_model(run, part, epoch)
         with _isolate_state(run, part):
             key = self._compute_key(run, part, split)
@@ -236,18 +201,18 @@ class FrozenCache:
             )
         return _CacheEntry(part, split, key, made, _tensor_versions(run.model, split))
 
-    def _get_samples(self, run: CachedRun, part: _Subset) -> Tensor:
+    def _get_samples(self, run: CachedRun, part: Subset) -> Tensor:
         if part.name not in self._sample_inputs:
-            self._sample_inputs[part.name] = _read_samples(run, part)
+            self._sample_inputs[part.name] = read_samples(run, part)
         return self._sample_inputs[part.name]
 
-    def _compute_key(self, run: CachedRun, part: _Subset, split: splitting.ModelSplit) -> str:
+    def _compute_key(self, run: CachedRun, part: Subset, split: splitting.ModelSplit) -> str:
         inputs = self._get_samples(run, part)
         with run.autocast():
             return keys.compute_cache_key(split, run.data, part.name, inputs, part.batch_size)
 
     def _load_or_compute(
-        self, run: CachedRun, part: _Subset, split: splitting.ModelSplit, key: str
+        self, run: CachedRun, part: Subset, split: splitting.ModelSplit, key: str
     ) -> CachedOutputs:
         count = len(part.data)
         eviction.check_entry_size(split.bytes_per_sample * count)
@@ -265,17 +230,13 @@ class FrozenCache:
         found = cache_file.load_cached_outputs(self.cache_dir, key, layouts, count)
         if found is None:
             found = cache_file.load_or_write_outputs(
-                self.cache_dir, key, layouts, count, lambda: _compute_rows(run, part, split)
+                self.cache_dir, key, layouts, count, lambda: compute_rows(run, part, split)
             )
         if part.data.skips_unreadable:
             *rows, flags = found.tensors
             found.tensors = tuple(rows)
-            _skip_unreadable(part.data, flags)
+            skip_unreadable(part.data, flags)
         return found
-
-
-def _training_subset(run: CachedRun) -> _Subset:
-    return _Subset("train", run.model, True, run.data.train, run.batch_size)
 
 
 def _describe_split(split: splitting.ModelSplit) -> str:
@@ -299,7 +260,7 @@ def _count_cached_epochs(run: CachedRun, epoch: int, reads: Iterable[str]) -> in
 
 
 @contextmanager
-def _isolate_state(run: CachedRun, part: _Subset, *, buffers: bool = True) -> Iterator[None]:
+def _isolate_state(run: CachedRun, part: Subset, *, buffers: bool = True) -> Iterator[None]:
     """Sets the mode of the subset's model, and restores modes, random streams and (with `buffers`)
     buffers. Raises exceptions of the block as NotCacheable, except those for unreadable data."""
     try:
@@ -320,18 +281,7 @@ def _isolate_state(run: CachedRun, part: _Subset, *, buffers: bool = True) -> It
         raise NotCacheable(f"{type(error).__name__}: {reason}") from error
 
 
-def _read_samples(run: CachedRun, part: _Subset) -> Tensor:
-    """A few inputs; raises NotCacheable if they differ each time they are read."""
-    few = part.data.first_readable_indices(max(PROBE_BATCH_SIZES))
-    few = few[torch.arange(max(PROBE_BATCH_SIZES)) % len(few)]
-    before = rng.snapshot_rng()
-    (one, _), (other, _) = part.data.batches([few, few])
-    if rng.snapshot_rng() != before or not verify.is_bit_identical(one, other):
-        raise NotCacheable("the data are not the same each time they are read")
-    return one.to(run.device, non_blocking=True)
-
-
-def _find_modified_tensors(run: CachedRun, part: _Subset, inputs: Tensor) -> set[str]:
+def _find_modified_tensors(run: CachedRun, part: Subset, inputs: Tensor) -> set[str]:
     """Tensors that a forward pass changes, in training mode or in the subset's."""
     run.model.train()
     found = splitting.find_modified_tensors(run.model, inputs)
@@ -340,7 +290,7 @@ def _find_modified_tensors(run: CachedRun, part: _Subset, inputs: Tensor) -> set
 
 
 def _check_samples(
-    run: CachedRun, part: _Subset, split: splitting.ModelSplit, inputs: Tensor
+    run: CachedRun, part: Subset, split: splitting.ModelSplit, inputs: Tensor
 ) -> None:
     with _isolate_state(run, part):
         verify.check_bit_identical(
@@ -363,15 +313,7 @@ def _check_batch_sizes(run: CachedRun, kept: _CacheEntry, batches: Iterable[Tens
             kept.verified_batch_sizes.add(len(left))
 
 
-def _skip_unreadable(data: Split, flags: Tensor) -> None:
-    """Skips the samples that couldn't be read when the cache was written."""
-    samples = (flags[:, 0] == 0).nonzero().flatten().tolist()
-    new = torch.tensor(readable_indices(data, samples), dtype=torch.int64)
-    if any(found for found, _ in data.iterate_readable_inputs(new.split(1))):
-        raise NotCacheable("a file that could not be read before can be read now")
-
-
-def _check_batch(run: CachedRun, part: _Subset, made: ModelInputs, batch: Tensor) -> None:
+def _check_batch(run: CachedRun, part: Subset, made: ModelInputs, batch: Tensor) -> None:
     """Checks that the cached outputs of a batch give the same results as the model."""
     ((inputs, targets),) = part.data.batches([batch])
     if not torch.equal(targets, part.data.targets[batch]):
@@ -381,35 +323,6 @@ def _check_batch(run: CachedRun, part: _Subset, made: ModelInputs, batch: Tensor
         part.model, lambda: part.model(inputs), lambda: made.model(numbers), run.autocast,
         f"a batch of {len(batch)}",
     )  # fmt: skip
-
-
-def _compute_rows(
-    run: CachedRun, part: _Subset, split: splitting.ModelSplit
-) -> Iterator[tuple[int, Rows]]:
-    """The rows to cache, computed in the same mode and gradient mode as without a cache."""
-    chunks = list(part.index_batches())
-    read = part.data.iterate_readable_inputs(chunk for _, chunk in chunks)
-    for (start, chunk), (samples, inputs) in zip(chunks, read, strict=True):
-        rows: Rows = ()
-        if samples:
-            with torch.inference_mode(not part.is_training), run.autocast():
-                values = split.run_prefix(inputs.to(run.device, non_blocking=True))
-            pairs = zip(split.layouts, values, strict=True)
-            rows = tuple(each.to_rows(value).cpu() for each, value in pairs)
-        if part.data.skips_unreadable:
-            places = torch.tensor(samples, dtype=torch.int64) - start
-            rows = _scatter_rows(rows, split, places, len(chunk))
-        yield start, rows
-
-
-def _scatter_rows(rows: Rows, split: splitting.ModelSplit, places: Tensor, count: int) -> Rows:
-    """Rows for `count` samples: those given at these positions, zeros elsewhere; and the flags."""
-    spread = [torch.zeros(count, each.row_length, dtype=each.dtype) for each in split.layouts]
-    for complete, given in zip(spread, rows, strict=False):
-        complete[places] = given
-    flags = torch.zeros(count, 1, dtype=tensor_layout.READABLE_FLAG_LAYOUT.dtype)
-    flags[places] = 1
-    return (*spread, flags)
 
 
 def _tensor_versions(model: nn.Module, split: splitting.ModelSplit) -> TensorVersions:

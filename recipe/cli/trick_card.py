@@ -1,4 +1,4 @@
-"""The card of an option, read from its YAML file and from the docstrings of what it calls."""
+"""The card of an option, read from its YAML file and from the docstrings of its component."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from recipe.config.option_files import Option
 from recipe.config.safe_yaml import MAX_YAML_BYTES
 
 FIELD_NAMES = ("Helps", "Not with", "Costs", "Source")
-"""What a paragraph of a docstring, or a line of comment, may begin with, followed by a colon."""
+"""A paragraph of a docstring, or a comment, that begins with one and a colon is a field."""
 
 PARAGRAPH_BREAK = rf"\n\s*\n|\n(?=(?:{'|'.join(FIELD_NAMES)}): )"
-"""What is between two paragraphs."""
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
-"""The package's folder, in which docstrings are read without importing torch."""
+
+EXTERNAL_LIBRARIES = ("torch", "torchvision", "timm", "pytorch_optimizer")
+"""Their long docstrings are not part of a card."""
 
 
 @dataclass(frozen=True)
 class Setting:
     key: str
     value: str
-    """As the file gives it."""
     description: str
-    """What it does to the run."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,9 @@ class TrickCard:
     group: str
     option: str
     summary: str
-    """What it is, as `--help` has it."""
     paragraphs: tuple[str, ...]
-    """Paragraphs: what it does, and where it differs from its source."""
     fields: Mapping[str, str]
-    """Of FIELDS those that are said."""
+    """By FIELD_NAMES, in that order."""
     settings: tuple[Setting, ...]
 
     @property
@@ -55,12 +52,12 @@ class TrickCard:
 
     @property
     def is_trick(self) -> bool:
-        """Whether it is a trick: something that can be left out."""
+        """Whether it can be turned off."""
         return self.group in OFF_OPTIONS and self.option != OFF_OPTIONS[self.group]
 
 
 def read_cards() -> list[TrickCard]:
-    """Those of all options, a user's own included, group by group."""
+    """The cards of all options, including a user's own, by group."""
     return [
         read_card(option)
         for group in GROUPS
@@ -68,15 +65,9 @@ def read_cards() -> list[TrickCard]:
     ]
 
 
-EXTERNAL_LIBRARIES = ("torch", "torchvision", "timm", "pytorch_optimizer")
-"""Their parts are described in the option file; their docstrings are long, and not ours."""
-
-
 def read_card(option: Option) -> TrickCard:
-    paragraphs = [
-        *_iter_comment_paragraphs(option.text),
-        *_iter_docstring_paragraphs(_get_target(option)),
-    ]
+    target = str(_collect_values(option).get(f"{option.group}._target_", ""))
+    paragraphs = [*_iter_comment_paragraphs(option.text), *_iter_docstring_paragraphs(target)]
     fields: dict[str, str] = {}
     about: list[str] = []
     for text in paragraphs:
@@ -91,34 +82,26 @@ def read_card(option: Option) -> TrickCard:
 
 
 def _read_settings(option: Option) -> Iterator[Setting]:
-    """Those of the file and of the files it builds on, with the values that this one gives."""
-    notes = option_files.read_comments(option.group, option.name)
+    """Yields the settings of the option file and of those that it inherits from."""
+    comments = option_files.read_comments(option.group, option.name)
     for key, value in _collect_values(option).items():
         name = key.partition(".")[2]
         if not name.startswith("_"):
-            yield Setting(key, _format_value(value), notes.get(name, ""))
+            text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+            text = text.removesuffix("\n").removesuffix("\n...")
+            yield Setting(key, text, comments.get(name, ""))
 
 
 def _collect_values(option: Option) -> dict[str, Any]:
-    """By dotted key."""
+    """Values by dotted key."""
     found: dict[str, Any] = {}
     for file in option_files.resolve_inheritance(option.group, option.name):
         found |= option_files.read_own_settings(file)
     return found
 
 
-def _format_value(value: Any) -> str:
-    """In one line, as one would write it in YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _get_target(option: Option) -> str:
-    return str(_collect_values(option).get(f"{option.group}._target_", ""))
-
-
 def _iter_comment_paragraphs(text: str) -> Iterator[str]:
-    """Lines of comment that begin with the name of a field, with those that go on with it."""
+    """Yields the comments that begin with the name of a field, with their further lines."""
     lines = [line for line in text.splitlines() if not line.startswith("# @")]
     current = ""
     for line in lines[1:]:
@@ -135,8 +118,8 @@ def _iter_comment_paragraphs(text: str) -> Iterator[str]:
 
 
 def _iter_docstring_paragraphs(target: str) -> Iterator[str]:
-    """The paragraphs of the module's docstring but its first line, which the option's file has in
-    its own words, then those of the function's."""
+    """Yields the paragraphs of the module's docstring after its summary, then those of the
+    function's."""
     module, _, name = target.rpartition(".")
     try:
         file = _find_source_file(module)
@@ -144,7 +127,7 @@ def _iter_docstring_paragraphs(target: str) -> Iterator[str]:
             return
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # a user's, which may be anything
+        return  # of a user's module
     found: list[ast.Module | ast.ClassDef | ast.FunctionDef] = [tree]
     found += [
         node
@@ -159,7 +142,8 @@ def _iter_docstring_paragraphs(target: str) -> Iterator[str]:
 
 
 def _find_source_file(module: str) -> Path | None:
-    """Where a module of ours or of the user's is written; None of torch's and other libraries'."""
+    """The file of one of recipe's or the user's modules, without importing it; None for those of
+    EXTERNAL_LIBRARIES."""
     root, *rest = module.split(".")
     if root == "recipe":
         place = PACKAGE_DIR.joinpath(*rest)
@@ -167,7 +151,7 @@ def _find_source_file(module: str) -> Path | None:
         return None
     else:
         try:
-            found = importlib.util.find_spec(root)  # of a name without dots: imports nothing
+            found = importlib.util.find_spec(root)
         except (ImportError, ValueError):
             return None
         if found is None or found.origin is None:

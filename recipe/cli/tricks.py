@@ -1,17 +1,12 @@
-"""What tricks there are: every option of every group, and the card of each.
-
-Everything on a card is written in one place: the option's YAML file (its first line, its settings
-and what each does) and the docstrings of the module and the function that `_target_` names.
-"""
+"""`recipe tricks`: lists every option of every group, and prints the card of one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from recipe.cli.trick_card import TrickCard, read_cards
@@ -19,14 +14,15 @@ from recipe.config import option_files
 from recipe.config.groups import GROUPS
 from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
+from recipe.runner.console import make_table
 from recipe.store import run_dirs
 
 
 def tricks(arguments: Sequence[str], console: Console) -> int:
-    """The verb: lists all options, those of a group (`clip`), or shows the card of one
-    (`clip=agc`), its settings and the commands that compare runs with and without it.
+    """Lists all options or those of a group (`clip`), or prints the card of an option (`clip=agc`)
+    with its settings and the commands that compare runs with and without it.
 
-    Raises SpecError for a group or an option that there isn't, and for one that can't be used.
+    Raises SpecError for a group or an option that doesn't exist or can't be used.
     """
     requested = [argument for argument in arguments if _is_selector(argument)]
     rest = [argument for argument in arguments if argument not in requested]
@@ -49,8 +45,8 @@ def _is_selector(argument: str) -> bool:
     return not argument.startswith("-") and (not equals or group in GROUPS)
 
 
-def _select_cards(asked: str) -> list[TrickCard]:
-    group, equals, name = asked.partition("=")
+def _select_cards(query: str) -> list[TrickCard]:
+    group, equals, name = query.partition("=")
     if group not in GROUPS:
         hint = option_files.suggest_nearest(group, GROUPS) or f"; there are {', '.join(GROUPS)}"
         raise SpecError(f"tricks: {group}: no such group{hint}")
@@ -58,20 +54,17 @@ def _select_cards(asked: str) -> list[TrickCard]:
     if equals and name not in [card.option for card in found]:
         known = [card.option for card in found]
         hint = option_files.suggest_nearest(name, known) or f"; there are {', '.join(known)}"
-        raise SpecError(f"tricks: {asked}: no such option{hint}")
+        raise SpecError(f"tricks: {query}: no such option{hint}")
     if equals and (problem := option_files.find_options(group)[name].problem):
-        raise SpecError(f"tricks: {asked} can't be used: {problem}")
+        raise SpecError(f"tricks: {query} can't be used: {problem}")
     return [card for card in found if not equals or card.option == name]
 
 
 def _print_list(chosen: Sequence[TrickCard], console: Console) -> None:
     defaults = option_files.get_default_options()
     for group in dict.fromkeys(card.group for card in chosen):
-        table = Table(
-            title=group, title_justify="left", box=None, show_header=False, pad_edge=False
-        )
-        table.add_column()
-        table.add_column(overflow="fold")
+        table = make_table("", "", title=group)
+        table.show_header, table.columns[1].overflow = False, "fold"
         for card in (card for card in chosen if card.group == group):
             mark = "*" if card.option == defaults[group] else " "
             table.add_row(Text(f"{mark} {card.option}"), Text(card.summary))
@@ -100,3 +93,37 @@ def _print_card(card: TrickCard, outputs: Path, console: Console) -> None:
             line = f"  {purpose}: {run_dirs.format_command(command, outputs)}"
             console.print(Text(line), soft_wrap=True)
     console.print()
+
+
+PAGE_HEADER = """\
+# Every option of every group
+
+This page is made of the option files in `conf/` and of the docstrings of what they call; a test
+holds it to them. `python -m recipe tricks` lists the same in the terminal, your own options among
+them, and `python -m recipe tricks clip=agc` shows one card.
+"""
+
+
+def render_markdown() -> str:
+    """All cards as one page of Markdown, docs/tricks.md."""
+    defaults = option_files.get_default_options()
+    return "\n".join([PAGE_HEADER, *_iter_page_lines(read_cards(), defaults)]).rstrip("\n") + "\n"
+
+
+def _iter_page_lines(found: list[TrickCard], defaults: dict[str, str]) -> Iterator[str]:
+    for group in dict.fromkeys(card.group for card in found):
+        yield f"## {group}\n"
+        for card in (card for card in found if card.group == group):
+            mark = " (the default)" if defaults[group] == card.option else ""
+            yield f"### `{card.label}`{mark}\n"
+            yield f"{card.summary}\n"
+            yield from (f"{text}\n" for text in card.paragraphs)
+            yield from (f"- **{name}**: {text}" for name, text in card.fields.items())
+            if card.fields:
+                yield ""
+            if card.settings:
+                yield "| setting | value | what it does |\n|---|---|---|"
+            for setting in card.settings:
+                cells = (f"`{setting.key}`", f"`{setting.value}`", setting.description)
+                yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+            yield ""

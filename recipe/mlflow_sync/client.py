@@ -44,7 +44,7 @@ AMBIGUOUS_CODES = frozenset({"BAD_REQUEST", "MALFORMED_REQUEST"})
 
 
 class RunDeletedError(Exception):
-    """The run was deleted in MLflow; nothing is to be sent."""
+    """The run was deleted in MLflow, so nothing is sent."""
 
 
 class RunNotFoundError(Exception):
@@ -101,8 +101,8 @@ def _create_database(path: Path, artifacts: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     draft, copy = path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.copy")
-    for path_left in (draft, copy):
-        path_left.unlink(missing_ok=True)
+    for leftover in (draft, copy):
+        leftover.unlink(missing_ok=True)
     SqlAlchemyStore(database_uri(draft), artifacts)
     source, database = sqlite3.connect(draft), sqlite3.connect(copy)
     with contextlib.closing(source), contextlib.closing(database):  # MLflow keeps the draft open

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +35,13 @@ CHUNK_BYTES = 32_000
 """Bytes of metrics.jsonl that are sent together."""
 
 STATUS_FALLBACKS = {"PRUNED": "KILLED"}
-"""MLflow's status for those that it lacks."""
+"""MLflow has no status PRUNED."""
 
 MAX_PARAMETER_LENGTH = 6000
 """MLflow's limit in characters."""
 
-
 MAX_AMBIGUOUS_ERRORS = 3
-"""Attempts after which an error that may be a refusal is taken for one."""
+"""Attempts after which an ambiguous error counts as a rejection."""
 
 
 class RunUploader:
@@ -198,13 +197,7 @@ class RunUploader:
             for point in batch:
                 if not requests.is_rejected(f"metric {point.key}"):
                     by_key.setdefault(point.key, []).append(point)
-            requests.send_batch(
-                "metric",
-                by_key,
-                lambda some: requests.client.log_batch(
-                    requests.run_id, metrics=list(itertools.chain(*some))
-                ),
-            )
+            requests.send_batch("metric", by_key, requests.log_metrics)
         self.is_caught_up = after - self.state.metrics < CHUNK_BYTES // 2
         self.state.metrics = after
         return bool(lines)
@@ -225,9 +218,7 @@ class RunUploader:
         status = event.get("status")
         end = {"status": STATUS_FALLBACKS.get(str(status), status), "end_time": event.get("time")}
         requests.send_one("the end", lambda: client.set_terminated(run_id, **end))
-        if (
-            self.state.creation_attempts > 1
-        ):  # a frozen server may have answered a call that had timed out
+        if self.state.creation_attempts > 1:  # a frozen server may have created it twice
             assert self._server is not None
             for run in self._search_runs(*self._server):
                 if run.info.run_id != run_id and run.info.lifecycle_stage != "deleted":
@@ -245,6 +236,9 @@ class RunRequests:
         self.client, self.run_id, self._sent = client, run_id, sent
         self._rejected: set[str] = set()
         self._ambiguous_errors = 0
+
+    def log_metrics(self, groups: Sequence[Sequence[Metric]]) -> None:
+        self.client.log_batch(self.run_id, metrics=list(itertools.chain(*groups)))
 
     def is_rejected(self, item: str) -> bool:
         """Whether an item such as `metric a b` was rejected before."""

@@ -1,10 +1,10 @@
 """Requests to send the record of a run, or the end of a sweep, to MLflow.
 
 A request is a file in `<outputs>/.uploads/<host and server>/`, named after the run or sweep. One
-process per such folder serves them (`recipe.mlflow_sync.uploader`), however many processes train:
-training never waits for MLflow, and an sqlite database has one writer. Whoever needs that process
-first starts it; it holds the folder's lock from its first moment on. Runs are followed in their
-journals, so a request is all that it is ever sent.
+process per such folder, the uploader, serves them (`recipe.mlflow_sync.uploader`), however many
+processes train: training never waits for MLflow, and an sqlite database has one writer. The first
+process that needs the uploader starts it; it holds the folder's lock from its start on. It reads
+the runs' journals, so that a run needs a single request.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ FAILURE_TIMEOUT = 10.0
 """Seconds after the first failure without progress, after which a server is given up."""
 
 SERVER_CALL_TIMEOUT, DATABASE_CALL_TIMEOUT = 15.0, 60.0
-"""Seconds without progress after which a call under way is given up: a server may be frozen, a
-database is only slow while other processes compute."""
+"""Seconds without progress after which `wait` gives up: a server may be frozen, while a database is
+only slow if other processes compute."""
 
 HEARTBEAT_TIMEOUT = 10.0
-"""Seconds after which an uploader that shows no sign of life is taken to hang."""
+"""Seconds without a heartbeat after which the uploader is killed."""
 
 EXIT_TIMEOUT = 2.0
 
@@ -52,7 +52,7 @@ LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 class UploadQueue:
     """The requests for one MLflow server, from this machine. Only `wait` waits for MLflow.
 
-    As a context manager it keeps the uploader running, in so far as this object started it.
+    As a context manager it starts the uploader, and closes the one that it started.
     """
 
     def __init__(self, outputs: Path, tracking: Tracking) -> None:
@@ -123,7 +123,7 @@ class UploadQueue:
         return self._read_state(run_dir).mlflow_run_id
 
     def close(self) -> None:
-        """Lets the uploader end when it has nothing left to do; one that hangs is killed."""
+        """Ends the uploader that this object started as soon as it has served all requests."""
         if self._process is None:
             return
         assert self._process.stdin is not None
@@ -140,7 +140,7 @@ class UploadQueue:
         self._process = None
 
     def _remove_folder(self) -> None:
-        """Leaves nothing behind, such as where a command was refused. Raises OSError."""
+        """Removes the empty folder, such as after a command that was refused. Raises OSError."""
         if (lock := _try_lock(self._folder)) is None:
             return
         try:
@@ -159,12 +159,12 @@ class UploadQueue:
         return UploadState.read_for_uri(self._tracking.uri, record_dir)
 
     def _is_settled(self, record_dir: Path, state: UploadState) -> bool:
-        if record_dir.parent.name == "sweeps":  # its end is offered once
+        if record_dir.parent.name == "sweeps":  # its end is sent once
             return bool(state.failure) or not sweep_record.has_unsent_end(record_dir)
         return state.gone or (bool(state.mlflow_run_id) and UploadState.is_complete(record_dir))
 
     def _wait_for_progress(self, pending: list[Path]) -> dict[Path, str]:
-        """Returns why each of those that MLflow doesn't have completely was given up."""
+        """Returns by folder why the upload was given up; empty if it is complete."""
         is_database = database_path(self._tracking.uri) is not None
         reasons: dict[Path, str] = {}
         last_progress, last_time, restarted = None, time.monotonic(), False
@@ -182,13 +182,16 @@ class UploadQueue:
             problem = ""
             if not _is_locked(self._folder):
                 if restarted:
-                    problem = self._describe_exit()
+                    status = self._process.poll() if self._process else None
+                    suffix = "" if status is None else f" with status {status}"
+                    problem = f"the process that sends it ended{suffix}"
                 restarted = self.start()
             elif idle > (DATABASE_CALL_TIMEOUT if is_slow_allowed else SERVER_CALL_TIMEOUT):
                 problem = "it takes too long"
-                if _get_heartbeat_age(self._folder) > HEARTBEAT_TIMEOUT:
+                if time.time() - (self._folder / "lock").stat().st_mtime > HEARTBEAT_TIMEOUT:
                     problem = "the process that sends it doesn't answer"
-                    _kill_uploader(self._folder)
+                    with contextlib.suppress(OSError, ValueError):
+                        os.kill(int((self._folder / "lock").read_text()), signal.SIGKILL)
             for each, state in states.items():
                 if self._is_settled(each, state):
                     reasons[each] = state.failure
@@ -198,12 +201,6 @@ class UploadQueue:
             if pending:
                 time.sleep(0.05)
         return reasons
-
-    def _describe_exit(self) -> str:
-        status = self._process.poll() if self._process else None
-        return "the process that sends it ended" + (
-            "" if status is None else f" with status {status}"
-        )
 
     def _describe_missing(self, record_dir: Path, reason: str) -> str:
         if record_dir.parent.name == "sweeps":
@@ -224,7 +221,7 @@ class UploadQueue:
 
 
 def wait_for_runs(outputs: Path, sweep: str) -> dict[Path, str]:
-    """As `UploadQueue.wait`, for the requested runs of a sweep that have ended on this machine."""
+    """As `UploadQueue.wait`, for the requested runs of a sweep that ended on this machine."""
     runs: dict[Tracking, list[Path]] = {}
     for request in sorted((outputs / ".uploads").glob("*/*.json")):
         with contextlib.suppress(OSError, ValueError, SpecError):
@@ -258,8 +255,8 @@ def prestart_uploader(spec: RunSpec) -> Iterator[None]:
 
 
 def _start_uploader(folder: Path) -> subprocess.Popen[bytes] | None:
-    """Returns None if one is running. It inherits the lock, and Ctrl-C and SIGTERM are blocked in
-    it from the start: a terminal sends them to all processes at once."""
+    """Returns None if one is running. It inherits the lock, and blocks SIGINT and SIGTERM, which a
+    terminal sends to all processes at once."""
     if (lock := _try_lock(folder)) is None:
         return None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -307,13 +304,3 @@ def _is_locked(folder: Path) -> bool:
         return True
     finally:
         os.close(lock)
-
-
-def _get_heartbeat_age(folder: Path) -> float:
-    """Seconds since the uploader's last sign of life."""
-    return time.time() - (folder / "lock").stat().st_mtime
-
-
-def _kill_uploader(folder: Path) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        os.kill(int((folder / "lock").read_text()), signal.SIGKILL)

@@ -25,10 +25,10 @@ from recipe.store import journal, run_dirs
 from recipe.store.upload_state import UploadState
 
 MAX_CPU_SHARE = 1 / 20
-"""Share of the time that a thread computes while its run trains, where all cores are in use."""
+"""Share of the time that a thread computes while its run trains on all cores."""
 
 CPU_BURST_SECONDS = 0.5
-"""CPU time beyond that share, for what a run records at its start."""
+"""CPU time beyond that share, for the records of a run's start."""
 
 MIN_BATCH_INTERVAL, MAX_BATCH_INTERVAL = 1.0, 60.0
 
@@ -84,7 +84,7 @@ class RequestThread(threading.Thread):
     def run(self) -> None:
         try:
             content = json.loads(self._request.read_bytes())
-        except (OSError, ValueError):  # it was withdrawn
+        except (OSError, ValueError):  # withdrawn
             return
         record_dir = self._request.parent.parent.parent / content.pop("record")
         tracking = Tracking(**content)
@@ -96,15 +96,14 @@ class RequestThread(threading.Thread):
             self._request.unlink(missing_ok=True)
 
     def _send_run(self, uploader: RunUploader) -> bool:
-        """Follows a run's journals to their end. Returns False if something was refused, the run
+        """Sends a run's journals to their end. Returns False if something was rejected, the run
         was deleted in MLflow, or the server was given up."""
         while self._request.exists():
             try:
                 with uploader.acquire_lock():
                     problems = len(uploader.state.problems)
-                    return self._follow_journals(uploader) and (
-                        len(uploader.state.problems) == problems
-                    )
+                    is_complete = self._follow_journals(uploader)
+                    return is_complete and len(uploader.state.problems) == problems
             except Timeout:
                 if self._is_given_up(uploader.run_dir):
                     break
@@ -117,9 +116,9 @@ class RequestThread(threading.Thread):
         return False
 
     def _follow_journals(self, uploader: RunUploader) -> bool:
-        delay, since, is_dead = MIN_RETRY_DELAY, None, False
+        delay, since, is_stale = MIN_RETRY_DELAY, None, False
         while self._request.exists():
-            is_ended = is_dead or _has_ended(uploader.run_dir)
+            is_ended = is_stale or _has_ended(uploader.run_dir)
             try:
                 more = uploader.send_chunk()
             except RunDeletedError:
@@ -143,11 +142,11 @@ class RequestThread(threading.Thread):
                 is_behind = more and not uploader.is_caught_up
                 pause = max(owed, 0 if is_behind else MIN_BATCH_INTERVAL)
                 self._sleep(min(pause, MAX_BATCH_INTERVAL), uploader.run_dir, is_ended)
-                is_dead = not more and not run_dirs.is_running(uploader.run_dir)
+                is_stale = not more and not run_dirs.is_running(uploader.run_dir)
         return False
 
     def _is_given_up(self, run_dir: Path) -> bool:
-        """Whether nobody waits for the run and the server has failed for long enough."""
+        """Whether the run has ended, and the server has failed for FAILURE_TIMEOUT."""
         idle = time.monotonic() - self._progress_time
         return idle > FAILURE_TIMEOUT and not run_dirs.is_running(run_dir)
 

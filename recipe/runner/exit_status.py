@@ -45,12 +45,9 @@ def run_command(command: Callable[[], int], *, print_errors: bool = True) -> int
         status = command()
         output.print_text("")  # flushes
         if status == 0 and received_signals:  # whose exception was swallowed
-            interrupt = (
-                TerminateInterrupt()
-                if received_signals[0] == signal.SIGTERM
-                else KeyboardInterrupt()
-            )
-            messages, status = _describe_interrupt(interrupt)
+            is_sigterm = received_signals[0] == signal.SIGTERM
+            kind = TerminateInterrupt if is_sigterm else KeyboardInterrupt
+            messages, status = _describe_interrupt(kind())
         return status
     except RecipeError as error:
         if isinstance(error, OutputError):
@@ -97,9 +94,8 @@ def _describe_interrupt(interrupt: KeyboardInterrupt) -> tuple[list[str], int]:
     """The messages for a signal that ended a command, and the exit status."""
     if isinstance(interrupt, OutputClosedInterrupt):
         return ["the reader of the output has exited; the same command resumes the sweep"], 1
-    return [
-        "terminated" if isinstance(interrupt, TerminateInterrupt) else "interrupted"
-    ], get_signal_exit_status(interrupt)
+    message = "terminated" if isinstance(interrupt, TerminateInterrupt) else "interrupted"
+    return [message], get_signal_exit_status(interrupt)
 
 
 def get_signal_exit_status(interrupt: KeyboardInterrupt) -> int:

@@ -1,6 +1,8 @@
-"""The fingerprint: a hash of everything that can change a run's numbers, and of nothing else.
+"""Hashes of a run: its fingerprint, and its initial state.
 
-On the CPU, runs with equal fingerprints are bit-identical.
+The fingerprint is a hash of everything that can change a run's numbers, and of nothing else: on the
+CPU, runs with equal fingerprints are bit-identical. Runs with the same seed share the initial
+state, whichever tricks they use, and only runs that share it are compared as pairs.
 """
 
 from __future__ import annotations
@@ -14,10 +16,17 @@ from typing import Any
 import torch
 
 from recipe import __version__
+from recipe.components.data import hash_tensors
 from recipe.config import source_hash
 from recipe.config.groups import FINGERPRINT_EXCLUDED_FIELDS, FINGERPRINT_EXCLUDED_SETTINGS, GROUPS
 from recipe.config.spec import RunSpec
-from recipe.training.run import Run
+from recipe.nn import rng
+from recipe.training.run import Run, epoch_batches
+
+HASHED_PARTS = ("weights", "split", "order", "augmentation", "dropout")
+
+NUM_RANDOM_SAMPLES = 16
+"""Generators that agree on this many numbers are considered equal."""
 
 
 def compute(spec: RunSpec, run: Run) -> str:
@@ -102,3 +111,27 @@ def _iter_targets(node: Any) -> Iterator[str]:
     if isinstance(node, list):
         for item in node:
             yield from _iter_targets(item)
+
+
+def hash_initial_state(run: Run) -> dict[str, str]:
+    """Returns 16 hexadecimal digits for each of HASHED_PARTS, for a run that isn't trained yet.
+
+    `weights`: the model's parameters and buffers by name. `split`: the samples of training and
+    validation data. `order`: the order of the samples in the first epoch, for any batch size.
+    `augmentation`, `dropout`: the first numbers of their random-number generators.
+    """
+    with rng.isolate_rng():
+        rng.seed_global_rng(run.seed, "dropout")
+        dropout = torch.rand(NUM_RANDOM_SAMPLES)
+    augmentation = torch.rand(
+        NUM_RANDOM_SAMPLES, generator=rng.make_generator(run.seed, "augmentation")
+    )
+    state = {k: v for k, v in run.model.state_dict().items() if isinstance(v, torch.Tensor)}
+    found = {
+        "weights": hash_tensors(*(part for pair in state.items() for part in pair)),
+        "split": run.data.digest,
+        "order": hash_tensors(torch.cat(list(epoch_batches(run, 0)))),
+        "augmentation": hash_tensors(augmentation),
+        "dropout": hash_tensors(dropout),
+    }
+    return {name: found[name][:16] for name in HASHED_PARTS}

@@ -96,7 +96,7 @@ class _FitLoop:
         """Number of files listed in UNREADABLE_FILES_LIST."""
 
     def fit(
-        self, saved: state.RunState | None, watch: Callable[[MetricsEvent], None] | None
+        self, saved: state.RunState | None, on_point: Callable[[MetricsEvent], None] | None
     ) -> TrainingResult:
         with self.audit, GracefulStop() as stopping:
             if saved is not None:
@@ -104,25 +104,21 @@ class _FitLoop:
             if self.run.best.epoch:  # the file may be from another run or a later epoch
                 self._save_weights()
             self.checkpoints.last_step = self.run.position.step
-            with ProgressDisplay(self.run, self.console) as follow:
+            with ProgressDisplay(self.run, self.console) as display:
                 for point in _raise_pending_signal(stopping, train(self.run)):
                     for key, value in point.metrics.items():
                         self.history[key].append((point.step, value))
                     self._record_point(point)
-                    follow.update(point)
-                    requested = point.step == self.run.position.step and self._is_stop_requested(
-                        stopping
-                    )
-                    if (
-                        requested or self.checkpoints.is_due(point, self.run)
-                    ) and self._has_finite_weights():
+                    display.update(point)
+                    step = self.run.position.step
+                    requested = point.step == step and self._is_stop_requested(stopping)
+                    is_due = requested or self.checkpoints.is_due(point, self.run)
+                    if is_due and self._has_finite_weights():
                         self._save_checkpoint()
-                    if requested and not (
-                        point.is_run_end or self.run.position.step == self.run.total_steps
-                    ):
+                    if requested and not point.is_run_end and step != self.run.total_steps:
                         stopping.raise_signal()  # otherwise at most the last evaluation is left
-                    if watch is not None:
-                        watch(point)
+                    if on_point is not None:
+                        on_point(point)
             if not self.verdicts:  # it was resumed after its last step
                 self.verdicts = list(self.audit.results(is_final=True))
         return TrainingResult(self.history, self.verdicts, stopping.received_signal)

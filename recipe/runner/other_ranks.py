@@ -1,7 +1,6 @@
-"""A process that shares a run with others and records nothing.
+"""The processes of a distributed run besides the first, which record nothing.
 
-It takes the spec from the first process, trains with it, and prints only what it alone finds to be
-wrong.
+They receive the spec from the first process, and print only errors that no other process has.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from recipe import output
 from recipe.audit.auditor import AuditError
 from recipe.components.data import worker
 from recipe.config.world_size import World
-from recipe.errors import Problems, RecipeError, SpecError
+from recipe.errors import Problems, RecipeError, SpecError, describe_exception
 from recipe.runner import plan as planning
 from recipe.runner import start
 from recipe.runner.console import Console
@@ -22,8 +21,8 @@ from recipe.training.nonfinite import NonFiniteError
 
 
 def run_other_rank() -> int:
-    """Returns the exit status. Reports to the first process what only this one finds to be wrong;
-    what all of them find, the first one prints."""
+    """Returns the exit status. Errors of this process alone are reported to the first one, which
+    prints the errors that all processes have."""
     try:
         return _train_other_rank()
     except RecipeError as error:
@@ -33,8 +32,7 @@ def run_other_rank() -> int:
                 output.print_error(f"process {World.from_environment().rank}: {problem}")
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        rendezvous.report_failure(f"{type(error).__name__}: {first}")
+        rendezvous.report_failure(describe_exception(error))
         raise
 
 

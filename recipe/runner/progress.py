@@ -60,9 +60,8 @@ class ProgressDisplay:
             )
         elif point.is_epoch_end:
             spent = time.perf_counter() - self.start_time
-            left = (
-                spent * (self.run.total_steps - point.step) / max(1, point.step - self.start_step)
-            )
+            done, total = point.step - self.start_step, self.run.total_steps
+            left = spent * (total - point.step) / max(1, done)
             width = len(str(self.run.epochs))
             self.console.print(
                 f"epoch {point.epoch:{width}}/{self.run.epochs}  "
@@ -76,11 +75,9 @@ class ProgressDisplay:
         parts = [f"loss {sum(self.losses) / len(self.losses):.4f}"] if self.losses else []
         if "val/accuracy" in self.latest_metrics:
             parts.append(f"val/loss {self.latest_metrics['val/loss']:.4f}")
-            parts.append(
-                f"val/accuracy {self.latest_metrics['val/accuracy']:.2%}".replace("%", " %")
-            )
+            parts.append(f"val/accuracy {100 * self.latest_metrics['val/accuracy']:.2f} %")
         elif "train/accuracy" in self.latest_metrics:
-            parts.append(f"accuracy {self.latest_metrics['train/accuracy']:.0%}".replace("%", " %"))
+            parts.append(f"accuracy {100 * self.latest_metrics['train/accuracy']:.0f} %")
         if step == self.start_step:
             return "  ".join(parts)
         seconds = time.perf_counter() - self.start_time

@@ -87,7 +87,7 @@ class GracefulStop:
     def raise_signal(self) -> None:
         """Raises the exception of the received signal, if there is one."""
         if self.received_signal is not None:
-            handler = (
-                self._previous_handlers.get(self.received_signal) or signal.default_int_handler
+            handlers = self._previous_handlers
+            handlers.get(self.received_signal, signal.default_int_handler)(
+                self.received_signal, None
             )
-            handler(self.received_signal, None)

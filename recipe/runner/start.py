@@ -13,7 +13,7 @@ from rich.console import Console
 from recipe.checkpoint import transfer
 from recipe.checkpoint.files import Checkpoints
 from recipe.checkpoint.state import RunState, get_rng_states
-from recipe.runner import environment, fingerprint, initial_state, parameter_table
+from recipe.runner import environment, fingerprint, parameter_table
 from recipe.runner import plan as planning
 from recipe.runner.console import print_caution
 from recipe.runner.earlier_runs import EarlierRuns
@@ -141,10 +141,7 @@ def _record_metadata(
                 f"code.{name}": what
                 for name, what in fingerprint.get_code_versions(spec, run).items()
             },
-            **{
-                f"start.{name}": what
-                for name, what in initial_state.hash_initial_state(run).items()
-            },
+            **{f"start.{name}": what for name, what in fingerprint.hash_initial_state(run).items()},
             "recipe.steps": str(run.total_steps),
             "recipe.device": hardware,
             "recipe.processes": str(run.collectives.world_size),

@@ -75,7 +75,7 @@ class RunResult:
 
     @functools.cached_property
     def initial_state(self) -> dict[str, str]:
-        """What it started from, by name, each as a hash (recipe.runner.initial_state)."""
+        """What it started from, by name, each as a hash (recipe.runner.fingerprint)."""
         return {k[6:]: v for k, v in self.tags.items() if k.startswith("start.")}
 
 

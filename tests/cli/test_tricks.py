@@ -8,7 +8,7 @@ import commands
 import pytest
 
 from recipe.cli.trick_card import TrickCard, read_cards
-from recipe.cli.trick_page import render_markdown
+from recipe.cli.tricks import render_markdown
 from recipe.config import option_files
 from recipe.config.groups import GROUPS
 

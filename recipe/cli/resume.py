@@ -115,7 +115,8 @@ def _list_changes(folder: Path, spec: RunSpec, run: Run) -> list[str]:
             "start a new run"
         )
     now = {**environment.get_versions(), **fingerprint.get_code_versions(spec, run)}
-    then = {**record.package_versions, **record.code_versions}
+    codes = {name: code.text for name, code in record.code_versions.items()}
+    then = {**record.package_versions, **codes}
     now["processes"] = str(run.collectives.world_size)
     then["processes"] = record.environment.get("processes", "1")
     return [

@@ -1,4 +1,4 @@
-"""Do the numbers of two recorded runs agree, how well, and what may explain it if they don't?"""
+"""Whether the numbers of two recorded runs agree, and what may explain a difference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recipe.compare import causes
+from recipe.compare.run_differences import find_causes
 from recipe.errors import SpecError
 from recipe.formatting import format_list, pluralize
 from recipe.store.journal import NONDETERMINISTIC_PREFIXES, MetricHistory
@@ -18,53 +18,49 @@ from recipe.store.run_record import RunRecord
 
 TOLERANCE = 1e-6
 
+# differences of smaller values are relative to this fraction of the metric's largest value, as
+# their rounding errors come from larger intermediate values
 NEAR_ZERO_FRACTION = 1e-3
-"""Share of a metric's largest value: smaller values are held against that share of it, since
-rounding moves them by what they were computed from."""
 
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """Of one metric at one step; None: the run has no such point."""
+    """The difference of one metric at one step; a value is None if its run has no such point."""
 
     metric: str
     step: int
     first_value: float | None
     second_value: float | None
     relative_difference: float
-    """Infinite where only one run has the point, or only one of the values is finite."""
+    """Infinite if one value is missing or not finite."""
 
 
 @dataclass(frozen=True)
 class Agreement:
     verdict: Literal["bit-identical", "equal within 1e-6", "differs"]
     num_common_points: int
-    """That both runs have."""
     num_common_metrics: int
     largest_difference: MetricDifference | None
-    """The largest relative difference of these points; None: there is none."""
     first_differences: Mapping[str, MetricDifference]
-    """Of each metric that differs by more: the first difference."""
+    """The first difference above the tolerance, by metric."""
     unmatched_metrics: tuple[tuple[str, ...], tuple[str, ...]]
-    """Metrics that only the one run has, and only the other."""
+    """Metrics that only the first run has, and only the second."""
     weight_difference: float | None
-    """Largest difference between the best weights, relative to the tensor's largest; 0.0: they
-    are the same bit for bit, None: they weren't compared."""
+    """The largest difference of the best weights, relative to the largest value of its tensor;
+    None if they weren't compared."""
     end_description: str | None
-    """Up to where the runs were compared, if that is not the end of both."""
+    """The end of the compared steps; None: the end of both runs."""
     causes: tuple[str, ...]
-    """What differs besides the numbers and may explain them."""
+    """Other recorded differences, which may explain those of the numbers."""
 
     @property
     def first_differing_step(self) -> int | None:
-        """The first step at which the runs differ."""
-        return min(
-            (difference.step for difference in self.first_differences.values()), default=None
-        )
+        steps = (difference.step for difference in self.first_differences.values())
+        return min(steps, default=None)
 
     @property
     def summary(self) -> str:
-        """All of it in a line."""
+        """The agreement in one line."""
         parts = [self._format_verdict()]
         for which, names in zip(("first", "second"), self.unmatched_metrics, strict=True):
             if names:
@@ -72,125 +68,105 @@ class Agreement:
         if self.end_description:
             parts.append(f"compared {self.end_description}")
         if self.verdict != "bit-identical":
-            parts += self.causes or ["nothing that is recorded explains it"]
+            parts += self.causes or ["no recorded difference explains it"]
         return "; ".join(parts)
 
     def _format_verdict(self) -> str:
         if not self.num_common_points:
             return "nothing to compare: the runs have no point in common"
-        same = f"{self.num_common_points:,} point{'s' * (self.num_common_points != 1)} of "
-        same += pluralize(self.num_common_metrics, "metric")
-        same += " and the weights" * (self.weight_difference == 0)
-        if self.verdict == "bit-identical":
-            return f"bit-identical: {same}"
-        if self.first_differing_step is not None:
-            return (
-                f"differs from step {self.first_differing_step} on "
-                f"({self._format_first_difference(self.first_differing_step)})"
-            )
+        step = self.first_differing_step
+        if step is not None:
+            candidates = [each for each in self.first_differences.values() if each.step == step]
+            worst = max(candidates, key=lambda difference: difference.relative_difference)
+            one, other = _format_distinct_values(worst.first_value, worst.second_value)
+            return f"differs from step {step} on ({worst.metric} {one} against {other})"
         if self.weight_difference and self.weight_difference > TOLERANCE:
-            return (
-                f"differs in the weights, by {_format_exponent(self.weight_difference)} of a "
-                "tensor's largest"
-            )
+            size = _format_exponent(self.weight_difference)
+            return f"differs in the weights, by {size} of the tensor's largest value"
+        points = f"{self.num_common_points:,} point{'s' * (self.num_common_points != 1)} of "
+        points += pluralize(self.num_common_metrics, "metric")
+        points += " and the weights" * (self.weight_difference == 0)
         if self.verdict == "differs":
-            return f"differs, but {same} agree"
-        return f"{self.verdict} ({self._format_largest_difference()})"
-
-    def _format_largest_difference(self) -> str:
-        if self.largest_difference is None:
-            return (
-                "largest relative difference of the weights "
-                f"{_format_exponent(self.weight_difference or 0)}"
-            )
-        where = f"{self.largest_difference.metric} at step {self.largest_difference.step}"
-        return (
-            "largest relative difference "
-            f"{_format_exponent(self.largest_difference.relative_difference)}, {where}"
-        )
-
-    def _format_first_difference(self, step: int) -> str:
-        """The metric that differs most at that step."""
-        there = [
-            difference for difference in self.first_differences.values() if difference.step == step
-        ]
-        worst = max(there, key=lambda difference: difference.relative_difference)
-        one, other = _format_distinct_values(worst.first_value, worst.second_value)
-        return f"{worst.metric} {one} against {other}"
+            return f"differs, but {points} agree"
+        if self.verdict == "bit-identical":
+            return f"bit-identical: {points}"
+        largest = self.largest_difference
+        if largest is None:
+            size = f"of the weights {_format_exponent(self.weight_difference or 0)}"
+        else:
+            size = _format_exponent(largest.relative_difference)
+            size += f", {largest.metric} at step {largest.step}"
+        return f"{self.verdict} (largest relative difference {size})"
 
 
 def compare_runs(one: Path, other: Path) -> Agreement:
-    """The agreement of two runs' folders; points of time and memory don't count.
+    """Compares two runs by their folders; metrics of time and memory are ignored.
 
-    Raises SpecError if the metrics of one can't be read.
+    Raises SpecError if the metrics or weights of a run can't be read.
     """
     return compare_records(RunRecord(one), RunRecord(other))
 
 
 def compare_records(one: RunRecord, other: RunRecord) -> Agreement:
-    """As `compare`."""
+    """Like `compare_runs`."""
     for record in (one, other):
         if damage := record.problems.get("metrics.jsonl"):
             raise SpecError(
                 f"{record.run_dir.name}: metrics.jsonl: {damage}; its numbers can't be compared"
             )
-    traces = _drop_timing_metrics(one.metrics), _drop_timing_metrics(other.metrics)
-    end, until = _find_common_end((one, other), traces)
-    both = sorted(traces[0].keys() & traces[1].keys())
-    only = tuple(
-        tuple(sorted(key for key in mine if key not in theirs and min(mine[key]) < end))
-        for mine, theirs in (traces, traces[::-1])
-    )
+    first, second = _drop_timing_metrics(one.metrics), _drop_timing_metrics(other.metrics)
+    end, end_description = _find_common_end((one, other), (first, second))
+    common = sorted(first.keys() & second.keys())
+    unmatched = (_find_unmatched(first, second, end), _find_unmatched(second, first, end))
     differences = [
         difference
-        for key in both
-        for difference in _iter_differences(key, traces[0][key], traces[1][key], end)
+        for key in common
+        for difference in _iter_differences(key, first[key], second[key], end)
     ]
-    first: dict[str, MetricDifference] = {}
+    first_differences: dict[str, MetricDifference] = {}
     for difference in differences:
         if difference.relative_difference > TOLERANCE:
-            first.setdefault(difference.metric, difference)
-    weights = None if first or until else _compare_weights(one.run_dir, other.run_dir)
-    points = sum(len(traces[0][key].keys() & traces[1][key].keys()) for key in both)
-    bits = not differences and not weights
-    alike = not first and (weights or 0) <= TOLERANCE
+            first_differences.setdefault(difference.metric, difference)
+    weights = None
+    if not (first_differences or end_description):
+        weights = _compare_weights(one.run_dir, other.run_dir)
+    num_points = sum(len(first[key].keys() & second[key].keys()) for key in common)
+    verdict: Literal["bit-identical", "equal within 1e-6", "differs"] = "differs"
+    if num_points and not (first_differences or any(unmatched) or (weights or 0) > TOLERANCE):
+        verdict = "equal within 1e-6" if differences or weights else "bit-identical"
     return Agreement(
-        verdict=(
-            "differs"
-            if not alike or any(only) or not points
-            else "bit-identical"
-            if bits
-            else "equal within 1e-6"
-        ),
-        num_common_points=points,
-        num_common_metrics=len(both),
+        verdict=verdict,
+        num_common_points=num_points,
+        num_common_metrics=len(common),
         largest_difference=max(
             differences, key=lambda difference: difference.relative_difference, default=None
         ),
-        first_differences=first,
-        unmatched_metrics=(only[0], only[1]),
+        first_differences=first_differences,
+        unmatched_metrics=unmatched,
         weight_difference=weights,
-        end_description=until,
-        causes=tuple(causes.find_causes(one, other)),
+        end_description=end_description,
+        causes=tuple(find_causes(one, other)),
     )
 
 
-def _drop_timing_metrics(trace: MetricHistory) -> MetricHistory:
+def _drop_timing_metrics(history: MetricHistory) -> MetricHistory:
     return {
         key: values
-        for key, values in trace.items()
+        for key, values in history.items()
         if not key.startswith(NONDETERMINISTIC_PREFIXES)
     }
 
 
-def _find_common_end(
-    records: tuple[RunRecord, RunRecord], traces: tuple[MetricHistory, MetricHistory]
-) -> tuple[float, str | None]:
-    """The step from which on a point may be missing in one of the runs, and how that is said.
+def _find_unmatched(one: MetricHistory, other: MetricHistory, end: float) -> tuple[str, ...]:
+    return tuple(sorted(key for key in one if key not in other and min(one[key]) < end))
 
-    It is the last step of the shorter run, whose points there may be incomplete too.
-    """
-    last = [max((step for values in t.values() for step in values), default=0) for t in traces]
+
+def _find_common_end(
+    records: tuple[RunRecord, RunRecord], histories: tuple[MetricHistory, MetricHistory]
+) -> tuple[float, str | None]:
+    """The last step of the shorter run, where its points may be incomplete, and its description;
+    infinity and None if both runs are complete."""
+    last = [max((step for values in h.values() for step in values), default=0) for h in histories]
     if last[0] == last[1] and all(record.status == "FINISHED" for record in records):
         return math.inf, None
     end = min(last)
@@ -203,7 +179,7 @@ def _find_common_end(
 def _iter_differences(
     key: str, one: Mapping[int, float], other: Mapping[int, float], end: float
 ) -> Iterator[MetricDifference]:
-    """Every point that isn't the same bit for bit, in the order of steps."""
+    """All points that aren't bit-identical, by step."""
     finite = [abs(v) for values in (one, other) for v in values.values() if math.isfinite(v)]
     floor = NEAR_ZERO_FRACTION * max(finite, default=0.0)
     for step in sorted(one.keys() | other.keys()):
@@ -211,51 +187,41 @@ def _iter_differences(
         if a is None or b is None:
             if step < end:
                 yield MetricDifference(key, step, a, b, math.inf)
-        elif not _is_bit_identical(a, b):
-            yield MetricDifference(key, step, a, b, _compute_relative_difference(a, b, floor))
-
-
-def _is_bit_identical(a: float, b: float) -> bool:
-    return struct.pack("d", a) == struct.pack("d", b) or (math.isnan(a) and math.isnan(b))
-
-
-def _compute_relative_difference(a: float, b: float, floor: float) -> float:
-    """|a - b| relative to the larger of them, or to `floor` if they are smaller than that."""
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return math.inf
-    size = max(abs(a), abs(b), floor)
-    return abs(a / size - b / size) if size else 0.0
+        elif struct.pack("d", a) != struct.pack("d", b) and not (math.isnan(a) and math.isnan(b)):
+            size = max(abs(a), abs(b), floor)
+            finite_pair = math.isfinite(a) and math.isfinite(b)
+            relative = (abs(a / size - b / size) if size else 0.0) if finite_pair else math.inf
+            yield MetricDifference(key, step, a, b, relative)
 
 
 def _compare_weights(one: Path, other: Path) -> float | None:
-    """The largest difference between the best weights, relative to the tensor's largest number."""
     files = one / "model.safetensors", other / "model.safetensors"
     if not all(file.is_file() for file in files):
         return None
     if filecmp.cmp(files[0], files[1], shallow=False):
         return 0.0
-    from recipe.nn.weights import read_weights
+    from recipe.nn.weights import read_weights  # imports torch, and files that differ are rare
 
     try:
-        tensors = [read_weights(file) for file in files]
+        first, second = (read_weights(file) for file in files)
     except ValueError as error:
         raise SpecError(f"weights: {error}; they can't be compared") from error
-    if {k: (t.dtype, t.shape) for k, t in tensors[0].items()} != {
-        k: (t.dtype, t.shape) for k, t in tensors[1].items()
+    if {name: (t.dtype, t.shape) for name, t in first.items()} != {
+        name: (t.dtype, t.shape) for name, t in second.items()
     }:
         return math.inf
     worst = 0.0
-    for name, tensor in tensors[0].items():
-        a, b = tensor.double(), tensors[1][name].double()
+    for name, tensor in first.items():
+        a, b = tensor.double(), second[name].double()
         if a.numel() and not a.equal(b):
             size = max(a.abs().max().item(), b.abs().max().item())
-            found = (a - b).abs().max().item() / size
-            worst = max(worst, found if math.isfinite(found) else math.inf)
+            difference = (a - b).abs().max().item() / size
+            worst = max(worst, difference if math.isfinite(difference) else math.inf)
     return worst
 
 
 def _format_distinct_values(one: float | None, other: float | None) -> tuple[str, str]:
-    """Both with as few digits as tell them apart."""
+    """Formats both with as few digits as distinguish them."""
     pairs = [
         (_format_number(one, digits), _format_number(other, digits)) for digits in (4, 7, 10, 17)
     ]

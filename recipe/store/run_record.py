@@ -10,6 +10,7 @@ import csv
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ READ_ERRORS = (
 )  # fmt: skip
 """Exceptions that reading a damaged file can raise."""
 
+HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
+
 T = TypeVar("T")
 
 
@@ -60,6 +63,17 @@ class RunProgress:
     def fraction(self) -> float:
         """The completed fraction of the run, from 0 to 1; 0 if it is unknown."""
         return min(1.0, (self.step or 0) / self.total_steps) if self.total_steps else 0.0
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """The version of a package whose code was used, or a hash of its files if it has none."""
+
+    text: str
+    is_hash: bool
+
+    def __str__(self) -> str:
+        return self.text[:12] if self.is_hash else self.text
 
 
 class RunRecord:
@@ -149,9 +163,12 @@ class RunRecord:
         return {k.partition(".")[2]: v for k, v in self.tags.items() if k.startswith("version.")}
 
     @property
-    def code_versions(self) -> dict[str, str]:
-        """For the code of other packages: a version, or a hash of 64 digits."""
-        return {k.partition(".")[2]: v for k, v in self.tags.items() if k.startswith("code.")}
+    def code_versions(self) -> dict[str, CodeVersion]:
+        return {
+            key.partition(".")[2]: CodeVersion(text, bool(HASH_PATTERN.fullmatch(text)))
+            for key, text in self.tags.items()
+            if key.startswith("code.")
+        }
 
     @property
     def progress(self) -> RunProgress:

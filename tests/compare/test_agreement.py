@@ -47,16 +47,16 @@ def test_without_weights_the_points_alone_are_compared(tmp_path: Path) -> None:
     assert pair(tmp_path, LOSS, LOSS).summary == "bit-identical: 3 points of 1 metric"
 
 
-def test_a_difference_in_the_last_bits_is_told_with_its_size(tmp_path: Path) -> None:
+def test_a_difference_in_the_last_bits_is_reported_with_its_size(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, [1.0, 0.5 + 2e-8, 0.25 + 1e-9])
     assert found.verdict == "equal within 1e-6"
     assert found.summary == (
-        "equal within 1e-6 (largest relative difference 4e-8, train/loss at step 2); nothing that "
-        "is recorded explains it"
+        "equal within 1e-6 (largest relative difference 4e-8, train/loss at step 2); no "
+        "recorded difference explains it"
     )
 
 
-def test_a_larger_difference_is_told_from_its_first_step_with_the_metric_that_differs_most(
+def test_a_larger_difference_is_reported_with_its_first_step_and_worst_metric(
     tmp_path: Path,
 ) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS, "b": LOSS, "c": LOSS})
@@ -76,14 +76,12 @@ def test_a_larger_difference_is_told_from_its_first_step_with_the_metric_that_di
     )
 
 
-def test_values_that_print_alike_are_shown_with_the_digits_that_tell_them_apart(
-    tmp_path: Path,
-) -> None:
+def test_similar_values_are_printed_with_enough_digits_to_distinguish_them(tmp_path: Path) -> None:
     found = pair(tmp_path, [0.123456], [0.123457])
     assert "(train/loss 0.123456 against 0.123457)" in found.summary
 
 
-def test_near_zero_a_difference_is_held_against_the_largest_value(tmp_path: Path) -> None:
+def test_differences_near_zero_are_relative_to_the_largest_value(tmp_path: Path) -> None:
     # 1e-10 of 1e-3 times 10 is 1e-8; against the values themselves it would be a half
     found = pair(tmp_path, [10.0, 1e-10], [10.0, 2e-10])
     assert found.verdict == "equal within 1e-6"
@@ -93,7 +91,7 @@ def test_near_zero_a_difference_is_held_against_the_largest_value(tmp_path: Path
     )
 
 
-def test_of_small_values_throughout_the_difference_counts(tmp_path: Path) -> None:
+def test_differences_of_uniformly_small_values_count(tmp_path: Path) -> None:
     assert pair(tmp_path, [1e-10], [2e-10]).verdict == "differs"
 
 
@@ -101,7 +99,7 @@ def test_of_small_values_throughout_the_difference_counts(tmp_path: Path) -> Non
     st.lists(st.floats(allow_subnormal=True), min_size=1, max_size=5),
     st.lists(st.floats(allow_subnormal=True), min_size=1, max_size=5),
 )
-def test_any_values_are_told_apart_exactly_if_they_differ(
+def test_values_are_bit_identical_exactly_if_they_are_equal(
     one: list[float], other: list[float]
 ) -> None:
     import tempfile
@@ -117,7 +115,7 @@ def test_any_values_are_told_apart_exactly_if_they_differ(
 
 
 @pytest.mark.parametrize("other", [math.nan, math.inf, -math.inf])
-def test_a_number_against_none_is_a_difference(tmp_path: Path, other: float) -> None:
+def test_a_non_finite_value_is_a_difference(tmp_path: Path, other: float) -> None:
     found = pair(tmp_path, [1.0, 2.0], [1.0, other])
     assert found.summary.startswith(f"differs from step 2 on (train/loss 2 against {other})")
 
@@ -157,7 +155,7 @@ def test_fewer_epochs_are_compared_up_to_their_end(tmp_path: Path) -> None:
     )
 
 
-def test_runs_without_a_point_in_common_are_not_said_to_agree(tmp_path: Path) -> None:
+def test_runs_without_a_common_point_do_not_agree(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, [])
     assert found.verdict == "differs"
     assert found.summary.startswith("nothing to compare: the runs have no point in common")
@@ -166,9 +164,12 @@ def test_runs_without_a_point_in_common_are_not_said_to_agree(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ([4.0, 1.0, 2.0], "differs in the weights, by 2e-1 of a tensor's largest"),  # by 1 of 4
+        (
+            [4.0, 1.0, 2.0],
+            "differs in the weights, by 2e-1 of the tensor's largest value",
+        ),  # by 1 of 4
         ([4.0, 1.0 + 2e-7, 1.0], "equal within 1e-6 (largest relative difference of the weights"),
-        ([4.0, 1.0], "differs in the weights, by inf of a tensor's largest"),
+        ([4.0, 1.0], "differs in the weights, by inf of the tensor's largest value"),
     ],
 )
 def test_equal_numbers_do_not_hide_different_weights(
@@ -179,7 +180,7 @@ def test_equal_numbers_do_not_hide_different_weights(
     assert compare_runs(one, other).summary.startswith(said)
 
 
-def test_what_may_explain_a_difference_is_named(tmp_path: Path) -> None:
+def test_possible_causes_of_a_difference_are_named(tmp_path: Path) -> None:
     one = recorded_runs.write(
         tmp_path / "one", {"a": [1.0]}, digest="x",
         tags={"version.torch": "2.12.0", "version.mlflow": "3", "version.timm": "1",
@@ -205,12 +206,12 @@ def test_what_may_explain_a_difference_is_named(tmp_path: Path) -> None:
      '{"step": 1, "metrics": {"a": "text"}}', '{"step": 1, "metrics": [1]}', "[" * 100_000,
      '{"step": 1, "metrics": {"a": 1' + "0" * 400 + "}}"],
 )  # fmt: skip
-def test_metrics_that_are_damaged_are_told(line: str, tmp_path: Path) -> None:
+def test_damaged_metrics_are_reported(line: str, tmp_path: Path) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS})
     (one / "metrics.jsonl").write_text(line + "\n")
     with pytest.raises(SpecError, match=r"^one: metrics\.jsonl: .*its numbers can't be compared$"):
         compare_runs(one, recorded_runs.write(tmp_path / "other", {"a": LOSS}))
 
 
-def test_the_tolerance_is_what_the_verdict_says() -> None:
+def test_the_tolerance_is_the_one_in_the_verdict() -> None:
     assert agreement.TOLERANCE == 1e-6

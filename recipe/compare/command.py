@@ -1,4 +1,4 @@
-"""`recipe compare`: from its arguments to the report, on the terminal, on disk and in MLflow."""
+"""`recipe compare`: from its arguments to the report in the terminal, on disk and in MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recipe import output
 from recipe.compare import selection, variants
 from recipe.compare.comparison import Comparison
 from recipe.compare.mlflow_report import upload_report
-from recipe.compare.report import build
+from recipe.compare.report.build import TABLE_NAMES, build_report
 from recipe.compare.report.files import write_document
 from recipe.compare.report.terminal import print_document
 from recipe.config.verb_arguments import parse_key_values
@@ -23,13 +23,12 @@ from recipe.store import run_dirs, sweep_dirs
 DEFAULT_METRIC = "val/accuracy"
 
 MAX_SUFFIX_LENGTH = 120
-"""Characters that say in a folder's name what is special about its report."""
 
 
 def compare(arguments: Sequence[str], console: Console) -> int:
-    """The verb: prints the comparison, keeps it under `<outputs>/reports/`, and tells MLflow.
+    """Prints the comparison, writes it below `<outputs>/reports/`, and updates MLflow.
 
-    Raises SpecError for wrong arguments, and where there is nothing to compare.
+    Raises SpecError for wrong arguments, or if there is nothing to compare.
     """
     known = {
         "sweep": "",
@@ -39,51 +38,47 @@ def compare(arguments: Sequence[str], console: Console) -> int:
         "tracking.uri": "",
     }
     values = parse_key_values("compare", arguments, known, positional="sweep")
+    metric, baseline = values["metric"], values["baseline"]
     outputs = run_dirs.resolve_output_dir(values["output_dir"])
     if not run_dirs.get_runs_dir(outputs).is_dir():
         raise SpecError(f"output_dir: no run is recorded in {outputs}; record some first")
-    chosen = selection.select_runs(outputs, values["sweep"], values["metric"])
+    selected = selection.select_runs(outputs, values["sweep"], metric)
     found = Comparison.from_selection(
-        chosen, variants.build_variants(chosen.results, values["baseline"]), values["metric"]
+        selected, variants.build_variants(selected.results, baseline), metric
     )
-    if values["baseline"] and not (found.findings or found.has_baseline):
-        raise SpecError(_format_missing_baseline(values["baseline"], found))
-    name = chosen.sweep_dir.name if chosen.sweep_dir else selection.ALL_RUNS
-    which = _make_folder_suffix(values["metric"], values["baseline"])
-    folder = outputs / "reports" / f"{name}{which}"
+    if baseline and not (found.findings or found.has_baseline):
+        levels = found.variants.baseline_levels
+        nearest = [" ".join(other) for other in found.variants.find_nearest(levels)]
+        raise SpecError(
+            f"baseline: {baseline}: there are no runs of {' '.join(levels)}; the nearest are "
+            f"{format_list(nearest, 4)}"
+        )
+    sweep_dir = selected.sweep_dir
+    name = sweep_dir.name if sweep_dir else run_dirs.ALL_RUNS
+    suffix = _make_folder_suffix(metric, baseline)
+    folder = outputs / "reports" / f"{name}{suffix}"
     output.set_current_task("writing the report")
     with run_dirs.wrap_output_errors(folder):
-        made = build.build_document(found, folder)
-        files = write_document(made, folder, build.TABLE_NAMES)
-    if chosen.sweep_dir and not values["sweep"] and len(sweep_dirs.list_sweep_dirs(outputs)) > 1:
-        others = run_dirs.format_command("compare SWEEP", outputs)
-        console.print(f"Sweep   {name}, the latest; {others} takes another", soft_wrap=True)
-    print_document(made, console)
+        report = build_report(found, folder)
+        files = write_document(report.document, folder, TABLE_NAMES)
+    if sweep_dir and not values["sweep"] and len(sweep_dirs.list_sweep_dirs(outputs)) > 1:
+        command = run_dirs.format_command("compare SWEEP", outputs)
+        console.print(f"Sweep   {name}, the latest; {command} compares another", soft_wrap=True)
+    print_document(report.document, console)
     console.print(f"\nReport  {relative_to_cwd(folder / 'report.html')}", soft_wrap=True)
-    if chosen.sweep_dir:
+    if sweep_dir:
         output.set_current_task("sending the findings to MLflow")
-        failure = upload_report(found, made, files, outputs, which, values["tracking.uri"])
+        failure = upload_report(found, report, files, outputs, suffix, values["tracking.uri"])
         if failure:
             console.print(f"MLflow was not updated: {failure}", style="red", soft_wrap=True)
     return 0
 
 
-def _format_missing_baseline(baseline: str, found: Comparison) -> str:
-    """What to say of a baseline that can be put together and that no run is of."""
-    missing = " ".join(found.variants.baseline_levels)
-    near = [
-        " ".join(levels) for levels in found.variants.find_nearest(found.variants.baseline_levels)
-    ]
-    return f"baseline: {baseline}: no run is of {missing}; the nearest are {format_list(near, 4)}"
-
-
 def _make_folder_suffix(metric: str, baseline: str) -> str:
-    """What a report's name says where it isn't the usual one; a name of any length and of any
-    characters becomes one of a file."""
-    message = [metric] if metric != DEFAULT_METRIC else []
-    message += [f"against {baseline}"] if baseline else []
-    slugs = [re.sub(r"[^\w.=,]+", "-", text).strip("-.") for text in message]
-    short = "".join(f"-{slug}" for slug in slugs)
-    if len(short) <= MAX_SUFFIX_LENGTH:
-        return short
-    return f"{short[:MAX_SUFFIX_LENGTH]}-{hashlib.sha256(short.encode()).hexdigest()[:8]}"
+    """The part of a report's folder name for a metric and baseline that aren't the default."""
+    parts = [metric] if metric != DEFAULT_METRIC else []
+    parts += [f"against {baseline}"] if baseline else []
+    suffix = "".join("-" + re.sub(r"[^\w.=,]+", "-", part).strip("-.") for part in parts)
+    if len(suffix) <= MAX_SUFFIX_LENGTH:
+        return suffix
+    return f"{suffix[:MAX_SUFFIX_LENGTH]}-{hashlib.sha256(suffix.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""What each trick did, pair by pair: differences over seeds, their tests, and a verdict."""
+"""Findings about each trick from paired runs: differences over seeds, tests and verdicts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ON_TOP_OF_KEPT: Contrast = "on top of what was kept"
 def compute_findings(
     variants: VariantSet, unit: MetricUnit, greedy_path: Sequence[str] = ()
 ) -> list[Finding]:
-    """Every question that the recorded variants can answer, each with its verdict.
+    """Returns the findings of all contrasts that the variants allow.
 
-    `path` are the variants that a greedy plan kept, as it calls them, the first with nothing on.
+    `greedy_path` are the names of the variants that a greedy plan kept, the first the baseline.
     """
     found = [
         *_compare_with_baseline(variants, unit),
@@ -34,11 +34,11 @@ def compute_findings(
         *_compare_greedy_rounds(variants, unit, greedy_path),
         *factorial.compute_factorial_findings(variants, unit),
     ]
-    judged: list[Finding] = []
-    for question in dict.fromkeys(finding.contrast for finding in found):
-        family = [finding for finding in found if finding.contrast == question]
-        judged += _assign_verdicts(family, unit)
-    return judged
+    return [
+        finding
+        for contrast in dict.fromkeys(finding.contrast for finding in found)
+        for finding in _assign_verdicts([each for each in found if each.contrast == contrast], unit)
+    ]
 
 
 def _compare_with_baseline(variants: VariantSet, unit: MetricUnit) -> Iterator[Finding]:
@@ -51,8 +51,8 @@ def _compare_with_baseline(variants: VariantSet, unit: MetricUnit) -> Iterator[F
 
 
 def _compare_with_full_set(variants: VariantSet, unit: MetricUnit) -> Iterator[Finding]:
-    """Against the full set, if one was run: the one variant with every trick on the baseline's
-    background."""
+    """Compares the variant with all tricks, on the baseline's background, with those that lack
+    one of them."""
     tricks = [index for index, factor in enumerate(variants.factors) if factor.is_trick]
     full = [
         variant
@@ -72,9 +72,9 @@ def _compare_with_full_set(variants: VariantSet, unit: MetricUnit) -> Iterator[F
 
 def _compare_greedy_rounds(
     variants: VariantSet, unit: MetricUnit, path: Sequence[str]
-) -> Iterator[Finding]:  # fmt: skip
-    """Of a greedy plan's rounds but the first, which is `alone`: each trick beside what was kept
-    so far."""
+) -> Iterator[Finding]:
+    """Compares the tricks of later rounds of a greedy plan with the variant kept so far; the
+    first round is `alone`."""
     for name in path[1:]:
         kept = _find_levels(variants, name)
         before = variants.by_levels.get(kept) if kept else None
@@ -88,7 +88,7 @@ def _compare_greedy_rounds(
 
 
 def _find_levels(variants: VariantSet, name: str) -> Levels | None:
-    """Those of the variant that an ablation calls so; None if there is none."""
+    """The levels of the variant that an ablation gave this name, or None."""
     on, found = set(name.split(" ")), []
     for factor in variants.factors:
         fitting = [level for level in factor.levels if level.split(" ")[0] in on]
@@ -104,34 +104,25 @@ def _is_off(level: str, group: str) -> bool:
 
 
 def _assign_verdicts(test_family: Sequence[Finding], unit: MetricUnit) -> Iterator[Finding]:
-    """Corrects over the tricks that a question was asked of; those that did nothing in any run
-    are no part of it, as they were not tried."""
-    tried = [each for each in test_family if each.differences and not each.has_no_effect]
-    raw = [sign_flip_test(each.differences) for each in tried]
-    p_values = {
-        id(each): both for each, *both in zip(tried, raw, holm_correction(raw), strict=True)
-    }
-    least = min_seeds_for_significance(max(1, len(tried)), SIGNIFICANCE_LEVEL)
-    enough = {
-        id(each)
-        for place, each in enumerate(tried)
-        if (n := len(each.differences)) >= least
-        or can_reach_significance(raw, place, n, SIGNIFICANCE_LEVEL)
-    }
+    """Corrects for multiple tests within a contrast; tricks without an effect in any run are not
+    tested."""
+    tested = [each for each in test_family if each.differences and not each.has_no_effect]
+    raw = [sign_flip_test(each.differences) for each in tested]
+    corrected = holm_correction(raw)
+    min_seeds = min_seeds_for_significance(max(1, len(tested)), SIGNIFICANCE_LEVEL)
     for each in test_family:
         interval = None
         if each.differences:
             interval = unit.clip_interval(t_interval(each.differences), minimum=-1.0)
-        raw_p, p = p_values.get(id(each), (None, None))
-        found = replace(
-            each,
-            interval=interval,
-            raw_p_value=raw_p,
-            corrected_p_value=p,
-            num_tests=len(tried),
-            min_seeds=least,
-        )
-        yield replace(found, verdict=_decide_verdict(found, unit, id(each) in enough))
+        found = replace(each, interval=interval, num_tests=len(tested), min_seeds=min_seeds)
+        has_enough_seeds = False
+        if each in tested:
+            index, n = tested.index(each), len(each.differences)
+            found = replace(found, raw_p_value=raw[index], corrected_p_value=corrected[index])
+            has_enough_seeds = n >= min_seeds or can_reach_significance(
+                raw, index, n, SIGNIFICANCE_LEVEL
+            )
+        yield replace(found, verdict=_decide_verdict(found, unit, has_enough_seeds))
 
 
 def _decide_verdict(finding: Finding, unit: MetricUnit, has_enough_seeds: bool) -> Verdict:

@@ -1,4 +1,4 @@
-"""A metric as people read it: accuracies in percentage points, which way is better."""
+"""The unit of a metric, and which direction is better."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from dataclasses import dataclass, replace
 from recipe.evidence.intervals import ConfidenceInterval
 from recipe.store.results import RunResult
 
+# of other metrics, such as learning rates, neither direction is better in general
 DIRECTED_METRIC_PREFIXES = ("val/", "train/", "best/val_accuracy")
-"""How the names of those metrics begin of which one direction is better. Of others, such as seconds
-or learning rates, which one is depends on what is wanted."""
-
-TRAINING_PREFIX = "train/"
 
 MIN_RELEVANT_POINTS = 0.5
-"""Points of accuracy that are worth seeing."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +28,15 @@ class MetricUnit:
 
     @property
     def direction(self) -> int:
-        """1: more is better, -1: less is; 0: neither is by itself."""
-        return (
-            0 if not self.metric.startswith(DIRECTED_METRIC_PREFIXES) else -1 if self.is_loss else 1
-        )
+        """1 if larger is better, -1 if smaller is, 0 if neither is."""
+        if not self.metric.startswith(DIRECTED_METRIC_PREFIXES):
+            return 0
+        return -1 if self.is_loss else 1
 
     @property
     def is_training_metric(self) -> bool:
-        """Whether it is measured in training, on the batches as they are trained on."""
-        return self.metric.startswith(TRAINING_PREFIX)
+        """Whether it is measured on training batches."""
+        return self.metric.startswith("train/")
 
     def get_value(self, result: RunResult) -> float:
         return result.last[self.metric]
@@ -48,7 +44,7 @@ class MetricUnit:
     def clip_interval(
         self, interval: ConfidenceInterval, minimum: float = 0.0
     ) -> ConfidenceInterval:
-        """Cut at what there can be: a share is from `least` to 1."""
+        """Clips the interval of a fraction to [minimum, 1]."""
         if not self.is_fraction:
             return interval
         low, high = max(interval.low, minimum), min(interval.high, 1.0)  # in this order NaN stays
@@ -60,8 +56,7 @@ class MetricUnit:
 
     @property
     def difference_label(self) -> str:
-        """The unit of differences, for an axis."""
-        return f"change of {self.metric} ({'points' if self.is_fraction else 'in its own unit'})"
+        return f"change of {self.metric}" + " (points)" * self.is_fraction
 
     def scale_value(self, value: float) -> float:
         return 100 * value if self.is_fraction else value
@@ -76,7 +71,7 @@ class MetricUnit:
         return "-" if math.isnan(low) else f"{self.format_value(low)} to {self.format_value(high)}"
 
     def format_change(self, value: float) -> str:
-        """With its sign: `+0.41`. Exactly zero has none."""
+        """`+0.41`; exactly zero has no sign."""
         if value == 0:
             return "0"
         return f"{100 * value:+.2f}" if self.is_fraction else f"{value:+.4g}"
@@ -86,7 +81,8 @@ class MetricUnit:
         return " points" if self.is_fraction else ""
 
     def get_relevant_difference(self, baseline: float) -> tuple[float, str]:
-        """A difference that is worth seeing: half a point, or 1 % of the baseline's mean."""
+        """The smallest relevant difference, and its description: half a point, or 1 % of the
+        baseline's mean."""
         if self.is_fraction:
             return MIN_RELEVANT_POINTS / 100, f"{MIN_RELEVANT_POINTS:g} points"
-        return abs(baseline) / 100, f"{abs(baseline) / 100:.3g} (1 % of the baseline's)"
+        return abs(baseline) / 100, f"{abs(baseline) / 100:.3g} (1 % of the baseline)"

@@ -1,4 +1,4 @@
-"""Which recorded runs are compared, and which of them are left out."""
+"""The recorded runs that are compared, and those that are left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.compare.metric_unit import DIRECTED_METRIC_PREFIXES
-from recipe.config import option_files
+from recipe.config.option_files import suggest_nearest
 from recipe.errors import SpecError
 from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.store import (
@@ -24,18 +24,24 @@ from recipe.store import (
     sweep_status,
 )
 from recipe.store.results import RunResult
+from recipe.store.run_dirs import ALL_RUNS
 from recipe.store.sweep_jobs import JobResult
-
-ALL_RUNS = run_dirs.ALL_RUNS
-"""Given as the sweep: every recorded run."""
 
 MAX_LISTED_METRICS = 16
 
 MAX_LISTED_VARIANTS = 8
-"""Variants without a finished run that are named."""
 
 DEFAULT_GREEDY_CRITERION = "bare means over the seeds of each run's best val/accuracy"
-"""What greedy plans rested on that don't say."""
+
+
+@dataclass(frozen=True)
+class GreedyPlan:
+    """The recorded course of a greedy plan of an older version."""
+
+    kept_variants: Sequence[str]
+    """The first is the baseline."""
+    stop_reason: str
+    criterion: str
 
 
 @dataclass(frozen=True)
@@ -44,195 +50,158 @@ class Selection:
     sweep_dir: Path | None
     """None: all recorded runs."""
     results: Sequence[RunResult]
-    """Finished, with the metric, in the order in which they began."""
+    """The finished runs that have the metric, in the order of their starts."""
     cautions: Sequence[str]
     """What was left out, and why."""
     greedy_plan: GreedyPlan | None = None
-    """If it is of a greedy plan."""
-
-
-@dataclass(frozen=True)
-class GreedyPlan:
-    """What a greedy plan did, as its sweep.json says."""
-
-    kept_variants: Sequence[str]
-    """Those that were kept, the first with nothing on."""
-    stop_reason: str
-    criterion: str
-    """What the choices rest on."""
-
-
-def _format_cautions(cautions: Sequence[str]) -> str:
-    return (
-        f" ({format_list(cautions)}); give another --sweep, or all" if cautions else "; record some"
-    )
-
-
-def _read_greedy_plan(about: Mapping[str, Any]) -> GreedyPlan | None:
-    path = about.get("path")
-    if about.get("plan") != "greedy" or not isinstance(path, list):
-        return None
-    kept = [escape_unprintable(str(at.get("variant", ""))) for at in path if isinstance(at, dict)]
-    stopped, by = (
-        str(about.get("stopped", "before its end")),
-        str(about.get("by", DEFAULT_GREEDY_CRITERION)),
-    )
-    return GreedyPlan(kept, escape_unprintable(stopped), escape_unprintable(by)) if kept else None
 
 
 def select_runs(output_dir: Path, sweep_query: str, metric: str) -> Selection:
-    """The runs of a sweep; without one those of the latest sweep, or all if there is none.
+    """Selects the runs of a sweep; without a query those of the latest sweep, or all runs.
 
-    Raises SpecError if there is no such sweep, or no finished run that has the metric.
+    Raises SpecError for an unknown sweep, or if no finished run has the metric.
     """
-    there = sweep_dirs.list_sweep_dirs(output_dir)
-    sweep = None
+    sweep_dir = None
     if sweep_query and sweep_query != ALL_RUNS:
-        sweep = sweep_dirs.find_sweep(output_dir, sweep_query)
-    elif not sweep_query and there:
-        sweep = there[-1]
-    if sweep is None:
+        sweep_dir = sweep_dirs.find_sweep(output_dir, sweep_query)
+    elif not sweep_query and (sweeps := sweep_dirs.list_sweep_dirs(output_dir)):
+        sweep_dir = sweeps[-1]
+    about: Mapping[str, Any] = {}
+    if sweep_dir is None:
+        where, title = str(output_dir), f"All runs in {escape_unprintable(output_dir)}"
         ids = _list_run_ids(output_dir)
-        found, title = (
-            _read_results(output_dir, ids),
-            f"All runs in {escape_unprintable(output_dir)}",
-        )
+        found = _read_results(output_dir, ids)
         cautions = _describe_missing_runs(ids, found)
     else:
-        found, cautions = _read_sweep(output_dir, sweep)
-        title = escape_unprintable(str(sweep_record.read_record(sweep).get("name") or sweep.name))
-    cautions += _describe_unfinished_runs(found)
-    kept = [run for run in found if run.status == "FINISHED"]
-    cautions += _describe_excluded_runs(kept)
-    kept = [run for run in kept if not get_exclusion_reason(run)]
-    if not kept:
-        where = f"sweep {sweep.name}" if sweep else escape_unprintable(output_dir)
-        raise SpecError(
-            f"compare: no finished run is recorded of {where}{_format_cautions(cautions)}"
-        )
-    having = [run for run in kept if math.isfinite(run.last.get(metric, math.nan))]
-    if len(having) < len(kept):
-        number = pluralize(len(kept) - len(having), "finished run")
+        about = sweep_record.read_record(sweep_dir)
+        where = f"sweep {sweep_dir.name}"
+        title = escape_unprintable(about.get("name") or sweep_dir.name)
+        found, cautions = _read_sweep(output_dir, sweep_dir)
+    cautions += _describe_counts(run.status.lower() for run in found if run.status != "FINISHED")
+    finished = [run for run in found if run.status == "FINISHED"]
+    cautions += _describe_counts(filter(None, map(get_exclusion_reason, finished)))
+    finished = [run for run in finished if not get_exclusion_reason(run)]
+    where = escape_unprintable(where)
+    if not finished:
+        hint = "; record some"
+        if cautions:
+            hint = f" ({format_list(cautions)}); use another sweep, or all"
+        raise SpecError(f"compare: {where} has no finished run{hint}")
+    selected = [run for run in finished if math.isfinite(run.last.get(metric, math.nan))]
+    if len(selected) < len(finished):
+        number = pluralize(len(finished) - len(selected), "finished run")
         cautions.append(f"{number} left out: without a finite {metric}")
-    if not having:
-        where = sweep.name if sweep else escape_unprintable(output_dir)
-        raise SpecError(
-            f"compare: no finished run of {where} has {metric}{_suggest_metrics(metric, kept)}"
-        )
-    climb = _read_greedy_plan(sweep_record.read_record(sweep)) if sweep else None
-    return Selection(
-        title, sweep, having, [*cautions, *_describe_environment_differences(having)], climb
+    if not selected:
+        hint = _suggest_metrics(metric, finished)
+        raise SpecError(f"compare: no finished run of {where} has {metric}{hint}")
+    cautions += _describe_environment_differences(selected)
+    return Selection(title, sweep_dir, selected, cautions, _parse_greedy_plan(about))
+
+
+def _parse_greedy_plan(about: Mapping[str, Any]) -> GreedyPlan | None:
+    path = about.get("path")
+    if about.get("plan") != "greedy" or not path:
+        return None
+    return GreedyPlan(
+        [escape_unprintable(str(step.get("variant", ""))) for step in path],
+        escape_unprintable(about.get("stopped", "before its end")),
+        escape_unprintable(about.get("by", DEFAULT_GREEDY_CRITERION)),
     )
 
 
-def _suggest_metrics(wanted: str, kept: Iterable[RunResult]) -> str:
-    """Which metric may be meant, or which there are: those of quality first."""
-    known = {key for run in kept for key, value in run.last.items() if math.isfinite(value)}
+def _suggest_metrics(wanted: str, runs: Iterable[RunResult]) -> str:
+    known = {key for run in runs for key, value in run.last.items() if math.isfinite(value)}
     if not known:
-        return "; record some, or give --sweep"
-    first = sorted(
-        known,
-        key=lambda key: (
-            not key.startswith(DIRECTED_METRIC_PREFIXES),
-            key.startswith("audit/"),
-            key,
-        ),
-    )
-    return (
-        option_files.suggest_nearest(wanted, first)
-        or f"; there are {format_list(first, MAX_LISTED_METRICS)}"
+        return "; record some, or use another sweep"
+
+    def sort_key(key: str) -> tuple[bool, bool, str]:
+        return (not key.startswith(DIRECTED_METRIC_PREFIXES), key.startswith("audit/"), key)
+
+    metrics = sorted(known, key=sort_key)
+    return suggest_nearest(wanted, metrics) or (
+        f"; there are {format_list(metrics, MAX_LISTED_METRICS)}"
     )
 
 
-def _read_sweep(outputs: Path, sweep: Path) -> tuple[list[RunResult], list[str]]:
-    """Its runs, those among them that were recorded before; and what is missing."""
+def _read_sweep(outputs: Path, sweep_dir: Path) -> tuple[list[RunResult], list[str]]:
+    """Returns the runs of a sweep, including reused ones, and cautions about missing ones."""
     cautions = []
     try:
-        ended = sweep_jobs.read_results(sweep)
+        ended = sweep_jobs.read_results(sweep_dir)
     except (OSError, ValueError, TypeError) as error:
-        cautions.append(f"{_describe_damage(error)}; what the sweep's runs say is taken")
-        ended = _infer_job_results(sweep)
-    ids = [each.run for each in ended if each.run]
+        reason = escape_unprintable(str(error).splitlines()[0])
+        cautions.append(f"jobs.jsonl can't be read ({reason}); the records of the runs are used")
+        ended = _infer_job_results(sweep_dir)
+    ids = [job.run for job in ended if job.run]
     found = _read_results(outputs, ids)
     cautions += _describe_missing_runs(ids, found)
-    total = sweep_record.read_record(sweep).get("jobs")
-    failed = Counter(each.status for each in ended if each.status != "FINISHED")
-    for status, number in sorted(failed.items()):
-        cautions.append(f"{pluralize(number, 'job')} left out: {status.lower()}")
-    if isinstance(total, int) and len(ended) < total:
+    cautions += _describe_counts(
+        (job.status.lower() for job in ended if job.status != "FINISHED"), "job"
+    )
+    total = sweep_record.read_record(sweep_dir).get("jobs", 0)
+    if len(ended) < total:
         cautions.append(f"{pluralize(total - len(ended), 'job')} of {total} not ended yet")
-    return found, [*cautions, *_iter_variants_without_runs(sweep, ended)]
+    return found, [*cautions, *_iter_variants_without_runs(sweep_dir, ended)]
 
 
-def _iter_variants_without_runs(sweep: Path, ended: Sequence[JobResult]) -> Iterator[str]:
-    """The variants that were planned and of which nothing can be said, and why."""
-    by_number = {each.number: each for each in ended}
-    jobs: dict[str, list[JobResult | None]] = defaultdict(list)
-    for number, job in sweep_members.read_planned_jobs(
-        sweep_record.read_record(sweep), by_number
-    ).items():
-        jobs[escape_unprintable(job.variant)].append(by_number.get(number))
-    unseen = []
-    for variant, its in jobs.items():
-        if not variant or any(e and e.status in ("FINISHED", "PRUNED") for e in its):
+def _iter_variants_without_runs(sweep_dir: Path, ended: Sequence[JobResult]) -> Iterator[str]:
+    results_by_number = {job.number: job for job in ended}
+    planned = sweep_members.read_planned_jobs(
+        sweep_record.read_record(sweep_dir), results_by_number
+    )
+    jobs_by_variant: dict[str, list[JobResult | None]] = defaultdict(list)
+    for number, job in planned.items():
+        if job.variant:
+            variant = escape_unprintable(job.variant)
+            jobs_by_variant[variant].append(results_by_number.get(number))
+    unfinished = []
+    for variant, jobs in jobs_by_variant.items():
+        statuses = [job.status if job else None for job in jobs]
+        if "FINISHED" in statuses or "PRUNED" in statuses:
             continue
-        failed = [e for e in its if e and e.status in ("FAILED", "REFUSED")]
-        if len(failed) == len(its):
-            reasons = dict.fromkeys(
-                escape_unprintable(e.short_problem) for e in failed if e.short_problem
-            )
-            why = format_list(list(reasons), 1)
-            yield f"every run of {variant} failed: {why or 'for no reason that is known'}"
+        if all(status in ("FAILED", "REFUSED") for status in statuses):
+            problems = (escape_unprintable(job.short_problem) for job in jobs if job)
+            reasons = list(dict.fromkeys(filter(None, problems)))
+            yield f"every run of {variant} failed: {format_list(reasons, 1) or 'unknown reason'}"
         else:
-            unseen.append(variant)
-    if unseen:
-        yield f"no run is finished yet of {format_list(unseen, MAX_LISTED_VARIANTS)}"
+            unfinished.append(variant)
+    if unfinished:
+        yield f"no run is finished yet of {format_list(unfinished, MAX_LISTED_VARIANTS)}"
 
 
 def _list_run_ids(outputs: Path) -> list[str]:
-    """The ids of all runs."""
     folder = run_dirs.get_runs_dir(outputs)
     return [name for name in os.listdir(folder) if os.path.lexists(f"{folder}/{name}/run.json")]
 
 
 def _read_results(outputs: Path, ids: Sequence[str]) -> list[RunResult]:
-    """The runs of which it is known what they are runs of."""
     return [run for run in results.read_results(outputs, ids) if run.settings]
 
 
 def _describe_missing_runs(ids: Iterable[str], found: Iterable[RunResult]) -> list[str]:
-    """Which runs' files are missing or damaged."""
-    lost = sorted(set(ids) - {run.run for run in found})
-    number = pluralize(len(lost), "run")
-    which = format_list([escape_unprintable(run) for run in lost])
-    return [f"{number} left out: missing or damaged ({which})"] if lost else []
+    missing = sorted(set(ids) - {run.run for run in found})
+    number = pluralize(len(missing), "run")
+    names = format_list([escape_unprintable(run) for run in missing])
+    return [f"{number} left out: missing or damaged ({names})"] if missing else []
 
 
-def _describe_damage(error: Exception) -> str:
-    return f"jobs.jsonl can't be read ({escape_unprintable(str(error).splitlines()[0])})"
+def _describe_counts(reasons: Iterable[str], noun: str = "run") -> list[str]:
+    counts = sorted(Counter(reasons).items())
+    return [f"{pluralize(number, noun)} left out: {reason}" for reason, number in counts]
 
 
-def _infer_job_results(sweep: Path) -> list[JobResult]:
-    """How the jobs ended, as far as their runs tell."""
-    states = {state: status for status, state in sweep_status.STATE_BY_STATUS.items()}
-    message = enumerate(sweep_status.read_status(sweep).jobs)
+def _infer_job_results(sweep_dir: Path) -> list[JobResult]:
+    """The results of jobs by the records of their runs."""
+    statuses = {state: status for status, state in sweep_status.STATE_BY_STATUS.items()}
     return [
-        JobResult(number, job.variant, states[job.state], job.run_id)
-        for number, job in message
-        if job.state in states
-    ]
-
-
-def _describe_unfinished_runs(found: Iterable[RunResult]) -> list[str]:
-    states = Counter(run.status for run in found if run.status != "FINISHED")
-    return [
-        f"{pluralize(number, 'run')} left out: {status.lower()}"
-        for status, number in sorted(states.items())
+        JobResult(number, job.variant, statuses[job.state], job.run_id)
+        for number, job in enumerate(sweep_status.read_status(sweep_dir).jobs)
+        if job.state in statuses
     ]
 
 
 def get_exclusion_reason(run: RunResult) -> str:
-    """Why a run's numbers are of no one spec; empty if they are."""
+    """Why the numbers of a run don't belong to a single spec; empty if they do."""
     if "recipe.resumed_from" in run.tags:
         return "started from another run's checkpoint"
     if run.tags.get("recipe.fingerprint") == "mixed":
@@ -240,21 +209,11 @@ def get_exclusion_reason(run: RunResult) -> str:
     return ""
 
 
-def _describe_excluded_runs(found: Iterable[RunResult]) -> list[str]:
-    reasons = Counter(filter(None, map(get_exclusion_reason, found)))
-    return [
-        f"{pluralize(number, 'run')} left out: {why}" for why, number in sorted(reasons.items())
-    ]
-
-
-def _describe_environment_differences(runs: Sequence[RunResult]) -> list[str]:
-    """What changes numbers and isn't a setting, where the runs differ in it."""
-    cautions = []
-    for key, what in (
+def _describe_environment_differences(runs: Sequence[RunResult]) -> Iterator[str]:
+    for tag, what in (
         ("recipe.device", "devices or numbers of threads"),
         ("version.torch", "versions of torch"),
         ("version.recipe", "versions of recipe"),
     ):
-        if len(seen := sorted({run.tags.get(key, "unknown") for run in runs})) > 1:
-            cautions.append(f"the runs are of different {what}: {format_list(seen)}")
-    return cautions
+        if len(values := sorted({run.tags.get(tag, "unknown") for run in runs})) > 1:
+            yield f"the runs are of different {what}: {format_list(values)}"

@@ -1,4 +1,4 @@
-"""What was found, in sentences that can be quoted by themselves."""
+"""Findings as sentences."""
 
 from __future__ import annotations
 
@@ -12,37 +12,32 @@ from recipe.evidence.power import required_seeds
 from recipe.formatting import escape_unprintable, format_list, pluralize
 
 MAX_ADVISED_SEEDS = 1000
-"""More of them than that aren't advised."""
 
-MIN_PAIRS = 3
-"""Pairs that tell anything of how much differences vary."""
+MIN_PAIRS_FOR_VARIANCE = 3
 
-MAX_INTERVAL_RATIO = 100
-"""The upper bound of an interval of ratios of time over the lower one: a wider one says nothing."""
+MAX_TIME_INTERVAL_RATIO = 100  # of its upper to its lower bound
 
-LARGE_RATIO = 10
-"""A ratio of times from which on, or below whose inverse, it is printed as a ratio, not in %."""
-
+LARGE_TIME_RATIO = 10  # from here on, and below its inverse, printed as a ratio instead of in %
 
 VERDICT_LABELS: dict[Verdict, str] = {
     "helps": "shown to help",
     "hurts": "shown to hurt",
     "up": "shown to raise it",
     "down": "shown to lower it",
-    "open": "not shown either way",
+    "open": "inconclusive",
     "too few": "too few seeds for a verdict",
-    "no effect": "did nothing",
+    "no effect": "no effect",
     "unpaired": "not comparable",
 }
 
 
 def format_code(name: object) -> str:
-    """A name as code in a paragraph; a backtick in it becomes an apostrophe."""
+    """A name as code in a paragraph; backticks in it become apostrophes."""
     return f"`{escape_unprintable(str(name)).replace('`', chr(39)) or ' '}`"
 
 
 def describe_finding(finding: Finding, unit: MetricUnit, baseline: float) -> str:
-    """The change, how sure it is, what that means, and what the trick did and cost."""
+    """The change with its uncertainty, the verdict, the cost, and what the audit found."""
     if finding.interval is None:
         return (
             f"{_format_subject(finding)} could not be compared: "
@@ -50,18 +45,15 @@ def describe_finding(finding: Finding, unit: MetricUnit, baseline: float) -> str
         )
     if finding.verdict == "no effect":
         return _describe_no_effect(finding, unit)
-    extra = "; ".join(
-        [describe_verdict(finding, unit), *_describe_cost_and_clipping(finding, unit)]
-    )
-    parts = [f"{_format_subject(finding)} {_format_change(finding, unit)}: {extra}."]
+    verdict = [describe_verdict(finding, unit), *_describe_cost_and_clipping(finding, unit)]
+    parts = [f"{_format_subject(finding)} {_format_change(finding, unit)}: {'; '.join(verdict)}."]
     parts += _explain_interval_conflict(finding)
-    if more := _describe_needed_seeds(finding, unit, baseline):
-        parts.append(more)
+    parts += _describe_needed_seeds(finding, unit, baseline)
     if finding.num_no_effect_runs:
         of = pluralize(finding.num_runs, "run")
-        it = format_code(finding.audited_trick) if finding.audited_trick else "It"
+        it = format_code(finding.audited_trick) if finding.audited_trick else "it"
         parts.append(
-            f"{it} had no effect in {finding.num_no_effect_runs} of its {of}, as the audit saw."
+            f"According to the audit, {it} had no effect in {finding.num_no_effect_runs} of {of}."
         )
     if finding.unpaired_seeds:
         parts.append(f"Not paired: {_describe_unpaired_seeds(finding)}.")
@@ -71,55 +63,44 @@ def describe_finding(finding: Finding, unit: MetricUnit, baseline: float) -> str
 def _describe_no_effect(finding: Finding, unit: MetricUnit) -> str:
     assert finding.interval is not None
     change = finding.interval.mean
-    moved = "exactly 0" if change == 0 else f"{unit.format_change(change)}{unit.points_suffix}"
-    of = f"any of its {finding.num_runs} runs" if finding.num_runs > 1 else "its only run"
-    idle = f"did nothing in {of}, as the audit saw"
+    size = "exactly 0" if change == 0 else f"{unit.format_change(change)}{unit.points_suffix}"
+    runs = f"any of its {finding.num_runs} runs" if finding.num_runs > 1 else "its only run"
+    no_effect = f"had no effect in {runs} according to the audit"
+    subject, audited = _format_subject(finding), format_code(finding.audited_trick)
     if finding.contrast == "together":
-        return (
-            f"{_format_subject(finding)} was {moved}: {format_code(finding.audited_trick)} {idle}."
-        )
+        return f"{subject} was {size}: {audited} {no_effect}."
     if finding.audited_trick:
-        idle = f"contradicts {format_code(finding.audited_trick)}, which {idle}"
-    changed = f"{unit.metric} changed by {moved}"
-    return f"{_format_subject(finding)} {idle}: {changed}; this is no evidence about its effect."
+        no_effect = f"turns off {audited}, which {no_effect}"
+    changed = f"{unit.metric} changed by {size}"
+    return f"{subject} {no_effect}: {changed}, which is no evidence about its effect."
 
 
 def _explain_interval_conflict(finding: Finding) -> Iterator[str]:
-    """Where interval and test seem to say different things."""
+    """Explains why interval and test seem to contradict each other, if they do."""
     interval = finding.interval
     assert interval is not None
-    leaves_out = interval.low > 0 or interval.high < 0
-    if finding.verdict in ("helps", "hurts", "up", "down") and not leaves_out:
-        yield "The interval holds 0 all the same, as a few large changes widen it."
-    elif finding.verdict == "open" and leaves_out and interval.sd > 0:
+    excludes_zero = interval.low > 0 or interval.high < 0
+    if finding.verdict in ("helps", "hurts", "up", "down") and not excludes_zero:
+        yield "The interval contains 0 nevertheless, as a few large changes widen it."
+    elif finding.verdict == "open" and excludes_zero and interval.sd > 0:
+        reason = "it assumes normally distributed changes, which the test doesn't"
         if finding.raw_p_value is not None and finding.raw_p_value <= SIGNIFICANCE_LEVEL:
-            yield (
-                "The interval leaves out 0 all the same, as it is of this one alone, of which p "
-                f"is {format_p_value(finding.raw_p_value)} before Holm."
-            )
-        else:
-            yield (
-                "The interval leaves out 0 all the same, as it takes the changes for normal, which "
-                "the test doesn't."
-            )
+            p = format_p_value(finding.raw_p_value)
+            reason = f"it isn't corrected for the other tests; before Holm's correction, p = {p}"
+        yield f"The interval excludes 0 nevertheless, as {reason}."
 
 
 def describe_verdict(finding: Finding, unit: MetricUnit) -> str:
-    """In words; the tables have it, too."""
+    """The verdict in words, also for the tables."""
     together = finding.contrast == "together"
-    words = {
-        "helps": "shown to help",
-        "hurts": "shown to hurt",
-        "up": "together above the sum of the two" if together else "shown to raise it",
-        "down": "together below the sum of the two" if together else "shown to lower it",
-        "no effect": "did nothing",
-        "unpaired": "not comparable",
-        "too few": f"no verdict, which takes {finding.min_seeds} seeds",
-    }
+    if together and finding.verdict in ("up", "down"):
+        return f"together {'above' if finding.verdict == 'up' else 'below'} the sum of both"
+    if finding.verdict == "too few":
+        return f"no verdict, which needs {finding.min_seeds} seeds"
     if finding.verdict != "open":
-        return words[finding.verdict]
+        return VERDICT_LABELS[finding.verdict]
     if together:
-        return "not shown to depend on each other"
+        return "no interaction shown"
     if not unit.direction:
         return "not shown to change it"
     assert finding.interval is not None
@@ -136,9 +117,7 @@ def _format_subject(finding: Finding) -> str:
     trick = format_code(finding.trick)
     if finding.contrast == "together":
         one, _, other = finding.trick.partition(" with ")
-        return (
-            f"The effect of {format_code(one)} with {format_code(other)} on, less that with it off,"
-        )
+        return f"The effect of {format_code(one)} with {format_code(other)} minus that without it"
     return {
         "alone": trick,
         "on top of the others": f"On top of all the others, {trick}",
@@ -154,7 +133,7 @@ def _format_change(finding: Finding, unit: MetricUnit) -> str:
     seeds = pluralize(interval.n, "paired seed")
     verb = "was" if finding.contrast == "together" else f"changed {unit.metric} by"
     if interval.n == 1:
-        return f"{verb} {change} ({seeds}, of which no interval can be known)"
+        return f"{verb} {change} ({seeds}, too few for an interval)"
     span = (
         f"95 % interval {unit.format_change(interval.low)} to {unit.format_change(interval.high)}"
     )
@@ -166,34 +145,34 @@ def _format_change(finding: Finding, unit: MetricUnit) -> str:
 def _format_p_clause(finding: Finding) -> str:
     if finding.corrected_p_value is None or finding.verdict == "too few":
         return ""
-    over = f" after Holm over {finding.num_tests}" if finding.num_tests > 1 else ""
+    over = f", corrected for {finding.num_tests} tests" if finding.num_tests > 1 else ""
     return f", p = {format_p_value(finding.corrected_p_value)}{over}"
 
 
 def _describe_cost_and_clipping(finding: Finding, unit: MetricUnit) -> Iterator[str]:
-    message = []
+    parts = []
     if finding.clipped_fraction is not None:
-        message.append(f"clipped {100 * finding.clipped_fraction:.0f} % of steps")
-    is_time = unit.metric.startswith("time/")  # which the change itself is of
+        parts.append(f"it clipped {100 * finding.clipped_fraction:.0f} % of steps")
+    is_time = unit.metric.startswith("time/")
     if finding.time_ratio is not None and finding.contrast != "together" and not is_time:
-        message.append(_describe_time_cost(finding.time_ratio))
-    if message:
-        yield f"it {' and '.join(message)}".replace("it its", "its")
+        cost = _describe_time_cost(finding.time_ratio)
+        parts.append(cost.removeprefix("it ") if parts else cost)
+    if parts:
+        yield " and ".join(parts)
 
 
 def is_time_ratio_known(time_ratio: ConfidenceInterval | None) -> bool:
-    """Whether the pairs tell anything of a cost in time."""
+    """Whether the pairs suffice for an estimate."""
     return bool(
         time_ratio
-        and time_ratio.n >= MIN_PAIRS
-        and time_ratio.high <= MAX_INTERVAL_RATIO * time_ratio.low
+        and time_ratio.n >= MIN_PAIRS_FOR_VARIANCE
+        and time_ratio.high <= MAX_TIME_INTERVAL_RATIO * time_ratio.low
     )
 
 
 def format_large_ratio(time_ratio: ConfidenceInterval) -> tuple[str, str] | None:
-    """A ratio and its interval, `0.0071` and ` (0.0065 to 0.0078)`; None for one better read
-    in percent."""
-    if 1 / LARGE_RATIO < time_ratio.mean < LARGE_RATIO:
+    """`0.0071` and ` (0.0065 to 0.0078)`; None for a ratio to be printed in percent."""
+    if 1 / LARGE_TIME_RATIO < time_ratio.mean < LARGE_TIME_RATIO:
         return None
     mean, low, high = (
         f"{value:.2g}" for value in (time_ratio.mean, time_ratio.low, time_ratio.high)
@@ -201,55 +180,48 @@ def format_large_ratio(time_ratio: ConfidenceInterval) -> tuple[str, str] | None
     return mean, "" if low == high else f" ({low} to {high})"
 
 
-def _describe_time_cost(slower: ConfidenceInterval) -> str:
-    """Machines are noisy: a difference is told as one only where its interval leaves out 0."""
-    mean, low, high = (100 * (value - 1) for value in (slower.mean, slower.low, slower.high))
-    if slower.n < MIN_PAIRS:
-        return f"its cost in time can't be estimated from {pluralize(slower.n, 'pair')}"
-    if not is_time_ratio_known(slower):
+def _describe_time_cost(ratio: ConfidenceInterval) -> str:
+    mean, low, high = (100 * (value - 1) for value in (ratio.mean, ratio.low, ratio.high))
+    if ratio.n < MIN_PAIRS_FOR_VARIANCE:
+        return f"its cost in time can't be estimated from {pluralize(ratio.n, 'pair')}"
+    if not is_time_ratio_known(ratio):
         return "its cost in time varies too much to be estimated"
-    if ratio := format_large_ratio(slower):  # whose interval leaves out 1, as it is known
-        return f"took {ratio[0]} times as long{ratio[1]}"
-    spread = f" ({low:+.0f} to {high:+.0f} %)"
+    if large := format_large_ratio(ratio):
+        return f"it took {large[0]} times as long{large[1]}"
     if all(abs(value) < 0.5 for value in (mean, low, high)):
-        return "took as much time"
+        return "it took the same time"
+    spread = f" ({low:+.0f} to {high:+.0f} %)"
     if low <= 0 <= high:
-        return f"its cost in time is lost in noise{spread}"
-    message = f"cost {mean:.0f} % more time" if mean > 0 else f"took {-mean:.0f} % less time"
-    return message + ("" if low == high else spread)
+        return f"its cost in time is within noise{spread}"
+    cost = f"it cost {mean:.0f} % more time" if mean > 0 else f"it took {-mean:.0f} % less time"
+    return cost + ("" if low == high else spread)
 
 
-def _describe_needed_seeds(finding: Finding, unit: MetricUnit, baseline: float) -> str:
-    """How many more seeds it would take to see a difference that is worth seeing."""
+def _describe_needed_seeds(finding: Finding, unit: MetricUnit, baseline: float) -> Iterator[str]:
     if finding.interval is None or finding.verdict not in ("open", "too few"):
-        return ""
+        return
     n, needed = finding.interval.n, estimate_needed_seeds(finding, unit, baseline)
     if finding.verdict == "too few" and n < finding.min_seeds:
-        return (
-            f"{pluralize(finding.min_seeds - n, 'more seed').capitalize()} make a verdict possible."
-        )
-    if needed is None:
-        return ""
-    words = unit.get_relevant_difference(baseline)[1]
-    if needed - n > MAX_ADVISED_SEEDS:
-        return f"To see {words} would take more than {MAX_ADVISED_SEEDS:,} seeds."
-    if needed <= n:
-        return f"A difference of {words} would have been seen four times in five."
-    more = pluralize(int(needed) - n, "more seed")
-    return f"About {more} would show a difference of {words} four times in five."
+        yield f"A verdict needs {pluralize(finding.min_seeds - n, 'more seed')}."
+    elif needed is not None:
+        difference = f"a difference of {unit.get_relevant_difference(baseline)[1]}"
+        if needed - n > MAX_ADVISED_SEEDS:
+            yield f"Detecting {difference} needs more than {MAX_ADVISED_SEEDS:,} seeds."
+        elif needed <= n:
+            yield f"With 80 % power, {difference} would have been detected."
+        else:
+            more = pluralize(int(needed) - n, "more seed")
+            yield f"Detecting {difference} with 80 % power needs about {more}."
 
 
 def estimate_needed_seeds(finding: Finding, unit: MetricUnit, baseline: float) -> float | None:
-    """The pairs it takes in all to see a difference that is worth seeing, infinite if they are too
-    many to count; None if that isn't known.
-
-    Two pairs tell next to nothing of how much differences vary, and neither do equal ones.
-    """
-    interval, (size, _) = finding.interval, unit.get_relevant_difference(baseline)
-    known = interval is not None and interval.n >= MIN_PAIRS and interval.sd > 0
+    """The total number of pairs needed to detect a relevant difference, infinite if there are too
+    many; None if the variance of the differences is unknown."""
+    interval, size = finding.interval, unit.get_relevant_difference(baseline)[0]
     if (
         interval is None
-        or not known
+        or interval.n < MIN_PAIRS_FOR_VARIANCE
+        or not interval.sd > 0
         or finding.corrected_p_value is None
         or not 0 < size < math.inf
     ):
@@ -262,4 +234,4 @@ def _describe_unpaired_seeds(finding: Finding) -> str:
     reasons = [
         f"{reason} (seed {format_list(seeds)})" for reason, seeds in finding.unpaired_seeds.items()
     ]
-    return "; ".join(reasons) or "no runs of a common seed"
+    return "; ".join(reasons) or "no runs with a common seed"

@@ -1,4 +1,4 @@
-"""Each variant in numbers: its mean over seeds with the interval, its best, and what it cost."""
+"""Summaries of variants over their seeds: mean, interval, best value, cost and learning curve."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ from recipe.evidence.intervals import ConfidenceInterval, t_interval, t_interval
 
 @dataclass(frozen=True)
 class VariantSummary:
+    """The costs are means over the runs, NaN if unknown; multiply-adds are those of the forward
+    pass of one image."""
+
     variant: Variant
     interval: ConfidenceInterval
-    """Of the metric, over the seeds."""
     best_value: float
-    """Of a single run; NaN where none is better by itself."""
+    """Of a single run; NaN for a metric without a better direction."""
     epoch_seconds: float
-    """Seconds of an epoch; NaN: not known. As the next three, a mean over the runs."""
     peak_mb: float
     num_trainable_parameters: float
-    """Parameters."""
     multiply_adds: float
-    """Of one image, forward."""
     is_efficient: bool
-    """No other variant is better and not shown to take longer, or as good and shown to be
-    quicker."""
+    """No other variant is better and not shown to be slower, or as good and shown to be faster."""
 
 
 def summarize_variants(
     variants: VariantSet, unit: MetricUnit, compared_levels: Container[Levels]
 ) -> list[VariantSummary]:
-    """The baseline first, then the best first; those that stand beside another, `among` which some
-    are efficient, before the rest."""
+    """Summaries of the baseline, the compared variants and the others, each from the best on; only
+    compared variants can be efficient."""
     base = variants.by_levels.get(variants.baseline_levels)
     found = [_summarize_variant(variant, unit) for variant in variants.by_levels.values()]
     sign = unit.direction or 1
@@ -53,26 +51,24 @@ def summarize_variants(
     runs = [run for one in found for run in one.variant.results.values()]
     if not unit.direction or find_metric_scales(runs, unit):
         return found
-    beside = [one for one in found if one.variant.levels in compared_levels]
-    front = dict(zip(map(id, beside), _find_efficient(beside, sign), strict=True))
-    return [replace(one, is_efficient=front.get(id(one), False)) for one in found]
+    compared = [one for one in found if one.variant.levels in compared_levels]
+    efficient = dict(zip(map(id, compared), _find_efficient(compared, sign), strict=True))
+    return [replace(one, is_efficient=efficient.get(id(one), False)) for one in found]
 
 
 def _find_efficient(found: Sequence[VariantSummary], sign: int) -> list[bool]:
-    """Costs count as equal where the interval of the pairs' ratio holds 1: machines are noisy."""
+    """Costs count as equal if the interval of their ratio over paired seeds contains 1."""
     seeds = list(dict.fromkeys(seed for one in found for seed in one.variant.results))
     times = np.full((len(found), len(seeds)), np.nan)
     for row, one in enumerate(found):
         runs = one.variant.results
-        times[row] = [
-            math.log(runs[seed].epoch_s or math.nan) if seed in runs else math.nan
-            for seed in seeds
-        ]  # fmt: skip
+        seconds = [runs[seed].epoch_s if seed in runs else None for seed in seeds]
+        times[row] = [math.log(value or math.nan) for value in seconds]
     known = np.isfinite(times).any(axis=1)
     means = np.array([sign * one.interval.mean for one in found])
     front = []
     for row, mean in enumerate(means):
-        low, high = t_interval_bounds(times - times[row])  # of the others' cost over this one's
+        low, high = t_interval_bounds(times - times[row])  # of log(others / this)
         beaten = known & ((means > mean) & ~(low > 0) | (means == mean) & (high < 0))
         front.append(bool(known[row] and not beaten.any()))
     return front
@@ -95,24 +91,23 @@ def _summarize_variant(variant: Variant, unit: MetricUnit) -> VariantSummary:
 
 
 def _compute_mean(values: Iterable[float | None]) -> float:
-    there = [value for value in values if value is not None]
-    return math.fsum(there) / len(there) if there else math.nan
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Of one metric over the epochs, as far as all runs of a variant went."""
+    """A metric by epoch, up to the last epoch that all runs of the variant have."""
 
     variant: Variant
     intervals: Sequence[ConfidenceInterval]
     is_truncated: bool
-    """Some of the runs went further."""
 
 
 def compute_learning_curves(
     summaries: Sequence[VariantSummary], unit: MetricUnit
 ) -> list[LearningCurve]:
-    """Those of the variants whose runs recorded the metric after each epoch."""
+    """The curves of the variants whose runs recorded the metric after each epoch."""
     found = []
     for summary in summaries:
         points = [run.curves.get(unit.metric, []) for run in summary.variant.results.values()]

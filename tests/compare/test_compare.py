@@ -34,7 +34,7 @@ def sentences(out: str, trick: str) -> list[str]:
 DIFFERENCES = [0.01, 0.02, 0.03, 0.02, 0.01, 0.03, 0.02, 0.02]
 
 
-def test_a_trick_is_told_with_change_interval_test_deed_and_cost(tmp_path: Path) -> None:
+def test_a_finding_reports_change_interval_test_clipping_and_cost(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES))
     out = compared(tmp_path)
@@ -50,7 +50,7 @@ def test_a_trick_is_told_with_change_interval_test_deed_and_cost(tmp_path: Path)
     assert float(row["time_ratio"]) == pytest.approx(1.25)
 
 
-def test_a_trick_that_hurts_is_said_to(tmp_path: Path) -> None:
+def test_a_trick_that_lowers_accuracy_is_shown_to_hurt(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     worse = [-difference for difference in DIFFERENCES]
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, worse))
@@ -59,9 +59,7 @@ def test_a_trick_that_hurts_is_said_to(tmp_path: Path) -> None:
     assert "): shown to hurt; it clipped" in out
 
 
-def test_the_differences_in_the_file_are_whole_so_that_ties_in_them_are_ties(
-    tmp_path: Path,
-) -> None:
+def test_the_csv_file_has_exact_differences_so_that_ties_are_kept(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     found = [right / 359 for right in (0, -2, 9, -2, 11, -2, -9, 0)]
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, found))
@@ -72,7 +70,7 @@ def test_the_differences_in_the_file_are_whole_so_that_ties_in_them_are_ties(
     assert sign_flip_test([float(d) for d in row["differences"].split()]) == 248 / 256
 
 
-def test_of_a_loss_less_is_better(tmp_path: Path) -> None:
+def test_a_smaller_loss_is_better(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = []
     for seed in range(6):
@@ -89,17 +87,17 @@ def test_of_a_loss_less_is_better(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("seeds", "needed"), [(5, "6"), (2, "6")])
-def test_too_few_seeds_give_no_verdict_but_the_number_it_takes(
+def test_too_few_seeds_give_no_verdict_but_the_number_needed(
     tmp_path: Path, seeds: int, needed: str
 ) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES[:seeds]))
     (told,) = sentences(compared(tmp_path), "clip=norm changed")
-    assert f"{seeds} paired seeds): no verdict, which takes {needed} seeds; it clipped" in told
+    assert f"{seeds} paired seeds): no verdict, which needs {needed} seeds; it clipped" in told
     assert "p =" not in told
 
 
-def test_holm_over_two_tricks_takes_seven_seeds(tmp_path: Path) -> None:
+def test_two_tricks_need_seven_seeds(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, trick) in enumerate(
         itertools.product(range(6), [{}, {"clip": "norm"}, {"scheduler": "step"}])
@@ -108,11 +106,11 @@ def test_holm_over_two_tricks_takes_seven_seeds(tmp_path: Path) -> None:
         ids.append(compared_runs.run(outputs, number, [value], trick, seed=seed))
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
-    assert out.count("no verdict, which takes 7 seeds") == 4  # in words and in the table
+    assert out.count("no verdict, which needs 7 seeds") == 4  # in words and in the table
     assert float(rows(tmp_path, "alone")["scheduler=step"]["p"]) == 2 * 2 / 2**6
 
 
-def test_what_the_audit_saw_doing_nothing_is_marked_and_not_counted(tmp_path: Path) -> None:
+def test_a_trick_without_an_effect_is_marked_and_not_tested(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, [0.0] * 6, tags={"recipe.no_effect": "clip=norm"})
     for seed in range(6):
@@ -121,8 +119,8 @@ def test_what_the_audit_saw_doing_nothing_is_marked_and_not_counted(tmp_path: Pa
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
     assert (
-        "clip=norm did nothing in any of its 6 runs, as the audit saw: val/accuracy changed by "
-        "exactly 0; this is no evidence about its effect."
+        "clip=norm had no effect in any of its 6 runs according to the audit: val/accuracy changed "
+        "by exactly 0, which is no evidence about its effect."
     ) in out.splitlines()
     # the other is corrected for itself alone: 6 seeds are enough
     assert "scheduler=step changed val/accuracy by +10.00 points (the same in every pair" in out
@@ -130,34 +128,34 @@ def test_what_the_audit_saw_doing_nothing_is_marked_and_not_counted(tmp_path: Pa
     assert rows(tmp_path, "alone")["clip=norm"]["no_effect_runs"] == "6"
 
 
-def test_runs_that_started_otherwise_are_not_paired(tmp_path: Path) -> None:
+def test_runs_with_different_initial_states_are_not_paired(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, DIFFERENCES[:2], start={"weights": "others"})
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
     assert (
-        "clip=norm could not be compared: they started from other weights (seed 0, 1)."
+        "clip=norm could not be compared: they started from different weights (seed 0, 1)."
         in out.splitlines()
     )
 
 
-def test_seeds_of_one_side_only_are_named(tmp_path: Path) -> None:
+def test_seeds_of_only_one_variant_are_named(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, DIFFERENCES[:2])
     ids.append(compared_runs.run(outputs, 99, [0.5], seed=7))
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
-    assert "Not paired: only run without it (seed 7)." in out
+    assert "Not paired: run only without it (seed 7)." in out
     assert "not every variant has 3 seeds: clip=norm has fewer" in out
 
 
-def test_seeds_that_no_two_share_are_told_side_by_side(tmp_path: Path) -> None:
+def test_disjoint_seeds_of_two_variants_are_named(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = [compared_runs.run(outputs, seed, [0.5], seed=seed) for seed in (0, 1)]
     ids += [compared_runs.run(outputs, seed, [0.6], {"clip": "norm"}, seed=seed) for seed in (2, 3)]
     compared_runs.sweep(outputs, ids)
     assert (
-        "clip=norm could not be compared: only run without it (seed 0, 1); only run with it (seed "
+        "clip=norm could not be compared: run only without it (seed 0, 1); run only with it (seed "
         "2, 3)."
     ) in compared(tmp_path)
 
@@ -178,33 +176,34 @@ def on_two_backgrounds(outputs: Path) -> None:
             number += 1
 
 
-def test_tricks_are_told_of_on_the_baselines_background(tmp_path: Path) -> None:
+def test_tricks_are_compared_on_the_background_of_the_baseline(tmp_path: Path) -> None:
     on_two_backgrounds(tmp_path / "outputs")
     out = compared(tmp_path, "all", "--baseline", "epochs=2")
     assert sentences(out, "clip=norm changed val/accuracy by +1.00 points")
     assert "On top of all the others" not in out
-    (said,) = [line for line in out.splitlines() if "isn't the baseline's (epochs=2)" in line]
-    assert said.startswith("Caution: 4 variants not compared, as the rest of their settings")
+    (said,) = [line for line in out.splitlines() if "the baseline's (epochs=2)" in line]
+    assert said.startswith("Caution: 4 variants not compared, as other settings differ from")
     for levels in ("epochs=4 scheduler=step clip=norm", "epochs=8 clip=norm"):
         assert levels in said
-    assert said.endswith("--baseline epochs=4 compares with those settings.")
+    assert said.endswith("use --baseline epochs=4 to compare with those settings.")
     on_top = compared(tmp_path, "all", "--baseline", "epochs=4")
     assert sentences(on_top, "On top of all the others, clip=norm changed val/accuracy by +1.00")
     assert "The baseline is epochs=4, scheduler=constant, clip=none, of which no run is" in on_top
 
 
-def test_a_baseline_that_nobody_ran_is_refused(tmp_path: Path) -> None:
+def test_a_baseline_without_runs_is_refused(tmp_path: Path) -> None:
     on_two_backgrounds(tmp_path / "outputs")
     done = commands.here(tmp_path, "compare", "all", "--baseline", "epochs=8")
     assert done.status == 2
     assert done.err == (
-        "recipe: baseline: epochs=8: no run is of epochs=8 scheduler=constant clip=none; the "
-        "nearest are epochs=2 scheduler=constant clip=none, epochs=8 scheduler=constant clip=norm, "
-        "epochs=2 scheduler=constant clip=norm, epochs=2 scheduler=step clip=none and 3 more\n"
+        "recipe: baseline: epochs=8: there are no runs of epochs=8 scheduler=constant clip=none; "
+        "the nearest are epochs=2 scheduler=constant clip=none, epochs=8 scheduler=constant "
+        "clip=norm, epochs=2 scheduler=constant clip=norm, epochs=2 scheduler=step clip=none and 3 "
+        "more\n"
     )
 
 
-def test_variants_that_no_other_is_beside_are_named(tmp_path: Path) -> None:
+def test_variants_without_a_counterpart_are_named(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     three = {"clip": "norm", "scheduler": "step", "freeze": "vgg_first2"}
     two = {"clip": "norm", "scheduler": "step"}
@@ -224,7 +223,7 @@ def test_variants_that_no_other_is_beside_are_named(tmp_path: Path) -> None:
     assert "scheduler=step clip=norm" in said and "freeze=vgg_first2 clip=norm" in said
 
 
-def test_of_all_runs_the_baseline_has_what_most_have(tmp_path: Path) -> None:
+def test_the_baseline_has_the_most_common_settings(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.run(outputs, 0, [0.1], {"epochs": "1"})
     for number, (epochs, clip, seed) in enumerate(
@@ -241,7 +240,7 @@ def test_of_all_runs_the_baseline_has_what_most_have(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_an_epoch_in_which_a_run_was_taken_up_does_not_count_as_its_cost(tmp_path: Path) -> None:
+def test_the_first_epoch_after_resuming_does_not_count_as_cost(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     for seed in range(3):
         for clip in ("none", "norm"):
@@ -265,7 +264,7 @@ def test_an_epoch_in_which_a_run_was_taken_up_does_not_count_as_its_cost(tmp_pat
     assert {float(row["epoch_s"]) for row in rows(tmp_path, "variants").values()} == {1.0}
 
 
-def test_what_failed_with_every_seed_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_a_variant_that_failed_with_every_seed_is_named_with_the_reason(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, [compared_runs.run(outputs, 0, [0.5])], jobs=3)
     folder = outputs / "sweeps" / compared_runs.SWEEP
@@ -281,7 +280,7 @@ def test_what_failed_with_every_seed_is_named_with_the_reason(tmp_path: Path) ->
     assert "Caution: every run of optimizer.lr=1e20 failed: train/loss is nan." in out
 
 
-def test_without_a_sweeps_name_the_one_gone_on_with_last_is_taken(tmp_path: Path) -> None:
+def test_the_default_sweep_is_the_one_started_or_resumed_last(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES), name="earlier")
     newer = outputs / "sweeps" / "20261102-120000-00000000"
@@ -339,7 +338,7 @@ def test_a_factorial_plan_gives_main_effects_and_interactions(tmp_path: Path) ->
     assert found == pytest.approx([0.02, 0.01, 0.06, 0.05, 0.04, 0.03])
     (both,) = together.values()
     assert float(both["mean"]) == pytest.approx(0.04)
-    assert "together above the sum of the two" in out
+    assert "together above the sum of both" in out
     assert "On top of all the others, clip=norm changed val/accuracy by +6.00 points" in out
 
 
@@ -397,7 +396,7 @@ def test_a_setting_of_an_option_is_a_level_of_its_own(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_setting_under_which_the_option_did_nothing_is_marked(tmp_path: Path) -> None:
+def test_a_setting_without_an_effect_is_marked(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     idle = {"recipe.no_effect": "clip=norm"}
     for number, (norm, tags) in enumerate([("9.0", idle), ("1.0", {})]):
@@ -407,7 +406,7 @@ def test_a_setting_under_which_the_option_did_nothing_is_marked(tmp_path: Path) 
     compared_runs.sweep(outputs, ids)
     compared(tmp_path)
     row = rows(tmp_path, "alone")["clip.max_norm=9.0"]
-    assert (row["verdict"], row["hit_rate"]) == ("did nothing", "0.0")
+    assert (row["verdict"], row["hit_rate"]) == ("no effect", "0.0")
 
 
 def test_lists_are_levels_too(tmp_path: Path) -> None:
@@ -467,7 +466,7 @@ def test_without_a_sweep_all_runs_are_compared(tmp_path: Path) -> None:
             "compare: no finished run of .* has val/acuracy; did you mean val/accuracy",
         ),
         (["--baseline", "clip=agc"], "baseline: clip=agc: no run has it; there are clip=none, "),
-        (["--baseline", "none"], "baseline: none: write group=option, group=option"),
+        (["--baseline", "none"], "baseline: none: write group=option,group=option"),
         (["--basline", "clip=none"], "compare: --basline: no such argument; did you mean baseline"),
     ],
 )
@@ -509,17 +508,17 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_trick_that_does_nothing_changes_exactly_nothing(idle: Path) -> None:
+def test_a_trick_without_an_effect_changes_nothing_exactly(idle: Path) -> None:
     said = (idle / "said.txt").read_text()
-    (told,) = [line for line in said.splitlines() if line.startswith("clip=norm  did nothing")]
+    (told,) = [line for line in said.splitlines() if line.startswith("clip=norm  no effect")]
     assert told.split()[3:8] == ["0", "0", "to", "0", "6"]  # not +0.00, which may be rounded
     row = rows(idle, "alone")["clip=norm"]
     assert [float(row[key]) for key in ("mean", "low", "high", "sd")] == [0, 0, 0, 0]
-    assert (row["pairs"], row["verdict"]) == ("6", "did nothing")
-    assert "clip=norm did nothing in any of its 6 runs" in (idle / "said.txt").read_text()
+    assert (row["pairs"], row["verdict"]) == ("6", "no effect")
+    assert "clip=norm had no effect in any of its 6 runs" in (idle / "said.txt").read_text()
 
 
-def test_runs_of_one_seed_record_that_they_started_alike(idle: Path) -> None:
+def test_runs_of_one_seed_record_the_same_initial_state(idle: Path) -> None:
     starts: dict[str, set[tuple[tuple[str, str], ...]]] = {}
     for run in commands.runs(idle):
         events = commands.read_lines(run / "events.jsonl")
@@ -537,7 +536,7 @@ def test_mlflow_has_the_report_and_every_variants_mean(idle: Path) -> None:
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     assert parent.info.status == "FINISHED"
     note = parent.data.tags["mlflow.note.content"]
-    assert "`clip=norm` did nothing in any of its 6 runs" in note
+    assert "`clip=norm` had no effect in any of its 6 runs" in note
     assert "| clip=norm seed=5 | FINISHED |" in note
     kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/report.html", "report/report.md", "report/forest.png"} <= kept
@@ -552,15 +551,15 @@ def test_mlflow_has_the_report_and_every_variants_mean(idle: Path) -> None:
         }  # fmt: skip
 
 
-def test_a_result_is_what_the_journals_say(idle: Path) -> None:
-    before = (idle / "said.txt").read_text().partition("What was found")[2]
+def test_a_stored_result_equals_that_of_the_journals(idle: Path) -> None:
+    before = (idle / "said.txt").read_text().partition("Findings")[2]
     for run in commands.runs(idle):
         (run / "result.json").unlink()
     out = compared(idle)
-    assert out.partition("What was found")[2] == before
+    assert out.partition("Findings")[2] == before
 
 
-def test_a_result_that_is_damaged_or_old_is_made_anew(idle: Path) -> None:
+def test_a_damaged_or_outdated_result_is_computed_again(idle: Path) -> None:
     first, second = commands.runs(idle)[:2]
     before = compared(idle)
     (first / "result.json").write_text("{}")

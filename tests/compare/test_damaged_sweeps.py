@@ -48,7 +48,7 @@ def test_a_damaged_run_is_left_out_and_named(tmp_path: Path, how: str, wanted: s
     if (how, wanted) != ("gone", "all"):
         assert lines(out, "Caution: 1 run left out: missing or damaged", ids[3])
     (said,) = lines(out, "clip=norm changed val/accuracy by +2.00 points", "7 paired seeds")
-    assert "Not paired: only run without it (seed 1)." in said
+    assert "Not paired: run only without it (seed 1)." in said
 
 
 def test_status_names_done_runs_that_are_gone(tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_a_baseline_with_a_slip_is_refused_with_the_nearest(tmp_path: Path) -> N
     assert done.problems == ["recipe: baseline: clp=none: runs have no clp; did you mean clip?"]
 
 
-def test_nothing_finished_is_told_as_that(tmp_path: Path) -> None:
+def test_without_finished_runs_the_reason_is_reported(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "runs").mkdir(parents=True)
     done = commands.here(tmp_path, "compare")
-    said = f"compare: no finished run is recorded of {tmp_path}/outputs; record some"
+    said = f"compare: {tmp_path}/outputs has no finished run; record some"
     assert done.problems == [f"recipe: {said}"]
     compared_runs.sweep(
         tmp_path / "outputs", [compared_runs.run(tmp_path / "outputs", 0, [], status="FAILED")]

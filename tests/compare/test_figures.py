@@ -155,7 +155,7 @@ def test_verdicts_are_drawn_as_markers_and_named_in_the_legend() -> None:
     figure = effects_figure(*EFFECTS)
     assert marks(figure) == {(0.4, -1): "o", (1.9, -2): "^", (0.0, -3): "X", (-0.8, -5): "v"}
     assert legend(figure) == [
-        "shown to help", "shown to hurt", "not shown either way", "did nothing",
+        "shown to help", "shown to hurt", "inconclusive", "no effect",
     ]  # fmt: skip
     assert legend(effects_figure(EFFECTS[1])) == ["shown to help"]
 
@@ -211,7 +211,7 @@ def test_an_effect_without_a_mean_is_labelled_not_measured() -> None:
 def test_rows_beyond_sixty_are_counted() -> None:
     figure = effects_figure(*(Effect(f"t{i}", 1, 0, 2, "open") for i in range(64)))
     assert len(rows(figure)) == 60
-    assert legend(figure) == ["not shown either way", "4 more not shown"]
+    assert legend(figure) == ["inconclusive", "4 more not shown"]
 
 
 def test_empty_figures_have_a_message() -> None:

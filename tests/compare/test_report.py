@@ -122,7 +122,7 @@ def shown(document: Document, width: int | None = None) -> str:
 @quick
 @given(table=tables())
 @example(table=Table(HOSTILE, [HOSTILE]))
-def test_a_markdown_table_reads_back_cell_by_cell_whatever_the_names_hold(table: Table) -> None:
+def test_a_markdown_table_can_be_parsed_whatever_the_cells_contain(table: Table) -> None:
     given_cells = [cell for row in (table.columns, *table.rows) for cell in row]
     assert list(cells(render_markdown(of(table)))) == [
         escape_unprintable(cell).strip() for cell in given_cells
@@ -132,7 +132,7 @@ def test_a_markdown_table_reads_back_cell_by_cell_whatever_the_names_hold(table:
 @quick
 @given(words=names, name=names)
 @example(words="1. first", name="`")
-def test_a_markdown_paragraph_holds_its_words_and_no_element_but_its_code(
+def test_a_markdown_paragraph_contains_its_text_and_only_its_own_code(
     words: str, name: str
 ) -> None:
     # without marks of its own, what is between the words and the name can't be mistaken for any
@@ -152,7 +152,7 @@ def test_a_markdown_paragraph_holds_its_words_and_no_element_but_its_code(
     )
 
 
-def test_code_and_strong_words_are_the_markup_of_a_paragraph_in_every_form(tmp_path: Path) -> None:
+def test_code_and_strong_text_are_rendered_in_every_format(tmp_path: Path) -> None:
     said = of("**`clip=norm` helps**: 2*3, a**b, x_y, `max_norm`")
     assert render_markdown(said).splitlines()[-1] == (
         "**`clip=norm` helps**: 2\\*3, a\\*\\*b, x_y, `max_norm`"
@@ -164,7 +164,7 @@ def test_code_and_strong_words_are_the_markup_of_a_paragraph_in_every_form(tmp_p
     assert shown(said).splitlines()[-1] == "clip=norm helps: 2*3, a**b, x_y, max_norm"
 
 
-def test_marks_that_are_not_closed_are_words(tmp_path: Path) -> None:
+def test_unclosed_markup_is_plain_text(tmp_path: Path) -> None:
     said = of("one ` and two ** are left open")
     assert "<p>one ` and two ** are left open</p>" in render_html(said, tmp_path)
     assert shown(said).splitlines()[-1] == "one ` and two ** are left open"
@@ -173,7 +173,7 @@ def test_marks_that_are_not_closed_are_words(tmp_path: Path) -> None:
 @quick
 @given(table=tables(), words=names)
 @example(table=Table(HOSTILE, [HOSTILE]), words="<script>alert(1)</script>")
-def test_a_page_holds_no_element_that_is_not_ours_and_every_word_survives(
+def test_a_page_contains_only_expected_elements_and_all_text(
     tmp_path_factory: pytest.TempPathFactory, table: Table, words: str
 ) -> None:
     words = words.replace("`", "").replace("**", "")
@@ -197,7 +197,7 @@ def test_a_page_holds_no_element_that_is_not_ours_and_every_word_survives(
     assert dict(page.elements)["div"]["aria-label"] == text
 
 
-def test_a_page_refers_to_nothing_outside_it_and_forbids_scripts(tmp_path: Path) -> None:
+def test_a_page_is_self_contained_and_forbids_scripts(tmp_path: Path) -> None:
     (tmp_path / "forest.png").write_bytes(PIXEL)
     table = Table(["trick"], [["clip"]], csv_name="tricks")
     sections = [Section(f"s{i}", [table, Image("forest.png", "a forest")]) for i in range(3)]
@@ -226,7 +226,7 @@ def test_a_page_refers_to_nothing_outside_it_and_forbids_scripts(tmp_path: Path)
     assert "script" not in policy and "unsafe" not in policy
 
 
-def test_the_picture_and_the_csv_in_a_page_are_the_files(tmp_path: Path) -> None:
+def test_the_image_and_csv_in_a_page_equal_the_files(tmp_path: Path) -> None:
     (tmp_path / "forest.png").write_bytes(PIXEL)
     table = Table(["trick"], [["clip"]], csv_name="tricks")
     write_document(of(table, Image("forest.png", "five tricks & <their> effects")), tmp_path)
@@ -244,9 +244,7 @@ def test_the_picture_and_the_csv_in_a_page_are_the_files(tmp_path: Path) -> None
     assert rendered(image) == "five tricks & <their> effects"
 
 
-def test_a_report_is_written_as_page_markdown_and_the_tables_that_have_a_name(
-    tmp_path: Path,
-) -> None:
+def test_a_report_is_written_as_html_markdown_and_its_named_tables(tmp_path: Path) -> None:
     tables = [Table(["a"], [["1"]], csv_name="first"), Table(["b"], [["2"]])]
     write_document(of(*tables), tmp_path / "new")
     assert {file.name for file in (tmp_path / "new").iterdir()} == {
@@ -269,7 +267,7 @@ def test_csv_reads_back_row_by_row(table: Table) -> None:
     assert len(rows) == 1 + len(table.rows)
 
 
-def test_csv_holds_the_raw_values_where_there_are_any() -> None:
+def test_csv_has_raw_values_if_there_are_any() -> None:
     table = Table(
         ["variant", "accuracy"],
         [["clip=norm", "97.1 %"], ["-", "?"]],
@@ -285,7 +283,7 @@ FORMULAS = ["=1+1", " =1+1", "@SUM(A1)", "-2+3+cmd|' /C calc'!A0", "+HYPERLINK(1
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(name: str) -> None:
+def test_names_are_never_formulas_in_the_csv(name: str) -> None:
     table = Table(["name"], [[name], ["+0.4 (-0.1 to +0.9)"], ["-"]])
     rows = list(csv_module.reader(io.StringIO(render_csv(table))))
     assert rows[1:] == [[f"'{name}"], ["+0.4 (-0.1 to +0.9)"], ["-"]]
@@ -294,14 +292,14 @@ def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(name: str) -> None:
 @quick
 @given(table=tables(), words=names)
 @example(table=Table(HOSTILE, [HOSTILE]), words="\x1b]0;title\x07")
-def test_no_name_reaches_the_terminal_as_a_command(table: Table, words: str) -> None:
+def test_control_characters_never_reach_the_terminal(table: Table, words: str) -> None:
     lines = shown(
         Document(words, [Section(words, [words, format_code(words), table])])
     ).splitlines()
     assert all(line.isprintable() for line in lines)
 
 
-def test_a_terminal_shows_titles_paragraphs_and_tables_in_order_and_no_picture() -> None:
+def test_a_terminal_shows_titles_paragraphs_and_tables_in_order_without_images() -> None:
     table = Table(["trick", "change"], [["clip=norm", "+0.4"], ["[red]x", "-0.25"]])
     said = of("Compared over 8 seeds.", table, Image("forest.png", "a forest"), "That was it.")
     assert [line.rstrip() for line in shown(said).splitlines()] == [
@@ -318,7 +316,7 @@ def test_a_terminal_shows_titles_paragraphs_and_tables_in_order_and_no_picture()
     ]
 
 
-def test_a_long_table_is_cut_in_the_terminal_and_says_how_much_is_in_the_csv() -> None:
+def test_a_long_table_is_truncated_in_the_terminal_with_a_hint_to_the_csv() -> None:
     rows = [[f"run {i}"] for i in range(43)]
     lines = shown(of(Table(["run"], rows, csv_name="runs"))).splitlines()
     assert [line.strip() for line in lines[-2:]] == ["run 39", "and 3 more rows in runs.csv"]
@@ -327,7 +325,7 @@ def test_a_long_table_is_cut_in_the_terminal_and_says_how_much_is_in_the_csv() -
     assert len(list(cells(render_markdown(of(Table(["run"], rows)))))) == 44
 
 
-def test_a_long_name_is_whole_in_a_narrow_terminal_and_on_one_line_in_a_file() -> None:
+def test_a_long_name_is_wrapped_in_a_narrow_terminal_and_on_one_line_in_a_file() -> None:
     name = "model.widths=" + "x" * 70
     table = of(Table(["variant", "accuracy"], [[name, "97.1 %"]]))
     narrow = re.sub(r"\x1b\[\d+m", "", shown(table, width=40))
@@ -357,7 +355,7 @@ def test_numbers_are_aligned_right_in_markdown_and_page(tmp_path: Path) -> None:
     assert classes == [None, None, "right"]
 
 
-def test_a_row_that_lacks_a_cell_is_refused() -> None:
+def test_a_table_with_a_missing_cell_is_refused() -> None:
     with pytest.raises(ValueError, match="a cell for each"):
         Table(["a", "b"], [["1"]])
     with pytest.raises(ValueError, match="1 rows have 2 styles"):

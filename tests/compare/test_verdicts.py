@@ -52,8 +52,8 @@ def test_losses_on_different_scales_get_no_verdict(tmp_path: Path, other: dict[s
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path, "--metric", "val/loss")
     (said,) = lines(out, "could not be compared")
-    assert "val/loss is of another loss there; take --metric val/accuracy" in said
-    assert lines(out, "Caution: val/loss is of different losses (")
+    assert "val/loss is of different losses; use --metric val/accuracy" in said
+    assert lines(out, "Caution: val/loss has different scales, those of the losses ")
     assert "shown to" not in out.partition("How to read")[0]
     assert not list((outputs / "reports").glob("*/pareto.png"))
     assert {row["efficient"] for row in rows(tmp_path, "variants").values()} == {"False"}
@@ -63,14 +63,14 @@ def test_losses_on_different_scales_get_no_verdict(tmp_path: Path, other: dict[s
     ("trick", "why"),
     [
         ({"augment": "mixup"}, "augment changes the inputs and targets"),
-        ({"sampler": "balanced"}, "sampler changes which samples come how often"),
+        ({"sampler": "balanced"}, "sampler changes how often each sample occurs"),
         ({"sharpness": "sam"}, "sharpness changes what is minimised"),
         ({"loss": "mse_one_hot"}, "loss changes what is minimised"),
         ({"loss": "label_smoothing", "loss.smoothing": "0.2"}, "loss changes what is minimised"),
     ],
 )
 @pytest.mark.parametrize("metric", ["train/accuracy", "train/loss"])
-def test_metrics_of_training_get_no_verdict_where_they_are_measured_on_something_else(
+def test_metrics_of_training_get_no_verdict_if_measured_on_different_inputs(
     tmp_path: Path, trick: dict[str, str], why: str, metric: str
 ) -> None:
     usual = {"augment": "none", "sampler": "shuffled", "sharpness": "none"}
@@ -87,8 +87,8 @@ def test_metrics_of_training_get_no_verdict_where_they_are_measured_on_something
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path, "--metric", metric)
     (said,) = lines(out, "could not be compared")
-    reason = f"{metric} is measured on what a run trains with, and {why}"
-    assert f"{reason}; take --metric val/accuracy" in said
+    reason = f"{metric} is measured on training batches, and {why}"
+    assert f"{reason}; use --metric val/accuracy" in said
     assert lines(out, f"Caution: {reason}; --metric val/accuracy compares all variants")
     assert lines(out, "clip=norm changed", "shown to")  # which trains with the same
     assert {row["efficient"] for row in rows(tmp_path, "variants").values()} == {"False"}
@@ -105,8 +105,8 @@ def test_a_metric_of_training_is_the_mean_over_the_last_epoch(tmp_path: Path) ->
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path, "--metric", "train/accuracy")
     assert float(rows(tmp_path, "variants")["baseline"]["mean"]) == pytest.approx(0.6)
-    assert lines(out, "the mean of train/accuracy over the batches of the last epoch")
-    assert lines(out, "Caution: train/accuracy is measured in training")
+    assert lines(out, "means of train/accuracy over the batches of the last epoch")
+    assert lines(out, "Caution: train/accuracy is measured on training batches")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_metric_of_training_is_the_mean_over_the_last_epoch(tmp_path: Path) ->
         ({"model.weights": "mine.pt"}, "weights"),
     ],
 )
-def test_a_start_that_the_compared_trick_makes_is_no_reason_against_a_pair(
+def test_initial_states_may_differ_in_what_the_compared_trick_makes(
     tmp_path: Path, trick: dict[str, str], name: str
 ) -> None:
     outputs, ids = tmp_path / "outputs", []
@@ -132,21 +132,25 @@ def test_a_start_that_the_compared_trick_makes_is_no_reason_against_a_pair(
     out = compared(tmp_path)
     level = next(iter(trick))
     assert lines(out, f"{level}=", "changed val/accuracy by +10.00 points", "6 paired seeds")
-    assert lines(out, f"clip=norm could not be compared: they started from other {name} (seed 0")
+    assert lines(
+        out, f"clip=norm could not be compared: they started from different {name} (seed 0"
+    )
 
 
-def test_a_sampler_does_not_excuse_other_weights(tmp_path: Path) -> None:
+def test_a_different_sampler_does_not_allow_different_weights(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, sampler) in enumerate(itertools.product(range(2), ["shuffled", "balanced"])):
         start = {"order": f"{seed}{sampler}", "weights": f"{seed}{sampler}"}
         settings = {"sampler": sampler}
         ids.append(compared_runs.run(outputs, number, [0.5], settings, seed=seed, start=start))
     compared_runs.sweep(outputs, ids)
-    said = "sampler=balanced could not be compared: they started from other weights (seed 0, 1)."
+    said = (
+        "sampler=balanced could not be compared: they started from different weights (seed 0, 1)."
+    )
     assert lines(compared(tmp_path), said)
 
 
-def test_what_did_nothing_is_not_counted_among_the_interactions(tmp_path: Path) -> None:
+def test_interactions_of_a_trick_without_an_effect_are_not_tested(tmp_path: Path) -> None:
     value = {"scheduler=step": 0.1, "average=ema": 0.1, "scheduler=step with average=ema": -0.05}
     factorial(tmp_path, [[{}, CLIP], [{}, STEP], [{}, {"average": "ema"}]], value)
     out = compared(tmp_path)
@@ -154,13 +158,13 @@ def test_what_did_nothing_is_not_counted_among_the_interactions(tmp_path: Path) 
     assert len(together) == 3
     for name, row in together.items():
         assert (row["tests"], row["verdict"]) == (
-            "1", "did nothing" if "clip" in name else "together below the sum of the two",
+            "1", "no effect" if "clip" in name else "together below the sum of both",
         )  # fmt: skip
-    idle = "was exactly 0: clip=norm did nothing in any of its 32 runs, as the audit saw."
+    idle = "was exactly 0: clip=norm had no effect in any of its 32 runs according to the audit."
     assert len(lines(out, idle)) == 2
 
 
-def test_a_baseline_that_did_nothing_is_marked_and_not_counted(tmp_path: Path) -> None:
+def test_a_baseline_whose_trick_has_no_effect_is_marked_and_not_tested(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids, clip = compared_runs.pairs(outputs, [0.0] * 6, tags=IDLE), {**CLIP, "clip.max_norm": "1.0"}
     for seed in range(6):
@@ -171,11 +175,11 @@ def test_a_baseline_that_did_nothing_is_marked_and_not_counted(tmp_path: Path) -
     assert {row["tests"] for row in alone.values()} == {"1"}
     assert alone["scheduler=step"]["verdict"] == "shown to help"
     (none,) = [row for name, row in alone.items() if name.startswith("clip=none")]
-    assert none["verdict"] == "did nothing"
-    assert lines(out, "clip=none contradicts clip=norm, which did nothing in any of its 6 runs")
+    assert none["verdict"] == "no effect"
+    assert lines(out, "clip=none turns off clip=norm, which had no effect in any of its 6 runs")
 
 
-def test_one_pair_tells_nothing_of_time(tmp_path: Path) -> None:
+def test_one_pair_gives_no_estimate_of_time(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, [0.02]))
     out = compared(tmp_path)
@@ -183,7 +187,7 @@ def test_one_pair_tells_nothing_of_time(tmp_path: Path) -> None:
     assert "more time" not in out and "+25 %" not in out
 
 
-def test_a_first_epoch_alone_is_no_time_of_an_epoch(tmp_path: Path) -> None:
+def test_a_single_epoch_gives_no_time_per_epoch(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(2), [{}, CLIP])):
         metrics = {"time/epoch_s": 9.0 if not number else 1.0}
@@ -214,9 +218,9 @@ def test_times_are_averaged_over_a_seeds_pairs_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "p", "said"),
-    [(0.05, 2 / 2**6, "shown to help"), (-0.05, 4 / 2**6, "no verdict, which takes 7 seeds")],
+    [(0.05, 2 / 2**6, "shown to help"), (-0.05, 4 / 2**6, "no verdict, which needs 7 seeds")],
 )
-def test_six_seeds_are_enough_beside_a_trick_that_is_shown_with_more(
+def test_six_seeds_suffice_next_to_a_significant_trick_with_more(
     tmp_path: Path, change: float, p: float, said: str
 ) -> None:
     outputs = tmp_path / "outputs"
@@ -229,19 +233,19 @@ def test_six_seeds_are_enough_beside_a_trick_that_is_shown_with_more(
     row = rows(tmp_path, "alone")["scheduler=step"]
     assert (row["pairs"], float(row["p"]), row["verdict"]) == ("6", p, said)
     others = "shown to help: scheduler=step, clip=norm" if p < 0.05 else (
-        "not shown either way: clip=norm; too few seeds for a verdict: scheduler=step"
+        "inconclusive: clip=norm; too few seeds for a verdict: scheduler=step"
     )  # fmt: skip
     assert f"Each trick alone, against the baseline: {others}." in out.splitlines()
 
 
 @pytest.mark.parametrize("differences", [[0.02, 0.01], [0.02, 0.02, 0.02]])
-def test_two_pairs_or_equal_ones_promise_no_number_of_seeds(
+def test_two_pairs_or_equal_ones_give_no_number_of_seeds(
     tmp_path: Path, differences: list[float]
 ) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, differences))
     out = compared(tmp_path)
-    assert lines(out, "no verdict, which takes 6 seeds") and "0.5 points" not in out
+    assert lines(out, "no verdict, which needs 6 seeds") and "0.5 points" not in out
     assert rows(tmp_path, "alone")["clip=norm"]["seeds_to_see"] == ""
 
 
@@ -259,7 +263,9 @@ def test_each_option_of_a_group_has_its_main_effect_and_interactions(tmp_path: P
 
 
 @pytest.mark.parametrize("metric", ["time/samples_per_s", "lr/all", "best/epoch"])
-def test_what_is_neither_better_nor_worse_only_rises_or_falls(tmp_path: Path, metric: str) -> None:
+def test_metrics_without_a_better_direction_are_only_raised_or_lowered(
+    tmp_path: Path, metric: str
+) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(6), [{}, CLIP])):
         metrics = {metric: 5.0 + seed + len(clip), "time/epoch_s": 1.0 + len(clip)}
@@ -274,18 +280,18 @@ def test_what_is_neither_better_nor_worse_only_rises_or_falls(tmp_path: Path, me
     assert "efficient" not in out and not list((outputs / "reports").glob("*/pareto.png"))
 
 
-def test_an_interaction_is_neither_good_nor_bad_in_the_page(tmp_path: Path) -> None:
+def test_an_interaction_has_no_colour_in_the_page(tmp_path: Path) -> None:
     value = {"scheduler=step": 0.02, "average=ema": 0.02, "scheduler=step with average=ema": -0.1}
     factorial(tmp_path, [[{}, STEP], [{}, {"average": "ema"}]], value)
     out = compared(tmp_path)
     (said,) = lines(out, "The effect of")
-    assert said.endswith("together below the sum of the two.")
+    assert said.endswith("together below the sum of both.")
     page = next((tmp_path / "outputs" / "reports").glob("*/report.html")).read_text()
-    (row,) = re.findall(r"<tr[^>]*>(?:(?!<tr)[^\0])*?together below the sum of the two", page)
+    (row,) = re.findall(r"<tr[^>]*>(?:(?!<tr)[^\0])*?together below the sum of both", page)
     assert 'class="red"' not in row and 'class="green"' not in row
 
 
-def test_an_interval_clear_of_0_without_a_verdict_is_explained(tmp_path: Path) -> None:
+def test_an_interval_that_excludes_0_without_a_verdict_is_explained(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, [*RISING[:7], -0.002])
     for seed in range(8):
@@ -298,8 +304,8 @@ def test_an_interval_clear_of_0_without_a_verdict_is_explained(tmp_path: Path) -
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
     # one of 8 has the other sign, and is the smallest: 4 of 2**8 assignments, times 3
-    (said,) = lines(out, "clip=norm changed", "p = 0.047 after Holm over 3")
-    assert "leaves out 0" not in said
+    (said,) = lines(out, "clip=norm changed", "p = 0.047, corrected for 3 tests")
+    assert "excludes 0" not in said
     row = rows(tmp_path, "alone")["clip=norm"]
     assert (float(row["raw_p"]), float(row["p"])) == (4 / 2**8, 12 / 2**8)
     assert [float(d) for d in row["differences"].split()] == pytest.approx([*RISING[:7], -0.002])
@@ -310,23 +316,23 @@ def test_an_interval_clear_of_0_without_a_verdict_is_explained(tmp_path: Path) -
     for seed in range(7):
         ids.append(compared_runs.run(outputs, 50 + seed, [0.5 + seed % 2 / 100], STEP, seed=seed))
     compared_runs.sweep(outputs, ids)
-    (said,) = lines(compared(first), "clip=norm changed", "p = 0.062 after Holm over 2")
-    assert "leaves out 0 all the same, as it is of this one alone, of which p is 0.031" in said
+    (said,) = lines(compared(first), "clip=norm changed", "p = 0.062, corrected for 2 tests")
+    assert "excludes 0 nevertheless, as it isn't corrected for the other tests; before" in said
 
 
-def test_a_report_of_several_tables_says_how_often_it_errs(tmp_path: Path) -> None:
+def test_a_report_of_several_tables_states_its_error_rate(tmp_path: Path) -> None:
     factorial(tmp_path, [[{}, STEP], [{}, {"average": "ema"}]], {}, seeds=2)
-    (said,) = lines(compared(tmp_path), "Each table asks a question of its own")
-    assert "with 4 tables" in said and said.endswith("up to 20 %.")
+    (said,) = lines(compared(tmp_path), "Each table is corrected by itself")
+    assert "with 4 tables" in said and "up to 20 % of" in said
 
 
-def test_above_forty_differences_the_test_is_not_called_exact_alone(tmp_path: Path) -> None:
+def test_the_report_states_that_more_than_forty_differences_are_sampled(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, RISING * 6))
-    assert lines(compared(tmp_path), "of more than 40 differences, of 99,999 random ones")
+    assert lines(compared(tmp_path), "99,999 random signs for more than 40 differences")
 
 
-def test_an_interval_of_an_accuracy_ends_at_what_there_can_be(tmp_path: Path) -> None:
+def test_intervals_of_accuracies_are_clipped_to_their_range(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(2), [{}, CLIP])):
         value = 0.9 + seed * 0.1 if clip else 0.3 - seed * 0.29
@@ -338,7 +344,7 @@ def test_an_interval_of_an_accuracy_ends_at_what_there_can_be(tmp_path: Path) ->
     assert (alone["clip=norm"]["low"], alone["clip=norm"]["high"]) == ("-1.0", "1.0")
 
 
-def test_a_time_lost_in_noise_makes_nothing_efficient(tmp_path: Path) -> None:
+def test_costs_within_noise_count_as_equal(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(4), [{}, CLIP])):
         metrics = {"time/epoch_s": 2.0 if clip else (1.0, 1.1, 2.5, 3.0)[seed]}
@@ -348,7 +354,7 @@ def test_a_time_lost_in_noise_makes_nothing_efficient(tmp_path: Path) -> None:
         )
     compared_runs.sweep(outputs, ids)
     out = compared(tmp_path)
-    assert lines(out, "its cost in time is lost in noise")
+    assert lines(out, "its cost in time is within noise")
     efficient = {name: row["efficient"] for name, row in rows(tmp_path, "variants").items()}
     assert efficient == {"baseline": "False", "clip=norm": "True"}
 
@@ -363,7 +369,7 @@ def test_a_time_lost_in_noise_makes_nothing_efficient(tmp_path: Path) -> None:
         ((0.001, 1.0, 0.001, 1.0), "its cost in time varies too much to be estimated", "-"),
     ],
 )  # fmt: skip
-def test_a_large_ratio_of_times_is_printed_where_it_is_sure(
+def test_a_large_ratio_of_times_is_printed_as_a_ratio(
     tmp_path: Path, seconds: Sequence[float], printed: str, cell: str
 ) -> None:
     outputs, ids = tmp_path / "outputs", []
@@ -379,10 +385,10 @@ def test_a_large_ratio_of_times_is_printed_where_it_is_sure(
     assert f" {cell} " in row
 
 
-def test_equal_times_are_no_difference(tmp_path: Path) -> None:
+def test_equal_times_are_reported_as_the_same(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(3), [{}, CLIP])):
         metrics = {"time/epoch_s": 2.0 + 1e-6 * number}
         ids.append(compared_runs.run(outputs, number, [0.5] * 2, clip, seed=seed, metrics=metrics))
     compared_runs.sweep(outputs, ids)
-    assert lines(compared(tmp_path), "it took as much time")
+    assert lines(compared(tmp_path), "it took the same time")

@@ -192,11 +192,11 @@ def test_the_report_of_compare_is_read_on_the_sweeps_page(
 ) -> None:
     assert commands.here(swept, "compare", "clip=none,norm seed=0,1").status == 0
     chromium.open(pages["Sweep"])
-    chromium.shows("What was found", "2 paired seeds): no verdict, which takes 6 seeds")
+    chromium.shows("Findings", "2 paired seeds): no verdict, which needs 6 seeds")
     chromium.keep("sweep-compared")
     chromium.open(pages["Sweep"].replace("?", "/artifacts/report/report.html?"))
     with chromium.frame("//iframe[@id='html']"):
-        chromium.shows("What was found", "Each trick alone, against the baseline", "2 paired seeds")
+        chromium.shows("Findings", "Each trick alone, against the baseline", "2 paired seeds")
         drawn = chromium.script(
             "return [...document.images].map(i => [i.alt, i.complete && i.naturalWidth])"
         )

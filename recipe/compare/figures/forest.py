@@ -31,9 +31,9 @@ MARK_STYLES: dict[Mark, tuple[str, str, str, str]] = {
     "helps": ("^", GREEN, GREEN, "shown to help"),
     "hurts": ("v", ORANGE, ORANGE, "shown to hurt"),
     "shown": ("D", BLUE, BLUE, "shown to change"),
-    "open": ("o", BLUE, "white", "not shown either way"),
+    "open": ("o", BLUE, "white", "inconclusive"),
     "too few": ("s", GREY, "white", "too few seeds for a verdict"),
-    "no effect": ("X", GREY, GREY, "did nothing"),
+    "no effect": ("X", GREY, GREY, "no effect"),
 }
 MAX_ROWS = 60
 

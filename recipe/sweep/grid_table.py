@@ -1,7 +1,8 @@
-"""A sweep as a grid of variants by seeds, and the time that is left."""
+"""The status of sweeps: a grid of variants by seeds, and the remaining time."""
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,18 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from recipe.formatting import escape_unprintable, format_duration, pluralize
+from recipe.runner.console import print_caution
 from recipe.store import results, run_dirs, sweep_dirs, sweep_record, sweep_status
 from recipe.store.sweep_status import JOB_STATES, JobStatus, SweepStatus
 
 MAX_TIMED_RUNS = 50
-"""Finished runs from which the time that is left is estimated."""
 
 MAX_LISTED = 5
-"""Reasons that are told, and sweeps that are listed."""
 
 
 def print_sweep(sweep: SweepStatus, console: Console) -> None:
-    """The grid, what it sums up to, and how to go on where nobody does."""
+    """The grid, failures, a summary, and the command that resumes the sweep if it isn't running."""
     has_any = any(job.state == "done" and job.accuracy is not None for job in sweep.jobs)
     shown = ": val/accuracy of each run's best epoch (compare takes the last)" if has_any else ""
     title = f"{escape_unprintable(sweep.name)} ({escape_unprintable(sweep.sweep_dir.name)}){shown}"
@@ -31,13 +31,12 @@ def print_sweep(sweep: SweepStatus, console: Console) -> None:
     failed = [job for job in sweep.jobs if job.reason]
     for job in failed[:MAX_LISTED]:
         seed = f" seed={job.seed}" if job.seed else ""
-        console.print(
-            escape_unprintable(f"{job.state}: {job.variant}{seed}: {job.reason}"), soft_wrap=True
-        )
+        line = f"{job.state}: {job.variant}{seed}: {job.reason}"
+        console.print(escape_unprintable(line), soft_wrap=True)
     if len(failed) > MAX_LISTED:
         console.print(f"and {len(failed) - MAX_LISTED} more")
     for caution in sweep.warnings:
-        console.print(f"Caution {caution}", style="yellow", soft_wrap=True)
+        print_caution(console, caution)
     console.print(summarize(sweep), soft_wrap=True)
     left = _estimate_time_left(sweep)
     if sweep.is_running:
@@ -45,18 +44,14 @@ def print_sweep(sweep: SweepStatus, console: Console) -> None:
             console.print(f"Time left  about {left}", soft_wrap=True)
     elif sweep.done_count < sweep.total:
         message = f"; that takes about {left}" if left else ""
-        console.print(
-            f"Resume with: {sweep_record.format_command(sweep.command)}{message}", soft_wrap=True
-        )
+        command = sweep_record.format_command(sweep.command)
+        console.print(f"Resume with: {command}{message}", soft_wrap=True)
 
 
 def print_unfinished_sweeps(output_dir: Path, console: Console) -> None:
-    """A line for each of the latest sweeps that aren't finished, if there are any."""
-    unfinished = [
-        each
-        for each in sweep_dirs.list_sweep_dirs(output_dir)
-        if not sweep_status.is_finished(each)
-    ]
+    """A line for each of the latest unfinished sweeps, if any."""
+    sweeps = sweep_dirs.list_sweep_dirs(output_dir)
+    unfinished = [each for each in sweeps if not sweep_status.is_finished(each)]
     if not unfinished:
         return
     title = "Sweeps that aren't finished"
@@ -73,9 +68,8 @@ def print_unfinished_sweeps(output_dir: Path, console: Console) -> None:
     if len(unfinished) > MAX_LISTED:
         console.print(f"and {len(unfinished) - MAX_LISTED} before these")
     name = escape_unprintable(unfinished[-1].name)
-    console.print(
-        f"{run_dirs.format_command(f'status {name}', output_dir)} shows one in full", soft_wrap=True
-    )
+    command = run_dirs.format_command(f"status {name}", output_dir)
+    console.print(f"{command} shows one in full", soft_wrap=True)
 
 
 def summarize(sweep: SweepStatus) -> str:
@@ -87,11 +81,12 @@ def summarize(sweep: SweepStatus) -> str:
 
 
 def _make_tables(jobs: Sequence[JobStatus], width: int) -> Iterator[Table]:
-    """The grid, in as many tables as it takes to show each cell whole."""
+    """The grid, split by seeds into tables that fit the width."""
     rows: dict[str, dict[str, str]] = {}
     for job in jobs:
         rows.setdefault(job.variant, {})[job.seed] = escape_unprintable(_format_cell(job))
-    seeds = _sort_seeds({job.seed for job in jobs})
+    # numbers in their order, then others
+    seeds = sorted({job.seed for job in jobs}, key=lambda s: (not s.isdecimal(), len(s), s))
     names = {variant: escape_unprintable(variant) or "one variant" for variant in rows}
     label = min(max(map(len, ["variant", *names.values()])), width // 2)
     for part in _split_seeds(seeds, rows, width - label):
@@ -107,7 +102,7 @@ def _make_tables(jobs: Sequence[JobStatus], width: int) -> Iterator[Table]:
 def _split_seeds(
     seeds: Sequence[str], rows: dict[str, dict[str, str]], width: int
 ) -> Iterator[Sequence[str]]:
-    """The seeds, as many at a time as have a place beside each other."""
+    """The seeds in parts whose columns fit the width."""
     part: list[str] = []
     left = width
     for seed in seeds:
@@ -120,11 +115,6 @@ def _split_seeds(
         left -= needed
     if part:
         yield part
-
-
-def _sort_seeds(seeds: set[str]) -> list[str]:
-    return sorted(seeds, key=lambda seed: (not seed.isdecimal(), int(seed)
-                                           if seed.isdecimal() else 0, seed))  # fmt: skip
 
 
 def _format_header(seed: str) -> str:
@@ -140,21 +130,21 @@ def _format_cell(job: JobStatus) -> str:
 
 
 def _estimate_time_left(sweep: SweepStatus) -> str:
-    """How long the rest takes, and from what that is known; empty if it isn't."""
+    """The remaining time, from the mean time of finished runs; empty if it isn't known."""
     done = [job.run_id for job in sweep.jobs if job.state == "done" and job.run_id]
     folder = run_dirs.get_runs_dir(sweep.sweep_dir.parent.parent)
     known = [results.read_result(folder / Path(run).name) for run in sorted(done)[-MAX_TIMED_RUNS:]]
-    took = [each.seconds for each in known if each and each.seconds is not None]
-    # those that failed are tried again when it goes on, not by the process that is running it
+    seconds = [each.seconds for each in known if each and each.seconds is not None]
+    # failed jobs are run again when the sweep is resumed, not by the process that is running it
     states = ("missing", "running") if sweep.is_running else set(JOB_STATES) - {"done"}
     rest = [job for job in sweep.jobs if job.state in states]
-    shares = sum(1 - (job.progress.fraction if job.progress else 0.0) for job in rest)
-    shares += sweep.total - len(sweep.jobs)
-    if not took or not shares:
+    n_left = sum(1 - (job.progress.fraction if job.progress else 0.0) for job in rest)
+    n_left += sweep.total - len(sweep.jobs)
+    if not seconds or not n_left:
         return ""
-    mean = sum(took) / len(took)
-    at_once = max(1, sum(job.state == "running" for job in rest) if sweep.is_running else 1)
-    beside = f", {at_once} at a time" if at_once > 1 else ""
-    source = f"{pluralize(len(took), 'finished run')} took {format_duration(mean)}"
-    each = " each on average" if len(took) > 1 else ""
-    return f"{format_duration(mean * shares / at_once)}{beside} ({source}{each})"
+    mean = statistics.fmean(seconds)
+    n_parallel = max(1, sum(job.state == "running" for job in rest)) if sweep.is_running else 1
+    parallel = f", {n_parallel} at a time" if n_parallel > 1 else ""
+    source = f"{pluralize(len(seconds), 'finished run')} took {format_duration(mean)}"
+    each = " each on average" if len(seconds) > 1 else ""
+    return f"{format_duration(mean * n_left / n_parallel)}{parallel} ({source}{each})"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import hydra
 from hydra.core.override_parser.types import Override
@@ -29,17 +30,33 @@ from recipe.store import run_dirs, sweep_jobs, sweep_record
 from recipe.sweep import plugins, sweeper_arguments
 from recipe.sweep.launchers import gpu_assignment, hydra_launchers, pool_launcher, worker_pool
 from recipe.sweep.launchers.forkserver import TORCH_HELPER
-from recipe.sweep.plan import SweepPlan, find_shared_problems, format_disk_estimate, plan_grid
+from recipe.sweep.plan import SweepPlan, find_shared_problems, format_disk_estimate
 
 SWEEP_ID_VARIABLE = "RECIPE_SWEEP"
 """Environment variable with the sweep's id, for jobs in this process and in others."""
 
+
+class SweeperCommand(NamedTuple):
+    """Functions by `module:name`. What `function` needs, statistics and Optuna, takes time to
+    import, so it is imported when the command line has been checked."""
+
+    parser: str
+    """Parses and checks the overrides."""
+    function: str
+    """Takes the parser's result and a SweepRequest; returns the exit status."""
+
+
 SWEEPER_COMMANDS = {
-    "ablation": "recipe.sweep.ablation.command:run_ablation",
-    "search": "recipe.sweep.search.command:run_search",
+    "ablation": SweeperCommand(
+        "recipe.sweep.ablation.plan:plan_ablation", "recipe.sweep.ablation.command:run_ablation"
+    ),
+    "search": SweeperCommand(
+        "recipe.sweep.search.arguments:parse_arguments", "recipe.sweep.search.command:run_search"
+    ),
 }
-"""By the option of hydra/sweeper. Imported when they are used, as statistics and Optuna take time
-to import."""
+"""By the option of hydra/sweeper; others run a grid."""
+
+GRID_COMMAND = SweeperCommand("recipe.sweep.plan:plan_grid", "recipe.sweep.multirun:run_grid")
 
 
 @dataclass(frozen=True)
@@ -68,10 +85,10 @@ def multirun(arguments: Sequence[str], console: Console, command: Sequence[str])
     pool_launcher.prestart_helper(overrides)
     try:
         with _prestart_uploader(overrides):
-            if sweeper in SWEEPER_COMMANDS:
-                status: int = pkgutil.resolve_name(SWEEPER_COMMANDS[sweeper])(request)
-                return status
-            return _run_grid(request)
+            chosen = SWEEPER_COMMANDS.get(sweeper or "", GRID_COMMAND)
+            parsed = pkgutil.resolve_name(chosen.parser)(overrides)
+            status: int = pkgutil.resolve_name(chosen.function)(parsed, request)
+            return status
     finally:
         TORCH_HELPER.stop()
 
@@ -90,8 +107,7 @@ def _prestart_uploader(overrides: Sequence[Override]) -> AbstractContextManager[
     return UploadQueue(outputs, local(outputs, experiment="recipe"))
 
 
-def _run_grid(request: SweepRequest) -> int:
-    plan = plan_grid(request.overrides)
+def run_grid(plan: SweepPlan, request: SweepRequest) -> int:
     if need := format_disk_estimate(plan.first_spec, len(plan.jobs)):
         request.console.print(f"Disk  {need}", soft_wrap=True)
     return run_plan(plan, request)[0]

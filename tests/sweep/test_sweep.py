@@ -40,7 +40,7 @@ def test_a_mistake_of_all_jobs_is_refused_once_before_the_sweep(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_mistake_of_some_jobs_costs_only_those(tmp_path: Path) -> None:
+def test_a_mistake_of_some_jobs_affects_only_those(tmp_path: Path) -> None:
     given = ("data.batch_size=64,60", "data.train_size=60", "tracking=none")
     done = commands.in_turn(tmp_path, "-m", *commands.QUICK[:2], *commands.QUICK[3:], *given)
     assert done.status == 1
@@ -57,7 +57,7 @@ def test_every_combination_is_a_run_with_a_readable_name_under_one_parent(swept:
     assert names_and_states(swept) == [(name, "FINISHED") for name in names]
 
 
-def test_each_run_has_what_its_name_says(swept: Path) -> None:
+def test_each_run_has_the_settings_in_its_name(swept: Path) -> None:
     for name, run in mlflow_runs(swept)[1].items():
         clip, seed = (part.split("=")[1] for part in name.split(" "))
         assert (run.data.params["clip"], run.data.params["seed"]) == (clip, seed)
@@ -149,7 +149,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         ),
     ],
 )
-def test_one_wrong_value_refuses_the_sweep_before_its_first_run(
+def test_one_invalid_value_refuses_the_sweep_before_its_first_run(
     tmp_path: Path, arguments: str, problem: str
 ) -> None:
     done = commands.here(tmp_path, "-m", *commands.HERE, *arguments.split(" "))
@@ -192,7 +192,7 @@ def model(*, fails: bool):
 """
 
 
-def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
+def test_a_failed_run_affects_no_other(tmp_path: Path) -> None:
     option = "_target_: parts.model\nfails: false\n"
     commands.project(tmp_path, {"parts.py": FAILS, "conf/model/mine.yaml": option})
     done = commands.in_turn(
@@ -208,7 +208,7 @@ def test_a_run_that_fails_costs_that_run_only(tmp_path: Path) -> None:
     assert parent.info.status == "FAILED"
 
 
-def test_a_run_that_turns_out_wrong_costs_that_run_only(tmp_path: Path) -> None:
+def test_a_run_that_is_refused_when_it_starts_affects_no_other(tmp_path: Path) -> None:
     done = commands.in_turn(
         tmp_path, "-m", *commands.HERE, "model.widths=[4,8]", "epochs=1", "tracking=none",
         "data.train_size=5,100",

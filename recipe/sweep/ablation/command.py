@@ -12,14 +12,14 @@ from recipe.evidence.multiple_testing import min_seeds_for_significance
 from recipe.formatting import escape_unprintable, format_duration, format_list, pluralize
 from recipe.sweep.ablation import variants
 from recipe.sweep.ablation.forecast import Forecast, make_forecast
-from recipe.sweep.ablation.plan import plan_ablation
+from recipe.sweep.ablation.plan import AblationPlan
 from recipe.sweep.multirun import SweepRequest, confirm, run_plan
 from recipe.sweep.plan import format_disk_estimate
 from recipe.sweep.sweeper_arguments import is_hydra_override
 
 
-def run_ablation(request: SweepRequest) -> int:
-    console, plan = request.console, plan_ablation(request.overrides)
+def run_ablation(plan: AblationPlan, request: SweepRequest) -> int:
+    console = request.console
     print_forecast(make_forecast(plan), console)
     if not plan.arguments.yes and not confirm():
         return 0

@@ -1,7 +1,7 @@
-"""The GPUs of a sweep's jobs: each process that runs jobs has a place on one of them.
+"""Assigns GPUs to the processes that run the jobs of a sweep.
 
-A place is a file of the sweep's folder that its process holds locked for as long as it lives, so
-that it is given back however the process ends.
+A slot on a GPU is a file in the sweep's folder that a process holds locked for as long as it lives,
+so that the slot is released however the process ends.
 """
 
 from __future__ import annotations
@@ -28,22 +28,18 @@ from recipe.formatting import format_value, pluralize
 VISIBLE_DEVICES_VARIABLE, DEVICE_ORDER_VARIABLE = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 
 DRIVER_PATHS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
-"""What drivers of GPUs show of themselves: NVIDIA's, AMD's, and either under Windows."""
+"""Of the drivers of NVIDIA, AMD, and of either under Windows."""
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks for a place that is free."""
 
 LAUNCHER_PREFIXES = ("hydra/launcher", "hydra.launcher")
 
 
 @dataclass(frozen=True)
 class GpuSlots:
-    """The GPUs of a sweep, each with room for so many processes."""
-
     sweep_dir: Path
-    """Of the sweep."""
     device_ids: tuple[str, ...]
-    """As CUDA_VISIBLE_DEVICES has them: indices, or NVIDIA's own names."""
+    """Entries of CUDA_VISIBLE_DEVICES: indices or UUIDs."""
     per_gpu: int
 
     @property
@@ -52,12 +48,12 @@ class GpuSlots:
 
     @contextmanager
     def acquire_slot(self) -> Iterator[str]:
-        """Makes one GPU the only one that this process sees, which must not have imported torch
-        yet. Waits for a place; the first on each GPU comes before the second on any."""
-        places = [(name, nth) for nth in range(self.per_gpu) for name in self.device_ids]
+        """Waits for a free slot, and makes its GPU the only visible one of this process, which must
+        not have imported torch. Fills the first slot of every GPU before the second of any."""
+        slots = [(name, nth) for nth in range(self.per_gpu) for name in self.device_ids]
         (self.sweep_dir / ".gpus").mkdir(exist_ok=True)
         while True:
-            for name, nth in places:
+            for name, nth in slots:
                 with suppress(Timeout), self._make_lock(name, nth).acquire(blocking=False):
                     os.environ[VISIBLE_DEVICES_VARIABLE] = name
                     os.environ.setdefault(DEVICE_ORDER_VARIABLE, "PCI_BUS_ID")
@@ -75,8 +71,8 @@ class GpuSlots:
 def assign_gpus(
     sweep_dir: Path, requested: Any, per_gpu: int, devices: Sequence[Mapping[str, Any]]
 ) -> GpuSlots | None:
-    """Those for jobs on these devices; None where they are left as they are: on the CPU, where
-    nothing says which GPUs there are, and with device=gpu, which says it itself."""
+    """The GPUs for jobs on these devices; None for the CPU, if the GPUs aren't known, and for
+    device=gpu, which selects its GPUs."""
     if all(map(is_cpu_device, devices)) or any(map(_is_gpu_device, devices)):
         return None
     given = _read_visible_devices()
@@ -86,13 +82,13 @@ def assign_gpus(
 
 
 def check_launcher_gpus(overrides: Sequence[Override], first_spec: RunSpec) -> None:
-    """Raises SpecError where jobs, of which one is the first, can't go by what a command line says
-    of a launcher's processes and GPUs."""
-    ours = [o.input_line for o in overrides if o.key_or_group.startswith(LAUNCHER_PREFIXES)]
-    if not ours:
+    """Raises SpecError if the launcher's settings of workers and GPUs are wrong, or would be
+    ignored by the jobs, of which the first is given."""
+    texts = [o.input_line for o in overrides if o.key_or_group.startswith(LAUNCHER_PREFIXES)]
+    if not texts:
         return
     with compose.composition_context():
-        node: Any = compose.compose_config(ours).hydra.launcher
+        node: Any = compose.compose_config(texts).hydra.launcher
     if "per_gpu" not in node:
         return
     requested, per_gpu = node["gpus"], node["per_gpu"]
@@ -129,35 +125,30 @@ def _find_gpu_problems(requested: Any, per_gpu: Any) -> Iterator[str]:
         )
     if requested == "auto":
         return
-    indices = (
-        [None]
-        if isinstance(requested, str) or not isinstance(requested, Sequence)
-        else list(requested)
-    )
-    if not indices or any(type(each) is not int or each < 0 for each in indices):
+    is_list = isinstance(requested, Sequence) and not isinstance(requested, str)
+    if not is_list or not requested or any(type(i) is not int or i < 0 for i in requested):
         yield (
             "hydra.launcher.gpus must be auto or a list of indices, such as [0,1], "
             f"got {format_value(requested)}"
         )
         return
-    if len(set(indices)) < len(indices):
+    if len(set(requested)) < len(requested):
         yield (
-            f"hydra.launcher.gpus names a GPU twice: {indices}; name each once, and "
+            f"hydra.launcher.gpus names a GPU twice: {list(requested)}; name each once, and "
             "hydra.launcher.per_gpu is the number of jobs that share one"
         )
-    given = _read_visible_devices()
-    known = _query_nvidia_smi() if given is None else given
-    shows = "nvidia-smi lists" if given is None else f"{VISIBLE_DEVICES_VARIABLE} shows"
-    for each in indices:
-        if known is not None and str(each) not in known:
+    visible = _read_visible_devices()
+    known = _query_nvidia_smi() if visible is None else visible
+    shows = "nvidia-smi lists" if visible is None else f"{VISIBLE_DEVICES_VARIABLE} shows"
+    for index in requested:
+        if known is not None and str(index) not in known:
             yield (
-                f"hydra.launcher.gpus: there is no GPU {each}, as {shows} "
+                f"hydra.launcher.gpus: there is no GPU {index}, as {shows} "
                 f"{', '.join(known) or 'none'}; name others, or leave it out"
             )
 
 
 def _find_ignored_settings(requested: Any, per_gpu: int, first_spec: RunSpec) -> Iterator[str]:
-    """What would be ignored."""
     option = first_spec.options["device"]
     if is_cpu_device(first_spec.device):
         why, way = "computes on the CPU here", "leave it out"
@@ -173,7 +164,7 @@ def _find_ignored_settings(requested: Any, per_gpu: int, first_spec: RunSpec) ->
 
 def is_cpu_device(device: Mapping[str, Any]) -> bool:
     target = str(device.get("_target_", ""))
-    if target == "recipe.components.device.auto.Auto":  # told without importing torch
+    if target == "recipe.components.device.auto.Auto":  # found out without importing torch
         hidden = _read_visible_devices() == []
         return sys.platform != "darwin" and (hidden or not any(map(os.path.exists, DRIVER_PATHS)))
     return target == "recipe.components.device.cpu.Cpu"
@@ -184,8 +175,7 @@ def _is_gpu_device(device: Mapping[str, Any]) -> bool:
 
 
 def _read_visible_devices() -> list[str] | None:
-    """Those that the environment shows, up to the first that is none, as CUDA reads it; None where
-    it says nothing."""
+    """CUDA_VISIBLE_DEVICES up to the first invalid entry, as CUDA reads it; None if not set."""
     if VISIBLE_DEVICES_VARIABLE not in os.environ:
         return None
     names = (name.strip() for name in os.environ[VISIBLE_DEVICES_VARIABLE].split(","))
@@ -193,7 +183,7 @@ def _read_visible_devices() -> list[str] | None:
 
 
 def _query_nvidia_smi() -> list[str] | None:
-    """The indices that NVIDIA's own program lists; None where there is no such program."""
+    """The indices of the GPUs; None without nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -9,7 +9,6 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 
-from recipe.compare.metric_unit import MetricUnit
 from recipe.config import compose
 from recipe.config.compose import Job
 from recipe.config.groups import FINGERPRINT_EXCLUDED_FIELDS
@@ -49,10 +48,6 @@ class SearchSettings:
     warmup: int
     storage: str | None
     batch: int
-
-    @property
-    def is_higher_better(self) -> bool:
-        return MetricUnit(self.metric).direction > 0
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ def _parse_settings(texts: Sequence[str], problems: Problems) -> tuple[SearchSet
 
 
 def _find_metric_problems(settings: SearchSettings, dimensions: Sequence[Dimension]) -> list[str]:
-    if not MetricUnit(settings.metric).is_loss:
+    if settings.metric != "val/loss":
         return []
     return [
         f"{d.typed}: values of different losses can't be compared, and metric={settings.metric}; "

@@ -5,12 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from recipe.compare.metric_unit import MetricUnit
 from recipe.formatting import format_list, pluralize
 from recipe.sweep import plugins
 from recipe.sweep.multirun import SweepRequest, confirm, run_plan
 from recipe.sweep.plan import format_disk_estimate
 from recipe.sweep.search import outcome
-from recipe.sweep.search.arguments import SearchArguments, parse_arguments
+from recipe.sweep.search.arguments import SearchArguments
 from recipe.sweep.search.dimension import Dimension
 from recipe.sweep.search.plan import plan_search
 from recipe.sweep.search.sweeper import SearchSweeper
@@ -19,8 +20,7 @@ STREAMING_LAUNCHERS = ("workers", "basic")
 """Options of hydra/launcher that run a job whenever a worker is free."""
 
 
-def run_search(request: SweepRequest) -> int:
-    arguments = parse_arguments(request.overrides)
+def run_search(arguments: SearchArguments, request: SweepRequest) -> int:
     plan, console = plan_search(arguments), request.console
     print_plan(arguments, console)
     if need := format_disk_estimate(plan.first_spec, plan.extra_metadata["jobs"]):
@@ -36,7 +36,7 @@ def run_search(request: SweepRequest) -> int:
 def print_plan(arguments: SearchArguments, console: Console) -> None:
     settings = arguments.settings
     seeds = [text.removeprefix("seed=") for text in arguments.seed_overrides]
-    better = "more" if settings.is_higher_better else "less"
+    better = "more" if MetricUnit(settings.metric).direction > 0 else "less"
     trials = pluralize(settings.trials, "trial")
     title = f"Search: {trials} by {settings.metric} ({better} is better)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)

@@ -93,7 +93,7 @@ def test_each_trick_alone_and_left_out_is_run_seed_by_seed(ablated: Path) -> Non
     ]  # fmt: skip
 
 
-def test_each_run_has_what_its_variant_says_and_its_tag(ablated: Path) -> None:
+def test_each_run_has_the_settings_and_the_tag_of_its_variant(ablated: Path) -> None:
     client = MlflowClient(f"sqlite:///{ablated}/outputs/mlflow.db")
     found = client.search_runs(["1"])
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
@@ -110,7 +110,7 @@ def test_each_run_has_what_its_variant_says_and_its_tag(ablated: Path) -> None:
         assert data.params.get("clip.max_norm") == ("0.1" if "clip" in variant else None)
 
 
-def test_what_is_recorded_is_not_run_again_whatever_the_plan(
+def test_recorded_runs_are_not_run_again_by_another_plan(
     ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the same runs in other words: an option of another name, a setting that only says how fast
@@ -137,7 +137,7 @@ def test_the_plan_does_not_count_runs_that_the_jobs_would_not_find(
     assert "clip=norm clip=norm clip.max_norm=0.1 0 of 2 seeds" in lines and "Recorded 0" in lines
 
 
-def test_the_plan_tells_what_is_recorded_and_how_long_the_rest_takes(
+def test_the_plan_shows_recorded_runs_and_the_remaining_time(
     ablated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = sorted(ablated.rglob("*"))
@@ -173,7 +173,7 @@ scheduler: {step_size: 3, per: step}
 """
 
 
-def test_the_tricks_of_a_file_count_too_and_their_settings_go_with_them(tmp_path: Path) -> None:
+def test_tricks_of_an_experiment_file_are_included_with_their_settings(tmp_path: Path) -> None:
     # a file of the user's that would take the sweeper's place is not looked at
     files = {
         "conf/experiment/mine.yaml": EXPERIMENT,
@@ -315,7 +315,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_before_the_first_run(
+def test_invalid_ablations_are_refused_before_the_first_run(
     tmp_path: Path, arguments: str, problems: list[str]
 ) -> None:
     done = commands.here(tmp_path, "ablate", *QUIET, *arguments.split(" "))
@@ -323,7 +323,7 @@ def test_what_cannot_be_is_refused_before_the_first_run(
     assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
 
 
-def test_what_a_launcher_hands_to_other_processes_can_be_handed_on() -> None:
+def test_hydras_state_can_be_pickled_for_other_processes() -> None:
     compose.register_user_conf()
     plugins.register()
     state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
@@ -350,7 +350,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_answering_no_on_a_terminal_records_nothing(tmp_path: Path) -> None:
     status, shown = on_a_terminal(tmp_path, "n\n", *QUIET, *BITES)
     assert status == 0 and shown.count("Proceed? [Y/n]") == 1 and "[1/2]" not in shown
     assert list(tmp_path.iterdir()) == []
@@ -360,7 +360,7 @@ def test_a_person_is_asked_and_no_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: Path) -> None:
+def test_the_same_command_resumes_a_stopped_ablation(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
     given = [*stopped_runs.QUIET, "seed=0,1", "plan=add_one"]
@@ -382,7 +382,7 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_same_command(tmp_path: 
     assert len(commands.runs(tmp_path)) == len(names)
 
 
-def test_a_signal_in_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path: Path) -> None:
+def test_a_signal_in_the_last_step_completes_the_run_and_stops_the_sweep(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("9 SIGINT")
     done = commands.in_turn(tmp_path, "-m", *stopped_runs.QUIET, "seed=0,1")

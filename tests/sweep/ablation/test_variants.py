@@ -45,7 +45,7 @@ def test_each_plan_of_three_tricks_is_the_one_written_out() -> None:
     assert PLANS["factorial"](ALL) == [(), *alone, *reversed(less), full]
 
 
-def test_what_two_plans_share_is_run_once() -> None:
+def test_variants_of_two_plans_are_run_once() -> None:
     # without the one it is the other alone
     assert PLANS["both"]([STEP, CLIP]) == [(), (STEP,), (CLIP,), (STEP, CLIP)]
 
@@ -55,7 +55,7 @@ def test_a_single_trick_makes_every_plan_the_pair() -> None:
         assert sorted(made([CLIP]), key=len) == [(), (CLIP,)], plan
 
 
-def test_several_options_of_a_group_are_never_on_together() -> None:
+def test_a_variant_has_at_most_one_option_of_a_group() -> None:
     agc = trick("clip", "agc")
     assert PLANS["add_one"]([STEP, CLIP, agc]) == [(), (STEP,), (CLIP,), (agc,)]
     assert sorted(map(variants.format_variant, PLANS["factorial"]([STEP, CLIP, agc]))) == [
@@ -65,9 +65,7 @@ def test_several_options_of_a_group_are_never_on_together() -> None:
 
 
 @given(one_each)
-def test_no_plan_has_a_variant_twice_and_each_has_what_it_is_compared_with(
-    tricks: list[Trick],
-) -> None:
+def test_plans_have_distinct_variants_and_a_pair_for_every_trick(tricks: list[Trick]) -> None:
     full = tuple(tricks)
     for plan, made in PLANS.items():
         found = made(tricks)
@@ -106,7 +104,7 @@ def test_all_variants_of_a_seed_come_before_those_of_the_next(
 
 
 @given(several)
-def test_every_variant_says_of_every_group_whether_it_is_on(tricks: list[Trick]) -> None:
+def test_every_variant_sets_every_group(tricks: list[Trick]) -> None:
     groups = {each.group for each in tricks}
     for variant in PLANS["factorial"](tricks):
         on = {each.group: each.overrides for each in variant}

@@ -102,7 +102,7 @@ def waits(started: subprocess.Popen[str], folder: Path, number: int) -> dict[int
 
 
 @pytest.mark.integration
-def test_each_worker_has_its_own_and_one_that_is_killed_gives_it_back(folder: Path) -> None:
+def test_each_worker_has_its_own_gpu_which_a_killed_one_releases(folder: Path) -> None:
     (folder / "wait").touch()
     arguments = ("seed=0,1,2", "hydra.launcher.workers=2")
     started = start(folder, *arguments, CUDA_VISIBLE_DEVICES="7,GPU-4")
@@ -148,7 +148,7 @@ def test_processes_of_submitit_take_turns_on_one_gpu(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_ray_says_which_is_whose(folder: Path) -> None:
+def test_ray_assigns_a_gpu_to_each_job(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     (folder / "wait").touch()
     started = start(
@@ -164,7 +164,7 @@ def test_ray_says_which_is_whose(folder: Path) -> None:
     assert statuses(folder) == ["FINISHED"] * 4
 
 
-def test_every_gpu_has_a_process_before_any_has_two(
+def test_every_gpu_has_one_process_before_any_has_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
@@ -178,14 +178,14 @@ def test_every_gpu_has_a_process_before_any_has_two(
             assert again == "MIG-1/2" == os.environ["CUDA_VISIBLE_DEVICES"]
 
 
-def test_as_many_jobs_run_at_once_as_have_room_on_gpus_and_cores() -> None:
+def test_workers_are_limited_by_gpu_slots_and_cores() -> None:
     many = CARD | {"threads": 1}
     assert allocate_workers([many], 100, "auto", memory_bytes=2**40, n_gpu_slots=1) == (1, 1, True)
     assert allocate_workers([many], 100, 6, n_gpu_slots=8) == (6, 1, False)
     assert allocate_workers([many], 1, "auto", n_gpu_slots=8).n_workers == 1
 
 
-def test_which_there_are_is_what_the_environment_shows_else_what_nvidia_smi_lists(
+def test_gpus_are_those_of_the_environment_else_those_listed_by_nvidia_smi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def names(asked: object = "auto") -> tuple[str, ...] | None:
@@ -236,7 +236,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("typed", "told"), REFUSED.items())
-def test_what_would_be_ignored_or_isnt_there_is_refused(
+def test_ignored_settings_and_missing_gpus_are_refused(
     composed: Callable[..., RunSpec],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -252,7 +252,7 @@ def test_what_would_be_ignored_or_isnt_there_is_refused(
 
 
 @pytest.mark.integration
-def test_so_it_is_before_the_first_run(tmp_path: Path) -> None:
+def test_an_ignored_setting_is_refused_before_the_first_run(tmp_path: Path) -> None:
     typed = ("device=cpu", "seed=0,1", "hydra.launcher.per_gpu=2")
     done = commands.here(tmp_path, "-m", *typed)
     assert done.status == 2 and not (tmp_path / "outputs").exists()

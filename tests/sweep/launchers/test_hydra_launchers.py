@@ -39,7 +39,7 @@ LAUNCHERS = {
 }
 
 
-def test_jobs_of_submitit_are_those_of_one_process(tmp_path: Path) -> None:
+def test_submitit_runs_the_same_jobs_as_a_single_process(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     folder = commands.project(tmp_path, PARTS)
     command = (*LITTLE[:-1], "seed=0,3", "tracking=none")
@@ -77,7 +77,7 @@ def test_a_job_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it
     assert number == 1 + len(commands.runs(folder))
 
 
-def test_a_launcher_that_isnt_installed_is_told_with_its_extra(
+def test_a_launcher_that_isnt_installed_is_reported_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(name: str) -> None:
@@ -92,7 +92,7 @@ def test_a_launcher_that_isnt_installed_is_told_with_its_extra(
     ]
 
 
-def test_the_launcher_of_joblib_is_refused_and_the_default_one_is_named(tmp_path: Path) -> None:
+def test_joblib_is_refused_and_the_default_launcher_is_named(tmp_path: Path) -> None:
     done = commands.here(tmp_path, *LITTLE[:2], "seed=0,1", "hydra/launcher=joblib")
     assert done.status == 2 and not list(tmp_path.iterdir())
     assert done.problems == [

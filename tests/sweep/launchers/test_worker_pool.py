@@ -58,7 +58,7 @@ def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
 
 
 @pytest.mark.integration
-def test_jobs_of_workers_are_those_of_one_process(folder: Path) -> None:
+def test_workers_run_the_same_jobs_as_a_single_process(folder: Path) -> None:
     grid = ("clip=none,norm", "seed=0,1", "tracking=none")
     done = commands.process(folder, *TWO, *grid)
     assert (done.status, done.err) == (0, "")
@@ -79,7 +79,7 @@ sys.exit(status)
 
 
 @pytest.mark.integration
-def test_the_process_of_the_sweep_does_without_torch(folder: Path) -> None:
+def test_the_process_of_the_sweep_does_not_import_torch(folder: Path) -> None:
     given = ("-c", RUN, *TWO[:-1], "seed=0,1", "tracking=none")
     done = commands.process(folder, *given, program=(sys.executable,))
     assert (done.status, done.err) == (0, "")
@@ -88,7 +88,7 @@ def test_the_process_of_the_sweep_does_without_torch(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("after", [0.0, 0.5, 1.5])
-def test_ctrl_c_while_the_command_line_is_looked_at_tells_just_that(
+def test_ctrl_c_while_the_command_line_is_checked_prints_one_line(
     folder: Path, after: float
 ) -> None:
     started = commands.start(folder, *TWO[:-1], "seed=0,1", "tracking=none")
@@ -108,9 +108,7 @@ def test_ctrl_c_while_the_command_line_is_looked_at_tells_just_that(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("after", [0.5, 3.0])
-def test_when_the_sweep_is_killed_at_its_beginning_no_process_stays(
-    folder: Path, after: float
-) -> None:
+def test_killing_the_sweep_at_its_start_ends_all_its_processes(folder: Path, after: float) -> None:
     started = commands.start(folder, *TWO[:-1], "seed=0,1", "tracking=none")
     family = psutil.Process(started.pid)
     while not family.children():
@@ -125,7 +123,7 @@ def test_when_the_sweep_is_killed_at_its_beginning_no_process_stays(
 
 
 @pytest.mark.integration
-def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_for_it(
+def test_a_killed_worker_loses_only_its_run_and_the_same_command_runs_it_again(
     folder: Path,
 ) -> None:
     command = (*TWO, "clip=killing", "seed=0,1,2,3", "tracking=none")
@@ -144,7 +142,7 @@ def test_a_process_that_is_killed_costs_its_run_and_the_same_command_makes_up_fo
 @pytest.mark.integration
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
+def test_a_signal_stops_every_job_after_its_step_and_the_same_command_resumes_them(
     folder: Path, number: signal.Signals, status: int
 ) -> None:
     command = (*TWO, "clip=waiting", "seed=0,1,2", "tracking=none")
@@ -164,7 +162,7 @@ def test_a_signal_stops_every_job_after_its_step_and_the_same_command_goes_on(
 
 
 @pytest.mark.integration
-def test_when_the_sweep_is_killed_its_processes_end_and_no_run_stays_running(folder: Path) -> None:
+def test_killing_the_sweep_ends_its_workers_and_leaves_no_run_running(folder: Path) -> None:
     (folder / "wait").touch()
     command = (*TWO, "clip=waiting", "seed=0,1,2", "tracking=none")
     started = commands.start(folder, *command)
@@ -200,7 +198,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.integration
-def test_a_process_that_is_killed_between_two_jobs_costs_none(folder: Path) -> None:
+def test_a_worker_killed_between_two_jobs_loses_none(folder: Path) -> None:
     commands.project(folder, {"kill_idle.py": KILL_IDLE})
     given = ("kill_idle.py", *TWO, "seed=0,1", "tracking=none")
     done = commands.process(folder, *given, program=(sys.executable,))
@@ -210,7 +208,7 @@ def test_a_process_that_is_killed_between_two_jobs_costs_none(folder: Path) -> N
 
 
 @pytest.mark.integration
-def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path) -> None:
+def test_a_sweep_whose_output_is_closed_stops_its_jobs_and_ends(folder: Path) -> None:
     (folder / "wait").touch()
     command = (*TWO, "clip=waiting", "seed=0,1,2,3", "tracking=none")
     started = commands.start(folder, *command)
@@ -227,7 +225,7 @@ def test_a_sweep_whose_output_nobody_reads_stops_its_jobs_and_ends(folder: Path)
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_mlflow_is_fed_by_one_process_for_all_of_them(folder: Path) -> None:
+def test_one_process_uploads_the_runs_of_all_workers(folder: Path) -> None:
     (folder / "wait").touch()
     started = commands.start(folder, *TWO, "clip=waiting", "seed=0,1,2")
     waits(started, folder, 2)
@@ -254,14 +252,14 @@ CPU, GPU = (
 )
 
 
-def test_threads_and_processes_together_are_no_more_than_the_cores() -> None:
+def test_workers_times_threads_do_not_exceed_the_cores() -> None:
     cores = device.count_available_cores()
     assert allocate_workers([CPU | {"threads": 1}], 100, "auto")[:2] == (cores, 1)
     assert allocate_workers([CPU | {"threads": cores}], 100, "auto") == (1, cores, True)
     assert allocate_workers([CPU | {"threads": 1}], 1, "auto") == (1, 1, True)
 
 
-def test_a_gpu_computes_one_job_at_a_time_in_the_process_of_the_sweep() -> None:
+def test_one_gpu_runs_one_job_at_a_time_in_the_process_of_the_sweep() -> None:
     assert allocate_workers([GPU | {"threads": 3}], 100, "auto") == (1, 3, True)
     assert allocate_workers([CPU | {"threads": 3}, GPU | {"threads": 3}], 100, "auto") == (
         1,
@@ -270,13 +268,13 @@ def test_a_gpu_computes_one_job_at_a_time_in_the_process_of_the_sweep() -> None:
     )
 
 
-def test_where_memory_is_short_fewer_run_at_a_time() -> None:
+def test_little_memory_limits_the_number_of_workers() -> None:
     asked = ([CPU | {"threads": 1}], 100)
     assert allocate_workers(*asked, "auto", memory_bytes=2**30)[:2] == (1, 1)
     assert allocate_workers(*asked, 3, memory_bytes=2**30)[:2] == (3, 1)
 
 
-def test_a_sweep_goes_on_with_the_threads_it_began_with() -> None:
+def test_a_resumed_sweep_keeps_its_number_of_threads() -> None:
     cores = device.count_available_cores()
     assert allocate_workers([CPU | {"threads": "auto"}], 100, "auto", stored_threads=cores)[:2] == (
         1,

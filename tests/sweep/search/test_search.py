@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
     return commands.project(tmp_path, PARTS)
 
 
-def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path) -> None:
+def test_a_trial_is_run_for_every_seed_and_its_value_is_the_mean(folder: Path) -> None:
     typed = (*LITTLE, "clip.factor=0.0,2.0", "seed=4,7", "trials=5", *WHOLE)
     done = commands.here(folder, "search", *typed)
     assert done.status == 0, done.err
@@ -84,7 +84,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_their_mean(folder: Path)
 
 
 @pytest.mark.long
-def test_the_same_command_with_more_trials_goes_on_and_runs_nothing_twice(folder: Path) -> None:
+def test_the_same_command_with_more_trials_resumes_and_runs_nothing_twice(folder: Path) -> None:
     typed = (*LITTLE, "optimizer.lr=tag(log, interval(0.001, 0.1))", *WHOLE)
     assert commands.here(folder, "search", *typed, "trials=2").status == 0
     before = commands.runs(folder)
@@ -120,7 +120,7 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder: Path) -> None:
+def test_the_same_command_resumes_a_killed_search(folder: Path) -> None:
     typed = (
         *LITTLE, "clip.factor=range(11, 15)", "seed=0,1", "trials=6", *WHOLE,
         "hydra/launcher=basic",
@@ -143,7 +143,7 @@ def test_a_search_that_is_killed_as_a_whole_goes_on_with_the_same_command(folder
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_submitit_is_given_a_batch_of_jobs_at_a_time(folder: Path) -> None:
+def test_submitit_launches_a_batch_of_jobs_at_a_time(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     typed = (
         *LITTLE, "clip.factor=interval(1, 2)", "trials=4", "startup=2", "batch=2", "pruner=none",
@@ -174,7 +174,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> None:
+def test_a_pruned_run_is_shown_as_pruned_and_counted_nowhere(pruned: Path) -> None:
     states = [t.state.name for t in load_study(pruned).trials]
     assert set(states) == {"COMPLETE", "PRUNED"}
     cut = [
@@ -204,7 +204,7 @@ def test_a_pruned_run_says_so_everywhere_and_counts_nowhere(pruned: Path) -> Non
     assert f"{len(cut)} job{'s' * (len(cut) > 1)} left out: pruned" in compared
 
 
-def test_a_pruned_run_is_never_gone_on_with(pruned: Path) -> None:
+def test_a_pruned_run_is_never_resumed(pruned: Path) -> None:
     cut = next(
         each for each in sweep_jobs.read_results(sweep_folder(pruned)) if each.status == "PRUNED"
     )
@@ -240,7 +240,7 @@ def after(epoch: int, value: float, ends: bool = True) -> MetricsEvent:
     return MetricsEvent(epoch * 2, epoch, {"val/accuracy": value}, is_epoch_end=ends)
 
 
-def test_a_run_ends_after_the_epoch_in_which_its_best_is_below_the_median(tmp_path: Path) -> None:
+def test_a_run_is_pruned_after_the_epoch_in_which_it_is_below_the_median(tmp_path: Path) -> None:
     curves = [[0.1, 0.5, 0.6, 0.9], [0.2, 0.6, 0.7, 0.9], [0.3, 0.7, 0.8, 0.9]]
     see = watch(tmp_path, curves)
     see(after(1, 0.0))  # within the warm-up
@@ -250,7 +250,9 @@ def test_a_run_ends_after_the_epoch_in_which_its_best_is_below_the_median(tmp_pa
         see(after(3, 0.65))  # that of 0.6, 0.7 and 0.8 is 0.7
 
 
-def test_no_run_ends_before_so_many_are_whole_nor_after_its_last_epoch(tmp_path: Path) -> None:
+def test_no_run_is_pruned_before_startup_trials_are_complete_nor_after_its_last_epoch(
+    tmp_path: Path,
+) -> None:
     curves = [[0.1, 0.5, 0.6, 0.9], [0.2, 0.6, 0.7, 0.9]]
     see = watch(tmp_path, curves)
     for epoch in (1, 2, 3, 4):
@@ -260,14 +262,14 @@ def test_no_run_ends_before_so_many_are_whole_nor_after_its_last_epoch(tmp_path:
     see(after(4, 0.0))
 
 
-def test_where_the_storage_is_gone_training_goes_on_and_says_so(tmp_path: Path) -> None:
+def test_training_continues_with_a_caution_when_the_storage_is_gone(tmp_path: Path) -> None:
     see = watch(tmp_path, [])
     (tmp_path / "outputs" / "search.db").unlink()
     see(after(1, 0.5))
     assert "epoch 1 is not reported to the search" in see._console.file.getvalue()
 
 
-def test_only_the_first_seeds_run_may_end_early(tmp_path: Path) -> None:
+def test_only_the_run_of_the_first_seed_can_be_pruned(tmp_path: Path) -> None:
     about = {"search": {"pruner": "median"}, "planned": [["a=1", "seed=4"]],
              "seeds": ["seed=3", "seed=4"], "trials": [0]}  # fmt: skip
     assert study.make_pruning_callback(tmp_path, about, 0, 4, Console()) is None
@@ -289,7 +291,7 @@ def test_only_the_first_seeds_run_may_end_early(tmp_path: Path) -> None:
         ("a=range(0.0, 1.0, 0.25)", FloatDistribution(0, 0.75, step=0.25), ["a=0.0", "a=0.75"]),
     ],
 )
-def test_hydras_grammar_says_what_may_be_tried(
+def test_overrides_in_hydras_grammar_become_distributions(
     typed: str, expected: BaseDistribution, ends: list[str]
 ) -> None:
     (override,) = compose.parse_overrides([typed])
@@ -344,7 +346,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("typed", "told"), REFUSED.items())
-def test_mistakes_are_all_told_before_the_first_run(
+def test_all_mistakes_are_reported_before_the_first_run(
     tmp_path: Path, typed: tuple[str, ...], told: list[str]
 ) -> None:
     done = commands.here(tmp_path, "search", *commands.HERE, *typed)
@@ -363,7 +365,7 @@ def test_mistakes_are_all_told_before_the_first_run(
         ("data.batch_size=64", "data.train_size=range(50,70)", "clip=none,norm"),
     ],
 )
-def test_a_mistake_that_depends_on_a_searched_value_keeps_no_search_from_starting(
+def test_a_mistake_of_some_searched_values_does_not_refuse_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -383,11 +385,11 @@ def test_a_mistake_that_depends_on_a_searched_value_keeps_no_search_from_startin
         ("clip=none,norm,agc", "clip=norm"),
     ],
 )
-def test_the_middle_of_a_dimension_is_a_value_that_may_be_tried(text: str, middle: str) -> None:
+def test_the_middle_of_a_dimension_is_a_valid_value(text: str, middle: str) -> None:
     assert dimension.parse_dimension(compose.parse_override(text)).middle_override == middle
 
 
-def test_a_storage_that_cant_be_reached_is_told_and_nothing_runs(tmp_path: Path) -> None:
+def test_an_unreachable_storage_is_reported_and_nothing_runs(tmp_path: Path) -> None:
     typed = ("clip=none,norm", "storage=postgresql://127.0.0.1:1/none")
     done = commands.here(tmp_path, "search", *LITTLE[:-1], *typed)
     assert done.status == 2 and "storage=postgresql://127.0.0.1:1/none: connection to" in done.err

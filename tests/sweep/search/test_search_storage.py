@@ -28,7 +28,7 @@ def database() -> Iterator[postgres.Postgres]:
 
 
 @pytest.mark.integration
-def test_several_workers_share_a_study_and_the_same_command_goes_on_with_it(
+def test_several_workers_share_a_study_and_the_same_command_resumes_it(
     tmp_path: Path, database: postgres.Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGUSER", "recipe")

@@ -51,7 +51,7 @@ SWEEPER_COMMANDS = {
         "recipe.sweep.ablation.plan:plan_ablation", "recipe.sweep.ablation.command:run_ablation"
     ),
     "search": SweeperCommand(
-        "recipe.sweep.search.arguments:parse_arguments", "recipe.sweep.search.command:run_search"
+        "recipe.sweep.search.arguments:parse_arguments", "recipe.sweep.search.plan:run_search"
     ),
 }
 """By the option of hydra/sweeper; others run a grid."""

@@ -60,6 +60,12 @@ def parse_arguments(overrides: Sequence[Override], problems: Problems) -> Ablati
         str(sweeper.plan), sweeper.yes is True, tricks, _parse_seeds(seed, composed), fixed
     )
     problems += _find_plan_problems(requested, sweeper)
+    if not tricks and not problems:
+        off = ", ".join(f"{group}={OFF_OPTIONS[group]}" for group in TRICK_GROUPS)
+        problems.append(
+            f"ablate: every group is off ({off}), so there is nothing to compare; choose tricks, "
+            f"such as: {EXAMPLE_COMMAND}"
+        )
     return requested
 
 
@@ -182,11 +188,3 @@ def _find_plan_problems(arguments: AblationArguments, sweeper: Any) -> list[str]
             f"plan=add_one ({count_variants('add_one', arguments.tricks)} variants)"
         )
     return found
-
-
-def format_no_tricks_problem() -> str:
-    return (
-        "ablate: every group is off "
-        f"({', '.join(f'{g}={OFF_OPTIONS[g]}' for g in TRICK_GROUPS)}), so there is "
-        f"nothing to compare; choose tricks, such as: {EXAMPLE_COMMAND}"
-    )

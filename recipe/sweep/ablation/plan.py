@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 
 from recipe.config import compose
 from recipe.config.compose import Job
+from recipe.config.groups import GROUPS
 from recipe.config.overrides import check_overrides
 from recipe.config.spec import RunSpec
 from recipe.errors import Problems
@@ -59,9 +60,6 @@ class AblationPlan:
             },
         )
 
-    def make_job(self, variant: Variant, seed: str) -> Job:
-        return _make_job(self.arguments, variant, seed)
-
 
 def to_sweeper_overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments of `ablate` as those of a sweep. Raises SpecError for another sweeper."""
@@ -82,8 +80,6 @@ def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
         checked = check_overrides([o for o in overrides if o.input_line not in unknown])
         problems += [*unknown.values(), *checked.problems]
         requested = tricks.parse_arguments(checked.overrides, problems)
-        if not requested.tricks and not problems:
-            problems.append(tricks.format_no_tricks_problem())
         # problems of the plan and of the specs are reported together
         first = PLANS["add_one" if problems else requested.plan](requested.tricks)
         specs = {}
@@ -91,7 +87,7 @@ def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
         for variant in dict.fromkeys([*first, *_make_full_variants(requested)]):
             lines = Problems()
             with lines.collect("sweep"):
-                specs[variant] = spec = _make_job(requested, variant).to_spec()
+                specs[variant] = spec = make_job(requested, variant).to_spec()
                 lines += find_spec_problems(spec)
             for line in lines:
                 found.setdefault(line, []).append(variant)
@@ -106,7 +102,7 @@ def plan_ablation(overrides: Sequence[Override]) -> AblationPlan:
     return AblationPlan(requested, once, left_out)
 
 
-def _make_job(arguments: AblationArguments, variant: Variant, seed: str = "") -> Job:
+def make_job(arguments: AblationArguments, variant: Variant, seed: str = "") -> Job:
     swept = (
         *variants.make_overrides(variant, arguments.tricks),
         seed or arguments.seed_overrides[0],
@@ -118,7 +114,7 @@ def _make_full_variants(arguments: AblationArguments) -> list[Variant]:
     """The sets with a trick of every group on that between them have each trick."""
     firsts = {trick.group: trick for trick in reversed(arguments.tricks)}
     sets = [{**firsts, trick.group: trick} for trick in arguments.tricks]
-    return [variants.sort_tricks(list(on.values())) for on in sets] or [()]
+    return [tuple(sorted(on.values(), key=lambda t: GROUPS.index(t.group))) for on in sets] or [()]
 
 
 def _format_problems(

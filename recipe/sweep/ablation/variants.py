@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recipe.config.groups import GROUPS
-
 
 @dataclass(frozen=True)
 class Trick:
@@ -85,10 +83,6 @@ def make_overrides(variant: Variant, tricks: Sequence[Trick]) -> tuple[str, ...]
         trick = chosen.get(among[0].group)
         found += trick.overrides if trick else among[0].off
     return tuple(found)
-
-
-def sort_tricks(tricks: Sequence[Trick]) -> Variant:
-    return tuple(sorted(tricks, key=lambda trick: GROUPS.index(trick.group)))
 
 
 def make_jobs_by_seed(

@@ -10,6 +10,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,46 +165,42 @@ def make_pruning_callback(
     )
 
 
+@dataclass
 class _PruningCallback:
-    def __init__(
-        self,
-        sweep_dir: Path,
-        settings: Mapping[str, Any],
-        trial_number: int,
-        epochs: int,
-        console: Console,
-    ) -> None:
-        self._sweep_dir, self._settings, self._trial_number = sweep_dir, settings, trial_number
-        self._epochs, self._console = epochs, console
-        self._trial: optuna.trial.Trial | None = None
+    sweep_dir: Path
+    settings: Mapping[str, Any]
+    trial_number: int
+    epochs: int
+    console: Console
+    trial: optuna.trial.Trial | None = None
 
     def __call__(self, event: MetricsEvent) -> None:
         if not event.is_epoch_end:
             return
-        value = float(event.metrics[self._settings["metric"]])
+        value = float(event.metrics[self.settings["metric"]])
         try:
             should_prune = self._should_prune(event.epoch, value)
         except Exception as error:  # whatever Optuna and its storage raise, training continues
             message = f"epoch {event.epoch} is not reported to the search: {_format_error(error)}"
-            return print_caution(self._console, message)
-        if should_prune and event.epoch < self._epochs:
+            return print_caution(self.console, message)
+        if should_prune and event.epoch < self.epochs:
             raise RunPruned(
-                f"after epoch {event.epoch} of {self._epochs}: {self._settings['metric']} "
+                f"after epoch {event.epoch} of {self.epochs}: {self.settings['metric']} "
                 f"{value:.4g} is worse than the median of the completed trials then"
             )
 
     def _should_prune(self, epoch: int, value: float) -> bool:
-        if self._trial is None:
-            self._trial = self._load_trial()
-        known = self._trial.study.get_trials(deepcopy=False)[self._trial_number]
+        if self.trial is None:
+            self.trial = self._load_trial()
+        known = self.trial.study.get_trials(deepcopy=False)[self.trial_number]
         if epoch not in known.intermediate_values:  # a resumed run reports it again
-            self._trial.report(value, epoch)
-        return self._trial.should_prune()
+            self.trial.report(value, epoch)
+        return self.trial.should_prune()
 
     def _load_trial(self) -> optuna.trial.Trial:
         pruner = optuna.pruners.MedianPruner(
-            n_startup_trials=self._settings["startup"], n_warmup_steps=self._settings["warmup"] + 1
+            n_startup_trials=self.settings["startup"], n_warmup_steps=self.settings["warmup"] + 1
         )
-        study = load_study(self._sweep_dir, self._settings, pruner)
-        frozen = study.get_trials(deepcopy=False)[self._trial_number]
+        study = load_study(self.sweep_dir, self.settings, pruner)
+        frozen = study.get_trials(deepcopy=False)[self.trial_number]
         return optuna.trial.Trial(study, frozen._trial_id)

@@ -103,8 +103,10 @@ class TrialJobIterator(Iterator[tuple[int, list[str]]]):
             self._update_trial(number)
 
     def _start_trial(self, trial: int, params: TrialParams) -> None:
-        first = self._find_duplicate(trial, params)
-        if first is not None:
+        earlier = self._study.trials[:trial]
+        same = [t.number for t in earlier if t.params == params and t.number in self._trial_numbers]
+        if same:
+            first = same[0]
             state = self._study.trials[first].state
             if state.is_finished():
                 self._copy_result(first, trial)
@@ -114,13 +116,6 @@ class TrialJobIterator(Iterator[tuple[int, list[str]]]):
             return
         prunes = self._settings["pruner"] != "none"
         self._plan_jobs(trial, params, self._seed_overrides[:1] if prunes else self._seed_overrides)
-
-    def _find_duplicate(self, trial: int, params: TrialParams) -> int | None:
-        """An earlier trial with the same settings that has jobs."""
-        for known in self._study.trials[:trial]:
-            if known.params == params and known.number in self._trial_numbers:
-                return known.number
-        return None
 
     def _plan_jobs(self, trial: int, params: TrialParams, seeds: list[str]) -> None:
         chosen = [d.to_override(params[d.key]) for d in self._dimensions]

@@ -266,7 +266,7 @@ def test_training_continues_with_a_caution_when_the_storage_is_gone(tmp_path: Pa
     see = watch(tmp_path, [])
     (tmp_path / "outputs" / "search.db").unlink()
     see(after(1, 0.5))
-    assert "epoch 1 is not reported to the search" in see._console.file.getvalue()
+    assert "epoch 1 is not reported to the search" in see.console.file.getvalue()
 
 
 def test_only_the_run_of_the_first_seed_can_be_pruned(tmp_path: Path) -> None:

@@ -61,12 +61,12 @@ class AuditResult:
 class AuditError(RecipeError):
     """A trick did not have the effect that it states, so the metrics are not those of the spec."""
 
-    def __init__(self, verdicts: list[AuditResult]) -> None:
-        self.results = verdicts
+    def __init__(self, results: list[AuditResult]) -> None:
+        self.results = results
         super().__init__(
-            f"audit: {v.group}={v.option} failed its audit: {problem}"
-            for v in verdicts
-            for problem in v.listed_problems
+            f"audit: {result.group}={result.option} failed its audit: {problem}"
+            for result in results
+            for problem in result.listed_problems
         )
 
 
@@ -225,7 +225,7 @@ class Audit:
         share = watch.clipped_steps.item() / max(1, watch.batches)
         return {
             "sampler": self.run_checks.sampler_finding(),
-            "loss": (f"targets were {watch.targets}, as it takes them", self._loss_no_effect),
+            "loss": (f"targets were {watch.targets}, as the loss requires", self._loss_no_effect),
             "freeze": (
                 self.frozen_weights.describe(),
                 None if any(expected.unfreeze_epochs.values()) else "nothing was frozen",
@@ -237,13 +237,13 @@ class Audit:
                 else None,
             ),
             "optimizer": (
-                f"held exactly what is trained; {pluralize(watch.steps, 'step')} for "
+                f"held exactly the trained parameters; {pluralize(watch.steps, 'step')} for "
                 f"{watch.batches} batches",
                 None,
             ),
             "sharpness": (
-                "it left the weights, BatchNorm's statistics and random streams as they were",
-                None if watch.steeper else "the gradients stayed as they were",
+                "weights, BatchNorm's statistics and random streams were unchanged",
+                None if watch.steeper else "the gradients were unchanged",
             ),
             "scheduler": (
                 f"{pluralize(run.lr_schedule.scheduler.last_epoch, 'scheduler step')}, one per "
@@ -252,7 +252,7 @@ class Audit:
             ),
             "warmup": self._warmup_finding(),
             "clip": (
-                "saw unscaled gradients, the optimizer what it left"
+                "got unscaled gradients, and the optimizer what it returned"
                 + (f"; clipped {format_percent(share)} of steps" if share else ""),
                 None if watch.clipped_steps.item() else "it never clipped",
             ),
@@ -265,7 +265,7 @@ class Audit:
                 None if watch.augmented else "no batch was changed",
             ),
             "average": (
-                "what was frozen is in the average as it was",
+                "frozen tensors are unchanged in the average",
                 "the averaged weights and statistics are those of the last step"
                 if has_same_weights(run.model, run.average.model)
                 else None,
@@ -277,7 +277,7 @@ class Audit:
     def _warmup_finding(self) -> tuple[str, str | None]:
         rise = [f for f in self.expected.warmup_factors if f != 1]
         if not rise:
-            return "learning rates as the scheduler has them", "it never changed a learning rate"
+            return "learning rates are those of the scheduler", "it never changed a learning rate"
         return f"learning rates times {rise[0]:g} to 1 in {pluralize(len(rise), 'step')}", None
 
 

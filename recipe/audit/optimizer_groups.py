@@ -35,19 +35,25 @@ class OptimizerGroupChecks:
             for p in g["params"]
         ]
         wanted = set(self.expected.unfreeze_epochs) - self.expected.frozen_names(epoch)
-        yield from (f"{name} is held, but is to be frozen" for name in set(held) - wanted)
-        yield from (f"{name} is to be trained, but isn't held" for name in wanted - set(held))
-        yield from (f"{name} is held twice" for name in set(held) if held.count(name) > 1)
+        yield from (
+            f"{name} is in the optimizer, but should be frozen" for name in set(held) - wanted
+        )
+        yield from (
+            f"{name} should be trained, but is not in the optimizer" for name in wanted - set(held)
+        )
+        yield from (
+            f"{name} is in the optimizer twice" for name in set(held) if held.count(name) > 1
+        )
 
     def check_requires_grad(self, epoch: int) -> Iterator[str]:
         """Parameters with the wrong `requires_grad` for this epoch."""
         frozen = self.expected.frozen_names(epoch)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad == (name in frozen):
-                promised = "frozen" if name in frozen else "trained"
+                required = "frozen" if name in frozen else "trained"
                 yield (
                     f"{name} has requires_grad={parameter.requires_grad} when the optimizer "
-                    f"steps, but is to be {promised}"
+                    f"steps, but should be {required}"
                 )
 
     def check_options(self, optimizer: torch.optim.Optimizer) -> Iterator[str]:
@@ -76,7 +82,7 @@ class OptimizerGroupChecks:
     def check_learning_rates(
         self, optimizer: torch.optim.Optimizer, scheduler_steps: int, optimizer_steps: int
     ) -> Iterator[str]:
-        """Learning rates that are not those after so many scheduler and optimizer steps."""
+        """Learning rates that differ from those after these numbers of steps."""
         if self.schedule.is_metric_driven:
             return
         factor = (

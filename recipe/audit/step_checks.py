@@ -128,16 +128,18 @@ class StepMonitor:
             self.augmented = True
             self.add_problem("augment", "it changes its inputs in place")
         elif rng.snapshot_rng() != before:
-            self.add_problem("augment", "it draws from a global random stream, not from its own")
+            self.add_problem(
+                "augment", "it draws from a global random stream, not from its generator"
+            )
         elif not self._is_reproducible(made, lambda: augment(inputs, targets, start)):
             self.add_problem(
                 "augment",
-                "called twice with one batch and one state of its generator, it gives different "
-                "results: it draws from another generator, such as numpy's, or keeps a state",
+                "called twice with the same batch and generator state, it returns different "
+                "results: it draws from another generator, such as numpy's, or is stateful",
             )
         form = "probabilities" if made[1].is_floating_point() else "indices"
         if form != self.gives:
-            self.add_problem("augment", f"it gives {form}, not {self.gives}")
+            self.add_problem("augment", f"it returns {form}, not {self.gives}")
         return made
 
     def _is_reproducible(
@@ -203,7 +205,7 @@ class StepMonitor:
     def _check_unscaled(self, params: list[nn.Parameter]) -> None:
         missing = len(params_with_grad(self.run.optimizer)) - len(params)
         if missing:
-            self.add_problem("clip", f"{missing} of the optimizer's gradients are kept from it")
+            self.add_problem("clip", f"it is called without {missing} of the optimizer's gradients")
         scale = self.run.scaler.get_scale()
         seen = {id(p): _gradient_fingerprint(p) for p in params if id(p) in self._raw_fingerprints}
         if not seen:
@@ -219,7 +221,7 @@ class StepMonitor:
         else:
             alike = torch.allclose(handed[:, :2], raw[:, :2], 1e-4, 0.0, equal_nan=True)
         if not alike:
-            self.add_problem("clip", "it gets other gradients than those of the unscaled loss")
+            self.add_problem("clip", "its gradients are not those of the unscaled loss")
 
     def _check_clipped(self, params: list[nn.Parameter], norm: Tensor, clipped: Tensor) -> None:
         self._clipped_fingerprints = {id(p): _gradient_fingerprint(p) for p in params}
@@ -245,7 +247,7 @@ class StepMonitor:
                 if id(p) in self._clipped_fingerprints and not torch.equal(
                     self._clipped_fingerprints[id(p)], _gradient_fingerprint(p)
                 ):
-                    self.add_problem("clip", "the optimizer gets other gradients than it left")
+                    self.add_problem("clip", "gradients change between the clip and the optimizer")
                     break
         self._remove_hooks()
         self.on_before_step(self.steps, (self.batches - 1) // self.run.steps_per_epoch)

@@ -35,7 +35,7 @@ class FrozenWeightChecks:
         for name, value in self._frozen_tensors(model, epoch):
             if hash_tensors(gather_full_tensor(value)) != self.digests[name]:
                 what = "statistics of a frozen BatchNorm" if self._is_buffer(name) else "frozen"
-                yield f"{name} ({what}) is not what it was at the start"
+                yield f"{name} ({what}) has changed since the start"
 
     def _frozen_tensors(self, model: nn.Module, epoch: int) -> Iterator[tuple[str, Tensor]]:
         names = self.expected.frozen_names(epoch)
@@ -78,9 +78,9 @@ class WeightChanges:
         if not still:
             return None
         rates = format_list([f"{run.base_lr[name]:g} ({name})" for name in still])
-        during = f"moved in {pluralize(run.position.step, 'step')} at a learning rate of {rates}"
+        during = f"changed in {pluralize(run.position.step, 'step')} at a learning rate of {rates}"
         if not any(shares.values()):
-            return f"no weight {during}; this run shows what the model was at its start"
+            return f"no weight {during}; the results are those of the initial model"
         share = format_percent(max(shares[name] for name in still))
         return (
             f"hardly any weight (at most {share}) of {pluralize(len(still), 'parameter group')} "

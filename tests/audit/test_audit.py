@@ -242,17 +242,21 @@ def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("break_it", "group", "problem"),
     [
-        (freeze_is_lost, "freeze", "convolution1_1.weight (frozen) is not what it was"),
-        (freeze_is_lost, "optimizer", "convolution1_1.weight is held, but is to be frozen"),
+        (freeze_is_lost, "freeze", "convolution1_1.weight (frozen) has changed since"),
+        (
+            freeze_is_lost,
+            "optimizer",
+            "convolution1_1.weight is in the optimizer, but should be frozen",
+        ),
         (
             frozen_gradients_are_zero_instead_of_none,
             "freeze",
-            "convolution1_1.weight (frozen) is not what it was at the start",
+            "convolution1_1.weight (frozen) has changed since the start",
         ),
         (
             batchnorm_obeys_model_train,
             "freeze",
-            "batchnorm1_1.running_mean (statistics of a frozen BatchNorm) is not what it was",
+            "batchnorm1_1.running_mean (statistics of a frozen BatchNorm) has changed since",
         ),
         (
             all_groups_get_the_same_rate,
@@ -274,8 +278,16 @@ def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
         (the_schedule_never_moves, "scheduler", "it took 0 steps"),
         (clip_after_the_step, "clip", "the optimizer steps before the gradients are clipped"),
         (no_clip_at_all, "clip", "the optimizer steps before the gradients are clipped"),
-        (gradients_change_after_the_clip, "clip", "the optimizer gets other gradients than it"),
-        (some_gradients_are_kept_from_the_clip, "clip", "1 of the optimizer's gradients are kept"),
+        (
+            gradients_change_after_the_clip,
+            "clip",
+            "gradients change between the clip and the optimizer",
+        ),
+        (
+            some_gradients_are_kept_from_the_clip,
+            "clip",
+            "it is called without 1 of the optimizer's gradients",
+        ),
         (two_steps_a_batch, "optimizer", "it took 12 steps in 6 batches, 0 skipped"),
         (hits_are_counted_twice, "clip", "of steps, not "),
     ],
@@ -302,7 +314,7 @@ def test_clipping_before_unscaling_is_reported(
     assert broken(audited(small(*TRICKS), scaled)) == {}
     clip_before_unscaling(monkeypatch)
     found = broken(audited(small(*TRICKS), scaled))
-    assert "it gets other gradients than those of the unscaled loss" in found["clip"]
+    assert "its gradients are not those of the unscaled loss" in found["clip"]
 
 
 def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
@@ -425,19 +437,19 @@ def test_what_is_unusual_is_neither_broken_nor_without_effect(
     assert broken(verdicts) == {} and not [v for v in verdicts if v.no_effect_reason]
 
 
-TWICE = "called twice with one batch and one state of its generator, it gives different results"
+TWICE = "called twice with the same batch and generator state, it returns different results"
 
 
 @pytest.mark.parametrize(
     ("augment", "problem"),
     [
-        (draws_globally, "it draws from a global random stream, not from its own"),
+        (draws_globally, "it draws from a global random stream, not from its generator"),
         (draws_from_numpys_generator, TWICE),
         (draws_from_a_generator_made_in_the_call, TWICE),
         (draws_from_pythons_generator, TWICE),
         (draws_from_another_generator_of_torch, TWICE),
         (changes_in_place, "it changes its inputs in place"),
-        (turns_after_the_first_batch, "it gives probabilities, not indices"),
+        (turns_after_the_first_batch, "it returns probabilities, not indices"),
     ],
 )
 def test_an_augmentation_that_breaks_its_contract_is_reported(
@@ -589,13 +601,13 @@ def toggles_in_the_forward_pass(model: nn.Module, *, to: bool) -> None:
     model.register_forward_hook(toggle)
 
 
-@pytest.mark.parametrize(("to", "promised"), [(False, "trained"), (True, "frozen")])
+@pytest.mark.parametrize(("to", "required"), [(False, "trained"), (True, "frozen")])
 def test_a_freeze_that_acts_within_the_forward_pass_fails_its_audit(
-    small: Small, to: bool, promised: str
+    small: Small, to: bool, required: str
 ) -> None:
     name = f"freeze._target_={__name__}.toggles_in_the_forward_pass"
     found = broken(audited(small(name, f"+freeze.to={to}", f"trust=[{__name__}]")))
-    problem = f"has requires_grad={to} when the optimizer steps, but is to be {promised}"
+    problem = f"has requires_grad={to} when the optimizer steps, but should be {required}"
     assert problem in found["freeze"]
 
 
@@ -658,7 +670,7 @@ def test_a_failed_audit_fails_the_run_and_is_recorded(
     assert done.status == 1
     assert done.problems[0] == (
         "recipe: audit: freeze=first_layers failed its audit: batchnorm1_1.running_mean "
-        "(statistics of a frozen BatchNorm) is not what it was at the start (batch 2)"
+        "(statistics of a frozen BatchNorm) has changed since the start (batch 2)"
     )
     assert "BROKEN" in done.out
     (run,) = commands.runs(tmp_path)
@@ -723,11 +735,11 @@ def test_a_run_that_learns_is_not_cautioned_about(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [
-        (["optimizer.lr=0"], "no weight moved in 6 steps at a learning rate of 0 (all); this run"),
-        (["optimizer.lr=1e-12", "scheduler=cosine"], "no weight moved in 6 steps at a learning"),
+        (["optimizer.lr=0"], "no weight changed in 6 steps at a learning rate of 0 (all); the"),
+        (["optimizer.lr=1e-12", "scheduler=cosine"], "no weight changed in 6 steps at a learning"),
         (
             ["param_groups=layer_decay", "param_groups.decay=1e-5"],
-            "hardly any weight (at most 0.0 %) of 3 parameter groups moved in 6 steps at a "
+            "hardly any weight (at most 0.0 %) of 3 parameter groups changed in 6 steps at a "
             "learning rate of 5e-22 (0_convolution1_1), 5e-17 (1_convolution1_2), 5e-12",
         ),
         (["freeze=all_but_head"], None),

@@ -498,7 +498,10 @@ def an_augmentation_has_a_stream_of_its_own(ours: Ours) -> None:
     losses = [steps(list(train(run)), "train/loss") for run in runs]
     assert losses[0] == losses[1]
     verdict = trained(ours.spec(*common, f"{mine}draws_what_is_everyones"))["augment"]
-    assert verdict.problems[0] == "it draws from a global random stream, not from its own (batch 1)"
+    assert (
+        verdict.problems[0]
+        == "it draws from a global random stream, not from its generator (batch 1)"
+    )
 
 
 PAINS = {

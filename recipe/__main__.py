@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> None:
-    """As recipe.cli.main.main; Ctrl-C while that is imported ends it as it does later."""
+    """Runs recipe.cli.main.main; Ctrl-C while it is imported has the same exit status."""
     try:
         from recipe.cli import main as cli
     except KeyboardInterrupt:

@@ -60,7 +60,7 @@ class RecipeError(Exception):
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         given = [problems] if isinstance(problems, str) else problems
-        # what was typed may hold line breaks, and an address a password
+        # arguments may contain line breaks, and addresses passwords
         lines = (mask_addresses(" ".join(problem.splitlines())) for problem in given)
         self.problems = list(dict.fromkeys(lines))
         super().__init__("\n".join(self.problems))

@@ -42,7 +42,7 @@ def configure_streams() -> None:
         warnings.resetwarnings()  # a warning that is raised ends the import of a library
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", kind)  # as Python itself does
-    os.environ["PYTHONWARNINGS"] = "ignore"  # in the processes that feed MLflow and show its page
+    os.environ["PYTHONWARNINGS"] = "ignore"  # in the uploader and in MLflow's server
     warnings.showwarning = _show_warning
 
 

@@ -1,4 +1,4 @@
-"""Hydra's own flags, such as --cfg: checked as a run is, then answered by Hydra itself."""
+"""Hydra's flags, such as --cfg: the overrides are checked, and Hydra handles the flag."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SHELL_COMPLETIONS = tuple(
 
 
 def run_hydra(arguments: Sequence[str], verbs: Collection[str]) -> int:
-    """Raises SpecError for mistakes; `verbs` are left out of what the shell asks to complete."""
+    """Raises SpecError for errors; `verbs` are ignored in a shell's completion requests."""
     compose.register_user_conf()
     flags = _parse_arguments(arguments)
     if not flags.shell_completion:
-        # Hydra configures logging from what it composes, and logging calls things
+        # checked before, as Hydra configures logging from the config, which can call functions
         overrides = compose.parse_overrides(flags.overrides)
         reject_sweep_overrides(overrides, "Hydra's flags show a single run; give one value")
         with compose.composition_context():

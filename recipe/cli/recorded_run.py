@@ -26,14 +26,14 @@ MAX_RECORDED_THREADS = 256
 @dataclass(frozen=True)
 class RecordedRunRequest:
     spec: RunSpec
-    """The recorded one with the overrides."""
+    """The recorded spec with the overrides."""
     problems: Problems
-    """Those of the overrides."""
+    """Errors in the overrides."""
     arguments: Sequence[str]
     run_dir: Path
     recorded_spec: RunSpec
     threads_note: str = ""
-    """Set where the recorded number of threads replaces this machine's."""
+    """Not empty if the recorded number of threads replaces this machine's."""
 
 
 def parse_resume(arguments: Sequence[str]) -> RecordedRunRequest:
@@ -41,7 +41,7 @@ def parse_resume(arguments: Sequence[str]) -> RecordedRunRequest:
 
 
 def parse_replay(arguments: Sequence[str]) -> RecordedRunRequest:
-    """Raises SpecError for a run whose numbers can't be obtained from its spec alone."""
+    """Raises SpecError for a run that can't be replayed from its spec alone."""
     request = _parse("replay", arguments)
     name = request.run_dir.name
     if source := lineage.find_parent_checkpoint(request.run_dir):

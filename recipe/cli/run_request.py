@@ -22,7 +22,7 @@ from recipe.errors import Problems
 class RunRequest:
     spec: RunSpec
     problems: Problems
-    """Those of the command line; they are raised with those of the components."""
+    """Errors in the command line; they are raised with those of the components."""
     arguments: Sequence[str]
 
 
@@ -31,7 +31,7 @@ class LRTestRequest:
     spec: RunSpec
     problems: Problems
     arguments: Sequence[str]
-    """Those of the run."""
+    """Without those of the test."""
     min_lr: float
     max_lr: float
     num_steps: int
@@ -74,9 +74,9 @@ def reject_sweep_overrides(overrides: Sequence[Override], hint: str) -> None:
 
 
 def _parse(arguments: Sequence[str], sweep_hint: str) -> RunRequest:
-    """The spec of the valid overrides, and what is wrong with the others.
+    """Composes the spec from the valid overrides, and collects the errors of the others.
 
-    Raises SpecError at once if no component has to be imported to find further problems.
+    Raises SpecError at once if no component has to be imported to find further errors.
     """
     if any(argument.startswith("spec=") for argument in arguments):
         return RunRequest(_read_spec_file(arguments), Problems(), arguments)

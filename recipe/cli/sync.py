@@ -89,7 +89,7 @@ class RecordUploader:
         problems.raise_if_any()
         self.uri = uri
         self.is_uri_used = False
-        """Whether any run goes to a server."""
+        """Whether the record of any run is sent to it."""
         self.num_sent, self.num_unsent = 0, 0
         """Runs and sweeps that had something unsent."""
         self.num_deleted = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -22,10 +23,8 @@ def get_versions() -> Mapping[str, str]:
     """The versions of recipe, Python and the packages that a run's numbers can depend on."""
     found = {"recipe": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -47,16 +46,14 @@ def _run_git(*arguments: str) -> str:
 
 def describe(hardware: str, threads: int, processes: int, commit: str | None) -> str:
     """The content of the artifact environment.txt."""
-    lines = [f"{package}=={version}" for package, version in get_versions().items()]
-    return "\n".join(
-        [
-            f"device: {hardware}",
-            f"threads: {threads}",
-            f"processes: {processes}",
-            f"system: {platform.platform()}",
-            f"command: {' '.join(sys.argv[1:])}",
-            f"git: {commit or 'not a repository'}",
-            *lines,
-            "",
-        ]
-    )
+    facts = {
+        "device": hardware,
+        "threads": threads,
+        "processes": processes,
+        "system": platform.platform(),
+        "command": " ".join(sys.argv[1:]),
+        "git": commit or "not a repository",
+    }
+    lines = [f"{name}: {value}" for name, value in facts.items()]
+    lines += [f"{package}=={version}" for package, version in get_versions().items()]
+    return "\n".join([*lines, ""])

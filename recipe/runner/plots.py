@@ -40,13 +40,10 @@ def plot_curves(history: MetricHistory, path: Path) -> None:
             if key in history:
                 every_step = not key.startswith("val/")
                 axes.plot(
-                    *_get_steps_and_values(history, key),
-                    label=key,
-                    linewidth=0.8 if every_step else 1.8,
-                    alpha=0.6 if every_step else 1.0,
+                    *_get_steps_and_values(history, key), label=key, markersize=3,
+                    linewidth=0.8 if every_step else 1.8, alpha=0.6 if every_step else 1.0,
                     marker=None if every_step else "o",
-                    markersize=3,
-                )
+                )  # fmt: skip
         axes.set(title=title, xlabel="step")
         _shorten_tick_labels(axes)
         axes.legend(loc="best", fontsize="small")
@@ -89,7 +86,6 @@ def _get_steps_and_values(history: MetricHistory, key: str) -> tuple[list[int], 
 def save_figure(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from font"
-        )  # a group's name may have any character
+        # a group's name may have any character
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, dpi=110)

@@ -99,10 +99,8 @@ class Recorder:
             raise RecipeError(_describe_write_error(self.run_dir, error)) from error
         try:
             self._try_write(lambda: (self.run_dir / ".reserve").write_bytes(bytes(RESERVED_BYTES)))
-            if kind == "started" and info.fingerprint:
-                self._try_write(
-                    lambda: run_dirs.index_fingerprint(self.run_dir, str(info.fingerprint))
-                )
+            if kind == "started" and (hashed := info.fingerprint):
+                self._try_write(lambda: run_dirs.index_fingerprint(self.run_dir, hashed))
             self._try_write(lambda: run_dirs.write_info(self.run_dir, self._info))
             sweep = {"sweep": self._info.sweep} if self._info.sweep else {}
             self._log_event(kind, {"process": os.getpid(), **sweep})

@@ -122,11 +122,8 @@ class RunSummary:
         total = Counter(split.targets.tolist())
         left_out = Counter(int(split.targets[sample]) for sample in split.unreadable)
         classes = self.plan.run.data.classes
-        return [
-            escape_unprintable(classes[c])
-            for c, count in sorted(left_out.items())
-            if count == total[c]
-        ]
+        gone = [index for index, count in sorted(left_out.items()) if count == total[index]]
+        return [escape_unprintable(classes[index]) for index in gone]
 
     def record(self, recorder: Recorder, command: str) -> None:
         """Records the figures, and MLflow's description of the run."""

@@ -45,15 +45,13 @@ def start_run(
         _record_metadata(recorder, plan, earlier_runs.fingerprint, sweep)
         if tags:
             recorder.set_tags(tags)
-    elif (
-        _read_artifact(recorder, "spec.yaml") != plan.spec.to_yaml()
-    ):  # another folder, or it was lost
-        recorder.log_text("spec.yaml", plan.spec.to_yaml())
-    saved = (
-        _load_latest_checkpoint(recorder, plan, console)
-        if earlier_runs.interrupted_run_dir
-        else None
-    )
+    else:
+        path, spec = recorder.run_dir / "spec.yaml", plan.spec.to_yaml()
+        if not path.is_file() or path.read_text("utf-8", "replace") != spec:  # the outputs moved
+            recorder.log_text("spec.yaml", spec)
+    saved = None
+    if earlier_runs.interrupted_run_dir:
+        saved = _load_latest_checkpoint(recorder, plan, console)
     source, others = lineage.find_parent_checkpoint(recorder.run_dir), None
     if saved is None and source is not None:
         others = transfer.load_source_checkpoint(plan.run, plan.spec, source)
@@ -116,12 +114,6 @@ def _transfer_state(
     recorder.set_tags({"recipe.resumed_from": other})
     for line in lines:
         console.print(line, soft_wrap=True)
-
-
-def _read_artifact(recorder: Recorder, name: str) -> str | None:
-    """The text of an artifact; None if it doesn't exist."""
-    path = recorder.run_dir / name
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def _record_metadata(

@@ -41,7 +41,7 @@ def test_a_setting_error_of_a_component_is_collected_as_it_is() -> None:
         ),
         (
             {"output_dir": "/dev/null/runs"},
-            "output_dir must be below a folder, and /dev/null is none, got '/dev/null/runs'; use "
+            "output_dir must be below a folder, but /dev/null is a file, got '/dev/null/runs'; use "
             "another output_dir",
         ),
         (

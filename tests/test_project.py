@@ -242,7 +242,7 @@ def test_a_folder_of_records_that_is_no_text_is_refused_by_what_reads_them(tmp_p
     home = commands.project(tmp_path, {"conf/project/default.yaml": "output_dir: [a, b]\n"})
     done = commands.here(home, "status")
     assert (done.status, done.out) == (2, "")
-    assert done.problems == ["recipe: output_dir must be a text, got ['a', 'b']"]
+    assert done.problems == ["recipe: output_dir must be a string, got ['a', 'b']"]
 
 
 def parse_modules() -> Iterator[tuple[Path, ast.Module]]:

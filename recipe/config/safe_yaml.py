@@ -33,7 +33,7 @@ MAX_VALUES = 10_000
 """Aliases expanded; OmegaConf takes about 0.3 ms for each."""
 
 MAX_INTERPOLATED_LENGTH = 2000
-"""Characters of a text with `${...}`, which OmegaConf parses."""
+"""Characters of a string with `${...}`, which OmegaConf parses."""
 
 MAX_DIGITS = 1000
 
@@ -174,7 +174,7 @@ def _parse(path: Path, text: str, loader: Any) -> Any:
 
 
 def _find_invalid_name(content: Any, levels: int, prefix: str = "") -> str:
-    """Describes a name that is not a text, in the given levels, or null, in any; else empty."""
+    """Describes a name that is not a string, in the given levels, or null, in any; else empty."""
     items: list[tuple[Any, Any]] = []
     if isinstance(content, dict):
         items = list(content.items())
@@ -185,7 +185,7 @@ def _find_invalid_name(content: Any, levels: int, prefix: str = "") -> str:
         name = _format_key(f"{prefix}.{shown}".strip("."))
         if key is None or (levels > 0 and not isinstance(key, str)):
             return (
-                f"{name}: the name of a setting must be a text, got {shown[:100]}; write "
+                f"{name}: the name of a setting must be a string, got {shown[:100]}; write "
                 f'"{shown[:100]}" in quotes, or leave it out'
             )
         if wrong := _find_invalid_name(value, levels - 1, name):
@@ -266,7 +266,7 @@ def check_yaml(text: str) -> None:
                     raise ValueError(f"a number of {len(event.value)} digits; give a smaller one")
                 if len(event.value) > MAX_INTERPOLATED_LENGTH and "${" in event.value:
                     raise ValueError(
-                        f"a text of {len(event.value)} characters with a ${{...}} in it; at most "
+                        f"a string of {len(event.value)} characters with a ${{...}} in it; at most "
                         f"{MAX_INTERPOLATED_LENGTH} are read, give the value itself"
                     )
                 anchored |= {event.anchor: (1, len(event.value))} if event.anchor else {}
@@ -329,7 +329,7 @@ def _describe_invalid_value(value: Any) -> str | None:
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "must be a whole number of at most 64 bits; give a smaller one"
     elif not isinstance(value, (int, float, type(None), list, Mapping)):
-        return f"must be a plain value, got {type(value).__name__}; write a text or a number"
+        return f"must be a plain value, got {type(value).__name__}; write a string or a number"
     return None
 
 

@@ -17,10 +17,10 @@ from recipe.config import allowlist, option_files
 from recipe.config.groups import GROUPS_BY_NAME, RUN_SETTINGS
 from recipe.config.option_files import suggest_nearest
 from recipe.errors import SettingError
-from recipe.formatting import format_value, pluralize
+from recipe.formatting import format_value, pluralize, relative_to_cwd
 
 DATASET_PROPERTIES = ("channels", "classes", "size", "counts", "mean", "std")
-"""Settings that may be `auto`: taken from the data."""
+"""Settings that may be `auto`: their values are taken from the data."""
 
 MAX_FLOAT32 = 3.4028234663852886e38
 
@@ -49,7 +49,7 @@ def find_run_setting_problems(values: Mapping[str, Any]) -> list[str]:
     found = [
         problem
         for key, kind in RUN_SETTINGS.items()
-        for problem in find_type_problems(key, kind, values[key])
+        for problem in _find_run_type_problems(key, kind, values[key])
     ]
     default = option_files.get_run_default("nonfinite_limit")
     if values["on_nonfinite"] == "stop" and values["nonfinite_limit"] != default:
@@ -59,28 +59,34 @@ def find_run_setting_problems(values: Mapping[str, Any]) -> list[str]:
     return found or _find_output_dir_problems(values["output_dir"])
 
 
+def _find_run_type_problems(key: str, kind: Any, value: Any) -> list[str]:
+    if not find_type_problems(key, kind, value):
+        return []
+    default = option_files.get_run_default(key)
+    return find_type_problems(key, kind, value, f"use {format_value(default)}, the default")
+
+
 def _find_output_dir_problems(folder: str) -> list[str]:
-    found = _find_path_problems("output_dir", folder)
-    if not found:
-        path = Path(folder).expanduser().absolute()
-        there = next(place for place in (path, *path.parents) if place.exists())
-        if not there.is_dir():
-            rule = f"must be below a folder, and {there} is none"
-            found += SettingError("output_dir", rule, folder, "use another output_dir").problems
-    return found
+    if found := _find_path_problems("output_dir", folder):
+        return found
+    path = Path(folder).expanduser().absolute()
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if existing.is_dir():
+        return []
+    rule = f"must be below a folder, but {existing} is a file"
+    return SettingError("output_dir", rule, folder, "use another output_dir").problems
 
 
 def _find_path_problems(key: str, value: str) -> list[str]:
     try:
         path = Path(value).expanduser()
-        odd = path.exists() and not path.is_file() and not path.is_dir()
+        is_special = path.exists() and not path.is_file() and not path.is_dir()
         path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        rule = f"must be a path of this machine ({reason})"
-        return SettingError(key, rule, value, "use another").problems
+        rule = f"must be a valid path ({getattr(error, 'strerror', None) or error})"
+        return SettingError(key, rule, value, "use another path").problems
     rule = "must not be a device or a pipe"
-    return SettingError(key, rule, value, "use a file or a folder").problems if odd else []
+    return SettingError(key, rule, value, "use a file or a folder").problems if is_special else []
 
 
 def find_setting_problems(
@@ -94,92 +100,102 @@ def find_setting_problems(
 
     The reported keys begin with `key_prefix`, or else with the group.
     """
-    prefix = key_prefix or group
+    prefix, table = key_prefix or group, GROUPS_BY_NAME[group]
     own, given = split_engine_settings(group, settings)
-    taken, any_name = get_accepted_settings(component, group)
+    accepted, accepts_any = get_accepted_settings(component, group)
     if lacking := _describe_missing_arguments(group, component):
         return [f"{prefix}={option} {lacking}"]
-    found = _find_name_conflicts(group, settings, taken)
+    found = _find_name_conflicts(group, settings, accepted)
 
     def check(key: str, kind: Any, value: Any) -> list[str]:
-        wrong = find_type_problems(
-            f"{prefix}.{key}", kind, value, finite=GROUPS_BY_NAME[group].is_finite
-        )
-        note = option_files.read_comments(group, option).get(key) if wrong else None
-        return [f"{problem} ({note})" for problem in wrong] if note else wrong
+        dotted = f"{prefix}.{key}"
+        if not find_type_problems(dotted, kind, value, finite=table.is_finite):
+            return []
+        way_out = _suggest_value(group, option, key, value)
+        return find_type_problems(dotted, kind, value, way_out, finite=table.is_finite)
 
     for key, value in own.items():
-        found += check(key, GROUPS_BY_NAME[group].engine_settings[key], value)
+        found += check(key, table.engine_settings[key], value)
     for key, value in given.items():
-        if key in taken:
+        if key in accepted:
             if not (key in DATASET_PROPERTIES and value == "auto"):
-                found += check(key, taken[key], value)
-        elif not any_name or key.startswith("_"):
-            hint = suggest_nearest(key, taken) or (
-                f"; there are {', '.join(taken)}" if taken else ""
-            )
+                found += check(key, accepted[key], value)
+        elif not accepts_any or key.startswith("_"):
+            hint = suggest_nearest(key, accepted)
+            hint = hint or (f"; there are {', '.join(accepted)}" if accepted else "; leave it out")
             found.append(f"{prefix}.{key}: {group}={option} has no such setting{hint}")
-    for key in GROUPS_BY_NAME[group].paths:
+    for key in table.paths:
         if isinstance(settings.get(key), str):
             found += _find_path_problems(f"{prefix}.{key}", settings[key])
     needed = [
-        key
-        for key in _get_required_settings(component, group)
-        if key not in GROUPS_BY_NAME[group].engine_settings
+        parameter.name
+        for parameter in _get_setting_parameters(component, group)
+        if parameter.default is parameter.empty and parameter.name not in table.engine_settings
     ]
-    for key in (*GROUPS_BY_NAME[group].required, *needed):
-        if key not in settings:
-            found.append(f"{prefix}.{key} is not given, and {group}={option} needs it")
+    found += [
+        f"{prefix}.{key} is missing, and {group}={option} needs it; give +{prefix}.{key}=<value>"
+        for key in (*table.required, *needed)
+        if key not in settings
+    ]
     return found
 
 
+def _suggest_value(group: str, option: str, key: str, value: Any) -> str:
+    """Returns the way out for a wrong value: the one in the option's file, with its comment."""
+    files = [
+        file for file in option_files.resolve_inheritance(group, option) if key in file.content
+    ]
+    if not files:
+        return "give another value"
+    default = files[-1].content[key]
+    shown = default if isinstance(default, str) else format_value(default)
+    way_out = f"use {shown}, the default" if len(shown) < 80 else "give another value"
+    if default == value:
+        way_out = f"correct it in {relative_to_cwd(files[-1].path)}"
+    note = option_files.read_comments(group, option).get(key)
+    return f"{way_out} ({note})" if note else way_out
+
+
 def _find_name_conflicts(
-    group: str, settings: Mapping[str, Any], taken: Mapping[str, Any]
+    group: str, settings: Mapping[str, Any], accepted: Mapping[str, Any]
 ) -> list[str]:
     """Describes parameters of a user's component with the name of an engine setting, which the
     component never receives."""
     target = str(settings.get("_target_"))
     return [
-        f"{group}.{key}: {target} has a parameter of that name, which it is never called with, as "
-        f"the engine obeys {group}.{key} itself; rename the parameter and its setting"
+        f"{group}.{key}: {target} has a parameter of that name, but the engine reads the setting "
+        f"{group}.{key} and doesn't pass it on; rename the parameter and its setting"
         for key in GROUPS_BY_NAME[group].engine_settings
-        if key in taken and target.partition(".")[0] not in allowlist.TARGET_CHECKS
+        if key in accepted and target.partition(".")[0] not in allowlist.TARGET_CHECKS
     ]
 
 
-def _describe_missing_arguments(group: str, part: Callable[..., Any]) -> str:
-    """Describes why a function can't be called as the engine does; empty if it can."""
-    found = inspect.signature(part).parameters.values()
-    by_place = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+def _describe_missing_arguments(group: str, component: Callable[..., Any]) -> str:
+    """Describes why the engine can't call a component; empty if it can."""
+    found = inspect.signature(component).parameters.values()
+    positional = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     wanted = GROUPS_BY_NAME[group].num_arguments
-    if inspect.isclass(part) or len(by_place) >= wanted:
+    if (
+        inspect.isclass(component)
+        or len(positional) >= wanted
+        or any(p.kind is p.VAR_POSITIONAL for p in found)
+    ):
         return ""
-    if any(p.kind is p.VAR_POSITIONAL for p in found):
-        return ""
-    takes = f"takes {', '.join(by_place)}" if by_place else "takes nothing"
     return (
-        f"{takes} by position, but is called with {pluralize(wanted, 'argument')} before its "
-        f"settings (the docstring of recipe.components.{group} describes them)"
+        f"takes {', '.join(positional) or 'nothing'} by position, but is called with "
+        f"{pluralize(wanted, 'argument')} before its settings (the docstring of "
+        f"recipe.components.{group} describes them)"
     )
 
 
-def _get_setting_parameters(part: Callable[..., Any], group: str) -> list[inspect.Parameter]:
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    by_place = (
-        0 if group == "loss" and inspect.isclass(part) else GROUPS_BY_NAME[group].num_arguments
-    )
-    parameters = list(inspect.signature(part).parameters.values())[by_place:]
-    filled = GROUPS_BY_NAME[group].runtime_arguments
+def _get_setting_parameters(component: Callable[..., Any], group: str) -> list[inspect.Parameter]:
+    table = GROUPS_BY_NAME[group]
+    positional = 0 if group == "loss" and inspect.isclass(component) else table.num_arguments
     return [
         parameter
-        for parameter in parameters
-        if parameter.kind not in kinds and parameter.name not in filled
-    ]
-
-
-def _get_required_settings(part: Callable[..., Any], group: str) -> list[str]:
-    return [
-        p.name for p in _get_setting_parameters(part, group) if p.default is inspect.Parameter.empty
+        for parameter in list(inspect.signature(component).parameters.values())[positional:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in table.runtime_arguments
     ]
 
 
@@ -190,37 +206,33 @@ def get_accepted_settings(component: Callable[..., Any], group: str) -> tuple[di
         hints = get_type_hints(described, include_extras=True)
     except (NameError, TypeError):
         hints = {}
-    any_name = any(
-        p.kind is inspect.Parameter.VAR_KEYWORD
-        for p in inspect.signature(component).parameters.values()
-    )
-    return {
-        p.name: hints.get(p.name, Any) for p in _get_setting_parameters(component, group)
-    }, any_name
+    parameters = inspect.signature(component).parameters.values()
+    names = [parameter.name for parameter in _get_setting_parameters(component, group)]
+    accepts_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return {name: hints.get(name, Any) for name in names}, accepts_any
 
 
-def find_type_problems(key: str, kind: Any, value: Any, *, finite: bool = False) -> list[str]:
+def find_type_problems(
+    key: str, kind: Any, value: Any, way_out: str = "give another value", *, finite: bool = False
+) -> list[str]:
     """Returns at most one problem, which begins with `key`.
 
-    With `finite`, infinity is refused whatever the type is.
+    With `finite`, infinity is refused for any type.
     """
-    wanted = _describe_float_rule(value, finite=finite) if key not in RUN_SETTINGS else None
-    if wanted is not None:
-        return [f"{key} must be {wanted}, got {format_value(value)}"]
+    rule = _describe_float_rule(value, finite=finite) if key not in RUN_SETTINGS else None
+    if rule is not None:
+        return SettingError(key, f"must be {rule}", value, way_out).problems
     try:
         adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
-        return []  # typed dicts bring their own config, other types can't be written in YAML
+        return []  # typed dicts have their own config; other types can't be written in YAML
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        # what YAML can't hold is given as a nested `_target_`, and made of it later
+        # objects are given as a nested `_target_`, which is instantiated later
         objects = all(detail["type"] == "needs_python_object" for detail in error.errors())
-        return (
-            []
-            if objects and _has_nested_target(value)
-            else [_format_validation_error(key, value, error)]
-        )
+        if not (objects and _has_nested_target(value)):
+            return _describe_validation_error(key, value, error, way_out)
     return []
 
 
@@ -233,31 +245,33 @@ def _describe_float_rule(value: Any, *, finite: bool) -> str | None:
     """Returns the rule that a number in a value breaks, if torch can't compute with it."""
     if isinstance(value, Mapping | list | tuple):
         items = value.values() if isinstance(value, Mapping) else value
-        return next(
-            filter(None, (_describe_float_rule(item, finite=finite) for item in items)), None
-        )
+        rules = (_describe_float_rule(item, finite=finite) for item in items)
+        return next(filter(None, rules), None)
     if isinstance(value, float):
         if math.isnan(value) or (finite and math.isinf(value)):
             return "a finite number"
         if math.isfinite(value) and abs(value) > MAX_FLOAT32:
-            return "within the numbers of 32 bits, which end at 3.4e38"
+            return "within the range of 32-bit floats, +-3.4e38"
     return None
 
 
-def _format_validation_error(key: str, value: Any, error: ValidationError) -> str:
-    # a branch of a union that no YAML value can satisfy, such as a tensor, says "is-instance"
+def _describe_validation_error(
+    key: str, value: Any, error: ValidationError, way_out: str
+) -> list[str]:
+    # a branch of a union that no YAML value can satisfy, such as a tensor
     details = [d for d in error.errors() if d["type"] != "needs_python_object"]
     if not details:
-        return f"{key} must be an object, which a file names by _target_, got {value!r}"
-    if details[0]["type"] == "value_error":  # a check of ours, which says all there is to say
-        return f"{key}: {details[0]['ctx']['error']}"
-    wanted = list(dict.fromkeys(_describe_expected(detail) for detail in details))
+        way_out = "write a mapping with _target_"
+        return SettingError(key, "must be a Python object", value, way_out).problems
+    if details[0]["type"] == "value_error":  # of a validator of recipe, whose message is complete
+        return [f"{key}: {details[0]['ctx']['error']}"]
+    rules = list(dict.fromkeys(_describe_expected(detail) for detail in details))
     whole = all(detail["type"] in ("missing", "extra_forbidden") for detail in details)
     path = details[0]["loc"][:-1] if whole else details[0]["loc"]
     where = _format_location(path, value)
     got = value if whole and not where else details[0]["input"] if where else value
-    rule = (" and " if whole else " or ").join(wanted)
-    return f"{key}{where} must be {rule}, got {format_value(got)}"
+    rule = (" and " if whole else " or ").join(rules)
+    return SettingError(f"{key}{where}", f"must be {rule}", got, way_out).problems
 
 
 def _format_location(path: Sequence[int | str], value: Any) -> str:
@@ -266,7 +280,7 @@ def _format_location(path: Sequence[int | str], value: Any) -> str:
     for part in path:
         if isinstance(part, int) and isinstance(value, list):
             where += f"[{part}]"
-            value = value[part] if part < len(value) else None  # it is the one that is missing
+            value = value[part] if part < len(value) else None  # that index is missing
         elif isinstance(value, Mapping) and part in value:
             where += f".{part}"
             value = value[part]
@@ -278,7 +292,7 @@ TYPE_DESCRIPTIONS = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
-    "string_type": "a text",
+    "string_type": "a string",
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a mapping {key: value}",
@@ -295,7 +309,7 @@ def _describe_expected(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return f"without {last}"
     if detail["type"] == "string_pattern_mismatch":
-        return f"a text of the form {detail['ctx']['pattern']}"
+        return f"a string of the form {detail['ctx']['pattern']}"
     if detail["type"] in ("too_short", "string_too_short"):
         return f"at least {detail['ctx']['min_length']} long"
     return TYPE_DESCRIPTIONS.get(detail["type"], detail["msg"].removeprefix("Input should be "))

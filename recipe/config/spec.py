@@ -124,7 +124,7 @@ class RunSpec:
             for group in GROUPS
             if isinstance(chosen.get(group), (Mapping, list))
             for problem in SettingError(
-                f"options.{group}", "must be the name of an option", chosen[group], "write a text"
+                f"options.{group}", "must be the name of an option", chosen[group], "write a string"
             ).problems
         ]
         if wrong := lost or odd or safe_yaml.find_invalid_values({"options": chosen}):
@@ -208,7 +208,7 @@ def _find_invalid_settings(group: str, node: Any) -> list[str]:
         )
         return SettingError(group, "must be a mapping of settings", node, way_out).problems
     return [
-        f"{group}.{key}: the name of a setting must be a text; leave it out"
+        f"{group}.{key}: the name of a setting must be a string; leave it out"
         for key in node
         if not isinstance(key, str)
     ]

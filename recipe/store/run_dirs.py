@@ -86,7 +86,7 @@ def resolve_output_dir(given: str) -> Path:
 
         folder = compose.compose_project().output_dir
         if not isinstance(folder, str):
-            raise SpecError(f"output_dir must be a text, got {format_value(folder)}")
+            raise SpecError(f"output_dir must be a string, got {format_value(folder)}")
         given = folder
     try:
         return Path(given or "outputs").expanduser().resolve()

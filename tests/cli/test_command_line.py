@@ -67,46 +67,51 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("++seed=1", "++seed=1: write seed=<value>; seed is in every spec already"),
         ("+clip=norm", "+clip=norm: write clip=<option>; clip is in every spec already"),
         ("++clip=norm", "++clip=norm: write clip=<option>; clip is in every spec already"),
-        ("clip=none +clip.max_norm=2", "clip.max_norm: clip=none has no such setting"),
+        ("clip=none +clip.max_norm=2", "clip.max_norm: clip=none has no such setting; leave it "
+                                       "out"),
         (
             "+optimizer.nestrov=true",
             "optimizer.nestrov: optimizer=sgd has no such setting; did you mean nesterov?",
         ),
-        ("+optimizer.maximize=3", "optimizer.maximize must be true or false, got 3"),
+        ("+optimizer.maximize=3", "optimizer.maximize must be true or false, got 3; give another "
+                                  "value"),
         # removed
         ("~clip", "~clip: every run has a clip; without it is clip=none"),
         ("~data", "~data: every run has a data"),
         ("~seed", "~seed: a setting can't be removed; give it another value"),
         # types and ranges
-        ("epochs=1.5", "epochs must be a whole number, got 1.5"),
-        ("epochs=0", "epochs must be greater than 0, got 0"),
-        ("seed=true", "seed must be a whole number, got true"),
-        ("name=3", "name must be a text, got 3"),
+        ("epochs=1.5", "epochs must be a whole number, got 1.5; use 12, the default"),
+        ("epochs=0", "epochs must be greater than 0, got 0; use 12, the default"),
+        ("seed=true", "seed must be a whole number, got true; use 0, the default"),
+        ("name=3", "name must be a string, got 3; use null, the default"),
         ("trust=mine", "trust must be a list of packages, got 'mine'; write trust=[mypackage]"),
         ("trust=[3]", "trust must be a list of packages, got [3]; write trust=[mypackage]"),
         ("optimizer.lr=-1", "optimizer.lr: Invalid learning rate: -1; sgd's own is 0.05"),
         (
             "optimizer.lr=fast",
-            "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",
+            "optimizer.lr must be a number, got 'fast'; use 0.05, the default (learning rate, "
+            "before "
+            "any schedule)",
         ),
         (
             "model.widths=[4,x]",
-            "model.widths[1] must be a whole number, got 'x' (channels of each block; every block "
-            "ends by halving height and width)",
+            "model.widths[1] must be a whole number, got 'x'; use [16, 32, 64, 64], the default "
+            "(channels of each block; every block ends by halving height and width)",
         ),
         (
             "freeze=gradual freeze.stages=[{names:['blocks.0.*'],epoch:x}]",
-            "freeze.stages[0].epoch must be a whole number, got 'x' "
+            "freeze.stages[0].epoch must be a whole number, got 'x'; give another value "
             "(number of epochs after which these names or patterns are unfrozen)",
         ),
         (
             "freeze=gradual freeze.stages=[{names:['blocks.0.*',3],epoch:1}]",
-            "freeze.stages[0].names[1] must be a text, got 3 "
+            "freeze.stages[0].names[1] must be a string, got 3; give another value "
             "(number of epochs after which these names or patterns are unfrozen)",
         ),
         (
             "optimizer.lr=nan",
-            "optimizer.lr must be a finite number, got nan (learning rate, before any schedule)",
+            "optimizer.lr must be a finite number, got nan; use 0.05, the default (learning rate, "
+            "before any schedule)",
         ),
         (
             "+clip=nrm",
@@ -114,13 +119,14 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         (
             "optimizer=adam optimizer.betas=[0.9]",
-            "optimizer.betas must be a list of 2 values, got [0.9] "
+            "optimizer.betas must be a list of 2 values, got [0.9]; use [0.9, 0.999], the default "
             "(decay of the running mean of the gradient and of its square)",
         ),
         (
             "scheduler=plateau scheduler.monitor=train/loss",
-            "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss' "
-            "(the metric; must fit `mode`)",
+            "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss'; use "
+            "val/loss, the "
+            "default (the metric; must fit `mode`)",
         ),
         (
             "scheduler=plateau scheduler.per=step",
@@ -131,8 +137,8 @@ def refused(folder: Path, *arguments: str) -> list[str]:
          "setting monitor; it is a setting of scheduler=plateau"),
         (
             "clip=agc clip.eps=1e39",
-            "clip.eps must be within the numbers of 32 bits, which end at 3.4e38, got 1e+39 "
-            "(minimum of |weight|, so that layers with zero weights can be trained)",
+            "clip.eps must be within the range of 32-bit floats, +-3.4e38, got 1e+39; use 0.001, "
+            "the default (minimum of |weight|, so that layers with zero weights can be trained)",
         ),
         (
             f"model.widths=[4,{2**63}]",
@@ -140,12 +146,12 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         (
             "tracking=server tracking.uri=localhost:5000",
-            "tracking.uri must be a text of the form ^https?://[^/], got 'localhost:5000' "
-            "(address of the server)",
+            "tracking.uri must be a string of the form ^https?://[^/], got 'localhost:5000'; use "
+            "http://127.0.0.1:5000, the default (address of the server)",
         ),
         (
             "tracking=local tracking.experiment=",
-            "tracking.experiment must be at least 1 long, got '' "
+            "tracking.experiment must be at least 1 long, got ''; use recipe, the default "
             "(MLflow experiment of the runs)",
         ),
         # Hydra's own

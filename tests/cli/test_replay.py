@@ -140,8 +140,9 @@ def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Pat
         "freeze.names=[a]: freeze=none takes no settings; it is a setting of freeze=by_name and "
         "vgg_first2",
         "~name: a setting can't be removed; give it another value",
-        "epochs must be greater than 0, got 0",
-        "scheduler.gamma must be a number, got 'high' (factor of each reduction)",
+        "epochs must be greater than 0, got 0; use 12, the default",
+        "scheduler.gamma must be a number, got 'high'; use 0.1, the default (factor of each "
+        "reduction)",
     ]  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Pat
         (["frist"], "replay: no run 'frist' is recorded in "),
         (["first", "clip=[a"], "clip=[a: can't be read as an override"),
         (["first", "trust=mine"], "trust must be a list, got 'mine'"),
-        (["first", "output_dir=1"], "output_dir must be a text, got 1"),
+        (["first", "output_dir=1"], "output_dir must be a string, got 1"),
         (["first", "output_dir='~no-one/x'"], "output_dir: '~no-one/x' is no path of this machine"),
         (["first", "tracking.uri=http://a"], "tracking.uri=http://a: tracking=none takes no"),
     ],

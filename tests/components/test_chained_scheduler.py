@@ -189,16 +189,17 @@ CONSTANT = "option: constant"
          ["scheduler.parts[0].option: scheduler=stp: no such option; did you mean step?",
           "scheduler.parts[1].option: chained has parts itself; write those here"]),
         (("option: step, length: x, gama: 2, per: step", "length: 3", "option: cosine, scale: 0"),
-         ["scheduler.parts[0].length must be a whole number, got 'x'",
+         ["scheduler.parts[0].length must be a whole number, got 'x'; give another value",
           "scheduler.parts[0].per: all parts step together; set scheduler.per",
           "scheduler.parts[0].gama: scheduler=step has no such setting; did you mean gamma?",
           "scheduler.parts[1] has no option; write {option: <name>, length: <steps>}",
-          "scheduler.parts[2].scale must be greater than 0, got 0"]),
+          "scheduler.parts[2].scale must be greater than 0, got 0; give another value"]),
         ((CONSTANT, "option: cosine, minimum: 3, length: 1"),
          ["scheduler.parts[0].length is missing; give it for each part except the last",
           "scheduler.parts[1].length: the last part ends with the run; leave it out",
-          "scheduler.parts[1].minimum must be less than 1, got 3 (final learning rate, as a "
-          "fraction of each group's own learning rate)"]),
+          "scheduler.parts[1].minimum must be less than 1, got 3; use 0.0, the default (final "
+          "learning "
+          "rate, as a fraction of each group's own learning rate)"]),
         (("option: plateau, length: 1", CONSTANT),
          ["scheduler.parts[0]: the learning rates of plateau depend on a metric, so they "
           "aren't known in advance; use it without a chain"]),
@@ -209,8 +210,8 @@ CONSTANT = "option: constant"
          ["scheduler.parts[1].pct_start is 0.3, but the part has 1 epoch, so it would end during "
           "the warm-up; use scheduler.per=step, a smaller pct_start, or a longer part"]),
         (("option: step, length: 1, step_size: 0", CONSTANT),
-         ["scheduler.parts[0].step_size must be greater than 0, got 0 (epochs between two "
-          "reductions; has no effect in a run that is not longer)"]),
+         ["scheduler.parts[0].step_size must be greater than 0, got 0; use 10, the default (epochs "
+          "between two reductions; has no effect in a run that is not longer)"]),
     ],
     ids=lambda value: value[0][:40],
 )  # fmt: skip

@@ -118,8 +118,8 @@ def test_a_parameter_named_like_a_setting_of_the_engine_is_refused(
     done = commands.here(tmp_path, "plan", *base, f"{group}=mine", "trust=[parts]")
     assert done.status == 2
     assert done.problems == [
-        f"recipe: {group}.{name}: {target} has a parameter of that name, which it is never called "
-        f"with, as the engine obeys {group}.{name} itself; rename the parameter and its setting"
+        f"recipe: {group}.{name}: {target} has a parameter of that name, but the engine reads the "
+        f"setting {group}.{name} and doesn't pass it on; rename the parameter and its setting"
         for name in names
     ]
 

@@ -56,7 +56,7 @@ def test_a_new_group_is_its_folders_and_one_line_of_the_table(tmp_path: Path) ->
     assert done.status == 0, done.err
     assert ["noise", "normal", "scale=2"] in [line.split() for line in done.out.splitlines()]
     assert plan("noise=normal", "noise.scale=high").problems == [
-        "recipe: noise.scale must be a number, got 'high'"
+        "recipe: noise.scale must be a number, got 'high'; use 0.5, the default"
     ]
     assert plan("~noise").problems == [
         "recipe: ~noise: every run has a noise; without it is noise=none"

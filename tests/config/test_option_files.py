@@ -70,7 +70,10 @@ def test_off_in_a_file_is_the_option_and_a_boolean_is_true_or_false(
     assert in_file.freeze == composed("freeze=all_but_head", "freeze.cache=off").freeze
     assert in_file.freeze["cache"] == "off"
     done = commands.here(tmp_path, "plan", *QUICK, "experiment=on")
-    assert (done.status, done.problems) == (2, ["recipe: summary must be true or false, got 'on'"])
+    assert (done.status, done.problems) == (
+        2,
+        ["recipe: summary must be true or false, got 'on'; use false, the default"],
+    )
 
 
 def test_a_recorded_spec_is_read_as_it_was_written(
@@ -99,11 +102,11 @@ BROKEN = {
     "loop": (b"a: &a [*a]\n", "the alias *a is undefined, or refers to itself"),
     "large": (b"a: " + b"x" * 2**20, "is larger than 1048576 bytes"),
     "many": (b"a: [" + b"1, " * 20_000 + b"]", "more than 10000 values"),
-    "null_key": (b"null: 3\n", "null: the name of a setting must be a text, got null; write"),
-    "null_below": (b"a:\n- ~: 3\n", "a.null: the name of a setting must be a text, got null"),
-    "number_key": (b"1: 2\n", "1: the name of a setting must be a text, got 1; write"),
-    "fraction_key": (b"1.5: 2\n", "1.5: the name of a setting must be a text, got 1.5; write"),
-    "boolean_key": (b"true: 1\n", "true: the name of a setting must be a text, got true; write"),
+    "null_key": (b"null: 3\n", "null: the name of a setting must be a string, got null; write"),
+    "null_below": (b"a:\n- ~: 3\n", "a.null: the name of a setting must be a string, got null"),
+    "number_key": (b"1: 2\n", "1: the name of a setting must be a string, got 1; write"),
+    "fraction_key": (b"1.5: 2\n", "1.5: the name of a setting must be a string, got 1.5; write"),
+    "boolean_key": (b"true: 1\n", "true: the name of a setting must be a string, got true; write"),
     "global_key": (b"# @package _global_\nclip: {1: 2}\n", "clip.1: the name of a setting must be"),
     "half_reference": (b"y: ${\n", "y must have a complete ${...}, got '${'"),
     "half_below": (b"y: {z: ['${a.b c']}\n", "y.z[0] must have a complete ${...}, got '${a.b c'"),

@@ -264,7 +264,7 @@ REPLAYS: list[tuple[dict[str, Any], str]] = [
     ({"options.clip": ["none"]}, "options.clip must be the name of an option"),
     ({"name": "a\nrecipe: all is well"}, "name must have no control characters"),
     ({"name": "\x1b]0;pwned\x07"}, "name must have no control characters"),
-    ({"name": 3}, "name must be a text, got 3"),
+    ({"name": 3}, "name must be a string, got 3"),
     ({"seed": 10**30}, "seed must be a whole number of at most 64 bits"),
     ({"model.widths": [10**30]}, "model.widths[0] must be a whole number of at most 64 bits"),
     ({"epochs": 10**12}, "epochs must be less than or equal to 1000000"),
@@ -356,7 +356,8 @@ def test_the_reader_says_where_a_strangers_run_may_go(home: Path, recorded: dict
     text = changed(recorded, {"tracking": SERVER | {"uri": uri}})
     done = commands.here(home, "plan", "spec=spec.yaml")
     assert replay(home, text, "tracking.uri=ftp://x").err == (
-        "recipe: tracking.uri must be a text of the form ^https?://[^/], got 'ftp://x'\n"
+        "recipe: tracking.uri must be a string of the form ^https?://[^/], got 'ftp://x'; "
+        "give another value\n"
     )
     done = commands.here(home, "plan", "spec=spec.yaml", f"tracking.uri={uri}")
     assert (done.status, done.err) == (0, "")

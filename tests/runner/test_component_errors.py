@@ -315,8 +315,10 @@ def test_every_class_of_torch_nn_is_refused_as_a_loss_or_trains(small: Small) ->
     trained = {name.rpartition(".")[2] for name, problems in found.items() if not problems}
     assert trained == {"CrossEntropyLoss", "MultiMarginLoss", "NLLLoss", "NLLLoss2d"}
     assert found["torch.nn.Linear"] == [
-        "loss.in_features is not given, and loss=cross_entropy needs it",
-        "loss.out_features is not given, and loss=cross_entropy needs it",
+        "loss.in_features is missing, and loss=cross_entropy needs it; give "
+        "+loss.in_features=<value>",
+        "loss.out_features is missing, and loss=cross_entropy needs it; give "
+        "+loss.out_features=<value>",
     ]
 
 
@@ -390,12 +392,12 @@ def test_a_file_and_a_command_line_name_a_class_of_torch_alike(tmp_path: Path) -
         },
     )
     for given, told in {
-        "loss=pool": "loss.kernel_size is not given, and loss=pool needs it",
-        "loss._target_=torch.nn.AvgPool1d": "loss.kernel_size is not given, and loss=cross_entropy",
+        "loss=pool": "loss.kernel_size is missing, and loss=pool needs it",
+        "loss._target_=torch.nn.AvgPool1d": "loss.kernel_size is missing, and loss=cross_entropy",
         "optimizer=lbfgs": "optimizer=lbfgs: a step without a closure",
         "optimizer._target_=torch.optim.LBFGS": "optimizer.momentum: optimizer=sgd has no such",
         "scheduler=lam": "scheduler=lam: raised TypeError: 'int' object is not callable",
-        "scheduler._target_=torch.optim.lr_scheduler.LambdaLR": "scheduler.lr_lambda is not given",
+        "scheduler._target_=torch.optim.lr_scheduler.LambdaLR": "scheduler.lr_lambda is missing",
     }.items():
         done = commands.here(tmp_path, "plan", *QUICK, given)
         assert done.status == 2 and done.err.startswith(f"recipe: {told}"), given

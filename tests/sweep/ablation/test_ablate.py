@@ -236,8 +236,9 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
                 "clip=nrom: no such option; did you mean norm?",
                 "yes must be true or false, got 3 (whether to start unasked)",
                 "plan=bth: no such plan; did you mean both?",
-                "optimizer.lr must be a number, got 'fast' (learning rate, before any schedule)",
-                "seed must be greater than or equal to 0, got -1",
+                "optimizer.lr must be a number, got 'fast'; use 0.05, the default (learning "
+                "rate, before any schedule)",
+                "seed must be greater than or equal to 0, got -1; use 0, the default",
             ],
         ),
         (
@@ -297,7 +298,8 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
             ],
         ),
         ("clip=norm clip.max_norm=-1", [
-            "clip.max_norm must be greater than or equal to 0.000001, got -1 (largest total norm; "
+            "clip.max_norm must be greater than or equal to 0.000001, got -1; use 1.0, the "
+            "default (largest total norm; "
             "smaller clips more steps; the trick's source has 20 with norm_type 2)"
         ]),
         (

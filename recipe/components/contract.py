@@ -1,7 +1,7 @@
-"""What components and the engine share: how a component declares its rules, and the planned run.
+"""The interface between components and the engine: decorators, and the planned run.
 
-A component declares what the engine must know about it with decorators. Functions about a component
-are registered for it, or for every component of a group by the group's name::
+A component declares with decorators what the engine must know about it. Functions about a component
+are registered for the component, or for all components of a group by the name of the group::
 
     @check(norm)
     def check_norm(planned: PlannedRun, *, norm_type: float, **settings: Any) -> Iterator[str]: ...
@@ -9,9 +9,9 @@ are registered for it, or for every component of a group by the group's name::
     @check("scheduler")
     def check_schedule(planned: PlannedRun) -> Iterator[str]: ...
 
-How a component is called, where that differs from its group's usual form, is a decorator of the
-component itself: `needs_model`, `lr_factor`, `needs_total_steps`. So are the properties that rules
-of other components ask for: `supports_sharding`, `reweights_classes`, `warmup_setting`.
+Other decorators mark the component itself: if it isn't called in the usual form of its group
+(`needs_model`, `lr_factor`, `needs_total_steps`), or has a property that the engine or the rules of
+other components depend on.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ LRCurves = dict[str, list[float]]
 
 
 class MissingComponent(Exception):
-    """A part of the run could not be built; the reason has been reported."""
+    """A component could not be built; the reason has been reported."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The run as it is planned; its attributes are those of a Run that could be built."""
+    """A run before it starts; its attributes are those of a Run that could be built."""
 
     spec: RunSpec
     components: Components
     parts: Mapping[str, Any]
 
     def __getattr__(self, name: str) -> Any:
-        """Raises MissingComponent, which ends the rule, for a part that could not be built."""
+        """Raises MissingComponent, which ends the rule, if the attribute could not be built."""
         if name not in self.parts:
             raise MissingComponent(name)
         return self.parts[name]
@@ -133,7 +133,7 @@ class Marker:
 
 
 class Label:
-    """A decorator that attaches a text to a component."""
+    """A decorator that attaches a string to a component."""
 
     def __init__(self, name: str) -> None:
         self._attribute = f"_recipe_{name}"
@@ -162,41 +162,39 @@ def _unwrap_partial(component: Callable[..., Any]) -> Callable[..., Any]:
 
 
 check = Hook("check")
-"""`function(planned, **settings)` yields a line for each conflict with the rest of the run: the
-dotted key, the rule, the value, the way out. Raising ValueError reports one, too. The function of
+"""`function(planned, **settings)` yields a line for each conflict with other settings: the dotted
+key, the rule, the value, the way out. A ValueError is reported as a conflict, too. The function of
 a group is called without settings."""
 
 caution = Hook("caution")
-"""`function(planned, **settings)` yields what the plan prints as a caution; the run trains."""
+"""`function(planned, **settings)` yields cautions, which the plan prints; the run trains."""
 
 describe = Hook("describe")
-"""`function(planned, **settings)` returns a line of the plan about a scheduler."""
+"""`function(planned, **settings)` returns a description of a scheduler for the plan."""
 
 audit = Hook("audit")
-"""Yields what is wrong after a clip, `function(params, **settings)`, or with the indices of a
-sampler, `function(targets, indices, **settings)`; a broken promise ends the run. For a clip that is
-made with the model, `function(params, model, **settings)`."""
+"""`function(params, **settings)` of a clip (`function(params, model, **settings)` if it needs the
+model) or `function(targets, indices, **settings)` of a sampler yields problems of the result, which
+end the run."""
 
 no_effect = Hook("no_effect")
-"""`function(**settings)` returns why a loss changes nothing with these settings, or None."""
+"""`function(**settings)` returns the reason why a loss has no effect, or None."""
 
 pretrained_weights = Hook("pretrained_weights")
-"""`function(weights, **settings)` returns what a model's library publishes under that name as
-`recipe.components.model.library_weights.LibraryWeights`, or None. Settings that are `auto` may
-still be so."""
+"""`function(weights, **settings)` returns the weights with that name in a model's library, as
+`recipe.components.model.library_weights.LibraryWeights`, or None. Settings may be `auto`."""
 
 adapt_weights = Hook("adapt_weights")
-"""`function(weights, **settings)` returns weights of a file under the names of the model."""
+"""`function(weights, **settings)` returns the weights of a file, renamed to those of the model."""
 
 needs_model = Marker("needs_model")
-"""A clip, a function or a class, that is called once as `clip(model, **settings)`; the result is
-called in every step."""
+"""A clip that is called once as `clip(model, **settings)`; the result is called in each step."""
 
 lr_factor = Marker("lr_factor")
 """A scheduler that is a function of the progress of the run, `factor(progress, **settings)`."""
 
 needs_total_steps = Marker("needs_total_steps")
-"""A scheduler that also takes the keyword argument `total`, the number of its steps in the run."""
+"""A scheduler with the keyword argument `total`, the number of scheduler steps in the run."""
 
 preserves_inputs = Marker("preserves_inputs")
 """An augmentation that returns its batch unchanged, or an evaluation that returns
@@ -208,8 +206,7 @@ has_complete_digest = Marker("has_complete_digest")
 returned."""
 
 warmup_setting = Label("warmup_setting")
-"""A scheduler that begins with a warm-up; the text is the name of the setting that holds its share
-of the run."""
+"""A scheduler that begins with a warm-up; the string is the setting with its share of the run."""
 
 reweights_classes = Marker("reweights_classes")
 """A loss that gives rare classes more weight."""

@@ -524,7 +524,7 @@ TENTH = "[{option: constant, scale: 0.1, length: 1}, {option: constant, scale: 0
             ["average=swa", "model.batchnorm=false"],
             "the averaged weights and statistics are those of the last step",
         ),
-        (["loss=class_weights", "loss.weights=[1,1,1]"], "every class weighs 1"),
+        (["loss=class_weights", "loss.weights=[1,1,1]"], "every class has weight 1"),
     ],
 )
 def test_a_trick_without_effect_is_reported_with_the_reason(

@@ -175,12 +175,12 @@ def test_randaugment_takes_back_what_the_data_did(built: Callable[..., Run]) -> 
     ("overrides", "problem"),
     [
         (("augment=randaugment",),
-         r"augment=randaugment is made for images, .* between -\d.* and \d.*; use augment=.*"),
+         r"augment=randaugment needs images in which .* between -\d.* and \d.*; use augment=.*"),
         (("augment=randaugment", "data.channels=2"),
-         "augment=randaugment is made for images of 1 or 3 channels, with a mean and std of each, "
-         "got 2, 2 and 2; use augment=flip_crop"),
+         "augment=randaugment needs images of 1 or 3 channels, and a mean and a std for each "
+         "channel, got 2, 2 and 2; use augment=flip_crop"),
         (("augment=random_erasing", "augment.scale=[0.3,0.1]"),
-         r"augment.scale must go from low to high, got \[0.3, 0.1\]; turn it"),
+         r"augment.scale must be a range from low to high, got \[0.3, 0.1\]; use \[0.1, 0.3\]"),
     ],
 )  # fmt: skip
 def test_what_an_augmentation_of_torchvisions_can_not_do_is_refused(

@@ -135,11 +135,11 @@ def chance(targets: Tensor, generator: torch.Generator) -> Tensor:
 @pytest.mark.parametrize(
     ("part", "problem"),
     [
-        ("half", "gives (10,), torch.int64, on cpu; it must give as many indices "
+        ("half", "returns (10,), torch.int64, on cpu; return as many indices "
          "as there are training samples, (20,), int64, on the cpu"),
-        ("beyond", "gives indices from 1 to 20, but there are samples 0 to 19"),
-        ("chance", "draws from a global random stream; draw from the generator "
-         "it is given"),
+        ("beyond", "returns indices from 1 to 20; return indices from 0 to 19"),
+        ("chance", "draws from a global random stream; use only the generator "
+         "that it is given"),
     ],
 )  # fmt: skip
 def test_a_users_sampler_that_breaks_the_contract_is_refused(
@@ -151,5 +151,5 @@ def test_a_users_sampler_that_breaks_the_contract_is_refused(
 
 
 def test_rare_classes_are_not_counted_twice(built: Callable[..., Any]) -> None:
-    with pytest.raises(SpecError, match="so they would count twice; use one of them"):
+    with pytest.raises(SpecError, match="gives them more weight as well; use only one of them"):
         built("sampler=balanced", "loss=class_weights")

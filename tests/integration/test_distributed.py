@@ -108,7 +108,7 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
     ],
     (*several.HERE, "modle=vgg", "epochs=0"): [
         "modle=vgg: no such key; did you mean model?",
-        "epochs must be greater than 0, got 0",
+        "epochs must be greater than 0, got 0; use 12, the default",
     ],
     (*several.HERE, "data.batch_size=1", "model=mlp", "distributed.sync_batchnorm=true"): [
         "data.batch_size is 1, but 2 processes share each batch; use data.batch_size=2 or more",
@@ -119,13 +119,13 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
         *several.HERE, "distributed=fsdp", "clip=value", "average=swa", "freeze=gradual",
         "channels_last=true",
     ): [
-        "clip=value would see parts of gradients under distributed=fsdp; use clip=norm",
-        "average=swa would average parts of weights under distributed=fsdp",
+        "clip=value would get parts of gradients with distributed=fsdp; use clip=norm",
+        "average=swa would average parts of weights with distributed=fsdp",
         "freeze=gradual unfreezes layers during the run",
-        "channels_last is true, but distributed=fsdp can't cut weights that lie in that order",
+        "channels_last is true, but distributed=fsdp can't shard weights in that memory format",
     ],
     (*several.HERE, "model=mlp", "loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=sum"):
-        ["loss._target_=torch.nn.CrossEntropyLoss is no mean over the samples of a batch"],
+        ["loss._target_=torch.nn.CrossEntropyLoss is not a mean over the samples of a batch"],
 }  # fmt: skip
 """What the first process tells of a command line, by its beginnings."""
 

@@ -277,7 +277,7 @@ RULES = {
     # Freezing and groups
     "agc would do nothing where only the head is trained": (
         "clip=agc freeze=all_but_head",
-        "clip=agc leaves the classifier head alone (clip.head=auto), and with freeze=all_but_head "
+        "clip=agc doesn't clip the classifier (clip.head=auto), and with freeze=all_but_head "
         "nothing else is trained; use clip=norm, or freeze less",
         "clip=agc freeze=convolutions",
     ),
@@ -302,8 +302,8 @@ RULES = {
     # Optimizer
     "a momentum of 1 would never stop": (
         "optimizer.momentum=1",
-        "optimizer.momentum must be below 1, got 1 for all: the steps would grow without end; 0.9 "
-        "is usual",
+        "optimizer.momentum must be below 1, got 1 for all, with which training diverges; use "
+        "0.9",
         "optimizer.momentum=0.99",
     ),
     "nor may a group have one": (
@@ -354,15 +354,15 @@ RULES = {
     "a user's float16 needs a scaler": (
         f"precision._target_={__name__}.half_without_scaler",
         f"precision._target_={__name__}.half_without_scaler computes in float16, but its scaler is "
-        "off, so small gradients would become 0; return a GradScaler that is enabled, or use "
+        "disabled, so small gradients would become 0; return an enabled GradScaler, or use "
         "precision=bf16",
         f"precision._target_={__name__}.half",
     ),
     "a scaler gives back the gradients of the loss": (
         f"precision._target_={__name__}.lazy clip=norm",
-        f"precision._target_={__name__}.lazy: its scaler's unscale_ doesn't give back the "
-        "gradients of the loss, so clip=norm would compare scaled ones with its limit; use torch's "
-        "GradScaler",
+        f"precision._target_={__name__}.lazy: its scaler's unscale_ doesn't restore the "
+        "gradients of the loss, so clip=norm would compare scaled gradients with its limit; use "
+        "torch's GradScaler",
         f"precision._target_={__name__}.scaled clip=norm",
     ),
     # Data and model
@@ -463,12 +463,12 @@ def test_conflicts_of_several_tricks_are_reported_at_once(tmp_path: Path) -> Non
         "model.channels is 3, but the data have 1; leave it out, or use model.channels=1",
         "augment=mixup gives probabilities, but loss=mse_one_hot takes indices (loss.takes); use "
         "loss=cross_entropy, or augment=none",
-        "optimizer.momentum must be below 1, got 1 for all: the steps would grow without end; 0.9 "
-        "is usual",
+        "optimizer.momentum must be below 1, got 1 for all, with which training diverges; use "
+        "0.9",
         "scheduler.per must be epoch, as val/loss is measured after every epoch, got step; use "
         "scheduler.per=epoch",
         "scheduler.mode must be min for val/loss, got max; use scheduler.mode=min",
-        "clip=agc leaves the classifier head alone (clip.head=auto), and with freeze=all_but_head "
+        "clip=agc doesn't clip the classifier (clip.head=auto), and with freeze=all_but_head "
         "nothing else is trained; use clip=norm, or freeze less",
     ]  # fmt: skip
 
@@ -597,8 +597,7 @@ def test_the_check_of_a_users_trick_is_applied(tmp_path: Path) -> None:
 def test_a_check_that_raises_is_reported_like_the_others(tmp_path: Path) -> None:
     arguments = project(tmp_path, mytricks=CLIP + RAISES)
     assert commands.refused(tmp_path, *arguments, "optimizer.momentum=1") == [
-        "optimizer.momentum must be below 1, got 1 for all: the steps would grow without end; 0.9 "
-        "is usual",
+        "optimizer.momentum must be below 1, got 1 for all, with which training diverges; use 0.9",
         "clip=mine is out of order",
     ]
 

@@ -30,7 +30,7 @@ def cutmix(
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)],
     classes: PositiveInt,
 ) -> tuple[Tensor, Tensor]:
-    """Pastes one rectangle of another image of the batch; the fraction of the area that is kept is
+    """Pastes one rectangle of another image of the batch; the share of the area that is kept is
     drawn from Beta(alpha, alpha).
 
     Targets become probabilities (batch, classes), proportional to the pixels of each image. Raises

@@ -1,12 +1,12 @@
-"""Random erasing.
+"""Random erasing: fill a random rectangle of the image with the mean colour.
 
-Helps: Photographs in which the object may be half hidden, and small data, against overfitting.
-Not with: Images whose class hangs on a small detail; freeze caches, as inputs change.
+Helps: Photographs in which objects may be partly hidden, and small data, against overfitting.
+Not with: Images whose class depends on a small detail; freeze caches, as inputs change.
 Costs: A pass over the images, one at a time.
 
 Source: Zhong et al. 2020, https://arxiv.org/abs/1708.04896; torchvision.transforms.RandomErasing.
-Inputs are normalised already, so its value 0 is the mean colour. A rectangle that doesn't fit into
-the image is drawn anew, ten times at most; then the image stays as it is.
+Inputs are already normalised, so its fill value 0 is the mean colour. A rectangle that doesn't fit
+into the image is drawn again, at most ten times; then the image isn't changed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recipe.components.augment import import_transforms, seed_global_rng
+from recipe.errors import SettingError
 
 
 def random_erasing(
@@ -29,13 +30,14 @@ def random_erasing(
     scale: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]],
     ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
 ) -> tuple[Tensor, Tensor]:
-    """Every image loses a rectangle with this probability, by draws of its own. Targets stay.
+    """Erases a rectangle of each image with this probability. Targets are not changed.
 
     Raises ValueError if torchvision can't be imported, and for a range that ends below its start.
     """
     for key, (low, high) in (("scale", scale), ("ratio", ratio)):
         if low > high:
-            raise ValueError(f"augment.{key} must go from low to high, got {[low, high]}; turn it")
+            rule, way_out = "must be a range from low to high", f"use {[high, low]}"
+            raise SettingError(f"augment.{key}", rule, [low, high], way_out)
     erase = import_transforms("random_erasing").RandomErasing(
         probability, tuple(scale), tuple(ratio)
     )

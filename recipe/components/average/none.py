@@ -29,5 +29,5 @@ class NoAverage:
 
 @supports_sharding
 def none(model: nn.Module) -> NoAverage:
-    """The trained module itself is evaluated and saved."""
+    """Returns the trained module as its average."""
     return NoAverage(model)

@@ -1,4 +1,4 @@
-"""No clipping: only the total norm is measured, so runs with and without can be compared."""
+"""No clipping; the total norm is measured to compare runs with and without clipping."""
 
 from __future__ import annotations
 

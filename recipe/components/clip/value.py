@@ -1,8 +1,8 @@
-"""Clipping by value: every entry of every gradient on its own, so the direction changes too.
+"""Clipping by value: each entry of the gradients separately, which also changes the direction.
 
-Helps: A few huge entries in otherwise small gradients.
-Not with: Optimizers that scale each entry themselves, such as adam, which undo most of it.
-Costs: Two passes over the gradients in a step.
+Helps: Gradients with a few very large entries.
+Not with: Optimizers that scale each entry, such as adam, which undo most of the clipping.
+Costs: Two passes over the gradients in each step.
 
 Source: torch.nn.utils.clip_grad_value_.
 """
@@ -40,4 +40,4 @@ def value(
 def audit_value(params: list[nn.Parameter], *, max_value: float) -> Iterator[str]:
     largest = get_total_norm([p.grad for p in params if p.grad is not None], math.inf).item()
     if largest > max_value * (1 + 1e-6):
-        yield f"an entry is {largest:g} after cutting to {max_value:g}"
+        yield f"an entry is {largest:g} after clipping to {max_value:g}"

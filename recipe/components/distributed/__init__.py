@@ -51,19 +51,19 @@ def check_distributed(planned: PlannedRun) -> Iterator[str]:
         )
     if planned.settings("data").get("on_bad_file") == "skip":
         yield (
-            "data.on_bad_file is skip, but each process would leave out what it alone can't read; "
-            "use data.on_bad_file=stop, or one process"
+            "data.on_bad_file is skip, but each process would skip only the files that it reads "
+            "itself; use data.on_bad_file=stop, or one process"
         )
     if planned.spec.compile:
         yield (
-            "compile is true, but a compiled model is not known to be right where processes share "
-            "a run; use compile=false, or one process"
+            "compile is true, but compiled models aren't tested with several processes; use "
+            "compile=false, or one process"
         )
     if not _is_mean_loss(planned):
         yield (
-            f"{planned.choice('loss')} is no mean over the samples of a batch, so what processes "
-            "find for their shares of it doesn't add up to the loss of the whole; use "
-            "loss=cross_entropy, or one process"
+            f"{planned.choice('loss')} is not a mean over the samples of a batch, so the losses of "
+            "the processes don't add up to the loss of the batch; use loss=cross_entropy, or one "
+            "process"
         )
 
 

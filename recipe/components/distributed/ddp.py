@@ -72,7 +72,7 @@ def check_ddp(
         return
     if planned.device.type != "cuda":
         yield (
-            f"distributed.sync_batchnorm is true, but torch's SyncBatchNorm needs GPUs, and this "
+            "distributed.sync_batchnorm is true, but torch's SyncBatchNorm needs GPUs, and this "
             f"run is on the {planned.device.type.upper()}; use distributed.sync_batchnorm=false, "
             "or a model without BatchNorm (model.batchnorm=false)"
         )

@@ -91,34 +91,35 @@ def fsdp(*, per: Literal["children", "model"]) -> FSDPStrategy:
 
 @check(fsdp)
 def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
-    """Refuses settings that are wrong, or not known to be correct, with sharded weights."""
+    """Refuses settings that are wrong, or not tested, with sharded weights."""
     if planned.collectives.world_size == 1:
         return
     choice, spec = planned.choice("distributed"), planned.spec
     if not planned.marks(supports_sharding, "clip"):
         yield (
-            f"{planned.choice('clip')} would see parts of gradients under {choice}; use clip=norm "
+            f"{planned.choice('clip')} would get parts of gradients with {choice}; use clip=norm "
             "or clip=none, or distributed=ddp"
         )
     if not planned.marks(supports_sharding, "average"):
         yield (
-            f"{planned.choice('average')} would average parts of weights under {choice}; use "
+            f"{planned.choice('average')} would average parts of weights with {choice}; use "
             "average=none, or distributed=ddp"
         )
     if not planned.marks(supports_sharding, "sharpness"):
         yield (
-            f"{planned.choice('sharpness')} would measure parts of gradients under {choice}; use "
+            f"{planned.choice('sharpness')} would measure parts of gradients with {choice}; use "
             "sharpness=none, or distributed=ddp"
         )
     if planned.freeze_schedule.unfreeze_schedule:
         yield (
             f"{planned.choice('freeze')} unfreezes layers during the run, which torch's "
-            f"fully_shard doesn't follow ({choice}); freeze them throughout, or use distributed=ddp"
+            f"fully_shard doesn't support ({choice}); freeze them throughout, or use "
+            "distributed=ddp"
         )
     if planned.scaler.is_enabled():
         yield (
-            f"{planned.choice('precision')} scales its loss, which is not known to be right for "
-            f"gradients in parts ({choice}); use precision=bf16, or distributed=ddp"
+            f"{planned.choice('precision')} scales the loss, which isn't tested with sharded "
+            f"gradients ({choice}); use precision=bf16, or distributed=ddp"
         )
     names = (len(list(planned.model.named_parameters(remove_duplicate=d))) for d in (True, False))
     if per == "children" and len(set(names)) > 1:
@@ -128,6 +129,6 @@ def check_fsdp(planned: PlannedRun, *, per: str) -> Iterator[str]:
         )
     if spec.channels_last is True:
         yield (
-            f"channels_last is true, but {choice} can't cut weights that lie in that order; use "
+            f"channels_last is true, but {choice} can't shard weights in that memory format; use "
             "channels_last=auto or false"
         )

@@ -1,12 +1,12 @@
-"""Test-time flip: each image is classified as it is and mirrored, and the logits are averaged.
+"""Test-time flip: the logits of each image and of its mirror image are averaged.
 
-Helps: Photographs, where left and right are arbitrary: often a few tenths of a point.
-Not with: Digits, text and whatever else means something else in a mirror; the freeze cache of the
-validation part.
-Costs: A second forward pass of every evaluation and prediction.
+Helps: Photographs, where left and right are arbitrary: often a few tenths of a percentage point.
+Not with: Digits, text and other images that change their meaning when mirrored; the freeze cache of
+the validation split.
+Costs: A second forward pass in each evaluation and prediction.
 
-Source: Krizhevsky et al. 2012 (section 4.1, with crops as well); as flipping alone in
-https://github.com/KellerJordan/cifar10-airbench, which averages logits, too.
+Source: Krizhevsky et al. 2012, section 4.1 (with crops); https://github.com/KellerJordan/cifar10-airbench
+(only flips, and means of logits).
 """
 
 from __future__ import annotations

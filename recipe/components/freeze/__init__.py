@@ -23,7 +23,7 @@ from recipe.components.contract import PlannedRun, check
 
 @check("freeze")
 def check_freeze(planned: PlannedRun) -> Iterator[str]:
-    """The rules of every freeze."""
+    """Layers must be unfrozen during the run, and a BatchNorm policy must have an effect."""
     frozen, choice = planned.freeze_schedule, planned.choice("freeze")
     late = [epoch for epoch in frozen.unfreeze_schedule if epoch >= planned.spec.epochs]
     if late:

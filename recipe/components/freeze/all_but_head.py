@@ -1,9 +1,8 @@
-"""Train the classifier alone, on features that stay as they are.
+"""Train only the classifier, on fixed features.
 
-Helps: A first try on new classes, with few images or little time, from weights of similar data.
-Not with: Random weights, of which the head would learn little; `model.weights` brings others.
-Costs: Less than nothing: with the frozen part computed once, an epoch takes a small share of
-the time.
+Helps: New classes with few images or little time, if the weights were trained on similar data.
+Not with: Random weights, whose features are poor; load others with `model.weights`.
+Costs: It saves time: the outputs of the frozen layers are computed once, and epochs are short.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from recipe.nn import layers
 
 
 def all_but_head(model: nn.Module, *, head: str) -> None:
-    """Freeze everything but `head`: `auto` (the classifier, all of several), or a name or pattern.
+    """Freezes everything except `head`: `auto` (the classifier, or all classifiers), or a pattern.
 
-    Raises SpecError if the pattern matches nothing.
+    Raises SpecError if the pattern matches no parameter.
     """
     trained = layers.find_head_parameters(model, head, "freeze.head")
     for name, parameter in model.named_parameters():

@@ -1,9 +1,8 @@
 """Freeze parameters by their names.
 
-Helps: Where you know which layers carry over to the new data.
-Not with: Augmentation, if the frozen beginning is to be computed once only.
-Costs: Less than nothing: frozen layers have no gradient, and at the beginning of the model are
-computed once.
+Helps: Models of which you know the layers that fit the new data.
+Not with: Augmentation, if the outputs of the frozen layers are to be computed only once.
+Costs: It saves time: frozen layers need no gradients, and the first ones are computed once.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from recipe.nn.parameter_patterns import assign_patterns
 
 
 def by_name(model: nn.Module, *, names: list[str]) -> None:
-    """Freeze what `names` (exact, glob, `re:`) takes; everything else is trained.
+    """Freezes the parameters that `names` (exact, glob, `re:`) match; all others are trained.
 
-    Raises SpecError for every pattern that matches nothing, naming the nearest parameters.
+    Raises SpecError with each pattern that matches no parameter, and the most similar names.
     """
     if not names:
         raise ValueError("freeze.names is empty; name what to freeze, or use freeze=none")

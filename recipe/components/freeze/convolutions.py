@@ -1,9 +1,8 @@
-"""Keep what the convolutions have learnt; normalisation and classifier adapt to new data.
+"""Freeze the convolutions; normalisation and classifier adapt to the new data.
 
-Helps: Few images that differ in contrast and statistics from those of the weights:
-normalisation adapts, filters stay.
-Not with: Models without normalisation layers, of which the classifier alone is left to train.
-Costs: Less than nothing: convolutions need no gradient of their weights.
+Helps: Few images with other contrast and statistics than the data of the pretrained weights.
+Not with: Models without normalisation layers, of which only the classifier would be trained.
+Costs: It saves time: convolutions need no gradients of their weights.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 
 
 def convolutions(model: nn.Module) -> None:
-    """Freeze weight and bias of every convolution, of any dimension, told by the module's type.
+    """Freezes weight and bias of all convolutions of any dimension, found by the module's type.
 
-    Raises ValueError if the model has none.
+    Raises ValueError if the model has no convolutions.
     """
     model.requires_grad_(True)
     found = [module for module in model.modules() if isinstance(module, _ConvNd)]

@@ -1,12 +1,11 @@
-"""Unfreeze a model stage by stage, usually from the head down.
+"""Unfreeze a model stage by stage, usually from the classifier towards the input.
 
-Helps: Fine-tuning with few images, where training everything at once spoils what the weights
-know.
-Not with: Scheduler=one_cycle, whose top would be over before the last stage thaws (refused).
-Costs: Less than nothing in the epochs before everything is trained.
+Helps: Fine-tuning with few images, where training all layers at once loses pretrained features.
+Not with: `scheduler=one_cycle`, if its peak is before the last stage is unfrozen (refused).
+Costs: It saves time in the epochs in which layers are frozen.
 
 Source: gradual unfreezing of Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3;
-there one layer an epoch, here any stages at any epochs.
+there, one layer per epoch, here any stages at any epochs.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ class UnfreezeStage(TypedDict):
 
 
 def gradual(model: nn.Module, *, stages: list[UnfreezeStage]) -> dict[int, list[str]]:
-    """Freeze all that the stages name; returns which names are to be trained from which epoch on.
+    """Freezes the parameters of all stages; returns the names that are trained from each epoch on.
 
-    A stage at epoch 0 is trained from the start, so it isn't frozen at all.
-
-    Raises SpecError if a pattern matches nothing, ValueError if two stages name a parameter.
+    A stage at epoch 0 isn't frozen. Raises SpecError if a pattern matches no parameter, ValueError
+    if two stages contain the same parameter.
     """
     if not stages:
         raise ValueError("freeze.stages is empty; name stages, or use freeze=none")
@@ -43,7 +41,7 @@ def gradual(model: nn.Module, *, stages: list[UnfreezeStage]) -> dict[int, list[
         key, epoch = f"freeze.stages[{index}].names", stage["epoch"]
         for name in assign_patterns(key, stage["names"], names):
             if name in taken:
-                raise ValueError(f"{key}: {name} is in stages[{taken[name]}] already; name it once")
+                raise ValueError(f"{key}: {name} is already in stages[{taken[name]}]; name it once")
             taken[name] = index
             timetable.setdefault(epoch, []).append(name)
     for name, parameter in model.named_parameters():

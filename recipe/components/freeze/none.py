@@ -1,4 +1,4 @@
-"""Nothing is frozen."""
+"""All parameters are trained."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from recipe.components.contract import PlannedRun, check
 
 @check("loss")
 def check_target_form(planned: PlannedRun) -> Iterator[str]:
-    """A loss must take the form of target that the augmentation gives, and validation's."""
+    """A loss must accept the targets of the augmentation and those of validation."""
     takes = planned.settings("loss").get("takes", ["indices"])
     gives = planned.settings("augment").get("gives", "indices")
     if gives not in takes:
@@ -39,10 +39,10 @@ def check_target_form(planned: PlannedRun) -> Iterator[str]:
 
 
 def check_target(output: Tensor, target: Tensor) -> None:
-    """Raise ValueError unless `target` has one of the two forms of the contract.
+    """Raises ValueError unless `target` has one of the two forms of the contract.
 
-    That class indices lie in [0, classes) is looked at on the CPU only: on a GPU it would wait
-    for the device in every step, so there the engine checks all targets once before training.
+    The range of class indices is checked only on the CPU, as the check would synchronize with a GPU
+    in each step; the engine checks all targets once before training.
     """
     shapes = f"output {tuple(output.shape)}, target {tuple(target.shape)}"
     if output.ndim != 2:
@@ -62,12 +62,14 @@ def check_target(output: Tensor, target: Tensor) -> None:
             f"got {target.dtype}; convert them with .long()"
         )
     elif target.shape != output.shape[:1]:
-        raise ValueError(f"loss: class indices must have shape (batch,), got {shapes}")
+        raise ValueError(
+            f"loss: class indices must have shape (batch,), got {shapes}; give one per sample"
+        )
     elif target.is_cpu and target.numel():
         classes = output.shape[1]
         low, high = (int(bound) for bound in target.aminmax())
         if low < 0 or high >= classes:
             raise ValueError(
-                f"loss: class indices must lie in 0 to {classes - 1}, the model's outputs, got "
-                f"{low if low < 0 else high}; correct the data or set data.classes"
+                f"loss: class indices must be from 0 to {classes - 1}, as the model has {classes} "
+                f"outputs, got {low if low < 0 else high}; correct the data or set data.classes"
             )

@@ -9,7 +9,7 @@ from recipe.components.loss import check_target
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """The mean over the batch, in nats, shape (); the softmax is taken here.
+    """Returns the mean over the batch of the cross-entropy of the logits, in nats, shape ().
 
     Raises ValueError for a target that fits neither form of the contract.
     """

@@ -1,9 +1,9 @@
 """Cross-entropy with label smoothing.
 
-Helps: Many classes or noisy labels, and where probabilities are to be less sure of themselves;
-on small clean data it seldom moves the accuracy.
-Not with: Loss values of runs without it, which are on another scale; mixup and cutmix smooth
-the targets already.
+Helps: Many classes, noisy labels, and overconfident models; on small clean data it seldom changes
+the accuracy.
+Not with: Mixup and cutmix, which already smooth the targets; comparisons of its loss with that of
+other runs, which has another scale.
 Costs: Nothing that can be measured.
 
 Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; torch.nn.functional.cross_entropy.
@@ -23,11 +23,11 @@ from recipe.components.loss import check_target
 def label_smoothing(
     output: Tensor, target: Tensor, *, smoothing: Annotated[float, Field(gt=0, lt=1)]
 ) -> Tensor:
-    """Cross-entropy to (1 - smoothing) * target + smoothing / classes, in nats, shape ().
+    """Returns the mean over the batch of the cross-entropy of the logits with the targets
+    (1 - smoothing) * target + smoothing / classes, in nats, shape ().
 
-    The mean over the batch; the softmax is taken here. Evaluation with it is smoothed too, so
-    its loss can't be compared with that of cross_entropy. Raises ValueError for a target
-    that fits neither form of the contract.
+    Targets are smoothed in evaluation, too. Raises ValueError for a target that fits neither form
+    of the contract.
     """
     check_target(output, target)
     return functional.cross_entropy(output, target, label_smoothing=smoothing)

@@ -1,12 +1,12 @@
 """Mean squared error to one-hot targets.
 
-Helps: As a robust stand-in for cross-entropy with few classes (Hui and Belkin 2020,
-https://arxiv.org/abs/2006.07322); with many it learns slowly.
-Not with: Learning rates found for cross-entropy: its gradients are smaller.
+Helps: A robust alternative to cross-entropy for few classes (Hui and Belkin 2020,
+https://arxiv.org/abs/2006.07322); with many classes, training is slow.
+Not with: Learning rates chosen for cross-entropy, as its gradients are smaller.
 Costs: Nothing that can be measured.
 
-Source: torch.nn.functional.mse_loss, which broadcasts class indices against the outputs to a
-wrong loss with only a warning; here they are turned into one-hot rows first.
+Source: torch.nn.functional.mse_loss, which broadcasts class indices to a wrong loss with only a
+warning; here, they are converted to one-hot vectors first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recipe.components.loss import check_target
 
 
 def mse_one_hot(output: Tensor, target: Tensor) -> Tensor:
-    """The mean over batch and classes of (output - target)**2, shape (); no softmax is taken.
+    """Returns the mean over batch and classes of (output - target)**2, shape (), without softmax.
 
     Raises ValueError for a target that fits neither form of the contract.
     """

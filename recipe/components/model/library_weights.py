@@ -1,4 +1,4 @@
-"""The weights that a model's library offers, and the images that they are made for."""
+"""Pretrained weights of a model's library, and the images that they were trained on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class InputFormat:
-    """The images that weights are made for."""
+    """The format of the images that weights were trained on."""
 
     size: int
     """Height and width, in pixels."""
     mean: Sequence[float]
-    """Per channel, on the scale where black is 0 and white is 1."""
+    """Per channel, where black is 0 and white is 1."""
     std: Sequence[float]
 
     def __str__(self) -> str:
@@ -23,21 +23,21 @@ class InputFormat:
 
 
 IMAGENET_INPUT_FORMAT = InputFormat(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What nearly all weights for photographs are made for; `auto` where nothing else is known."""
+"""The format of nearly all weights for photographs; used for `auto` if no other is known."""
 
 
 @dataclass(frozen=True)
 class LibraryWeights:
-    """Weights that a model's library has under a name."""
+    """Pretrained weights in a model's library."""
 
     name: str
-    """In full, for people."""
+    """The full name, for messages."""
     input_format: InputFormat
     classes: tuple[str, ...]
-    """What they tell apart; empty where that isn't known."""
+    """Class names; empty if they aren't known."""
     head_modules: tuple[str, ...]
-    """Modules that classify; empty: the last layer with weights."""
+    """The modules of the classifier; empty for the last layer with weights."""
     source: str
-    """Where they come from, for someone who has to fetch them by hand."""
+    """The address, for a download by hand."""
     load: Callable[[], Mapping[str, Tensor]]
-    """Fetches them, unless the library has before. May raise anything."""
+    """Downloads them, unless the library has cached them. May raise any exception."""

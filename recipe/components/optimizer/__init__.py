@@ -12,22 +12,22 @@ from recipe.components.contract import PlannedRun, caution, check
 
 @check("optimizer")
 def check_momentum(planned: PlannedRun) -> Iterator[str]:
-    """What torch's classes take without a word."""
+    """torch accepts a momentum of 1 or more, with which training diverges."""
     groups: dict[float, list[str]] = {}
     for group in planned.optimizer.param_groups:
         groups.setdefault(group.get("momentum", 0.0), []).append(group["name"])
     for momentum, names in groups.items():
         if momentum >= 1:
             yield (
-                f"optimizer.momentum must be below 1, got {momentum} for {', '.join(names)}: the "
-                "steps would grow without end; 0.9 is usual"
+                f"optimizer.momentum must be below 1, got {momentum} for {', '.join(names)}, with "
+                "which training diverges; use 0.9"
             )
 
 
 @caution("optimizer")
 def warn_zero_learning_rate(planned: PlannedRun) -> Iterator[str]:
-    """A run in which no weight can move."""
+    """Without a learning rate, no weight changes."""
     if not any(planned.warmup_factors) or not any(
         any(curve) for curve in planned.lr_curves.values()
     ):
-        yield "the learning rate is 0 at every step, so no weight will move; raise optimizer.lr"
+        yield "the learning rate is 0 at every step, so no weight will change; raise optimizer.lr"

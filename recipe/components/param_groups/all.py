@@ -1,4 +1,4 @@
-"""One group with everything."""
+"""One group with all parameters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Optimizer settings by the names of parameters.
 
-Helps: Where layers are to differ in learning rate, weight decay or any option of the optimizer.
+Helps: Layers that need different learning rates, weight decay or other optimizer settings.
 Not with: Schedules with one absolute maximum or minimum for all groups (refused).
 Costs: Nothing that can be measured.
 """
@@ -12,16 +12,17 @@ from typing import Any
 
 from torch import nn
 
+from recipe.errors import SettingError
 from recipe.nn.parameter_patterns import assign_patterns
 
 
 def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A group for each rule `{match: <pattern or list>, <option of the optimizer>: value, ...}`
-    and one, `rest`, for what no rule takes, which gets the optimizer's own settings.
+    """Returns a group for each rule `{match: <pattern or list>, <optimizer setting>: value, ...}`,
+    and a group `rest` with the optimizer's settings for all other parameters.
 
-    A rule's group is called by its `name`, else after its pattern.
-    Raises ValueError, naming the rule, if it lacks `match`, matches nothing, or takes a parameter
-    that an earlier rule has.
+    The name of a group is the rule's `name`, or else made from its patterns. Raises ValueError with
+    the index of the rule if it has no `match`, or matches no parameter, or one that an earlier rule
+    matches.
     """
     if not rules:
         raise ValueError("param_groups.rules is empty; write rules, or use param_groups=all")
@@ -34,8 +35,8 @@ def by_name(model: nn.Module, *, rules: list[dict[str, Any]]) -> list[dict[str, 
         for parameter in (taken := assign_patterns(key, match, list(parameters))):
             if parameter in owner:
                 raise ValueError(
-                    f"{key} ({', '.join(match)}): {parameter} is claimed by {owner[parameter]} "
-                    "already; make the patterns exclude each other"
+                    f"{key} ({', '.join(match)}): {parameter} is already matched by "
+                    f"{owner[parameter]}; make the patterns exclude each other"
                 )
             owner[parameter] = f"{key.rpartition('.')[2]} ({', '.join(match)})"
         params = [parameters[parameter] for parameter in parameters if parameter in taken]
@@ -55,20 +56,17 @@ def _parse_rule(
     match = options.pop("match", None)
     match = [match] if isinstance(match, str) else match
     if not match or not _is_string_list(match):
-        raise ValueError(
-            f"{key} has no match; write {{match: <name or pattern>, lr: ...}}, got {rule}"
-        )
+        way_out = "write {match: <name or pattern>, lr: ...}"
+        raise SettingError(key, "must have a match", rule, way_out)
     if "params" in options or "rule" in options:
-        raise ValueError(f"{key}: params and rule can't be set; match selects its parameters")
+        raise ValueError(f"{key}: params and rule can't be set; use match to select parameters")
     given = options.pop("name", None)
     if not options:
-        raise ValueError(
-            f"{key} sets nothing; give it an option of the optimizer, such as lr: 0.01"
-        )
+        raise ValueError(f"{key} sets nothing; add a setting of the optimizer, such as lr: 0.01")
     name = str(given) if given is not None else re.sub(r"\W+", "_", " ".join(match)).strip("_")
     if not re.fullmatch(r"[\w.-]+", name) or name in names | {"rest"}:
         raise ValueError(
-            f"{key}: {name!r} can't be the group's name (letters, digits, _ . - and used once); "
-            "give the rule a name of its own"
+            f"{key}: {name!r} can't be the group's name (letters, digits, _ . -, and unique); give "
+            "the rule another name"
         )
     return match, name, options

@@ -1,7 +1,7 @@
-"""A freshly initialised classifier learns faster than the layers below it.
+"""A larger learning rate for the classifier than for the other layers.
 
-Helps: Fine-tuning: a new head has far to go, while what is below it should move little.
-Not with: Random weights throughout, of which no layer has a lead.
+Helps: Fine-tuning, where a new head must change much, and pretrained layers only a little.
+Not with: Models with random weights, where no layer is ahead of the others.
 Costs: Nothing that can be measured.
 """
 
@@ -18,16 +18,16 @@ from recipe.nn import layers
 def head_faster(
     model: nn.Module, *, lr: PositiveFloat, factor: PositiveFloat, head: str
 ) -> list[dict[str, Any]]:
-    """Two groups: `head` learns with `lr * factor`, `body` with `lr`.
+    """Returns two groups: `head` with the learning rate `lr * factor`, `body` with `lr`.
 
-    Raises SpecError if the pattern for the head matches nothing, ValueError if everything.
+    Raises SpecError if the pattern of the head matches no parameter, ValueError if it matches all.
     """
     names = layers.find_head_parameters(model, head, "param_groups.head")
     parameters = dict(model.named_parameters())
     body = [parameter for name, parameter in parameters.items() if name not in names]
     if not body:
         raise ValueError(
-            f"param_groups.head: {head!r} takes every parameter; name the classifier alone"
+            f"param_groups.head: {head!r} matches all parameters; match the classifier only"
         )
     return [
         {"name": "body", "params": body, "lr": lr},

@@ -1,12 +1,12 @@
-"""The nearer to the input, the slower a block learns.
+"""Layer-wise learning rate decay: the nearer to the input, the smaller the learning rate.
 
-Helps: Fine-tuning of deep models, above all transformers (0.65 to 0.9).
-Not with: Random weights, whose first layers would hardly learn.
-Costs: Nothing that can be measured; one group of the optimizer for each block.
+Helps: Fine-tuning of deep models, above all transformers (decay of 0.65 to 0.9).
+Not with: Random weights, whose first layers would hardly be trained.
+Costs: Nothing that can be measured; one parameter group for each block.
 
-Source: Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254, whose decay is by block, as in
+Source: Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254, with a decay per block, as in
 timm.optim.param_groups_layer_decay; discriminative fine-tuning of Howard and Ruder 2018,
-https://arxiv.org/abs/1801.06146, section 3.1 (there the ratio is 1 / 2.6).
+https://arxiv.org/abs/1801.06146, section 3.1 (with a ratio of 1 / 2.6).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from recipe.nn import layers
 def layer_decay(
     model: nn.Module, *, lr: PositiveFloat, decay: Annotated[float, Field(gt=0, le=1)]
 ) -> list[dict[str, Any]]:
-    """A group for each block; the classifier has `lr`, the k-th block before it `lr * decay**k`.
+    """Returns a group for each block; the classifier has the learning rate `lr`, the k-th block
+    before it `lr * decay**k`.
 
-    Blocks are those of the model's own `group_matcher` (timm), else the stem, each residual
-    block or transformer layer, and each layer of a model without blocks (see `recipe.nn.layers`).
+    Blocks are those of the model's `group_matcher` (timm), else the stem and each residual block or
+    transformer layer, or each layer of a model without blocks (see `recipe.nn.layers`).
     """
     parameters = dict(model.named_parameters())
     ordered = layers.find_blocks(model)

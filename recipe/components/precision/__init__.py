@@ -21,7 +21,7 @@ AutocastAndScaler = tuple[Callable[[], AbstractContextManager[object]], GradScal
 
 @check("precision")
 def check_precision(planned: PlannedRun) -> Iterator[str]:
-    """Small gradients must survive 16 bits, and a clip must see them as they are."""
+    """float16 needs loss scaling, and a clip needs the gradients without the scale."""
     choice, device = planned.choice("precision"), planned.device.type
     with planned.autocast():
         float16 = torch.is_autocast_enabled(device) and (
@@ -29,22 +29,22 @@ def check_precision(planned: PlannedRun) -> Iterator[str]:
         )
     if float16 and not planned.scaler.is_enabled():
         yield (
-            f"{choice} computes in float16, but its scaler is off, so small gradients would become "
-            "0; return a GradScaler that is enabled, or use precision=bf16"
+            f"{choice} computes in float16, but its scaler is disabled, so small gradients would "
+            "become 0; return an enabled GradScaler, or use precision=bf16"
         )
     if planned.scaler.is_enabled() and not _is_unscale_exact(planned.scaler, planned.device):
         yield (
-            f"{choice}: its scaler's unscale_ doesn't give back the gradients of the loss, so "
-            f"{planned.choice('clip')} would compare scaled ones with its limit; use torch's "
+            f"{choice}: its scaler's unscale_ doesn't restore the gradients of the loss, so "
+            f"{planned.choice('clip')} would compare scaled gradients with its limit; use torch's "
             "GradScaler"
         )
 
 
 def _is_unscale_exact(scaler: GradScaler, device: torch.device) -> bool:
-    """Tried with a gradient of 2**-10, small enough that no scale makes it overflow."""
-    mine, x = copy.deepcopy(scaler), nn.Parameter(torch.ones((), device=device))
+    """Tests a gradient of 2**-10, which no usual scale makes overflow."""
+    copied, x = copy.deepcopy(scaler), nn.Parameter(torch.ones((), device=device))
     optimizer = torch.optim.SGD([x], lr=1.0)
-    mine.scale(x * 2**-10).backward()
-    mine.unscale_(optimizer)
+    copied.scale(x * 2**-10).backward()
+    copied.unscale_(optimizer)
     assert x.grad is not None
     return abs(x.grad.item() * 2**10 - 1) < 1e-3

@@ -2,9 +2,9 @@
 
 bfloat16 has the exponent of float32, so gradients need no scaling.
 
-Helps: GPUs and CPUs that compute with it: half the memory traffic, and speed.
-Not with: Results that are to agree to the last digits: it has 8 bits of mantissa.
-Costs: Accuracy within noise on most models; on hardware without it, time.
+Helps: GPUs and CPUs with native bfloat16: half the memory traffic, and faster computation.
+Not with: Results that must agree in most digits, as it has 8 bits of precision.
+Costs: Usually no accuracy beyond noise; time on hardware without native bfloat16.
 
 Source: torch.autocast.
 """

@@ -1,8 +1,8 @@
 """Mixed precision in float16 with loss scaling.
 
 Helps: GPUs without bfloat16, such as the V100 and T4.
-Not with: CPUs (refused), and clip thresholds on scaled gradients (the engine unscales first).
-Costs: A few skipped steps while the scale is found.
+Not with: CPUs (refused).
+Costs: A few skipped steps while the scale adapts.
 
 Source: Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740; torch.autocast, GradScaler.
 """
@@ -27,10 +27,8 @@ def fp16(
     backoff_factor: Annotated[float, Field(gt=0, lt=1)],
     growth_interval: PositiveInt,
 ) -> AutocastAndScaler:
-    """Forward passes under autocast to float16, and a scaler that is on.
-
-    A step whose gradients overflow is skipped by the scaler. Raises ValueError on a CPU.
-    """
+    """Returns autocast to float16 and an enabled scaler, which skips steps whose gradients
+    overflow. Raises ValueError for a CPU."""
     if device.type == "cpu":
         raise ValueError(
             "precision=fp16 needs a GPU, and this run is on the CPU; use precision=bf16"

@@ -7,8 +7,7 @@ torch.Generator that is seeded for each epoch. No other randomness may be used, 
 a pure function of seed and epoch.
 
 `@audit(sampler)` (recipe.components.contract) registers `function(targets, indices, **settings)`,
-which yields what is wrong with the indices of an epoch, one line each. Only the order of
-sampler=shuffled is without effect.
+which yields a line for each problem of an epoch's indices.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from recipe.nn import rng
 
 @check("sampler")
 def check_sampler(planned: PlannedRun) -> Iterator[str]:
-    """What a sampler gives must be as many samples that are there, the same each time."""
+    """A sampler must return one valid index per sample, and use only the given generator."""
     targets, choice = planned.data.train.targets, planned.choice("sampler")
     stream = rng.make_generator(planned.spec.seed, "order")
     before = rng.snapshot_rng()
     indices = planned.sampler(targets, stream)
     if rng.snapshot_rng() != before:
-        yield f"{choice} draws from a global random stream; draw from the generator it is given"
+        yield f"{choice} draws from a global random stream; use only the generator that it is given"
     shape = tuple(indices.shape)
     if shape != (len(targets),) or indices.dtype != torch.int64 or not indices.is_cpu:
         yield (
-            f"{choice} gives {shape}, {indices.dtype}, on {indices.device.type}; it must give as "
-            f"many indices as there are training samples, ({len(targets)},), int64, on the cpu"
+            f"{choice} returns {shape}, {indices.dtype}, on {indices.device.type}; return as many "
+            f"indices as there are training samples, ({len(targets)},), int64, on the cpu"
         )
     elif len(targets) and not 0 <= int(indices.min()) <= int(indices.max()) < len(targets):
         yield (
-            f"{choice} gives indices from {int(indices.min())} to {int(indices.max())}, but there "
-            f"are samples 0 to {len(targets) - 1}"
+            f"{choice} returns indices from {int(indices.min())} to {int(indices.max())}; return "
+            f"indices from 0 to {len(targets) - 1}"
         )

@@ -1,14 +1,14 @@
 """Class-balanced sampling: an epoch draws from rare classes more often than they occur.
 
 Helps: Data whose classes have very different numbers of samples and all matter alike; validation
-stays as it is, so the overall val/accuracy may fall while that of rare classes rises.
+isn't changed, so the overall val/accuracy may fall while that of rare classes rises.
 Not with: loss=class_weights, which would count rare classes twice (refused).
 Costs: Nothing that can be measured.
 
 Source: Shen et al. 2016, https://arxiv.org/abs/1512.05830 (class-aware sampling); the power is that
 of Mahajan et al. 2018, https://arxiv.org/abs/1805.00932, section 2.2. torch's WeightedRandomSampler
-draws each sample independently, so that by chance some come often and others never; here the
-number of each class is fixed, and no sample of a class comes again before all others of it have.
+draws each sample independently, so that some occur often and others never; here, the number of each
+class is fixed, and no sample of a class is repeated before all others of that class are used.
 """
 
 from __future__ import annotations
@@ -42,25 +42,24 @@ def balanced(targets: Tensor, generator: torch.Generator, *, power: UnitPower) -
 
 
 def samples_per_class(targets: Tensor, power: float) -> Tensor:
-    """How often each class is drawn in an epoch, shape (classes,), int64; the sum is the number of
-    samples. What is left after rounding down goes to the largest remainders."""
+    """Returns how often each class is drawn in an epoch, shape (classes,), int64; the sum is the
+    number of samples. Counts are rounded by the largest remainder method."""
     counts = targets.bincount().double()
     weights = torch.where(counts > 0, counts ** (1 - power), 0.0)
     exact = len(targets) * weights / weights.sum()
-    whole = exact.floor().long()
-    left = len(targets) - int(whole.sum())
-    whole[(exact - whole).argsort(descending=True, stable=True)[:left]] += 1
-    return whole
+    rounded = exact.floor().long()
+    left = len(targets) - int(rounded.sum())
+    rounded[(exact - rounded).argsort(descending=True, stable=True)[:left]] += 1
+    return rounded
 
 
 @check(balanced)
 def check_balanced(planned: PlannedRun, **settings: Any) -> Iterator[str]:
-    """One way of counting rare classes more is enough."""
+    """Refuses two components that both give rare classes more weight."""
     if planned.marks(reweights_classes, "loss"):
         yield (
             f"{planned.choice('sampler')} draws rare classes more often, and "
-            f"{planned.choice('loss')} weighs them more as well, so they would count twice; use "
-            "one of them"
+            f"{planned.choice('loss')} gives them more weight as well; use only one of them"
         )
 
 

@@ -1,4 +1,4 @@
-"""Every sample once an epoch."""
+"""Each sample once per epoch."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def shuffled(targets: Tensor, generator: torch.Generator) -> Tensor:
-    """A random permutation, shape (n,)."""
+    """Returns a random permutation, shape (n,)."""
     return torch.randperm(len(targets), generator=generator)

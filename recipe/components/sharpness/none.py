@@ -1,4 +1,4 @@
-"""The gradient where the weights are."""
+"""The gradient at the current weights."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from recipe.components.contract import supports_sharding
 
 @supports_sharding
 def none(params: list[nn.Parameter], recompute_gradients: Callable[[], None]) -> None:
-    """The gradients stay as they are."""
+    """Leaves the gradients unchanged."""

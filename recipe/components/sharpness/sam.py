@@ -1,14 +1,14 @@
 """Sharpness-aware minimisation: step with the gradient at the worst point near the weights.
 
-Goes `rho` uphill along the gradient, takes the gradient there, goes back, and lets the optimizer
-step with that one, which leads to flatter minima.
+Perturbs the weights by `rho` along the gradient, computes the gradient there, and restores the
+weights; the optimizer steps with the second gradient, which leads to flatter minima.
 
-Helps: Where training would overfit: small data, transformers, noisy labels.
-Not with: Runs that can't afford it; clip sees the second gradient, so limits may have to change.
+Helps: Training that overfits: small data, transformers, noisy labels.
+Not with: Clip limits chosen without it, as the second gradient is clipped.
 Costs: A second forward and backward pass, about twice the time of a step; a copy of the weights.
 
 Source: Foret et al. 2021, https://arxiv.org/abs/2010.01412, equation 2 with p = 2 and algorithm 1.
-Both passes use the same dropout masks; BatchNorm's statistics are moved by the first one alone.
+Both passes use the same dropout masks; only the first one updates BatchNorm's statistics.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ def sam(
     *,
     rho: Annotated[float, Field(gt=0, allow_inf_nan=False)],
 ) -> None:
-    """Put the gradients at weights + rho * gradient / |gradient| in place of those at the weights.
+    """Replaces the gradients by those at weights + rho * gradient / |gradient|.
 
-    |.| is the L2 norm of all gradients together, so a loss that is scaled makes no difference.
-    Where the gradient is 0 there is no way up, and it stays.
+    |.| is the L2 norm of all gradients together, so the scale of the loss has no effect. If the
+    gradient is 0, the weights aren't perturbed.
     """
     gradients = [p.grad for p in params if p.grad is not None]
     if not gradients:
         return
     norm = get_total_norm(gradients)
     weights = [p.detach() for p in params]
-    before = [weight.clone() for weight in weights]
+    originals = [weight.clone() for weight in weights]
     step = torch.where(norm > 0, rho / norm, 0.0)
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.add_(gradient * step)
     try:
         recompute_gradients()
     finally:
-        torch._foreach_copy_(weights, before)
+        torch._foreach_copy_(weights, originals)

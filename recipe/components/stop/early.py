@@ -1,9 +1,9 @@
-"""Early stopping: end a run whose validation accuracy has stopped rising.
+"""Early stopping: end a run whose validation accuracy no longer improves.
 
-Helps: Saving the epochs that would bring nothing; the best epoch's weights are kept in any case.
-Not with: Schedules as long as the run (cosine, one_cycle), whose low learning rates an early end
-never reaches. A run that ended early had fewer epochs to be at its best.
-Costs: Nothing, and may save most of a run.
+Helps: Saving epochs without improvement; the weights of the best epoch are kept in any case.
+Not with: Schedules of the length of the run (cosine, one_cycle), whose low learning rates at the
+end are then never reached.
+Costs: Nothing; it may save most of a run.
 
 Source: Prechelt 1998, Early Stopping - But When? (the third class of criteria there).
 """

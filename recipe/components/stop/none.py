@@ -1,8 +1,8 @@
-"""All epochs."""
+"""No early stopping."""
 
 from __future__ import annotations
 
 
 def none(accuracies: list[float]) -> bool:
-    """Never."""
+    """Returns False."""
     return False

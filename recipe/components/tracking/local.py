@@ -1,4 +1,4 @@
-"""MLflow's sqlite database and artifact folder, below the outputs."""
+"""MLflow's sqlite database and artifact folder in the outputs folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from recipe.components.tracking import ExperimentName, Tracking
 SQLITE_PREFIX = "sqlite:///"
 
 QUOTED_SQLITE_PREFIX = "sqlite+pysqlite:///"
-"""Of an address whose path is quoted. MLflow takes the path of a `sqlite:///` address as it is, and
-would make its parent folders unquoted."""
+"""Prefix of a URI with a quoted path. For `sqlite:///`, MLflow would create the parent folders of
+the quoted path."""
 
 
 def database_uri(path: Path) -> str:
-    """The address of a sqlite database; `?` and `%`, which SQLAlchemy parses, are quoted."""
+    """Returns the URI of a sqlite database; `?` and `%`, which SQLAlchemy parses, are quoted."""
     text = str(path)
     if "?" not in text and "%" not in text:
         return f"{SQLITE_PREFIX}{text}"
@@ -23,7 +23,7 @@ def database_uri(path: Path) -> str:
 
 
 def database_path(uri: str | None) -> Path | None:
-    """The file of a sqlite address; None if it is none."""
+    """Returns the file of a sqlite URI; None for any other URI."""
     if uri is not None and uri.startswith(QUOTED_SQLITE_PREFIX):
         return Path(unquote(uri.removeprefix(QUOTED_SQLITE_PREFIX)))
     if uri is not None and uri.startswith(SQLITE_PREFIX):
@@ -32,7 +32,7 @@ def database_path(uri: str | None) -> Path | None:
 
 
 def local(output_dir: Path, *, experiment: ExperimentName) -> Tracking:
-    """`mlflow.db` and `mlartifacts/` in output_dir, as absolute URIs."""
+    """Uses `mlflow.db` and `mlartifacts/` in output_dir, as absolute URIs."""
     return Tracking(
         uri=database_uri(output_dir / "mlflow.db"),
         experiment=experiment,

@@ -1,4 +1,4 @@
-"""No MLflow: the journal on disk is the whole record."""
+"""No MLflow: runs are recorded only in the journal on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An MLflow server, which keeps the artifacts as well."""
+"""An MLflow server, which also stores the artifacts."""
 
 from __future__ import annotations
 
@@ -16,5 +16,4 @@ ServerURI = Annotated[
 
 
 def server(output_dir: Path, *, uri: ServerURI, experiment: ExperimentName) -> Tracking:
-    """MLflow behind `uri`, which keeps the artifacts itself."""
     return Tracking(uri=uri, experiment=experiment)

@@ -256,8 +256,7 @@ def test_predict_names_what_it_cannot_read_and_shows_the_rest(home: Path, tmp_pa
     assert done.problems == [
         f"recipe: {tmp_path}/phone.heic: is not a readable image: none of PNG, JPEG, BMP, GIF, "
         "TIFF, WEBP, PPM, HEIC",
-        f"recipe: {tmp_path}/pipe.png: is not a readable image: it is a pipe or a device, not a "
-        "file",
+        f"recipe: {tmp_path}/pipe.png: is not a readable image: it is not a regular file",
         "recipe: 2 of 3 files could not be read",
     ]
 
@@ -267,7 +266,7 @@ def test_predict_refuses_what_it_could_not_finish_before_it_starts(
 ) -> None:
     (tmp_path / "circle").symlink_to(tmp_path)
     for arguments, problem in (
-        ((f"input={tmp_path}",), f"input: {tmp_path}/circle is a link back to a folder that it"),
+        ((f"input={tmp_path}",), f"input: {tmp_path}/circle is a link to a folder above it"),
         (("input=~nobody_of_that_name/x",), "input: Could not determine home directory"),
         ((f"input={'x' * 300}",), f"input: {'x' * 300} can't be read: File name too long"),
         (("input=.", "--output=nowhere/out.csv"), "predict: --output nowhere/out.csv can't be"),

@@ -274,7 +274,7 @@ def test_the_plan_shows_the_length_of_every_part_and_of_an_epoch(
     [
         ("scheduler=step scheduler.step_size=2", "scheduler.step_size is 2 training steps, less"),
         ("scheduler=multistep scheduler.milestones=[1,5]", "scheduler.milestones[0] is 1 training"),
-        ("optimizer.lr=0", "the learning rate is 0 at every step, so no weight will move"),
+        ("optimizer.lr=0", "the learning rate is 0 at every step, so no weight will change"),
         ("scheduler=step scheduler.step_size=3", None),
     ],
 )

@@ -103,21 +103,21 @@ def hostile(folder: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "compressed arrays": (
             [*arrays, f"data.path={folder / 'bomb.npz'}"],
-            f"data.path: {folder / 'bomb.npz'} states 1.5 GiB of arrays in 1.5 MiB",
+            f"data.path: {folder / 'bomb.npz'} declares 1.5 GiB of arrays in 1.5 MiB",
         ),
         "a small array in a large file": (
             [*arrays, f"data.path={folder / 'short.npz'}"],
-            f"data.path: {folder / 'short.npz'} states 1.5 GiB of arrays in 1.5 MiB",
+            f"data.path: {folder / 'short.npz'} declares 1.5 GiB of arrays in 1.5 MiB",
         ),
         "pickles": (
             ["data=cifar10", f"data.path={folder / 'cifar'}"],
-            f"data.path: {folder / 'cifar' / 'data_batch_2'} is not a CIFAR-10 batch: it asks for "
-            "place 268435455 in a memo",
+            f"data.path: {folder / 'cifar' / 'data_batch_2'} is not a CIFAR-10 batch: it uses "
+            "memo index 268435455",
         ),
         "a large image": (
             ["data=image_folder", "data.size=8", "data.val=0.5", f"data.path={folder / 'pets'}"],
-            f"data.path: 1 of 5 images in {folder / 'pets'} can't be read: cat/large.png (its 9400 "
-            "x 9400 pixels are more than data.max_pixels=50000000)",
+            f"data.path: 1 of 5 images in {folder / 'pets'} can't be read: cat/large.png (it has "
+            "9400 x 9400 pixels, more than data.max_pixels=50000000)",
         ),
     }
 
@@ -191,6 +191,6 @@ def test_other_images_of_too_many_pixels_are_refused(tmp_path: Path, name: str) 
     Image.new("L", (100, 60)).save(tmp_path / name, progressive=True)  # which a .png is not
     assert read_image(tmp_path / name, channels=1, max_pixels=6000).shape == (1, 60, 100)
     with pytest.raises(
-        ValueError, match=r"its 100 x 60 pixels are more than data\.max_pixels=5999$"
+        ValueError, match=r"it has 100 x 60 pixels, more than data\.max_pixels=5999$"
     ):
         read_image(tmp_path / name, channels=1, max_pixels=5999)

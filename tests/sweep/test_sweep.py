@@ -33,7 +33,7 @@ def test_a_mistake_of_all_jobs_is_refused_once_before_the_sweep(
     )  # fmt: skip
     assert (done.status, done.out) == (2, "")
     assert done.problems == [
-        f"recipe: data.batch_size is {size}, but there are 60 samples to train on; use "
+        f"recipe: data.batch_size is {size}, but there are 60 training samples; use "
         "data.batch_size=60 or less"
         for size in sizes
     ]
@@ -218,7 +218,7 @@ def test_a_run_that_is_refused_when_it_starts_affects_no_other(tmp_path: Path) -
     assert names_and_states(tmp_path) == [
         ("data.train_size=5", "REFUSED"), ("data.train_size=100", "FINISHED"),
     ]  # fmt: skip
-    assert "recipe: data.train_size: 5 is not within 10 " in done.out
+    assert "recipe: data.train_size must be from 10 " in done.out
     assert len(commands.runs(tmp_path)) == 1
 
 

@@ -368,7 +368,7 @@ RULES = {
     # Data and model
     "a batch isn't larger than the data": (
         "data.batch_size=21",
-        "data.batch_size is 21, but there are 20 samples to train on; use data.batch_size=20 or "
+        "data.batch_size is 21, but there are 20 training samples; use data.batch_size=20 or "
         "less",
         "data.batch_size=20",
     ),
@@ -458,7 +458,7 @@ def test_conflicts_of_several_tricks_are_reported_at_once(tmp_path: Path) -> Non
         "precision=fp16",
     ) == [
         "precision=fp16 needs a GPU, and this run is on the CPU; use precision=bf16",
-        "data.batch_size is 101, but there are 100 samples to train on; use data.batch_size=100 or "
+        "data.batch_size is 101, but there are 100 training samples; use data.batch_size=100 or "
         "less",
         "model.channels is 3, but the data have 1; leave it out, or use model.channels=1",
         "augment=mixup gives probabilities, but loss=mse_one_hot takes indices (loss.takes); use "

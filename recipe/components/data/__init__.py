@@ -52,7 +52,7 @@ def check_data_settings(planned: PlannedRun) -> Iterator[str]:
     size, samples = planned.settings("data")["batch_size"], len(planned.data.train)
     if size > samples:
         yield (
-            f"data.batch_size is {size}, but there are {samples} samples to train on; use "
+            f"data.batch_size is {size}, but there are {samples} training samples; use "
             f"data.batch_size={samples} or less"
         )
     height, width = planned.data.size

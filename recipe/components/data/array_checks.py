@@ -1,4 +1,4 @@
-"""Checks of arrays of images and labels; each problem is yielded as a message."""
+"""Checks of arrays of images and labels; the functions yield a message for each problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABEL_HINT = "number the classes 0, 1, ..., as np.unique(y, return_inverse=True)
 
 
 def find_problems(arrays: Mapping[str, Any], suffixes: Mapping[str, str]) -> Iterator[str]:
-    """All problems of the arrays, by name; `suffixes` holds the suffix of each split's names, such
+    """Yields all problems of the arrays. `suffixes` has the suffix of the names of each split, such
     as _val in x_val. The split `train` defines the classes."""
     problems = [problem for end in suffixes.values() for problem in _part_problems(arrays, end)]
     yield from problems
@@ -31,30 +31,29 @@ def find_problems(arrays: Mapping[str, Any], suffixes: Mapping[str, str]) -> Ite
         others, labels = arrays[f"x{end}"], arrays[f"y{end}"]
         if others.shape[1:] != x.shape[1:] or (others.dtype == np.uint8) != (x.dtype == np.uint8):
             one, two = (f"{each.dtype} {each.shape[1:]}" for each in (x, others))
-            yield f"images to train on are {one}, those in x{end} are {two}; make them alike"
+            yield f"training images are {one}, those in x{end} are {two}; use one type and shape"
         if beyond := int((labels >= classes).sum()):
             yield (
                 f"{beyond} of {len(labels)} labels in y{end} are {classes} or more, such as "
-                f"{labels.max()}, which no training sample has"
+                f"{labels.max()}, which no training sample has; leave these samples out"
             )
         if end != suffixes["train"] and (absent := sorted({*range(classes)} - {*labels.tolist()})):
             yield (
                 f"y{end} has no sample of {len(absent)} of the {classes} classes "
-                f"({format_list(absent)}); add some, or leave those classes out of all parts"
+                f"({format_list(absent)}); add some, or leave those classes out of all splits"
             )
 
 
 def _part_problems(found: Mapping[str, Any], end: str) -> Iterator[str]:
-    """Problems of the inputs and labels of one split."""
+    """Yields problems of the inputs and labels of one split."""
     missing = [f"{each}{end}" for each in "xy" if f"{each}{end}" not in found]
     if missing:
-        has = ", ".join(found) or "none of the arrays read here"
-        yield f"there is no {' and no '.join(missing)}; there are {has}"
+        yield f"there is no {' and no '.join(missing)}; there are {', '.join(found) or 'no others'}"
         return
     x, y = found[f"x{end}"], found[f"y{end}"]
     if y.dtype.kind not in "iu" or y.ndim != 1:
         yield (
-            f"y{end} is {y.dtype} of shape {y.shape}; labels are whole numbers, shape (n,): "
+            f"y{end} is {y.dtype} of shape {y.shape}, but labels are integers of shape (n,); "
             f"{LABEL_HINT}"
         )
     elif len(y) and (negative := int((y < 0).sum())):
@@ -63,7 +62,7 @@ def _part_problems(found: Mapping[str, Any], end: str) -> Iterator[str]:
         )
     if x.shape[:1] != y.shape[:1] or 0 in x.shape:
         yield (
-            f"x{end} has shape {x.shape}, y{end} {y.shape}; they need the same n, and no axis of 0"
+            f"x{end} has shape {x.shape}, y{end} {y.shape}; use the same n, and no axis of size 0"
         )
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         yield f"x{end} is {x.dtype}; give uint8 (0 to 255) or floats"
@@ -89,19 +88,19 @@ def _nonfinite_problems(x: Any, name: str) -> Iterator[str]:
 
 
 def _class_problems(names: Any, y: Any, classes: int, shown: str) -> Iterator[str]:
-    """Problems of the training labels as class indices, and of the class names."""
-    there = np.unique(y)
-    if len(there) < classes:
-        first = int((there != np.arange(len(there))).argmax())
+    """Yields problems of the training labels as class indices, and of the class names."""
+    present = np.unique(y)
+    if len(present) < classes:
+        first = int((present != np.arange(len(present))).argmax())
         yield (
-            f"{shown} has no sample of {classes - len(there):,} of the labels 0 to {classes - 1:,},"
-            f" such as {first}; {LABEL_HINT}"
+            f"{shown} has no sample of {classes - len(present):,} of the labels 0 to "
+            f"{classes - 1:,}, such as {first}; {LABEL_HINT}"
         )
     elif classes < 2:
-        yield f"{shown} is {there[0]} for all {len(y)} samples; there must be two classes or more"
+        yield f"{shown} is {present[0]} for all {len(y)} samples; at least two classes are needed"
     elif names is None:
         return
     elif names.dtype.kind != "U" or names.ndim != 1 or len({*names.tolist()}) < len(names):
-        yield f"classes is {names.dtype} of shape {names.shape}; give different strings"
+        yield f"classes is {names.dtype} of shape {names.shape}; give distinct strings"
     elif len(names) != classes:
-        yield f"classes has {len(names)} names for labels from 0 to {classes - 1}"
+        yield f"classes has {len(names)} names for labels from 0 to {classes - 1}; give {classes}"

@@ -42,7 +42,7 @@ def arrays(
     white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
     val: Annotated[float, Field(gt=0, lt=1)] | None,
 ) -> Data:
-    """The arrays `x` (or `x_train`) and `y` (or `y_train`), and optionally `x_val`, `y_val`,
+    """Reads the arrays `x` (or `x_train`) and `y` (or `y_train`), and optionally `x_val`, `y_val`,
     `x_test`, `y_test` and `classes`, the class names.
 
     x has shape (n, h, w), (n, c, h, w) or (n, h, w, c) and holds bytes, where 255 is white, or
@@ -50,7 +50,7 @@ def arrays(
     maximum is at least 128. For other floats the value of white is unknown: the run trains, but
     predict refuses it. y has shape (n,) and holds class indices 0, 1, ..., each of which occurs in
     every split. Inputs are normalised with mean and standard deviation of the training split.
-    Raises SpecError with all problems of the file, ValueError for a problem that hides the others.
+    Raises SpecError with all problems of the file, ValueError for a problem that hides others.
     """
     file = paths.require_path(path, "an .npz file, such as data.path=/data/cells.npz")
     shown = escape_unprintable(file)
@@ -65,8 +65,8 @@ def arrays(
         problems.append(f"data.val: {val} would be ignored, {shown} has x_val; use data.val=null")
     if "val" not in ends and val is None:
         problems.append(
-            f"data.val: null needs x_val and y_val in {shown}; give the fraction to validate"
-            " on, such as data.val=0.2"
+            f"data.val: null needs x_val and y_val in {shown}; give the share to validate on, such "
+            "as data.val=0.2"
         )
     wrong = [f"data.path: {each} (in {shown})" for each in array_checks.find_problems(found, ends)]
     problems += wrong
@@ -89,14 +89,14 @@ def arrays(
 
 
 def _find_white(inputs: list[Tensor], white: float | Literal["auto"]) -> float | None:
-    """The value of white in floats; None: it isn't known."""
+    """Returns the value of white in floats; None if it is unknown."""
     if inputs[0].dtype == torch.uint8:
         if white != "auto":
             raise ValueError(
                 f"data.white: {white} would be ignored, as x is uint8, where white is 255; use "
                 "data.white=auto"
             )
-        return 1.0  # `moments` and `normalise_bytes` divide by 255
+        return 1.0  # `channel_mean_and_std` and `normalise_bytes` divide by 255
     if white != "auto":
         return white
     low = min(part.min().item() for part in inputs)
@@ -114,8 +114,8 @@ def _build_data(
     smallest = torch.finfo(torch.float32).tiny
     if constant := [str(index) for index, each in enumerate(std) if each < smallest]:
         raise ValueError(
-            f"data.path: channel {', '.join(constant)} of the training part of {shown} is constant,"
-            " which cannot be normalised; leave it out"
+            f"data.path: channel {', '.join(constant)} of the training split of {shown} is "
+            "constant, so it can't be normalised; leave it out"
         )
 
     def in_memory(inputs: Tensor, targets: Tensor) -> InMemory:
@@ -137,7 +137,7 @@ def _build_data(
 
 
 def _to_tensors(found: ArraysByName, end: str, layout: AxisLayout) -> tuple[Tensor, Tensor]:
-    """Inputs (n, c, h, w), uint8 or float32, and targets (n,) int64 of one part of the file."""
+    """Returns inputs (n, c, h, w), uint8 or float32, and targets (n,), int64, of one split."""
     x, y = found[f"x{end}"], found[f"y{end}"]
     x = x.astype(np.uint8 if x.dtype == np.uint8 else np.float32, copy=False)
     return _to_channels_first(torch.from_numpy(x), layout), torch.from_numpy(y.astype(np.int64))
@@ -149,15 +149,15 @@ def _to_channels_first(inputs: Tensor, layout: AxisLayout) -> Tensor:
         return inputs[:, None]
     if len(shape) != 4:
         raise ValueError(
-            f"data.layout: {layout} does not suit images of shape {shape}; (n, h, w) takes auto,"
-            " (n, c, h, w) chw, (n, h, w, c) hwc"
+            f"data.layout: {layout} doesn't fit images of shape {shape}; use auto for (n, h, w), "
+            "chw for (n, c, h, w), hwc for (n, h, w, c)"
         )
     if layout == "auto":
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
         if first == last:
             raise ValueError(
-                f"data.layout: auto cannot tell which axis of shape {shape} is the channels; say"
-                " data.layout=chw or data.layout=hwc"
+                f"data.layout: auto can't find the axis of the channels in shape {shape}; use "
+                "data.layout=chw or data.layout=hwc"
             )
         layout = "chw" if first else "hwc"
     return inputs if layout == "chw" else inputs.permute(0, 3, 1, 2).contiguous()

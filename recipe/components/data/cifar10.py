@@ -1,4 +1,4 @@
-"""CIFAR-10 from the user's own download: 50,000 + 10,000 colour images of 32 x 32 pixels.
+"""CIFAR-10 from a local copy: 50,000 + 10,000 colour images of 32 x 32 pixels.
 
 Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Nothing is downloaded.
 """
@@ -42,11 +42,11 @@ def cifar10(
     mean: Annotated[list[ChannelMean], ThreeValues],
     std: Annotated[list[ChannelStd], ThreeValues],
 ) -> Data:
-    """The official training images for training, the official test images for validation.
+    """Returns the official training split for training, the official test split for validation.
 
     `path` contains the files of the binary or of the Python version, or the folder with them; if
-    both are there, the binary version is read. Images are kept in memory as bytes, and each batch
-    is normalised when it is read. `split` is not used.
+    both exist, the binary version is read. Images are kept in memory as bytes, and each batch is
+    normalised when it is read. `split` is not used.
     """
     with paths.translate_os_errors():
         folder, suffix = _find_files(path)
@@ -70,7 +70,7 @@ def cifar10(
 
 
 def _find_files(path: str | None) -> tuple[Path, str]:
-    """The folder that holds the files, and the suffix of their names there."""
+    """Returns the folder that contains the files, and the suffix of their names."""
     root = paths.require_path(
         path, "the folder of the unpacked download, such as data.path=/data/cifar-10-batches-bin"
     )
@@ -83,12 +83,15 @@ def _find_files(path: str | None) -> tuple[Path, str]:
                 return folder, suffix
             if len(missing) < len(files):
                 raise ValueError(f"data.path: {folder} lacks {', '.join(missing)}; unpack it again")
-    raise ValueError(f"data.path: {path} has neither data_batch_1.bin nor data_batch_1, ... in it")
+    raise ValueError(
+        f"data.path: {path} contains neither data_batch_1.bin, ... nor data_batch_1, ...; give the "
+        "folder of the unpacked download"
+    )
 
 
 def _read_batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
-    """Images and labels of each file. Raises SpecError with all files that are invalid, or that
-    have fewer images than another."""
+    """Returns images and labels of each file. Raises SpecError with all files that are invalid, or
+    that have fewer images than others."""
     problems = Problems()
     batches = []
     for file in files:
@@ -100,21 +103,21 @@ def _read_batches(files: Sequence[Path]) -> list[tuple[Tensor, Tensor]]:
         if len(labels) < full:
             count = pluralize(len(labels), "image")
             problems.append(
-                f"data.path: {file} has {count}, others {full}; it was cut off, unpack it again"
+                f"data.path: {file} has {count}, others {full}; it was truncated, unpack it again"
             )
     problems.raise_if_any()
     return batches
 
 
 def _read_batch(file: Path) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, 32, 32) uint8 and targets (n,) int64 of one file of either version."""
+    """Returns images (n, 3, 32, 32), uint8, and targets (n,), int64, of one file."""
     pixels, labels = _parse_binary(file) if file.suffix == ".bin" else _parse_pickle(file)
     if len(labels) == 0:
         raise ValueError(f"data.path: {file} is empty; unpack it again")
     if beyond := int(((labels < 0) | (labels > 9)).sum()):
         raise ValueError(
-            f"data.path: {file} is not a CIFAR-10 batch: {beyond} of its {len(labels)} labels are"
-            " beyond 0..9"
+            f"data.path: {file} is not a CIFAR-10 batch: {beyond} of its {len(labels)} labels are "
+            "beyond 0..9; unpack it again"
         )
     return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype("int64"))
 
@@ -124,7 +127,7 @@ def _parse_binary(file: Path) -> tuple[Any, Any]:
     if len(data) % (1 + VALUES_PER_IMAGE):
         raise ValueError(
             f"data.path: {file} has {len(data)} bytes, not a multiple of {1 + VALUES_PER_IMAGE} "
-            "(a label and an image); it was cut off, or is not CIFAR-10"
+            "(a label and an image); it was truncated, or is not CIFAR-10"
         )
     records = data.reshape(-1, 1 + VALUES_PER_IMAGE)
     return records[:, 1:].copy(), records[:, 0]
@@ -150,12 +153,12 @@ def _parse_pickle(file: Path) -> tuple[Any, Any]:
 
 
 def _check_pickle_memo(stream: BinaryIO) -> None:
-    """Raises ValueError for an index into the pickle's memo that no file of this size needs, as
-    memory is allocated up to the highest index."""
+    """Raises ValueError for an index into the pickle's memo beyond the size of the file, as memory
+    is allocated up to the highest index."""
     size = os.fstat(stream.fileno()).st_size
     for opcode, place, _ in pickletools.genops(stream):
         if opcode.name.endswith("PUT") and place is not None and int(place) > size:
-            raise ValueError(f"it asks for place {place} in a memo, and has {size} bytes")
+            raise ValueError(f"it uses memo index {place}, but has {size} bytes")
     stream.seek(0)
 
 
@@ -169,14 +172,14 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _NDARRAY_PLACEHOLDER
         if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
             return _reconstruct_empty
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are let in")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, and only arrays are read")
 
 
 _NDARRAY_PLACEHOLDER = object()  # numpy.ndarray itself would allocate memory for any shape
 
 
 def _reconstruct_empty(kind: object, shape: tuple[int, ...], _: bytes) -> Any:
-    """An array of shape (0,), which numpy pickles before the content of an array."""
+    """Returns an array of shape (0,), which numpy pickles before the content of an array."""
     if kind is not _NDARRAY_PLACEHOLDER or shape != (0,):
-        raise pickle.UnpicklingError(f"it asks for an array of shape {shape} without content")
+        raise pickle.UnpicklingError(f"it contains an array of shape {shape} without content")
     return np.empty(0)

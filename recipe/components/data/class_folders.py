@@ -1,4 +1,4 @@
-"""Lists the images in a folder with one subfolder per class, or reports all problems with them."""
+"""Lists the images in a folder with one subfolder per class, or reports all problems."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from recipe.components.data.image_files import find_unreadable, list_image_files
 from recipe.errors import Problems
 from recipe.formatting import escape_unprintable, format_list, pluralize
 
-SKIP_HINT = "leave them out: data.on_bad_file=skip"
+SKIP_HINT = "skip them: data.on_bad_file=skip"
 
 FilesByClass = dict[str, list[Path]]
-"""The images of each class, as sorted paths relative to the root folder; classes sorted."""
+"""The images of each class, as sorted paths relative to the root folder; classes are sorted."""
 
 
 def list_class_files(
     root: Path, val: float | None, *, check: bool, max_pixels: int
 ) -> dict[str, FilesByClass]:
-    """The images of each split; only `train` if `val` is the share to hold out.
+    """Returns the images of each split; only `train` if `val` is the share to hold out.
 
     Raises SpecError with all problems: images that can't be read (if `check`), are hidden or in no
-    class, classes without images or not in every split, names that aren't Unicode.
+    class folder; classes without images or missing from a split; names that aren't Unicode.
     """
     folders = _list_folders(root)
     parts = sorted({"train", "val", "test"} & set(folders))
@@ -46,7 +46,7 @@ def list_class_files(
     count, where = pluralize(len(images), "image"), escape_unprintable(root)
     bad = find_unreadable(root, images, max_pixels) if check else []
     for files, wrong, way_out in (
-        (bad, "can't be read", f"mend or remove them, or {SKIP_HINT}"),
+        (bad, "can't be read", f"repair or remove them, or {SKIP_HINT}"),
         (hidden, "are hidden", "remove or rename them"),
         (strays, "are in no class folder", "move them into one"),
         (_find_undecodable_names(images), "have names that aren't Unicode", "rename them"),
@@ -75,13 +75,13 @@ def _check_parts(root: Path, folders: list[str], parts: list[str], val: float | 
     where, shown = escape_unprintable(root), escape_unprintable(format_list(folders, 8))
     if not parts and val is None:
         raise ValueError(
-            f"data.val: null needs folders train/ and val/ in {where}; give the fraction to"
-            " validate on, such as data.val=0.2"
+            f"data.val: null needs folders train/ and val/ in {where}; give the share to validate "
+            "on, such as data.val=0.2"
         )
     if parts and (folders != parts or not {"train", "val"} <= set(parts)):
         raise ValueError(
-            f"data.path: {where} has the folders {shown}; either each is a class and"
-            " none is named train or val, or they are train, val and perhaps test"
+            f"data.path: {where} has the folders {shown}; use one folder per class, or only train, "
+            "val and optionally test"
         )
     if parts and val is not None:
         raise ValueError(
@@ -90,13 +90,16 @@ def _check_parts(root: Path, folders: list[str], parts: list[str], val: float | 
 
 
 def _class_problems(root: Path, found: dict[str, FilesByClass]) -> Iterator[str]:
-    """Problems of the classes of each split."""
+    """Yields problems of the classes of each split."""
     classes = set(found["train"])
     if len(classes) < 2:
         there = f"only {escape_unprintable(format_list(sorted(classes)))}" if classes else "none"
-        yield f"two folders of classes or more are needed, there is {there}"
+        yield f"at least two class folders are needed, there is {there}; add some"
     if undecoded := _find_undecodable_names(sorted(map(Path, classes))):
-        yield f"{pluralize(len(undecoded), 'class')} not named in Unicode: {format_list(undecoded)}"
+        yield (
+            f"names of {pluralize(len(undecoded), 'class folder')} aren't Unicode: "
+            f"{format_list(undecoded)}; rename them"
+        )
     for part, listing in found.items():
         for one, other, lacking in (
             ("train", part, sorted(classes - set(listing))),
@@ -106,7 +109,7 @@ def _class_problems(root: Path, found: dict[str, FilesByClass]) -> Iterator[str]
                 yield (
                     f"{len(lacking)} of the {len(found[one])} classes in {one}/ "
                     f"{'is' if len(lacking) == 1 else 'are'} missing from {other}/: "
-                    f"{escape_unprintable(format_list(lacking))}; every part needs the same classes"
+                    f"{escape_unprintable(format_list(lacking))}; all splits need the same classes"
                 )
         empty = [name for name, files in listing.items() if not files]
         if empty:
@@ -130,7 +133,7 @@ def _describe_content(folder: Path) -> str:
 
 
 def _find_undecodable_names(files: list[Path]) -> list[str]:
-    """The files whose names can't be decoded, as they are in another encoding."""
+    """Returns the files whose names are in another encoding."""
     return [escape_unprintable(file) for file in files if not _is_unicode(str(file))]
 
 

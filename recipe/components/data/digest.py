@@ -1,4 +1,4 @@
-"""Hashes of tensors and files, by which data are recognised."""
+"""Hashes of tensors and files, which identify data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def hash_tensors(*parts: Tensor | str) -> str:
-    """SHA-256 of tensors (values, shape and dtype) and strings, as 64 hexadecimal digits."""
+    """Returns the SHA-256 of tensors (values, shape, dtype) and strings, as 64 hex digits."""
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -28,7 +28,7 @@ def hash_tensors(*parts: Tensor | str) -> str:
 def hash_files(
     root: Path, files: Iterable[Path], *, full_hash_limit: int, with_unreadable: bool = False
 ) -> str:
-    """SHA-256 of the names (relative to `root`), sizes and contents of files.
+    """Returns the SHA-256 of the names (relative to `root`), sizes and contents of files.
 
     If the files have more than `full_hash_limit` bytes in total, only the first and last 4 KiB of
     each are read, which misses changes in the middle that keep the size. Raises OSError for a file
@@ -50,7 +50,7 @@ def hash_files(
 
 
 def _file_size(path: Path, *, unread: bool) -> int:
-    """In bytes; with `unread` -1 for a file that can't be read, or is no regular file."""
+    """Returns the size in bytes; with `unread`, -1 for a file that can't be read."""
     try:
         found = path.stat()
         if unread and not (stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)):

@@ -1,9 +1,8 @@
-"""Image files in a folder: which there are, and which of them can't be read.
+"""Lists the image files in a folder, and finds those that can't be read.
 
-Checking reads the head and the end of each file (some 80 microseconds), because decoding all of a
-large folder takes as long as an epoch. A file that stops before its format says it ends, or whose
-format doesn't say, is decoded. So what remains for training to find is damage in the middle of a
-file, and what happens to files meanwhile.
+The check reads the header and the end of each file (about 80 microseconds), as decoding a large
+folder takes as long as an epoch. A file is decoded if it may be truncated, or its format has no
+known end. Only damage in the middle of a file is left to be found in training.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from recipe.components.data.images import ImageError, open_image, read_image
 from recipe.formatting import escape_unprintable
 
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
-"""Of photographs that pillow-heif reads."""
 IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset((
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp",
     ".ppm", ".pgm", ".pbm",
@@ -29,14 +27,14 @@ UNSUPPORTED_SUFFIXES = frozenset((
     ".avif", ".jxl", ".jp2", ".psd", ".tga",
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 ))  # fmt: skip
-"""Of images that aren't read here: listed too, so that they are named and not passed over."""
+"""Listed as well, so that these images are reported instead of ignored."""
 
 
 def list_image_files(folder: Path) -> list[Path]:
-    """Every file below `folder` named like an image (see SUFFIXES, UNREAD), relative to it, sorted.
+    """Returns all files below `folder` with an image suffix, relative to it, sorted.
 
-    Links are followed. Raises ValueError for one that leads back to a folder above it, and
-    OSError for a folder that can't be listed.
+    Links are followed. Raises ValueError for a link to a folder above it, and OSError for a folder
+    that can't be listed.
     """
     found: list[Path] = []
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(str(folder), ())]
@@ -46,7 +44,7 @@ def list_image_files(folder: Path) -> list[Path]:
         here = about.st_dev, about.st_ino
         if here in above:
             raise ValueError(
-                f"{escape_unprintable(where)} is a link back to a folder that it is in; remove it"
+                f"{escape_unprintable(where)} is a link to a folder above it; remove it"
             )
         with os.scandir(where) as entries:
             for entry in entries:
@@ -58,14 +56,14 @@ def list_image_files(folder: Path) -> list[Path]:
 
 
 def decoder_packages(files: Iterable[str]) -> set[str]:
-    """The packages that decode them."""
+    """Returns the packages that decode the files."""
     heif = any(os.path.splitext(file)[1].lower() in HEIF_SUFFIXES for file in files)
     return {"PIL", "pillow_heif"} if heif else {"PIL"}
 
 
 def find_unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> list[str]:
-    """`a.png (the file is empty)` for each of the files, relative to `folder`, that check_image
-    finds to be none."""
+    """Returns, for each file that `check_image` refuses, its name and the reason, such as
+    `a.png (the file is empty)`. Files are relative to `folder`."""
     found = []
     for file in files:
         try:
@@ -76,24 +74,24 @@ def find_unreadable(folder: Path, files: Iterable[Path], max_pixels: int) -> lis
 
 
 def check_image(path: Path | str, max_pixels: int | None = None) -> None:
-    """Raise read_image's ImageError where the head or the end of the file shows it is no image, or
-    one of too many pixels."""
+    """Raises ImageError if the header or the end of a file shows that it can't be read, or that it
+    has too many pixels."""
     with open_image(Path(path), max_pixels) as image:
-        # 32-bit pixels may have values that read_image refuses
-        doubtful = image.mode == "I" or not _is_complete_file(image)
-    if doubtful:
+        # 32-bit pixels may be beyond the 16 bits that read_image accepts
+        must_decode = image.mode == "I" or not _is_complete_file(image)
+    if must_decode:
         read_image(path, channels=1, max_pixels=max_pixels)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # such as a link to itself: reading it will say so
+    except OSError:  # such as a link to itself, which is reported when it is read
         return False
 
 
 def _is_complete_file(image: ImageFile.ImageFile) -> bool:
-    """Whether the file is as long as its format says; False where that isn't told so simply."""
+    """Whether the file has the length that its format states; False if that is unknown."""
     stream = image.fp
     assert stream is not None
     stream.seek(0)
@@ -124,7 +122,7 @@ def _is_complete_file(image: ImageFile.ImageFile) -> bool:
 
 
 def _find_heif_end(stream: IO[bytes]) -> int:
-    """Where the last of the boxes ends that a HEIF file consists of; -1 if it says no end."""
+    """Returns the end of the last box of a HEIF file; -1 if it isn't stated."""
     end = stream.seek(0)
     while head := stream.read(16):
         length = int.from_bytes(head[:4], "big")

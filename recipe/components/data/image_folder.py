@@ -84,7 +84,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
         return len(self.file_names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | UnreadableFile:
-        """Input and target. Errors are returned, as workers change exceptions that they raise."""
+        """Returns input and target; errors are returned, too, as workers change exceptions."""
         path = self.root / self.file_names[index]
         try:
             with read_monitor.report_slow_read(self.slow_after, path):
@@ -112,7 +112,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
                 skip = "" if self.skips_unreadable else f", or {SKIP_HINT}"
                 raise DataError(
                     f"data.path: {every} of a batch's images in {escape_unprintable(self.root)} "
-                    f"can't be read: {format_list(list(found.values()))}; mend or remove them, "
+                    f"can't be read: {format_list(list(found.values()))}; repair or remove them, "
                     f"and start again{skip}"
                 )
             yield read.inputs, read.targets
@@ -136,12 +136,12 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
             raise DataError(
                 f"data.path: none of {pluralize(len(self), 'image')} in "
                 f"{escape_unprintable(self.root)} can be read: "
-                f"{format_list(list(self.unreadable.values()))}; mend or replace them"
+                f"{format_list(list(self.unreadable.values()))}; repair or replace them"
             )
         return torch.tensor(found, dtype=torch.int64)
 
     def _read_batches(self, batches: Iterable[Tensor]) -> Iterator[tuple[list[int], ReadBatch]]:
-        """The indices of each batch, and the batch as it was read."""
+        """Yields the indices of each batch, and the batch that was read."""
         requested: deque[Tensor] = deque()
         for read in self._load_batches(self._readable_batches(batches, requested)):
             if self.skips_unreadable:
@@ -158,7 +158,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
     def _load_batches(self, wanted: Iterator[list[int]]) -> Iterator[ReadBatch]:
         """Raises DataError if a worker process dies."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # too many workers
             loader = iter(
                 DataLoader(
                     self,
@@ -166,7 +166,7 @@ class ImageFileSplit(Dataset[tuple[Tensor, Tensor] | UnreadableFile]):
                     num_workers=self.workers,
                     collate_fn=_collate,
                     pin_memory=torch.cuda.is_initialized(),
-                    generator=torch.Generator(),  # or it would draw from torch's global stream
+                    generator=torch.Generator(),  # instead of torch's global stream
                     worker_init_fn=worker.ignore_interrupts,
                 )
             )
@@ -197,15 +197,15 @@ def image_folder(
     on_bad_file: Literal["stop", "skip"],
     slow_after: Annotated[float, Field(gt=0, allow_inf_nan=False)],
 ) -> Data:
-    """Images in `path`/<class>/, of which the share `val` is held out for validation; or in
-    `path`/train/<class>/, `path`/val/<class>/ and optionally `path`/test/<class>/.
+    """Returns the images in `path`/<class>/, of which the share `val` is held out for validation;
+    or in `path`/train/<class>/, `path`/val/<class>/ and optionally `path`/test/<class>/.
 
     Classes are sorted by name. Images are read by recipe.components.data.images.read_image, then
-    cropped and resized by recipe.components.data.images.crop_and_resize. JPEGs of more than
-    `max_pixels` pixels are decoded at a reduced size; Pillow reads no image beyond 178,956,970
-    pixels. Files without an image suffix are ignored. All other problems are reported at once
-    before the first step: for this, the head and the end of each file are checked (see
-    recipe.components.data.image_files). An image that turns out to be damaged or missing later
+    cropped and resized by recipe.components.data.images.crop_and_resize. JPEGs with more than
+    `max_pixels` pixels are decoded at a reduced size; Pillow reads no image with more than
+    178,956,970 pixels. Files without an image suffix are ignored. All other problems are reported
+    at once before the first step: for this, the header and the end of each file are checked (see
+    recipe.components.data.image_files). An image that is found to be damaged or missing later
     raises DataError. With on_bad_file=skip, files aren't checked at the start, and an unreadable
     image is removed from its batch and all later ones. The digest covers file names, sizes and
     contents (see recipe.components.data.digest.hash_files).
@@ -214,11 +214,12 @@ def image_folder(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             problems.append(
-                f"data.{name}: {values} does not have one value a channel, data.channels={channels}"
+                f"data.{name} must have one value per channel, got {values}; give {channels}, or "
+                "change data.channels"
             )
     with problems.collect("data"):
         memory_limit.check_free_memory(
-            8 * channels * size**2, "data.size", f"{size} is too large, use fewer pixels"
+            8 * channels * size**2, "data.size", f"use a size below {size}"
         )
     with problems.collect("data"), paths.translate_os_errors():
         root = paths.require_path(path, "a folder of images, such as data.path=/data/pets")

@@ -1,4 +1,4 @@
-"""Reads arrays from an untrusted .npz file: no pickled objects, no false sizes."""
+"""Reads arrays from an untrusted .npz file, without pickled objects and false sizes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ HEADER_READERS = {
 
 
 def read_arrays(file: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The arrays of these names that are in the file.
+    """Returns the arrays with these names that are in the file.
 
     The declared size of an array is checked before memory is allocated. Raises ValueError for a
-    file that is no .npz, or that was made to exhaust memory; SpecError with all arrays that can't
-    be read.
+    file that is not an .npz, or that would exhaust memory; SpecError with all arrays that can't be
+    read.
     """
     shown = escape_unprintable(file)
     with _open_archive(file, shown) as archive:
@@ -41,25 +41,22 @@ def read_arrays(file: Path, names: Iterable[str]) -> dict[str, Any]:
         stated = sum(info.file_size for info in wanted.values())
         stored = min(sum(info.compress_size for info in wanted.values()), file.stat().st_size)
         memory_limit.check_free_memory(
-            COPIES_IN_MEMORY * stated,
-            "data.path",
-            f"{shown} holds more than can be loaded; split it, or store x as uint8",
+            COPIES_IN_MEMORY * stated, "data.path", f"split {shown}, or store x as uint8"
         )
         if stated > max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * stored):
             raise ValueError(
-                f"data.path: {shown} states {format_bytes(stated)} of arrays in "
-                f"{format_bytes(stored)}, more than {MAX_COMPRESSION_RATIO} to 1, "
-                "as only a file that is made to fill memory does; if it is yours, "
-                "write it uncompressed with numpy.savez"
+                f"data.path: {shown} declares {format_bytes(stated)} of arrays in "
+                f"{format_bytes(stored)}, more than {MAX_COMPRESSION_RATIO} to 1, as a file made "
+                "to exhaust memory does; if it is yours, write it uncompressed with numpy.savez"
             )
         problems, found = Problems(), {}
         for name, info in wanted.items():
             try:
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError("it is compressed in a way that numpy never uses")
+                    raise ValueError("its compression method is not one of numpy's")
                 with archive.open(info) as stream:
                     found[name] = _read_array(stream, info.file_size)
-            except Exception as error:  # zlib, zipfile and numpy have many ways to refuse
+            except Exception as error:  # zlib, zipfile and numpy raise many types
                 reason = " ".join(str(error).split()) or type(error).__name__
                 problems.append(f"data.path: {name} of {shown} can't be read: {reason}")
         problems.raise_if_any()
@@ -69,7 +66,7 @@ def read_arrays(file: Path, names: Iterable[str]) -> dict[str, Any]:
 def _open_archive(file: Path, shown: str) -> zipfile.ZipFile:
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
-            raise OSError(0, "it is a pipe or a device, not a file")
+            raise OSError(0, "it is not a regular file")
         return zipfile.ZipFile(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or _describe_file_type(file)
@@ -82,18 +79,18 @@ def _read_array(stream: IO[bytes], size: int) -> Any:
     start = io.BytesIO(stream.read(MAX_HEADER_BYTES))
     version = np.lib.format.read_magic(start)
     if version not in HEADER_READERS:
-        raise ValueError(f"it is written in version {version} of the .npy format")
+        raise ValueError(f"its .npy format version {version} is not supported")
     shape, fortran, dtype = HEADER_READERS[version](start)
     if dtype.hasobject:
         raise ValueError(
-            "it holds Python objects, which can run code when they are loaded; save it as an array"
-            " of numbers (or of strings for classes)"
+            "it contains Python objects, which can run code when they are loaded; save an array of "
+            "numbers (or of strings for classes)"
         )
     declared, there = math.prod(shape) * dtype.itemsize, size - start.tell()
     if declared != there or any(length < 0 for length in shape):
         raise ValueError(
-            f"{dtype} of shape {shape} takes {declared:,} bytes, but there are {there:,}; it was"
-            " cut off or tampered with, write it again with numpy.savez"
+            f"{dtype} of shape {shape} needs {declared:,} bytes, but there are {there:,}; it was "
+            "truncated or manipulated, write it again with numpy.savez"
         )
     content, filled = np.empty(declared, np.uint8), 0
     chunk = start.read()
@@ -102,19 +99,19 @@ def _read_array(stream: IO[bytes], size: int) -> Any:
         filled += len(chunk)
         chunk = stream.read(CHUNK_BYTES)
     if filled != declared:
-        raise ValueError(f"{declared:,} bytes are stated, but there are {filled:,}")
+        raise ValueError(f"{declared:,} bytes are declared, but there are {filled:,}")
     flat = content.view(dtype)
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
 def _describe_file_type(file: Path) -> str:
-    """Why the file is no .npz, by its first bytes."""
+    """Explains by its first bytes why a file is not an .npz."""
     with file.open("rb") as stream:
         start = stream.read(6)
     if not start:
         return "it is empty"
     if start == b"\x93NUMPY":
-        return "it holds one array without a name; write it with numpy.savez"
+        return "it is a single array without a name (.npy); write it with numpy.savez"
     if start[:2] == b"PK":
-        return "its end is missing; it was cut off, copy it again"
-    return "it is no zip archive; write it with numpy.savez"
+        return "its end is missing; copy it again"
+    return "it is not a zip archive; write it with numpy.savez"

@@ -10,14 +10,14 @@ from recipe.formatting import escape_unprintable
 
 
 def require_path(path: str | None, hint: str) -> Path:
-    """`data.path` as a path. Raises ValueError if it is empty; `hint` describes a valid path."""
+    """Returns `data.path`. Raises ValueError if it is empty; `hint` describes a valid path."""
     if not path:
         raise ValueError(f"data.path: {'null' if path is None else 'empty'}; give {hint}")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~name of an unknown user
         raise ValueError(
-            f"data.path: {escape_unprintable(path)}: {error}; write the path out"
+            f"data.path: {escape_unprintable(path)}: {error}; write the full path"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Noise with random targets, for benchmarks in which only shapes matter."""
+"""Random inputs and targets, for benchmarks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random(
     size: PositiveInt,
     n_classes: Annotated[int, Field(ge=2)],
 ) -> Data:
-    """Normal inputs (channels, size, size) and uniform random classes, drawn from `split`."""
+    """Draws normal inputs (channels, size, size) and uniform classes from `split`."""
     n, shape = n_train + n_val, (channels, size, size)
     memory_limit.check_free_memory(
         4 * n * math.prod(shape), "data.n_train", "use fewer or smaller images"

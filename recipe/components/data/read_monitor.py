@@ -1,4 +1,4 @@
-"""Reports files that take long to read, while they are being read."""
+"""Reports slow reads of files while they are in progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _PendingRead(NamedTuple):
 
 
 class _SlowReadMonitor:
-    """Checks in a thread, several times a second, which file its process is reading."""
+    """A thread that checks several times per second which file the process is reading."""
 
     def __init__(self) -> None:
         self.current_read: _PendingRead | None = None
@@ -38,7 +38,7 @@ class _SlowReadMonitor:
             if time.monotonic() - reading.start_time > reading.limit_seconds:
                 self._reported.add(reading.name)
                 output.print_error(
-                    f"data.slow_after: {reading.name} is being read for more than "
+                    f"data.slow_after: reading {reading.name} takes more than "
                     f"{reading.limit_seconds:g} s"
                 )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 def stratified_split(
     targets: Tensor, fraction: float, names: Sequence[str], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Ascending indices for training and for validation; each index is in exactly one of them.
+    """Returns ascending indices for training and for validation, which are disjoint.
 
     From each class, the share `fraction` of its samples (rounded half up) is drawn for validation.
     Raises ValueError if a class would be missing in one of the splits.
@@ -21,7 +21,7 @@ def stratified_split(
     lacking = ((held < 1) | (held >= counts)).nonzero().flatten().tolist()
     if lacking:
         count, val = int(counts[lacking[0]]), int(held[lacking[0]])
-        more = f" (and so on for {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
+        more = f" (also for {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
         way_out = "use another fraction" if count > 1 else "add samples, or leave the class out"
         raise ValueError(
             f"data.val: {fraction} of the {count} samples of class {names[lacking[0]]} rounds to"
@@ -33,17 +33,17 @@ def stratified_split(
 
 
 def balanced_subset(targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Ascending indices of `size` random samples, with class counts that differ by 1 at most.
+    """Returns ascending indices of `size` random samples, with class counts that differ by at most
+    1 if each class has enough samples.
 
-    If a class has too few samples, more are drawn from the others. With generators in the same
-    state, a smaller subset is part of each larger one.
+    With generators in the same state, a smaller subset is contained in each larger one.
     """
     shuffled, rank = _shuffle_with_class_ranks(targets, generator)
     return shuffled[rank.argsort(stable=True)[:size]].sort().values
 
 
 def _shuffle_with_class_ranks(targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """All indices in random order, and each one's rank among those of its class."""
+    """Returns all indices in random order, and the rank of each within its class."""
     shuffled = torch.randperm(len(targets), generator=generator)
     by_class = targets[shuffled].argsort(stable=True)
     counts = targets.bincount()

@@ -17,18 +17,18 @@ IN_MEMORY_DIGEST_SAMPLES = 16  # whose transformed inputs are in the digest, too
 
 
 def check_data(returned: object) -> Data:
-    """The Data that a component returned, with each split as a `Split`.
+    """Returns the Data of a component, with each split as a `Split`.
 
     Raises ValueError for anything else, and for a split without valid targets.
     """
     if not isinstance(returned, Data):
         raise ValueError(
-            f"returns {_describe_type(returned)}; it must return recipe.components.data.Data("
+            f"returns {_describe_type(returned)}; return recipe.components.data.Data("
             "train=..., val=..., classes=..., channels=..., size=..., mean=..., std=...), "
             "with train and val as recipe.components.data.InMemory(inputs, targets)"
         )
     if not isinstance(returned.size, tuple | list) or len(returned.size) != 2:
-        raise ValueError(f"returns size={returned.size}; it must be (height, width)")
+        raise ValueError(f"returns size={returned.size}; return (height, width)")
     for name, split in returned.splits.items():
         lacking = [part for part in ("targets", "batches", "__len__") if not hasattr(split, part)]
         if lacking:
@@ -45,7 +45,7 @@ def check_data(returned: object) -> Data:
 
 
 def hash_data(data: Data) -> str:
-    """A hash of all fields of `data`, including its digest.
+    """Returns a hash of all fields of `data`, including its digest.
 
     For an InMemory split, it covers all inputs and targets; for any other split, all targets and up
     to 64 MiB of the inputs of evenly spaced samples, or no inputs if they differ each time they are
@@ -78,13 +78,13 @@ def _check_targets(name: str, split: Split) -> None:
     if isinstance(targets, Tensor):
         shown = f"{targets.dtype} of shape {tuple(targets.shape)}".removeprefix("torch.")
     raise ValueError(
-        f"returns {name} with targets that are {shown}; they must be class indices, torch.int64 of "
-        f"shape ({count},), one per sample"
+        f"returns {name} with targets that are {shown}; return one class index per sample, "
+        f"torch.int64 of shape ({count},)"
     )
 
 
 def _read_spaced_inputs(split: Split) -> Iterator[Tensor]:
-    """The inputs that the model gets for evenly spaced samples of the split."""
+    """Yields the inputs that the model gets for evenly spaced samples of the split."""
 
     def read(samples: Tensor) -> list[Tensor]:
         with rng.isolate_seeded_rng(0, "digest"):

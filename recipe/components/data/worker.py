@@ -1,4 +1,4 @@
-"""Errors of DataLoader workers that die: killed, or out of memory.
+"""Errors of DataLoader workers that died: killed, or out of memory.
 
 torch raises them in a signal handler, so they can occur anywhere in the main thread.
 """
@@ -13,20 +13,19 @@ from recipe.errors import DataError
 
 
 def has_worker_died(error: Exception) -> bool:
-    """Whether torch raised the error because a worker died; it has no type of its own."""
+    """Whether torch raised the error because a worker died; torch has no type for it."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def worker_died_error(workers: int, error: RuntimeError) -> DataError:
     return DataError(
-        f"data.workers: one of {workers} ended while it read images "
-        f"({' '.join(str(error).split())}); there may be too little memory, use fewer"
+        f"data.workers: one of {workers} died while it read images "
+        f"({' '.join(str(error).split())}), perhaps for lack of memory; use fewer workers"
     )
 
 
 def ignore_interrupts(number: int) -> None:
-    """Initialises a worker: Ctrl-C is sent to all processes of a terminal, and the run ends its
-    workers itself."""
+    """Initialises a worker, which the run ends: a terminal sends Ctrl-C to all processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -138,7 +138,7 @@ def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
     [
         ({"x": X}, r"data\.path: there is no y; there are x \(in .*file\.npz\)$"),
         ({"y": Y}, r"data\.path: there is no x; there are y \("),
-        ({"a": X}, r"data\.path: there is no x and no y; there are none of the arrays "),
+        ({"a": X}, r"data\.path: there is no x and no y; there are no others"),
         ({"x": X, "x_train": X, "y": Y}, r"data\.path: .* has both x and x_train"),
         (
             {"x_train": X, "y_train": Y, "x_val": X},
@@ -152,15 +152,15 @@ def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
         ({"x": X[:6], "y": Y}, r"data\.path: x has shape \(6, 2, 2\), y \(12,\); .* same n"),
         (
             {"x": X[:0], "y": Y[:0]},
-            r"data\.path: x has shape \(0, 2, 2\), y \(0,\); .* no axis of 0",
+            r"data\.path: x has shape \(0, 2, 2\), y \(0,\); .* no axis of size 0",
         ),
         ({"x": np.uint8(1), "y": Y}, r"data\.path: x has shape \(\), y \(12,\)"),
         (
             {"x": X, "y": Y - 1},
             r"data\.path: 4 of 12 labels in y are negative, such as -1; number ",
         ),
-        ({"x": X, "y": Y * 1.0}, r"data\.path: y is float64 .*; labels are whole numbers"),
-        ({"x": X, "y": Y > 0}, r"data\.path: y is bool .*; labels are whole numbers"),
+        ({"x": X, "y": Y * 1.0}, r"data\.path: y is float64 .* labels are integers"),
+        ({"x": X, "y": Y > 0}, r"data\.path: y is bool .* labels are integers"),
         ({"x": X, "y": Y[:, None]}, r"data\.path: y is int64 of shape \(12, 1\)"),
         ({"x": X.astype(int), "y": Y}, r"data\.path: x is int64; give uint8 .* or floats"),
         ({"x": X + np.inf, "y": Y}, r"data\.path: 48 of 48 values in x are NaN, infinite "),
@@ -171,18 +171,18 @@ def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
         ),
         (
             {"x": X.astype(object), "y": Y},
-            r"data\.path: x of .*file\.npz can't be read: it holds Python objects, ",
+            r"data\.path: x of .*file\.npz can't be read: it contains Python objects, ",
         ),
-        ({"x": X.reshape(12, 4), "y": Y}, r"data\.layout: auto does not suit .*\(12, 4\)"),
-        ({"x": X, "y": Y, "layout": "chw"}, r"data\.layout: chw does not suit .*\(12, 2, 2\)"),
-        ({"x": X.reshape(12, 1, 4, 1), "y": Y}, r"data\.layout: auto cannot tell .*4, 1\)"),
-        ({"x": X.reshape(12, 2, 2, 1).repeat(2, 3), "y": Y}, r"data\.layout: auto cannot tell"),
+        ({"x": X.reshape(12, 4), "y": Y}, r"data\.layout: auto doesn't fit .*\(12, 4\)"),
+        ({"x": X, "y": Y, "layout": "chw"}, r"data\.layout: chw doesn't fit .*\(12, 2, 2\)"),
+        ({"x": X.reshape(12, 1, 4, 1), "y": Y}, r"data\.layout: auto can't find .*4, 1\)"),
+        ({"x": X.reshape(12, 2, 2, 1).repeat(2, 3), "y": Y}, r"data\.layout: auto can't find"),
         ({"x": X, "y": Y, "classes": np.array(["a"])}, r"data\.path: classes has 1 names for"),
-        ({"x": X, "y": Y, "classes": np.array(list("aab"))}, r"data\.path: .* different strings"),
+        ({"x": X, "y": Y, "classes": np.array(list("aab"))}, r"data\.path: .* distinct strings"),
         ({"x": X, "y": Y, "classes": np.arange(3)}, r"data\.path: classes is int64"),
         (
             {"x_train": X, "y_train": Y, "x_val": X / 1.0, "y_val": Y},
-            r"data\.path: images to train on are uint8 \(2, 2\), those in x_val are float64 \(",
+            r"data\.path: training images are uint8 \(2, 2\), those in x_val are float64 \(",
         ),
         (
             {"x_train": X, "y_train": Y, "x_val": X, "y_val": Y + 1},
@@ -218,7 +218,9 @@ def test_what_is_no_npz_is_named(tmp_path: Path, content: bytes | None, reason: 
 
 def test_one_array_without_a_name_and_no_path_at_all_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", X)
-    with pytest.raises(ValueError, match=r"^data\.path: .*one array without a name; .*savez"):
+    with pytest.raises(
+        ValueError, match=r"^data\.path: .*single array without a name \(\.npy\); .*savez"
+    ):
         arrays(
             torch.Generator(), path=str(tmp_path / "one.npy"), layout="auto", white="auto", val=0.2
         )

@@ -47,12 +47,15 @@ def test_all_that_is_wrong_with_arrays_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"y": Y * 0}, "y is 0 for all 12 samples; there must be two classes or more"),
+        ({"y": Y * 0}, "y is 0 for all 12 samples; at least two classes are needed"),
         ({"y": np.array([0, 1, 10**12] * 4)}, "y has no sample of 999,999,999,998 of the labels 0"),
         ({"y": np.array([0, 1, 2**63] * 4, np.uint64)}, "y has no sample of 9,223,372,036,854,775"),
-        ({"y": Y.astype(str)}, "y is <U21 of shape (12,); labels are whole numbers"),
-        ({"x": X[:, :0]}, "x has shape (12, 0, 24), y (12,); they need"),
-        ({"x": X.astype(object)}, "x of {file} can't be read: it holds Python objects, which can"),
+        ({"y": Y.astype(str)}, "y is <U21 of shape (12,), but labels are integers"),
+        ({"x": X[:, :0]}, "x has shape (12, 0, 24), y (12,); use the same n"),
+        (
+            {"x": X.astype(object)},
+            "x of {file} can't be read: it contains Python objects, which can",
+        ),
         (
             {"x_train": X, "y_train": Y, "x_val": X, "y_val": Y * 0},
             "y_val has no sample of 2 of the 3 classes (1, 2); add some",
@@ -81,17 +84,17 @@ def header(shape: tuple[int, ...], content: bytes = b"") -> bytes:
     [
         (b"not an array at all", "the magic string is not correct"),
         (b"", "it is empty"),
-        (header((2**40, 1000, 1000)), "uint8 of shape (1099511627776, 1000, 1000) takes 1,099,511"),
+        (header((2**40, 1000, 1000)), "uint8 of shape (1099511627776, 1000, 1000) needs 1,099,511"),
         (
             header((12, 8, 8), b"short"),
-            "uint8 of shape (12, 8, 8) takes 768 bytes, but there are 5",
+            "uint8 of shape (12, 8, 8) needs 768 bytes, but there are 5",
         ),
-        (header((-12, -8, 8), bytes(768)), "uint8 of shape (-12, -8, 8) takes 768 bytes"),
+        (header((-12, -8, 8), bytes(768)), "uint8 of shape (-12, -8, 8) needs 768 bytes"),
         (
             header((12, 8, 8), bytes(10**8)),
-            "uint8 of shape (12, 8, 8) takes 768 bytes, but there a",
+            "uint8 of shape (12, 8, 8) needs 768 bytes, but there a",
         ),
-        (b"\x93NUMPY\x09\x00", "it is written in version (9, 0) of the .npy format"),
+        (b"\x93NUMPY\x09\x00", "its .npy format version (9, 0) is not supported"),
     ],
     ids=["no array", "empty", "gigantic", "short", "negative", "bomb", "version"],
 )

@@ -50,8 +50,8 @@ def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
         "cat/1.jpg ("
     )
     assert problem.endswith(
-        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC) and 2 more; mend or "
-        "remove them, or leave them out: data.on_bad_file=skip"
+        "cat/2.png (none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC) and 2 more; repair or "
+        "remove them, or skip them: data.on_bad_file=skip"
     )
 
 
@@ -80,8 +80,8 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: P
     overrides = ("data.mean=[0.5]", "clip=norm", "clip.max_norm=-1")
     unread, hidden, stray, names, empty = (f"data.path: {line}" for line in (
         f"2 of 23 images in {pets} can't be read: cat/0.png (the file is empty), cat/IMG_1.HEIC "
-        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC); mend or remove them, or leave "
-        "them out: data.on_bad_file=skip",
+        "(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC); repair or remove them, or skip "
+        "them: data.on_bad_file=skip",
         f"1 of 23 images in {pets} are hidden: dog/.ipynb_checkpoints/10-checkpoint.png; "
         "remove or rename them",
         f"1 of 23 images in {pets} are in no class folder: stray.png; move them into one",
@@ -90,7 +90,7 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: P
         f"fill or remove them (in {pets})",
     ))  # fmt: skip
     clip, mean, *others = commands.refused(tmp_path, *photos(pets), *overrides)
-    assert mean.startswith("data.mean: [0.5] does not have one value a channel")
+    assert mean.startswith("data.mean must have one value per channel, got [0.5]")
     assert others == [unread, hidden, stray, names, empty]
     assert clip.startswith("clip.max_norm")
 
@@ -100,7 +100,7 @@ def test_classes_that_a_part_lacks_are_counted_and_named(tmp_path: Path, pets: P
         for name in classes:
             shutil.copytree(pets / "cat", tmp_path / "parts" / part / name)
     assert commands.refused(tmp_path, *photos(tmp_path / "parts"), "data.val=null") == [
-        f"data.path: {line}; every part needs the same classes (in {tmp_path / 'parts'})"
+        f"data.path: {line}; all splits need the same classes (in {tmp_path / 'parts'})"
         for line in (
             "3 of the 4 classes in train/ are missing from val/: b, c, d",
             "2 of the 3 classes in val/ are missing from train/: e, f",
@@ -116,7 +116,7 @@ def test_classes_with_too_few_images_to_hold_some_out_are_counted(
         shutil.copy(pets / "cat" / "0.png", pets / name)
     assert commands.refused(tmp_path, *photos(pets)) == [
         "data.val: 0.2 of the 1 samples of class emu rounds to 0, which leaves none to validate on "
-        "(and so on for 1 more classes); add samples, or leave the class out"
+        "(also for 1 more classes); add samples, or leave the class out"
     ]
 
 
@@ -128,9 +128,7 @@ def test_a_link_in_a_circle_is_refused_and_a_link_aside_is_followed(
     assert "16 training and 4 validation" in commands.here(tmp_path, "plan", *photos(pets)).out
     (tmp_path / "elsewhere" / "back").symlink_to(pets)
     (problem,) = commands.refused(tmp_path, *photos(pets))
-    assert problem == (
-        f"data.path: {pets}/cat/back is a link back to a folder that it is in; remove it"
-    )
+    assert problem == (f"data.path: {pets}/cat/back is a link to a folder above it; remove it")
 
 
 @pytest.mark.parametrize("locked", ["cat", "cat/0.png", "."])
@@ -193,7 +191,7 @@ def test_what_only_shows_while_training_ends_the_run_as_failed_in_one_line(
     assert done.status == 1
     assert " of a batch's images in " in problem and "can't be read: dog/1" in problem
     assert problem.endswith(
-        "; mend or remove them, and start again, or leave them out: data.on_bad_file=skip"
+        "; repair or remove them, and start again, or skip them: data.on_bad_file=skip"
     )
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
@@ -250,8 +248,8 @@ def test_a_worker_that_is_killed_ends_the_run_as_failed_in_one_line(
     )
     (problem,) = done.problems
     assert done.status == 1
-    assert problem.startswith("recipe: data.workers: one of 1 ended while it read images (DataLo")
-    assert "is killed by signal: Killed" in problem and problem.endswith(", use fewer")
+    assert problem.startswith("recipe: data.workers: one of 1 died while it read images (DataLo")
+    assert "is killed by signal: Killed" in problem and problem.endswith("; use fewer workers")
     (run,) = commands.runs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
 
@@ -293,7 +291,7 @@ def test_every_cifar_file_that_is_broken_is_named(tmp_path: Path) -> None:
     options = (*TINY, "data=cifar10", f"data.path={folder}", "data.batch_size=2")
     halve(folder / "data_batch_2.bin")  # one whole image is left of two
     assert commands.refused(tmp_path, *options) == [
-        f"data.path: {folder}/data_batch_2.bin has 1 image, others 2; it was cut off, unpack it "
+        f"data.path: {folder}/data_batch_2.bin has 1 image, others 2; it was truncated, unpack it "
         "again"
     ]
     (folder / "data_batch_3.bin").write_bytes(b"")
@@ -301,5 +299,5 @@ def test_every_cifar_file_that_is_broken_is_named(tmp_path: Path) -> None:
     assert commands.refused(tmp_path, *options) == [
         f"data.path: {folder}/data_batch_3.bin is empty; unpack it again",
         f"data.path: {folder}/data_batch_4.bin is not a CIFAR-10 batch: 2 of its 2 labels are "
-        "beyond 0..9",
+        "beyond 0..9; unpack it again",
     ]

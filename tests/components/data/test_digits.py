@@ -139,9 +139,12 @@ def test_a_digit_saved_as_a_picture_is_predicted_on_as_it_was_trained_on(tmp_pat
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"labels": [1, 2, 1]}, r"data\.labels: \[1, 2, 1\] has a digit twice"),
-        ({"train_size": 9}, r"data\.train_size: 9 is not within 10 .* and 1438 .*; null uses all"),
-        ({"train_size": 1439}, r"data\.train_size: 1439 is not within 10 "),
+        ({"labels": [1, 2, 1]}, r"data\.labels must not have duplicates, got \[1, 2, 1\]"),
+        (
+            {"train_size": 9},
+            r"data\.train_size must be from 10 .* to 1438 .*, got 9; use null for all",
+        ),
+        ({"train_size": 1439}, r"data\.train_size must be from 10 .* got 1439"),
         ({"val": 0.001}, r"data\.val: 0\.001 of the 178 samples of class 0 rounds to 0"),
     ],
 )

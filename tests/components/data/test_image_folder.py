@@ -138,7 +138,9 @@ def test_a_worker_that_is_killed_ends_the_batches_in_one_line(tmp_path: Path) ->
             with contextlib.suppress(psutil.NoSuchProcess):  # some other test's
                 worker.kill()
         time.sleep(30)
-    with pytest.raises(DataError, match=r"^data\.workers: one of 1 ended while .*, use fewer$"):
+    with pytest.raises(
+        DataError, match=r"^data\.workers: one of 1 died while .*; use fewer workers$"
+    ):
         list(batches)
 
 
@@ -177,8 +179,8 @@ def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("names", "changed", "message"),
     [
-        ([], {}, r"data\.path: two folders of classes or more are needed, there is none \("),
-        (["a/1.png"], {}, r"data\.path: two folders .* are needed, there is only a \("),
+        ([], {}, r"data\.path: at least two class folders are needed, there is none; add some \("),
+        (["a/1.png"], {}, r"data\.path: at least two .* are needed, there is only a; add some \("),
         (
             ["a/1.png", "b/"],
             {},
@@ -201,8 +203,8 @@ def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) ->
             {},
             r"data\.path: 1 of 2 images in .* are hidden: \.b/2\.png; remove",
         ),
-        (["train/a/1.png"], {"val": None}, r"data\.path: .* has the folders train; either"),
-        (["train/1.png", "bus/1.png"], {}, r"data\.path: .* has the folders bus, train; either"),
+        (["train/a/1.png"], {"val": None}, r"data\.path: .* has the folders train; use one"),
+        (["train/1.png", "bus/1.png"], {}, r"data\.path: .* has the folders bus, train; use one"),
         (
             ["train/a/1.png", "val/a/1.png"],
             {},
@@ -211,7 +213,7 @@ def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) ->
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png"],
             {"val": None},
-            r"data\.path: 1 of the 2 classes in train/ is missing from val/: b; every",
+            r"data\.path: 1 of the 2 classes in train/ is missing from val/: b; all",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/"],
@@ -223,8 +225,8 @@ def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) ->
             {"val": None},
             r"data\.path: 1 of 5 images in .* are in no class folder: val/1\.png;",
         ),
-        ([], {"channels": 3}, r"data\.mean: \[0\.0\] does not have one .* data\.channels=3"),
-        ([], {"std": [1.0, 1.0]}, r"data\.std: \[1\.0, 1\.0\] does not .* data\.channels=1"),
+        ([], {"channels": 3}, r"data\.mean must have one .* got \[0\.0\]; give 3"),
+        ([], {"std": [1.0, 1.0]}, r"data\.std must have one .* got \[1\.0, 1\.0\]; give 1"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(
@@ -268,4 +270,4 @@ def test_a_file_that_takes_long_to_read_is_named_once(
             list(part.batches([torch.tensor([number])] * 2))
         said = [line for line in capfd.readouterr().err.splitlines() if "recipe:" in line]
         name = root / "cat" / "big.png"
-        assert said == [f"recipe: data.slow_after: {name} is being read for more than 0.05 s"]
+        assert said == [f"recipe: data.slow_after: reading {name} takes more than 0.05 s"]

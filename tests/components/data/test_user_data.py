@@ -126,7 +126,7 @@ def test_a_summary_that_cannot_be_made_is_reported_and_the_run_trains(home: Path
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        ("datasets", "returns a tuple of TensorDataset, TensorDataset; it must return "
+        ("datasets", "returns a tuple of TensorDataset, TensorDataset; return "
                      "recipe.components.data.Data(train=..., val=..., classes=..., channels=..., "
                      "size=..., "
                      "mean=..., std=...), with train and val as "
@@ -135,11 +135,11 @@ def test_a_summary_that_cannot_be_made_is_reported_and_the_run_trains(home: Path
                            "return recipe.components.data.InMemory(inputs, targets), or a class "
                            "with the "
                            "methods of recipe.components.data.Split"),
-        ("float_targets", "returns val with targets that are float32 of shape (8,); they must be "
-                          "class indices, torch.int64 of shape (8,), one per sample"),
-        ("too_few_targets", "returns train with targets that are int64 of shape (3,); they must be "
-                            "class indices, torch.int64 of shape (24,), one per sample"),
-        ("columns", "returns size=(5,); it must be (height, width)"),
+        ("float_targets", "returns val with targets that are float32 of shape (8,); return "
+                          "one class index per sample, torch.int64 of shape (8,)"),
+        ("too_few_targets", "returns train with targets that are int64 of shape (3,); return "
+                            "one class index per sample, torch.int64 of shape (24,)"),
+        ("columns", "returns size=(5,); return (height, width)"),
     ],
 )  # fmt: skip
 def test_what_data_must_return_is_said_in_a_line(

@@ -331,7 +331,7 @@ REFUSED = {
     ],
     ("optimizer.lr=interval(-0.1, 0.1)",): ["optimizer.lr: Invalid learning rate: -0.1"],
     ("optimizer.lr=interval(0.01,0.1)", "data.train_size=60", "data.batch_size=64", "yes=true"): [
-        "data.batch_size is 64, but there are 60 samples to train on"
+        "data.batch_size is 64, but there are 60 training samples"
     ],
     ("clip=none,norm", "metric=time/epoch_s"): ["metric=time/epoch_s: no such metric; there are "],
     ("loss=glob(*)", "metric=val/loss"): ["values of different losses can't be compared"],

@@ -1,4 +1,4 @@
-"""Which callables a spec may name: `_target_` runs code, so only known ones are called."""
+"""Which callables a `_target_` may name: they run code, so only known ones are called."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from recipe.config.groups import GROUPS
 from recipe.config.option_files import builtin_targets, suggest_nearest
 from recipe.formatting import format_value
 
-TRUST_HINT = "choose an option of the menu, or trust a package of your own"
+TRUST_HINT = "choose an option of recipe, or trust your package"
 
 DOWNLOAD_SETTINGS = ("weights", "pretrained")
-"""Beginnings of the settings with which torchvision's models fetch something."""
+"""Prefixes of the settings with which torchvision's models download weights."""
 
 
 def locate_target(
@@ -23,10 +23,10 @@ def locate_target(
 ) -> Callable[..., Any]:
     """Imports the callable of a dotted name.
 
-    It must be the `_target_` of one of recipe's option files (of `group`, if given), a building
-    block of torch that the group can use, a model of torchvision, an optimizer of
-    pytorch_optimizer, or defined in a trusted package. What the name resolves to is checked, not
-    only its spelling. Raises ValueError otherwise, before anything else is imported.
+    It must be the `_target_` of one of recipe's option files (of `group`, if given), a class of
+    torch that the group can use, a model of torchvision, an optimizer of pytorch_optimizer, or
+    defined in a trusted package. The resolved object is checked, not only its name. Raises
+    ValueError otherwise, before anything else is imported.
     """
     if not isinstance(target, str) or not all(word.isidentifier() for word in target.split(".")):
         raise ValueError(
@@ -35,10 +35,10 @@ def locate_target(
         )
     root = target.partition(".")[0]
     if root not in (*TARGET_CHECKS, *trusted_packages):
-        nowhere = [name for name in trusted_packages if _is_missing_package(name)]
-        lost = f" (and there is no package {', '.join(nowhere)}, which is)" if nowhere else ""
+        missing = [name for name in trusted_packages if _is_missing_package(name)]
+        note = f" (and the trusted package {', '.join(missing)} doesn't exist)" if missing else ""
         raise ValueError(
-            f"_target_ {target}: the package {root} isn't trusted{lost}; if it is yours, give "
+            f"_target_ {target}: the package {root} isn't trusted{note}; if it is yours, give "
             f"trust=[{root}]"
         )
     allowed = TARGET_CHECKS.get(root)
@@ -53,7 +53,7 @@ def locate_target(
     else:
         good = home.partition(".")[0] in trusted_packages
     if not good or not callable(found):
-        where = f" (it lives in {home.rstrip('.')})" if not target.startswith(home) else ""
+        where = f" (defined in {home.rstrip('.')})" if not target.startswith(home) else ""
         raise ValueError(
             f"_target_ {target}{where} is not a component that a spec may call; {TRUST_HINT}"
         )
@@ -61,10 +61,10 @@ def locate_target(
 
 
 def _is_missing_package(package: str) -> bool:
-    """Whether there is no such package; imports nothing of it."""
+    """Whether there is no such package; it isn't imported."""
     try:
         return importlib.util.find_spec(package.partition(".")[0]) is None
-    except ValueError:  # a name that can't be one, or of what has none
+    except ValueError:  # an invalid name, or a module without a spec
         return True
 
 
@@ -100,12 +100,12 @@ def check_downloads(target: object, called: Callable[..., Any], node: Mapping[An
         if str(key).startswith(DOWNLOAD_SETTINGS) and value not in (None, False):
             raise ValueError(
                 f"{key}: torchvision would download {value!r}; use {key}: null, and model.weights "
-                "for a file of yours"
+                "for your own file"
             )
     if not inspect.isclass(called) and (node.get("_args_") or node.get("_partial_")):
         raise ValueError(
-            f"_target_ {target} could be given weights to download by position; leave _args_ and "
-            "_partial_ out, and name its settings"
+            f"_target_ {target} could download weights given by position; leave out _args_ and "
+            "_partial_, and give its settings by name"
         )
 
 
@@ -120,7 +120,7 @@ def _iter_children(node: Any) -> Iterator[Any]:
 
 
 def _get_allowed_prefixes(root: str, group: str | None) -> tuple[str, ...]:
-    """Other names are refused before anything is imported."""
+    """Returns the prefixes of all allowed names; others are refused before an import."""
     if root == "recipe":
         return tuple(f"recipe.components.{name}." for name in ([group] if group else GROUPS))
     return ("torch.nn.", "torch.optim.") if root == "torch" else (TARGET_PREFIXES[root],)
@@ -144,7 +144,7 @@ BASE_CLASSES = {
 
 
 def _get_base_names(found: Any) -> list[str]:
-    """The full names of a class and of all it is derived from; nothing has to be imported."""
+    """Returns the full names of a class and its base classes, without an import."""
     mro = found.__mro__ if inspect.isclass(found) else ()
     return [f"{base.__module__}.{base.__qualname__}" for base in mro]
 
@@ -161,7 +161,7 @@ def _is_torchvision_target(target: str, found: Any, group: str | None) -> bool:
     if inspect.isclass(found):
         bases = _get_base_names(found)
         at_home = _get_module_prefix(found).startswith("torchvision.models.")
-        # a GraphModule writes and compiles code of its own
+        # a GraphModule generates and compiles code
         is_graph = any(base.startswith("torch.fx.") for base in bases)
         return at_home and BASE_CLASSES["model"] in bases and not is_graph
     models = importlib.import_module("torchvision.models")  # `found` comes from it
@@ -171,7 +171,7 @@ def _is_torchvision_target(target: str, found: Any, group: str | None) -> bool:
 def _is_pytorch_optimizer(target: str, found: Any, group: str | None) -> bool:
     at_home = _get_module_prefix(found).startswith("pytorch_optimizer.optimizer.")
     optimizer = at_home and BASE_CLASSES["optimizer"] in _get_base_names(found)
-    # a wrapper makes and keeps another optimizer, whose state checkpoints would not have
+    # excludes wrappers of another optimizer, whose state checkpoints would lack
     fits = group in (None, "optimizer") and optimizer
     return fits and "params" in inspect.signature(found).parameters
 
@@ -180,7 +180,7 @@ TARGET_CHECKS = {
     "recipe": _is_recipe_target, "torch": _is_torch_target, "torchvision": _is_torchvision_target,
     "pytorch_optimizer": _is_pytorch_optimizer,
 }  # fmt: skip
-"""Packages that need no trust, and which of their callables are allowed."""
+"""Packages that are always trusted, and the functions that select their allowed callables."""
 
 TARGET_PREFIXES = {"torchvision": "torchvision.models.", "pytorch_optimizer": "pytorch_optimizer."}
 
@@ -198,11 +198,11 @@ def _import_target(target: str) -> Any:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
                 continue
             raise
-        except RuntimeError as error:  # such as torchvision beside a torch it isn't made for
+        except RuntimeError as error:  # such as a torchvision built for another torch
             raise ValueError(f"_target_ {target}: {name} can't be imported: {error}") from error
         except SyntaxError as error:
             where = f"{error.filename}, line {error.lineno}"
-            raise ValueError(f"_target_ {target}: {error.msg} ({where})") from error
+            raise ValueError(f"_target_ {target}: {error.msg} ({where}); correct it") from error
         for word in words[cut:]:
             if not hasattr(found, word):
                 raise ValueError(
@@ -211,5 +211,5 @@ def _import_target(target: str) -> Any:
             found = getattr(found, word)
         return found
     extra = PACKAGE_EXTRAS.get(words[0])
-    way_out = f"; pip install 'torch-recipe[{extra}]'" if extra else ""
-    raise ValueError(f"_target_ {target}: there is no module {words[0]} to import{way_out}")
+    way_out = f"pip install 'torch-recipe[{extra}]'" if extra else "correct its name"
+    raise ValueError(f"_target_ {target}: there is no module {words[0]}; {way_out}")

@@ -55,8 +55,8 @@ class UserConfigSource(FileConfigSource):  # type: ignore[misc]
         return "user"
 
     def load_config(self, config_path: str) -> Any:
-        """Raises SpecError for a file that can't be read, that builds on itself, or whose choice
-        of a launcher or sweeper Hydra would ignore."""
+        """Raises SpecError for a file that can't be read, that inherits from itself, or that
+        chooses a launcher or sweeper, which Hydra would ignore."""
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
             content = safe_yaml.load_mapping(path)
@@ -65,8 +65,8 @@ class UserConfigSource(FileConfigSource):  # type: ignore[misc]
             raise SpecError(" ".join(str(error).split())) from error
         if chosen := HYDRA_CHOICE.search(str(content.get("defaults"))):
             raise SpecError(
-                f"{chosen[1]}: {path} chooses it, and only the command line can; take it out "
-                f"of that file and give {chosen[1]}=<name> there"
+                f"{chosen[1]}: {path} chooses it, but only the command line can; remove it "
+                f"from the file and give {chosen[1]}=<name> on the command line"
             )
         if cycle := option_files.find_inheritance_cycle(config_path.removesuffix(".yaml")):
             raise SpecError(cycle)
@@ -81,7 +81,7 @@ MAX_HEADER_LENGTH = 512
 
 
 def register_user_conf() -> None:
-    """Makes Hydra search the user's conf/ too, and read it by UserConfigSource."""
+    """Makes Hydra search the user's conf/, too, and read it with UserConfigSource."""
     Plugins.instance().register(UserSearchPath)
     SourcesRegistry.instance().register(UserConfigSource)
     _remove_launcher_schemas()
@@ -105,7 +105,7 @@ def composition_context() -> Iterator[None]:
 @contextmanager
 def _initialize_hydra() -> Iterator[None]:
     register_user_conf()
-    around = GlobalHydra.instance().hydra  # of a sweep whose job asks
+    around = GlobalHydra.instance().hydra  # of a sweep, if called in one of its jobs
     GlobalHydra.instance().clear()
     folder = str(option_files.builtin_conf_dir())
     try:
@@ -129,7 +129,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
             problems.append(_describe_unreadable(argument))
     problems.raise_if_any()
     for override in parsed:
-        override.config_loader = loader  # it knows the options that glob(...) stands for
+        override.config_loader = loader  # expands glob(...)
         if _count_sweep_values(override) > MAX_JOBS:
             problems.append(
                 f"{override.input_line[:200]}: more than {MAX_JOBS:,} values; give fewer"
@@ -162,17 +162,21 @@ def _find_long_arguments(arguments: Sequence[str]) -> Iterator[str]:
     for argument in arguments:
         key = argument.partition("=")[0][:200]
         if (commas := argument.count(",")) > MAX_COMMAS:
-            yield f"{key}: {commas + 1:,} values, and at most {MAX_COMMAS:,} are read; {way_out}"
+            yield f"{key}: {commas + 1:,} values, but at most {MAX_COMMAS:,} are read; {way_out}"
         elif len(argument) > MAX_ARGUMENT_LENGTH:
             yield (
-                f"{key}: {len(argument):,} characters, and at most {MAX_ARGUMENT_LENGTH:,} are "
+                f"{key}: {len(argument):,} characters, but at most {MAX_ARGUMENT_LENGTH:,} are "
                 f"read; {way_out}"
             )
 
 
 def _describe_unreadable(argument: str) -> str:
     bare = "=" not in argument
-    hint = "write key=value" if bare else "quote what the shell or Hydra would read"
+    hint = (
+        "write key=value"
+        if bare
+        else "quote the characters that the shell or Hydra would interpret"
+    )
     return f"{argument[:200]}: can't be read as an override; {hint}"
 
 
@@ -210,7 +214,7 @@ class Job:
 
     overrides: tuple[str, ...]
     swept: tuple[str, ...]
-    """Those that differ from job to job; they name the run."""
+    """Those that differ between jobs; they name the run."""
 
     def to_spec(self) -> RunSpec:
         """Raises SpecError. Call within `composition_context()`."""
@@ -236,8 +240,8 @@ def expand_sweep(overrides: Sequence[Override]) -> list[Job]:
     """
     if (count := math.prod(map(_count_sweep_values, overrides))) > MAX_JOBS:
         raise SpecError(
-            f"the sweep has {count:,} jobs, and at most {MAX_JOBS:,} are run by one command; give "
-            "fewer values, or sweep in parts"
+            f"the sweep has {count:,} jobs, but one command runs at most {MAX_JOBS:,}; give fewer "
+            "values, or run several sweeps"
         )
     (batch,) = BasicSweeper.split_arguments(list(overrides), None)
     sweeps = {o.get_key_element() for o in overrides if o.is_sweep_override()}
@@ -267,13 +271,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         composed = _get_config_loader().load_configuration("config", list(overrides), RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         message = " ".join(str(error).split())
-        known = (
-            _explain_missing_launcher,
-            _explain_type_mismatch,
-            _explain_missing_option,
-            _explain_missing_package_line,
-        )
-        raise SpecError(next(filter(None, (say(message) for say in known)), message)) from error
+        explanations = (explain(message) for explain in HYDRA_ERROR_EXPLANATIONS)
+        raise SpecError(next(filter(None, explanations), message)) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
@@ -301,7 +300,7 @@ def _expand_scheduler_parts(composed: DictConfig) -> None:
             hint = option_files.suggest_nearest(option, known) or f"; there are {', '.join(known)}"
             problems.append(f"{key}: scheduler={option}: no such option{hint}")
         elif "parts" in known[option].keys:
-            problems.append(f"{key}: {option} has parts itself; write those here")
+            problems.append(f"{key}: {option} has parts, too; list those parts here")
         else:
             files = option_files.resolve_inheritance("scheduler", option)
             settings = {key: value for file in files for key, value in file.content.items()}
@@ -327,7 +326,7 @@ def print_config(
             OmegaConf.select(OmegaConf.masked_copy(whole, shown), package) if package else whole
         )
         if not OmegaConf.is_config(chosen):
-            raise SpecError(f"--package: {package} is no mapping of --cfg {kind}; leave it out")
+            raise SpecError(f"--package: {package} is not a mapping of --cfg {kind}; leave it out")
         Hydra("recipe", _get_config_loader()).show_cfg(
             "config", list(overrides), kind, package, resolve
         )
@@ -342,49 +341,60 @@ def _get_config_loader() -> CachedConfigLoader:
     return CachedConfigLoader(GlobalHydra.instance().config_loader())
 
 
-def _explain_type_mismatch(told: str) -> str:
+def _explain_type_mismatch(message: str) -> str:
     """Explains a mapping in place of a list, or the reverse; empty for other errors."""
-    override = told.removeprefix("Error merging override ")
-    if override == told:
+    override = message.removeprefix("Error merging override ")
+    if override == message:
         return ""
     return (
-        f"{override}: the value is of another type; give a list [a,b] for a list, a mapping "
+        f"{override}: the value has another type; give a list [a,b] for a list, a mapping "
         "{a: 1} for a mapping"
     )
 
 
-def _explain_missing_option(told: str) -> str:
+def _explain_missing_option(message: str) -> str:
     """Explains a missing option that a file chooses; empty for other errors."""
-    found = re.search(r"^In '([^']+)': Could not find '(\w+)/([\w.-]+)'", told)
+    found = re.search(r"^In '([^']+)': Could not find '(\w+)/([\w.-]+)'", message)
     if not found or found[2] not in GROUPS:
         return ""
     where, group, name = found.groups()
     known = option_files.find_options(group)
-    if name in known:  # a device, which Hydra takes for none
+    if name in known:  # a device file, which Hydra ignores
         return f"{group}={name} can't be used: {known[name].problem}"
     hint = option_files.suggest_nearest(name, known) or f"; there are {', '.join(known)}"
     return f"{where}.yaml: {group}={name}: no such option{hint}"
 
 
-def _explain_missing_package_line(told: str) -> str:
+def _explain_missing_package_line(message: str) -> str:
     """Explains an experiment file that lacks its first line; empty for other errors."""
     return (
-        f"{told.partition(': ')[0]}: {option_files.GLOBAL_PACKAGE_RULE}"
-        if "@experiment." in told
+        f"{message.partition(': ')[0]}: {option_files.GLOBAL_PACKAGE_RULE}"
+        if "@experiment." in message
         else ""
     )
 
 
-def _explain_missing_launcher(told: str) -> str:
+def _explain_missing_launcher(message: str) -> str:
     """Explains a launcher that Hydra can't find; empty for other errors."""
-    found = re.search(r"Could not find 'hydra/launcher/(\w+)'", told)
+    found = re.search(r"Could not find 'hydra/launcher/(\w+)'", message)
     if not found:
         return ""
     name = found[1]
     package = f"hydra-{name.partition('_')[0]}-launcher"
-    there = re.search(r"Available options in 'hydra/launcher': ([\w ]+?) Config search path", told)
+    there = re.search(
+        r"Available options in 'hydra/launcher': ([\w ]+?) Config search path", message
+    )
     known = f"; there are: {', '.join(there[1].split())}" if there else ""
     return (
-        f"hydra/launcher={name}: no such launcher is installed{known}; Hydra's others are packages "
-        f"of their own (pip install {package})"
+        f"hydra/launcher={name}: no such launcher is installed{known}; Hydra's other launchers are "
+        f"separate packages (pip install {package})"
     )
+
+
+HYDRA_ERROR_EXPLANATIONS = (
+    _explain_missing_launcher,
+    _explain_type_mismatch,
+    _explain_missing_option,
+    _explain_missing_package_line,
+)
+"""Functions of the message, as Hydra has no types for these errors."""

@@ -85,7 +85,7 @@ class CachedConfigLoader(ConfigLoader):  # type: ignore[misc]
             )
         return self.cache[name, options]
 
-    # the rest is what it is
+    # unchanged
 
     def get_search_path(self) -> Any:
         return self.inner.get_search_path()

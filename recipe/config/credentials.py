@@ -1,7 +1,7 @@
-"""Credentials of a server: taken from the environment by MLflow, stored and shown nowhere.
+"""Addresses of tracking servers without credentials, which MLflow reads from the environment.
 
-An address with a user or password would be stored in the spec and shown in many places, so it is
-refused. Messages of other libraries are masked before they are shown or stored.
+An address with a user or password would be stored in the spec and printed in many places, so it is
+refused. Messages of other libraries are masked before they are printed or stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACK
 TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
 
 SECRET_VARIABLES = (PASSWORD_VARIABLE, TOKEN_VARIABLE, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-"""Of the server, and of the artifact store that it refers to."""
+"""For the server and its artifact store."""
 
 CREDENTIALS_HINT = (
     f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE}, or {TOKEN_VARIABLE}, in the environment"
@@ -30,14 +30,14 @@ def check_no_credentials(address: str) -> str:
     if "@" in address:
         scheme, rest = address.split("://")[0], address.rpartition("@")[2]
         raise ValueError(
-            f"{mask_addresses(address)!r} has a user or a password in it, which would be kept "
-            f"and shown with the run; use {scheme}://{rest} and {CREDENTIALS_HINT}"
+            f"{mask_addresses(address)!r} contains a user or a password, which would be recorded "
+            f"with the run; use {scheme}://{rest} and {CREDENTIALS_HINT}"
         )
     plain, query, _ = address.partition("?")
     if query and plain.startswith(("http://", "https://")):
         raise ValueError(
-            f"'{plain}?{MASK}' has a query, which may hold a secret and would be kept and shown "
-            f"with the run; use {plain.rstrip('/')} and {CREDENTIALS_HINT}"
+            f"'{plain}?{MASK}' has a query, which may contain a secret and would be recorded with "
+            f"the run; use {plain.rstrip('/')} and {CREDENTIALS_HINT}"
         )
     return address
 

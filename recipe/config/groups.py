@@ -1,7 +1,7 @@
-"""The table of a run spec: its groups of options, and the settings of the run itself.
+"""The table of groups, and the settings of the run itself.
 
-A new group is its line here, its folder in components/, and its folder and default in conf/.
-Types are those of `annotated_types`, which pydantic checks, as a mistyped option needs no pydantic.
+A new group needs a line here, a folder in components/, and a folder and a default in conf/. Types
+are annotated with `annotated_types`, which pydantic reads, so that pydantic isn't imported here.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class Group:
     num_arguments: int
     """Arguments that the engine passes to the component by position."""
     off: str | None = None
-    """The option that stands for "without", if the group is a trick."""
+    """The option that turns the group off, if it is a trick."""
     engine_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that the engine obeys, and their types; the component is called without them."""
+    """Settings that the engine reads, and their types; they aren't passed to the component."""
     required: tuple[str, ...] = ()
-    """Engine settings that every option gives."""
+    """Engine settings that every option must have."""
     paths: tuple[str, ...] = ()
     """Settings that are paths to read from."""
     runtime_arguments: tuple[str, ...] = ()
-    """Keyword arguments that the engine passes to a component that has them; never settings."""
+    """Keyword arguments that the engine passes to components that have them; never settings."""
     not_in_fingerprint: tuple[str, ...] = ()
-    """Settings that can't change the run's numbers."""
+    """Settings that don't affect the results of the run."""
     is_finite: bool = False
-    """Whether no setting may be infinite."""
+    """Whether infinite settings are refused."""
 
 
 GROUP_TABLE = (

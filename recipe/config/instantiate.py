@@ -1,8 +1,7 @@
-"""From a spec to the callables that its groups name, with their settings.
+"""Resolves the `_target_` of each group of a spec, and binds its settings.
 
-The only place where a `_target_` is instantiated. Hydra's `instantiate` is not used: it would
-resolve the name by its own rules, and resolve `${...}` a second time, after the values were
-checked. Imports torch only where the component does.
+Hydra's `instantiate` is not used: it would resolve names by its own rules, and `${...}` again after
+the values were checked. torch is only imported if a component imports it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from recipe.errors import Problems
 
 @dataclass(frozen=True)
 class Component:
-    """What the `_target_` of a group names, and the settings that it is called with."""
+    """The callable of a group, and its settings."""
 
     function: Callable[..., Any]
     settings: Mapping[str, Any]
@@ -31,7 +30,7 @@ class Component:
         return str(self.function.__module__).startswith("recipe.")
 
     def bind(self, dataset_properties: Mapping[str, Any] | None = None) -> functools.partial[Any]:
-        """The function with its settings; each nested `_target_` in them is instantiated.
+        """Binds the settings to the function, and instantiates each nested `_target_` in them.
 
         Settings that are `auto` get their values from `dataset_properties`, if given.
         """
@@ -73,7 +72,7 @@ def instantiate(spec: RunSpec, groups: Iterable[str] = GROUPS) -> Components:
 
 
 def bind_component(spec: RunSpec, group: str) -> functools.partial[Any]:
-    """One group's component by itself; raises ValueError if it may not be called."""
+    """Resolves and binds the component of one group; raises ValueError if it isn't allowed."""
     function = _locate_component(getattr(spec, group), spec.trust, group)
     return _make_component(spec, group, function).bind()
 
@@ -96,7 +95,7 @@ def _locate_component(
 
 
 def _instantiate_setting(value: Any, trusted: tuple[str, ...]) -> Any:
-    """A copy of a setting in which each nested `_target_` is instantiated, the innermost first."""
+    """Returns a copy of a setting in which nested `_target_` are instantiated, inner ones first."""
     if isinstance(value, list):
         return [_instantiate_setting(item, trusted) for item in value]
     if not isinstance(value, Mapping):
@@ -113,4 +112,4 @@ def _instantiate_setting(value: Any, trusted: tuple[str, ...]) -> Any:
     try:
         return bound()
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"_target_ {target} can't be made: {error}") from error
+        raise ValueError(f"_target_ {target} can't be instantiated: {error}") from error

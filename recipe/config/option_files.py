@@ -1,7 +1,7 @@
 """The option files of conf/: recipe's own, and those of the user's project.
 
-A user's options are the files of `conf/<group>/` in the working directory. Neither Hydra nor torch
-is needed to read them, so --help is quick.
+A user's options are the files of `conf/<group>/` in the working directory. They are read without
+Hydra and torch, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ def _read_option_file(path: Path) -> tuple[Mapping[str, Any], str]:
 def find_parent_files(path: Path) -> Iterator[str]:
     """Yields the files in a file's defaults list, relative to its folder, or to conf/ after a
     slash."""
-    entries = _read_option_file(path)[0].get(
-        "defaults"
-    )  # what is wrong is reported where it is loaded
+    entries = _read_option_file(path)[0].get("defaults")  # errors are reported by the loader
     for entry in entries if isinstance(entries, list) else ():
         for group, names in (entry if isinstance(entry, dict) else {"": entry}).items():
             folder = re.sub(r"^(?:optional|override)\s+", "", str(group)).partition("@")[0]
@@ -117,8 +115,7 @@ def resolve_parent_file(named: str, location: str) -> str:
 
 
 def find_inheritance_cycle(location: str) -> str:
-    """Describes the cycle if a user's option file builds on itself; else returns an empty
-    string."""
+    """Describes the cycle if a user's option file inherits from itself; empty otherwise."""
     user, done = user_conf_dir(), set[str]()
 
     def found(place: str, chain: tuple[str, ...]) -> tuple[str, ...]:
@@ -128,7 +125,7 @@ def find_inheritance_cycle(location: str) -> str:
             return ()
         done.add(place)
         file = f"{place.lstrip('/')}.yaml"
-        if user is None or (builtin_conf_dir() / file).is_file():  # ours build on no circle
+        if user is None or (builtin_conf_dir() / file).is_file():  # no cycles in recipe's files
             return ()
         links = (
             found(resolve_parent_file(name, place), (*chain, place))
@@ -140,8 +137,8 @@ def find_inheritance_cycle(location: str) -> str:
     if not files or user is None:
         return ""
     return safe_yaml.escape_control_chars(
-        f"{user / files[0]}.yaml: defaults: builds on itself ({' -> '.join(files)}); take "
-        f"{files[1]} out of the list"
+        f"{user / files[0]}.yaml: defaults: inherits from itself ({' -> '.join(files)}); remove "
+        f"{files[1]} from the list"
     )
 
 
@@ -155,7 +152,7 @@ def _load_cached(path: Path, written: tuple[int, ...]) -> tuple[Mapping[str, Any
 
 
 def find_options(group: str) -> dict[str, Option]:
-    """Returns the options of a group by name; recipe's own win over a user's of the same name."""
+    """Returns the options of a group by name; recipe's take precedence over the user's."""
     found: dict[str, Option] = {}
     for folder in filter(None, (builtin_conf_dir(), user_conf_dir())):
         for path in sorted((folder / group).glob("*.yaml")):
@@ -208,7 +205,7 @@ def _find_float_settings(group: str, option: str, _: Path | None) -> frozenset[s
 
 
 def resolve_inheritance(group: str, option: str) -> list[Option]:
-    """Returns the files that an option builds on, then its own; later ones win."""
+    """Returns the files that an option inherits from, then its own; later ones take precedence."""
     known, found, requested = find_options(group), dict[str, Option](), set[str]()
 
     def add(name: str) -> None:

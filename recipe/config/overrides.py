@@ -1,7 +1,7 @@
-"""Mistakes in the overrides of a command line, all found at once, with the nearest valid name.
+"""Finds all mistakes in the overrides of a command line, and suggests valid names.
 
-Hydra stops at the first mistake, suggests nothing, and accepts `+typo=1`; each override is checked
-here against the option files and the composed config before anything runs.
+Hydra stops at the first mistake, suggests nothing, and accepts `+typo=1`; here, each override is
+checked against the option files and the composed config before anything runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ConfigComposer = Callable[[Sequence[str]], DictConfig]
 
 @dataclass
 class CheckedOverrides:
-    """The valid overrides, and what is wrong with the others."""
+    """The valid overrides, and the problems of the others."""
 
     overrides: list[Override]
     problems: Problems
@@ -80,7 +80,7 @@ class _GroupOverrides:
             off = OFF_OPTIONS.get(group)
             return [
                 f"{text}: every run has a {group}"
-                + (f"; without it is {group}={off}" if off else "")
+                + (f"; to turn it off, use {group}={off}" if off else "; choose another option")
             ]
         names = get_option_names(override)
         if override.is_add() or override.is_force_add() or override.package:
@@ -88,7 +88,8 @@ class _GroupOverrides:
             hint = suggest_nearest(lost[0], option_files.find_options(group)) if lost else ""
             return [f"{text}: write {group}=<option>; {group} is in every spec already{hint}"]
         if not names:
-            return [f"{text}: matches none of {', '.join(option_files.find_options(group))}"]
+            known = ", ".join(option_files.find_options(group))
+            return [f"{text}: matches no option; there are {known}"]
         return [problem for name in names for problem in self._check_option(group, name)]
 
     def _check_option(self, group: str, name: str) -> list[str]:
@@ -96,7 +97,7 @@ class _GroupOverrides:
         if name not in known:
             off = OFF_OPTIONS.get(group) if name in OFF_SYNONYMS else None
             hint = suggest_nearest(name, known) or f"; there are {', '.join(known)}"
-            hint = f"; without it is {group}={off}" if off else hint
+            hint = f"; to turn it off, use {group}={off}" if off else hint
             return [f"{group}={name}: no such option{hint}"]
         if problem := known[name].problem:
             return [f"{group}={name} can't be used: {problem}"]
@@ -140,12 +141,12 @@ def describe_interval_problem(override: Override, give: str) -> str:
 def _find_hydra_problems(override: Override) -> list[str]:
     key, text = override.key_or_group, override.input_line
     words = re.split(r"[./]", key)
-    if override.is_sweep_override() and not key.startswith("hydra.sweeper."):  # a verb's own
-        return [f"{text}: give one value; all jobs have it in common"]
+    if override.is_sweep_override() and not key.startswith("hydra.sweeper."):  # a verb's setting
+        return [f"{text}: it is the same for all jobs; give one value"]
     if len(words) > 1 and words[1] in HYDRA_LAUNCH_KEYS:
         return []
     known = ", ".join(f"hydra.{name}" for name in HYDRA_LAUNCH_KEYS)
-    return [f"{text}: recipe sets this itself; of Hydra's own there are {known}"]
+    return [f"{text}: recipe sets this itself; you can set {known}"]
 
 
 class _SettingOverrides:
@@ -186,7 +187,7 @@ class _SettingOverrides:
             if root not in GROUPS or key.count(".") != 1:
                 return [f"{text}: write {key}=<value>; {root} is in every spec already"]
             if key.partition(".")[2] not in ENGINE_SETTINGS[root]:
-                return []  # the part's own signature decides, once it may be imported
+                return []  # checked against the component's signature when it is imported
         configs = dict(self._iter_configs(root))
         having = [name for name, config in configs.items() if self._has_key(key, config)]
         hints = {
@@ -201,17 +202,17 @@ class _SettingOverrides:
         return [f"{text}: {lacking}{hint}{self._format_per_option_hint(override, having)}"]
 
     def _format_per_option_hint(self, override: Override, having: Sequence[str]) -> str:
-        """Explains how to set it only for those of the swept options that have it."""
+        """Explains how to set a value only for the swept options that have the setting."""
         group, _, setting = override.key_or_group.partition(".")
         option = having[0].partition("=")[2]
         value = "..." if override.is_sweep_override() else override.get_value_element_as_str()
         file = f"conf/{group}/<name>.yaml"
         given = self._find_options_with(override, [name.partition("=")[2] for name in having])
         message = (
-            f"; {group}={given[0]} has that value already, so leave {override.input_line} out and "
+            f"; {group}={given[0]} already has that value, so leave out {override.input_line} and "
             f"sweep over {given[0]}"
             if given
-            else f"; to give it to {format_list(having)} alone, write {file} with "
+            else f"; to set it only for {format_list(having)}, write {file} with "
             f"`defaults: [{option}, _self_]` and `{setting}: {value}`, and sweep over "
             f"<name> instead of {option}"
         )

@@ -60,14 +60,14 @@ def _describe_refusal(override: Override) -> str | None:
     """Explains why an override can't be applied to a recorded run."""
     text, root = override.input_line, override.key_or_group.partition(".")[0]
     if override.is_sweep_override():
-        return f"{text}: one recorded run is run again, which takes one value; give one"
+        return f"{text}: a recorded run takes one value per setting; give one"
     if root == EXPERIMENT_GROUP or root.partition("/")[0] in (EXPERIMENT_GROUP, "hydra"):
         return f"{text}: a recorded run has no {root}; give options and settings themselves"
     return None
 
 
 def _compose_over_recorded(recorded: RunSpec, choices: Sequence[str]) -> DictConfig:
-    """Composes the chosen options; everything else is as it was recorded."""
+    """Composes the chosen options; all other settings are those of the record."""
     composed = compose.compose_config(choices)
     chosen = {choice.partition("=")[0] for choice in choices}
     for field in dataclasses.fields(recorded):
@@ -93,8 +93,8 @@ def override_destinations(
         spec = dataclasses.replace(spec, output_dir=output_dir)
     elif not _is_readers_dir(spec.output_dir, user_config.output_dir):
         problems.append(
-            f"output_dir: {spec.output_dir!r} of this spec is outside the working directory; "
-            "choose where its run is written: output_dir=<folder>"
+            f"output_dir: {spec.output_dir!r} of this spec is outside the working directory; give "
+            "output_dir=<folder>"
         )
     recorded = spec.tracking.get("uri")
     with problems.collect("tracking.uri"):
@@ -111,7 +111,7 @@ def override_destinations(
         compose.get_tracking_uri(user_config),
     ) and not credentials.is_local_uri(recorded):
         problems.append(
-            f"tracking.uri: {recorded!r} of this spec is another machine's; if the record may be "
+            f"tracking.uri: {recorded!r} of this spec is on another machine; if the record may be "
             f"sent there, give tracking.uri={recorded}"
         )
     problems.raise_if_any()

@@ -1,7 +1,7 @@
-"""`_target_` names of earlier versions, as they are called now.
+"""Current names for the `_target_` names of earlier versions.
 
-Before version 0.2 the components were in `recipe.<group>`; recorded specs and users' option files
-may still name them so.
+Before version 0.2, the components were in `recipe.<group>`; recorded specs and users' option files
+may still contain these names.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ QUOTED = re.compile(r'("_target_": *")([^"]+)')
 
 
 def current_target(target: str) -> str:
-    """`recipe.components.clip.norm.norm` for `recipe.clip.norm.norm`; any other name as it is."""
+    """Returns `recipe.components.clip.norm.norm` for `recipe.clip.norm.norm`, other names
+    unchanged."""
     return EARLIER.sub("recipe.components.", target) if EARLIER.match(target) else target
 
 
 def update_targets(text: str) -> str:
-    """A recorded setting in which every quoted `_target_` is the current name."""
+    """Replaces each quoted `_target_` in a recorded setting by its current name."""
     return QUOTED.sub(lambda match: match[1] + current_target(match[2]), text)
 
 
 def with_current_targets(node: Any) -> Any:
-    """A copy of settings in which every `_target_` is the current name."""
+    """Returns a copy of settings in which each `_target_` has its current name."""
     if isinstance(node, list):
         return [with_current_targets(item) for item in node]
     if not isinstance(node, dict):

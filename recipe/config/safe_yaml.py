@@ -1,7 +1,7 @@
-"""YAML and JSON files that may come from anyone: plain values of limited size and depth.
+"""Reads untrusted YAML and JSON files: plain values of limited size and depth.
 
-A YAML file is checked as a stream of events before it is built, so that one which would grow,
-recurse or name Python objects does no harm.
+A YAML file is checked as a stream of events before objects are constructed, so that files that
+expand, recurse or name Python objects do no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 MAX_YAML_BYTES = 2**20
-"""Of a file, and of its texts with aliases expanded."""
+"""Of a file, and of its strings with aliases expanded."""
 
 MAX_RECORD_BYTES = 2**28
 
@@ -47,11 +47,11 @@ NUMBER_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float")
 def read_yaml_text(path: Path) -> str:
     """Reads a YAML file of plain values.
 
-    Raises ValueError if it can't be read, is too large, is too deep, grows too much when its
-    aliases are expanded, or has tags of other values.
+    Raises ValueError if it can't be read, is too large, too deep, too large with aliases expanded,
+    or has tags of other values.
     """
     try:
-        if not path.is_file():  # a device or a pipe may never end
+        if not path.is_file():  # reading a device or a pipe may block
             raise ValueError(f"{path}: {_describe_irregular_file(path)}")
         with path.open("rb") as file:
             content = file.read(MAX_YAML_BYTES + 1)
@@ -79,19 +79,17 @@ def _describe_irregular_file(path: Path) -> str:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        return "is a link that leads to itself; link it to the file"
+        return "is a link to itself; link it to the file"
     return "is not a regular file"
 
 
 def open_regular_file(path: Path | str) -> BinaryIO:
-    """Opens a file, but no folder, pipe or device, which may never end.
-
-    Raises OSError, also for more than MAX_RECORD_BYTES.
-    """
+    """Opens a file. Raises OSError for a folder, pipe or device, and for more than
+    MAX_RECORD_BYTES."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     about, reason = os.fstat(descriptor), ""
     if not stat.S_ISREG(about.st_mode):
-        reason = "is no ordinary file"
+        reason = "is not a regular file"
     elif about.st_size > MAX_RECORD_BYTES:
         reason = f"is larger than {MAX_RECORD_BYTES:,} bytes"
     if reason:
@@ -119,8 +117,8 @@ SCALAR_PATTERNS = {
     ),
     "merge": (r"<<", "<"),
 }
-"""Scalars that are not texts, and their first characters, as on Hydra's command line; YAML 1.1
-also reads `on` and `no` as booleans, 010 as 8 and 12:30 as 750."""
+"""Scalars that are not strings, and their first characters, as on Hydra's command line; YAML 1.1
+would also read `on` and `no` as booleans, 010 as 8 and 12:30 as 750."""
 
 
 @functools.cache
@@ -142,7 +140,7 @@ def load(path: Path) -> Any:
 def load_mapping(path: Path) -> dict[Any, Any]:
     """Reads an option or experiment file.
 
-    Raises ValueError unless it is a mapping whose names are texts, with valid `defaults` and
+    Raises ValueError unless it is a mapping whose names are strings, with valid `defaults` and
     `${...}`.
     """
     text = read_yaml_text(path)
@@ -169,7 +167,7 @@ def _parse(path: Path, text: str, loader: Any) -> Any:
     try:
         return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, LookupError, ArithmeticError) as error:
-        # the last two by tags that don't fit, such as `!!bool maybe`
+        # the last two for tags that don't fit, such as `!!bool maybe`
         raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
 
 
@@ -225,13 +223,13 @@ def _find_invalid_interpolation(content: dict[str, Any]) -> str:
                 return (
                     f"{_format_key(key)} must have a complete ${{...}}, got {value[:100]!r} "
                     f"({str(error).splitlines()[0][:200]}); write ${{group.setting}}, or "
-                    "\\${ for the characters themselves"
+                    "\\${ for the literal characters"
                 )
     return ""
 
 
 MAX_CHECKED_LENGTH = 20_000
-"""Characters with `${...}` that are checked per file; the rest is when the file is chosen."""
+"""Characters with `${...}` that are checked per file; others are checked when it is chosen."""
 
 
 def _format_yaml(value: Any) -> str:
@@ -239,10 +237,10 @@ def _format_yaml(value: Any) -> str:
 
 
 def check_yaml(text: str) -> None:
-    """Raises ValueError or YAMLError for YAML that is no plain values within the limits."""
+    """Raises ValueError or YAMLError unless the YAML has only plain values within the limits."""
     anchored: dict[str, tuple[int, int]] = {}
     open_nodes: list[tuple[str | None, int, int]] = []
-    count = length = 0  # of the values so far, and of their texts, aliases expanded
+    count = length = 0  # of the values and their strings, aliases expanded
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchored:
@@ -323,8 +321,7 @@ def _describe_invalid_value(value: Any) -> str | None:
             return f"must have no control characters, got {value[:200]!a}; leave them out"
         if "${" in value:
             return (
-                f"must have no ${{ once it is resolved, got {value[:200]!r}: it would be resolved "
-                "a second time; give the value itself"
+                f"must have no ${{ after it is resolved, got {value[:200]!r}; give the value itself"
             )
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "must be a whole number of at most 64 bits; give a smaller one"

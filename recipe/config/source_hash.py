@@ -1,4 +1,4 @@
-"""The source code of a user's packages as a hash, without importing anything."""
+"""Hashes the source code of a user's packages, without importing it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIBRARY_DIRS = ("site-packages", "dist-packages")
 
 
 def compute_source_ids(packages: Iterable[str], exclude: frozenset[str]) -> dict[str, str]:
-    """Returns a version for each installed package, a SHA-256 of its code for any other.
+    """Returns the version of each installed package, and the SHA-256 of the code of any other.
 
     Packages that such code imports from outside the installed libraries are included. Those in
     `exclude`, and those that can't be found, are left out. Raises SpecError for a package that is
@@ -59,10 +59,10 @@ def compute_source_ids(packages: Iterable[str], exclude: frozenset[str]) -> dict
 
 
 class _PackageHash:
-    """All .py files of a package, or the one of a module: names below the package, and bytes.
+    """A hash of the names and bytes of all .py files of a package, or of the file of a module.
 
-    Every byte counts, those of comments too. Folders that can't be imported from, such as .git and
-    __pycache__, hold no code of it; what is no ordinary file, or can't be read, counts by its name.
+    Comments are included. Folders that can't be imported from, such as .git and __pycache__, are
+    skipped; of files that can't be read, only the name is hashed.
     """
 
     def __init__(self, package: str, spec: ModuleSpec) -> None:
@@ -81,7 +81,7 @@ class _PackageHash:
         self, folder: Path, prefix: str, above: tuple[Path, ...]
     ) -> Iterator[tuple[Path, str]]:
         above = (*above, Path(os.path.realpath(folder)))
-        if above[-1] in above[:-1]:  # links that lead in a circle
+        if above[-1] in above[:-1]:  # a cycle of links
             return
         there = []
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -102,16 +102,16 @@ class _PackageHash:
     def _check_size(self, more: int) -> None:
         if self._entries > MAX_FILES or self._bytes + more > MAX_TOTAL_BYTES:
             raise SpecError(
-                f"trust: {self.package} holds more than {MAX_FILES:,} files or "
-                f"{MAX_TOTAL_BYTES:,} bytes of code, which is too much to tell runs apart by it; "
-                "put your components into a package of their own"
+                f"trust: {self.package} has more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} "
+                "bytes of code, too many for the fingerprint of each run; put your components into "
+                "a separate package"
             )
 
     def _hash_file(self, path: Path, name: str) -> None:
         content = b""
         with contextlib.suppress(OSError):
             about = path.stat()
-            if stat.S_ISREG(about.st_mode):  # a pipe may never end
+            if stat.S_ISREG(about.st_mode):  # reading a pipe may block
                 self._check_size(about.st_size)
                 with path.open("rb") as file:
                     content = file.read(MAX_TOTAL_BYTES - self._bytes + 1)
@@ -124,7 +124,7 @@ class _PackageHash:
 def _find_imports(code: bytes) -> set[str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python gives them when the code is imported
+            warnings.simplefilter("ignore")  # Python warns when the code is imported
             nodes = list(ast.walk(ast.parse(code[:MAX_PARSED_BYTES])))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()

@@ -1,4 +1,4 @@
-"""The run spec: everything that decides what a run does, resolved, frozen and complete."""
+"""The run spec: all settings of a run, resolved and immutable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunSpec:
     seed: int
     epochs: int
     accumulate: int
-    """Parts in which a batch is computed."""
+    """The number of parts of a batch whose gradients are accumulated."""
     name: str | None
     summary: bool
     on_nonfinite: Literal["stop", "skip"]
@@ -44,7 +44,7 @@ class RunSpec:
     checkpoint: Settings
     """`every` (None: never), `per` and `keep`."""
     again: bool
-    """Whether to run what was finished, or killed, before."""
+    """Whether runs that already finished, or were killed, are run again."""
     output_dir: str
     trust: tuple[str, ...]
     __annotations__.update(dict.fromkeys(GROUPS, "Settings"))  # a field for each group
@@ -55,10 +55,8 @@ class RunSpec:
 
     @classmethod
     def from_config(cls, config: DictConfig, choices: Mapping[str, str]) -> RunSpec:
-        """The spec of a composed config.
-
-        Raises SpecError for unknown or missing keys, and for values that are not plain ones.
-        """
+        """Converts a composed config; raises SpecError for unknown or missing keys, and for values
+        that are not plain."""
         try:
             content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
@@ -97,26 +95,26 @@ class RunSpec:
 
     @classmethod
     def from_file(cls, path: Path, trust: Sequence[str]) -> RunSpec:
-        """A recorded spec.yaml. What it trusts itself doesn't count, but what the reader does.
+        """Reads a recorded spec.yaml; its packages to trust are replaced by the reader's.
 
-        It is complete, so nothing in it is looked up anywhere else. Raises SpecError if it is no
-        whole spec, or no plain one.
+        It is complete, so nothing is resolved. Raises SpecError for an incomplete spec, and for
+        values that are not plain.
         """
         try:
-            asking = safe_yaml.find_interpolations(path)
-            content = None if asking else safe_yaml.load(path)
+            references = safe_yaml.find_interpolations(path)
+            content = None if references else safe_yaml.load(path)
             config = OmegaConf.create(content) if isinstance(content, dict) else None
         except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
             raise SpecError(f"spec: {path}: {reason}") from error
-        if asking:
+        if references:
             raise SpecError(
-                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, "
-                "and a recorded spec is never resolved; write the value itself"
-                for key in asking
+                f"{safe_yaml.escape_control_chars(key)}: {path} has a ${{...}} there, but a "
+                "recorded spec is never resolved; write the value itself"
+                for key in references
             )
         if config is None or not OmegaConf.is_dict(config.get("options")):
-            raise SpecError(f"spec: {path} is no run's spec.yaml (it has no options)")
+            raise SpecError(f"spec: {path} has no options; give the spec.yaml of a recorded run")
         chosen: Any = OmegaConf.to_container(config.pop("options"))
         lost = [f"options.{group}: missing from {path}" for group in GROUPS if group not in chosen]
         odd = [
@@ -143,7 +141,7 @@ class RunSpec:
 
     @property
     def label(self) -> str:
-        """The run's name: the given one, else what isn't the default, else `baseline`."""
+        """The run's name: `name`, else the options that aren't defaults, else `baseline`."""
         default = option_files.get_default_options()
         on = [
             f"{group}={self.options[group]}"
@@ -153,15 +151,14 @@ class RunSpec:
         return self.name or " ".join(on) or "baseline"
 
     def format_choice(self, group: str) -> str:
-        """What was chosen, as it is written: `clip=norm`, or the `_target_` given in place of that
-        of the option."""
+        """Returns the choice of a group: `clip=norm`, or `clip._target_=...` if it was replaced."""
         target = getattr(self, group).get("_target_")
         if isinstance(target, str) and self.has_custom_target(group):
             return f"{group}._target_={target}"
         return f"{group}={self.options[group]}"
 
     def has_custom_target(self, group: str) -> bool:
-        """Whether another `_target_` was given than the option's file has."""
+        """Whether the `_target_` differs from that of the option's file."""
         files = option_files.resolve_inheritance(group, self.options[group])
         named = [
             current_target(str(file.content["_target_"]))
@@ -172,7 +169,8 @@ class RunSpec:
 
     @property
     def with_normalized_numbers(self) -> RunSpec:
-        """With numbers of the kinds that the options' files have, so that 1 and 1.0 are alike."""
+        """A copy with whole numbers as floats where the option's file has a float, so that 1 equals
+        1.0."""
         settings: dict[str, Any] = {
             group: option_files.normalize_numbers(
                 group, self.options.get(group, ""), getattr(self, group)
@@ -188,7 +186,7 @@ class RunSpec:
         return str(OmegaConf.to_yaml(_to_plain_dict(self)))
 
     def to_parameters(self) -> dict[str, Any]:
-        """What is recorded: options under the group's name, settings under their dotted key."""
+        """Returns the recorded parameters: options by group, settings by dotted key."""
         written = self.with_normalized_numbers
         flat: dict[str, Any] = {**self.options, "seed": self.seed, "epochs": self.epochs}
         for group in GROUPS:
@@ -199,7 +197,7 @@ class RunSpec:
 
 
 def _find_invalid_settings(group: str, node: Any) -> list[str]:
-    """What keeps a value from being a group's settings."""
+    """Describes why a value can't be the settings of a group; empty if it can."""
     if not isinstance(node, Mapping):
         chosen = f"defaults: [override /{group}: {node}]"
         named = f", in a file with {chosen}" if isinstance(node, str) else ""
@@ -215,13 +213,12 @@ def _find_invalid_settings(group: str, node: Any) -> list[str]:
 
 
 def format_omegaconf_error(error: OmegaConfBaseException) -> str:
-    """What OmegaConf says, less the type of the error in a resolver."""
+    """Returns OmegaConf's message without the type of an error in a resolver."""
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
 
 
 def _explain_missing_reference(error: OmegaConfBaseException, choices: Mapping[str, str]) -> str:
-    """What to say of a setting that another one is taken from and that the chosen option lacks;
-    empty if it is something else."""
+    """Explains a reference to a setting that the chosen option lacks; empty for other errors."""
     found = re.search(r"Interpolation key '(\w+)\.(\w[\w.]*)' not found", str(error))
     if not found or found[1] not in choices:
         return ""
@@ -240,7 +237,7 @@ def _to_plain_dict(spec: RunSpec) -> dict[str, Any]:
 
 
 def flatten(prefix: str, value: Any) -> dict[str, Any]:
-    """Values by dotted key; a list that holds mappings is one value, as JSON."""
+    """Returns values by dotted key; a list that contains mappings becomes one value, as JSON."""
     if isinstance(value, Mapping):
         return {
             k: v

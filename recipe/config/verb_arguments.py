@@ -1,4 +1,4 @@
-"""The arguments of verbs that take no spec: plain key=value pairs."""
+"""Arguments of verbs without a spec: key=value pairs."""
 
 from __future__ import annotations
 
@@ -46,16 +46,17 @@ def parse_key_values(
 
 
 def parse_number(verb: str, key: str, value: str, *, is_integer: bool = False) -> float:
-    """Raises SpecError for a value that is no number."""
+    """Raises SpecError for a value that is not a number."""
     try:
         return int(value) if is_integer else float(value)
     except ValueError:
         kind = "a whole number" if is_integer else "a number"
-        raise SpecError(f"{verb}: {key} must be {kind}, got {value!r}") from None
+        message = f"{verb}: {key} must be {kind}, got {value!r}; write {key}=<number>"
+        raise SpecError(message) from None
 
 
 def _is_positional(argument: str, known: dict[str, str]) -> bool:
-    """Whether it is no pair with one of these keys, or a misspelled one; a sweep's name may
+    """Whether an argument isn't a pair with a known or misspelled key; the name of a sweep may
     contain =."""
     key, equals, value = argument.partition("=")
     swept = "," in value or " " in value

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class World:
     rank: int = 0
-    """Of this process, from 0; the first one records."""
+    """Of this process, from 0; rank 0 records the run."""
     size: int = 1
     """Processes on all machines."""
     local_rank: int = 0
@@ -22,17 +22,14 @@ class World:
     @classmethod
     def from_environment(cls) -> World:
         """A single process unless torchrun's variables are set."""
-        message = os.environ
-        if not all(
-            name in message for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        ):
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return cls()
-        local = int(message.get("LOCAL_RANK", 0)), int(message.get("LOCAL_WORLD_SIZE", 1))
-        return cls(int(message["RANK"]), int(message["WORLD_SIZE"]), *local)
+        local = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), *local)
 
     @property
     def launch_command(self) -> str:
-        """The command that starts as many processes."""
+        """The command that starts the same number of processes."""
         if self.size == 1:
             return "python -m recipe"
         nodes = self.size // self.local_size

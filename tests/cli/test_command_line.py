@@ -31,7 +31,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
     [
         (
             "trust={a:1}",
-            "trust={a:1}: the value is of another type; give a list [a,b] for a list, a "
+            "trust={a:1}: the value has another type; give a list [a,b] for a list, a "
             "mapping {a: 1} for a mapping",
         ),
         # keys
@@ -76,8 +76,8 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ("+optimizer.maximize=3", "optimizer.maximize must be true or false, got 3; give another "
                                   "value"),
         # removed
-        ("~clip", "~clip: every run has a clip; without it is clip=none"),
-        ("~data", "~data: every run has a data"),
+        ("~clip", "~clip: every run has a clip; to turn it off, use clip=none"),
+        ("~data", "~data: every run has a data; choose another option"),
         ("~seed", "~seed: a setting can't be removed; give it another value"),
         # types and ranges
         ("epochs=1.5", "epochs must be a whole number, got 1.5; use 12, the default"),
@@ -157,12 +157,12 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         # Hydra's own
         (
             "hydra.searchpath=[more]",
-            "hydra.searchpath=[more]: recipe sets this itself; of Hydra's own there are "
+            "hydra.searchpath=[more]: recipe sets this itself; you can set "
             "hydra.launcher, hydra.sweeper, hydra.job, hydra.job_logging, hydra.hydra_logging",
         ),
         (
             "hydra=1",
-            "hydra=1: recipe sets this itself; of Hydra's own there are "
+            "hydra=1: recipe sets this itself; you can set "
             "hydra.launcher, hydra.sweeper, hydra.job, hydra.job_logging, hydra.hydra_logging",
         ),
         # missing
@@ -185,10 +185,12 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
         # what is no override
         ("plan clip", "clip: can't be read as an override; write key=value"),
-        ("a\nb=1", "a b=1: can't be read as an override; quote what the shell or Hydra would read"),
+        ("a\nb=1", "a b=1: can't be read as an override; quote the special characters of the "
+                   "shell and of Hydra"),
         (
             "a=b{c",
-            "a=b{c: can't be read as an override; quote what the shell or Hydra would read",
+            "a=b{c: can't be read as an override; quote the special characters of the shell and "
+            "of Hydra",
         ),
         (
             "plna",
@@ -362,9 +364,9 @@ def test_hydras_cfg_tells_mistakes_as_a_run_does(tmp_path: Path, line: str, prob
         ("--hydra-help -p clip", "--package is a flag of --cfg; add --cfg job"),
         ("--hydra-help x", "x: can't be read as an override; write key=value"),
         ("--cfg job -p", "--package/-p: expected one argument; "),
-        ("--cfg job -p nope", "--package: nope is no mapping of --cfg job; leave it out"),
-        ("--cfg job -p seed", "--package: seed is no mapping of --cfg job; leave it out"),
-        ("--cfg job -p hydra", "--package: hydra is no mapping of --cfg job; leave it out"),
+        ("--cfg job -p nope", "--package: nope is not a mapping of --cfg job; leave it out"),
+        ("--cfg job -p seed", "--package: seed is not a mapping of --cfg job; leave it out"),
+        ("--cfg job -p hydra", "--package: hydra is not a mapping of --cfg job; leave it out"),
         ("--cfg job --resolve=3", "--resolve: ignored explicit argument '3'; "),
         ("--cfg job --foo", "unrecognized arguments: --foo; "),
         ("--cfg job -cd /tmp", "--config-dir: recipe reads its own option files and those of "),

@@ -130,7 +130,7 @@ def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Pat
         "experiment=transfer", "hydra.job.name=x", "freeze.names=[a]", "~name",
         "scheduler.gamma=high",
     ) == [
-        "seed=0,1: one recorded run is run again, which takes one value; give one",
+        "seed=0,1: a recorded run takes one value per setting; give one",
         "experiment=transfer: a recorded run has no experiment; give options and settings "
         "themselves",
         "hydra.job.name=x: a recorded run has no hydra; give options and settings themselves",
@@ -205,7 +205,7 @@ def test_a_strangers_spec_runs_no_code_and_sends_nothing_away(copied: Path) -> N
         "experiment: x",
     )
     (copied / "spec.yaml").write_text(away)
-    said = "tracking.uri: 'http://example.com' of this spec is another machine's"
+    said = "tracking.uri: 'http://example.com' of this spec is on another machine"
     assert refused(folder, copied.name)[0].startswith(said)
     assert refused(folder, copied.name, "tracking.experiment=y")[0].startswith(said)
     done = here(folder, "replay", copied.name, "tracking=none", "epochs=1")

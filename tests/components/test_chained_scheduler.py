@@ -187,7 +187,7 @@ CONSTANT = "option: constant"
     [
         (("option: stp, length: 1", "option: chained"),
          ["scheduler.parts[0].option: scheduler=stp: no such option; did you mean step?",
-          "scheduler.parts[1].option: chained has parts itself; write those here"]),
+          "scheduler.parts[1].option: chained has parts, too; list those parts here"]),
         (("option: step, length: x, gama: 2, per: step", "length: 3", "option: cosine, scale: 0"),
          ["scheduler.parts[0].length must be a whole number, got 'x'; give another value",
           "scheduler.parts[0].per: all parts step together; set scheduler.per",

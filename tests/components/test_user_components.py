@@ -54,8 +54,8 @@ def project(tmp_path: Path) -> Path:
         (
             ["clip=silent", "trust=[mien]"],
             2,
-            "clip=silent: _target_ mine.silent: the package mine isn't trusted (and there is no "
-            "package mien, which is); if it is yours, give trust=[mine]",
+            "clip=silent: _target_ mine.silent: the package mine isn't trusted (and the "
+            "trusted package mien doesn't exist); if it is yours, give trust=[mine]",
         ),
     ],
 )

@@ -140,11 +140,11 @@ def test_weights_that_torchvision_would_download_are_refused(
     [
         (
             {"_args_": ["IMAGENET1K_V1"]},
-            "_target_ torchvision.models.resnet18 could be given weights to download by position",
+            "_target_ torchvision.models.resnet18 could download weights given by position",
         ),
         (
             {"_partial_": True},  # as a layer it would be called with a number of channels
-            "_target_ torchvision.models.resnet18 could be given weights to download by position",
+            "_target_ torchvision.models.resnet18 could download weights given by position",
         ),
         (
             {"_target_": "torchvision.models.segmentation.fcn_resnet50"},

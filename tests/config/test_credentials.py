@@ -22,8 +22,8 @@ SECRET = "s3cret/of@the:test"
 ADDRESS = f"http://ann:{SECRET}@127.0.0.1:5000"
 
 REFUSED = (
-    "recipe: tracking.uri: 'http://***@127.0.0.1:5000' has a user or a password in it, which would "
-    "be kept and shown with the run; use http://127.0.0.1:5000 and set MLFLOW_TRACKING_USERNAME "
+    "recipe: tracking.uri: 'http://***@127.0.0.1:5000' contains a user or a password, which would "
+    "be recorded with the run; use http://127.0.0.1:5000 and set MLFLOW_TRACKING_USERNAME "
     "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
 )
 
@@ -47,7 +47,7 @@ def test_in_a_query(tmp_path: Path) -> None:
     to = ("tracking=server", f"tracking.uri='http://127.0.0.1:5000/?token={SECRET.split('@')[0]}'")
     done = commands.here(tmp_path, *commands.QUICK, *to)
     assert done.status == 2
-    assert "tracking.uri: 'http://127.0.0.1:5000/?***' has a query, which may hold" in done.err
+    assert "tracking.uri: 'http://127.0.0.1:5000/?***' has a query, which may contain" in done.err
     assert "use http://127.0.0.1:5000 and set MLFLOW_TRACKING_USERNAME" in done.err
     check_shown_nowhere(tmp_path, done.out, done.err)
 

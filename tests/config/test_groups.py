@@ -59,5 +59,5 @@ def test_a_new_group_is_its_folders_and_one_line_of_the_table(tmp_path: Path) ->
         "recipe: noise.scale must be a number, got 'high'; use 0.5, the default"
     ]
     assert plan("~noise").problems == [
-        "recipe: ~noise: every run has a noise; without it is noise=none"
+        "recipe: ~noise: every run has a noise; to turn it off, use noise=none"
     ]

@@ -119,11 +119,12 @@ BROKEN = {
     "defaults_item": (b"defaults: [[norm]]\n", "defaults[0] must be the name of an option"),
     "selfy": (
         b"defaults: [selfy]\n",
-        "defaults: builds on itself (clip/selfy -> clip/selfy); take clip/selfy out of the list",
+        "defaults: inherits from itself (clip/selfy -> clip/selfy); remove clip/selfy from the "
+        "list",
     ),
     "on_selfy": (
         b"defaults: [/clip/selfy, _self_]\n",
-        "defaults: builds on itself (clip/selfy -> ",
+        "defaults: inherits from itself (clip/selfy -> ",
     ),
 }
 
@@ -133,7 +134,7 @@ ODD = {
     "pipe": "is not a regular file",
     "device": "is not a regular file",
     "folder": "is not a regular file",
-    "circle": "is a link that leads to itself; link it to the file",
+    "circle": "is a link to itself; link it to the file",
     "nowhere": "is a link to missing.yaml, and there is no such file",
 }
 
@@ -192,7 +193,7 @@ def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
     assert line.endswith("conf/clip/pipe.yaml: is not a regular file")
     for name in CYCLE:
         (line,) = commands.here(broken, "plan", *QUICK, f"clip={name}").problems
-        assert f"conf/clip/{name}.yaml: defaults: builds on itself (clip/{name} -> " in line
+        assert f"conf/clip/{name}.yaml: defaults: inherits from itself (clip/{name} -> " in line
         (shown,) = commands.here(broken, "tricks", f"clip={name}").problems
         assert shown == line.replace("recipe: ", "recipe: tricks: ")
     # a hint looks through the settings of all options
@@ -291,9 +292,9 @@ def test_interpolations_of_an_experiment_are_resolved(
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        (f"model.hidden=[{'2,' * 30_000}2]", "model.hidden: 30,001 values, and at most 1,000"),
-        (f"freeze.names=[{'a*,' * 2000}a]", "freeze.names: 2,001 values, and at most 1,000 are"),
-        (f"name={'x' * 100_000}", "name: 100,005 characters, and at most 20,000 are"),
+        (f"model.hidden=[{'2,' * 30_000}2]", "model.hidden: 30,001 values, but at most 1,000"),
+        (f"freeze.names=[{'a*,' * 2000}a]", "freeze.names: 2,001 values, but at most 1,000 are"),
+        (f"name={'x' * 100_000}", "name: 100,005 characters, but at most 20,000 are"),
     ],
 )
 def test_a_list_that_is_too_long_for_the_command_line_is_refused(
@@ -312,7 +313,7 @@ def test_a_list_that_is_too_long_for_the_command_line_is_refused(
         ("plan", ["seed=range(0,1e9)"], "seed=range(0,1e9): more than 10,000 values"),
         (
             "-m", ["seed=range(2000)", "optimizer.lr=range(1,12)"],
-            "the sweep has 22,000 jobs, and at most 10,000 are run by one command",
+            "the sweep has 22,000 jobs, but one command runs at most 10,000",
         ),
         ("ablate", ["clip=norm", "seed=range(9999999)"], "seed=range(9999999): more than 10,000"),
         (

@@ -104,15 +104,15 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         ("clip=none,nrom", "clip=nrom: no such option; did you mean norm?"),
         (
             "clip=none,norm clip.max_norm=2",
-            "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm; to give "
-            "it to clip=norm alone, write conf/clip/<name>.yaml with `defaults: [norm, _self_]` "
+            "clip.max_norm=2: clip=none takes no settings; it is a setting of clip=norm; to set "
+            "it only for clip=norm, write conf/clip/<name>.yaml with `defaults: [norm, _self_]` "
             "and `max_norm: 2`, and sweep over <name> instead of norm, or use python -m recipe "
             "ablate clip=norm clip.max_norm=2",
         ),
         (
             "clip=none,norm,value clip.max_norm=2",
             "clip.max_norm=2: clip=none takes no settings, clip=value has no setting max_norm; it "
-            "is a setting of clip=norm; to give it to clip=norm alone, write conf/clip/<name>.yaml "
+            "is a setting of clip=norm; to set it only for clip=norm, write conf/clip/<name>.yaml "
             "with `defaults: [norm, _self_]` and `max_norm: 2`, and sweep over <name> instead of "
             "norm",
         ),
@@ -128,7 +128,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         (
             "optimizer=sgd,adam optimizer.momentum=0.5,0.8",
             "optimizer.momentum=0.5,0.8: optimizer=adam has no setting momentum; it is a setting "
-            "of optimizer=sgd; to give it to optimizer=sgd alone, write "
+            "of optimizer=sgd; to set it only for optimizer=sgd, write "
             "conf/optimizer/<name>.yaml with `defaults: [sgd, _self_]` and `momentum: ...`, and "
             "sweep over <name> instead of sgd",
         ),
@@ -145,7 +145,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         ("seed=glob(*)", "seed=glob(*): glob(...) chooses options of a group; list the values"),
         ("+clp=none,norm", "+clp=none,norm: no such key; did you mean clip?"),
         *(
-            (f"seed=0,1 {text}", f"{text}: give one value; all jobs have it in common")
+            (f"seed=0,1 {text}", f"{text}: it is the same for all jobs; give one value")
             for text in ("hydra/sweeper=every,ablation", "hydra.launcher.workers=1,2")
         ),
     ],
@@ -168,7 +168,7 @@ def test_an_option_that_has_the_value_is_named_instead_of_a_file_to_write(
     )
     done = commands.here(tmp_path, "-m", "clip=none,norm,value", f"clip.max_norm={value}")
     assert done.status == 2 and done.err.endswith(
-        f"; clip={option} has that value already, so leave clip.max_norm={value} out and sweep "
+        f"; clip={option} already has that value, so leave out clip.max_norm={value} and sweep "
         f"over {option}\n"
     )
     assert len(done.problems) == 1 and "conf/clip/<name>.yaml" not in done.err

@@ -648,7 +648,7 @@ def test_a_trick_of_an_untrusted_package_is_refused_without_its_checks(tmp_path:
     loud = RULE.partition("    if")[0] + "    raise SystemExit('asked')\n"
     arguments = project(tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine\n")
     assert commands.refused(tmp_path, *arguments) == [
-        "clip=mine: _target_ mytricks.mine (it lives in elsewhere) is not a component that a spec "
+        "clip=mine: _target_ mytricks.mine (defined in elsewhere) is not a component that a spec "
         "may "
-        "call; choose an option of the menu, or trust a package of your own"
+        "call; choose an option of recipe, or trust your package"
     ]

@@ -31,9 +31,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe import output
-from recipe.config import option_files, safe_yaml
+from recipe.config import hydra_errors, option_files, safe_yaml
 from recipe.config.composition_cache import CachedConfigLoader, CompositionCache
-from recipe.config.groups import ENGINE_SETTINGS, GROUPS
+from recipe.config.groups import ENGINE_SETTINGS
 from recipe.config.spec import TRUST_WAY_OUT, RunSpec, format_omegaconf_error
 from recipe.errors import Problems, SettingError, SpecError
 
@@ -271,8 +271,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         composed = _get_config_loader().load_configuration("config", list(overrides), RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         message = " ".join(str(error).split())
-        explanations = (explain(message) for explain in HYDRA_ERROR_EXPLANATIONS)
-        raise SpecError(next(filter(None, explanations), message)) from error
+        raise SpecError(hydra_errors.explain(message) or message) from error
     except RecursionError as error:
         raise SpecError("spec: nested too deeply, or refers to itself; write it flat") from error
     OmegaConf.set_struct(composed, False)
@@ -339,62 +338,3 @@ def get_composition_cache() -> CompositionCache:
 @functools.cache
 def _get_config_loader() -> CachedConfigLoader:
     return CachedConfigLoader(GlobalHydra.instance().config_loader())
-
-
-def _explain_type_mismatch(message: str) -> str:
-    """Explains a mapping in place of a list, or the reverse; empty for other errors."""
-    override = message.removeprefix("Error merging override ")
-    if override == message:
-        return ""
-    return (
-        f"{override}: the value has another type; give a list [a,b] for a list, a mapping "
-        "{a: 1} for a mapping"
-    )
-
-
-def _explain_missing_option(message: str) -> str:
-    """Explains a missing option that a file chooses; empty for other errors."""
-    found = re.search(r"^In '([^']+)': Could not find '(\w+)/([\w.-]+)'", message)
-    if not found or found[2] not in GROUPS:
-        return ""
-    where, group, name = found.groups()
-    known = option_files.find_options(group)
-    if name in known:  # a device file, which Hydra ignores
-        return f"{group}={name} can't be used: {known[name].problem}"
-    hint = option_files.suggest_nearest(name, known) or f"; there are {', '.join(known)}"
-    return f"{where}.yaml: {group}={name}: no such option{hint}"
-
-
-def _explain_missing_package_line(message: str) -> str:
-    """Explains an experiment file that lacks its first line; empty for other errors."""
-    return (
-        f"{message.partition(': ')[0]}: {option_files.GLOBAL_PACKAGE_RULE}"
-        if "@experiment." in message
-        else ""
-    )
-
-
-def _explain_missing_launcher(message: str) -> str:
-    """Explains a launcher that Hydra can't find; empty for other errors."""
-    found = re.search(r"Could not find 'hydra/launcher/(\w+)'", message)
-    if not found:
-        return ""
-    name = found[1]
-    package = f"hydra-{name.partition('_')[0]}-launcher"
-    there = re.search(
-        r"Available options in 'hydra/launcher': ([\w ]+?) Config search path", message
-    )
-    known = f"; there are: {', '.join(there[1].split())}" if there else ""
-    return (
-        f"hydra/launcher={name}: no such launcher is installed{known}; Hydra's other launchers are "
-        f"separate packages (pip install {package})"
-    )
-
-
-HYDRA_ERROR_EXPLANATIONS = (
-    _explain_missing_launcher,
-    _explain_type_mismatch,
-    _explain_missing_option,
-    _explain_missing_package_line,
-)
-"""Functions of the message, as Hydra has no types for these errors."""

@@ -65,7 +65,7 @@ def test_what_their_trick_refuses_is_refused_like_ours(home: Path) -> None:
         ),
         (
             ["clip=mine", "clip.ceiling=high"],
-            "clip.ceiling must be a number, got 'high' (nothing above it)",
+            "clip.ceiling must be a number, got 'high'; use 0.001, the default (nothing above it)",
         ),
         (
             ["clip=none", "clip.ceiling=1"],

@@ -100,7 +100,7 @@ def test_head_faster_multiplies_the_learning_rate_of_the_classifier(built: Build
         "classifier.bias": 0.05,
     }
     assert {lr for n, (lr, _) in held.items() if "classifier" not in n} == {0.01}
-    with pytest.raises(ValueError, match=r"^param_groups\.head: '\*' takes every parameter"):
+    with pytest.raises(ValueError, match=r"^param_groups\.head: '\*' matches all parameters"):
         head_faster(narrow_vgg(), lr=0.1, factor=2.0, head="*")
 
 

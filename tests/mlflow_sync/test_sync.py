@@ -134,7 +134,9 @@ def test_a_record_goes_to_another_machine_only_by_the_users_argument(unsent: Pat
         spec.write_text(kept.replace(uri, "http://192.0.2.1:5000"))
         done = commands.here(unsent, "sync")
         assert done.status == 1
-        assert "recipe: tracking.uri: 'http://192.0.2.1:5000' of this spec is another" in done.out
+        assert (
+            "recipe: tracking.uri: 'http://192.0.2.1:5000' of this spec is on another" in done.out
+        )
     finally:
         spec.write_text(kept)
         (run / "sent.json").write_text(sent)

@@ -184,7 +184,7 @@ RULES = {
     ),
     "a user's min_lr may be relative": (
         f"scheduler._target_={__name__}.relative_minimum +scheduler.min_lr=high",
-        "scheduler.min_lr must be a number, got 'high'",
+        "scheduler.min_lr must be a number, got 'high'; give another value",
         f"{TWO} scheduler._target_={__name__}.relative_minimum +scheduler.min_lr=0.1",
     ),
     "a plateau's eps skips small reductions of the group with the smaller rate": (
@@ -242,8 +242,8 @@ RULES = {
     ),
     "a plateau depends on a metric that is recorded": (
         "scheduler=plateau scheduler.monitor=train/loss",
-        "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss' (the metric; "
-        "must fit `mode`)",
+        "scheduler.monitor must be 'val/loss' or 'val/accuracy', got 'train/loss'; use val/loss, "
+        "the default (the metric; must fit `mode`)",
         "scheduler=plateau scheduler.monitor=val/loss",
     ),
     "a plateau depends on a metric": (
@@ -308,8 +308,8 @@ RULES = {
     ),
     "nor may a group have one": (
         f"optimizer.lr=0.001 {groups('match: classifier, momentum: 1.5')}",
-        "optimizer.momentum must be below 1, got 1.5 for classifier: the steps would grow without "
-        "end; 0.9 is usual",
+        "optimizer.momentum must be below 1, got 1.5 for classifier, with which training "
+        "diverges; use 0.9",
         f"optimizer.lr=0.001 {groups('match: classifier, momentum: 0.5')}",
     ),
     # Losses and targets

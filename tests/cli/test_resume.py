@@ -312,16 +312,21 @@ def test_without_checkpoints_a_signal_still_leaves_one(tmp_path: Path, whole: Pa
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ("checkpoint.every=0", "checkpoint.every must be greater than 0, got 0"),
-        ("checkpoint.every=1.5", "checkpoint.every must be a whole number, got 1.5"),
-        ("checkpoint.per=minute", "checkpoint.per must be 'epoch' or 'step', got 'minute'"),
+        ("checkpoint.every=0", "checkpoint.every must be greater than 0, got 0; use 1, the "
+                               "default"),
+        ("checkpoint.every=1.5", "checkpoint.every must be a whole number, got 1.5; use 1, the "
+                                 "default"),
+        ("checkpoint.per=minute", "checkpoint.per must be 'epoch' or 'step', got 'minute'; use "
+                                  "'epoch', the default"),
         (
             "checkpoint.keep_finished=-1",
-            "checkpoint.keep_finished must be greater than or equal to 0, got -1",
+            "checkpoint.keep_finished must be greater than or equal to 0, got -1; use 1, the "
+            "default",
         ),
-        ("checkpoint.keep=0", "checkpoint.keep must be greater than 0, got 0"),
-        ("checkpoint.keep=null", "checkpoint.keep must be a whole number, got null"),
-        ("again=maybe", "again must be true or false, got 'maybe'"),
+        ("checkpoint.keep=0", "checkpoint.keep must be greater than 0, got 0; use 2, the default"),
+        ("checkpoint.keep=null", "checkpoint.keep must be a whole number, got null; use 2, the "
+                                 "default"),
+        ("again=maybe", "again must be true or false, got 'maybe'; use false, the default"),
         ("checkpoint.evry=2", "checkpoint.evry=2: checkpoint has no setting evry; did you mean "
          "every?"),
         ("checkpoint=none", "checkpoint must be a mapping of settings, got 'none'; give "

@@ -71,7 +71,7 @@ def test_a_file_that_is_no_python_is_named_with_the_line(project: Path) -> None:
     (problem,) = done.problems
     assert done.status == 2
     assert problem.startswith("recipe: clip=broken: _target_ unfinished.clip: ")
-    assert problem.endswith("unfinished.py, line 1)")
+    assert problem.endswith("unfinished.py, line 1); correct it")
 
 
 PARTS = """

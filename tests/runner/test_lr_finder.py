@@ -127,8 +127,8 @@ def test_find_lr_suggests_a_rate_and_plots_the_loss(tmp_path: Path) -> None:
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     for given, told in {
-        "from=x": "find-lr: from must be a number, got 'x'",
-        "steps=1.5": "find-lr: steps must be a whole number, got '1.5'",
+        "from=x": "find-lr: from must be a number, got 'x'; write from=<number>",
+        "steps=1.5": "find-lr: steps must be a whole number, got '1.5'; write steps=<number>",
         "steps=5": "find-lr: steps must be at least 10, got 5",
         "optimizer.lr=0": "find-lr: optimizer.lr is 0, so no rate is a multiple of it; give "
         "another",

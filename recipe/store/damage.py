@@ -1,5 +1,4 @@
-"""Damaged files of recorded runs, as far as that is seen without reading them: how they begin and
-end."""
+"""Damaged files of recorded runs, found by their first and last bytes."""
 
 from __future__ import annotations
 
@@ -19,19 +18,18 @@ RECORD_FILES = frozenset(
 )
 
 MAX_LISTED_RUNS = 20
-"""Runs that are named."""
 
 
 def find_damaged_runs(run_dirs: Iterable[Path]) -> dict[Path, list[str]]:
-    """By the folder of each run that has any: the names of its damaged files."""
+    """Returns the names of damaged files by the folder of their run."""
     return {run: names for run in run_dirs if (names := find_damaged_files(run))}
 
 
 def find_damaged_files(run_dir: Path) -> list[str]:
-    """The names of the damaged files in a run's folder.
+    """Returns the names of the damaged files of a run.
 
-    A journal may end with a part of a line: its process was killed. Damage in the middle of a file
-    isn't found.
+    A journal may end with an incomplete line, left by a killed process. Damage in the middle of a
+    file isn't found.
     """
     try:
         with os.scandir(run_dir) as entries:
@@ -43,7 +41,7 @@ def find_damaged_files(run_dir: Path) -> list[str]:
 
 def _is_damaged(entry: os.DirEntry[str]) -> bool:
     try:
-        if not entry.is_file():  # a folder, a pipe, a device or a link to nothing
+        if not entry.is_file():  # a folder, pipe, device or broken link
             return True
         descriptor = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -52,7 +50,7 @@ def _is_damaged(entry: os.DirEntry[str]) -> bool:
             last = os.pread(descriptor, 2, max(0, size - 2))
         finally:
             os.close(descriptor)
-    except FileNotFoundError:  # a link to nothing, or removed meanwhile
+    except FileNotFoundError:  # a broken link, or removed meanwhile
         return entry.is_symlink()
     except OSError:
         return True

@@ -1,7 +1,7 @@
-"""A run that goes on from another one's checkpoint; what it came from is kept in its own folder.
+"""A run that continues from a checkpoint of another run, its parent.
 
-`<run>/came_from/<id of the other run>/` holds that one's spec, the facts of its data, and the
-checkpoint, so that a branch can begin once more whatever has become of the other run.
+`<run>/came_from/<id of the parent>/` has the parent's spec, data.json and the checkpoint, so that
+the run can be started again if the parent is gone.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from recipe import atomic_write
 
 
 def compute_branch_fingerprint(fingerprint: str, checkpoint: Path) -> str:
-    """The fingerprint of what a spec makes of a checkpoint; 64 hexadecimal digits."""
+    """The fingerprint of a spec that continues from a checkpoint; 64 hexadecimal digits."""
     text = f"{fingerprint} from {get_parent_run_id(checkpoint)} {checkpoint.name}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def get_parent_run_id(checkpoint: Path) -> str:
-    """The id of the run that wrote it."""
+    """The id of the run that wrote a checkpoint."""
     return checkpoint.parent.parent.name
 
 
 def store_parent(lineage_dir: Path, checkpoint: Path) -> None:
-    """Keeps in a run's `came_from` what it goes on from; last the checkpoint, which says that all
-    is there. Raises OSError."""
+    """Copies the parent's files to `came_from`, the checkpoint last, which marks them as complete.
+    Raises OSError."""
     lineage_dir /= get_parent_run_id(checkpoint)
     (lineage_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in ("spec.yaml", "data.json"):
         shutil.copyfile(checkpoint.parent.parent / name, lineage_dir / name)
     try:
-        os.link(checkpoint, lineage_dir / "checkpoints" / checkpoint.name)  # takes no room
+        os.link(checkpoint, lineage_dir / "checkpoints" / checkpoint.name)  # takes no disk space
     except OSError:
         temporary = lineage_dir / "checkpoints" / ".copy.tmp"
         shutil.copyfile(checkpoint, temporary)
@@ -41,13 +41,12 @@ def store_parent(lineage_dir: Path, checkpoint: Path) -> None:
 
 
 def free_parent_checkpoint(run_dir: Path) -> None:
-    """Frees the checkpoint that a finished run went on from; an empty file of its name still says
-    which one that was. Raises OSError."""
+    """Replaces the parent's checkpoint of a finished run by an empty file. Raises OSError."""
     path = find_parent_checkpoint(run_dir)
     if path is not None and path.stat().st_size:
         atomic_write.write_file(path, b"")
 
 
 def find_parent_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint that a run went on from, as it is kept there; None: it began anew."""
+    """The stored checkpoint that a run continued from; None if it started from scratch."""
     return next((run_dir / "came_from").glob("*/checkpoints/*.ckpt"), None)

@@ -1,7 +1,7 @@
-"""What came of recorded runs, read in bulk: of each the little that comparing runs takes.
+"""Results of recorded runs: what comparisons need of each, read in bulk.
 
-A run that finished keeps it as `result.json` beside its journals; of any other run, and where the
-journals have grown since, it is made of the journals.
+A finished run stores its result in `result.json`; for other runs, and if the journals have grown
+since, it is computed from the journals.
 """
 
 from __future__ import annotations
@@ -26,68 +26,61 @@ from recipe.formatting import escape_unprintable
 from recipe.store import journal, run_dirs
 from recipe.store.run_record import RunRecord
 
-FORMAT_VERSION = 4
-"""Of result.json; a file of another format is passed over."""
+FORMAT_VERSION = 4  # of result.json; files of other versions are ignored
 
 JOURNAL_FILES = ("events.jsonl", "metrics.jsonl")
 
 EPOCH_TIME_METRIC = "time/epoch_s"
 
 BATCH_METRIC_PREFIXES = ("train/", "clip/grad_norm")
-"""How the names of metrics begin that are measured on each batch."""
 
 MAX_JOURNAL_BYTES = 2**28
-"""Bytes of a journal."""
 
-MetricPoints = list[tuple[int, float]]
-"""Global steps and values."""
+MetricPoints = list[tuple[int, float]]  # global steps and values
 
 
 @dataclass(frozen=True)
 class RunResult:
     run: str
-    """Its id."""
+    """The run's id."""
     name: str
     status: str
     """RUNNING, FINISHED, FAILED, KILLED or PRUNED."""
     sweep: str | None = None
     seed: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Options under the group's name, settings under their dotted key; all but the seed."""
+    """Options by group, and settings by dotted key, without the seed."""
     tags: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
-    """From its start to its end, what lies between being stopped and going on left out."""
+    """The duration of the run, without interruptions."""
     last: Mapping[str, float] = field(default_factory=dict)
-    """Of every metric its value after the last epoch; of one that is measured on each batch the
-    mean over that epoch."""
+    """The value of each metric after the last epoch; the mean over that epoch for metrics that are
+    measured on each batch."""
     curves: Mapping[str, MetricPoints] = field(default_factory=dict)
-    """Of the metrics that are taken after an epoch."""
+    """Metrics that are measured after each epoch."""
     epoch_s: float | None = None
-    """Seconds of an epoch: the median, the first of each process that ran it left out. None if
-    there is no other."""
+    """The median of the seconds per epoch, without the first epoch of each process; None if there
+    is no other."""
     peak_mb: float | None = None
-    """The most memory, in megabytes."""
 
     @property
     def no_effect(self) -> list[str]:
-        """`group=option` of the tricks that did nothing."""
+        """`group=option` of the tricks without an effect."""
         return list(filter(None, self.tags.get("recipe.no_effect", "").split(", ")))
 
     @functools.cached_property
     def initial_state(self) -> dict[str, str]:
-        """What it started from, by name, each as a hash (recipe.runner.fingerprint)."""
+        """Hashes of the initial state, by name (recipe.runner.fingerprint)."""
         return {k[6:]: v for k, v in self.tags.items() if k.startswith("start.")}
 
 
 @dataclass(frozen=True)
 class _ResultFile:
-    """What result.json holds."""
-
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
     format: int
     sizes: Sequence[int]
-    """Bytes of the journals that it was made of."""
+    """The sizes of the journals in bytes."""
     result: RunResult
 
 
@@ -95,8 +88,8 @@ RESULT_FILE_ADAPTER = TypeAdapter(_ResultFile)
 
 
 def read_results(outputs: Path, ids: Iterable[str] | None = None) -> list[RunResult]:
-    """Those of all recorded runs, or of these; in the order in which they began. Runs whose files
-    are missing or damaged are left out."""
+    """Reads the results of all recorded runs, or of these, in the order of their starts. Runs with
+    missing or damaged files are left out."""
     folder = run_dirs.get_runs_dir(outputs)
     try:
         names = sorted(os.listdir(folder) if ids is None else set(ids))
@@ -106,19 +99,15 @@ def read_results(outputs: Path, ids: Iterable[str] | None = None) -> list[RunRes
 
 
 def read_result(run_dir: Path) -> RunResult | None:
-    """None if there is none, or its files are damaged."""
+    """Returns None for a missing or damaged run."""
     with contextlib.suppress(OSError, ValueError):
-        with safe_yaml.open_regular_file(
-            f"{run_dir}/result.json"
-        ) as file:  # a Path of its own takes as long again
-            kept, sizes = (
-                RESULT_FILE_ADAPTER.validate_json(file.read()),
-                _get_journal_sizes(run_dir),
-            )
-        if kept.format == FORMAT_VERSION and kept.sizes == sizes:
-            return kept.result
-        if kept.format == FORMAT_VERSION and any(map(lt, sizes, kept.sizes)):
-            return None  # something was cut off
+        with safe_yaml.open_regular_file(f"{run_dir}/result.json") as file:  # faster than a Path
+            stored = RESULT_FILE_ADAPTER.validate_json(file.read())
+        sizes = _get_journal_sizes(run_dir)
+        if stored.format == FORMAT_VERSION and stored.sizes == sizes:
+            return stored.result
+        if stored.format == FORMAT_VERSION and any(map(lt, sizes, stored.sizes)):
+            return None  # a journal was truncated
     return _read_journals(run_dir)
 
 
@@ -154,7 +143,7 @@ def _read_journals(run_dir: Path) -> RunResult | None:
     }
     ends = [event.get("status") for event in events if event.get("kind") == "end"]
     if info.status == "FINISHED" and ends[-1:] != ["FINISHED"]:
-        return None  # what says that it has ended comes last
+        return None  # the event of the end is written last
     seed = settings.pop("seed", "")
     return RunResult(
         run=run_dir.name,
@@ -192,7 +181,7 @@ def _escape_texts(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def _compute_seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
-    """While some process ran it; None if it hasn't ended."""
+    """The total duration of its processes; None if the run hasn't ended."""
     total, began = 0.0, None
     for event in events:
         if event.get("kind") in ("started", "resumed"):
@@ -205,7 +194,7 @@ def _compute_seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
 def _drop_first_epochs(
     run_dir: Path, events: Sequence[Mapping[str, Any]], epochs: MetricPoints
 ) -> MetricPoints:
-    """Less the first epoch of each process that ran it, in which much is made that is kept."""
+    """Drops the first epoch of each process, which includes warm-up."""
     resumed = [event["time"] for event in events if event.get("kind") == "resumed"]
     cold = {step for step, _ in epochs[:1]}
     if resumed:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from recipe import atomic_write
-from recipe.config import option_files, safe_yaml
+from recipe.config import compose, option_files, safe_yaml
 from recipe.config.safe_yaml import escape_control_chars
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_value
@@ -32,7 +32,7 @@ ImageSide = Annotated[int, Field(gt=0, le=10_000)]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What it takes to treat a new image as a run's training images were."""
+    """The preprocessing of a run's images; mean and std are per channel."""
 
     classes: tuple[EscapedText, ...]
     channels: Annotated[int, Field(gt=0, le=1000)]
@@ -40,13 +40,12 @@ class DatasetInfo:
     """Height and width, in pixels."""
     mean: tuple[FiniteFloat, ...]
     std: tuple[FiniteFloat, ...]
-    """Each one per channel."""
     white_known: bool = True
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run says of itself."""
+    """The content of run.json."""
 
     id: str
     name: str
@@ -55,15 +54,12 @@ class RunInfo:
     mlflow_run_id: str | None = None
     fingerprint: str | None = None
     sweep: str | None = None
-    """The sweep's id."""
     process: int | None = None
-    """The process that runs it."""
 
 
 T = TypeVar("T")
 
-ALL_RUNS = "all"
-"""What stands for all recorded runs where a run or a sweep is named."""
+ALL_RUNS = "all"  # in place of the name of a run or sweep
 
 DATASET_INFO_ADAPTER = TypeAdapter(DatasetInfo)
 
@@ -71,19 +67,17 @@ RUN_INFO_ADAPTER = TypeAdapter(RunInfo)
 
 
 def new_run_id() -> str:
-    """A new run's id: when it started, the part of the second as four hexadecimal digits, and four
-    random ones. Sorts by time."""
+    """Returns a new id: date, time, and eight hexadecimal digits, four of the fraction of the
+    second and four random ones. Ids sort by time."""
     now = datetime.now()
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond * 0x10000 // 1_000_000:04x}{secrets.token_hex(2)}"
 
 
 def resolve_output_dir(given: str) -> Path:
-    """Where recorded runs lie: in the folder of an `output_dir=` argument, or if there is none in
-    the user's project's. Raises SpecError."""
+    """Returns the folder of recorded runs: that of an `output_dir=` argument, or if it is empty
+    that of the user's project. Raises SpecError."""
     own = option_files.user_conf_dir()
     if not given and own is not None and (own / "project").is_dir():
-        from recipe.config import compose  # with Hydra, which takes a moment
-
         folder = compose.compose_project().output_dir
         if not isinstance(folder, str):
             raise SpecError(f"output_dir must be a string, got {format_value(folder)}")
@@ -99,21 +93,18 @@ def get_runs_dir(outputs: Path) -> Path:
 
 
 def get_fingerprint_dir(outputs: Path, fingerprint: str) -> Path:
-    """The folder with an empty file, named after its id, for every run of a fingerprint: it finds
-    them at once however many runs are recorded."""
+    """Returns the folder with an empty file for each run of a fingerprint, named after its id."""
     return outputs / "fingerprints" / fingerprint
 
 
 def index_fingerprint(run_dir: Path, fingerprint: str) -> None:
-    """Lets later runs of this fingerprint find a run's folder."""
     folder = get_fingerprint_dir(run_dir.parent.parent, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / run_dir.name).touch()
 
 
 def format_command(verb: str, outputs: Path) -> str:
-    """The command line that a person is to type or paste: the shortest that works from the working
-    directory."""
+    """Returns the shortest command line that works from the working directory."""
     if _is_default_output_dir(outputs):
         return f"python -m recipe {verb}"
     value = escape_unprintable(min(os.path.relpath(outputs), str(outputs), key=len))
@@ -123,29 +114,26 @@ def format_command(verb: str, outputs: Path) -> str:
 
 
 def _is_default_output_dir(folder: Path) -> bool:
-    """Whether verbs look there unless they are given another folder."""
     own = option_files.user_conf_dir()
     file = own / "project" / "default.yaml" if own is not None else None
     try:
         changed = file.stat().st_mtime_ns if file is not None and file.is_file() else 0
         return _get_default_output_dir(changed, Path.cwd()) == folder
-    except (SpecError, OSError):  # the project's files are damaged by now
+    except (SpecError, OSError):  # the project's files were damaged meanwhile
         return False
 
 
 @functools.lru_cache(maxsize=1)
 def _get_default_output_dir(modified_ns: int, working_directory: Path) -> Path:
-    """Where runs are recorded by default; composing a project, whose file was `changed` then, takes
-    a moment."""
+    """Cached by the modification time of the project's file, as composing takes time."""
     return resolve_output_dir("")
 
 
 def find(outputs: Path, wanted: str, key: str) -> Path:
-    """The folder of a recorded run.
+    """Returns the folder of a recorded run.
 
-    `wanted` is its id, the beginning of one, its id in MLflow, or its name (then the latest run
-    of that name). Raises SpecError, headed by `key`, if there is none, or its run.json is damaged;
-    one that is damaged elsewhere is in nobody's way.
+    `wanted` is its id, a prefix of it, its id in MLflow, or its name (the latest run counts).
+    Raises SpecError, prefixed by `key`, if there is none, or its run.json is damaged.
     """
     there = [path.parent for path in sorted(get_runs_dir(outputs).glob("*/run.json"))]
     by_id = [run for run in there if run.name.startswith(wanted)]
@@ -172,38 +160,36 @@ def find(outputs: Path, wanted: str, key: str) -> Path:
 
 
 def read_classes(run_dir: Path, key: str) -> tuple[str, ...]:
-    """Names of the classes a recorded run was trained for. Raises SpecError, headed by `key`."""
+    """Returns a recorded run's class names. Raises SpecError, prefixed by `key`."""
     return read_dataset_info(run_dir, key).classes
 
 
 def read_dataset_info(run_dir: Path, key: str) -> DatasetInfo:
-    """What `data.json` says. Raises SpecError, headed by `key`, if that is none of a run's."""
+    """Reads `data.json`. Raises SpecError, prefixed by `key`."""
     return _read_validated(DATASET_INFO_ADAPTER, run_dir / "data.json", key)
 
 
 def read_info(run_dir: Path, key: str) -> RunInfo:
-    """What a run says of itself. Raises SpecError, headed by `key`, if run.json is none of a
-    run's."""
+    """Reads `run.json`, and the run's id in MLflow. Raises SpecError, prefixed by `key`."""
     info = read_info_file(run_dir, key)
-    sent = None if info.mlflow_run_id else UploadState.read(run_dir)  # known there at once
+    sent = None if info.mlflow_run_id else UploadState.read(run_dir)  # known earlier there
     return replace(info, mlflow_run_id=sent.mlflow_run_id) if sent else info
 
 
 def read_info_file(run_dir: Path, key: str) -> RunInfo:
-    """As `read`, less where MLflow has it, which another file knows."""
+    """Reads `run.json` alone. Raises SpecError, prefixed by `key`."""
     return _read_validated(RUN_INFO_ADAPTER, run_dir / "run.json", key)
 
 
 def write_info(run_dir: Path, info: RunInfo) -> None:
-    """Writes `run.json`, whole or not at all. Raises OSError."""
+    """Writes `run.json` atomically. Raises OSError."""
     content = {key: value for key, value in asdict(info).items() if value is not None}
     atomic_write.write_file(run_dir / "run.json", json.dumps(content).encode() + b"\n", sync=False)
 
 
 @contextlib.contextmanager
 def wrap_output_errors(folder: Path) -> Iterator[None]:
-    """Raises SpecError, headed by output_dir, where a new folder below it can't be made or written
-    to; on a full disk RecipeError."""
+    """Turns an OSError into a SpecError about output_dir, or into a RecipeError on a full disk."""
     try:
         yield
     except OSError as error:
@@ -212,7 +198,6 @@ def wrap_output_errors(folder: Path) -> Iterator[None]:
 
 
 def describe_unwritable(folder: Path, error: OSError) -> str:
-    """What to say of an output_dir in which a new folder can't be made."""
     way_out = (
         "make room, then start it again"
         if atomic_write.is_disk_full(error)
@@ -222,34 +207,35 @@ def describe_unwritable(folder: Path, error: OSError) -> str:
 
 
 def get_lock(folder: Path) -> FileLock:
-    """The lock of a run's or a sweep's folder, held by whoever runs it.
+    """The lock of a run's or a sweep's folder, held by the process that runs it.
 
-    The system releases it when the process ends, however it does; processes forked from it, such
-    as those that read data, don't hold it.
+    The system releases it when the process ends; processes forked from it don't hold it.
     """
     return FileLock(folder / ".lock", thread_local=False)
 
 
 @contextlib.contextmanager
 def try_lock(folder: Path) -> Iterator[bool]:
-    """Whether nobody holds the folder's lock; if so it is held within. Raises OSError."""
-    mine = get_lock(folder)
+    """Holds the folder's lock in the block and yields True, or yields False if another process
+    holds it. Raises OSError."""
+    lock = get_lock(folder)
     try:
-        mine.acquire(timeout=0.1, poll_interval=0.01)  # another `unheld` holds it for a moment
+        lock.acquire(timeout=0.1, poll_interval=0.01)  # another `try_lock` holds it only briefly
     except Timeout:
         yield False
         return
     try:
         yield True
     finally:
-        mine.release()
+        lock.release()
 
 
 def acquire_lock(folder: Path, key: str) -> FileLock:
-    """The folder's lock, acquired. Raises SpecError, headed by `key`, if another process has it."""
-    mine = get_lock(folder)
+    """Acquires the folder's lock. Raises SpecError, prefixed by `key`, if another process holds
+    it."""
+    lock = get_lock(folder)
     try:
-        mine.acquire(timeout=1)  # `alive` holds it for a moment
+        lock.acquire(timeout=1)  # `try_lock` holds it only briefly
     except Timeout:
         by = ""
         with contextlib.suppress(SpecError):
@@ -259,17 +245,17 @@ def acquire_lock(folder: Path, key: str) -> FileLock:
         raise SpecError(
             f"{key}: {escape_unprintable(folder)} can't be written: {error.strerror}"
         ) from error
-    return mine
+    return lock
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process is running it now."""
+    """Whether a process is running the run or sweep of this folder."""
     if not folder.is_dir():  # FileLock would create it
         return False
     try:
         with try_lock(folder) as free:
             return not free
-    except OSError:  # where nothing can be written nothing is run
+    except OSError:  # a process that runs it could write
         return False
 
 

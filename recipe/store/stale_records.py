@@ -1,4 +1,4 @@
-"""Runs and sweeps whose process is gone without having said so: their record is closed."""
+"""Stale records: those of runs and sweeps whose process is gone. They are closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipe.store.journal import Journal
 
 
 def get_last_activity(run_dir: Path) -> int:
-    """When a run last wrote anything, in milliseconds since 1970."""
+    """The time of a run's last write, in milliseconds since 1970."""
     found = [(run_dir / "run.json").stat().st_mtime_ns // 1_000_000]
     for name in ("metrics.jsonl", "events.jsonl"):
         line = journal.read_last_line(run_dir / name)
@@ -24,9 +24,9 @@ def get_last_activity(run_dir: Path) -> int:
 
 
 def close_stale_run(run_dir: Path) -> bool:
-    """Whether the run was dead: it says that it is running, but no process holds its lock.
+    """Closes a record with status RUNNING whose lock no process holds; returns whether it did.
 
-    Its record then ends as KILLED at its last sign of life.
+    The record then ends as KILLED at the time of its last write.
     """
     if run_dirs.read_info_file(run_dir, "run").status != "RUNNING":
         return False
@@ -36,7 +36,7 @@ def close_stale_run(run_dir: Path) -> bool:
             return False
         last = journal.read_last_line(run_dir / "events.jsonl") or {}
         status = str(last.get("status", "KILLED"))
-        if last.get("kind") != "end":  # else it died between the two things that say how it ended
+        if last.get("kind") != "end":  # else it was killed between writing events and run.json
             status, at = "KILLED", get_last_activity(run_dir)
             events = Journal(run_dir / "events.jsonl")
             events.append({"kind": "end", "time": at, "status": status})
@@ -47,8 +47,8 @@ def close_stale_run(run_dir: Path) -> bool:
 
 
 def close_stale_sweep(sweep_dir: Path) -> bool:
-    """As `close`, of a sweep: its runs are closed one by one."""
-    # those without a lock were recorded before there was one
+    """Closes a stale sweep, but not its runs; returns whether it did."""
+    # sweeps of older versions have no lock
     if not (sweep_dir / ".lock").exists() or "end" in (
         sweep_record.read_record(sweep_dir) or {"end": ""}
     ):
@@ -56,17 +56,15 @@ def close_stale_sweep(sweep_dir: Path) -> bool:
     with run_dirs.try_lock(sweep_dir) as free:
         if not free or "end" in sweep_record.read_record(sweep_dir):
             return False
-        message = [
-            path for path in (sweep_dir / "jobs.jsonl", sweep_dir / "sweep.json") if path.exists()
-        ]
-        sweep_record.write_end(sweep_dir, "KILLED", "", message[0].stat().st_mtime_ns // 1_000_000)
+        jobs = sweep_dir / "jobs.jsonl"
+        path = jobs if jobs.exists() else sweep_dir / "sweep.json"
+        sweep_record.write_end(sweep_dir, "KILLED", "", path.stat().st_mtime_ns // 1_000_000)
         return True
 
 
 def close_stale_records(outputs: Path, running: Sequence[Path] | None = None) -> list[Path]:
-    """Closes what is dead below `outputs`; the runs among it. Those that are
-    damaged, or can't be written to, are left as they are. `running`: the runs that say they are,
-    if that is known."""
+    """Closes stale records below `outputs`, except damaged and read-only ones; returns their runs.
+    `running` are the runs with status RUNNING, if they are known."""
     for sweep in list_record_dirs(outputs / "sweeps", "sweep.json"):
         with contextlib.suppress(SpecError, OSError):
             close_stale_sweep(sweep)
@@ -74,13 +72,13 @@ def close_stale_records(outputs: Path, running: Sequence[Path] | None = None) ->
     for run in (
         list_record_dirs(run_dirs.get_runs_dir(outputs), "run.json") if running is None else running
     ):
-        with contextlib.suppress(SpecError, OSError):  # a disk may be full, or only be read
+        with contextlib.suppress(SpecError, OSError):  # a full or read-only disk
             found += [run] if close_stale_run(run) else []
     return found
 
 
 def list_record_dirs(folder: Path, name: str) -> list[Path]:
-    """The folders in `folder` that hold a file of that name, in the order in which they began."""
+    """The folders in `folder` that have a file of this name, in the order of their starts."""
     try:
         there = sorted(os.listdir(folder))
     except OSError:

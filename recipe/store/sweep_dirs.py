@@ -11,21 +11,19 @@ from recipe.formatting import escape_unprintable, format_list
 from recipe.store import sweep_record
 
 MAX_LISTED_SWEEPS = 5
-"""Sweeps that are named."""
 
 
 def list_sweep_dirs(outputs: Path) -> list[Path]:
-    """The folders of all recorded sweeps; the one that was begun or gone on with last is the last
-    of them."""
+    """Returns the folders of all recorded sweeps, by the time of their last start or resumption."""
     there = [path.parent for path in (outputs / "sweeps").glob("*/sweep.json")]
     return sorted(there, key=lambda sweep: (sweep_record.get_start_stamp(sweep), sweep.name))
 
 
 def find_sweep(outputs: Path, wanted: str, key: str = "sweep") -> Path:
-    """The folder of a recorded sweep.
+    """Returns the folder of a recorded sweep.
 
-    `wanted` is its id, the beginning of one, or its name (then the latest of that name). Raises
-    SpecError, headed by `key`, if there is none.
+    `wanted` is its id, a prefix of it, or its name (the latest sweep counts). Raises SpecError,
+    prefixed by `key`, if there is none.
     """
     there = list_sweep_dirs(outputs)
     by_id = [sweep for sweep in there if sweep.name.startswith(wanted)]

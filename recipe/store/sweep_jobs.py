@@ -1,4 +1,4 @@
-"""How the jobs of a sweep ended: `jobs.jsonl` in its folder, and the tables made of it."""
+"""The results of a sweep's jobs: `jobs.jsonl` in its folder, and tables of them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,23 @@ class JobResult:
     """A job that ended: a line of jobs.jsonl."""
 
     number: Annotated[int, Field(ge=0, lt=10**9)]
-    """Of the job, from 0."""
     name: str
     status: str
     run: str | None = None
     accuracy: float | None = None
     problem: str | None = None
     no_effect: Sequence[str] = ()
-    """`group=option` of the tricks that did nothing."""
+    """`group=option` of the tricks without an effect."""
     diverged: bool = False
-    """It failed because numbers were not finite."""
+    """Whether it failed because of a number that was not finite."""
 
     @property
     def short_problem(self) -> str:
-        """Why it failed, shortly; all of it was printed when it did."""
+        """The problem without its way out."""
         return (self.problem or "").partition("; ")[0]
 
     @property
     def accuracy_text(self) -> str:
-        """The accuracy as it is shown; empty if there is none."""
         return "" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
 
 
@@ -47,7 +45,7 @@ JOB_RESULT_ADAPTER = TypeAdapter(JobResult)
 
 
 def format_job_name(about: Mapping[str, Any], number: int, overrides: Sequence[str]) -> str:
-    """What differs from job to job of a sweep; of an ablation's job what is on, and its seed."""
+    """The swept overrides of a job; the variant and seed for a job of an ablation."""
     swept = [text for text in overrides if text.split("=")[0] in about["swept"]]
     if "variants" not in about:
         return " ".join(swept)
@@ -56,20 +54,18 @@ def format_job_name(about: Mapping[str, Any], number: int, overrides: Sequence[s
 
 
 def format_job_command(overrides: Sequence[str]) -> str:
-    """What a person reads of a job that ended badly: the command that runs it by itself."""
+    """The command that runs a failed job alone, for a message."""
     return " ".join(["alone: python -m recipe", *map(shlex.quote, overrides)])
 
 
 def append_result(sweep_dir: Path, result: JobResult) -> None:
-    """Adds how a job ended."""
     jobs = Journal(sweep_dir / "jobs.jsonl")
     jobs.append(asdict(result))
     jobs.close()
 
 
 def read_results(sweep_dir: Path) -> list[JobResult]:
-    """How the jobs ended; of one that was started again, how it did last. Those that aren't
-    planned any more don't count."""
+    """Returns the latest result of each job that is still planned. Raises ValueError."""
     ended = read_result_history(sweep_dir)
     planned = sweep_record.read_record(sweep_dir).get("jobs", len(ended))
     latest = {each.number: each for each in ended if each.number < planned}
@@ -77,7 +73,7 @@ def read_results(sweep_dir: Path) -> list[JobResult]:
 
 
 def read_result_history(sweep_dir: Path) -> list[JobResult]:
-    """Every end of a job, in the order in which they came. Raises ValueError."""
+    """Returns all results in the order of their ends. Raises ValueError."""
     return [
         JOB_RESULT_ADAPTER.validate_python(line)
         for line in journal.read_lines(sweep_dir / "jobs.jsonl")[0]
@@ -85,13 +81,15 @@ def read_result_history(sweep_dir: Path) -> list[JobResult]:
 
 
 def print_summary(console: Console, sweep_dir: Path) -> None:
-    """What a person reads at the end of a sweep."""
+    """Prints the table and the hints at the end of a sweep."""
     table = Table(title="\nRuns of the sweep", title_justify="left", box=None, pad_edge=False)
     idle = any(ended.no_effect for ended in read_results(sweep_dir))
     for column in ("run", "status", "best val/accuracy", "id", *(["no effect"] if idle else [])):
         right = "accuracy" in column
         table.add_column(column, justify="right" if right else "left", overflow="fold")
-    table.columns[3].min_width = len(run_dirs.new_run_id())  # which are copied from here
+    table.columns[3].min_width = len(
+        run_dirs.new_run_id()
+    )  # ids must not be wrapped, so that they can be copied
     for ended in read_results(sweep_dir):
         cells = [ended.name, ended.status, ended.accuracy_text, ended.run or ended.short_problem]
         table.add_row(*cells, *([", ".join(ended.no_effect)] if idle else []))

@@ -1,8 +1,4 @@
-"""The jobs of a recorded sweep, and the runs that belong to them.
-
-Only those runs are looked at that were written to since the sweep began, and most of them for its
-id alone, however many are recorded.
-"""
+"""The jobs of a recorded sweep, and the runs that belong to them."""
 
 from __future__ import annotations
 
@@ -23,17 +19,14 @@ from recipe.store.run_dirs import RunInfo
 from recipe.store.run_record import RunRecord
 from recipe.store.sweep_jobs import JobResult
 
-CLOCK_TOLERANCE_SECONDS = 60
-"""Seconds by which the clock of a disk may be behind."""
+CLOCK_TOLERANCE_SECONDS = 60  # of the file system's clock
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job that was planned."""
-
     swept: Sequence[str]
     variant_name: str | None = None
-    """What an ablation calls its variant."""
+    """The name of the variant in an ablation."""
 
     @property
     def variant(self) -> str:
@@ -47,7 +40,7 @@ class PlannedJob:
 
     @property
     def run_names(self) -> set[str]:
-        """Those that its run may have."""
+        """The possible names of its run."""
         seeds = [text for text in self.swept if text.startswith("seed=")]
         return {" ".join(self.swept), " ".join([self.variant, *seeds])}
 
@@ -55,7 +48,7 @@ class PlannedJob:
 def read_planned_jobs(
     about: Mapping[str, Any], ended: Mapping[int, JobResult]
 ) -> dict[int, PlannedJob]:
-    """The jobs by number; of a sweep that didn't note them, those that ended."""
+    """Returns the jobs by number; only ended ones for a sweep that didn't record its plan."""
     noted, variants = about.get("planned"), to_strings(about.get("variants"))
     if not isinstance(noted, list):
         noted = {number: _split_job_name(each.name) for number, each in ended.items()}
@@ -68,7 +61,7 @@ def read_planned_jobs(
 
 
 def add_jobs_by_name(planned: dict[int, PlannedJob], names: Sequence[str]) -> None:
-    """Adds the jobs of these names, of a sweep that didn't note what was planned."""
+    """Adds jobs with these names to those of a sweep that didn't record its plan."""
     known = {name for job in planned.values() for name in job.run_names}
     for name in dict.fromkeys(names):
         if name not in known:
@@ -76,7 +69,7 @@ def add_jobs_by_name(planned: dict[int, PlannedJob], names: Sequence[str]) -> No
 
 
 def _split_job_name(name: str) -> list[str]:
-    """What was swept, from a job's name: key=value, key=value; a value may hold spaces."""
+    """Splits a job's name into its key=value parts; values may contain spaces."""
     return re.split(r" (?=[\w.+~@/-]+=)", name)
 
 
@@ -85,9 +78,9 @@ def to_strings(value: object) -> list[str]:
 
 
 def find_runs(sweep_dir: Path) -> Iterator[tuple[Path, RunInfo]]:
-    """Its runs, in the order in which they began. One that was recorded before and taken up by the
-    sweep was written to since, as all others."""
-    began = 0.0  # if somebody renamed it
+    """Returns a sweep's runs in the order of their starts. Only runs that were modified since the
+    sweep started are read, and fully only if they contain its id."""
+    began = 0.0  # for a renamed folder
     with contextlib.suppress(ValueError, OverflowError):
         began = (
             datetime.strptime(sweep_dir.name[:15], "%Y%m%d-%H%M%S").timestamp()
@@ -134,7 +127,7 @@ def is_running(found: tuple[Path, RunInfo]) -> bool:
 
 
 def _find_job_by_settings(run_dir: Path, planned: Mapping[int, PlannedJob]) -> int | None:
-    """The job of these settings: a run that was recorded before has a name of its own."""
+    """The job with the run's settings; a reused run has another name."""
     recorded = RunRecord(run_dir).merge_events("parameters")
     settings = {key: str(value) for key, value in recorded.items()}
     alike = [

@@ -1,4 +1,4 @@
-"""`sweep.json` in a sweep's folder: what was planned, and how it stands."""
+"""`sweep.json` in a sweep's folder: its plan and its state."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from recipe.config import safe_yaml
 from recipe.formatting import escape_unprintable
 from recipe.store import run_dirs
 
-TIMESTAMP_LENGTH = len("20261128-235959")
-"""Of an id, what tells the time."""
+TIMESTAMP_LENGTH = len("20261128-235959")  # at the beginning of an id
 
 
 def start_sweep(sweep_dir: Path, planned: Mapping[str, Any] | None = None) -> FileLock:
-    """The sweep's lock, held from now on: `runs.alive(sweep)`. An end noted before is void, and so
-    is what was planned in the course of it.
+    """Acquires the sweep's lock and records its start; the record of an earlier end is removed.
 
     Raises SpecError if another process runs it.
     """
@@ -40,40 +38,37 @@ def start_sweep(sweep_dir: Path, planned: Mapping[str, Any] | None = None) -> Fi
 
 
 def write_end(sweep_dir: Path, status: str, note: str, at: int | None = None) -> None:
-    """Notes how the sweep ended; `at` is in milliseconds."""
+    """Records the end of the sweep; `at` is in milliseconds."""
     with edit_record(sweep_dir) as content:
         content["end"] = {"status": status, "note": note, "time": at or int(time.time() * 1000)}
         content["ended"] = False
 
 
 def update_record(sweep_dir: Path, **values: Any) -> None:
-    """Adds to what sweep.json says, or changes it."""
     with edit_record(sweep_dir) as content:
         content.update(values)
 
 
 def has_unsent_end(sweep_dir: Path) -> bool:
-    """Whether MLflow has the sweep's parent run but doesn't know yet how it ended."""
+    """Whether MLflow has the sweep's parent run but not its end."""
     content = read_record(sweep_dir)
     return "end" in content and "mlflow_run_id" in content and not content.get("ended")
 
 
 def get_start_stamp(sweep_dir: Path) -> str:
-    """When it was begun or gone on with last, as the beginning of an id tells it."""
+    """The time of the last start or resumption, formatted as in an id."""
     return str(read_record(sweep_dir).get("begun", sweep_dir.name[:TIMESTAMP_LENGTH]))
 
 
 def format_command(typed: Sequence[str]) -> str:
-    """The command that a sweep was started with, which goes on with it; `typed` are the arguments
-    that sweep.json keeps."""
+    """The command that started a sweep, which also resumes it; `typed` are its arguments."""
     if not typed:
         return "the command that it was started with"
     return escape_unprintable(f"python -m recipe {shlex.join(typed)}")
 
 
 def read_record(sweep_dir: Path) -> dict[str, Any]:
-    """What sweep.json says, less what is of another kind than is ever written there; nothing, if it
-    is damaged."""
+    """Reads sweep.json without fields of a wrong type; a damaged file is empty."""
     try:
         with safe_yaml.open_regular_file(sweep_dir / "sweep.json") as file:
             content = safe_yaml.read_json(file.read())
@@ -127,8 +122,8 @@ def _has_valid_type(key: str, value: object) -> bool:
 
 @contextmanager
 def edit_record(sweep_dir: Path) -> Iterator[dict[str, Any]]:
-    """The content of sweep.json, to be changed by one process at a time; what it was if the block
-    raises."""
+    """Yields the content of sweep.json, which is written back unless the block raises; one process
+    at a time."""
     with FileLock(sweep_dir / ".json.lock", timeout=60, thread_local=False):
         content = read_record(sweep_dir)
         before = dict(content)

@@ -1,7 +1,6 @@
-"""How a sweep stands: what was planned, and what has become of it.
+"""The status of a sweep and its jobs.
 
-`jobs.jsonl` says how jobs ended. What is going on, or was killed without a chance to say so, is
-found among the runs.
+`jobs.jsonl` has the results of jobs; running and killed ones are found among the runs.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from recipe.store.sweep_jobs import JobResult
 from recipe.store.sweep_members import PlannedJob
 
 JOB_STATES = ("done", "pruned", "running", "elsewhere", "failed", "killed", "refused", "missing")
-"""Of a job; `elsewhere`: another process was running it as a run of its own."""
+"""`elsewhere`: another process was running it."""
 
 STATE_BY_STATUS = {
     "FINISHED": "done",
@@ -28,23 +27,20 @@ STATE_BY_STATUS = {
     "KILLED": "killed",
     "REFUSED": "refused",
 }
-"""The state that a job's status stands for, in jobs.jsonl or in run.json."""
+"""States by the status in jobs.jsonl or run.json."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How one job stands."""
-
     variant: str
-    """What differs from job to job but the seed."""
+    """The swept overrides without the seed."""
     seed: str
-    """Empty if the sweep says nothing of it."""
+    """Empty if the sweep doesn't set it."""
     state: str
     run_id: str | None = None
-    """Its id, as far as there is one."""
     accuracy: float | None = None
     progress: RunProgress | None = None
-    """Of one that is running or was killed."""
+    """None unless it is running or was killed."""
     reason: str = ""
     """Why it failed."""
 
@@ -54,13 +50,12 @@ class SweepStatus:
     sweep_dir: Path
     name: str
     jobs: Sequence[JobStatus]
-    """Those that are known."""
+    """The known jobs."""
     total: int
-    """Of all that were planned."""
+    """The number of planned jobs."""
     is_running: bool
-    """Whether a process is running it."""
     command: Sequence[str]
-    """The arguments that it was started with; none if that isn't known."""
+    """The arguments that started it; empty if unknown."""
     warnings: Sequence[str] = ()
 
     @property
@@ -69,7 +64,7 @@ class SweepStatus:
 
 
 def read_status(sweep_dir: Path) -> SweepStatus:
-    """What is damaged is told as a caution, and the rest is shown."""
+    """Reads the status of a sweep; damaged files are reported as warnings."""
     about = sweep_record.read_record(sweep_dir)
     cautions = [] if about else [f"{escape_unprintable(sweep_dir / 'sweep.json')} is damaged"]
     ended: dict[int, JobResult] = {}
@@ -111,7 +106,7 @@ def read_status(sweep_dir: Path) -> SweepStatus:
 
 
 def is_finished(sweep_dir: Path) -> bool:
-    """Whether it said so; nothing but sweep.json is read."""
+    """Whether sweep.json records that it finished."""
     end = sweep_record.read_record(sweep_dir).get("end")
     return isinstance(end, dict) and end.get("status") == "FINISHED"
 
@@ -127,7 +122,7 @@ def _build_job_status(
         run = folder.name
         if info.status == "RUNNING":
             state = "running" if sweep_members.is_running(found) else "killed"
-        elif ended is None or info.status == "FINISHED":  # taken up by itself since
+        elif ended is None or info.status == "FINISHED":  # resumed alone since
             result = results.read_result(folder)
             state = STATE_BY_STATUS.get(info.status, "missing")
             accuracy = result.last.get("best/val_accuracy") if result else None

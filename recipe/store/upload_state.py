@@ -1,4 +1,4 @@
-"""What of a run's journals MLflow has: `sent.json` in the run's folder."""
+"""The uploaded parts of a run's journals: `sent.json` in its folder."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class UploadState:
         return False
 
     def _reset_replaced_journals(self, run_dir: Path) -> None:
-        """Has a journal that was cut or replaced sent again from its beginning."""
+        """Restarts the upload of a journal that was truncated or replaced."""
         for name in ("metrics", "events"):
             mark = journal.hash_line(run_dir / f"{name}.jsonl", getattr(self, name))
             if mark is None or self.marks.get(name, mark) != mark:
                 setattr(self, name, 0)
 
     def reset(self) -> None:
-        """Has everything sent again."""
+        """Restarts the upload."""
         self.mlflow_run_id, self.metrics, self.events, self.creation_attempts = None, 0, 0, 0
         self.problems, self.gone, self.failure = [], False, ""
 

@@ -71,7 +71,9 @@ def find_unknown_arguments(
 def find_yes_problems(value: object) -> list[str]:
     if isinstance(value, bool):
         return []
-    return [f"yes must be true or false, got {format_value(value)} (whether to start unasked)"]
+    return [
+        f"yes must be true or false, got {format_value(value)} (whether to start without asking)"
+    ]
 
 
 def is_hydra_override(text: str) -> bool:

@@ -117,7 +117,7 @@ TORCH_HELPER = TorchHelper()
 
 
 def call_in_fresh_process(function: str, *arguments: Any) -> Any:
-    """Calls a function that may use a GPU, given as `module:name`, in a process of its own."""
+    """Calls a function that may use a GPU, given as `module:name`, in a new process."""
     with ProcessPoolExecutor(1, SPAWN_CONTEXT) as fresh:
         return fresh.submit(_call, function, *arguments).result()
 

@@ -70,7 +70,7 @@ def parse_dimension(override: Override) -> Dimension:
     if unknown := sorted(tags - TAGS):
         raise ValueError(f"tag {unknown[0]} means nothing here; there are {' and '.join(TAGS)}")
     if getattr(value, "shuffle", False):
-        raise ValueError("a search has an order of its own; leave shuffle out")
+        raise ValueError("the sampler of a search chooses the order; leave shuffle out")
     if isinstance(value, ChoiceSweep | Glob):
         return _parse_choice(override, key, tags)
     if override.key_or_group in SELECTABLE_GROUPS:
@@ -103,14 +103,14 @@ def _parse_range(override: Override, key: str, tags: set[str]) -> Dimension:
     texts = list(override.sweep_string_iterator())
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} values in it; give two at least, or one alone")
-    whole = isinstance(value.start, int) and isinstance(value.step, int)
-    numbers = [int(text) if whole else float(text) for text in texts]
+    is_integer = isinstance(value.start, int) and isinstance(value.step, int)
+    numbers = [int(text) if is_integer else float(text) for text in texts]
     low, high = min(numbers), max(numbers)
     _check_log(tags, low)
     step = abs(value.step)
-    if "log" in tags and not (whole and step == 1):
+    if "log" in tags and not (is_integer and step == 1):
         raise ValueError("by ratios there are no steps; use tag(log, interval(...))")
-    if "int" in tags and not whole:
+    if "int" in tags and not is_integer:
         raise ValueError("it has values that aren't integers; leave tag int out")
     return Dimension(key, override.input_line, low=low, high=high, log="log" in tags, step=step)
 

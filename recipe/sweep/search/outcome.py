@@ -21,7 +21,7 @@ from recipe.sweep.search import dimension
 from recipe.sweep.search.study import load_study
 
 STATE_LABELS = {
-    "COMPLETE": "whole",
+    "COMPLETE": "completed",
     "PRUNED": "pruned",
     "FAIL": "failed",
     "RUNNING": "not finished",

@@ -38,10 +38,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def asked(
+def plan_lines(
     folder: Path, *arguments: str, answer: str = "n\n", patch: pytest.MonkeyPatch
 ) -> list[str]:
-    """What is shown on a terminal, where the answer is given; line by line, blanks made one."""
+    """The lines shown on a terminal where `answer` is typed, with single blanks."""
     patch.setenv("COLUMNS", "200")
     patch.setattr(sys, "stdin", Terminal(answer))
     shown = Terminal()
@@ -75,19 +75,21 @@ NAMES = ["baseline", "freeze=vgg_first2", "clip=norm", "freeze=vgg_first2 clip=n
 
 
 def test_each_trick_alone_and_left_out_is_run_seed_by_seed(ablated: Path) -> None:
-    told = about(ablated)
+    recorded = about(ablated)
     names = [f"{name} seed={seed}" for seed in (0, 1) for name in NAMES]
     assert [(each["name"], each["status"]) for each in ended(ablated)] == [
         (name, "FINISHED") for name in names
     ]
-    assert told["variants"] == NAMES * 2 and told["plan"] == "both" and told["jobs"] == 8
+    assert (
+        recorded["variants"] == NAMES * 2 and recorded["plan"] == "both" and recorded["jobs"] == 8
+    )
     on, off = ["clip=norm", "clip.max_norm=0.1"], ["clip=none"]
     block = [["freeze=none", *off], ["freeze=vgg_first2", *off],
              ["freeze=none", *on], ["freeze=vgg_first2", *on]]  # fmt: skip
-    assert told["planned"] == [[*texts, f"seed={seed}"] for seed in (0, 1) for texts in block]
+    assert recorded["planned"] == [[*texts, f"seed={seed}"] for seed in (0, 1) for texts in block]
     typed = ["ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)"]
-    assert told["command"] == [*typed, "hydra/launcher=basic"]
-    tricks = [(t["group"], t["option"], t["overrides"]) for t in told["tricks"]]
+    assert recorded["command"] == [*typed, "hydra/launcher=basic"]
+    tricks = [(t["group"], t["option"], t["overrides"]) for t in recorded["tricks"]]
     assert tricks == [
         ("freeze", "vgg_first2", ["freeze=vgg_first2"]), ("clip", "norm", on),
     ]  # fmt: skip
@@ -113,13 +115,13 @@ def test_each_run_has_the_settings_and_the_tag_of_its_variant(ablated: Path) -> 
 def test_recorded_runs_are_not_run_again_by_another_plan(
     ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the same runs in other words: an option of another name, a setting that only says how fast
+    # the same runs in other words: an option with another name, a setting that only affects speed
     commands.project(tmp_path, {"conf/clip/mine.yaml": "defaults: [norm, _self_]\n"})
     bites = ("clip=mine", "clip.max_norm=0.1")
     shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")
     shutil.copytree(ablated / "outputs" / "fingerprints", tmp_path / "outputs" / "fingerprints")
     before = commands.runs(tmp_path)
-    lines = asked(
+    lines = plan_lines(
         tmp_path, *QUIET, *bites, "freeze=vgg_first2", "freeze.cache=off", "seed=0,1",
         "plan=leave_one_out", "yes=true", answer="", patch=monkeypatch,
     )  # fmt: skip
@@ -133,7 +135,7 @@ def test_the_plan_does_not_count_runs_that_the_jobs_would_not_find(
     ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")  # and no marks
-    lines = asked(tmp_path, *QUIET, *BITES, "seed=0,1", patch=monkeypatch)
+    lines = plan_lines(tmp_path, *QUIET, *BITES, "seed=0,1", patch=monkeypatch)
     assert "clip=norm clip=norm clip.max_norm=0.1 0 of 2 seeds" in lines and "Recorded 0" in lines
 
 
@@ -141,7 +143,7 @@ def test_the_plan_shows_recorded_runs_and_the_remaining_time(
     ablated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = sorted(ablated.rglob("*"))
-    lines = asked(
+    lines = plan_lines(
         ablated, *TINY, *BITES, "scheduler=step", "scheduler.step_size=1", "seed=0,1,2",
         "plan=add_one", patch=monkeypatch,
     )  # fmt: skip
@@ -157,7 +159,7 @@ def test_the_plan_shows_recorded_runs_and_the_remaining_time(
     assert "8 recorded runs of this model, data and epochs, 4 of them of these variants" in time
     assert sorted(ablated.rglob("*")) == there  # "n": nothing was written
 
-    lines = asked(ablated, *TINY, *BITES, "epochs=2", patch=monkeypatch)
+    lines = plan_lines(ablated, *TINY, *BITES, "epochs=2", patch=monkeypatch)
     assert "baseline clip=none 0 of 1 seed" in lines
     assert any(line.startswith("Time not known: no finished run of this") for line in lines)
 
@@ -174,7 +176,7 @@ scheduler: {step_size: 3, per: step}
 
 
 def test_tricks_of_an_experiment_file_are_included_with_their_settings(tmp_path: Path) -> None:
-    # a file of the user's that would take the sweeper's place is not looked at
+    # a user's file of the same name does not replace the sweeper
     files = {
         "conf/experiment/mine.yaml": EXPERIMENT,
         "conf/hydra/sweeper/ablation.yaml": "_target_: os.abort\n",
@@ -204,7 +206,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
 ) -> None:
     same = "# None under another name.\n_target_: recipe.components.clip.none.none\n"
     commands.project(tmp_path, {"conf/clip/idle.yaml": same})
-    lines = asked(
+    lines = plan_lines(
         tmp_path, *QUIET, "clip=norm,idle", "seed=range(3)", "plan=add_one", patch=monkeypatch
     )
     assert "Left out clip=idle: resolves to the same spec as baseline, which is run once" in lines
@@ -234,7 +236,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
             "clip=nrom plan=bth yes=3 optimizer.lr=fast seed=0,-1",
             [
                 "clip=nrom: no such option; did you mean norm?",
-                "yes must be true or false, got 3 (whether to start unasked)",
+                "yes must be true or false, got 3 (whether to start without asking)",
                 "plan=bth: no such plan; did you mean both?",
                 "optimizer.lr must be a number, got 'fast'; use 0.05, the default (learning "
                 "rate, before any schedule)",

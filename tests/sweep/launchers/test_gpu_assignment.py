@@ -1,4 +1,4 @@
-"""Each process of a sweep sees a GPU of its own, which it has from before torch is imported.
+"""Each process of a sweep sees one GPU, selected before torch is imported.
 
 There need be none here: the device is a user's own one that computes on the CPU, and notes what
 its process saw when it imported torch.
@@ -88,13 +88,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def seen(folder: Path) -> dict[int, list[str]]:
-    """By process that runs jobs: its GPU, and how they are counted."""
+    """For each worker process: its GPU and the device order."""
     found = {int(p.name.removeprefix("seen-")): p.read_text() for p in folder.glob("seen-*")}
     return {process: text.split() for process, text in found.items() if text}
 
 
 def waits(started: subprocess.Popen[str], folder: Path, number: int) -> dict[int, list[str]]:
-    """Until so many processes have begun a job."""
+    """Waits until `number` processes have started a job."""
     while len(found := seen(folder)) < number:
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
@@ -235,20 +235,20 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("typed", "told"), REFUSED.items())
+@pytest.mark.parametrize(("typed", "problems"), REFUSED.items())
 def test_ignored_settings_and_missing_gpus_are_refused(
     composed: Callable[..., RunSpec],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     typed: tuple[str, ...],
-    told: list[str],
+    problems: list[str],
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.chdir(folder)
     device = [text for text in typed if text.startswith("device")]
     with pytest.raises(SpecError) as refused:
         gpu_assignment.check_launcher_gpus(compose.parse_overrides(typed), composed(*device))
-    assert refused.value.problems == told
+    assert refused.value.problems == problems
 
 
 @pytest.mark.integration

@@ -1,4 +1,4 @@
-"""Hydra's own launchers: a job that is killed or fails costs its run, and is shown as it ends."""
+"""Hydra's own launchers: a killed or failed job loses only its run, and is shown when it ends."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
-    """Until so many processes wait in a step."""
+    """Waits until `number` processes wait in a step."""
     while len(list(folder.glob("waiting-*"))) < number:
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
@@ -217,8 +217,8 @@ def test_a_sweep_whose_output_is_closed_stops_its_jobs_and_ends(folder: Path) ->
     started.stdout.close()
     (folder / "wait").unlink()
     assert started.wait(timeout=120) == 1
-    said = "recipe: the reader of the output has exited; the same command resumes the sweep\n"
-    assert started.stderr.read() == said
+    expected = "recipe: the reader of the output has exited; the same command resumes the sweep\n"
+    assert started.stderr.read() == expected
     assert set(statuses(folder)) <= {"FINISHED", "KILLED"} and len(statuses(folder)) < 4
     started.stderr.close()
 

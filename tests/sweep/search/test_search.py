@@ -58,7 +58,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_the_mean(folder: Path) -
         sweep_jobs.read_results(sweep_folder(folder)),
         commands.read_json(sweep_folder(folder) / "sweep.json"),
     )
-    # two different settings, each run once for each seed, however often they are asked for
+    # two different settings, each run once for each seed, however often they are sampled
     assert (
         sorted(text for text, _ in about["planned"])
         == ["clip.factor=0.0"] * 2 + ["clip.factor=2.0"] * 2
@@ -73,11 +73,11 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_the_mean(folder: Path) -
     assert [t.state.name for t in trials] == ["COMPLETE"] * 5
     assert [t.value for t in trials] == [means[f"clip.factor={t.params['clip.factor']}"]
                                          for t in trials]  # fmt: skip
-    assert "Trials  5 of 5: 5 whole, of 2 different settings" in done.out
+    assert "Trials  5 of 5: 5 completed, of 2 different settings" in done.out
     best = max(means.values())
     assert f": val/accuracy {100 * best:.2f} % (mean of 2 seeds, 95 % interval " in done.out
     assert "Caution that is the best of 5 completed trials, chosen by the same" in done.out
-    # what is told can be pasted, and is that trial
+    # the printed command runs that trial
     (line,) = [x for x in done.out.splitlines() if x.startswith("Run it  python -m recipe -m ")]
     pasted = commands.here(folder, *shlex.split(line.removeprefix("Run it  python -m recipe ")))
     assert pasted.status == 0 and pasted.out.count("finished before, as ") == 2
@@ -113,7 +113,7 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     again = commands.process(folder, "search", *typed)
     assert again.status == 0, again.err
     assert [t.state.name for t in load_study(folder).trials] == ["COMPLETE"] * 6
-    # one is gone on with, and none of the others run again
+    # one run is resumed, and none of the others is run again
     assert len(commands.runs(folder)) == len(others) + 1
     assert {each.run for each in sweep_jobs.read_results(sweep_folder(folder))} > others
 
@@ -136,7 +136,7 @@ def test_the_same_command_resumes_a_killed_search(folder: Path) -> None:
     assert f"resuming {sweep_folder(folder).name}" in again.out
     trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 6
-    # the run that was killed is gone on with, and none is run twice
+    # the killed run is resumed, and none is run twice
     assert commands.runs(folder)[: len(before)] == before
     assert len(commands.runs(folder)) == 2 * len({t.params["clip.factor"] for t in trials})
 
@@ -153,8 +153,8 @@ def test_submitit_launches_a_batch_of_jobs_at_a_time(folder: Path) -> None:
     assert done.status == 0, done.err
     trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 4
-    told = "2 jobs are drawn and handed out together, before any has ended"
-    assert f"Sampler   tpe, after 2 at random; {told}" in done.out
+    batch = "2 jobs are drawn and handed out together, before any has ended"
+    assert f"Sampler   tpe, after 2 at random; {batch}" in done.out
     first, second = trials[:2], trials[2:]
     begun, ended = [t.datetime_start for t in second], [t.datetime_complete for t in first]
     assert all(b and e and b > e for b in begun for e in ended)
@@ -216,8 +216,8 @@ def test_a_pruned_run_is_never_resumed(pruned: Path) -> None:
     assert "epoch 1/3" in alone.out and "epoch 3/3" in alone.out
 
 
-def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
-    """Of the next trial, after whole ones of these curves; in a study of its own."""
+def watch(folder: Path, curves: Sequence[Sequence[float]], **settings: Any) -> Any:
+    """The pruning callback of the next trial, after completed ones with these curves."""
     there = study.open_storage(None, folder / "outputs")
     made = optuna.create_study(study_name="recipe-one", storage=there, direction="maximize")
     for curve in curves:
@@ -227,7 +227,7 @@ def watch(folder: Path, curves: Sequence[Sequence[float]], **asked: Any) -> Any:
         made.tell(trial, curve[-1])
     made.ask()
     search = {"storage": None, "metric": "val/accuracy", "pruner": "median", "startup": 3,
-              "warmup": 1, **asked}  # fmt: skip
+              "warmup": 1, **settings}  # fmt: skip
     about = {"search": search, "planned": [["a=1", "seed=3"]] * 9, "seeds": ["seed=3", "seed=4"],
              "trials": list(range(9))}  # fmt: skip
     console = Console(file=io.StringIO())
@@ -345,14 +345,14 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("typed", "told"), REFUSED.items())
+@pytest.mark.parametrize(("typed", "problems"), REFUSED.items())
 def test_all_mistakes_are_reported_before_the_first_run(
-    tmp_path: Path, typed: tuple[str, ...], told: list[str]
+    tmp_path: Path, typed: tuple[str, ...], problems: list[str]
 ) -> None:
     done = commands.here(tmp_path, "search", *commands.HERE, *typed)
     assert done.status == 2 and not (tmp_path / "outputs").exists()
-    assert [[part for part in told if part in line] for line in done.problems] == [
-        [part] for part in told
+    assert [[part for part in problems if part in line] for line in done.problems] == [
+        [part] for part in problems
     ], done.err
     assert "s3cret" not in done.out + done.err
 

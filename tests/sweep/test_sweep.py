@@ -141,7 +141,7 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
         ("seed=0,-1", "seed must be greater than or equal to 0, got -1; use 0, the default"),
         ("seed=0,one", "seed must be a whole number, got 'one'; use 0, the default"),
         ("epochs=1,0", "epochs must be greater than 0, got 0; use 12, the default"),
-        ("clip=glob(x*)", "clip=glob(x*): matches none of agc, none, norm, value"),
+        ("clip=glob(x*)", "clip=glob(x*): matches no option; there are agc, none, norm, value"),
         ("seed=glob(*)", "seed=glob(*): glob(...) chooses options of a group; list the values"),
         ("+clp=none,norm", "+clp=none,norm: no such key; did you mean clip?"),
         *(

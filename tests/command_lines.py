@@ -21,7 +21,7 @@ from typing import (
     is_typeddict,
 )
 
-import small
+import trainable_options
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -243,12 +243,12 @@ def lines(draw: Draw, group: str, option: str) -> Line:
     for name in draw(st.lists(st.sampled_from(others), unique=True, max_size=2)):
         chosen[name] = draw(st.sampled_from(sorted(option_files.find_options(name))))
     for name, choice in [*chosen.items()]:
-        for text in small.NEEDS.get(f"{name}={choice}", ()):
+        for text in trainable_options.NEEDS.get(f"{name}={choice}", ()):
             needed, _, value = text.partition("=")
             if needed in GROUPS:
                 chosen.setdefault(needed, value)
     choices = [f"{name}={choice}" for name, choice in chosen.items()]
-    needs = [text for choice in choices for text in small.NEEDS.get(choice, ())]
+    needs = [text for choice in choices for text in trainable_options.NEEDS.get(choice, ())]
     needs = [text for text in needs if text.partition("=")[0] not in GROUPS]
     keys = settable(chosen, group)
     fits = draw(st.lists(fitting_override(keys), min_size=not group, max_size=3))
@@ -262,7 +262,7 @@ def beneath(base: Iterable[str], line: Sequence[str]) -> Line:
     """Those of the base that a line doesn't replace: its keys, and settings of its groups that
     were meant for another option."""
     keys = {text.lstrip("+~").partition("=")[0] for text in line}
-    needed = {text for choice in (*line, *base) for text in small.NEEDS.get(choice, ())}
+    needed = {text for choice in (*line, *base) for text in trainable_options.NEEDS.get(choice, ())}
     return [
         text
         for text in dict.fromkeys(base)

@@ -25,9 +25,9 @@ import torch
 
 from recipe.cli import main
 
-HERE = ("device=cpu", "device.threads=1")
+CPU = ("device=cpu", "device.threads=1")
 
-QUICK = (*HERE, "data.train_size=100", "epochs=2", "model.widths=[4,8]")
+QUICK = (*CPU, "data.train_size=100", "epochs=2", "model.widths=[4,8]")
 """100 digits in 2 batches an epoch, 2 epochs, a VGG of two narrow blocks: a second."""
 
 CHECKOUT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ PROGRAM = (sys.executable, "-m", "recipe")
 
 
 @dataclass(frozen=True)
-class Done:
+class Result:
     status: int
     out: str
     err: str
@@ -49,24 +49,24 @@ class Done:
         return self.err.splitlines()
 
 
-def here(folder: Path, *arguments: str) -> Done:
+def run(folder: Path, *arguments: str) -> Result:
     """`recipe <arguments>` in this process, with `folder` as working directory."""
     out, err = io.StringIO(), io.StringIO()
     shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with _as_it_was(folder), contextlib.chdir(folder), shown[0], shown[1]:
         status = main.run_command_line(list(arguments))
-    return Done(status, out.getvalue(), err.getvalue())
+    return Result(status, out.getvalue(), err.getvalue())
 
 
-def in_turn(folder: Path, *arguments: str) -> Done:
-    """As `here`; the jobs of a sweep are run in this process too, one after the other."""
-    return here(folder, *arguments, "hydra/launcher=basic")
+def sweep(folder: Path, *arguments: str) -> Result:
+    """As `run`; the jobs of a sweep are run in this process too, one after the other."""
+    return run(folder, *arguments, "hydra/launcher=basic")
 
 
-def refused(folder: Path, *arguments: str) -> list[str]:
+def rejected(folder: Path, *arguments: str) -> list[str]:
     """What is told of settings that are refused: alike by plan and by training, which leave nothing
     behind."""
-    planned, trained = (here(folder, *verb, *arguments) for verb in (["plan"], []))
+    planned, trained = (run(folder, *verb, *arguments) for verb in (["plan"], []))
     assert (planned.status, trained.status) == (2, 2), planned.err
     told = [[FREE.sub("some free", line) for line in done.problems] for done in (planned, trained)]
     assert told[0] == told[1]
@@ -106,19 +106,19 @@ def _is_below(folder: Path, module: ModuleType) -> bool:
     return any(str(place).startswith(f"{folder}{os.sep}") for place in places)
 
 
-def process(
+def spawn(
     folder: Path, *arguments: str, program: tuple[str, ...] = PROGRAM, **variables: str
-) -> Done:
+) -> Result:
     """`python -m recipe <arguments>`, or another program, in a process of its own."""
     done = subprocess.run(
         [*program, *arguments], cwd=folder, env=environment(**variables),
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """As `process`, without waiting for its end; in a process group of its own, as in a
+    """As `spawn`, without waiting for its end; in a process group of its own, as in a
     terminal."""
     return subprocess.Popen(
         [*PROGRAM, *arguments], cwd=folder, env=environment(**variables),
@@ -142,7 +142,7 @@ def project(folder: Path, files: Mapping[str, str]) -> Path:
     return folder
 
 
-def runs(folder: Path) -> list[Path]:
+def run_dirs(folder: Path) -> list[Path]:
     """The folders of the recorded runs, in the order in which they started."""
     return sorted((folder / "outputs" / "runs").glob("*"))
 

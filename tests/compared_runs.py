@@ -86,7 +86,7 @@ CLIP, STEP = {"clip": "norm"}, {"scheduler": "step"}
 
 
 def compared(folder: Path, *arguments: str) -> str:
-    done = commands.here(folder, "compare", *arguments)
+    done = commands.run(folder, "compare", *arguments)
     assert done.status == 0, done.err
     return done.out
 

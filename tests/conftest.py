@@ -28,7 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-RUN_COMMANDS = (commands.here, commands.process, commands.start)
+RUN_COMMANDS = (commands.run, commands.spawn, commands.start)
 
 SMALL = (
     "device=cpu", "device.threads=1", "tracking=none", "epochs=2",
@@ -89,7 +89,7 @@ def _find_used_functions(function: FunctionType) -> list[object]:
 
 
 @pytest.fixture(autouse=True)
-def streams_of_their_own() -> Iterator[None]:
+def isolated_random_streams() -> Iterator[None]:
     """What a test draws from torch's global stream, the next test doesn't notice."""
     with torch.random.fork_rng(devices=[]):
         yield

@@ -73,7 +73,7 @@ def here(folder: Path, line: list[str]) -> Ended:
     started, err, failure = time.process_time(), io.StringIO(), ""
     with contextlib.redirect_stderr(err):
         try:
-            done = commands.here(folder, *line)
+            done = commands.run(folder, *line)
             status = done.status
             err.write(done.err)
         except SystemExit as end:  # of Hydra's own flags
@@ -131,9 +131,9 @@ def write(folder: Path) -> None:
         classes = folder / "images" / ("cat" if index % 2 else "dog")
         classes.mkdir(parents=True, exist_ok=True)
         Image.fromarray(_pixels(index)).save(classes / f"{index}.png")
-    done = commands.here(folder, *NOISE, "name=recorded")
+    done = commands.run(folder, *NOISE, "name=recorded")
     assert done.status == 0, done.err
-    (run,) = commands.runs(folder)
+    (run,) = commands.run_dirs(folder)
     weights = safetensors.torch.load_file(run / "model.safetensors")
     safetensors.torch.save_file(weights, folder / "weights.safetensors")
     torch.save(weights, folder / "weights.pt")

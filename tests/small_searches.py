@@ -23,7 +23,7 @@ def scale(params, *, factor: float):
 }
 
 LITTLE = (
-    *commands.HERE, "model=mlp", "model.hidden=[8]", "data.train_size=50", "data.batch_size=10",
+    *commands.CPU, "model=mlp", "model.hidden=[8]", "data.train_size=50", "data.batch_size=10",
     "data.size=8", "epochs=3", "clip=scale",
 )  # fmt: skip
 """A small network on 50 digits in 5 batches an epoch."""

@@ -34,7 +34,7 @@ def clip(params):
 '''
 
 SMALL = (
-    *commands.HERE, "trust=[parts]", "clip=mine", "epochs=3", "data=random", "data.n_train=20",
+    *commands.CPU, "trust=[parts]", "clip=mine", "epochs=3", "data=random", "data.n_train=20",
     "data.n_val=10", "data.channels=1", "data.size=16", "data.classes=3", "data.batch_size=8",
     "data.eval_batch_size=4", "model.widths=[2,4]", "model.dropout=0.2",
     "optimizer.momentum=0.9", "average=ema",
@@ -54,6 +54,6 @@ def stopped(folder: Path, *arguments: str, at: int = 5, by: str = "SIGINT") -> P
     """A run that a signal stopped in this step."""
     project(folder)
     (folder / "signals").write_text(f"{at} {by}")
-    done = commands.here(folder, *arguments)
+    done = commands.run(folder, *arguments)
     assert done.status == {"SIGINT": 130, "SIGTERM": 143}[by.split()[-1]], done.err
-    return commands.runs(folder)[-1]
+    return commands.run_dirs(folder)[-1]

@@ -36,10 +36,10 @@ def names_and_states(folder: Path) -> list[tuple[str, str]]:
 
 
 def run_folder(folder: Path, name: str) -> Path:
-    (found,) = [run for run in commands.runs(folder)
+    (found,) = [run for run in commands.run_dirs(folder)
                 if commands.read_json(run / "run.json")["name"] == name]  # fmt: skip
     return found
 
 
 def statuses(folder: Path) -> list[str]:
-    return [run_dirs.read_info(run, "run").status for run in commands.runs(folder)]
+    return [run_dirs.read_info(run, "run").status for run in commands.run_dirs(folder)]

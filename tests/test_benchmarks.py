@@ -24,7 +24,7 @@ def took(walls: Sequence[float], *, loss: float = 0.5, factor: float = 1.0) -> l
     return [Took(factor * wall, wall, [loss]) for wall in walls]
 
 
-def test_a_row_is_the_median_of_the_ratios_of_each_round() -> None:
+def test_benchmark_row_is_median_of_ratios_per_round() -> None:
     theirs, ours = took([2.0, 9.0, 8.0], factor=3.0), took([1.0, 3.0, 4.0])
     # ratios 2, 3 and 2 of the wall, 6, 9 and 6 of the processor
     assert results.row("run", "loop", 2, theirs, ours) == [
@@ -41,7 +41,7 @@ def test_a_row_is_the_median_of_the_ratios_of_each_round() -> None:
         ([0.5, 0.5], "void: 2 final losses against 1"),
     ],
 )
-def test_a_row_whose_losses_differ_is_void(losses: list[float], shown: str) -> None:
+def test_benchmark_row_with_different_losses_is_void(losses: list[float], shown: str) -> None:
     theirs, ours = took([2.0]), took([1.0])
     theirs[0].losses = losses
     cells = results.row("run", "loop", 1, theirs, ours)
@@ -49,7 +49,7 @@ def test_a_row_whose_losses_differ_is_void(losses: list[float], shown: str) -> N
     assert cells[5] == ("2.00" if shown == "2.00" else "-")
 
 
-def test_frozen_rows_are_void_where_a_single_bit_differs(tmp_path: Path) -> None:
+def test_frozen_benchmark_results_must_be_bit_identical(tmp_path: Path) -> None:
     one = frozen.recipe(JOB, ("freeze=all_but_head",), 0)
     other = frozen.recipe(JOB, ("freeze=all_but_head", "freeze.cache=off"), 0)
     assert frozen.same_bits(one, other)
@@ -57,7 +57,7 @@ def test_frozen_rows_are_void_where_a_single_bit_differs(tmp_path: Path) -> None
     assert not frozen.same_bits(one, other)
 
 
-def test_the_tables_of_the_readme_are_those_that_were_kept() -> None:
+def test_readme_tables_match_the_saved_benchmark_results() -> None:
     readme = (commands.CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert results.put(readme, duel.kept()) == readme
     for columns in (results.COLUMNS, contest.COLUMNS):
@@ -67,7 +67,7 @@ def test_the_tables_of_the_readme_are_those_that_were_kept() -> None:
         assert all(len(cells) == len(table.columns) for cells in table.rows)
 
 
-def test_tables_of_the_same_columns_become_one_and_say_once_where_they_are_from() -> None:
+def test_tables_with_the_same_columns_are_merged_with_one_source_line() -> None:
     first = Table(["what", "wall time"], [["a", "2.00"]], "here")
     second = Table(["what", "wall time"], [["b", "3.00"]], "here")
     peers = Table(["peer", "process"], [["c", "1.00"]], "there")
@@ -77,7 +77,7 @@ def test_tables_of_the_same_columns_become_one_and_say_once_where_they_are_from(
     )
 
 
-def test_kept_tables_read_back_and_a_readme_without_marks_is_refused(tmp_path: Path) -> None:
+def test_saved_tables_are_read_back_and_readme_without_marks_raises(tmp_path: Path) -> None:
     tables = {"run": Table(["what"], [["a"]], "here")}
     results.write(tmp_path / "duel.json", tables)
     assert results.read(tmp_path / "duel.json") == tables
@@ -89,15 +89,15 @@ def test_kept_tables_read_back_and_a_readme_without_marks_is_refused(tmp_path: P
         results.put("nothing", [])
 
 
-def test_the_plain_loop_ends_where_the_recipe_that_it_was_written_from_ends(
+def test_plain_benchmark_loop_matches_the_recipe_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written.write(tmp_path / "job.pt", *JOB)
     record = Record()
     plain.train(Job.read(path), Job.read(path).network(), record)
-    done = commands.here(tmp_path, "device=cpu", "device.threads=1", "tracking=none", *JOB)
+    done = commands.run(tmp_path, "device=cpu", "device.threads=1", "tracking=none", *JOB)
     assert done.status == 0
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     values = turns.last_epoch(run / "metrics.jsonl")
     assert abs(values["val/loss"] - record.val_loss[-1]) <= turns.TOLERANCE
     assert values["val/accuracy"] == pytest.approx(record.val_accuracy[-1])
@@ -107,9 +107,7 @@ def test_the_plain_loop_ends_where_the_recipe_that_it_was_written_from_ends(
 
 
 @pytest.mark.long
-def test_the_template_does_what_the_command_does_that_it_is_measured_against(
-    tmp_path: Path,
-) -> None:
+def test_template_benchmark_matches_the_result_of_recipe(tmp_path: Path) -> None:
     sweep = sweeps.Sweep("", JOB, grid={"seed": ("1",)})
     sweep.write(tmp_path)
     given = ("clip=norm", "scheduler=exponential")
@@ -117,24 +115,24 @@ def test_the_template_does_what_the_command_does_that_it_is_measured_against(
         f"job={tmp_path}", "frozen=1", "seed=1", *given, folder=tmp_path, threads=1
     )
     frozen_too = ("freeze=by_name", "freeze.names=['*1_*']")
-    done = commands.here(
+    done = commands.run(
         tmp_path, "device=cpu", "device.threads=1", "tracking=none", *JOB, *frozen_too, *given,
         "seed=1",
     )  # fmt: skip
     assert done.status == 0
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     ours = turns.last_epoch(run / "metrics.jsonl")["val/loss"]
     assert turns.void([theirs], [Took(losses=[ours])]) == ""
 
 
 @pytest.mark.long
-def test_loops_are_timed_on_the_same_work(tmp_path: Path) -> None:
+def test_benchmark_loops_are_timed_on_the_same_work(tmp_path: Path) -> None:
     rows = single.loop(tmp_path, 1, [1], JOB)
     assert [cells[2:4] for cells in rows] == [["1", "1"]] * 3
     assert not [cells for cells in rows if "void" in " ".join(cells)]
 
 
-def test_a_process_is_timed_with_the_children_that_it_waited_for(tmp_path: Path) -> None:
+def test_process_time_includes_awaited_children(tmp_path: Path) -> None:
     works = "import time\nwhile time.process_time() < 0.3: pass"
     starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {works!r}])"
     took, _ = turns.process(["-c", starts], tmp_path, 1)
@@ -144,7 +142,7 @@ def test_a_process_is_timed_with_the_children_that_it_waited_for(tmp_path: Path)
 
 
 @pytest.mark.long
-def test_every_table_is_measured_on_small_jobs_and_no_row_is_void(tmp_path: Path) -> None:
+def test_every_benchmark_table_is_measured_without_void_rows(tmp_path: Path) -> None:
     tiny = sweeps.Sweep("a sweep of 2 runs", JOB, grid={"clip": ("none", "norm"), "seed": ("0",)})
     head = sweeps.Sweep("frozen", JOB, ("freeze=all_but_head",), 2, {"seed": ("0", "1")})
     rows = [
@@ -162,7 +160,7 @@ def test_every_table_is_measured_on_small_jobs_and_no_row_is_void(tmp_path: Path
 @pytest.mark.long
 @pytest.mark.parametrize("peer", contest.PEERS)
 @pytest.mark.parametrize("given", [(), ("lean",)])
-def test_a_peer_does_the_same_work_as_the_plain_loop(
+def test_peer_library_does_same_work_as_plain_loop(
     peer: str, given: tuple[str, ...], tmp_path: Path
 ) -> None:
     if importlib.util.find_spec(peer) is None:

@@ -13,18 +13,18 @@ from recipe.errors import Problems, SettingError
 ERROR = SettingError("clip.max_norm", "must be above 0", -1.0, "use clip=none for no clipping")
 
 
-def test_a_setting_error_is_a_line_of_key_rule_value_and_way_out() -> None:
+def test_setting_error_message_has_key_rule_value_and_remedy() -> None:
     line = "clip.max_norm must be above 0, got -1.0; use clip=none for no clipping"
     assert (str(ERROR), ERROR.problems) == (line, [line])
 
 
-def test_a_setting_error_keeps_its_parts_on_the_way_from_another_process() -> None:
+def test_setting_error_keeps_its_parts_when_pickled() -> None:
     copied = pickle.loads(pickle.dumps(ERROR))
     parts = (copied.key, copied.rule, copied.value, copied.way_out)
     assert parts == ("clip.max_norm", "must be above 0", -1.0, "use clip=none for no clipping")
 
 
-def test_a_setting_error_of_a_component_is_collected_as_it_is() -> None:
+def test_component_setting_error_is_collected_unchanged() -> None:
     problems = Problems()
     with problems.collect_component_errors("clip=norm"):
         raise ERROR
@@ -50,7 +50,7 @@ def test_a_setting_error_of_a_component_is_collected_as_it_is() -> None:
         ),
     ],
 )
-def test_a_setting_of_the_run_is_refused_with_all_four_parts(
+def test_run_setting_error_has_key_rule_value_and_remedy(
     composed: Compose, changes: dict[str, object], problem: str
 ) -> None:
     assert schema.find_run_setting_problems({**vars(composed()), **changes}) == [problem]

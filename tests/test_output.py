@@ -56,7 +56,7 @@ def calls(path: Path) -> set[str]:
     return found
 
 
-def test_nothing_is_printed_but_where_it_is_escaped() -> None:
+def test_output_is_written_only_through_escaping_functions() -> None:
     others = {
         str(path.relative_to(PACKAGE)): found
         for path in PACKAGE.rglob("*.py")
@@ -71,7 +71,7 @@ def test_nothing_is_printed_but_where_it_is_escaped() -> None:
 
 @settings(max_examples=200)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=30))
-def test_any_text_is_printed_without_what_controls_a_terminal(text: str) -> None:
+def test_printed_text_contains_no_terminal_control_characters(text: str) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         table = Table(text, title=text)
@@ -86,10 +86,10 @@ def test_any_text_is_printed_without_what_controls_a_terminal(text: str) -> None
     assert err.getvalue().count("\n") == 1
 
 
-def test_no_name_or_argument_controls_the_terminal(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, *commands.QUICK, "epochs=1", "tracking=none", "name=net")
+def test_output_contains_no_terminal_control_characters(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, *commands.QUICK, "epochs=1", "tracking=none", "name=net")
     assert done.status == 0
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     for name in ("run.json", "data.json"):
         content = (
             (run / name).read_text().replace('"net"', f'"{HOSTILE}"').replace('"7"', '"\u202e7"')
@@ -99,7 +99,7 @@ def test_no_name_or_argument_controls_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "images" / f"{HOSTILE}.png").write_bytes(b"")
     save_weights({HOSTILE: torch.ones(1)}, tmp_path / "other.safetensors")
     shown = [
-        commands.here(tmp_path, *arguments)
+        commands.run(tmp_path, *arguments)
         for arguments in (
             ("status",),
             ("compare", "all"),
@@ -126,7 +126,7 @@ def test_no_name_or_argument_controls_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: Path) -> None:
+def test_unencodable_output_is_replaced_and_library_warnings_are_hidden(tmp_path: Path) -> None:
     files = {
         "mine.py": "import warnings\nwarnings.warn('of my own →')\n"
         "def clip(parameters):\n    return parameters[0].grad.norm()\n",
@@ -135,11 +135,11 @@ def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: P
     commands.project(tmp_path, files)
     own = ("trust=[mine]", "clip=mine", "epochs=1", "tracking=none", "scheduler=cosine")
     arguments = (*commands.QUICK, *own, "name='n\xe9\u2192'")
-    done = commands.process(tmp_path, *arguments, PYTHONIOENCODING="ascii", PYTHONWARNINGS="error")
+    done = commands.spawn(tmp_path, *arguments, PYTHONIOENCODING="ascii", PYTHONWARNINGS="error")
     assert done.status == 0, done.err
     assert done.err == f"recipe: {tmp_path}/mine.py:2: UserWarning: of my own \\u2192\n"
     assert "?" in done.out and "Result  val/accuracy" in done.out
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
 
 
@@ -154,11 +154,11 @@ def test_what_can_not_be_shown_is_replaced_and_libraries_do_not_warn(tmp_path: P
         ("plan clip=nroom > /dev/full", 2, "clip=nroom: no such option; did you mean norm?"),
     ],
 )
-def test_output_to_a_full_or_closed_file_ends_in_a_line_at_most(
+def test_writing_to_a_full_or_closed_output_prints_at_most_one_line(
     tmp_path: Path, arguments: str, status: int, line: str
 ) -> None:
     program = ("sh", "-c", f'exec "$0" -m recipe {arguments}', sys.executable)
-    done = commands.process(tmp_path, program=program)
+    done = commands.spawn(tmp_path, program=program)
     assert (done.status, done.problems) == (status, [f"recipe: {line}"] if line else [])
 
 
@@ -179,12 +179,12 @@ class Full(io.StringIO):
         return super().write(text)
 
 
-def test_a_run_whose_output_is_full_is_stopped_and_can_be_resumed(tmp_path: Path) -> None:
+def test_run_with_full_output_file_stops_and_is_resumable(tmp_path: Path) -> None:
     out, err = Full(3, tmp_path / "out"), io.StringIO()
     shown = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with contextlib.chdir(tmp_path), shown[0], shown[1]:
         status = main.run_command_line([*commands.QUICK, "epochs=9", "tracking=none"])
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert status == 1
     assert err.getvalue().splitlines() == [
         "recipe: the reader of the output has exited, so the run stops; python -m recipe resume "
@@ -194,7 +194,7 @@ def test_a_run_whose_output_is_full_is_stopped_and_can_be_resumed(tmp_path: Path
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
 
 
-def test_a_working_directory_that_was_removed_is_named(
+def test_removed_working_directory_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
@@ -210,17 +210,17 @@ def test_a_working_directory_that_was_removed_is_named(
 
 
 @pytest.mark.integration
-def test_after_a_silence_the_current_task_is_printed_on_standard_error(tmp_path: Path) -> None:
-    done = commands.process(tmp_path, "status", RECIPE_NOTICE_AFTER="0.001")
+def test_current_task_is_printed_to_stderr_after_delay(tmp_path: Path) -> None:
+    done = commands.spawn(tmp_path, "status", RECIPE_NOTICE_AFTER="0.001")
     out = f"There are no runs in {tmp_path}/outputs/runs\n"
-    assert done == commands.Done(0, out, "recipe: reading the recorded runs ...\n")
-    done = commands.process(tmp_path, "status", RECIPE_NOTICE_AFTER="100")
-    assert done == commands.Done(0, out, "")
+    assert done == commands.Result(0, out, "recipe: reading the recorded runs ...\n")
+    done = commands.spawn(tmp_path, "status", RECIPE_NOTICE_AFTER="100")
+    assert done == commands.Result(0, out, "")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "1e9"])
-def test_a_time_of_silence_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
-    done = commands.process(tmp_path, "status", RECIPE_NOTICE_AFTER=value)
+def test_invalid_notice_delay_is_rejected(tmp_path: Path, value: str) -> None:
+    done = commands.spawn(tmp_path, "status", RECIPE_NOTICE_AFTER=value)
     line = f"RECIPE_NOTICE_AFTER must be a number of seconds, 0 for never, got {value!r}"
     assert (done.status, done.problems) == (2, [f"recipe: {line}"])

@@ -42,21 +42,21 @@ def last(run: Path, key: str) -> float:
     return values[-1]
 
 
-def test_their_option_stands_in_the_help_beside_ours(home: Path) -> None:
-    lines = [line.strip() for line in commands.here(home, "--help").out.splitlines()]
+def test_help_lists_user_options_beside_builtin_ones(home: Path) -> None:
+    lines = [line.strip() for line in commands.run(home, "--help").out.splitlines()]
     at = lines.index("clip")
     names = [line.lstrip("* ").split()[0] for line in lines[at + 1 : at + 6]]
     assert names == ["agc", "none", "norm", "value", "mine"]
     assert "mine   Ours: a ceiling for the norm." in lines
 
 
-def test_their_trick_is_planned_like_ours(home: Path) -> None:
-    done = commands.here(home, "plan", *commands.QUICK, "clip=mine", "clip.ceiling=0.5")
+def test_user_trick_is_planned_like_a_builtin_one(home: Path) -> None:
+    done = commands.run(home, "plan", *commands.QUICK, "clip=mine", "clip.ceiling=0.5")
     assert done.status == 0
     assert ["clip", "mine", "ceiling=0.5"] in [line.split() for line in done.out.splitlines()]
 
 
-def test_what_their_trick_refuses_is_refused_like_ours(home: Path) -> None:
+def test_invalid_user_trick_settings_are_rejected_like_builtin_ones(home: Path) -> None:
     for overrides, problem in (
         (["clip=mien"], "clip=mien: no such option; did you mean mine?"),
         (
@@ -72,27 +72,27 @@ def test_what_their_trick_refuses_is_refused_like_ours(home: Path) -> None:
             "clip.ceiling=1: clip=none takes no settings; it is a setting of clip=mine",
         ),
     ):
-        done = commands.here(home, "plan", *commands.QUICK, *overrides)
+        done = commands.run(home, "plan", *commands.QUICK, *overrides)
         assert (done.status, done.err) == (2, f"recipe: {problem}\n")
 
 
 @pytest.mark.integration
-def test_their_trick_runs_from_the_checkout(home: Path) -> None:
-    done = commands.process(home, *commands.QUICK, "clip=mine")
+def test_user_trick_runs_from_the_checkout(home: Path) -> None:
+    done = commands.spawn(home, *commands.QUICK, "clip=mine")
     assert done.status == 0
-    (run,) = commands.runs(home)
+    (run,) = commands.run_dirs(home)
     assert last(run, "clip/hit_rate") == 1.0  # every gradient is longer than 0.001
     assert commands.read_json(run / "run.json")["name"] == "clip=mine"
 
 
-def test_their_trick_is_swept_with_ours(home: Path) -> None:
-    done = commands.in_turn(
+def test_user_trick_is_swept_with_builtin_ones(home: Path) -> None:
+    done = commands.sweep(
         home, "-m", *commands.QUICK, "epochs=1", "clip=none,norm,mine", "tracking=none"
     )
     assert done.status == 0
     rates = {
         commands.read_json(run / "run.json")["name"]: last(run, "clip/hit_rate")
-        for run in commands.runs(home)
+        for run in commands.run_dirs(home)
     }
     assert set(rates) == {"clip=none", "clip=norm", "clip=mine"}
     assert (rates["clip=none"], rates["clip=mine"]) == (0.0, 1.0)
@@ -102,13 +102,13 @@ def test_their_trick_is_swept_with_ours(home: Path) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built wheel, unpacked."""
     dist, target = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site")
-    built = commands.process(
+    built = commands.spawn(
         commands.CHECKOUT, "-m", "hatchling", "build", "-t", "wheel", "-d", str(dist),
         program=(sys.executable,),
     )  # fmt: skip
     assert built.status == 0, built.err
     (wheel,) = dist.glob("torch_recipe-*.whl")
-    installed = commands.process(
+    installed = commands.spawn(
         dist, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target),
         str(wheel), program=(sys.executable,),
     )  # fmt: skip
@@ -117,36 +117,36 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.integration
-def test_their_trick_runs_from_the_wheel(home: Path, site: Path) -> None:
+def test_user_trick_runs_from_the_wheel(home: Path, site: Path) -> None:
     code = (
         "import recipe; from recipe.config import option_files; print(recipe.__file__, "
         "option_files.builtin_conf_dir())"
     )
-    where = commands.process(
+    where = commands.spawn(
         home, "-c", code, program=(sys.executable,), PYTHONPATH=str(site)
     ).out.split()
     assert where == [str(site / "recipe" / "__init__.py"), str(site / "recipe" / "conf")]
     script = (sys.executable, str(site / "bin" / "recipe"))
-    done = commands.process(
+    done = commands.spawn(
         home, *commands.QUICK, "epochs=1", "clip=mine", program=script, PYTHONPATH=str(site)
     )
     assert done.status == 0, done.err
-    (run,) = commands.runs(home)
+    (run,) = commands.run_dirs(home)
     assert last(run, "clip/hit_rate") == 1.0
 
 
 @pytest.mark.integration
-def test_the_wheel_holds_the_whole_menu(site: Path) -> None:
+def test_wheel_contains_all_option_files(site: Path) -> None:
     ours, theirs = commands.CHECKOUT / "conf", site / "recipe" / "conf"
     files = sorted(path.relative_to(ours) for path in ours.rglob("*.yaml"))
     assert len(files) > 40
     assert sorted(path.relative_to(theirs) for path in theirs.rglob("*.yaml")) == files
 
 
-def test_code_that_nobody_trusts_is_not_imported(tmp_path: Path) -> None:
+def test_untrusted_user_code_is_not_imported(tmp_path: Path) -> None:
     loud = "raise SystemExit('imported')\n" + CLIP
     commands.project(tmp_path, {"mytricks.py": loud, "conf/clip/mine.yaml": OPTION})
-    done = commands.here(tmp_path, *commands.QUICK, "clip=mine")
+    done = commands.run(tmp_path, *commands.QUICK, "clip=mine")
     assert (done.status, done.err) == (
         2,
         "recipe: clip=mine: _target_ mytricks.mine: the package mytricks isn't trusted; "
@@ -155,37 +155,37 @@ def test_code_that_nobody_trusts_is_not_imported(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_trust_can_be_given_on_the_command_line(tmp_path: Path) -> None:
+def test_trust_setting_is_accepted_on_the_command_line(tmp_path: Path) -> None:
     commands.project(tmp_path, {"mytricks.py": CLIP, "conf/clip/mine.yaml": OPTION})
-    done = commands.here(tmp_path, "plan", *commands.QUICK, "clip=mine", "trust=[mytricks]")
+    done = commands.run(tmp_path, "plan", *commands.QUICK, "clip=mine", "trust=[mytricks]")
     assert done.status == 0
 
 
-def test_their_config_yaml_does_not_take_over(tmp_path: Path) -> None:
+def test_user_config_yaml_does_not_replace_the_builtin_one(tmp_path: Path) -> None:
     commands.project(tmp_path, PROJECT | {"conf/config.yaml": "seed: 77\nepochs: 99\n"})
-    done = commands.here(tmp_path, "plan", *commands.HERE, "data.train_size=100", "clip=mine")
+    done = commands.run(tmp_path, "plan", *commands.CPU, "data.train_size=100", "clip=mine")
     assert done.status == 0
     assert done.out.startswith("clip=mine: seed 0, 12 epochs of 2 steps, ")
 
 
-def test_their_project_settings_hold_for_every_run_there(tmp_path: Path) -> None:
+def test_project_settings_apply_to_every_run_in_the_project(tmp_path: Path) -> None:
     settings = "seed: 77\nepochs: 3\ndata:\n  train_size: 100\n"
     commands.project(tmp_path, {"conf/project/default.yaml": settings})
-    done = commands.here(tmp_path, "plan", *commands.HERE)
+    done = commands.run(tmp_path, "plan", *commands.CPU)
     assert done.out.startswith("baseline: seed 77, 3 epochs of 2 steps, ")
-    done = commands.here(tmp_path, "plan", *commands.HERE, "seed=1")
+    done = commands.run(tmp_path, "plan", *commands.CPU, "seed=1")
     assert done.out.startswith("baseline: seed 1, 3 epochs of 2 steps, ")
 
 
-def test_an_option_with_the_name_of_ours_is_refused_when_chosen(home: Path) -> None:
+def test_user_option_with_built_in_name_is_rejected_when_selected(home: Path) -> None:
     commands.project(home, {"conf/clip/norm.yaml": OPTION})
-    done = commands.here(home, "plan", *commands.QUICK, "clip=norm")
+    done = commands.run(home, "plan", *commands.QUICK, "clip=norm")
     hidden = home / "conf" / "clip" / "norm.yaml"
     assert (done.status, done.err) == (
         2,
         f"recipe: clip=norm: recipe's own option hides {hidden}; give yours another name\n",
     )
-    assert commands.here(home, "plan", *commands.QUICK, "clip=mine").status == 0
+    assert commands.run(home, "plan", *commands.QUICK, "clip=mine").status == 0
 
 
 NETWORK = """
@@ -213,7 +213,7 @@ def source(*, classes: int):
 """
 
 
-def test_the_network_of_the_source_prints_its_table(tmp_path: Path) -> None:
+def test_source_network_prints_the_expected_parameter_table(tmp_path: Path) -> None:
     commands.project(
         tmp_path,
         {
@@ -225,11 +225,11 @@ def test_the_network_of_the_source_prints_its_table(tmp_path: Path) -> None:
     names = [f"cnn.VGG_16.convolution{n}.{kind}" for n in ("1_1", "1_2", "2_1", "2_2")
              for kind in ("weight", "bias")]  # fmt: skip
     arguments = [
-        *commands.HERE, "data.train_size=100", "epochs=1", "model=source", "freeze=by_name",
+        *commands.CPU, "data.train_size=100", "epochs=1", "model=source", "freeze=by_name",
         f"freeze.names=[{','.join(names[:4])}]", "tracking=none",
     ]  # fmt: skip
     for verb in (["plan"], []):
-        done = commands.here(tmp_path, *verb, *arguments)
+        done = commands.run(tmp_path, *verb, *arguments)
         assert (done.status, done.err) == (0, "")
         rows = [line.split() for line in done.out.splitlines() if line.startswith("cnn.")]
         assert [(row[0], row[-2], row[-1]) for row in rows] == [
@@ -238,9 +238,9 @@ def test_the_network_of_the_source_prints_its_table(tmp_path: Path) -> None:
         ]
 
 
-def test_a_folder_of_records_that_is_no_text_is_refused_by_what_reads_them(tmp_path: Path) -> None:
+def test_output_dir_other_than_text_is_rejected_by_status(tmp_path: Path) -> None:
     home = commands.project(tmp_path, {"conf/project/default.yaml": "output_dir: [a, b]\n"})
-    done = commands.here(home, "status")
+    done = commands.run(home, "status")
     assert (done.status, done.out) == (2, "")
     assert done.problems == ["recipe: output_dir must be a string, got ['a', 'b']"]
 
@@ -253,7 +253,7 @@ def parse_modules() -> Iterator[tuple[Path, ast.Module]]:
 MAX_LATE_IMPORTS = 67
 
 
-def test_no_more_modules_are_imported_within_functions() -> None:
+def test_number_of_imports_within_functions_is_limited() -> None:
     found = [
         f"{path}:{node.lineno}"
         for path, tree in parse_modules()
@@ -265,7 +265,7 @@ def test_no_more_modules_are_imported_within_functions() -> None:
     assert len(set(found)) <= MAX_LATE_IMPORTS, found
 
 
-def test_every_setting_error_has_its_four_parts() -> None:
+def test_every_setting_error_has_four_nonempty_parts() -> None:
     calls = [
         (f"{path}:{node.lineno}", node)
         for path, tree in parse_modules()
@@ -281,7 +281,7 @@ def test_every_setting_error_has_its_four_parts() -> None:
             assert not (isinstance(part, ast.Constant) and not part.value), where
 
 
-def test_the_package_has_few_modules_outside_of_its_packages() -> None:
+def test_package_has_few_top_level_modules() -> None:
     package = commands.CHECKOUT / "recipe"
     assert len(list(package.glob("*.py"))) <= 6
     packages = {path.parent.name for path in package.glob("*/__init__.py")}

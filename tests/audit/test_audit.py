@@ -293,7 +293,7 @@ def hits_are_counted_twice(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
-def test_a_broken_engine_is_reported(
+def test_broken_engine_fails_audit(
     small: Small,
     monkeypatch: pytest.MonkeyPatch,
     break_it: Callable[[pytest.MonkeyPatch], None],
@@ -317,7 +317,7 @@ def test_clipping_before_unscaling_is_reported(
     assert "its gradients are not those of the unscaled loss" in found["clip"]
 
 
-def test_a_schedule_that_steps_when_the_optimizer_skipped_is_reported(
+def test_schedule_step_after_skipped_optimizer_step_is_reported(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def order(run: Run) -> tuple[Tensor, Tensor]:
@@ -427,9 +427,7 @@ MINE = f"trust=[{__name__}]"
     ],
     ids=["targets alone", "no layers", "random freeze", "skip without buffers"],
 )  # fmt: skip
-def test_what_is_unusual_is_neither_broken_nor_without_effect(
-    small: Small, overrides: list[str]
-) -> None:
+def test_unusual_but_valid_components_pass_the_audit(small: Small, overrides: list[str]) -> None:
     more = (
         [f"~augment.{key}" for key in ("padding", "flip")] if "flip_crop" in overrides[-1] else []
     )
@@ -452,14 +450,14 @@ TWICE = "called twice with the same batch and generator state, it returns differ
         (turns_after_the_first_batch, "it returns probabilities, not indices"),
     ],
 )
-def test_an_augmentation_that_breaks_its_contract_is_reported(
+def test_augmentation_breaking_contract_is_reported(
     small: Small, augment: Any, problem: str
 ) -> None:
     spec = small(f"augment._target_={__name__}.{augment.__name__}", f"trust=[{__name__}]")
     assert problem in broken(audited(spec))["augment"]
 
 
-def test_targets_that_the_loss_does_not_take_are_reported(
+def test_audit_reports_targets_the_loss_does_not_accept(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the engine had made them one-hot on the way to a loss that takes indices."""
@@ -617,7 +615,7 @@ def removes_gradients(params: list[nn.Parameter]) -> Tensor:
     return norm
 
 
-def test_a_clip_may_leave_a_parameter_without_a_gradient(small: Small) -> None:
+def test_clip_may_remove_gradients(small: Small) -> None:
     spec = small(f"clip._target_={__name__}.removes_gradients", f"trust=[{__name__}]")
     assert broken(audited(spec)) == {}
 
@@ -648,7 +646,7 @@ def test_measurements_change_no_results(small: Small) -> None:
         }
 
 
-def test_a_run_is_no_longer_observed_after_its_audit(small: Small) -> None:
+def test_audit_removes_hooks_at_exit(small: Small) -> None:
     spec = small("clip=norm")
     run = building.build(spec)
     with Audit(spec, run) as audit:
@@ -664,7 +662,7 @@ def test_a_failed_audit_fails_the_run_and_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batchnorm_obeys_model_train(monkeypatch)
-    done = commands.here(
+    done = commands.run(
         tmp_path, *commands.QUICK, "tracking=none", "freeze=first_layers", "freeze.count=1"
     )
     assert done.status == 1
@@ -673,7 +671,7 @@ def test_a_failed_audit_fails_the_run_and_is_recorded(
         "(statistics of a frozen BatchNorm) has changed since the start (batch 2)"
     )
     assert "BROKEN" in done.out
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     told = next(p["metrics"] for p in points if "audit/freeze" in p["metrics"])
@@ -682,7 +680,7 @@ def test_a_failed_audit_fails_the_run_and_is_recorded(
 
 
 def test_the_result_lists_tricks_without_effect(tmp_path: Path) -> None:
-    done = commands.here(
+    done = commands.run(
         tmp_path, *commands.QUICK, "tracking=none", "clip=norm", "clip.max_norm=1e9",
         "scheduler=step",
     )  # fmt: skip
@@ -693,27 +691,27 @@ def test_the_result_lists_tricks_without_effect(tmp_path: Path) -> None:
         "no evidence about it",
         "Caution clip=norm had no effect: it never clipped; this run is no evidence about it",
     ]
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     events = commands.read_lines(run / "events.jsonl")
     tags = {k: v for line in events if line["kind"] == "tags" for k, v in line.items()}
     assert tags["recipe.no_effect"] == "scheduler=step, clip=norm"
 
 
 def cautions(folder: Path, *overrides: str) -> list[str]:
-    done = commands.here(folder, *commands.HERE, "tracking=none", *overrides)
+    done = commands.run(folder, *commands.CPU, "tracking=none", *overrides)
     assert done.status == 0, done.err
     lines = [line for line in done.out.splitlines() if line.startswith("Caution ")]
     return [line.removeprefix("Caution ") for line in lines]
 
 
-def test_a_run_whose_loss_ends_above_its_first_value_is_cautioned_about(tmp_path: Path) -> None:
+def test_increased_training_loss_prints_caution(tmp_path: Path) -> None:
     diverged = cautions(tmp_path, *commands.QUICK[2:], "optimizer.lr=5", "param_groups=head_faster")
     (loss,) = [line for line in diverged if line.startswith("the training loss did not fall: ")]
     first, last = (float(word) for word in re.findall(r"([\d.e+]+) (?:at|on)", loss))
     assert first < 3 < last
 
 
-def test_an_accuracy_of_the_commonest_class_is_cautioned_about(tmp_path: Path) -> None:
+def test_accuracy_at_majority_class_level_prints_caution(tmp_path: Path) -> None:
     """6 zeros and 2 ones to train with, 3 zeros and 1 one to look at: guessing 0 gives 75 %."""
     labels = np.array([0, 0, 0, 1] * 3)
     noise = np.random.default_rng(0).integers(0, 255, (12, 8, 8), np.uint8)
@@ -728,7 +726,7 @@ def test_an_accuracy_of_the_commonest_class_is_cautioned_about(tmp_path: Path) -
     )
 
 
-def test_a_run_that_learns_is_not_cautioned_about(tmp_path: Path) -> None:
+def test_learning_run_prints_no_caution(tmp_path: Path) -> None:
     assert cautions(tmp_path, "model=mlp", "data.train_size=100", "epochs=4") == []
 
 
@@ -747,7 +745,7 @@ def test_a_run_that_learns_is_not_cautioned_about(tmp_path: Path) -> None:
         (["freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*1_*']}]"], None),
     ],
 )
-def test_weights_that_did_not_move_though_they_were_trained_are_named(
+def test_unchanged_trainable_weights_are_reported(
     small: Small, overrides: list[str], wanted: str | None
 ) -> None:
     found = [v.warning for v in audited(small(*overrides)) if v.warning]

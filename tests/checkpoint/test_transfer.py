@@ -54,7 +54,7 @@ def test_a_schedule_over_more_epochs_continues_where_the_longer_one_would_be(
     assert rates[0] == rates[1]
 
 
-def test_layers_that_are_frozen_now_lose_their_momentum_and_stay(small: Compose) -> None:
+def test_newly_frozen_layers_lose_momentum_and_keep_their_weights(small: Compose) -> None:
     common = ("model.batchnorm=false", "optimizer.momentum=0.9")
     old, new = small(*common), small(*common, "freeze=vgg_first2")
     _, saved = stopped(old, 4)
@@ -65,7 +65,7 @@ def test_layers_that_are_frozen_now_lose_their_momentum_and_stay(small: Compose)
         assert torch.equal(run.model.get_parameter(name), saved["run"]["model"][name])
 
 
-def test_layers_that_are_trained_now_start_without_momentum(small: Compose) -> None:
+def test_newly_unfrozen_layers_start_without_momentum(small: Compose) -> None:
     common = ("model.batchnorm=false", "optimizer.momentum=0.9")
     old, new = small(*common, "freeze=vgg_first2"), small(*common)
     _, carried, _ = went_on(old, new, 4)
@@ -84,7 +84,7 @@ def test_a_wider_head_is_new_and_the_rest_is_transferred(small: Compose) -> None
     assert "best" in carried.dropped
 
 
-def test_another_optimizer_starts_without_state(small: Compose) -> None:
+def test_different_optimizer_starts_without_state(small: Compose) -> None:
     old, new = small("optimizer.momentum=0.9"), small("optimizer=adam")
     _, carried, _ = went_on(old, new, 4)
     assert not any(name.startswith("optimizer") for name in carried.transferred)
@@ -196,7 +196,7 @@ def test_the_learning_rates_before_and_after_a_longer_schedule_are_reported(smal
         ),
     ],
 )  # fmt: skip
-def test_what_a_changed_spec_changes_at_the_first_step_is_reported_with_both_values(
+def test_first_step_changes_are_reported_with_old_and_new_values(
     small: Compose, changes: list[str], lines: list[str]
 ) -> None:
     _, carried, _ = went_on(small(), small(*changes), 4)
@@ -206,6 +206,6 @@ def test_what_a_changed_spec_changes_at_the_first_step_is_reported_with_both_val
     assert list(carried.format_lines())[-len(lines) :] == [f"first step: {line}" for line in lines]
 
 
-def test_a_trick_that_changed_is_named(small: Compose) -> None:
+def test_changed_tricks_are_listed_as_new_after_transfer(small: Compose) -> None:
     _, carried, _ = went_on(small(), small("clip=norm", "augment=mixup"), 4)
     assert {"clip=norm", "augment=mixup"} <= {*carried.new}

@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 
 def refused(folder: Path, *arguments: str) -> list[str]:
     """What is said of a command line that leaves nothing behind."""
-    done = commands.here(folder, *arguments)
+    done = commands.run(folder, *arguments)
     assert (done.status, done.out, list(folder.iterdir())) == (2, "", [])
     assert all(line.startswith("recipe: ") for line in done.problems)
     return [line.removeprefix("recipe: ") for line in done.problems]
@@ -211,7 +211,7 @@ def refused(folder: Path, *arguments: str) -> list[str]:
         ),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_that_says_the_way_out(
+def test_invalid_command_line_gives_one_line_error_with_remedy(
     tmp_path: Path, arguments: str, problem: str
 ) -> None:
     words = [word.strip("'") for word in arguments.split(" ")]
@@ -219,7 +219,7 @@ def test_bad_input_is_one_line_that_says_the_way_out(
     assert lines == [problem]
 
 
-def test_all_problems_of_a_spec_are_told_at_once(tmp_path: Path) -> None:
+def test_all_spec_problems_are_reported_together(tmp_path: Path) -> None:
     lines = refused(
         tmp_path, "clp=norm", "optimizer.lrr=3", "clip=norm", "clip.max_norm=-1",
         "scheduler=setp", "freeze=by_name", "freeze.names=[nothing]", "~device",
@@ -230,7 +230,7 @@ def test_all_problems_of_a_spec_are_told_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_gpu_that_is_not_there_hides_no_other_problem(tmp_path: Path) -> None:
+def test_missing_gpu_does_not_hide_other_problems(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
     lines = refused(
@@ -242,15 +242,15 @@ def test_a_gpu_that_is_not_there_hides_no_other_problem(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=1e30")
+def test_diverged_run_reports_step_and_exits_with_1(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=1e30")
     (problem,) = done.problems
     assert done.status == 1 and problem.startswith("recipe: step 2 (epoch 1, batch 2): the ")
 
 
-def test_the_line_of_an_epoch_shows_the_mean_loss_of_its_steps(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, *commands.QUICK, "tracking=none")
-    (run,) = commands.runs(tmp_path)
+def test_epoch_line_shows_the_mean_training_loss(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, *commands.QUICK, "tracking=none")
+    (run,) = commands.run_dirs(tmp_path)
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [p["metrics"]["train/loss"] for p in points if "train/loss" in p["metrics"]]
     assert len(losses) == 4
@@ -259,27 +259,27 @@ def test_the_line_of_an_epoch_shows_the_mean_loss_of_its_steps(tmp_path: Path) -
     assert shown == [f"{mean:.4f}" for mean in means]
 
 
-def test_a_run_is_named_after_the_options_that_are_not_the_default(tmp_path: Path) -> None:
+def test_run_name_lists_options_other_than_defaults(tmp_path: Path) -> None:
     options = ("loss=mse_one_hot", "model=mlp", "optimizer=adam", "clip=norm", "data.size=8")
-    done = commands.here(tmp_path, "plan", *commands.HERE, *options)
+    done = commands.run(tmp_path, "plan", *commands.CPU, *options)
     name = "model=mlp loss=mse_one_hot optimizer=adam clip=norm"
     assert done.out.startswith(f"{name}: seed 0")
 
 
-def test_a_setting_that_only_torch_knows_is_taken_behind_a_plus(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, "plan", *commands.QUICK, "+optimizer.maximize=true")
+def test_plus_prefix_passes_setting_to_torch(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, "plan", *commands.QUICK, "+optimizer.maximize=true")
     assert done.status == 0 and "maximize=True" in done.out
 
 
 @pytest.mark.integration
-def test_a_refused_command_exits_with_2_without_a_traceback(tmp_path: Path) -> None:
-    done = commands.process(tmp_path, "clip=nrom", "+sede=1", "clip=norm,value")
+def test_rejected_command_exits_with_2_without_traceback(tmp_path: Path) -> None:
+    done = commands.spawn(tmp_path, "clip=nrom", "+sede=1", "clip=norm,value")
     assert done.status == 2 and done.out == "" and not list(tmp_path.iterdir())
     assert done.problems == ["recipe: clip=norm,value: several values need a sweep; add -m"]
 
 
-def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path) -> None:
-    lines = commands.here(tmp_path, "--help").out.splitlines()
+def test_help_lists_every_group_and_option_with_its_first_comment(tmp_path: Path) -> None:
+    lines = commands.run(tmp_path, "--help").out.splitlines()
     assert "  vgg_first2    Freeze the first two convolutions of a VGG: " in "\n".join(lines)
     for group in (*GROUPS, "experiment"):
         at = lines.index(group)
@@ -294,14 +294,14 @@ def test_help_names_every_group_and_option_with_its_first_comment(tmp_path: Path
 
 
 @pytest.mark.integration
-def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+def test_help_and_override_errors_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys; from recipe.cli.main import run_command_line; "
         "print(run_command_line(sys.argv[1:]));"
         "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
     for argument, status in (("--help", 0), ("seed=0,1", 2)):
-        done = commands.process(tmp_path, argument, program=(sys.executable, "-c", code))
+        done = commands.spawn(tmp_path, argument, program=(sys.executable, "-c", code))
         assert done.out.splitlines()[-2:] == [str(status), "[]"]
 
 
@@ -310,11 +310,11 @@ def test_help_and_refusals_of_overrides_import_neither_torch_nor_mlflow(tmp_path
     [(("--cfg", "job"), "job", ""), (("-c", "hydra"), "hydra", ""),
      (("--cfg=all", "--resolve", "-p", "clip"), "all", "clip")],
 )  # fmt: skip
-def test_hydras_cfg_shows_what_hydra_composes(
+def test_hydra_cfg_flag_prints_the_composed_config(
     tmp_path: Path, flags: tuple[str, ...], kind: str, package: str
 ) -> None:
     overrides = ["clip=norm", "clip.max_norm=2", "+optimizer.dampening=0.5"]
-    done = commands.here(tmp_path, *flags, *overrides)
+    done = commands.run(tmp_path, *flags, *overrides)
     assert (done.status, done.err) == (0, "")
     with initialize_config_dir(
         str(option_files.builtin_conf_dir()), version_base="1.3", job_name="recipe"
@@ -343,7 +343,9 @@ def test_hydras_cfg_shows_what_hydra_composes(
         ("epochs", "epochs: can't be read as an override; write key=value"),
     ],
 )  # fmt: skip
-def test_hydras_cfg_tells_mistakes_as_a_run_does(tmp_path: Path, line: str, problem: str) -> None:
+def test_hydra_cfg_flag_reports_the_same_errors_as_a_run(
+    tmp_path: Path, line: str, problem: str
+) -> None:
     assert refused(tmp_path, "--cfg", "job", *line.split()) == [problem]
 
 
@@ -375,21 +377,21 @@ def test_hydras_cfg_tells_mistakes_as_a_run_does(tmp_path: Path, line: str, prob
         ("--info --experimental-rerun x", "--experimental-rerun: recipe reads its own option "),
     ],
 )  # fmt: skip
-def test_hydras_flags_are_refused_in_a_line(
+def test_invalid_hydra_flags_are_rejected_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, said: str
 ) -> None:
     monkeypatch.delenv("COMP_LINE", raising=False)
-    done = commands.here(tmp_path, *flags.split())
+    done = commands.run(tmp_path, *flags.split())
     (line,) = done.problems
     assert (done.status, done.out) == (2, "")
     assert line.startswith(f"recipe: {said}")
 
 
 @pytest.mark.integration
-def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
+def test_console_script_behaves_like_python_m_recipe(tmp_path: Path) -> None:
     for arguments in (["--help"], ["seed=0,1"]):
-        module = commands.process(tmp_path, *arguments)
-        script = commands.process(tmp_path, *arguments, program=(str(BIN / "recipe"),))
+        module = commands.spawn(tmp_path, *arguments)
+        script = commands.spawn(tmp_path, *arguments, program=(str(BIN / "recipe"),))
         assert module == script
 
 
@@ -403,10 +405,10 @@ def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
         ("recipe -m clip=n", ["clip=none", "clip=norm"]),
     ],
 )
-def test_the_tab_key_completes_groups_and_options(
+def test_tab_completion_offers_groups_and_options(
     tmp_path: Path, typed: str, offered: list[str]
 ) -> None:
-    done = commands.process(
+    done = commands.spawn(
         tmp_path, "-sc", "query=bash", program=(str(BIN / "recipe"),),
         COMP_LINE=typed, COMP_POINT=str(len(typed)),
     )  # fmt: skip
@@ -432,17 +434,17 @@ def model():
 
 
 @pytest.mark.integration
-def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path) -> None:
+def test_training_exception_is_reported_and_run_recorded_as_failed(tmp_path: Path) -> None:
     commands.project(
         tmp_path, {"parts.py": BROKEN, "conf/model/mine.yaml": "_target_: parts.model\n"}
     )
-    done = commands.process(
-        tmp_path, *commands.HERE, "trust=[parts]", "model=mine", "data.train_size=100"
+    done = commands.spawn(
+        tmp_path, *commands.CPU, "trust=[parts]", "model=mine", "data.train_size=100"
     )
     raised = "model=mine raised RuntimeError: the second batch is too much after 1 step"
     hint = "RECIPE_DEBUG=1 prints the traceback"
     assert (done.status, done.problems) == (1, [f"recipe: {raised}; {hint}"])
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
     assert len(commands.read_lines(run / "metrics.jsonl")) == 2  # the sizes, and one step
     assert "the second batch is too much" in (run / "error.txt").read_text()
@@ -457,7 +459,7 @@ def test_an_exception_in_training_is_shown_and_recorded_as_failed(tmp_path: Path
         pytest.param(signal.SIGTERM, 143, "recipe: terminated", marks=pytest.mark.long),
     ],
 )
-def test_a_signal_ends_the_record_as_killed(
+def test_signal_records_run_as_killed(
     tmp_path: Path, sent: signal.Signals, status: int, said: str
 ) -> None:
     started = commands.start(tmp_path, *commands.QUICK, "epochs=100000")
@@ -466,7 +468,7 @@ def test_a_signal_ends_the_record_as_killed(
     _, err = started.communicate(timeout=120)
     first = "recipe: stopping after this step; again to stop at once"
     assert (started.returncode, err.splitlines()) == (status, [first, said])
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
     assert mlflow_status(tmp_path, run) == "KILLED"
 
@@ -490,10 +492,10 @@ def mlflow_status(folder: Path, run: Path) -> str:
     return status
 
 
-def test_a_command_here_leaves_this_process_as_it_was(tmp_path: Path) -> None:
-    """Of the tests' own `commands.here`: else one test could change what another one sees."""
+def test_in_process_command_leaves_process_state_unchanged(tmp_path: Path) -> None:
+    """Of the tests' own `commands.run`: else one test could change what another one sees."""
     before = dict(os.environ), list(sys.path), torch.get_num_threads(), Path.cwd()
-    commands.here(tmp_path, "plan", *commands.QUICK, "device.threads=2")
+    commands.run(tmp_path, "plan", *commands.QUICK, "device.threads=2")
     assert before == (
         dict(os.environ), list(sys.path), torch.get_num_threads(), Path.cwd(),
     )  # fmt: skip

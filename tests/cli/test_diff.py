@@ -9,7 +9,6 @@ from pathlib import Path
 import commands
 import pytest
 import recorded_runs
-from commands import here
 
 QUICK = (*commands.QUICK, "tracking=none")
 
@@ -28,13 +27,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, settings in RUNS.items():
         settings = tuple(s for s in settings)
         base = [s for s in QUICK if not (name == "other" and s.startswith("model"))]
-        assert here(folder, *base, *settings, f"name={name}").status == 0
+        assert commands.run(folder, *base, *settings, f"name={name}").status == 0
     return folder
 
 
 def told(folder: Path, *arguments: str) -> list[str]:
     """The lines of a diff, each without the blanks between its columns."""
-    done = here(folder, "diff", *arguments)
+    done = commands.run(folder, "diff", *arguments)
     assert (done.status, done.err) == (0, "")
     assert max(map(len, done.out.splitlines())) <= 100
     return [" ".join(line.split()) for line in done.out.splitlines()]
@@ -46,14 +45,14 @@ def section(lines: list[str], title: str) -> list[str]:
     return lines[start : [*lines, ""].index("", start)]
 
 
-def test_of_equal_runs_nothing_differed_and_the_numbers_agree(workplace: Path) -> None:
+def test_diff_of_identical_runs_reports_no_difference(workplace: Path) -> None:
     lines = told(workplace, "plain", "again")
     assert "Nothing differed in what ran." in lines
     assert lines[-1].startswith("Numbers bit-identical: ")
     assert not [line for line in lines if line.startswith("What differed")]
 
 
-def test_an_option_is_shown_with_its_settings_and_what_came_of_it(workplace: Path) -> None:
+def test_diff_shows_option_with_settings_and_results(workplace: Path) -> None:
     lines = told(workplace, "plain", "clip")
     assert section(lines, "What differed in the spec") == [
         "clip none norm", "clip.max_norm - 0.5", "clip.norm_type - 2",
@@ -65,7 +64,7 @@ def test_an_option_is_shown_with_its_settings_and_what_came_of_it(workplace: Pat
     assert not [line for line in lines if line.startswith(("Numbers", "What differed per"))]
 
 
-def test_what_a_parameter_got_is_shown_with_those_that_got_the_same(workplace: Path) -> None:
+def test_diff_groups_parameters_with_the_same_changes(workplace: Path) -> None:
     lines = told(workplace, "plain", "frozen")
     assert "What differed per parameter (18 of 18)" in lines
     assert section(lines, "What differed per parameter") == [
@@ -78,7 +77,7 @@ def test_what_a_parameter_got_is_shown_with_those_that_got_the_same(workplace: P
     ]
 
 
-def test_other_data_and_parameters_of_only_one_run_are_named(workplace: Path) -> None:
+def test_diff_reports_changed_data_and_parameters_in_only_one_run(workplace: Path) -> None:
     lines = told(workplace, "plain", "other")
     assert "model vgg mlp" in section(lines, "What differed in the spec")
     assert section(lines, "What differed per parameter") == [
@@ -92,7 +91,7 @@ def test_other_data_and_parameters_of_only_one_run_are_named(workplace: Path) ->
     assert around[1] == "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 0, 1, 2, 3, 4"
 
 
-def test_versions_hardware_and_commit_are_compared(tmp_path: Path) -> None:
+def test_diff_compares_versions_hardware_and_commit(tmp_path: Path) -> None:
     for name, torch, threads, commit in (("a", "2.12.0", 1, "1" * 40), ("b", "2.13.0", 2, "")):
         recorded_runs.write(
             tmp_path / "outputs" / "runs" / name, {"train/loss": [1.0]},
@@ -105,7 +104,7 @@ def test_versions_hardware_and_commit_are_compared(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_broken_promise_and_a_trick_without_effect_are_shown(tmp_path: Path) -> None:
+def test_diff_shows_failed_audits_and_tricks_without_effect(tmp_path: Path) -> None:
     for name, held in (("a", 0.0), ("b", 1.0)):
         recorded_runs.write(
             tmp_path / "outputs" / "runs" / name,
@@ -119,7 +118,7 @@ def test_a_broken_promise_and_a_trick_without_effect_are_shown(tmp_path: Path) -
     ]
 
 
-def test_equal_specs_with_other_fingerprints_are_said_to_differ(tmp_path: Path) -> None:
+def test_equal_specs_with_different_fingerprints_are_reported(tmp_path: Path) -> None:
     for name in "ab":
         recorded_runs.write(
             tmp_path / "outputs" / "runs" / name, {}, tags={"recipe.fingerprint": name}
@@ -141,11 +140,11 @@ READABLE = {
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "pipe", "deep", "escape"])
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_file_is_named_and_the_rest_shown(
+def test_diff_names_damaged_file_and_shows_remaining_sections(
     file: str, damage: str, workplace: Path, tmp_path: Path
 ) -> None:
-    clip = commands.runs(workplace)[2]
-    for run in (commands.runs(workplace)[0], clip):
+    clip = commands.run_dirs(workplace)[2]
+    for run in (commands.run_dirs(workplace)[0], clip):
         shutil.copytree(run, tmp_path / "outputs" / "runs" / run.name)
     path = tmp_path / "outputs" / "runs" / clip.name / file
     path.unlink()
@@ -157,7 +156,7 @@ def test_a_damaged_file_is_named_and_the_rest_shown(
             "deep": b"[" * 100_000 + b"\n",
             "escape": b'{"kind": "tags", "recipe.no_effect": "\\u001b[31m"}\n',
         }[damage])  # fmt: skip
-    done = here(tmp_path, "diff", commands.runs(workplace)[0].name, clip.name)
+    done = commands.run(tmp_path, "diff", commands.run_dirs(workplace)[0].name, clip.name)
     assert (done.status, done.err) == (0, ""), done.err
     assert "\x1b" not in done.out
     assert ("\\x1b[31m" in done.out) == ((file, damage) == ("events.jsonl", "escape"))
@@ -175,7 +174,7 @@ def test_a_damaged_file_is_named_and_the_rest_shown(
     ["options: {}\na: 1\na: 2", "options: {}\na: ${", "options: {}\na: ${b.c}\n", "text", "- a",
      "options: 1", "options: &a {b: *a}", "a: !!python/object:os.system {}"],
 )  # fmt: skip
-def test_a_spec_that_is_none_is_named_or_shown_unresolved(content: str, tmp_path: Path) -> None:
+def test_invalid_spec_is_named_or_shown_unresolved(content: str, tmp_path: Path) -> None:
     for name in "ab":
         recorded_runs.write(tmp_path / "outputs" / "runs" / name, {"train/loss": [1.0]})
     (tmp_path / "outputs" / "runs" / "b" / "spec.yaml").write_text(content)
@@ -184,13 +183,13 @@ def test_a_spec_that_is_none_is_named_or_shown_unresolved(content: str, tmp_path
     assert "last train/loss 1 1" in lines
 
 
-def test_names_hold_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+def test_diff_escapes_terminal_control_characters(tmp_path: Path) -> None:
     run = recorded_runs.write(tmp_path / "outputs" / "runs" / "a", {"train/loss": [1.0]})
     other = recorded_runs.write(tmp_path / "outputs" / "runs" / "b", {"train/loss": [1.0]})
     spec = "options: {clip: none}\nclip: {factor: %s}\n"
     (run / "spec.yaml").write_text(spec % '"\\e[31m\\u202e[red]"')
     (other / "spec.yaml").write_text(spec % "2")
-    done = here(tmp_path, "diff", "a", "b")
+    done = commands.run(tmp_path, "diff", "a", "b")
     assert "\x1b" not in done.out and "\u202e" not in done.out
     assert "clip.factor  \\x1b[31m\\u202e[red]  2" in done.out
 
@@ -207,13 +206,15 @@ def test_names_hold_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
         (["plain", "clip", "output_dir=~no-one/x"], "output_dir: '~no-one/x' is no path of this"),
     ],
 )
-def test_what_can_not_be_compared_is_told(arguments: list[str], said: str, workplace: Path) -> None:
-    done = here(workplace, "diff", *arguments)
+def test_invalid_diff_arguments_are_rejected(
+    arguments: list[str], said: str, workplace: Path
+) -> None:
+    done = commands.run(workplace, "diff", *arguments)
     assert (done.status, done.out) == (2, "")
     (problem,) = done.problems
     assert problem.startswith(f"recipe: {said}")
 
 
-def test_runs_are_found_in_another_output_dir(workplace: Path, tmp_path: Path) -> None:
+def test_diff_finds_runs_in_another_output_dir(workplace: Path, tmp_path: Path) -> None:
     outputs = f"output_dir={workplace / 'outputs'}"
     assert told(tmp_path, "plain", "clip", outputs) == told(workplace, "plain", "clip")

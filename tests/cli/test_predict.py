@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from recipe.cli.predict import Predictor
 
 TRAINED = (
-    *commands.HERE, "data.size=16", "model.widths=[16,32]", "epochs=6", "scheduler=cosine",
+    *commands.CPU, "data.size=16", "model.widths=[16,32]", "epochs=6", "scheduler=cosine",
     "optimizer.lr=0.1", "name=reader",
 )  # fmt: skip
 
@@ -24,7 +24,7 @@ TRAINED = (
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one recorded run that reads digits."""
     folder = tmp_path_factory.mktemp("home")
-    assert commands.here(folder, *TRAINED).status == 0
+    assert commands.run(folder, *TRAINED).status == 0
     return folder
 
 
@@ -34,8 +34,8 @@ def digit(number: int) -> Image.Image:
     return Image.fromarray(values.round().astype(np.uint8))
 
 
-def predict(home: Path, *arguments: str) -> commands.Done:
-    return commands.here(home, "predict", "run=reader", *arguments)
+def predict(home: Path, *arguments: str) -> commands.Result:
+    return commands.run(home, "predict", "run=reader", *arguments)
 
 
 def rows(home: Path, path: Path) -> dict[str, dict[str, float]]:
@@ -49,7 +49,7 @@ def rows(home: Path, path: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def test_pictures_of_digits_are_read_as_what_they_are(home: Path, tmp_path: Path) -> None:
+def test_predict_classifies_digit_images_correctly(home: Path, tmp_path: Path) -> None:
     for number in range(10):
         digit(number).save(tmp_path / f"{number}.png")
     found = rows(home, tmp_path)
@@ -62,7 +62,7 @@ def test_pictures_of_digits_are_read_as_what_they_are(home: Path, tmp_path: Path
         assert list(top.values()) == sorted(top.values(), reverse=True)
 
 
-def test_however_the_picture_is_stored_it_is_read_alike(home: Path, tmp_path: Path) -> None:
+def test_predictions_do_not_depend_on_the_image_mode(home: Path, tmp_path: Path) -> None:
     plain = digit(3)
     plain.save(tmp_path / "plain.png")
     plain.convert("RGB").save(tmp_path / "rgb.png")
@@ -80,7 +80,7 @@ def test_however_the_picture_is_stored_it_is_read_alike(home: Path, tmp_path: Pa
         assert top == pytest.approx(found["plain.png"], abs=1e-5), name
 
 
-def test_a_photo_is_turned_as_its_exif_data_say(home: Path, tmp_path: Path) -> None:
+def test_predict_rotates_photo_by_exif_orientation(home: Path, tmp_path: Path) -> None:
     large = digit(7).resize((64, 64), Image.Resampling.BILINEAR)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
@@ -94,9 +94,9 @@ def test_a_photo_is_turned_as_its_exif_data_say(home: Path, tmp_path: Path) -> N
     assert found["lying.jpg"] != pytest.approx(found["plain.jpg"], abs=0.1)
 
 
-def test_one_image_gets_the_batch_dimension_in_front(home: Path, tmp_path: Path) -> None:
+def test_predictor_adds_a_batch_dimension_to_one_image(home: Path, tmp_path: Path) -> None:
     digit(1).convert("RGB").resize((40, 30)).save(tmp_path / "one.png")
-    (run,) = commands.runs(home)
+    (run,) = commands.run_dirs(home)
     recorded = Predictor(run, trust=[])
     inputs = recorded.read_image(tmp_path / "one.png")
     assert inputs.shape == (1, 1, 16, 16)
@@ -104,15 +104,15 @@ def test_one_image_gets_the_batch_dimension_in_front(home: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("white", [1, 255])
-def test_an_image_of_float_arrays_is_scaled_as_they_were(tmp_path: Path, white: int) -> None:
+def test_predict_scales_image_like_float_training_arrays(tmp_path: Path, white: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
     Image.fromarray(pixels[3]).save(tmp_path / "3.png")
     x = (pixels * (white / 255)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2, classes=["a", "b"])
     options = ("data=arrays", "data.path=x.npz", "data.val=0.5", "data.batch_size=10", "epochs=1")
-    small = (*commands.HERE, "tracking=none", "model.widths=[2]")
-    assert commands.here(tmp_path, *small, *options).status == 0
-    (run,) = commands.runs(tmp_path)
+    small = (*commands.CPU, "tracking=none", "model.widths=[2]")
+    assert commands.run(tmp_path, *small, *options).status == 0
+    (run,) = commands.run_dirs(tmp_path)
     found = Predictor(run, ()).read_image(tmp_path / "3.png")
     facts = commands.read_json(run / "data.json")
     expected = (pixels[3] / 255 - facts["mean"][0]) / facts["std"][0]
@@ -120,15 +120,15 @@ def test_an_image_of_float_arrays_is_scaled_as_they_were(tmp_path: Path, white: 
     assert 0.4 < facts["mean"][0] < 0.6 and 0.2 < facts["std"][0] < 0.4  # of uniform noise in 0..1
 
 
-def test_a_run_of_arrays_whose_white_is_unknown_predicts_nothing(tmp_path: Path) -> None:
+def test_predict_rejects_array_run_with_unknown_white_value(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(20, 8, 8))
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     options = ("data=arrays", "data.path=x.npz", "data.val=0.5", "data.batch_size=10", "epochs=1")
-    small = (*commands.HERE, "tracking=none", "model.widths=[2]")
-    assert commands.here(tmp_path, *small, *options).status == 0
-    done = commands.here(
-        tmp_path, "predict", f"run={commands.runs(tmp_path)[0].name}", "input=a.png"
+    small = (*commands.CPU, "tracking=none", "model.widths=[2]")
+    assert commands.run(tmp_path, *small, *options).status == 0
+    done = commands.run(
+        tmp_path, "predict", f"run={commands.run_dirs(tmp_path)[0].name}", "input=a.png"
     )
     assert (done.status, done.problems) == (2, [
         "recipe: run: its images were floats that are neither in 0..1 nor in 0..255, so the scale "
@@ -136,7 +136,7 @@ def test_a_run_of_arrays_whose_white_is_unknown_predicts_nothing(tmp_path: Path)
     ])  # fmt: skip
 
 
-def test_one_image_gives_the_top_classes(home: Path) -> None:
+def test_predict_prints_the_top_classes_of_one_image(home: Path) -> None:
     digit(0).save(home / "zero.png")
     done = predict(home, "input=zero.png")
     head, line = done.out.splitlines()
@@ -146,7 +146,7 @@ def test_one_image_gives_the_top_classes(home: Path) -> None:
     assert line.split()[:2] == ["zero.png", "0"] and len(line.split()) == 7
 
 
-def test_a_folder_gives_a_table(home: Path, tmp_path: Path) -> None:
+def test_predict_on_folder_prints_table(home: Path, tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     digit(0).save(tmp_path / "zero.png")
     digit(1).save(tmp_path / "deeper" / "one.png")
@@ -154,7 +154,7 @@ def test_a_folder_gives_a_table(home: Path, tmp_path: Path) -> None:
     assert [line.split()[1] for line in done.out.splitlines()] == ["top", "1", "0"]
 
 
-def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: Path) -> None:
+def test_predictions_are_written_as_csv_json_or_to_a_file(home: Path, tmp_path: Path) -> None:
     pictures, out = tmp_path / "pictures", tmp_path / "out.csv"
     pictures.mkdir()
     digit(0).save(pictures / "zero.png")
@@ -169,11 +169,11 @@ def test_the_table_can_be_csv_or_json_or_a_file_so_named(home: Path, tmp_path: P
     assert [entry["class"] for entry in as_json[0]["top"]] == [row["top_1"], row["top_2"]]
 
 
-def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(home: Path, tmp_path: Path) -> None:
+def test_csv_escapes_names_resembling_formulas(home: Path, tmp_path: Path) -> None:
     name = "=cmd|' /C calc'!A0"
     copy = tmp_path / "copy"
     shutil.copytree(home / "outputs", copy / "outputs")
-    (run,) = commands.runs(copy)
+    (run,) = commands.run_dirs(copy)
     facts = commands.read_json(run / "data.json")
     facts["classes"][0] = name
     (run / "data.json").write_text(json.dumps(facts))
@@ -184,9 +184,7 @@ def test_a_name_that_is_a_formula_is_no_formula_in_the_csv(home: Path, tmp_path:
     assert row["top_1"] == f"'{name}"
 
 
-def test_files_that_are_no_images_are_named_and_the_others_go_through(
-    home: Path, tmp_path: Path
-) -> None:
+def test_predict_reports_damaged_images_and_predicts_the_rest(home: Path, tmp_path: Path) -> None:
     digit(5).save(tmp_path / "good.png")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "words.jpg").write_text("not a picture")
@@ -199,12 +197,12 @@ def test_files_that_are_no_images_are_named_and_the_others_go_through(
     assert done.problems[-1] == "recipe: 3 of 4 files could not be read"
 
 
-def test_a_run_is_found_by_id_beginning_name_or_mlflow_id(home: Path, tmp_path: Path) -> None:
+def test_predict_finds_run_by_id_prefix_name_or_mlflow_id(home: Path, tmp_path: Path) -> None:
     digit(2).save(tmp_path / "two.png")
-    (run,) = commands.runs(home)
+    (run,) = commands.run_dirs(home)
     mlflow = commands.read_json(run / "sent.json")["mlflow_run_id"]
     shown = {
-        commands.here(home, "predict", f"run={name}", f"input={tmp_path / 'two.png'}")
+        commands.run(home, "predict", f"run={name}", f"input={tmp_path / 'two.png'}")
         for name in (run.name, run.name[:-3], "reader", mlflow)
     }
     assert len(shown) == 1 and shown.pop().status == 0
@@ -223,21 +221,21 @@ def test_a_run_is_found_by_id_beginning_name_or_mlflow_id(home: Path, tmp_path: 
         ("run=reader", "predict: input is required; give input=..."),
     ],
 )  # fmt: skip
-def test_wrong_arguments_are_refused(home: Path, arguments: str, problem: str) -> None:
+def test_invalid_arguments_are_rejected(home: Path, arguments: str, problem: str) -> None:
     empty = home / "empty"
     empty.mkdir(exist_ok=True)
     digit(0).save(home / "zero.png")
-    done = commands.here(empty, "predict", *arguments.split(" "), f"output_dir={home / 'outputs'}")
+    done = commands.run(empty, "predict", *arguments.split(" "), f"output_dir={home / 'outputs'}")
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith(f"recipe: {problem.format(home=home)}")
 
 
-def test_a_run_that_ended_too_early_has_nothing_to_predict_with(home: Path, tmp_path: Path) -> None:
-    (run,) = commands.runs(home)
+def test_predict_rejects_run_without_weights(home: Path, tmp_path: Path) -> None:
+    (run,) = commands.run_dirs(home)
     shutil.copytree(run, tmp_path / "outputs" / "runs" / run.name)
     (tmp_path / "outputs" / "runs" / run.name / "model.safetensors").unlink()
     digit(0).save(tmp_path / "zero.png")
-    done = commands.here(tmp_path, "predict", "run=reader", "input=zero.png")
+    done = commands.run(tmp_path, "predict", "run=reader", "input=zero.png")
     assert (done.status, done.err) == (
         2,
         f"recipe: run: {run.name} has no weights, as it ended before its first epoch; "
@@ -245,7 +243,7 @@ def test_a_run_that_ended_too_early_has_nothing_to_predict_with(home: Path, tmp_
     )
 
 
-def test_predict_names_what_it_cannot_read_and_shows_the_rest(home: Path, tmp_path: Path) -> None:
+def test_predict_reports_unreadable_files_and_prints_the_rest(home: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "phone.heic").write_bytes(b"x")
     Image.new("L", (8, 8)).save(tmp_path / "good.png")
@@ -261,9 +259,7 @@ def test_predict_names_what_it_cannot_read_and_shows_the_rest(home: Path, tmp_pa
     ]
 
 
-def test_predict_refuses_what_it_could_not_finish_before_it_starts(
-    home: Path, tmp_path: Path
-) -> None:
+def test_predict_rejects_unusable_paths_before_starting(home: Path, tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to(tmp_path)
     for arguments, problem in (
         ((f"input={tmp_path}",), f"input: {tmp_path}/circle is a link to a folder above it"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from same_runs import alike
+from run_equality import alike
 from stopped_runs import QUIET, stopped
 
 from recipe.config.spec import RunSpec
@@ -21,8 +21,8 @@ SETTINGS = (*commands.QUICK, "tracking=none", "checkpoint.keep_finished=2")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run that finished, with both of its checkpoints, and one that was killed."""
     home = tmp_path_factory.mktemp("recorded")
-    assert commands.here(home, *SETTINGS, "name=done").status == 0
-    (run,) = commands.runs(home)
+    assert commands.run(home, *SETTINGS, "name=done").status == 0
+    (run,) = commands.run_dirs(home)
     killed = shutil.copytree(run, run.parent / f"{run.name[:-4]}ffff")
     for name in ("run.json", "events.jsonl"):
         said = (killed / name).read_text().replace(run.name, killed.name)
@@ -42,12 +42,10 @@ def checkpoints(run: Path) -> list[str]:
 BOTH = ["step-000000002.ckpt", "step-000000004.ckpt"]
 
 
-def test_prune_shows_what_it_would_free_and_removes_it_only_when_that_is_confirmed(
-    home: Path,
-) -> None:
-    finished, killed = commands.runs(home)
+def test_prune_lists_checkpoints_and_removes_them_on_confirmation(home: Path) -> None:
+    finished, killed = commands.run_dirs(home)
     size = (finished / "checkpoints" / BOTH[0]).stat().st_size
-    shown = commands.here(home, "prune")
+    shown = commands.run(home, "prune")
     assert shown.status == 0 and checkpoints(finished) == BOTH
     assert re.search(
         rf"^{finished.name} +done +FINISHED +1 +{size / 1024:.1f} KiB$", shown.out, re.MULTILINE
@@ -58,33 +56,31 @@ def test_prune_shows_what_it_would_free_and_removes_it_only_when_that_is_confirm
     )
     assert shown.out.splitlines()[-1] == last
     before = {path.name for path in finished.iterdir()}
-    done = commands.here(home, "prune", "yes=true")
+    done = commands.run(home, "prune", "yes=true")
     assert done.out.splitlines()[-1] == f"Removed 1 file of 1 run, {size / 1024:.1f} KiB"
     assert checkpoints(finished) == BOTH[1:] and checkpoints(killed) == BOTH
     assert {path.name for path in finished.iterdir()} == before
     nothing = "No finished run has a checkpoint that it no longer needs\n"
-    assert commands.here(home, "prune").out == nothing
-    assert commands.here(home, "prune", "all").out == nothing
-    (line,) = commands.here(home, "prune", "bogus=1").problems
+    assert commands.run(home, "prune").out == nothing
+    assert commands.run(home, "prune", "all").out == nothing
+    (line,) = commands.run(home, "prune", "bogus=1").problems
     assert line.endswith("; the settings are keep, yes, output_dir")
 
 
-def test_what_is_left_is_what_more_epochs_start_from_and_without_it_that_is_refused(
-    home: Path,
-) -> None:
-    finished, _ = commands.runs(home)
-    assert commands.here(home, "prune", "done", "yes=true").status == 0
-    done = commands.here(home, "resume", "done", "epochs=3")
+def test_pruned_run_can_be_extended_unless_no_checkpoint_is_kept(home: Path) -> None:
+    finished, _ = commands.run_dirs(home)
+    assert commands.run(home, "prune", "done", "yes=true").status == 0
+    done = commands.run(home, "resume", "done", "epochs=3")
     assert done.status == 0 and f"Starts from {finished.name} after step 4" in done.out
-    assert commands.here(home, "prune", finished.name, "keep=0", "yes=true").status == 0
-    refused = commands.here(home, "resume", "done", "epochs=4")
+    assert commands.run(home, "prune", finished.name, "keep=0", "yes=true").status == 0
+    refused = commands.run(home, "resume", "done", "epochs=4")
     assert refused.status == 2
     assert refused.err.startswith(
         f"recipe: resume: {finished.name} has no checkpoint to resume from (checkpoint.every, "
         "checkpoint.keep_finished and recipe prune keep=0 decide what is kept)"
     )
     for verb in (["diff", finished.name, finished.name], ["replay", finished.name]):
-        done = commands.here(home, *verb)
+        done = commands.run(home, *verb)
         assert done.status == 0, done.err
 
 
@@ -99,39 +95,39 @@ def test_what_is_left_is_what_more_epochs_start_from_and_without_it_that_is_refu
         (["--yes", "1"], "prune: yes must be true or false, got 1"),
     ],
 )
-def test_what_prune_can_not_obey_is_refused(home: Path, arguments: list[str], problem: str) -> None:
-    done = commands.here(home, "prune", *arguments, *["yes=true"] * ("--yes" not in arguments))
-    assert done.status == 2 and done.err.startswith(f"recipe: {problem}")
-    assert all(checkpoints(run) == BOTH for run in commands.runs(home))
-
-
-def test_a_finished_branch_keeps_only_the_name_of_the_checkpoint_that_it_came_from(
-    tmp_path: Path,
+def test_invalid_prune_arguments_are_rejected(
+    home: Path, arguments: list[str], problem: str
 ) -> None:
+    done = commands.run(home, "prune", *arguments, *["yes=true"] * ("--yes" not in arguments))
+    assert done.status == 2 and done.err.startswith(f"recipe: {problem}")
+    assert all(checkpoints(run) == BOTH for run in commands.run_dirs(home))
+
+
+def test_finished_branch_keeps_empty_placeholder_of_source_checkpoint(tmp_path: Path) -> None:
     source = stopped(tmp_path, *QUIET)
     before = checkpoints(source)
-    assert commands.here(tmp_path, "resume", source.name, "trust=[parts]", "epochs=4").status == 0
-    branch = commands.runs(tmp_path)[-1]
+    assert commands.run(tmp_path, "resume", source.name, "trust=[parts]", "epochs=4").status == 0
+    branch = commands.run_dirs(tmp_path)[-1]
     (kept,) = branch.glob("came_from/*/checkpoints/*.ckpt")
     assert kept.stat().st_size == 0 and checkpoints(source) == before
     shutil.rmtree(source)
     longer = ("resume", branch.name, "trust=[parts]", "epochs=5")
-    assert commands.here(tmp_path, *longer).status == 0
-    done = commands.here(tmp_path, "replay", branch.name, "trust=[parts]")
+    assert commands.run(tmp_path, *longer).status == 0
+    done = commands.run(tmp_path, "replay", branch.name, "trust=[parts]")
     assert done.status == 2 and f"continued {source.name}" in done.err
     (tmp_path / "signals").write_text("2 SIGTERM")
-    assert commands.here(tmp_path, *longer, "again=true").status == 143
-    again = commands.runs(tmp_path)[-1]
-    assert commands.here(tmp_path, "resume", again.name, "trust=[parts]").status == 0
-    alike(again, commands.runs(tmp_path)[-2])
+    assert commands.run(tmp_path, *longer, "again=true").status == 143
+    again = commands.run_dirs(tmp_path)[-1]
+    assert commands.run(tmp_path, "resume", again.name, "trust=[parts]").status == 0
+    alike(again, commands.run_dirs(tmp_path)[-2])
 
 
 @pytest.mark.parametrize("changes", [["optimizer=adam"], ["average=ema", "freeze=vgg_first2"]])
-def test_the_size_of_a_checkpoint_is_known_before_the_first_run(
+def test_checkpoint_size_is_estimated_before_the_first_run(
     tmp_path: Path, changes: list[str]
 ) -> None:
-    assert commands.here(tmp_path, *SETTINGS, *changes).status == 0
-    (run,) = commands.runs(tmp_path)
+    assert commands.run(tmp_path, *SETTINGS, *changes).status == 0
+    (run,) = commands.run_dirs(tmp_path)
     need = measure_run_size(RunSpec.from_file(run / "spec.yaml", []))
     assert need is not None
     size = (run / "checkpoints" / BOTH[1]).stat().st_size

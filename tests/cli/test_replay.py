@@ -8,7 +8,6 @@ from typing import Any
 import commands
 import pytest
 import yaml
-from commands import Done, here
 
 from recipe.components import device
 
@@ -19,22 +18,24 @@ QUICK = (*commands.QUICK, "tracking=none")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with one run of dropout and a schedule, called `first`."""
     folder = tmp_path_factory.mktemp("replay")
-    done = here(folder, *QUICK, "model.dropout=0.3", "scheduler=step", "scheduler.step_size=1",
-                "data.classes=10", "name=first", "seed=3")  # fmt: skip
+    done = commands.run(
+        folder, *QUICK, "model.dropout=0.3", "scheduler=step", "scheduler.step_size=1",
+        "data.classes=10", "name=first", "seed=3",
+    )  # fmt: skip
     assert done.status == 0, done.err
     return folder
 
 
 def first(workplace: Path) -> Path:
-    return commands.runs(workplace)[0]
+    return commands.run_dirs(workplace)[0]
 
 
 def replayed(workplace: Path, *overrides: str, wanted: str = "") -> tuple[str, Path]:
     """What a replay of the first run says of it at its end, and the new run's folder."""
-    before = commands.runs(workplace)
-    done = here(workplace, "replay", wanted or first(workplace).name, *overrides)
+    before = commands.run_dirs(workplace)
+    done = commands.run(workplace, "replay", wanted or first(workplace).name, *overrides)
     assert done.status == 0, done.err
-    (new,) = set(commands.runs(workplace)) - set(before)
+    (new,) = set(commands.run_dirs(workplace)) - set(before)
     return done.out.splitlines()[-1], new
 
 
@@ -50,7 +51,7 @@ def tags(run: Path) -> dict[str, str]:
     return found
 
 
-def test_a_replay_is_bit_identical_and_says_of_what_it_is_one(workplace: Path) -> None:
+def test_replay_is_identical_and_names_its_source_run(workplace: Path) -> None:
     run = first(workplace)
     said, new = replayed(workplace, wanted=run.name[:-2])
     assert said.startswith(f"Replay  of {run.name}: bit-identical: ")
@@ -60,7 +61,7 @@ def test_a_replay_is_bit_identical_and_says_of_what_it_is_one(workplace: Path) -
     assert tags(new)["recipe.fingerprint"] == tags(run)["recipe.fingerprint"]
 
 
-def test_settings_are_overridden_and_everything_else_is_as_recorded(workplace: Path) -> None:
+def test_replay_applies_overrides_and_keeps_other_settings(workplace: Path) -> None:
     said, new = replayed(workplace, "seed=4", "scheduler.gamma=0.5", "epochs=1", "name=other")
     again = spec(new)
     assert (again["seed"], again["epochs"], again["name"]) == (4, 1, "other")
@@ -72,7 +73,7 @@ def test_settings_are_overridden_and_everything_else_is_as_recorded(workplace: P
     assert ": differs from step " in said and "seed 3 -> 4" in said
 
 
-def test_a_chosen_option_is_the_menus_and_refers_to_what_was_recorded(workplace: Path) -> None:
+def test_replay_override_takes_menu_option_with_recorded_references(workplace: Path) -> None:
     said, new = replayed(workplace, "model=mlp", "model.hidden=[8]", "clip=norm", "epochs=1")
     again = spec(new)
     assert again["options"]["model"] == "mlp"
@@ -85,10 +86,10 @@ def test_a_chosen_option_is_the_menus_and_refers_to_what_was_recorded(workplace:
 
 
 @pytest.mark.long
-def test_the_number_of_threads_is_the_recorded_runs(tmp_path: Path) -> None:
+def test_replay_uses_the_recorded_number_of_threads(tmp_path: Path) -> None:
     settings = [s for s in QUICK if not s.startswith("device")]
-    assert here(tmp_path, *settings, "device=cpu", "epochs=1").status == 0
-    (run,) = commands.runs(tmp_path)
+    assert commands.run(tmp_path, *settings, "device=cpu", "epochs=1").status == 0
+    (run,) = commands.run_dirs(tmp_path)
     usual = device.thread_count("auto")
     kept = (run / "environment.txt").read_text()
     assert f"\nthreads: {usual}\n" in kept
@@ -103,27 +104,25 @@ def test_the_number_of_threads_is_the_recorded_runs(tmp_path: Path) -> None:
     assert f"\nthreads: {usual}\n" in (new / "environment.txt").read_text()
 
 
-def test_output_dir_is_where_the_run_is_looked_for_and_where_the_new_one_goes(
-    workplace: Path, tmp_path: Path
-) -> None:
+def test_replay_reads_and_writes_runs_in_output_dir(workplace: Path, tmp_path: Path) -> None:
     outputs = f"output_dir={workplace / 'outputs'}"
-    before = commands.runs(workplace)
-    done = here(tmp_path, "replay", first(workplace).name, outputs, "epochs=1")
+    before = commands.run_dirs(workplace)
+    done = commands.run(tmp_path, "replay", first(workplace).name, outputs, "epochs=1")
     assert done.status == 0, done.err
-    assert len(commands.runs(workplace)) == len(before) + 1
+    assert len(commands.run_dirs(workplace)) == len(before) + 1
     assert not (tmp_path / "outputs").exists()
 
 
 def refused(folder: Path, *arguments: str) -> list[str]:
     """What is told of a replay that leaves nothing behind."""
-    before = commands.runs(folder)
-    done: Done = here(folder, "replay", *arguments)
+    before = commands.run_dirs(folder)
+    done: commands.Result = commands.run(folder, "replay", *arguments)
     assert (done.status, done.out) == (2, ""), done.out
-    assert commands.runs(folder) == before
+    assert commands.run_dirs(folder) == before
     return [line.removeprefix("recipe: ") for line in done.problems]
 
 
-def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Path) -> None:
+def test_replay_reports_all_override_errors_at_once(workplace: Path) -> None:
     assert refused(
         workplace, first(workplace).name, "optimizer.lrr=1", "sede=2", "clip=nrom", "epochs=0",
         "seed=0,1",
@@ -158,7 +157,9 @@ def test_mistakes_are_told_all_at_once_as_those_of_a_command_line(workplace: Pat
         (["first", "tracking.uri=http://a"], "tracking.uri=http://a: tracking=none takes no"),
     ],
 )
-def test_what_can_not_be_replayed_is_told(arguments: list[str], said: str, workplace: Path) -> None:
+def test_invalid_replay_arguments_are_rejected(
+    arguments: list[str], said: str, workplace: Path
+) -> None:
     (problem,) = refused(workplace, *arguments)
     assert problem.startswith(said)
 
@@ -178,7 +179,7 @@ def copied(workplace: Path, tmp_path: Path) -> Path:
     [("spec.yaml", ("spec: ", "replay: ")), ("metrics.jsonl", ("replay: ",))],
 )  # fmt: skip
 @pytest.mark.parametrize("content", ["[", None])
-def test_a_damaged_record_is_refused_before_anything_runs(
+def test_replay_rejects_damaged_record_before_running(
     file: str, said: tuple[str, ...], content: str | None, copied: Path
 ) -> None:
     (copied / file).unlink()
@@ -188,7 +189,7 @@ def test_a_damaged_record_is_refused_before_anything_runs(
     assert problem.startswith(said) and (file in problem or "stopped before it began" in problem)
 
 
-def test_a_strangers_spec_runs_no_code_and_sends_nothing_away(copied: Path) -> None:
+def test_untrusted_spec_runs_no_code_and_sends_no_data(copied: Path) -> None:
     folder = copied.parent.parent.parent
     (folder / "evil.py").write_text("open('ran', 'w')\ndef payload(params): ...\n")
     text = (copied / "spec.yaml").read_text()
@@ -208,11 +209,11 @@ def test_a_strangers_spec_runs_no_code_and_sends_nothing_away(copied: Path) -> N
     said = "tracking.uri: 'http://example.com' of this spec is on another machine"
     assert refused(folder, copied.name)[0].startswith(said)
     assert refused(folder, copied.name, "tracking.experiment=y")[0].startswith(said)
-    done = here(folder, "replay", copied.name, "tracking=none", "epochs=1")
+    done = commands.run(folder, "replay", copied.name, "tracking=none", "epochs=1")
     assert done.status == 0, done.err
 
 
-def test_the_code_that_a_run_trusted_is_trusted_by_the_readers_word(tmp_path: Path) -> None:
+def test_replay_runs_recorded_code_only_if_trusted_again(tmp_path: Path) -> None:
     commands.project(
         tmp_path,
         {
@@ -222,8 +223,8 @@ def test_the_code_that_a_run_trusted_is_trusted_by_the_readers_word(tmp_path: Pa
             "    return torch.nn.utils.get_total_norm([p.grad for p in params])\n",
         },
     )
-    assert here(tmp_path, *QUICK, "clip=mine", "trust=[mytricks]").status == 0
-    (run,) = commands.runs(tmp_path)
+    assert commands.run(tmp_path, *QUICK, "clip=mine", "trust=[mytricks]").status == 0
+    (run,) = commands.run_dirs(tmp_path)
     assert "the package mytricks isn't trusted" in refused(tmp_path, run.name)[0]
     said, new = replayed(tmp_path, "trust=[mytricks]", wanted=run.name)
     assert "bit-identical" in said and spec(new)["trust"] == ["mytricks"]
@@ -237,7 +238,7 @@ def test_the_code_that_a_run_trusted_is_trusted_by_the_readers_word(tmp_path: Pa
     assert "differs from step 1 on" in said and said.endswith("; code of mytricks changed")
 
 
-def test_a_replay_that_fails_ends_with_1(workplace: Path) -> None:
-    done = here(workplace, "replay", first(workplace).name, "optimizer.lr=1e15")
+def test_failed_replay_exits_with_1(workplace: Path) -> None:
+    done = commands.run(workplace, "replay", first(workplace).name, "optimizer.lr=1e15")
     assert done.status == 1
     assert "lower the learning rate or clip the gradients" in done.err

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
-from same_runs import alike, finished, in_mlflow, numbers_alike
+from run_equality import alike, finished, in_mlflow, numbers_alike
 from stopped_runs import PARTS, QUIET, SMALL, project, stopped
 
 
@@ -29,15 +29,15 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-def resumed(folder: Path, *arguments: str) -> commands.Done:
-    return commands.here(folder, "resume", *arguments, "trust=[parts]")
+def resumed(folder: Path, *arguments: str) -> commands.Result:
+    return commands.run(folder, "resume", *arguments, "trust=[parts]")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody stopped."""
     folder = project(tmp_path_factory.mktemp("whole"))
-    assert commands.here(folder, *QUIET).status == 0
+    assert commands.run(folder, *QUIET).status == 0
     return finished(folder)
 
 
@@ -59,7 +59,7 @@ def again(killed: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
-def test_a_signal_leaves_a_checkpoint_of_that_step_and_the_run_ends_as_if_never_stopped(
+def test_signal_saves_checkpoint_and_resume_gives_identical_results(
     tmp_path: Path, whole: Path, by: str
 ) -> None:
     run = stopped(tmp_path, *SMALL, by=by)
@@ -79,7 +79,7 @@ def in_database(folder: Path, run: Path) -> str:
     return str(client.get_run(commands.read_json(run / "sent.json")["mlflow_run_id"]).info.status)
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
+def test_second_signal_stops_run_immediately(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *QUIET, by="SIGTERM SIGINT")
     assert checkpoints(run) == ["step-000000003.ckpt"]
     assert info(run)["status"] == "KILLED"
@@ -87,24 +87,20 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
     alike(run, whole)
 
 
-def test_a_run_stopped_before_an_evaluation_ends_as_if_never_stopped(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_resume_before_evaluation_gives_identical_results(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *QUIET, at=3)
     assert resumed(tmp_path, run.name).status == 0
     alike(run, whole)
 
 
-def test_a_run_that_is_to_stop_after_its_last_step_is_evaluated_and_ends(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_run_interrupted_after_last_step_still_finishes(tmp_path: Path, whole: Path) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("9 SIGINT")
-    done = commands.here(tmp_path, *QUIET)
+    done = commands.run(tmp_path, *QUIET)
     assert done.status == 0
     reached = "Ctrl-C came after the last step, and the run has reached its end"
     assert reached in done.out.splitlines()
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     alike(run, whole)
 
 
@@ -112,23 +108,23 @@ def test_a_run_that_is_to_stop_after_its_last_step_is_evaluated_and_ends(
 
 
 @pytest.mark.parametrize("wanted", ["id", "its beginning", "name"])
-def test_a_run_is_found_by_id_or_name(again: Path, whole: Path, wanted: str) -> None:
-    (run,) = commands.runs(again)
+def test_resume_finds_run_by_id_prefix_or_name(again: Path, whole: Path, wanted: str) -> None:
+    (run,) = commands.run_dirs(again)
     done = resumed(again, {"id": run.name, "its beginning": run.name[:-2], "name": "mine"}[wanted])
     assert done.status == 0, done.err
     alike(finished(again), whole)
 
 
-def test_a_run_is_told_how_to_go_on_when_it_is_stopped(tmp_path: Path) -> None:
+def test_stopped_run_prints_resume_command(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
-    done = commands.here(tmp_path, *QUIET)
-    (run,) = commands.runs(tmp_path)
+    done = commands.run(tmp_path, *QUIET)
+    (run,) = commands.run_dirs(tmp_path)
     assert f"Stopped. Resume with: python -m recipe resume {run.name}" in done.out.splitlines()
     assert done.err == "recipe: interrupted\n"
 
 
-def test_a_finished_run_is_refused(again: Path) -> None:
+def test_resume_of_finished_run_is_rejected(again: Path) -> None:
     assert resumed(again, "mine").status == 0
     run, before = finished(again), listing(again)
     done = resumed(again, "mine")
@@ -144,14 +140,14 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.integration
-def test_a_run_in_another_process_is_refused_and_goes_on(tmp_path: Path) -> None:
-    arguments = (*commands.HERE, "data.train_size=200", "data.batch_size=2", "model.widths=[4,8]",
+def test_resume_of_active_run_is_rejected_and_run_continues(tmp_path: Path) -> None:
+    arguments = (*commands.CPU, "data.train_size=200", "data.batch_size=2", "model.widths=[4,8]",
                  "epochs=1000", "tracking=none")  # fmt: skip
     going = commands.start(tmp_path, *arguments)
     try:
         wait(lambda: lines(tmp_path) > 5, going)
-        (run,) = commands.runs(tmp_path)
-        done = commands.here(tmp_path, "resume", run.name)
+        (run,) = commands.run_dirs(tmp_path)
+        done = commands.run(tmp_path, "resume", run.name)
         assert (done.status, done.problems) == (2, [
             f"recipe: run: {run.name} is being run by process {going.pid}; wait for its end"
         ])  # fmt: skip
@@ -172,8 +168,8 @@ def wait(until: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-def test_a_run_that_was_killed_before_it_began_is_refused(again: Path) -> None:
-    (run,) = commands.runs(again)
+def test_resume_of_run_killed_before_start_is_rejected(again: Path) -> None:
+    (run,) = commands.run_dirs(again)
     (run / "spec.yaml").unlink()
     done = resumed(again, run.name)
     assert done.status == 2
@@ -182,8 +178,8 @@ def test_a_run_that_was_killed_before_it_began_is_refused(again: Path) -> None:
     ]
 
 
-def test_a_damaged_spec_is_refused(again: Path) -> None:
-    (run,) = commands.runs(again)
+def test_resume_rejects_damaged_spec(again: Path) -> None:
+    (run,) = commands.run_dirs(again)
     (run / "spec.yaml").write_text((run / "spec.yaml").read_text()[:300])
     before = listing(again)
     done = resumed(again, run.name)
@@ -193,27 +189,25 @@ def test_a_damaged_spec_is_refused(again: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
-def test_a_run_with_a_damaged_journal_does_not_go_on_and_its_command_starts_anew(
-    again: Path, name: str
-) -> None:
-    (run,) = commands.runs(again)
+def test_damaged_journal_prevents_resume_and_command_starts_new_run(again: Path, name: str) -> None:
+    (run,) = commands.run_dirs(again)
     (run / name).write_text("{]\n" + (run / name).read_text())
-    done = commands.here(again, "resume", run.name, "trust=[parts]")
+    done = commands.run(again, "resume", run.name, "trust=[parts]")
     told = (
         f"the journals of {run.name} are damaged ({run / name}: line 1 is damaged), so it can't be "
         "resumed; its command starts a new run"
     )
     assert (done.status, done.problems) == (2, [f"recipe: run: {told}"])
-    done = commands.here(again, *QUIET, "name=mine")
+    done = commands.run(again, *QUIET, "name=mine")
     assert done.status == 0 and f"Caution {told}" in done.out.splitlines()
-    assert len(commands.runs(again)) == 2
+    assert len(commands.run_dirs(again)) == 2
 
 
 # from where
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(again: Path, whole: Path) -> None:
-    (run,) = commands.runs(again)
+def test_damaged_checkpoint_is_reported_and_previous_one_resumed(again: Path, whole: Path) -> None:
+    (run,) = commands.run_dirs(again)
     newest = run / "checkpoints" / "step-000000005.ckpt"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1  # one bit of it, which torch doesn't notice
@@ -226,10 +220,10 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(again: Path, w
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"x" * 1000])
-def test_with_every_checkpoint_damaged_a_run_starts_from_its_beginning(
+def test_run_with_only_damaged_checkpoints_restarts_from_scratch(
     again: Path, whole: Path, content: bytes
 ) -> None:
-    (run,) = commands.runs(again)
+    (run,) = commands.run_dirs(again)
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(content)
     done = resumed(again, run.name)
@@ -238,9 +232,7 @@ def test_with_every_checkpoint_damaged_a_run_starts_from_its_beginning(
     alike(finished(again), whole)
 
 
-def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_damaged_checkpoint_does_not_displace_intact_one(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *QUIET, "checkpoint.keep=1", "checkpoint.per=step", at=8)
     assert checkpoints(run) == ["step-000000008.ckpt"]
     (run / "checkpoints" / "step-000000008.ckpt").write_bytes(b"")
@@ -252,8 +244,8 @@ def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(
     numbers_alike(finished(tmp_path), whole)
 
 
-def test_what_a_killed_writer_left_is_cleaned_up(again: Path, whole: Path) -> None:
-    (run,) = commands.runs(again)
+def test_partial_checkpoint_of_a_killed_process_is_removed(again: Path, whole: Path) -> None:
+    (run,) = commands.run_dirs(again)
     stray = run / "checkpoints" / ".step-000000007.ckpt.tmp"
     stray.write_bytes(b"half of it")
     assert resumed(again, run.name).status == 0
@@ -262,9 +254,7 @@ def test_what_a_killed_writer_left_is_cleaned_up(again: Path, whole: Path) -> No
 
 
 @pytest.mark.long
-def test_a_run_can_be_stopped_and_resumed_as_often_as_one_likes(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_repeated_stop_and_resume_gives_identical_results(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *QUIET, at=1)
     for at in (1, 2, 3, 1):  # counted anew in each
         (tmp_path / "signals").write_text(f"{at} SIGINT")
@@ -293,16 +283,18 @@ EVERY = "checkpoint.per=step checkpoint.keep=3 checkpoint.keep_finished=3"
         (["checkpoint.every=null"], []),
     ],
 )
-def test_checkpoints_are_written_as_often_as_asked_and_the_last_ones_kept(
+def test_checkpoints_follow_interval_and_retention_settings(
     tmp_path: Path, settings: list[str], steps: list[int]
 ) -> None:
     project(tmp_path)
-    assert commands.here(tmp_path, *QUIET, *settings).status == 0
+    assert commands.run(tmp_path, *QUIET, *settings).status == 0
     found = finished(tmp_path).glob("checkpoints/*")
     assert sorted(path.name for path in found) == [f"step-{step:09}.ckpt" for step in steps]
 
 
-def test_without_checkpoints_a_signal_still_leaves_one(tmp_path: Path, whole: Path) -> None:
+def test_signal_saves_a_checkpoint_even_if_checkpointing_is_off(
+    tmp_path: Path, whole: Path
+) -> None:
     run = stopped(tmp_path, *QUIET, "checkpoint.every=null")
     assert checkpoints(run) == ["step-000000005.ckpt"]
     assert resumed(tmp_path, run.name).status == 0
@@ -333,14 +325,14 @@ def test_without_checkpoints_a_signal_still_leaves_one(tmp_path: Path, whole: Pa
          "checkpoint.<setting>=<value>"),
     ],
 )  # fmt: skip
-def test_wrong_settings_are_refused(tmp_path: Path, setting: str, problem: str) -> None:
-    assert commands.refused(tmp_path, *commands.QUICK, setting) == [problem]
+def test_invalid_settings_are_rejected(tmp_path: Path, setting: str, problem: str) -> None:
+    assert commands.rejected(tmp_path, *commands.QUICK, setting) == [problem]
 
 
 # what isn't as it was
 
 
-def test_other_data_are_refused(tmp_path: Path) -> None:
+def test_resume_rejects_changed_data(tmp_path: Path) -> None:
     project(tmp_path)
     images, classes = np.arange(20 * 256, dtype=np.uint8).reshape(20, 16, 16), np.arange(20) % 2
     np.savez(tmp_path / "data.npz", x=images, y=classes)
@@ -358,30 +350,28 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     assert listing(tmp_path) == before
 
 
-def test_other_code_is_cautioned_about_and_nobody_takes_the_result_for_the_spec_s(
-    again: Path,
-) -> None:
-    (run,) = commands.runs(again)
+def test_run_resumed_with_changed_code_warns_and_is_not_reused(again: Path) -> None:
+    (run,) = commands.run_dirs(again)
     (again / "parts.py").write_text(PARTS + "\n# changed\n")
     done = resumed(again, run.name)
     assert done.status == 0
     caution = f"Caution changed since {run.name} started: parts "
     assert any(line.startswith(caution) for line in done.out.splitlines())
     (again / "parts.py").write_text(PARTS)
-    swept = commands.in_turn(again, "-m", *QUIET, "seed=0")
+    swept = commands.sweep(again, "-m", *QUIET, "seed=0")
     assert swept.status == 0
     assert "finished before" not in swept.out
 
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_another_number_of_threads_is_cautioned_about(tmp_path: Path) -> None:
+def test_resume_with_other_thread_count_prints_caution(tmp_path: Path) -> None:
     arguments = ("device=cpu", "device.threads=auto", *QUIET[2:])
     project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
-    assert commands.process(tmp_path, *arguments).status == 130
-    (run,) = commands.runs(tmp_path)
-    done = commands.process(tmp_path, "resume", run.name, "trust=[parts]", OMP_NUM_THREADS="2")
+    assert commands.spawn(tmp_path, *arguments).status == 130
+    (run,) = commands.run_dirs(tmp_path)
+    done = commands.spawn(tmp_path, "resume", run.name, "trust=[parts]", OMP_NUM_THREADS="2")
     assert done.status == 0
     assert f"Caution changed since {run.name} started: device, threads" in done.out
 
@@ -389,9 +379,7 @@ def test_another_number_of_threads_is_cautioned_about(tmp_path: Path) -> None:
 # other places
 
 
-def test_a_folder_of_outputs_that_was_moved_is_resumed_where_it_is(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_moved_output_folder_resumes_in_new_location(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *SMALL)
     (tmp_path / "outputs").rename(tmp_path / "elsewhere")
     done = resumed(tmp_path, run.name, "output_dir=elsewhere")
@@ -402,12 +390,14 @@ def test_a_folder_of_outputs_that_was_moved_is_resumed_where_it_is(
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
 
 
-def test_a_run_below_another_folder_is_resumed_there(tmp_path: Path, whole: Path) -> None:
+def test_run_recorded_under_another_folder_name_resumes_in_place(
+    tmp_path: Path, whole: Path
+) -> None:
     project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
-    assert commands.here(tmp_path, *SMALL, "output_dir=first").status == 130
+    assert commands.run(tmp_path, *SMALL, "output_dir=first").status == 130
     (tmp_path / "first").rename(tmp_path / "outputs")
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert resumed(tmp_path, run.name).status == 0
     alike(run, whole)
     in_mlflow(run)
@@ -416,11 +406,11 @@ def test_a_run_below_another_folder_is_resumed_there(tmp_path: Path, whole: Path
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_run_goes_on_without_the_database_it_was_in(tmp_path: Path, whole: Path) -> None:
+def test_run_resumes_after_mlflow_database_is_removed(tmp_path: Path, whole: Path) -> None:
     run = stopped(tmp_path, *SMALL)
     for file in (tmp_path / "outputs").glob("mlflow.db*"):
         file.unlink()
-    done = commands.process(tmp_path, "resume", run.name, "trust=[parts]")
+    done = commands.spawn(tmp_path, "resume", run.name, "trust=[parts]")
     assert done.status == 0, done.err
     alike(run, whole)
     in_mlflow(run)
@@ -439,7 +429,7 @@ def pets(folder: Path) -> Path:
 
 
 WORKERS = (
-    *commands.HERE, "data=image_folder", "data.path=pets", "data.val=0.2", "data.size=16",
+    *commands.CPU, "data=image_folder", "data.path=pets", "data.val=0.2", "data.size=16",
     "data.batch_size=4", "data.workers=2", "model.widths=[4,8]", "model.dropout=0.2",
     "augment=flip_crop", "epochs=3", "tracking=none",
 )  # fmt: skip
@@ -452,38 +442,36 @@ def signalled(folder: Path, signum: signal.Signals) -> tuple[int, str]:
     wait(lambda: lines(folder) > 15, going)
     os.killpg(going.pid, signum)
     going.communicate(timeout=60)
-    return going.returncode, info(commands.runs(folder)[-1])["status"]
+    return going.returncode, info(commands.run_dirs(folder)[-1])["status"]
 
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_signal_to_every_process_of_a_terminal_stops_a_run_with_workers_in_order(
-    tmp_path: Path,
-) -> None:
+def test_terminal_signal_stops_run_with_workers_in_resumable_state(tmp_path: Path) -> None:
     folders = [pets(tmp_path / name) for name in ("killed", "interrupted", "whole")]
     assert signalled(folders[0], signal.SIGKILL) == (-signal.SIGKILL, "RUNNING")
     assert signalled(folders[1], signal.SIGINT) == (130, "KILLED")
-    assert commands.here(folders[2], *WORKERS).status == 0
+    assert commands.run(folders[2], *WORKERS).status == 0
     for folder in folders[:2]:
-        done = commands.here(folder, *WORKERS)
+        done = commands.run(folder, *WORKERS)
         assert done.status == 0 and "Resumes " in done.out, done.err
         alike(finished(folder), finished(folders[2]))
 
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_workers_that_outlive_their_run_for_a_moment_do_not_hold_it(tmp_path: Path) -> None:
+def test_orphaned_data_workers_do_not_block_resuming(tmp_path: Path) -> None:
     pets(tmp_path)
     going = commands.start(tmp_path, *WORKERS)
     wait(lambda: lines(tmp_path) > 15, going)
     going.kill()  # it alone
     going.wait()
-    done = commands.process(tmp_path, *WORKERS)
+    done = commands.spawn(tmp_path, *WORKERS)
     assert done.status == 0 and "Resumes " in done.out, done.err
     assert info(finished(tmp_path))["status"] == "FINISHED"
 
 
-def test_points_that_come_out_otherwise_when_computed_again_are_told(
+def test_resume_warns_about_recomputed_points_with_other_values(
     tmp_path: Path, whole: Path
 ) -> None:
     run = stopped(tmp_path, *QUIET, "checkpoint.per=step", "checkpoint.every=2")

@@ -45,9 +45,9 @@ uploads = UploadQueue(outputs, Tracking({uri!r}, "recipe"))
 uploads.request(recorder.run_dir)
 """
     kills = "\nos.kill(os.getpid(), signal.SIGKILL)\n"
-    done = commands.process(folder, "-c", begins + program + kills, program=(sys.executable,))
+    done = commands.spawn(folder, "-c", begins + program + kills, program=(sys.executable,))
     assert done.status == -signal.SIGKILL, done.err
-    return commands.runs(folder)[-1]
+    return commands.run_dirs(folder)[-1]
 
 
 POINTS = """
@@ -58,21 +58,21 @@ for step in range(1, 8):
 
 
 @pytest.mark.integration
-def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> None:
+def test_status_closes_killed_run_on_disk_and_in_mlflow(tmp_path: Path) -> None:
     command = (*commands.QUICK, "epochs=500", "name=long one")
     started = commands.start(tmp_path, *command)
     while started.poll() is None and not list(tmp_path.glob("outputs/runs/*/model.safetensors")):
         time.sleep(0.05)
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     while run_dirs.read_info(run, "run").mlflow_run_id is None:  # MLflow heard of it
         time.sleep(0.05)
-    alive = commands.here(tmp_path, "status")
+    alive = commands.run(tmp_path, "status")
     assert " RUNNING  " in alive.out and "1 run: 1 RUNNING" in alive.out
     assert "resume" not in alive.out and " of 1000  " in alive.out
     started.send_signal(signal.SIGKILL)
     started.communicate()
     last = commands.read_lines(run / "metrics.jsonl")[-1]
-    done = commands.here(tmp_path, "status")
+    done = commands.run(tmp_path, "status")
     assert done.status == 0 and f"{run.name}  long one  KILLED " in done.out
     assert f" {last['step']} of 1000  " in done.out and "1 run: 1 KILLED" in done.out
     assert (
@@ -86,14 +86,14 @@ def test_a_run_that_is_killed_is_closed_here_and_in_mlflow(tmp_path: Path) -> No
     found = client(tmp_path).get_run(run_id)
     assert (found.info.status, found.info.end_time) == ("KILLED", last["time"])
     assert servers.points(client(tmp_path), run_id) == servers.journal(run)
-    again = commands.here(tmp_path, "status")
+    again = commands.run(tmp_path, "status")
     assert "was stale" not in again.out and "1 run: 1 KILLED" in again.out
 
 
 @pytest.mark.integration
-def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
+def test_resumed_run_continues_same_mlflow_run(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS + "time.sleep(3)", tracked=True)
-    commands.here(tmp_path, "status")
+    commands.run(tmp_path, "status")
     before = servers.journal(run)
     tracking = local(tmp_path / "outputs", experiment="recipe")
     recorder = SentRecorder.resume(run, tracking)
@@ -121,7 +121,7 @@ def test_a_run_that_is_taken_up_again_goes_on_in_the_same_mlflow_run(tmp_path: P
 
 
 @pytest.mark.integration
-def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> None:
+def test_differing_recomputed_points_are_kept_and_counted(tmp_path: Path) -> None:
     run = died(
         tmp_path, 'recorder.log_metrics(1, {"loss": float("nan"), "lr": 0.5, "memory/mb": 3})'
     )
@@ -134,7 +134,7 @@ def test_points_that_come_out_otherwise_are_kept_and_counted(tmp_path: Path) -> 
 
 
 @pytest.mark.integration
-def test_a_run_is_one_processs_at_a_time(tmp_path: Path) -> None:
+def test_second_process_cannot_open_active_run(tmp_path: Path) -> None:
     recorder = SentRecorder(tmp_path / "outputs", "mine", Tracking(None))
     assert run_dirs.is_running(recorder.run_dir)
     program = f"""
@@ -142,7 +142,7 @@ from pathlib import Path
 from recipe.runner.recorder import Recorder
 Recorder.reopen(Path({str(recorder.run_dir)!r}))
 """
-    other = commands.process(tmp_path, "-c", program, program=(sys.executable,))
+    other = commands.spawn(tmp_path, "-c", program, program=(sys.executable,))
     process = commands.read_json(recorder.run_dir / "run.json")["process"]
     assert other.err.splitlines()[-1] == (
         f"recipe.errors.SpecError: run: {recorder.run_id} is being run by process {process}; wait "
@@ -156,7 +156,7 @@ Recorder.reopen(Path({str(recorder.run_dir)!r}))
 
 
 @pytest.mark.integration
-def test_a_process_that_reads_data_does_not_keep_a_dead_run_alive(tmp_path: Path) -> None:
+def test_forked_child_process_does_not_hold_lock_of_killed_run(tmp_path: Path) -> None:
     forks = """
 import sys
 import threading
@@ -170,13 +170,13 @@ if os.fork() == 0:
 
 
 @pytest.mark.integration
-def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
+def test_truncated_journal_line_does_not_count_as_activity(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS)
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "time": 99999999999999, "met')
     at = commands.read_lines(run / "events.jsonl")[-1]["time"]
     assert stale_records.get_last_activity(run) - at < 60_000
-    assert " 7 of 40  " in commands.here(tmp_path, "status").out
+    assert " 7 of 40  " in commands.run(tmp_path, "status").out
     recorder = SentRecorder.resume(run, Tracking(None))
     recorder.log_metrics(8, {"loss": 0.1})
     recorder.close("FINISHED")
@@ -184,11 +184,11 @@ def test_a_torn_last_line_is_no_sign_of_life(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_run_that_died_as_it_ended_ends_as_it_said(tmp_path: Path) -> None:
+def test_run_killed_after_recording_its_end_keeps_recorded_status(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS)
     with open(run / "events.jsonl", "a") as file:
         file.write('{"kind": "end", "time": 1, "status": "FINISHED"}\n')
-    assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
+    assert "1 run: 1 FINISHED" in commands.run(tmp_path, "status").out
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     kinds = [line["kind"] for line in commands.read_lines(run / "events.jsonl")]
     assert kinds == ["started", "tags", "end"]
@@ -196,7 +196,7 @@ def test_a_run_that_died_as_it_ended_ends_as_it_said(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path) -> None:
+def test_signal_while_waiting_for_mlflow_keeps_finished_status(tmp_path: Path) -> None:
     with servers.proxy(1) as proxy:
         proxy.delay = 60
         command = (*commands.QUICK, "tracking=server", f"tracking.uri={proxy.uri}")
@@ -208,24 +208,24 @@ def test_a_signal_while_mlflow_is_waited_for_leaves_a_true_record(tmp_path: Path
         started.send_signal(signal.SIGTERM)
         _, err = started.communicate(timeout=60)
         assert (started.returncode, err) == (143, "recipe: terminated\n")
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     assert not run_dirs.is_running(run)
-    assert "1 run: 1 FINISHED" in commands.here(tmp_path, "status").out
+    assert "1 run: 1 FINISHED" in commands.run(tmp_path, "status").out
 
 
-def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
+def test_stale_sweep_is_closed_in_mlflow(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 2}))
     lock = sweep_record.start_sweep(sweep)
     tracking = local(tmp_path / "outputs", experiment="recipe")
     SentRecorder(tmp_path / "outputs", "one", tracking, sweep_dir=sweep).close("FINISHED")
-    commands.here(tmp_path, "status")
+    commands.run(tmp_path, "status")
     above = sweep_record.read_record(sweep)["mlflow_run_id"]
     assert client(tmp_path).get_run(above).info.status == "RUNNING"
     lock.release()
-    commands.here(tmp_path, "sync")
+    commands.run(tmp_path, "sync")
     assert client(tmp_path).get_run(above).info.status == "KILLED"
     with sweep_record.start_sweep(sweep):  # taken up again
         SentRecorder(tmp_path / "outputs", "two", tracking, sweep_dir=sweep).close("FINISHED")
@@ -233,29 +233,27 @@ def test_a_sweep_that_died_is_closed_in_mlflow(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_run_that_was_found_dead_is_taken_up_and_others_are_left(tmp_path: Path) -> None:
+def test_status_resume_resumes_stale_run_and_leaves_closed_runs(tmp_path: Path) -> None:
     ended = died(tmp_path, POINTS)
-    commands.here(tmp_path, "status")
+    commands.run(tmp_path, "status")
     started = commands.start(tmp_path, *commands.QUICK, "epochs=60", "tracking=none")
     while not list(tmp_path.glob("outputs/runs/*/checkpoints/step-*.ckpt")):  # named when whole
         assert started.poll() is None
         time.sleep(0.01)
     started.kill()
     started.communicate()
-    done = commands.here(tmp_path, "status", "resume=true")
+    done = commands.run(tmp_path, "status", "resume=true")
     assert done.status == 0, done.err
-    run = commands.runs(tmp_path)[-1]
+    run = commands.run_dirs(tmp_path)[-1]
     assert f"Resumes {run.name} after step" in done.out
     states = [run_dirs.read_info(folder, "run").status for folder in (ended, run)]
     assert states == ["KILLED", "FINISHED"]
 
 
 @pytest.mark.integration
-def test_a_run_that_can_not_be_taken_up_is_told_and_costs_the_others_nothing(
-    tmp_path: Path,
-) -> None:
+def test_status_resume_reports_run_without_resumable_state(tmp_path: Path) -> None:
     died(tmp_path, POINTS)
-    done = commands.here(tmp_path, "status", "resume=true")
+    done = commands.run(tmp_path, "status", "resume=true")
     assert done.status == 1
     assert "was stopped before it began; start it again" in done.out
 
@@ -273,40 +271,40 @@ def clip(model):
 """
 
 
-def test_a_run_that_another_process_finishes_meanwhile_is_no_error(
+def test_status_resume_accepts_run_finished_by_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {"parts.py": FINISHED_BY_ANOTHER, "conf/clip/mine.yaml": "_target_: parts.clip\n"}
     commands.project(tmp_path, files)
     settings = (*commands.QUICK, "clip=mine", "trust=[parts]", "tracking=none")
-    assert commands.here(tmp_path, *settings).status == 0
-    (run,) = commands.runs(tmp_path)
+    assert commands.run(tmp_path, *settings).status == 0
+    (run,) = commands.run_dirs(tmp_path)
     info = run_dirs.read_info(run, "run")
     run_dirs.write_info(run, replace(info, status="RUNNING"))
     events = (run / "events.jsonl").read_text().splitlines(keepends=True)
     (run / "events.jsonl").write_text("".join(line for line in events if '"end"' not in line))
     monkeypatch.setenv("FINISHES", run.name)
     monkeypatch.setenv("PYTHONPATH", str(commands.CHECKOUT))
-    done = commands.here(tmp_path, "status", "resume=true", "trust=[parts]")
+    done = commands.run(tmp_path, "status", "resume=true", "trust=[parts]")
     assert done.status == 0, done.out + done.err
     assert f"{run.name} is FINISHED now, so there is nothing to resume" in done.out
 
 
 @pytest.mark.integration
-def test_a_run_that_died_as_it_ended_has_nothing_to_resume(tmp_path: Path) -> None:
+def test_run_killed_after_recording_its_end_is_not_resumed(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS)
     with open(run / "events.jsonl", "a") as file:
         file.write('{"kind": "end", "time": 1, "status": "FINISHED"}\n')
-    done = commands.here(tmp_path, "status", "resume=true")
+    done = commands.run(tmp_path, "status", "resume=true")
     assert done.status == 0
     assert f"{run.name} is FINISHED now, so there is nothing to resume" in done.out
 
 
 @pytest.mark.integration
-def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(tmp_path: Path) -> None:
+def test_status_lists_previously_killed_runs_left_unresumed(tmp_path: Path) -> None:
     run = died(tmp_path, POINTS + 'recorder.log_text("spec.yaml", "name: short")')
-    commands.here(tmp_path, "status")
-    done = commands.here(tmp_path, "status", "resume=true")
+    commands.run(tmp_path, "status")
+    done = commands.run(tmp_path, "status", "resume=true")
     assert (done.status, done.err) == (0, "")
     assert done.out.endswith(
         f"No stale run was found; 1 run recorded as KILLED before, maybe on purpose, not resumed "
@@ -314,26 +312,26 @@ def test_runs_that_were_killed_before_are_named_where_they_are_not_resumed(tmp_p
     )
 
 
-def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, "status", "resume=yes")
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, "status", "resume=yes")
     assert (done.status, done.err) == (2, "recipe: resume must be true or false, got yes\n")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.integration
-def test_a_run_whose_end_mlflow_did_not_hear_is_told_every_time(tmp_path: Path) -> None:
+def test_status_always_reports_ended_run_missing_from_mlflow(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{servers.free_port()}"
     run = died(tmp_path, POINTS)
     UploadState(uri).write(run)
-    died_too = commands.here(tmp_path, "status")
+    died_too = commands.run(tmp_path, "status")
     assert "is closed as KILLED" in died_too.out and "Connection refused" in died_too.out
-    for done in (died_too, commands.here(tmp_path, "status")):
+    for done in (died_too, commands.run(tmp_path, "status")):
         assert done.out.splitlines()[-1] == (
             "1 ended run is not completely in MLflow; python -m recipe sync sends what is left"
         )
 
 
-def test_a_run_is_taken_up_and_ends_without_waiting_for_a_busy_database(tmp_path: Path) -> None:
+def test_run_resumes_without_waiting_for_locked_database(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     tracking = local(outputs, experiment="recipe")
     first = SentRecorder(outputs, "short", tracking)
@@ -348,18 +346,18 @@ def test_a_run_is_taken_up_and_ends_without_waiting_for_a_busy_database(tmp_path
     assert run_dirs.read_info(first.run_dir, "run").status == "FINISHED"
     sent = UploadState.read(first.run_dir)
     assert sent is not None and "1 of metrics.jsonl" in sent.describe_unsent(first.run_dir)
-    assert commands.here(tmp_path, "sync").status == 0
+    assert commands.run(tmp_path, "sync").status == 0
     assert client(tmp_path).get_run(str(sent.mlflow_run_id)).info.status == "FINISHED"
 
 
-def test_a_folder_without_runs_is_no_mistake(tmp_path: Path) -> None:
+def test_folder_without_runs_raises_no_error(tmp_path: Path) -> None:
     for verb in ("status", "sync"):
-        done = commands.here(tmp_path, verb)
+        done = commands.run(tmp_path, verb)
         assert (done.status, done.err) == (0, "")
         assert done.out == f"There are no runs in {tmp_path}/outputs/runs\n"
 
 
-def test_of_many_dead_runs_a_few_are_told_one_by_one(tmp_path: Path) -> None:
+def test_status_lists_five_stale_runs_and_counts_the_rest(tmp_path: Path) -> None:
     for number in range(8):
         run = run_dirs.get_runs_dir(tmp_path / "outputs") / f"20260101-000000-00000{number}"
         run.mkdir(parents=True)
@@ -367,7 +365,7 @@ def test_of_many_dead_runs_a_few_are_told_one_by_one(tmp_path: Path) -> None:
         UploadState(None).write(run)
         if number:
             (run / "spec.yaml").touch()
-    lines = commands.here(tmp_path, "status").out.splitlines()
+    lines = commands.run(tmp_path, "status").out.splitlines()
     assert sum("was stale" in line for line in lines) == 5
     assert lines[-6].endswith("closed as KILLED; it had not started to train, so start it again")
     assert lines[-5].endswith("; python -m recipe resume 20260101-000000-000001 resumes it")

@@ -24,7 +24,7 @@ LRS = ("-m", *stopped_runs.QUIET, "optimizer.lr=0.1,0.2", "seed=0,1")
 
 
 def status(folder: Path, *arguments: str) -> list[str]:
-    done = commands.here(folder, "status", *arguments)
+    done = commands.run(folder, "status", *arguments)
     assert (done.status, done.err) == (0, "")
     return [line.rstrip() for line in done.out.splitlines()]
 
@@ -35,18 +35,18 @@ def accuracies(folder: Path) -> dict[str, str]:
     return {e["name"]: f"{100 * e['accuracy']:.2f} %" for e in ended if e["status"] == "FINISHED"}
 
 
-def go_on(folder: Path, lines: Sequence[str]) -> commands.Done:
+def go_on(folder: Path, lines: Sequence[str]) -> commands.Result:
     """Gives the command that was advised."""
     (advice,) = [line for line in lines if line.startswith("Resume with: python -m recipe ")]
     command, _, _ = advice.removeprefix("Resume with: python -m recipe ").partition("; that takes")
-    return commands.here(folder, *shlex.split(command))
+    return commands.run(folder, *shlex.split(command))
 
 
 @pytest.mark.long
-def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path: Path) -> None:
+def test_status_prints_command_completing_sweep_with_failed_run(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("14 error")  # in the second run's fifth step
-    assert commands.in_turn(tmp_path, *LRS).status == 1
+    assert commands.sweep(tmp_path, *LRS).status == 1
     done = accuracies(tmp_path)
     lines = status(tmp_path, "optimizer.lr=0.1,0.2 seed=0,1")
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
@@ -66,10 +66,10 @@ def test_a_sweep_with_a_failed_run_is_shown_and_its_command_finishes_it(tmp_path
 
 
 @pytest.mark.integration
-def test_a_sweep_that_was_killed_is_shown_and_its_command_finishes_it(tmp_path: Path) -> None:
+def test_status_prints_command_completing_killed_sweep(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("14 SIGKILL")
-    killed = commands.process(tmp_path, *LRS, "hydra/launcher=basic")
+    killed = commands.spawn(tmp_path, *LRS, "hydra/launcher=basic")
     assert killed.status == -signal.SIGKILL, killed.err
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     done = accuracies(tmp_path)["optimizer.lr=0.1 seed=0"]
@@ -126,7 +126,7 @@ def run_that_took(outputs: Path, run: str, *seconds: float) -> str:
     return run
 
 
-def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_path: Path) -> None:
+def test_sweep_status_shows_steps_of_running_jobs_and_time_left(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     sweep = sweep_folder(outputs, name="mine", planned=planned(["clip=none", "clip=norm"], [0, 1]))
     run = run_that_took(outputs, "20251231-000000-000000", 60, 40)
@@ -165,7 +165,7 @@ def test_what_is_running_is_shown_with_its_step_and_the_time_left_is_told(tmp_pa
     ]
 
 
-def test_nothing_is_said_of_the_time_left_while_nothing_has_finished(tmp_path: Path) -> None:
+def test_sweep_status_omits_time_left_until_a_run_has_finished(tmp_path: Path) -> None:
     sweep = sweep_folder(
         tmp_path / "outputs", name="new", planned=planned(["clip=none"], [0, 1]),
         command=["-m", "clip=none", "seed=0,1", "name=my sweep"],
@@ -181,9 +181,7 @@ def test_nothing_is_said_of_the_time_left_while_nothing_has_finished(tmp_path: P
     ]
 
 
-def test_a_sweep_over_one_seed_has_one_column_and_one_over_seeds_alone_one_row(
-    tmp_path: Path,
-) -> None:
+def test_one_seed_gives_one_column_and_seed_only_sweep_gives_one_row(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ways = [["clip=none", "epochs=1"], ["clip=none", "epochs=2"], ["clip=norm", "epochs=1"]]
     sweep = sweep_folder(outputs, name="one", planned=ways)
@@ -201,7 +199,7 @@ def test_a_sweep_over_one_seed_has_one_column_and_one_over_seeds_alone_one_row(
     ]  # fmt: skip
 
 
-def test_an_ablations_variants_have_the_names_it_gave_them(tmp_path: Path) -> None:
+def test_status_shows_ablation_variant_names(tmp_path: Path) -> None:
     sweep = sweep_folder(
         tmp_path / "outputs", name="ablation", planned=planned(["clip=none", "clip=norm"], [0]),
         variants=["baseline", "clip"],
@@ -215,7 +213,7 @@ def test_an_ablations_variants_have_the_names_it_gave_them(tmp_path: Path) -> No
     assert status(tmp_path, "ablation")[2:4] == ["baseline  75.00 %", "clip       killed"]
 
 
-def test_every_cell_of_many_seeds_is_shown_whole(tmp_path: Path) -> None:
+def test_status_shows_complete_cells_for_many_seeds(tmp_path: Path) -> None:
     variants = [f"clip={kind} optimizer.lr=0.0{kind}" for kind in range(1, 4)]
     jobs = planned(variants, range(40))
     sweep = sweep_folder(tmp_path / "outputs", name="wide", planned=jobs)
@@ -230,7 +228,7 @@ def test_every_cell_of_many_seeds_is_shown_whole(tmp_path: Path) -> None:
         assert sum(f" {number / 10:.2f} %" in line for line in row) == 1
 
 
-def test_a_sweep_of_before_jobs_were_noted_shows_those_that_are_known(tmp_path: Path) -> None:
+def test_status_shows_known_jobs_of_sweep_without_planned_jobs(tmp_path: Path) -> None:
     sweep = sweep_folder(tmp_path / "outputs", name="old", swept=["clip", "seed"], jobs=4)
     end(sweep, 0, "clip=none seed=0", accuracy=0.5)
     end(sweep, 1, "clip=none seed=1", "FAILED", problem="RuntimeError: no")
@@ -246,7 +244,7 @@ def test_a_sweep_of_before_jobs_were_noted_shows_those_that_are_known(tmp_path: 
     ]
 
 
-def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
+def test_sweep_status_reports_damaged_records_and_shows_the_rest(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     sweep = sweep_folder(outputs, name="hurt", planned=planned(["clip=none"], [0, 1]), jobs=2)
     recorders = [
@@ -281,7 +279,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
     assert "\x1b" not in "".join(status(tmp_path, SWEEP))
 
 
-def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path) -> None:
+def test_sweep_is_found_by_id_prefix_and_name(tmp_path: Path) -> None:
     for id_, name in [("20260101-000000-aaaaaa", "a=1,2"), ("20260102-000000-bbbbbb", "same"),
                       ("20260102-000000-cccccc", "same"),
                       ("20260103-000000-dddddd", "seed=0,1")]:  # fmt: skip
@@ -305,7 +303,7 @@ def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path)
             "20260101-000000-aaaaaa (a=1,2)",
         ),
     ]:
-        done = commands.here(tmp_path, "status", wanted)
+        done = commands.run(tmp_path, "status", wanted)
         assert (done.status, done.err) == (2, f"recipe: {problem}\n")
 
 
@@ -325,9 +323,9 @@ def test_a_sweep_is_found_by_id_by_its_beginning_and_by_its_name(tmp_path: Path)
         (["a", "--resume", "true"], "resume: is for stale runs, not for a sweep"),
     ],
 )
-def test_a_slip_in_the_arguments_is_refused(
+def test_status_rejects_misspelled_arguments(
     tmp_path: Path, arguments: list[str], problem: str
 ) -> None:
-    done = commands.here(tmp_path, "status", *arguments)
+    done = commands.run(tmp_path, "status", *arguments)
     assert (done.status, done.err) == (2, f"recipe: {problem}\n")
     assert not list(tmp_path.iterdir())

@@ -21,14 +21,14 @@ def label(card: TrickCard) -> str:
     return card.label
 
 
-def test_the_page_of_all_tricks_is_what_the_files_say(pytestconfig: pytest.Config) -> None:
+def test_tricks_page_matches_the_option_files(pytestconfig: pytest.Config) -> None:
     if pytestconfig.getoption("--refresh-golden"):
         PAGE.write_text(render_markdown(), encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == render_markdown()
 
 
 @pytest.mark.parametrize("card", TRICKS, ids=label)
-def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card: TrickCard) -> None:
+def test_card_states_benefit_conflicts_and_cost(card: TrickCard) -> None:
     if card.label == "loss=cross_entropy":  # the default is no trick
         return
     expected = {"Helps", "Not with", "Costs"}
@@ -37,15 +37,15 @@ def test_a_card_says_when_a_trick_helps_what_it_costs_and_where_it_is_from(card:
     assert all(setting.description for setting in card.settings if setting.key.count(".") == 1)
 
 
-def test_every_option_is_listed_with_its_line(tmp_path: Path) -> None:
-    shown = " ".join(commands.here(tmp_path, "tricks").out.split())
+def test_every_option_is_listed_with_its_description(tmp_path: Path) -> None:
+    shown = " ".join(commands.run(tmp_path, "tricks").out.split())
     for group in GROUPS:
         for name, option in option_files.find_options(group).items():
             assert f"{name} {option.description}" in shown
 
 
-def test_a_card_shows_settings_with_their_values_and_what_they_do(tmp_path: Path) -> None:
-    shown = " ".join(commands.here(tmp_path, "tricks", "freeze=vgg_first2").out.split())
+def test_card_shows_settings_with_values_and_descriptions(tmp_path: Path) -> None:
+    shown = " ".join(commands.run(tmp_path, "tricks", "freeze=vgg_first2").out.split())
     assert "freeze=vgg_first2 Freeze the first two convolutions of a VGG" in shown
     # names is given by its own file, batchnorm by the one that it builds on
     assert "freeze.names=['*convolution1_1.*', '*convolution1_2.*']" in shown
@@ -53,17 +53,17 @@ def test_a_card_shows_settings_with_their_values_and_what_they_do(tmp_path: Path
     assert "ablate freeze=vgg_first2 'seed=range(6)'" in shown
 
 
-def test_what_there_is_not_is_refused_with_what_there_is(tmp_path: Path) -> None:
+def test_unknown_tricks_arguments_are_rejected_with_suggestions(tmp_path: Path) -> None:
     for asked, told in {
         "clp": "tricks: clp: no such group; did you mean clip?",
         "clip=nrm": "tricks: clip=nrm: no such option; did you mean norm?",
         "--outputdir=x": "tricks: --outputdir=x: no such argument; did you mean output_dir?",
     }.items():
-        done = commands.here(tmp_path, "tricks", asked)
+        done = commands.run(tmp_path, "tricks", asked)
         assert (done.status, done.problems) == (2, [f"recipe: {told}"])
 
 
-def test_a_trick_of_ones_own_has_a_card_like_ours(tmp_path: Path) -> None:
+def test_user_trick_has_card(tmp_path: Path) -> None:
     folder = commands.project(
         tmp_path,
         {
@@ -74,9 +74,7 @@ def test_a_trick_of_ones_own_has_a_card_like_ours(tmp_path: Path) -> None:
             "raise SystemExit  # a card is read, not run\n",
         },
     )
-    shown = [
-        line.strip() for line in commands.here(folder, "tricks", "clip=halve").out.splitlines()
-    ]
+    shown = [line.strip() for line in commands.run(folder, "tricks", "clip=halve").out.splitlines()]
     assert shown[:3] == ["clip=halve", "Halve every gradient.", "Returns the norm."]
     for line in (
         "Helps  Nobody, as far as is known.",
@@ -88,18 +86,18 @@ def test_a_trick_of_ones_own_has_a_card_like_ours(tmp_path: Path) -> None:
         assert line in shown
 
 
-def test_a_card_names_the_commands_that_record_and_compare_pairs(tmp_path: Path) -> None:
-    shown = commands.here(tmp_path, "tricks", "clip=norm").out.splitlines()
+def test_card_names_commands_to_record_and_compare_pairs(tmp_path: Path) -> None:
+    shown = commands.run(tmp_path, "tricks", "clip=norm").out.splitlines()
     assert shown[shown.index("Your own runs") + 1 :][:2] == [
         "  Record six pairs: python -m recipe ablate clip=norm 'seed=range(6)'",
         "  Compare recorded runs: python -m recipe compare all",
     ]
     (elsewhere,) = [
         line
-        for line in commands.here(
+        for line in commands.run(
             tmp_path, "tricks", "clip=norm", "output_dir=other"
         ).out.splitlines()
         if "compare all" in line
     ]
     assert elsewhere.endswith("python -m recipe compare all output_dir=other")
-    assert "Your own runs" not in commands.here(tmp_path, "tricks", "clip=none").out
+    assert "Your own runs" not in commands.run(tmp_path, "tricks", "clip=none").out

@@ -15,15 +15,15 @@ import psutil
 import pytest
 import servers
 
-SWEEP = ("-m", *commands.HERE, "model=mlp", "data.train_size=100", "epochs=1", "seed=0,1")
+SWEEP = ("-m", *commands.CPU, "model=mlp", "data.train_size=100", "epochs=1", "seed=0,1")
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep in MLflow, and a later one that isn't."""
     folder = tmp_path_factory.mktemp("recorded")
-    assert commands.in_turn(folder, *SWEEP).status == 0
-    assert commands.in_turn(folder, *SWEEP, "clip=norm", "tracking=none").status == 0
+    assert commands.sweep(folder, *SWEEP).status == 0
+    assert commands.sweep(folder, *SWEEP, "clip=norm", "tracking=none").status == 0
     return folder
 
 
@@ -75,32 +75,32 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
         ("prt=5000", "ui: prt=5000: no such argument; did you mean port?"),
     ],
 )
-def test_arguments_are_checked(recorded: Path, argument: str, problem: str) -> None:
-    done = commands.here(recorded, "ui", *argument.split())
+def test_ui_arguments_are_checked(recorded: Path, argument: str, problem: str) -> None:
+    done = commands.run(recorded, "ui", *argument.split())
     assert (done.status, done.problems) == (2, [f"recipe: {problem}"])
 
 
-def test_a_sweep_that_cant_be_shown_is_refused(recorded: Path) -> None:
+def test_ui_rejects_unknown_ambiguous_or_unsent_sweep(recorded: Path) -> None:
     there = recorded / "outputs" / "sweeps"
-    unknown = commands.here(recorded, "ui", "seed=0,2")
+    unknown = commands.run(recorded, "ui", "seed=0,2")
     assert (unknown.status, unknown.problems) == (
         2,
         [f"recipe: sweep: no sweep 'seed=0,2' is recorded in {there}; did you mean seed=0,1?"],
     )
-    both = commands.here(recorded, "ui", "20")
+    both = commands.run(recorded, "ui", "20")
     (problem,) = both.problems
     assert problem.startswith("recipe: sweep: '20' begins 2 sweep ids; give more of it: 20")
     elsewhere = sweeps(recorded)[1].name
-    without = commands.here(recorded, "ui", elsewhere)
+    without = commands.run(recorded, "ui", elsewhere)
     assert without.problems == [
         f"recipe: sweep: {elsewhere} has no run in MLflow; give another sweep"
     ]
 
 
-def test_a_taken_port_is_refused_by_name_and_a_free_one_proposed(recorded: Path) -> None:
+def test_ui_rejects_occupied_port_and_suggests_free_port(recorded: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        done = commands.here(recorded, "ui", f"port={port}")
+        done = commands.run(recorded, "ui", f"port={port}")
     problem, _, free = done.err.strip().rpartition("; use port=")
     assert done.status == 2 and done.out == ""
     assert problem == (
@@ -110,7 +110,7 @@ def test_a_taken_port_is_refused_by_name_and_a_free_one_proposed(recorded: Path)
 
 
 @pytest.mark.integration
-def test_the_newest_sweep_in_mlflow_is_opened_and_sigterm_leaves_no_process(
+def test_ui_opens_newest_sweep_and_leaves_no_process_after_sigterm(
     recorded: Path, tmp_path: Path
 ) -> None:
     opened, port = tmp_path / "opened", servers.free_port()
@@ -136,7 +136,7 @@ def test_the_newest_sweep_in_mlflow_is_opened_and_sigterm_leaves_no_process(
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_it_ends_as_the_server_does_and_leaves_no_process(recorded: Path) -> None:
+def test_ui_exits_with_the_servers_status_and_leaves_no_process(recorded: Path) -> None:
     beginning = sweeps(recorded)[0].name[:-1]
     with started(recorded, beginning, f"port={servers.free_port()}", "open=false") as process:
         pages(process)

@@ -33,7 +33,7 @@ def pair(
     return compare_runs(*runs)
 
 
-def test_equal_numbers_and_weights_are_bit_identical_whatever_the_time_was(tmp_path: Path) -> None:
+def test_equal_numbers_and_weights_are_bit_identical_despite_timing(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, LOSS, weights=[1.0, 2.0])
     assert found.summary == "bit-identical: 3 points of 1 metric and the weights"
     assert (found.verdict, found.first_differing_step, found.largest_difference) == (
@@ -43,7 +43,7 @@ def test_equal_numbers_and_weights_are_bit_identical_whatever_the_time_was(tmp_p
     )
 
 
-def test_without_weights_the_points_alone_are_compared(tmp_path: Path) -> None:
+def test_runs_without_weights_are_compared_by_points_only(tmp_path: Path) -> None:
     assert pair(tmp_path, LOSS, LOSS).summary == "bit-identical: 3 points of 1 metric"
 
 
@@ -120,12 +120,12 @@ def test_a_non_finite_value_is_a_difference(tmp_path: Path, other: float) -> Non
     assert found.summary.startswith(f"differs from step 2 on (train/loss 2 against {other})")
 
 
-def test_a_point_that_one_run_lacks_is_a_difference(tmp_path: Path) -> None:
+def test_point_missing_from_one_run_counts_as_difference(tmp_path: Path) -> None:
     found = pair(tmp_path, LOSS, [1.0, None, 0.25])
     assert found.summary.startswith("differs from step 2 on (train/loss 0.5 against none)")
 
 
-def test_a_metric_that_one_run_lacks_is_named(tmp_path: Path) -> None:
+def test_metric_missing_from_one_run_is_named(tmp_path: Path) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS, "b": [1.0]})
     other = recorded_runs.write(tmp_path / "other", {"a": LOSS, "c": LOSS, "d": LOSS})
     found = compare_runs(one, other)
@@ -136,7 +136,7 @@ def test_a_metric_that_one_run_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["KILLED", "FAILED", "RUNNING"])
-def test_a_run_that_ended_early_is_compared_up_to_its_end(tmp_path: Path, status: str) -> None:
+def test_unfinished_run_is_compared_up_to_its_last_step(tmp_path: Path, status: str) -> None:
     one = recorded_runs.write(tmp_path / "one", {"a": LOSS, "b": [None, 2.0]}, weights=[1.0])
     other = recorded_runs.write(
         tmp_path / "other", {"a": LOSS[:2]}, status=status, weights=[2.0]
@@ -148,7 +148,7 @@ def test_a_run_that_ended_early_is_compared_up_to_its_end(tmp_path: Path, status
     assert "where the first ended" in compare_runs(other, one).summary
 
 
-def test_fewer_epochs_are_compared_up_to_their_end(tmp_path: Path) -> None:
+def test_runs_are_compared_up_to_the_end_of_the_shorter_one(tmp_path: Path) -> None:
     sentence = pair(tmp_path, LOSS, LOSS[:1]).summary
     assert sentence == (
         "bit-identical: 1 point of 1 metric; compared up to step 1, where the second ended"

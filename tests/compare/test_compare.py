@@ -14,7 +14,7 @@ from recipe.evidence.paired_test import sign_flip_test
 
 
 def compared(folder: Path, *arguments: str) -> str:
-    done = commands.here(folder, "compare", *arguments)
+    done = commands.run(folder, "compare", *arguments)
     assert done.status == 0, done.err
     return done.out
 
@@ -193,7 +193,7 @@ def test_tricks_are_compared_on_the_background_of_the_baseline(tmp_path: Path) -
 
 def test_a_baseline_without_runs_is_refused(tmp_path: Path) -> None:
     on_two_backgrounds(tmp_path / "outputs")
-    done = commands.here(tmp_path, "compare", "all", "--baseline", "epochs=8")
+    done = commands.run(tmp_path, "compare", "all", "--baseline", "epochs=8")
     assert done.status == 2
     assert done.err == (
         "recipe: baseline: epochs=8: there are no runs of epochs=8 scheduler=constant clip=none; "
@@ -296,7 +296,7 @@ def test_the_default_sweep_is_the_one_started_or_resumed_last(tmp_path: Path) ->
     assert out.startswith(f"Sweep   {compared_runs.SWEEP}, the latest; ") and "\nearlier: " in out
 
 
-def test_tricks_without_a_finished_run_are_named(tmp_path: Path) -> None:
+def test_tricks_without_a_finished_run_are_reported(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, DIFFERENCES[:1])
     compared_runs.sweep(outputs, ids, jobs=4)
@@ -325,7 +325,7 @@ def full_factorial(outputs: Path, seeds: int) -> None:
     compared_runs.sweep(outputs, ids)
 
 
-def test_a_factorial_plan_gives_main_effects_and_interactions(tmp_path: Path) -> None:
+def test_factorial_plan_gives_main_effects_and_interactions(tmp_path: Path) -> None:
     full_factorial(tmp_path / "outputs", 8)
     out = compared(tmp_path)
     alone, on_top = rows(tmp_path, "alone"), rows(tmp_path, "on-top-of-the-others")
@@ -342,7 +342,7 @@ def test_a_factorial_plan_gives_main_effects_and_interactions(tmp_path: Path) ->
     assert "On top of all the others, clip=norm changed val/accuracy by +6.00 points" in out
 
 
-def test_the_report_is_kept_in_every_form(tmp_path: Path) -> None:
+def test_report_is_saved_in_every_format(tmp_path: Path) -> None:
     full_factorial(tmp_path / "outputs", 3)
     compared(tmp_path)
     (folder,) = (tmp_path / "outputs" / "reports").iterdir()
@@ -356,7 +356,7 @@ def test_the_report_is_kept_in_every_form(tmp_path: Path) -> None:
     assert (folder / "report.html").read_text().count("data:image/png;base64,") == 3
 
 
-def test_each_variant_has_mean_interval_best_and_cost(tmp_path: Path) -> None:
+def test_each_variant_has_mean_interval_best_value_and_cost(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, [0.1, 0.2, 0.3]))
     compared(tmp_path)
@@ -371,12 +371,12 @@ def test_each_variant_has_mean_interval_best_and_cost(tmp_path: Path) -> None:
     ("baseline", "trick"),
     [("", "clip=norm"), ("clip=norm", "clip=none"), ("clip=norm,scheduler=constant", "refused")],
 )
-def test_the_baseline_is_what_is_off_or_what_is_asked_for(
+def test_baseline_is_the_off_setting_or_the_requested_one(
     tmp_path: Path, baseline: str, trick: str
 ) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES))
-    done = commands.here(tmp_path, "compare", *(["--baseline", baseline] if baseline else []))
+    done = commands.run(tmp_path, "compare", *(["--baseline", baseline] if baseline else []))
     if trick == "refused":
         said = "baseline: scheduler=constant: all runs have the same scheduler; leave it out"
         assert done.problems == [f"recipe: {said}"]
@@ -384,7 +384,7 @@ def test_the_baseline_is_what_is_off_or_what_is_asked_for(
         assert list(rows(tmp_path, "alone")) == [trick]
 
 
-def test_a_setting_of_an_option_is_a_level_of_its_own(tmp_path: Path) -> None:
+def test_each_setting_value_is_compared_as_separate_level(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, norm in enumerate(["", "1.0", "2.0"]):
         settings = {"clip": "norm", "clip.max_norm": norm} if norm else {}
@@ -409,7 +409,7 @@ def test_a_setting_without_an_effect_is_marked(tmp_path: Path) -> None:
     assert (row["verdict"], row["hit_rate"]) == ("no effect", "0.0")
 
 
-def test_lists_are_levels_too(tmp_path: Path) -> None:
+def test_list_settings_are_factor_levels(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, widths in enumerate(["[4, 8]", "[8, 16]"]):
         ids.append(compared_runs.run(outputs, number, [0.5], {"model.widths": widths}))
@@ -431,7 +431,7 @@ def test_lists_are_levels_too(tmp_path: Path) -> None:
         ("device", "the runs are of different devices or numbers of threads: one, two"),
     ],
 )
-def test_what_cannot_be_told_is_said(tmp_path: Path, case: str, said: str) -> None:
+def test_compare_warns_about_incomparable_runs(tmp_path: Path, case: str, said: str) -> None:
     outputs, clip = tmp_path / "outputs", {"clip": "norm"}
     ids = [compared_runs.run(outputs, 0, [0.5], tags={"recipe.device": "one"})]
     if case == "one variant":
@@ -451,7 +451,7 @@ def test_what_cannot_be_told_is_said(tmp_path: Path, case: str, said: str) -> No
     assert f"Caution: {said}" in compared(tmp_path)
 
 
-def test_without_a_sweep_all_runs_are_compared(tmp_path: Path) -> None:
+def test_all_runs_are_compared_if_there_is_no_sweep(tmp_path: Path) -> None:
     compared_runs.pairs(tmp_path / "outputs", DIFFERENCES)
     out = compared(tmp_path)
     assert "shown to help" in out and "Report  outputs/reports/all/report.html" in out
@@ -470,23 +470,23 @@ def test_without_a_sweep_all_runs_are_compared(tmp_path: Path) -> None:
         (["--basline", "clip=none"], "compare: --basline: no such argument; did you mean baseline"),
     ],
 )
-def test_wrong_arguments_are_refused_by_name(
+def test_invalid_arguments_are_rejected_by_name(
     tmp_path: Path, arguments: list[str], problem: str
 ) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, DIFFERENCES))
-    done = commands.here(tmp_path, "compare", *arguments)
+    done = commands.run(tmp_path, "compare", *arguments)
     assert done.status == 2
     assert re.match(f"recipe: {problem}", done.err)
     assert not (outputs / "reports").exists()
 
 
-def test_nothing_recorded_is_refused(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, "compare")
+def test_compare_without_recorded_runs_is_rejected(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, "compare")
     assert done.status == 2 and "no run is recorded in" in done.err
 
 
-def test_names_from_anyone_reach_no_terminal_and_no_page(tmp_path: Path) -> None:
+def test_untrusted_names_are_escaped_in_terminal_and_page(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     evil = {"clip": "norm\x1b[31m<script>alert(1)</script>|x`"}
     ids = [compared_runs.run(outputs, 0, [0.5]), compared_runs.run(outputs, 1, [0.6], evil)]
@@ -502,7 +502,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ablation of a clip that never bites, of which the result is compared at its end."""
     folder = tmp_path_factory.mktemp("idle")
     tricks = ("clip=norm", "clip.max_norm=1e9", "seed=range(6)")
-    done = commands.in_turn(folder, "ablate", *commands.QUICK, *tricks)
+    done = commands.sweep(folder, "ablate", *commands.QUICK, *tricks)
     assert done.status == 0, done.err
     (folder / "said.txt").write_text(done.out)
     return folder
@@ -520,7 +520,7 @@ def test_a_trick_without_an_effect_changes_nothing_exactly(idle: Path) -> None:
 
 def test_runs_of_one_seed_record_the_same_initial_state(idle: Path) -> None:
     starts: dict[str, set[tuple[tuple[str, str], ...]]] = {}
-    for run in commands.runs(idle):
+    for run in commands.run_dirs(idle):
         events = commands.read_lines(run / "events.jsonl")
         (seed,) = (event["seed"] for event in events if event["kind"] == "parameters")
         tags = {k: v for event in events for k, v in event.items() if k.startswith("start.")}
@@ -530,7 +530,7 @@ def test_runs_of_one_seed_record_the_same_initial_state(idle: Path) -> None:
     assert len({one for alike in starts.values() for one in alike}) == 6
 
 
-def test_mlflow_has_the_report_and_every_variants_mean(idle: Path) -> None:
+def test_mlflow_receives_the_report_and_every_variants_mean(idle: Path) -> None:
     client = MlflowClient(f"sqlite:///{idle}/outputs/mlflow.db")
     found = client.search_runs(["1"])
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
@@ -553,14 +553,14 @@ def test_mlflow_has_the_report_and_every_variants_mean(idle: Path) -> None:
 
 def test_a_stored_result_equals_that_of_the_journals(idle: Path) -> None:
     before = (idle / "said.txt").read_text().partition("Findings")[2]
-    for run in commands.runs(idle):
+    for run in commands.run_dirs(idle):
         (run / "result.json").unlink()
     out = compared(idle)
     assert out.partition("Findings")[2] == before
 
 
 def test_a_damaged_or_outdated_result_is_computed_again(idle: Path) -> None:
-    first, second = commands.runs(idle)[:2]
+    first, second = commands.run_dirs(idle)[:2]
     before = compared(idle)
     (first / "result.json").write_text("{}")
     content = {

@@ -15,13 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from recipe.store import results
 
-TINY = (
-    *commands.HERE,
-    "data.train_size=50",
-    "data.batch_size=25",
-    "epochs=1",
-    "model.widths=[2,4]",
-)
+TINY = (*commands.CPU, "data.train_size=50", "data.batch_size=25", "epochs=1", "model.widths=[2,4]")
 
 
 def damage(run: Path, how: str) -> None:
@@ -39,7 +33,9 @@ def damage(run: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["empty", "cut", "cut after it was kept", "gone"])
 @pytest.mark.parametrize("wanted", ["", "all"])
-def test_a_damaged_run_is_left_out_and_named(tmp_path: Path, how: str, wanted: str) -> None:
+def test_damaged_run_is_excluded_from_comparison_and_named(
+    tmp_path: Path, how: str, wanted: str
+) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, RISING)
     compared_runs.sweep(outputs, ids)
@@ -51,19 +47,19 @@ def test_a_damaged_run_is_left_out_and_named(tmp_path: Path, how: str, wanted: s
     assert "Not paired: run only without it (seed 1)." in said
 
 
-def test_status_names_done_runs_that_are_gone(tmp_path: Path) -> None:
+def test_status_reports_missing_finished_runs(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, RISING[:2])
     sweep = compared_runs.sweep(outputs, ids)
     shutil.rmtree(outputs / "runs" / ids[2])
-    done = commands.here(tmp_path, "status", sweep)
+    done = commands.run(tmp_path, "status", sweep)
     assert f"Caution 1 run of those done can't be found any more: {ids[2]}" in done.out
 
 
-def test_a_damaged_line_of_jobs_costs_no_comparison(tmp_path: Path) -> None:
+def test_damaged_line_in_jobs_file_does_not_prevent_comparison(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     sweep = compared_runs.sweep(outputs, compared_runs.pairs(outputs, RISING))
-    for run in commands.runs(tmp_path):  # as the sweep's jobs named them
+    for run in commands.run_dirs(tmp_path):  # as the sweep's jobs named them
         info = commands.read_json(run / "run.json")
         (run / "run.json").write_text(json.dumps({**info, "name": f"clip={run.name}"}))
     jobs = outputs / "sweeps" / sweep / "jobs.jsonl"
@@ -73,7 +69,7 @@ def test_a_damaged_line_of_jobs_costs_no_comparison(tmp_path: Path) -> None:
     assert lines(out, "clip=norm changed val/accuracy by +2.00 points", "8 paired seeds")
 
 
-def test_a_number_is_one_setting_however_it_is_written(tmp_path: Path) -> None:
+def test_equal_numbers_in_different_notation_are_one_setting(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, norm in enumerate(["1", "1.0", "1e0", "2.0", "2"]):
         settings = {"clip": "norm", "clip.max_norm": norm, "clip.betas": f"[{norm}, 3]"}
@@ -85,7 +81,7 @@ def test_a_number_is_one_setting_however_it_is_written(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_names_that_hold_numbers_stay_apart(tmp_path: Path) -> None:
+def test_variant_names_containing_numbers_stay_distinct(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, names in enumerate(["['1']", "['1.0']", "['*1_1*']", "['*11*']"]):
         ids.append(compared_runs.run(outputs, number, [0.5], {"freeze.names": names}))
@@ -94,7 +90,7 @@ def test_names_that_hold_numbers_stay_apart(tmp_path: Path) -> None:
     assert len(rows(tmp_path, "variants")) == 4
 
 
-def test_a_setting_that_is_the_seed_is_no_trick(tmp_path: Path) -> None:
+def test_seed_setting_is_not_counted_as_trick(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, clip) in enumerate(itertools.product(range(2), [{}, CLIP])):
         settings = {**clip, "data.seed": str(seed)}
@@ -125,11 +121,11 @@ def test_runs_of_unequal_length_are_compared_by_their_last_epochs(tmp_path: Path
 
 
 @pytest.mark.long
-def test_what_is_written_1_or_1_0_is_trained_once(tmp_path: Path) -> None:
+def test_equal_numbers_in_different_notation_are_trained_once(tmp_path: Path) -> None:
     tiny = (*TINY, "tracking=none")
-    done = commands.in_turn(tmp_path, "-m", *tiny, "clip=norm", "clip.max_norm=1,1.0,1e0")
-    assert done.status == 0 and len(commands.runs(tmp_path)) == 1, done.out
-    planned = commands.in_turn(
+    done = commands.sweep(tmp_path, "-m", *tiny, "clip=norm", "clip.max_norm=1,1.0,1e0")
+    assert done.status == 0 and len(commands.run_dirs(tmp_path)) == 1, done.out
+    planned = commands.sweep(
         tmp_path, "ablate", *tiny, "clip=norm", "clip.max_norm=1", "scheduler=step",
         "plan=leave_one_out",
     )  # fmt: skip
@@ -137,7 +133,7 @@ def test_what_is_written_1_or_1_0_is_trained_once(tmp_path: Path) -> None:
     assert row.endswith("1 of 1 seed")
 
 
-def test_runs_that_differ_in_threads_alone_are_variants(tmp_path: Path) -> None:
+def test_runs_differing_only_in_threads_are_separate_variants(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for number, (seed, threads) in enumerate(itertools.product(range(2), "12")):
         settings = {"device": "cpu", "device.threads": threads}
@@ -167,36 +163,34 @@ def test_runs_that_differ_in_threads_alone_are_variants(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_sweep_that_would_run_something_else_is_refused(
+def test_empty_duplicate_or_unknown_sweep_arguments_are_rejected(
     tmp_path: Path, arguments: list[str], problem: str
 ) -> None:
-    done = commands.here(tmp_path, *arguments, *commands.HERE)
+    done = commands.run(tmp_path, *arguments, *commands.CPU)
     assert done.status == 2 and done.err.startswith(f"recipe: {problem}")
-    assert len(done.problems) == 1 and not commands.runs(tmp_path)
+    assert len(done.problems) == 1 and not commands.run_dirs(tmp_path)
 
 
-def test_a_baseline_with_a_slip_is_refused_with_the_nearest(tmp_path: Path) -> None:
+def test_misspelled_baseline_is_rejected_with_suggestion(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     compared_runs.sweep(outputs, compared_runs.pairs(outputs, RISING))
-    done = commands.here(tmp_path, "compare", "--baseline", "clp=none")
+    done = commands.run(tmp_path, "compare", "--baseline", "clp=none")
     assert done.problems == ["recipe: baseline: clp=none: runs have no clp; did you mean clip?"]
 
 
 def test_without_finished_runs_the_reason_is_reported(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "runs").mkdir(parents=True)
-    done = commands.here(tmp_path, "compare")
+    done = commands.run(tmp_path, "compare")
     said = f"compare: {tmp_path}/outputs has no finished run; record some"
     assert done.problems == [f"recipe: {said}"]
     compared_runs.sweep(
         tmp_path / "outputs", [compared_runs.run(tmp_path / "outputs", 0, [], status="FAILED")]
     )
-    done = commands.here(tmp_path, "compare")
+    done = commands.run(tmp_path, "compare")
     assert "(1 run left out: failed)" in done.err
 
 
-def test_every_baseline_has_its_report_and_nothing_of_an_earlier_one_is_left(
-    tmp_path: Path,
-) -> None:
+def test_each_baseline_has_own_report_without_outdated_files(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     ids = compared_runs.pairs(outputs, RISING)
     for seed in range(8):
@@ -226,11 +220,11 @@ def test_every_baseline_has_its_report_and_nothing_of_an_earlier_one_is_left(
 
 
 @pytest.mark.long
-def test_mlflow_has_the_latest_mean_of_a_run_however_few_runs_it_is_of(tmp_path: Path) -> None:
-    assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm", "seed=0,1").status == 0
+def test_mlflow_mean_is_of_the_latest_comparison_even_of_one_run(tmp_path: Path) -> None:
+    assert commands.sweep(tmp_path, "-m", *TINY, "clip=none,norm", "seed=0,1").status == 0
     compared(tmp_path)
-    fewer = commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm", "seed=1")
-    assert fewer.status == 0 and len(commands.runs(tmp_path)) == 4
+    fewer = commands.sweep(tmp_path, "-m", *TINY, "clip=none,norm", "seed=1")
+    assert fewer.status == 0 and len(commands.run_dirs(tmp_path)) == 4
     (_, newest) = sorted((tmp_path / "outputs" / "sweeps").iterdir())
     assert compared(tmp_path, "--baseline", "clip=norm")
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
@@ -254,8 +248,8 @@ def test_mlflow_has_the_latest_mean_of_a_run_however_few_runs_it_is_of(tmp_path:
 
 
 @pytest.mark.long
-def test_an_outputs_folder_that_was_copied_is_said_to_be(tmp_path: Path) -> None:
-    assert commands.in_turn(tmp_path, "-m", *TINY, "clip=none,norm").status == 0
+def test_copied_output_folder_is_reported_as_copied(tmp_path: Path) -> None:
+    assert commands.sweep(tmp_path, "-m", *TINY, "clip=none,norm").status == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "copy" / "outputs")
     out = compared(tmp_path / "copy")
     (said,) = lines(out, "MLflow was not updated")

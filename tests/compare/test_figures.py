@@ -141,7 +141,7 @@ def test_figures_are_reproducible_png_files_of_fixed_width(tmp_path: Path) -> No
         assert draw(tmp_path / "second") == first
 
 
-def test_each_effect_has_a_row_below_the_name_of_its_group() -> None:
+def test_each_effect_has_row_below_its_group_name() -> None:
     figure = effects_figure(*EFFECTS)
     assert rows(figure) == {
         0: "alone", -1: "clip=norm", -2: "scheduler=step", -3: "average=ema",
@@ -160,7 +160,7 @@ def test_verdicts_are_drawn_as_markers_and_named_in_the_legend() -> None:
     assert legend(effects_figure(EFFECTS[1])) == ["shown to help"]
 
 
-def test_each_row_has_its_numbers() -> None:
+def test_forest_plot_rows_show_mean_interval_and_pairs() -> None:
     assert words(effects_figure(*EFFECTS)) == [
         "+0.40 (-0.10 to +0.90), 8 pairs",
         "+1.90 (+1.20 to +2.60), 8 pairs",
@@ -175,7 +175,7 @@ def test_each_row_has_its_numbers() -> None:
     ]
 
 
-def test_the_axis_includes_zero_and_all_intervals() -> None:
+def test_effect_axis_includes_zero_and_all_intervals() -> None:
     low, high = axes_of(effects_figure(EFFECTS[1])).get_xlim()
     assert low < 0 and high > 2.6
     low, high = axes_of(effects_figure(*EFFECTS)).get_xlim()
@@ -186,14 +186,14 @@ def test_the_axis_includes_zero_and_all_intervals() -> None:
     assert list(np.asarray(zero.get_xdata())) == [0, 0]
 
 
-def test_one_pair_is_a_point_without_an_interval() -> None:
+def test_single_pair_is_drawn_without_an_interval() -> None:
     figure = effects_figure(Effect("clip", 0.4, NAN, NAN, "open", "1 pair"))
     assert intervals(figure) == {}
     assert marks(figure) == {(0.4, 0): "o"}
     assert words(figure) == ["+0.40, 1 pair"]
 
 
-def test_an_infinite_bound_is_an_arrow_at_the_end_of_the_axis() -> None:
+def test_infinite_bound_is_drawn_as_arrow_at_axis_end() -> None:
     figure = effects_figure(Effect("clip", 0.4, -INF, 2.0, "open"))
     left, right = axes_of(figure).get_xlim()
     assert intervals(figure) == {0: (left, 2.0)}
@@ -202,19 +202,19 @@ def test_an_infinite_bound_is_an_arrow_at_the_end_of_the_axis() -> None:
     assert words(figure) == ["+0.40 (-∞ to +2.00)"]
 
 
-def test_an_effect_without_a_mean_is_labelled_not_measured() -> None:
+def test_effect_without_mean_is_labelled_not_measured() -> None:
     figure = effects_figure(Effect("clip", NAN, NAN, NAN, "open", "no pairs"))
     assert marks(figure) == {}
     assert words(figure) == ["not measured, no pairs"]
 
 
-def test_rows_beyond_sixty_are_counted() -> None:
+def test_effect_rows_beyond_sixty_are_omitted_and_counted() -> None:
     figure = effects_figure(*(Effect(f"t{i}", 1, 0, 2, "open") for i in range(64)))
     assert len(rows(figure)) == 60
     assert legend(figure) == ["inconclusive", "4 more not shown"]
 
 
-def test_empty_figures_have_a_message() -> None:
+def test_empty_figures_show_message() -> None:
     assert words(effects_figure()) == ["no trick to compare"]
     assert words(spots_figure()) == ["nothing to compare"]
     assert words(spots_figure(ParetoPoint("a", NAN, 1, 0, 2, True))) == [
@@ -224,7 +224,7 @@ def test_empty_figures_have_a_message() -> None:
     assert words(bands_figure(CurveBand("a", [1], [NAN], [NAN], [INF]))) == ["nothing to draw"]
 
 
-def test_points_are_at_cost_and_value_and_efficient_ones_are_joined_by_steps() -> None:
+def test_pareto_points_are_at_cost_and_value_joined_by_steps() -> None:
     figure = spots_figure(*reversed(SPOTS))
     efficient, others = scattered(figure)
     assert sorted(efficient) == [(1.0, 95.0), (2.0, 97.0)]
@@ -260,7 +260,7 @@ def crowd(number: int, efficient: int = 0) -> list[ParetoPoint]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 20])
-def test_up_to_twenty_points_have_labels_that_overlap_no_label_and_no_point(number: int) -> None:
+def test_labels_of_up_to_twenty_points_do_not_overlap(number: int) -> None:
     spots = crowd(number)
     figure = spots_figure(*spots)
     renderer = drawn(figure)
@@ -276,7 +276,7 @@ def test_up_to_twenty_points_have_labels_that_overlap_no_label_and_no_point(numb
         assert inside.padded(2).containsy(box.y0) and inside.padded(2).containsy(box.y1)
 
 
-def test_of_more_than_twenty_points_only_efficient_ones_are_labelled() -> None:
+def test_only_efficient_points_are_labelled_above_twenty_points() -> None:
     spots = crowd(2000, efficient=3)
     figure = spots_figure(*spots)
     assert sorted(words(figure)) == ["variant=0", "variant=1", "variant=2"]
@@ -289,7 +289,7 @@ def test_coinciding_points_are_all_drawn_and_labelled() -> None:
     assert sorted(words(figure)) == ["v0", "v1", "v2"]
 
 
-def test_points_without_a_number_are_counted() -> None:
+def test_points_without_finite_values_are_omitted_and_counted() -> None:
     odd = [ParetoPoint("a", NAN, 95, 94, 96, False), ParetoPoint("b", 1.0, -INF, 94, 96, False)]
     figure = spots_figure(*SPOTS, *odd)
     assert axes_of(figure).get_title("right") == "2 variants without a number not shown"
@@ -297,7 +297,7 @@ def test_points_without_a_number_are_counted() -> None:
     assert axes_of(spots_figure(*SPOTS)).get_title("right") == ""
 
 
-def test_a_wide_range_of_costs_has_a_logarithmic_axis() -> None:
+def test_wide_cost_range_uses_logarithmic_axis() -> None:
     far = dataclasses.replace(SPOTS[2], cost=100.0)
     assert axes_of(spots_figure(SPOTS[0], far)).get_xscale() == "log"
     assert axes_of(spots_figure(*SPOTS)).get_xscale() == "linear"
@@ -305,7 +305,7 @@ def test_a_wide_range_of_costs_has_a_logarithmic_axis() -> None:
     assert axes_of(spots_figure(free, far)).get_xscale() == "linear"
 
 
-def test_a_curve_is_its_mean_with_a_band() -> None:
+def test_curve_shows_mean_with_interval_band() -> None:
     figure = bands_figure(band("clip=norm", [90.0, 94.0, 95.0]))
     axes = axes_of(figure)
     [line] = axes.lines
@@ -332,7 +332,7 @@ def test_ten_curves_have_labels_and_the_rest_are_grey_and_counted() -> None:
     assert legend(bands_figure(*bands[:10]))[-1] == "variant 9"
 
 
-def test_the_ticks_of_the_epoch_axis_are_integers() -> None:
+def test_epoch_axis_ticks_are_integers() -> None:
     for epochs in (1, 2, 3):
         axes = axes_of(bands_figure(band("a", [1.0] * epochs)))
         ticks = [float(tick) for tick in axes.get_xticks()]
@@ -341,7 +341,7 @@ def test_the_ticks_of_the_epoch_axis_are_integers() -> None:
         assert any(low <= tick <= high for tick in ticks)
 
 
-def test_a_curve_has_gaps_where_values_are_not_finite() -> None:
+def test_curve_has_gaps_at_nonfinite_values() -> None:
     figure = bands_figure(CurveBand("a", [1, 2, 3], [1.0, INF, 3.0], [NAN, 1, 2], [NAN, INF, 4]))
     low, high = axes_of(figure).get_ylim()
     assert low < 1 and 4 < high < 5
@@ -367,7 +367,7 @@ def test_labels_are_drawn_literally_in_every_figure(name: str) -> None:
         drawn(figure)
 
 
-def test_a_long_label_is_shortened_in_its_middle() -> None:
+def test_long_label_is_shortened_in_its_middle() -> None:
     name = "data.folder=" + "x" * 200 + " clip=norm"
     for text in (
         rows(effects_figure(Effect(name, 1, 0, 2, "open")))[0.0],
@@ -382,7 +382,7 @@ def test_a_long_label_is_shortened_in_its_middle() -> None:
 @pytest.mark.integration
 @few
 @given(values=st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=5), name=st.text())
-def test_any_numbers_and_labels_can_be_drawn(
+def test_figures_accept_any_numbers_and_labels(
     tmp_path_factory: pytest.TempPathFactory,
     values: list[tuple[float, float, float, float]],
     name: str,
@@ -401,7 +401,7 @@ def test_any_numbers_and_labels_can_be_drawn(
             image.load()
 
 
-def test_labels_of_variants_with_most_tricks_name_the_missing_ones() -> None:
+def test_labels_of_variants_with_most_tricks_list_the_missing_tricks() -> None:
     tricks = {"clip": "norm", "freeze": "vgg_first2", "average": "ema"}
     factors = [Factor(group, [f"{group}=none", f"{group}={on}"]) for group, on in tricks.items()]
     levels: dict[Levels, str] = {

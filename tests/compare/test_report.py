@@ -255,7 +255,7 @@ def test_a_report_is_written_as_html_markdown_and_its_named_tables(tmp_path: Pat
 @quick
 @given(table=tables())
 @example(table=Table(HOSTILE, [HOSTILE]))
-def test_csv_reads_back_row_by_row(table: Table) -> None:
+def test_csv_table_round_trips(table: Table) -> None:
     rows = list(csv_module.reader(io.StringIO(render_csv(table))))
     for cell, got in zip(
         [cell for row in (table.columns, *table.rows) for cell in row],
@@ -334,7 +334,7 @@ def test_a_long_name_is_wrapped_in_a_narrow_terminal_and_on_one_line_in_a_file()
     assert f"{'x' * 70}    97.1 %" in shown(table)
 
 
-def test_a_row_has_its_colour_in_the_terminal_and_in_the_page(tmp_path: Path) -> None:
+def test_row_style_appears_in_terminal_and_html(tmp_path: Path) -> None:
     styles: list[RowStyle | None] = ["green", None]
     table = of(Table(["trick"], [["clip"], ["freeze"]], styles=styles))
     file = io.StringIO()
@@ -346,7 +346,7 @@ def test_a_row_has_its_colour_in_the_terminal_and_in_the_page(tmp_path: Path) ->
     assert rows == [{}, {"class": "green"}, {}]
 
 
-def test_numbers_are_aligned_right_in_markdown_and_page(tmp_path: Path) -> None:
+def test_numbers_are_right_aligned_in_markdown_and_page(tmp_path: Path) -> None:
     table = of(Table(["group", "trick", "n"], [["a", "b", "1"]], num_left_aligned=2))
     assert "| --- | --- | ---: |" in render_markdown(table)
     classes = [

@@ -44,7 +44,7 @@ def judged(generator: np.random.Generator, effects: dict[str, float]) -> list[Fi
 
 
 @pytest.mark.parametrize(("tricks", "number"), [(1, 1000), (4, 300)])
-def test_at_most_six_percent_of_ablations_without_an_effect_have_a_verdict(
+def test_ablations_without_effect_get_verdict_in_at_most_six_percent(
     tricks: int, number: int
 ) -> None:
     """With 8 seeds p is a multiple of 1/128: a single trick is significant up to 6/128, 4.7 %; of
@@ -56,7 +56,7 @@ def test_at_most_six_percent_of_ablations_without_an_effect_have_a_verdict(
     assert 0 < sum(shown) <= 0.06 * number
 
 
-def test_a_trick_of_one_point_is_shown_to_help_and_never_to_hurt() -> None:
+def test_one_point_effect_is_detected_with_correct_direction() -> None:
     """The exact test finds it in 83.6 % of comparisons (tests/evidence)."""
     generator = GENERATOR(3)
     alone = Counter(judged(generator, {"clip=norm": 0.01})[0].verdict for _ in range(300))

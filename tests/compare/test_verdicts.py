@@ -43,7 +43,9 @@ def factorial(
 @pytest.mark.parametrize(
     "other", [{"loss": "mse_one_hot"}, {"loss.smoothing": "0.2", "loss": "label_smoothing"}]
 )
-def test_losses_on_different_scales_get_no_verdict(tmp_path: Path, other: dict[str, str]) -> None:
+def test_values_of_different_loss_functions_get_no_verdict(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
     outputs, ids = tmp_path / "outputs", []
     first = {"loss": "label_smoothing", "loss.smoothing": "0.1"}
     for number, (seed, loss) in enumerate(itertools.product(range(6), [first, other])):
@@ -94,7 +96,7 @@ def test_metrics_of_training_get_no_verdict_if_measured_on_different_inputs(
     assert {row["efficient"] for row in rows(tmp_path, "variants").values()} == {"False"}
 
 
-def test_a_metric_of_training_is_the_mean_over_the_last_epoch(tmp_path: Path) -> None:
+def test_training_metric_is_mean_over_last_epoch(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     for seed in range(2):
         ids.append(compared_runs.run(outputs, seed, [0.5, 0.5], seed=seed))
@@ -197,7 +199,7 @@ def test_a_single_epoch_gives_no_time_per_epoch(tmp_path: Path) -> None:
     assert rows(tmp_path, "variants")["baseline"]["epoch_s"] == "nan"
 
 
-def test_times_are_averaged_over_a_seeds_pairs_first(tmp_path: Path) -> None:
+def test_times_are_averaged_within_each_seed_first(tmp_path: Path) -> None:
     outputs, ids = tmp_path / "outputs", []
     levels = itertools.product(range(2), [{}, STEP], [{}, CLIP])
     for number, (seed, step, clip) in enumerate(levels):
@@ -249,7 +251,7 @@ def test_two_pairs_or_equal_ones_give_no_number_of_seeds(
     assert rows(tmp_path, "alone")["clip=norm"]["seeds_to_see"] == ""
 
 
-def test_each_option_of_a_group_has_its_main_effect_and_interactions(tmp_path: Path) -> None:
+def test_each_group_option_has_main_effect_and_interactions(tmp_path: Path) -> None:
     value = {"clip=agc": 0.03, "scheduler=step": 0.02, "clip=agc with scheduler=step": 0.04}
     factorial(tmp_path, [[{}, CLIP, {"clip": "agc"}], [{}, STEP]], value)
     compared(tmp_path)

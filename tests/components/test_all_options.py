@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import small
 import torch
+import trainable_options
 
 from recipe.config import option_files
 from recipe.config.groups import GROUPS, OFF_OPTIONS
@@ -32,7 +32,7 @@ def label(path: Path) -> str:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small data in the working directory."""
     monkeypatch.chdir(tmp_path)
-    small.write(tmp_path)
+    trainable_options.write(tmp_path)
 
 
 def missing_hardware(option: str) -> str | None:
@@ -50,11 +50,13 @@ def missing_hardware(option: str) -> str | None:
 @pytest.mark.integration
 @pytest.mark.usefixtures("files", "torchvision")
 @pytest.mark.parametrize("path", FILES, ids=label)
-def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:
+def test_every_option_trains_with_finite_metrics(built: Callable[..., Run], path: Path) -> None:
     """Two epochs of at least one step, and every number it gives is a number."""
     option = label(path)
-    overrides = [option, *small.NEEDS.get(option, [])]
-    overrides += [text for needed in overrides[1:] for text in small.NEEDS.get(needed, [])]
+    overrides = [option, *trainable_options.NEEDS.get(option, [])]
+    overrides += [
+        text for needed in overrides[1:] for text in trainable_options.NEEDS.get(needed, [])
+    ]
     if path.parent.name == "data":
         overrides += ["epochs=2", *([] if option != "data=random" else ["data.batch_size=10"])]
     if path.parent.name == "tracking":
@@ -76,31 +78,33 @@ def test_an_option_trains(built: Callable[..., Run], path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "shape"), [("data=arrays", (1, 8)), ("data=cifar10", (3, 32)), ("data=digits", (3, 8))]
 )
-def test_a_model_takes_the_shape_that_the_data_turn_out_to_have(
+def test_model_input_shape_follows_data(
     built: Callable[..., Run], data: str, shape: tuple[int, int]
 ) -> None:
     more = ["data.channels=3"] if data == "data=digits" else []
-    run = built(data, *small.NEEDS[data], *more, "model=mlp", "model.hidden=[4]", "epochs=1")
+    run = built(
+        data, *trainable_options.NEEDS[data], *more, "model=mlp", "model.hidden=[4]", "epochs=1"
+    )
     channels, size = shape
     assert run.model.get_parameter("linear1.weight").shape == (4, channels * size * size)
     assert len(list(train(run))) >= 2
 
 
-def test_every_group_has_options_and_the_one_that_stands_for_without() -> None:
+def test_every_group_has_options_including_its_off_option() -> None:
     found = {label(path) for path in FILES}
     assert {path.parent.name for path in FILES} == set(GROUPS)
     assert {f"{group}={off}" for group, off in OFF_OPTIONS.items()} <= found
 
 
 @pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=label)
-def test_an_option_opens_with_one_line_that_says_what_it_is(path: Path) -> None:
+def test_option_file_starts_with_one_line_description(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert re.fullmatch(r"# [A-Z0-9].{10,98}\.", lines[0]), lines[0]
     assert not lines[1].startswith("#") or path in EXPERIMENTS
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
-def test_every_setting_has_a_comment_that_says_what_it_does(path: Path) -> None:
+def test_every_setting_has_descriptive_comment(path: Path) -> None:
     inherited = option_files.Option(path.parent.name, path.stem, path).keys - {path.parent.name}
     notes = option_files.read_comments(path.parent.name, path.stem)
     assert {key for key in inherited if not notes.get(key)} <= {"names", "optimizer"}
@@ -111,7 +115,7 @@ def test_every_setting_has_a_comment_that_says_what_it_does(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "tracking").glob("*.yaml")), ids=label)
-def test_a_tracking_option_says_where_the_record_goes(
+def test_tracking_option_sets_uri(
     composed: Callable[..., RunSpec], tmp_path: Path, path: Path
 ) -> None:
     tracking = bind_component(composed(label(path)), "tracking")(tmp_path)

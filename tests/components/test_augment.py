@@ -58,7 +58,7 @@ def flat_images(batch: int, height: int = 8, width: int = 8) -> Tensor:
 # all
 
 
-def test_none_gives_back_what_it_got_and_draws_nothing() -> None:
+def test_augment_none_returns_inputs_unchanged_without_randomness() -> None:
     inputs, targets, generator = images(3), torch.arange(3), stream()
     before = generator.get_state()
     out, out_targets = none(inputs, targets, generator)
@@ -67,7 +67,7 @@ def test_none_gives_back_what_it_got_and_draws_nothing() -> None:
 
 
 @each_augment
-def test_all_randomness_comes_from_the_given_stream(augment: Augment) -> None:
+def test_augmentations_draw_only_from_given_generator(augment: Augment) -> None:
     inputs, targets = images(7), torch.arange(7)
     global_state = torch.get_rng_state()
     generator = stream(1)
@@ -79,7 +79,7 @@ def test_all_randomness_comes_from_the_given_stream(augment: Augment) -> None:
 
 
 @each_augment
-def test_the_given_batch_is_not_changed(augment: Augment) -> None:
+def test_input_batch_is_not_modified(augment: Augment) -> None:
     inputs, targets = images(7), torch.arange(7)
     outs = [augment(inputs, targets, stream(seed))[0] for seed in range(5)]
     assert not all(torch.equal(out, inputs) for out in outs)
@@ -102,9 +102,7 @@ def photographs(batch: int, size: int = 8) -> Tensor:
 
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("augment", TORCHVISIONS.values(), ids=list(TORCHVISIONS))
-def test_torchvisions_draws_come_from_the_given_stream_and_leave_the_batch_alone(
-    augment: Augment,
-) -> None:
+def test_torchvision_augments_use_the_given_generator_and_keep_inputs(augment: Augment) -> None:
     inputs, targets = photographs(9), torch.arange(9)
     global_state, generator = torch.get_rng_state(), stream(1)
     first, second = (augment(inputs, targets, generator)[0] for _ in range(2))
@@ -119,7 +117,7 @@ def test_torchvisions_draws_come_from_the_given_stream_and_leave_the_batch_alone
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_erasing_paints_a_rectangle_of_the_given_size_with_the_mean_colour() -> None:
+def test_random_erasing_fills_rectangle_with_given_size_and_mean_colour() -> None:
     """A quarter of 8 x 8 pixels, as high as wide: 4 x 4."""
     inputs = torch.ones(200, 2, 8, 8)
     erase = partial(random_erasing, scale=(0.25, 0.25), ratio=(1.0, 1.0))
@@ -139,7 +137,7 @@ def test_erasing_paints_a_rectangle_of_the_given_size_with_the_mean_colour() -> 
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_randaugment_applies_each_operation_to_the_image_as_it_was_before_normalising() -> None:
+def test_randaugment_operates_on_unnormalised_pixels() -> None:
     """At its strongest, on an image that is 100 of 255 all over, in whose middle only brightness
     (times 1.9 or 0.1), posterize (to 4 bits: 96) and solarize (turned: 155) can be seen."""
     inputs = torch.full((700, 1, 9, 9), (100 / 255 - 0.4) / 0.25)
@@ -154,7 +152,7 @@ def test_randaugment_applies_each_operation_to_the_image_as_it_was_before_normal
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_what_randaugment_leaves_alone_comes_back_as_it_was() -> None:
+def test_randaugment_identity_operations_return_the_input() -> None:
     inputs = photographs(60)
     out, _ = randaugment(inputs, torch.zeros(60).long(), stream(), operations=1, magnitude=0,
                          **GRAY)  # fmt: skip
@@ -164,7 +162,9 @@ def test_what_randaugment_leaves_alone_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_randaugment_takes_back_what_the_data_did(built: Callable[..., Run]) -> None:
+def test_randaugment_undoes_normalisation_with_the_data_mean_and_std(
+    built: Callable[..., Run],
+) -> None:
     run = built("augment=randaugment", *DIGITS)
     given = inspect.unwrap(run.augment).keywords
     assert (given["mean"], given["std"]) == (list(run.data.mean), list(run.data.std))
@@ -183,7 +183,7 @@ def test_randaugment_takes_back_what_the_data_did(built: Callable[..., Run]) -> 
          r"augment.scale must be a range from low to high, got \[0.3, 0.1\]; use \[0.1, 0.3\]"),
     ],
 )  # fmt: skip
-def test_what_an_augmentation_of_torchvisions_can_not_do_is_refused(
+def test_unsupported_torchvision_augmentation_settings_are_rejected(
     built: Callable[..., Run], overrides: tuple[str, ...], problem: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -193,7 +193,7 @@ def test_what_an_augmentation_of_torchvisions_can_not_do_is_refused(
 
 
 @pytest.mark.parametrize("option", TORCHVISIONS)
-def test_without_torchvision_its_augmentations_are_refused_with_the_way_out(
+def test_augmentations_without_torchvision_raise_with_install_hint(
     built: Callable[..., Run], option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -209,7 +209,7 @@ DIGITS = ("data=digits", "data.size=8", "data.train_size=16", "data.batch_size=8
 
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("option", TORCHVISIONS)
-def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_draws(
+def test_mid_epoch_resume_draws_same_augmentations(
     small: Callable[..., RunSpec], option: str
 ) -> None:
     assert_resumes_after_a_step(small(f"augment={option}", *DIGITS))
@@ -217,7 +217,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_draws(
 
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("option", TORCHVISIONS)
-def test_validation_sees_the_images_as_they_are(built: Callable[..., Run], option: str) -> None:
+def test_validation_images_are_not_augmented(built: Callable[..., Run], option: str) -> None:
     """With steps of nothing, both runs evaluate the same weights."""
     still = (*DIGITS, "optimizer.lr=0", "model.batchnorm=false", "epochs=1")
     plain, changed = (
@@ -231,7 +231,7 @@ def test_validation_sees_the_images_as_they_are(built: Callable[..., Run], optio
 # flip_crop
 
 
-def test_flip_mirrors_left_to_right_with_its_probability() -> None:
+def test_flip_mirrors_horizontally_with_the_given_probability() -> None:
     inputs, targets = images(400, 1, 3), torch.arange(400)
     out, out_targets = flip_crop(inputs, targets, stream(), padding=0, flip=0.25)
     mirrored = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(out, inputs, strict=True)])
@@ -243,7 +243,7 @@ def test_flip_mirrors_left_to_right_with_its_probability() -> None:
     assert torch.equal(always, inputs.flip(-1))
 
 
-def test_crop_shifts_each_image_by_its_own_draw_and_reflects_the_border() -> None:
+def test_crop_shifts_images_independently_with_reflected_border() -> None:
     rows = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
     # Reflected by one pixel, so that the window may start at (0, 0) ... (2, 2).
     padded = torch.tensor(
@@ -257,12 +257,12 @@ def test_crop_shifts_each_image_by_its_own_draw_and_reflects_the_border() -> Non
     assert set(seen) == set(range(9))
 
 
-def test_flip_crop_refuses_to_do_nothing() -> None:
+def test_flip_crop_without_flip_and_padding_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"^augment\.padding and augment\.flip .*augment=none$"):
         flip_crop(images(2), torch.arange(2), stream(), padding=0, flip=0.0)
 
 
-def test_a_padding_as_large_as_the_image_is_refused() -> None:
+def test_padding_as_large_as_image_raises() -> None:
     with pytest.raises(
         ValueError, match=r"^augment\.padding must be below .* 6 x 8 .* got 6; use at most 5$"
     ):
@@ -287,7 +287,7 @@ def test_mixup_blends_pixels_and_targets_in_the_same_proportion(
     torch.testing.assert_close(probabilities.sum(1), torch.ones(batch))
 
 
-def test_mixup_really_blends() -> None:
+def test_mixup_interpolates_between_images() -> None:
     out, _ = mixup(flat_images(6), torch.arange(6), stream(3), alpha=4.0, classes=6)
     assert not torch.allclose(out, out.round(), atol=1e-3)
 
@@ -299,7 +299,7 @@ def test_mixup_really_blends() -> None:
     height=st.integers(1, 9),
     width=st.integers(1, 9),
 )
-def test_cutmix_targets_are_the_parts_of_the_pixels(
+def test_cutmix_targets_equal_pixel_fractions(
     seed: int, alpha: float, height: int, width: int
 ) -> None:
     targets = torch.arange(5)
@@ -309,7 +309,7 @@ def test_cutmix_targets_are_the_parts_of_the_pixels(
     torch.testing.assert_close(probabilities, parts)
 
 
-def test_cutmix_pastes_one_rectangle_in_place() -> None:
+def test_cutmix_pastes_one_rectangle_at_same_position() -> None:
     inputs = images(5, 8, 8)
     for seed in range(20):
         out, probabilities = cutmix(inputs, torch.arange(5), stream(seed), alpha=1.0, classes=5)
@@ -332,13 +332,15 @@ def test_mixed_targets_are_probabilities_of_the_given_width(mix: Callable[..., B
 
 
 @mixing
-def test_targets_that_are_mixed_already_are_refused(mix: Callable[..., Batch]) -> None:
+def test_mixing_already_mixed_targets_is_rejected(mix: Callable[..., Batch]) -> None:
     with pytest.raises(ValueError, match=r"^augment: only class indices .* got \(2, 9\)"):
         mix(images(2), torch.zeros(2, 9), stream(), alpha=1.0, classes=9)
 
 
 @pytest.mark.parametrize(("alpha", "variance"), [(1.0, 1 / 12), (0.2, 1 / 5.6)])
-def test_shares_have_the_moments_of_their_beta_distribution(alpha: float, variance: float) -> None:
+def test_mix_ratios_have_the_moments_of_the_beta_distribution(
+    alpha: float, variance: float
+) -> None:
     generator = stream()
     shares = torch.tensor([sample_mix_ratio(alpha, generator) for _ in range(4000)])
     assert shares.mean().item() == pytest.approx(0.5, abs=0.03)

@@ -84,7 +84,7 @@ def statistics(model: nn.Module, index: int) -> tuple[float, float, int]:
     "make", [none, lambda m: ema(m, decay=0.5, warmup=False), lambda m: swa(m, start=0.5)],
     ids=["none", "ema", "swa"],
 )  # fmt: skip
-def test_the_averaged_model_has_the_names_of_the_trained_one(
+def test_averaged_model_has_the_same_state_names_as_the_trained_one(
     make: Callable[[nn.Module], Average],
 ) -> None:
     model = Net()
@@ -94,7 +94,7 @@ def test_the_averaged_model_has_the_names_of_the_trained_one(
     assert list(average.model.state_dict()) == list(model.state_dict())
 
 
-def test_none_is_the_trained_model_itself() -> None:
+def test_average_none_is_the_trained_model_itself() -> None:
     model = weight_of(1.0)
     average = none(model)
     average.after_step(0.5)
@@ -114,7 +114,7 @@ def test_none_is_the_trained_model_itself() -> None:
     ],
     ids=["from the first step on with its decay", "with a smaller decay while it warms up"],
 )
-def test_ema_starts_with_the_first_step_and_then_follows(
+def test_ema_starts_at_first_step_and_follows_with_decay(
     decay: float, warmup: bool, values: list[float], followed: list[float]
 ) -> None:
     model = weight_of(100.0)
@@ -128,7 +128,7 @@ def test_ema_starts_with_the_first_step_and_then_follows(
     assert model.weight.item() == values[-1]
 
 
-def test_ema_averages_statistics_and_copies_counters() -> None:
+def test_ema_averages_batchnorm_statistics_and_copies_counters() -> None:
     model = Net()
     average = ema(model, decay=0.5, warmup=False)
     for mean, count in [(2.0, 10), (4.0, 11)]:
@@ -140,7 +140,7 @@ def test_ema_averages_statistics_and_copies_counters() -> None:
     assert statistics(average.model, 0) == (3.0, 1.0, 11)
 
 
-def test_ema_of_parameters_of_several_types() -> None:
+def test_ema_supports_parameters_with_several_dtypes() -> None:
     model = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1).double()])
     average = ema(model, decay=0.5, warmup=False)
     average.after_step(0.5)
@@ -153,7 +153,7 @@ def test_ema_of_parameters_of_several_types() -> None:
         torch.testing.assert_close(p.detach(), half)
 
 
-def test_ema_leaves_frozen_weights_and_statistics_to_the_bit() -> None:
+def test_ema_leaves_frozen_weights_and_statistics_unchanged() -> None:
     model = Net()
     freeze(batchnorm(model, 0))
     with torch.no_grad():
@@ -168,7 +168,7 @@ def test_ema_leaves_frozen_weights_and_statistics_to_the_bit() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_ema_goes_on_from_its_state() -> None:
+def test_ema_continues_from_loaded_state() -> None:
     model = weight_of(8.0)
     first = ema(model, decay=0.75, warmup=False)
     first.after_step(0.5)
@@ -200,12 +200,12 @@ def test_swa_is_the_mean_of_the_weights_after_the_late_epochs() -> None:
     assert averaged == pytest.approx([10.0, 2.0, 3.0, 5.0])  # raw; then 2, (2+4)/2, (2+4+9)/3
 
 
-def test_swa_leaves_the_trained_weights_alone() -> None:
+def test_swa_does_not_modify_the_trained_weights() -> None:
     model, _ = run_swa(0.5, [10.0, 2.0, 4.0, 9.0])
     assert model.weight.item() == 9.0
 
 
-def test_swa_before_its_start_is_the_trained_model_itself() -> None:
+def test_swa_before_its_start_returns_the_trained_model() -> None:
     model = weight_of(1.0)
     average = swa(model, start=0.75)
     average.after_epoch(0.74, no_inputs)
@@ -214,7 +214,7 @@ def test_swa_before_its_start_is_the_trained_model_itself() -> None:
     assert average.model is not model
 
 
-def test_swa_measures_batchnorm_anew_for_the_averaged_weights() -> None:
+def test_swa_recomputes_batchnorm_statistics_for_averaged_weights() -> None:
     model = Net()
     model(torch.tensor([[10.0], [30.0]]))  # statistics and counters of training, to be forgotten
     average = swa(model, start=0.5)
@@ -231,7 +231,7 @@ def test_swa_measures_batchnorm_anew_for_the_averaged_weights() -> None:
     assert not any(layer.training for layer in average.model.modules())
 
 
-def test_swa_leaves_the_trained_model_its_statistics_and_mode() -> None:
+def test_swa_keeps_statistics_and_mode_of_the_trained_model() -> None:
     for mode in (True, False):
         model = Net().train(mode)
         average = swa(model, start=0.5)
@@ -255,7 +255,7 @@ def test_swa_keeps_the_statistics_of_frozen_batchnorm() -> None:
     assert statistics(average.model, 2)[0] == pytest.approx(-4.5, abs=1e-3)
 
 
-def test_swa_measures_a_batchnorm_that_was_unfrozen_after_the_copy() -> None:
+def test_swa_recomputes_batchnorm_unfrozen_after_the_copy() -> None:
     model = Net()
     freeze(batchnorm(model, 0))
     average = swa(model, start=0.5)
@@ -264,7 +264,7 @@ def test_swa_measures_a_batchnorm_that_was_unfrozen_after_the_copy() -> None:
     assert statistics(average.model, 0) == (2.5, 5.0, 2)
 
 
-def test_a_copy_of_a_frozen_batchnorm_stays_frozen_by_itself() -> None:
+def test_copied_frozen_batchnorm_stays_frozen_independently() -> None:
     model = Net()
     freeze(batchnorm(model, 0))
     copy = deepcopy(model).train()
@@ -286,7 +286,7 @@ def test_swa_advances_no_random_stream() -> None:
     assert statistics(average.model, 1)[2] == 2
 
 
-def test_swa_goes_on_from_its_state() -> None:
+def test_swa_resumes_from_its_state() -> None:
     model = weight_of(2.0)
     first = swa(model, start=0.5)
     first.after_epoch(0.5, no_inputs)
@@ -302,7 +302,7 @@ def test_swa_goes_on_from_its_state() -> None:
 
 
 @pytest.mark.parametrize("option", [("ema", "decay=0.9"), ("swa", "start=0.1")])
-def test_a_run_evaluates_the_trained_weights_beside_their_average(
+def test_evaluation_covers_trained_and_averaged_weights(
     built: Callable[..., Run], option: tuple[str, str]
 ) -> None:
     run = built(f"average={option[0]}", f"average.{option[1]}", "optimizer.lr=0.5")
@@ -317,5 +317,5 @@ def test_a_run_evaluates_the_trained_weights_beside_their_average(
     assert found["val/raw_loss"] != pytest.approx(found["val/loss"], rel=1e-3)
 
 
-def test_without_an_average_nothing_is_evaluated_twice(built: Callable[..., Run]) -> None:
+def test_raw_weights_are_not_evaluated_without_an_average(built: Callable[..., Run]) -> None:
     assert not any("raw" in key for point in train(built()) for key in point.metrics)

@@ -53,13 +53,13 @@ def planned(spec: RunSpec) -> list[float]:
     return [rate / run.base_lr["all"] for rate in curve]
 
 
-def test_parts_follow_each_other_and_each_begins_with_the_groups_own_rate(
+def test_chained_schedules_each_start_from_the_base_learning_rate(
     built: Callable[..., Run],
 ) -> None:
     assert rates(built(*THREE, "optimizer.lr=0.01")) == pytest.approx([f * 0.01 for f in FACTORS])
 
 
-def test_where_torch_can_chain_them_its_numbers_are_the_same(built: Callable[..., Run]) -> None:
+def test_chained_schedules_match_torch_sequential_lr(built: Callable[..., Run]) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
     torchs = SequentialLR(
         optimizer, [ExponentialLR(optimizer, 0.5), StepLR(optimizer, 2, 0.1)], milestones=[2]
@@ -74,7 +74,7 @@ def test_where_torch_can_chain_them_its_numbers_are_the_same(built: Callable[...
     assert expected == pytest.approx([0.01, 0.005, 0.01, 0.01, 0.001, 0.001])
 
 
-def test_lengths_are_counted_in_epochs_unless_parts_move_every_step(
+def test_chain_lengths_count_epochs_unless_schedules_move_per_step(
     small: Callable[..., RunSpec],
 ) -> None:
     parts = chain("option: constant, length: 2", "option: step, step_size: 1, gamma: 0.5")
@@ -83,7 +83,7 @@ def test_lengths_are_counted_in_epochs_unless_parts_move_every_step(
     assert per_step == pytest.approx([1, 1, 1, 0.5, 0.25, 0.125])
 
 
-def test_a_part_takes_its_length_where_it_would_take_the_runs(
+def test_chained_schedule_part_uses_own_length_instead_of_run_length(
     small: Callable[..., RunSpec],
 ) -> None:
     """A cosine of 2 moves is at 1 and 1/2, with its minimum at the third, which isn't its own; a
@@ -97,23 +97,21 @@ def test_a_part_takes_its_length_where_it_would_take_the_runs(
     assert found == pytest.approx([1, 0.5, 0.25, 0.625, 1, 0.525], abs=1e-6)
 
 
-def test_two_cycles_with_starts_of_their_own_do_not_meet(small: Callable[..., RunSpec]) -> None:
+def test_two_chained_one_cycles_keep_separate_initial_rates(small: Callable[..., RunSpec]) -> None:
     """torch keeps the start of a cycle in the optimizer's groups, where there is room for one."""
     cycle = "option: one_cycle, pct_start: 0.5, final_div_factor: 1, anneal_strategy: linear"
     parts = chain(f"{cycle}, div_factor: 4, length: 2", f"{cycle}, div_factor: 10")
     assert planned(small(*parts, "epochs=4")) == pytest.approx([0.25, 1, 0.1, 1])
 
 
-def test_after_the_last_move_the_rate_is_where_the_last_part_ends(
-    small: Callable[..., RunSpec],
-) -> None:
+def test_final_chained_rate_is_end_of_last_part(small: Callable[..., RunSpec]) -> None:
     run = build.build(small(*chain("option: constant, length: 1", "option: cosine, minimum: 0.1")))
     list(train(run))
     assert run.lr_schedule.scheduler.last_epoch == 2
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * run.base_lr["all"])
 
 
-def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[..., RunSpec]) -> None:
+def test_learning_rate_ratios_are_kept_and_pass_the_audit(small: Callable[..., RunSpec]) -> None:
     spec = small(*THREE, "param_groups=head_faster")
     run = build.build(spec)
     with Audit(spec, run) as audit:
@@ -130,7 +128,7 @@ def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[...
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_a_run_that_is_taken_up_in_any_part_goes_on_as_it_would_have(
+def test_resume_in_any_chained_part_keeps_learning_rates(
     small: Callable[..., RunSpec], at: int
 ) -> None:
     spec = small(*THREE)
@@ -143,7 +141,7 @@ def test_a_run_that_is_taken_up_in_any_part_goes_on_as_it_would_have(
     assert begun + rates(resumed) == whole
 
 
-def test_the_spec_holds_all_that_the_parts_are_and_runs_again_without_the_menu(
+def test_spec_of_chained_schedules_is_self_contained(
     small: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     spec = small(*chain("option: step, length: 1", "option: cosine"))
@@ -166,13 +164,13 @@ OWN = {
 }
 
 
-def test_an_option_of_ones_own_can_be_a_part(tmp_path: Path) -> None:
+def test_user_option_is_usable_as_chained_part(tmp_path: Path) -> None:
     folder = commands.project(tmp_path, OWN)
     parts = chain("option: halves, to: 0.25, length: 2", "option: halves")
-    done = commands.here(folder, "plan", *commands.QUICK, "epochs=4", *parts, "trust=[mine]")
+    done = commands.run(folder, "plan", *commands.QUICK, "epochs=4", *parts, "trust=[mine]")
     assert done.status == 0, done.err
     assert "all  0.05" in done.out and "  0.025" in done.out
-    untrusted = commands.here(folder, "plan", *commands.QUICK, "epochs=4", *parts)
+    untrusted = commands.run(folder, "plan", *commands.QUICK, "epochs=4", *parts)
     assert untrusted.problems == [
         "recipe: scheduler=chained: _target_ mine.halves: the package mine isn't trusted; if it is "
         "yours, give trust=[mine]"
@@ -215,7 +213,7 @@ CONSTANT = "option: constant"
     ],
     ids=lambda value: value[0][:40],
 )  # fmt: skip
-def test_parts_that_can_not_be_are_refused_by_their_place(
+def test_invalid_chained_schedules_are_rejected_by_position(
     built: Callable[..., Run], parts: tuple[str, ...], problems: list[str]
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -223,7 +221,9 @@ def test_parts_that_can_not_be_are_refused_by_their_place(
     assert caught.value.problems == problems
 
 
-def test_only_one_of_warm_up_and_first_part_may_rise(built: Callable[..., Run]) -> None:
+def test_warmup_is_rejected_if_the_first_schedule_warms_up_itself(
+    built: Callable[..., Run],
+) -> None:
     parts = chain("option: warmup_cosine, length: 3, warmup: 0.5", CONSTANT)
     with pytest.raises(SpecError) as caught:
         built(*parts, PER_STEP, "warmup=linear", "warmup.share=0.5")
@@ -259,7 +259,7 @@ def test_a_part_that_is_no_scheduler_is_refused(composed: Compose) -> None:
         ((CONSTANT + ", length: 3", "epochs=5"), "Parts: constant 3 epochs, cosine 2 epochs", []),
     ],
 )  # fmt: skip
-def test_the_plan_shows_the_length_of_every_part_and_of_an_epoch(
+def test_plan_shows_lengths_of_chained_schedules_and_of_an_epoch(
     small: Callable[..., RunSpec], parts: tuple[str, str], shown: str, caution: list[str]
 ) -> None:
     spec = small(*chain(parts[0], "option: cosine"), parts[1])
@@ -278,7 +278,7 @@ def test_the_plan_shows_the_length_of_every_part_and_of_an_epoch(
         ("scheduler=step scheduler.step_size=3", None),
     ],
 )
-def test_a_plan_that_is_not_meant_so_is_cautioned_about(
+def test_suspicious_schedule_plan_gives_caution(
     small: Callable[..., RunSpec], overrides: str, caution: str | None
 ) -> None:
     spec = small(*overrides.split(), PER_STEP)

@@ -50,7 +50,7 @@ def assert_reported(result: tuple[Tensor, Tensor], norm: float, bit: bool) -> No
 # none
 
 
-def test_none_measures_and_changes_nothing() -> None:
+def test_clip_none_reports_the_norm_and_changes_nothing() -> None:
     params = three_four_twelve()
     assert_reported(none(params), norm=13.0, bit=False)
     assert gradients(params) == [[3.0, 4.0], [12.0]]
@@ -59,7 +59,7 @@ def test_none_measures_and_changes_nothing() -> None:
 # norm
 
 
-def test_norm_above_the_limit_is_scaled_down_to_it() -> None:
+def test_norm_above_the_limit_is_scaled_to_the_limit() -> None:
     params = three_four_twelve()
     assert_reported(norm(params, max_norm=6.5, norm_type=2), norm=13.0, bit=True)
     torch.testing.assert_close(params[0].grad, torch.tensor([1.5, 2.0]))  # times 6.5 / 13
@@ -67,19 +67,19 @@ def test_norm_above_the_limit_is_scaled_down_to_it() -> None:
 
 
 @pytest.mark.parametrize("max_norm", [13.0, 20.0])
-def test_norm_up_to_the_limit_stays_to_the_bit(max_norm: float) -> None:
+def test_norm_up_to_the_limit_leaves_gradients_bit_identical(max_norm: float) -> None:
     params = three_four_twelve()
     assert_reported(norm(params, max_norm=max_norm, norm_type=2), norm=13.0, bit=False)
     assert gradients(params) == [[3.0, 4.0], [12.0]]
 
 
-def test_norm_at_its_smallest_limit_leaves_a_smaller_gradient_alone() -> None:
+def test_norm_at_its_smallest_limit_keeps_smaller_gradients() -> None:
     p = parameter([5e-7])
     assert_reported(norm([p], max_norm=1e-6, norm_type=2), norm=5e-7, bit=False)
     assert gradients([p]) == [[torch.tensor(5e-7).item()]]
 
 
-def test_norm_of_another_type_is_reported_in_that_type() -> None:
+def test_norm_is_reported_in_the_configured_norm_type() -> None:
     params = three_four_twelve()
     assert_reported(norm(params, max_norm=1.9, norm_type=1), norm=19.0, bit=True)
     torch.testing.assert_close(params[1].grad, torch.tensor([1.2]))  # 12 * 1.9 / 19
@@ -99,7 +99,7 @@ def test_norm_of_infinite_gradients_is_reported_as_infinite() -> None:
     max_norm=st.floats(1e-3, 1e3),
     norm_type=st.sampled_from([1.0, 2.0, math.inf]),
 )
-def test_norm_agrees_with_torch_within_its_1e6(
+def test_norm_matches_torch_clip_grad_norm(
     grads: list[list[float]], max_norm: float, norm_type: float
 ) -> None:
     ours, theirs = ([parameter(grad) for grad in grads] for _ in range(2))
@@ -113,19 +113,19 @@ def test_norm_agrees_with_torch_within_its_1e6(
 # value
 
 
-def test_value_cuts_each_entry_on_its_own() -> None:
+def test_value_clips_each_entry_independently() -> None:
     params = [parameter([3.0, -4.0]), parameter([0.0])]
     assert_reported(value(params, max_value=3.5), norm=5.0, bit=True)
     assert gradients(params) == [[3.0, -3.5], [0.0]]
 
 
-def test_value_exactly_at_the_limit_is_not_cut() -> None:
+def test_value_exactly_at_the_limit_is_not_clipped() -> None:
     p = parameter([3.0, -4.0])
     assert_reported(value([p], max_value=4.0), norm=5.0, bit=False)
     assert gradients([p]) == [[3.0, -4.0]]
 
 
-def test_value_cuts_an_infinite_entry_and_the_norm_before_tells() -> None:
+def test_value_clips_infinite_entries_and_reports_an_infinite_norm() -> None:
     p = parameter([-math.inf, 0.5])
     assert_reported(value([p], max_value=1.0), norm=math.inf, bit=True)
     assert gradients([p]) == [[-1.0, 0.5]]
@@ -134,13 +134,13 @@ def test_value_cuts_an_infinite_entry_and_the_norm_before_tells() -> None:
 # agc
 
 
-def test_agc_cuts_only_the_unit_above_its_limit() -> None:
+def test_agc_clips_only_units_above_limit() -> None:
     p = parameter(torch.tensor([[9.0], [0.1]]), torch.tensor([[2.0], [2.0]]))
     assert_reported(agc([p], ratio=0.1, eps=1e-3), norm=math.hypot(9.0, 0.1), bit=True)
     torch.testing.assert_close(p.grad, torch.tensor([[0.2], [0.1]]))  # limit: 0.1 * 2.0
 
 
-def test_agc_takes_a_filter_as_one_unit() -> None:
+def test_agc_treats_filter_as_one_unit() -> None:
     weight = torch.tensor([3.0, 4.0, 0.0, 0.0, 6.0, 8.0, 0.0, 0.0]).reshape(2, 1, 2, 2)  # 5 and 10
     grad = torch.tensor([0.6, 0.8, 0.0, 0.0, 0.6, 0.8, 0.0, 0.0]).reshape(2, 1, 2, 2)  # 1 and 1
     p = parameter(grad, weight)
@@ -149,25 +149,25 @@ def test_agc_takes_a_filter_as_one_unit() -> None:
     torch.testing.assert_close(p.grad, expected)
 
 
-def test_agc_takes_a_bias_as_one_unit() -> None:
+def test_agc_treats_bias_as_one_unit() -> None:
     p = parameter([6.0, 8.0], [3.0, 4.0])
     assert_reported(agc([p], ratio=1.0, eps=1e-3), norm=10.0, bit=True)
     torch.testing.assert_close(p.grad, torch.tensor([3.0, 4.0]))  # 10 down to |weight| = 5
 
 
-def test_agc_lets_a_layer_at_zero_move_by_eps() -> None:
+def test_agc_limits_zero_weight_by_eps() -> None:
     p = parameter(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
     agc([p], ratio=0.5, eps=1e-3)
     torch.testing.assert_close(p.grad, torch.tensor([[5e-4]]))
 
 
-def test_agc_exactly_at_the_limit_stays_to_the_bit() -> None:
+def test_agc_leaves_gradient_exactly_at_limit_unchanged() -> None:
     p = parameter(torch.tensor([[0.5], [0.0]]), torch.tensor([[2.0], [0.0]]))
     assert_reported(agc([p], ratio=0.25, eps=1e-3), norm=0.5, bit=False)
     assert gradients([p]) == [[[0.5], [0.0]]]
 
 
-def test_agc_takes_a_scalar_parameter() -> None:
+def test_agc_supports_scalar_parameter() -> None:
     p = parameter(torch.tensor(-8.0), torch.tensor(2.0))
     assert_reported(agc([p], ratio=0.5, eps=1e-3), norm=8.0, bit=True)
     assert p.grad is not None and p.grad.item() == pytest.approx(-1.0)
@@ -178,7 +178,7 @@ def test_agc_takes_a_scalar_parameter() -> None:
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3))
-def test_whether_it_bit_is_whether_a_gradient_changed(seed: int, scale: float) -> None:
+def test_clipped_is_reported_exactly_if_a_gradient_changed(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     weights = [torch.randn(3, 2, generator=generator), torch.randn(3, generator=generator)]
     grads = [scale * torch.randn(w.shape, generator=generator) for w in weights]
@@ -200,14 +200,14 @@ def test_whether_it_bit_is_whether_a_gradient_changed(seed: int, scale: float) -
         assert bit.item() is changed
 
 
-def test_no_gradients_have_norm_0() -> None:
+def test_norm_without_gradients_is_zero() -> None:
     assert_reported(none([]), norm=0.0, bit=False)
     assert_reported(norm([], max_norm=1.0, norm_type=2), norm=0.0, bit=False)
     assert_reported(value([], max_value=1.0), norm=0.0, bit=False)
     assert_reported(agc([], ratio=0.1, eps=1e-3), norm=0.0, bit=False)
 
 
-def test_agc_clips_what_gradual_unfreezing_trains_later(built: Build) -> None:
+def test_agc_clips_layers_unfrozen_later(built: Build) -> None:
     """Both at their defaults: the head alone, which agc leaves unclipped, is trained for two
     epochs."""
     run = built("clip=agc", "freeze=gradual", "model.widths=[2,2,2,2]", "epochs=7")

@@ -13,14 +13,14 @@ from recipe.components.contract import audit, check, lr_factor, needs_model
 from recipe.components.scheduler import build_scheduler, check_schedule
 
 
-def test_a_function_is_found_for_the_component_or_group_it_is_registered_for() -> None:
+def test_function_is_found_by_registered_component_or_group() -> None:
     assert check.find(norm) is check_norm
     assert check.find(functools.partial(norm, max_norm=1.0)) is check_norm
     assert check.find("scheduler") is check_schedule
     assert check.find("clip") is None
 
 
-def test_another_kind_of_function_is_not_found() -> None:
+def test_function_of_another_kind_is_not_found() -> None:
     def component() -> None: ...
 
     @audit(component)
@@ -29,7 +29,7 @@ def test_another_kind_of_function_is_not_found() -> None:
     assert (check.find(component), audit.find(component)) == (None, audit_component)
 
 
-def test_neither_a_rule_nor_a_call_form_is_inherited_by_a_subclass() -> None:
+def test_rules_and_call_forms_are_not_inherited_by_subclasses() -> None:
     @needs_model
     class Parent: ...
 
@@ -43,7 +43,7 @@ def test_neither_a_rule_nor_a_call_form_is_inherited_by_a_subclass() -> None:
     assert (needs_model.marks(Parent), needs_model.marks(Child)) == (True, False)
 
 
-def test_a_factor_without_its_decorator_is_refused_with_the_way_out() -> None:
+def test_lr_factor_without_decorator_raises_with_remedy() -> None:
     def half(progress: float) -> float:
         return 0.5
 

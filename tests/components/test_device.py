@@ -60,7 +60,7 @@ def at_first_import(process: subprocess.CompletedProcess[str]) -> dict[str, str 
 
 @pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the two GPUs")
-def test_the_order_of_gpus_stands_before_torch_is_first_imported(tmp_path: Path) -> None:
+def test_gpu_order_is_set_before_torch_is_imported(tmp_path: Path) -> None:
     arguments = ("device=gpu", "device.order=[1,0]", "device.threads=1", "tracking=none")
     process = fresh(tmp_path, WATCH + command(*arguments), CUDA_VISIBLE_DEVICES="3")
     seen = at_first_import(process)
@@ -71,7 +71,7 @@ def test_the_order_of_gpus_stands_before_torch_is_first_imported(tmp_path: Path)
 
 
 @pytest.mark.integration
-def test_threads_stand_before_torch_is_imported_and_gpus_are_left_alone(tmp_path: Path) -> None:
+def test_cpu_threads_are_set_before_torch_is_imported_and_gpus_kept(tmp_path: Path) -> None:
     code = WATCH + command("plan", "device=cpu", "device.threads=3", "data=random", "model=mlp")
     variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "4"}
     process = fresh(tmp_path, code + "\n", **variables)
@@ -85,7 +85,7 @@ def test_threads_stand_before_torch_is_imported_and_gpus_are_left_alone(tmp_path
 
 
 @pytest.mark.integration
-def test_a_choice_of_gpus_after_torch_was_imported_is_refused(tmp_path: Path) -> None:
+def test_gpu_order_after_torch_import_is_rejected(tmp_path: Path) -> None:
     arguments = ("device=gpu", "device.order=[1,0]", "tracking=none")
     process = fresh(tmp_path, "import torch\n" + command(*arguments))
     assert process.returncode == 2
@@ -96,13 +96,15 @@ def test_a_choice_of_gpus_after_torch_was_imported_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.integration
-def test_help_imports_no_torch(tmp_path: Path) -> None:
+def test_help_does_not_import_torch(tmp_path: Path) -> None:
     process = fresh(tmp_path, WATCH + command("--help"))
     assert process.returncode == 0 and "WATCH" not in process.stdout
     assert "CUDA GPUs by physical index" in process.stdout
 
 
-def test_variables_that_stand_already_are_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_already_set_to_the_same_value_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gpus = Gpu(order=[1, 0], threads=1)
     for name, value in gpus.environment().items():
         monkeypatch.setenv(name, value)
@@ -113,7 +115,7 @@ def test_variables_that_stand_already_are_no_problem(monkeypatch: pytest.MonkeyP
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_physical_gpu_1_comes_first_if_it_is_named_first() -> None:
+def test_gpu_order_sets_cuda_visible_devices_by_physical_index() -> None:
     environment = Gpu(order=[1, 0], threads=1).environment()
     assert environment["CUDA_VISIBLE_DEVICES"] == "1,0"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
@@ -129,15 +131,13 @@ def test_physical_gpu_1_comes_first_if_it_is_named_first() -> None:
         ("1", r"device\.order must be a list, got 1"),
     ],
 )
-def test_an_order_that_is_none_is_refused(
-    built: Callable[..., Run], order: str, message: str
-) -> None:
+def test_invalid_gpu_order_is_rejected(built: Callable[..., Run], order: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         built("device=gpu", f"device.order={order}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_auto_falls_back_to_the_cpu_and_the_record_names_it() -> None:
+def test_auto_device_falls_back_to_cpu_and_records_hardware() -> None:
     auto = Auto(threads=1)
     found = auto.select()
     assert found.type in ("cpu", "mps") and torch.get_num_threads() == 1
@@ -146,14 +146,14 @@ def test_auto_falls_back_to_the_cpu_and_the_record_names_it() -> None:
 
 
 @pytest.mark.parametrize("option", ["cpu", "auto"])
-def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
+def test_more_threads_than_cores_require_omp_num_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     cores = device.count_available_cores()
     words = ("plan", f"device={option}", "tracking=none", *commands.QUICK[2:])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for threads in (cores + 1, 100_000, 10**18):
-        done = commands.here(tmp_path, *words, f"device.threads={threads}")
+        done = commands.run(tmp_path, *words, f"device.threads={threads}")
         (line,) = done.problems
         assert done.status == 2
         assert line.startswith(
@@ -172,7 +172,7 @@ def test_more_threads_than_cores_are_refused_unless_the_variable_asks_for_them(
 @pytest.mark.parametrize(
     "given", [None, "3"], ids=["the cores it may use", "OMP_NUM_THREADS if that is set"]
 )
-def test_auto_threads_are(given: str | None) -> None:
+def test_auto_threads_follow_available_cores_or_omp_num_threads(given: str | None) -> None:
     code = (
         "from recipe.components import device; from recipe.components.device.cpu import Cpu\n"
         "print(Cpu(threads='auto').threads)\n"
@@ -190,12 +190,12 @@ def test_auto_threads_are(given: str | None) -> None:
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
-def test_an_apple_gpu_that_is_not_there_is_refused(built: Callable[..., Run]) -> None:
+def test_missing_apple_gpu_is_rejected(built: Callable[..., Run]) -> None:
     with pytest.raises(SpecError, match=r"^device=mps: this machine has no Apple GPU; .*auto$"):
         built("device=mps")
 
 
-def test_a_containers_share_of_the_cores_is_rounded_down_to_whole_ones(tmp_path: Path) -> None:
+def test_container_cpu_quota_is_rounded_down_to_full_cores(tmp_path: Path) -> None:
     """As Linux writes it: microseconds of computing, per so many that pass."""
     cases = {"250000 100000": 2, "50000 100000": 1, "max 100000": None}
     for content, cores in cases.items():

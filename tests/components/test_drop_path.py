@@ -26,7 +26,7 @@ def block(drop: float) -> ResidualBlock:
     return made
 
 
-def test_a_block_is_left_out_for_its_share_of_images_and_scaled_up_for_the_others() -> None:
+def test_block_is_dropped_at_given_rate_and_rescaled_otherwise() -> None:
     torch.manual_seed(0)
     out = block(0.75)(torch.full((400, 1, 2, 2), 3.0))
     dropped, kept = (out == 3.0).all(dim=(1, 2, 3)), (out == 7.0).all(dim=(1, 2, 3))
@@ -34,12 +34,12 @@ def test_a_block_is_left_out_for_its_share_of_images_and_scaled_up_for_the_other
     assert 270 <= dropped.sum() <= 330  # 300 expected, standard deviation 8.7
 
 
-def test_in_evaluation_every_block_counts_once() -> None:
+def test_drop_path_keeps_every_block_in_evaluation() -> None:
     out = block(0.75).eval()(torch.full((9, 1, 2, 2), 3.0))
     assert torch.equal(out, torch.full((9, 1, 2, 2), 4.0))
 
 
-def test_the_share_grows_evenly_to_the_last_block() -> None:
+def test_drop_path_probability_grows_linearly_to_the_last_block() -> None:
     model = resnet(channels=1, classes=3, widths=[2, 4, 4], blocks=2, drop_path=0.6)
     shares = [
         layer.stochastic_depth.p for layer in model.children() if isinstance(layer, ResidualBlock)
@@ -47,15 +47,11 @@ def test_the_share_grows_evenly_to_the_last_block() -> None:
     assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
 
 
-def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_blocks(
-    small: Callable[..., RunSpec],
-) -> None:
+def test_mid_epoch_resume_drops_same_blocks(small: Callable[..., RunSpec]) -> None:
     assert_resumes_after_a_step(small(*RESNET))
 
 
-def test_frozen_blocks_that_are_left_out_at_random_are_not_computed_once(
-    built: Callable[..., Run],
-) -> None:
+def test_frozen_blocks_with_drop_path_are_not_cached(built: Callable[..., Run]) -> None:
     frozen = (*RESNET, "freeze=by_name", "freeze.names=['convolution.*','batchnorm.*','stage1_*']")
     kept, anew = built(*frozen), built(*frozen, "freeze.cache=off")
     for run in (kept, anew):
@@ -65,9 +61,7 @@ def test_frozen_blocks_that_are_left_out_at_random_are_not_computed_once(
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_timms_models_drop_the_share_that_is_given_at_their_last_block(
-    built: Callable[..., Run],
-) -> None:
+def test_timm_models_use_the_given_drop_path_at_the_last_block(built: Callable[..., Run]) -> None:
     model = built(
         "model=timm", "model.name=test_resnet", "model.drop_path=0.5", "data.size=32"
     ).model  # fmt: skip

@@ -24,13 +24,13 @@ class FirstColumn(nn.Module):
         return torch.stack([left, 2 * left], 1)
 
 
-def test_flip_is_the_mean_of_the_logits_of_an_image_and_its_mirror_image() -> None:
+def test_flip_evaluation_averages_logits_of_image_and_mirror_image() -> None:
     image = torch.tensor([[[[1.0, 0.0, 5.0]]]])  # on the left 1, mirrored 5: 3 in the mean
     assert flip(FirstColumn(), image).tolist() == [[3.0, 6.0]]
     assert plain(FirstColumn(), image).tolist() == [[1.0, 2.0]]
 
 
-def test_only_evaluation_differs_with_it(
+def test_flip_evaluation_does_not_change_training(
     small: Callable[..., RunSpec], built: Callable[..., Run]
 ) -> None:
     spec = small("evaluation=flip", "freeze=by_name", "freeze.names=['*1_*']")
@@ -46,7 +46,9 @@ def test_only_evaluation_differs_with_it(
     assert found.has_passed and found.no_effect_reason is None
 
 
-def test_a_model_that_is_the_same_in_a_mirror_gains_nothing(small: Callable[..., RunSpec]) -> None:
+def test_flip_evaluation_has_no_effect_on_mirror_symmetric_model(
+    small: Callable[..., RunSpec],
+) -> None:
     spec = small("evaluation=flip", "data.size=1", "model=mlp", "model.hidden=[4]")
     run = build.build(spec)
     with Audit(spec, run) as audit:

@@ -51,7 +51,7 @@ def moved(before: dict[str, Tensor], model: nn.Module) -> set[str]:
         ("re:^class.*weight$", {"classifier.weight"}),
     ],
 )
-def test_by_name_freezes_what_a_name_a_module_a_glob_or_an_expression_takes(
+def test_by_name_freezes_parameters_matched_by_each_pattern_kind(
     pattern: str, expected: set[str]
 ) -> None:
     model = narrow_vgg()
@@ -59,7 +59,7 @@ def test_by_name_freezes_what_a_name_a_module_a_glob_or_an_expression_takes(
     assert frozen(model) == expected
 
 
-def test_a_part_decides_about_every_parameter_also_of_a_model_that_came_frozen() -> None:
+def test_freeze_sets_every_parameter_of_initially_frozen_model() -> None:
     model = narrow_vgg().requires_grad_(False)
     by_name(model, names=["classifier"])
     assert frozen(model) == {"classifier.weight", "classifier.bias"}
@@ -67,7 +67,7 @@ def test_a_part_decides_about_every_parameter_also_of_a_model_that_came_frozen()
     assert not frozen(model)
 
 
-def test_first_layers_takes_the_normalisation_along() -> None:
+def test_first_layers_freezes_the_batchnorm_of_frozen_layers() -> None:
     model = narrow_vgg()
     first_layers(model, count=1)
     assert frozen(model) == {
@@ -79,7 +79,7 @@ def test_first_layers_takes_the_normalisation_along() -> None:
         first_layers(model, count=5)
 
 
-def test_all_but_head_leaves_the_classifier() -> None:
+def test_all_but_head_leaves_classifier_trainable() -> None:
     model = narrow_vgg()
     all_but_head(model, head="auto")
     assert {n for n, _ in model.named_parameters()} - frozen(model) == {
@@ -87,7 +87,7 @@ def test_all_but_head_leaves_the_classifier() -> None:
     }  # fmt: skip
 
 
-def test_gradual_gives_a_timetable_and_freezes_what_comes_later() -> None:
+def test_gradual_returns_unfreezing_epochs_and_freezes_later_stages() -> None:
     model = narrow_vgg()
     stages = [
         {"epoch": 0, "names": ["classifier"]},
@@ -105,9 +105,7 @@ def test_gradual_gives_a_timetable_and_freezes_what_comes_later() -> None:
         gradual(model, stages=twice)  # type: ignore[arg-type]
 
 
-def test_the_option_vgg_first2_freezes_weight_and_bias_of_the_first_two_convolutions(
-    built: Build,
-) -> None:
+def test_vgg_first2_freezes_weights_and_biases_of_two_convolutions(built: Build) -> None:
     assert frozen(built("freeze=vgg_first2").model) == {
         "convolution1_1.weight", "convolution1_1.bias",
         "convolution1_2.weight", "convolution1_2.bias",
@@ -115,9 +113,7 @@ def test_the_option_vgg_first2_freezes_weight_and_bias_of_the_first_two_convolut
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_what_is_frozen_is_left_out_of_the_optimizer_and_never_moves(
-    built: Build, optimizer: str
-) -> None:
+def test_frozen_parameters_are_not_optimized_and_never_change(built: Build, optimizer: str) -> None:
     decay = STRONG if optimizer == "sgd" else ["optimizer.weight_decay=0.1"]
     run = built("freeze=first_layers", "freeze.count=2", f"optimizer={optimizer}", *decay)
     held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
@@ -136,7 +132,7 @@ def test_what_is_frozen_is_left_out_of_the_optimizer_and_never_moves(
     assert {n for n, _ in run.model.named_parameters()} - still <= changed
 
 
-def test_thawed_parameters_join_their_own_group_with_its_learning_rate(built: Build) -> None:
+def test_unfrozen_parameters_join_their_group_at_its_learning_rate(built: Build) -> None:
     """Frozen until epoch 1 and 2; the groups are the source's: convolution1 10 times as fast."""
     run = built(
         "epochs=3",
@@ -166,7 +162,7 @@ def test_thawed_parameters_join_their_own_group_with_its_learning_rate(built: Bu
     assert held["rest"] == set(names.values()) - held[first]
 
 
-def test_batchnorm_learns_again_from_the_epoch_that_thaws_it(built: Build) -> None:
+def test_batchnorm_updates_again_after_unfreezing(built: Build) -> None:
     run = built("freeze=gradual", "freeze.stages=[{epoch: 1, names: ['*1_*']}]")
     layer = run.model.get_submodule("batchnorm1_1")
     counts = [int(layer.num_batches_tracked) for point in train(run) if point.is_epoch_end]  # type: ignore[arg-type]
@@ -187,7 +183,7 @@ def step(model: nn.Module) -> None:
     optimizer.step()
 
 
-def test_in_plain_torch_a_frozen_batchnorm_keeps_learning() -> None:
+def test_frozen_batchnorm_in_plain_torch_keeps_updating_statistics() -> None:
     """The trap that the policy `eval` is for, reproduced without a line of ours."""
     model = normed()
     for parameter in list(model.parameters())[:4]:
@@ -207,7 +203,7 @@ def test_in_plain_torch_a_frozen_batchnorm_keeps_learning() -> None:
     ],
 )
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_frozen_batchnorm_does_exactly_what_the_policy_says(
+def test_frozen_batchnorm_follows_its_policy(
     policy: BatchNormPolicy, learns: set[str], normalises_by_batch: bool, copied: bool
 ) -> None:
     model = normed()
@@ -226,7 +222,7 @@ def test_a_frozen_batchnorm_does_exactly_what_the_policy_says(
         assert not moved(before, original)
 
 
-def test_a_batchnorm_that_is_only_partly_frozen_goes_on_learning() -> None:
+def test_partly_frozen_batchnorm_keeps_updating() -> None:
     model = normed()
     by_name(model, names=["1.weight"])
     FreezeSchedule(model, {}, "eval")
@@ -235,7 +231,7 @@ def test_a_batchnorm_that_is_only_partly_frozen_goes_on_learning() -> None:
     assert {"1.bias", "1.running_mean"} <= moved(before, model)
 
 
-def test_affine_only_puts_weight_and_bias_into_the_optimizer(built: Build) -> None:
+def test_affine_only_policy_trains_batchnorm_weight_and_bias(built: Build) -> None:
     run = built("freeze=all_but_head", "freeze.batchnorm=affine_only")
     before = state(run.model)
     list(train(run))
@@ -244,7 +240,7 @@ def test_affine_only_puts_weight_and_bias_into_the_optimizer(built: Build) -> No
     }
 
 
-def test_a_pattern_that_matches_nothing_stops_the_run_with_the_nearest_names(built: Build) -> None:
+def test_unmatched_freeze_pattern_is_rejected_with_nearest_names(built: Build) -> None:
     with pytest.raises(SpecError) as caught:
         built("freeze=by_name", "freeze.names=[convolution1_3]", "clip=norm", "clip.max_norm=-1")
     wrong = {problem.partition(":")[0]: problem for problem in caught.value.problems}
@@ -256,12 +252,12 @@ def test_a_pattern_that_matches_nothing_stops_the_run_with_the_nearest_names(bui
 @pytest.mark.parametrize(
     "override", ["freeze.names=['*']", "freeze.names=[classifier,'*1_*','*2_*']"]
 )
-def test_freezing_everything_is_refused(built: Build, override: str) -> None:
+def test_freezing_all_parameters_is_rejected(built: Build, override: str) -> None:
     with pytest.raises(SpecError, match=r"^freeze=by_name freezes all 18 parameters, .*head"):
         built("freeze=by_name", override)
 
 
-def test_a_stage_that_the_run_never_reaches_is_refused(built: Build) -> None:
+def test_unreachable_unfreezing_stage_is_rejected(built: Build) -> None:
     with pytest.raises(
         SpecError, match=r"^freeze=gradual unfreezes after 2 epochs, but the run has 2"
     ):
@@ -286,7 +282,7 @@ class SourceNetwork(nn.Module):
         return features.mean((2, 3))
 
 
-def test_the_sources_own_network_prints_the_sources_own_table(built: Build) -> None:
+def test_parameter_table_of_the_source_network_matches_the_source(built: Build) -> None:
     names = [
         f"cnn.VGG_16.convolution1_{index}.{kind}" for index in (1, 2) for kind in ("weight", "bias")
     ]
@@ -316,7 +312,7 @@ def test_the_sources_own_network_prints_the_sources_own_table(built: Build) -> N
     ]
 
 
-def test_a_frozen_batchnorm_without_weight_and_bias_keeps_its_statistics() -> None:
+def test_frozen_batchnorm_without_affine_keeps_statistics() -> None:
     norms = [nn.BatchNorm1d(2, affine=False) for _ in range(2)]
     model = nn.Sequential(nn.Linear(2, 2), norms[0], nn.Linear(2, 2), norms[1])
     model[0].requires_grad_(False)

@@ -12,9 +12,7 @@ from recipe.config import instantiate
 from recipe.config.spec import RunSpec
 
 
-def test_a_step_is_the_sign_of_the_mean_and_its_size_the_learning_rate(
-    small: Callable[..., RunSpec],
-) -> None:
+def test_lion_step_is_sign_of_mean_times_learning_rate(small: Callable[..., RunSpec]) -> None:
     settings = ("optimizer.lr=0.1", "optimizer.betas=[0.5,0.9]", "optimizer.weight_decay=0.2")
     weights = nn.Parameter(torch.tensor([1.0, 1.0]))
     optimizer = instantiate.bind_component(small("optimizer=lion", *settings), "optimizer")(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from foreign import MODELS, foreign
+from library_models import MODELS, foreign
 
 from recipe.components.freeze.all_but_head import all_but_head
 from recipe.components.freeze.first_layers import first_layers
@@ -17,14 +17,14 @@ from recipe.nn import layers
 pytestmark = pytest.mark.usefixtures("torchvision")
 
 LITTLE = (
-    *commands.HERE, "data=random", "data.channels=3", "data.classes=7", "data.n_train=16",
+    *commands.CPU, "data=random", "data.channels=3", "data.classes=7", "data.n_train=16",
     "data.n_val=8", "data.batch_size=8", "epochs=1", "tracking=none",
 )  # fmt: skip
 """Two steps."""
 
 
 @pytest.mark.parametrize(("library", "name"), MODELS)
-def test_layers_are_frozen_from_the_input_or_all_but_the_head(library: str, name: str) -> None:
+def test_first_layers_and_all_but_head_freeze_every_model_family(library: str, name: str) -> None:
     model = foreign(library, name)
     ordered = layers.find_layers(model)
     first_layers(model, count=3)
@@ -38,7 +38,7 @@ def test_layers_are_frozen_from_the_input_or_all_but_the_head(library: str, name
 
 
 @pytest.mark.parametrize(("library", "name"), MODELS)
-def test_rates_grow_from_the_input_to_the_head(library: str, name: str) -> None:
+def test_layer_decay_rates_increase_towards_the_head(library: str, name: str) -> None:
     model = foreign(library, name)
     groups = layer_decay(model, lr=1.0, decay=0.5)
     assert [group["lr"] for group in groups] == [0.5**k for k in reversed(range(len(groups)))]
@@ -56,15 +56,15 @@ def test_rates_grow_from_the_input_to_the_head(library: str, name: str) -> None:
         for model in MODELS
     ],
 )
-def test_a_model_is_trained_frozen_and_shown_layer_by_layer(
+def test_frozen_model_trains_and_its_summary_counts_all_parameters(
     tmp_path: Path, library: str, name: str
 ) -> None:
     size = 224 if name.startswith("vit") else 64
     line = (*LITTLE, f"model={library}", f"model.name={name}", f"data.size={size}")
     tricks = ("freeze=first_layers", "freeze.count=3", "param_groups=layer_decay")
-    done = commands.here(tmp_path, *line, *tricks)
+    done = commands.run(tmp_path, *line, *tricks)
     assert done.status == 0, done.err
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     trained = sum(parameter.numel() for parameter in foreign(library, name).parameters())
     summary = (run / "summary.txt").read_text()
     assert f"Total params: {trained:,}" in summary

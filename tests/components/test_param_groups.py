@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library_models import foreign
 from torch import Tensor, nn
 
 from recipe.components.model.resnet import resnet
@@ -56,14 +56,14 @@ def held_by_optimizer(run: Run) -> Mapping[str, Any]:
     }
 
 
-def test_all_is_one_group_with_the_optimizers_settings(built: Build) -> None:
+def test_all_forms_one_group_with_optimizer_settings(built: Build) -> None:
     run = built("param_groups=all", "optimizer.lr=0.3")
     (group,) = run.optimizer.param_groups
     assert (group["name"], group["lr"], len(group["params"])) == ("all", 0.3, 18)
     assert_each_once(run.model, all_(run.model))
 
 
-def test_vgg_conv1_has_the_sources_numbers(composed: Compose, built: Build) -> None:
+def test_vgg_conv1_uses_the_learning_rates_of_the_source(composed: Compose, built: Build) -> None:
     spec = composed("param_groups=vgg_conv1")
     assert spec.param_groups["rules"] == [{"match": "*convolution1*", "lr": 0.01}]
     assert (spec.optimizer["lr"], spec.optimizer["weight_decay"]) == (0.001, 0.001)
@@ -73,7 +73,7 @@ def test_vgg_conv1_has_the_sources_numbers(composed: Compose, built: Build) -> N
         assert numbers == ((0.01 if "convolution1" in name else 0.001), 0.001)
 
 
-def test_by_name_sets_any_option_and_leaves_the_rest_to_the_optimizer(built: Build) -> None:
+def test_by_name_sets_given_options_and_keeps_optimizer_defaults(built: Build) -> None:
     run = built(
         "optimizer=adam",
         "optimizer.lr=0.2",
@@ -118,7 +118,7 @@ class Misnamed(nn.Module):
         return logits
 
 
-def test_no_decay_goes_by_the_modules_type_and_the_dimensions_not_by_name() -> None:
+def test_no_decay_depends_on_module_type_and_dimensions_not_on_names() -> None:
     model = Misnamed()
     groups = no_decay(model)
     assert members(model, groups) == {
@@ -144,7 +144,7 @@ class Tokens(nn.Module):
         return {"table.*", "not there"}
 
 
-def test_no_decay_spares_tokens_positions_and_what_the_model_names() -> None:
+def test_no_decay_excludes_tokens_positions_and_names_from_the_model() -> None:
     model = nn.Sequential(Tokens())  # also where another module holds the one that names them
     groups = members(model, no_decay(model))
     assert groups["decay"] == [
@@ -157,7 +157,7 @@ def test_no_decay_spares_tokens_positions_and_what_the_model_names() -> None:
 @pytest.mark.parametrize(
     "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "resnet18"]
 )
-def test_no_decay_spares_what_timm_spares(name: str) -> None:
+def test_no_decay_excludes_the_same_parameters_as_timm(name: str) -> None:
     from timm.optim import param_groups_weight_decay
 
     model = foreign("timm", name)
@@ -167,14 +167,14 @@ def test_no_decay_spares_what_timm_spares(name: str) -> None:
     assert {id(p) for p in no_decay(model)[1]["params"]} == spared
 
 
-def test_no_decay_keeps_the_optimizers_decay_for_weights(built: Build) -> None:
+def test_no_decay_keeps_the_optimizer_decay_for_weights(built: Build) -> None:
     held = held_by_optimizer(built("param_groups=no_decay", "optimizer.weight_decay=0.3"))
     for name, (_, decay) in held.items():
         spared = name.endswith("bias") or "batchnorm" in name
         assert decay == (0.0 if spared else 0.3)
 
 
-def test_layer_decay_halves_the_rate_of_each_layer_where_there_are_no_blocks() -> None:
+def test_layer_decay_is_per_layer_in_models_without_blocks() -> None:
     model = narrow_vgg()
     groups = layer_decay(model, lr=0.8, decay=0.5)
     assert [(group["name"], group["lr"]) for group in groups] == [
@@ -200,7 +200,7 @@ def test_layer_decay_halves_the_rate_of_each_layer_where_there_are_no_blocks() -
         ("timm", "vit_tiny_patch16_224", "cls_token", "head.weight", 1 + 12 + 1),
     ],
 )
-def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parameter(
+def test_layer_decay_rates_grow_toward_head_and_cover_all_parameters(
     library: str, name: str, first: str, head: str, count: int
 ) -> None:
     if library == "recipe":
@@ -233,7 +233,7 @@ def test_every_model_gets_rates_that_grow_from_input_to_head_and_loses_no_parame
         ("vgg11", 0.75**8),
     ],
 )
-def test_layer_decay_of_timms_models_is_timms(name: str, lowest: float) -> None:
+def test_layer_decay_of_timm_models_matches_timm(name: str, lowest: float) -> None:
     from timm.optim import param_groups_layer_decay
 
     model = foreign("timm", name)
@@ -282,7 +282,7 @@ class Transformer(nn.Module):
         self.classifier = nn.Linear(4, 3)
 
 
-def test_layer_decay_is_by_block_also_where_the_blocks_are_deep_in_the_model() -> None:
+def test_layer_decay_is_per_block_for_nested_blocks() -> None:
     model = Transformer()
     groups = layer_decay(model, lr=1.0, decay=0.5)
     assert [(group["name"], group["lr"]) for group in groups] == [
@@ -301,7 +301,7 @@ def names_of(model: nn.Module) -> list[str]:
 
 @settings(max_examples=60)
 @given(data=st.data(), batchnorm=st.booleans())
-def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
+def test_accepted_rules_assign_every_parameter_to_exactly_one_group(
     data: st.DataObject, batchnorm: bool
 ) -> None:
     model = narrow_vgg(batchnorm)
@@ -391,13 +391,13 @@ def test_rules_that_are_accepted_put_every_parameter_into_exactly_one_group(
         "mapping for a pattern",
     ],
 )
-def test_a_wrong_rule_is_named(built: Build, rules: str, message: str) -> None:
+def test_invalid_param_group_rule_is_named(built: Build, rules: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         built("param_groups=by_name", f"param_groups.rules={rules}")
     assert len(caught.value.problems) == 1
 
 
-def test_a_rate_that_only_a_group_makes_too_large_is_refused(built: Build) -> None:
+def test_learning_rate_overflowing_by_group_factor_is_rejected(built: Build) -> None:
     factor = ("optimizer.lr=1e30", "param_groups.factor=1e30")
     with pytest.raises(
         SpecError, match=r"'head=auto' sets lr=1\S+: it must be within .*32-bit floats"
@@ -405,23 +405,23 @@ def test_a_rate_that_only_a_group_makes_too_large_is_refused(built: Build) -> No
         built("param_groups=head_faster", *factor)
 
 
-def test_betas_of_a_rule_are_two(built: Build) -> None:
+def test_betas_in_param_group_rule_require_two_values(built: Build) -> None:
     rule = "{match: classifier, betas: [0.9]}"
     with pytest.raises(SpecError, match=r"sets betas=\[0\.9\]: it must be a list of 2 values"):
         built("optimizer=adam", "param_groups=by_name", f"param_groups.rules=[{rule}]")
 
 
-def test_a_frozen_head_can_not_learn_faster(built: Build) -> None:
+def test_head_faster_with_frozen_head_is_rejected(built: Build) -> None:
     with pytest.raises(SpecError, match=r"^param_groups=head_faster: .* takes only frozen"):
         built("param_groups=head_faster", "freeze=by_name", "freeze.names=[classifier]")
 
 
-def test_a_rule_that_takes_only_what_is_frozen_is_named(built: Build) -> None:
+def test_param_group_rule_matching_only_frozen_parameters_is_named(built: Build) -> None:
     with pytest.raises(SpecError, match=r"the rule '\*convolution1\*' takes only frozen"):
         built("param_groups=vgg_conv1", "freeze=vgg_first2")
 
 
-def test_options_that_only_hold_together_are_accepted_together(built: Build) -> None:
+def test_interdependent_optimizer_settings_are_accepted_together(built: Build) -> None:
     """torch's SGD refuses nesterov without momentum, wherever the momentum comes from."""
     (group,) = built("optimizer.nesterov=true").optimizer.param_groups
     assert group["nesterov"] is True and group["momentum"] == 0.9
@@ -433,7 +433,7 @@ def test_options_that_only_hold_together_are_accepted_together(built: Build) -> 
 
 
 @pytest.mark.parametrize("switch", ["differentiable", "capturable"])
-def test_a_switch_that_would_fail_at_the_first_step_is_refused(built: Build, switch: str) -> None:
+def test_optimizer_switch_failing_at_first_step_is_rejected(built: Build, switch: str) -> None:
     with pytest.raises(SpecError, match=rf"^optimizer\.{switch}: it is for .*; leave {switch} out"):
         built("optimizer=adam", f"+optimizer.{switch}=true")
     rule = f"{{match: classifier, {switch}: true}}"
@@ -467,7 +467,7 @@ def calls_two_the_same(model: nn.Module) -> Groups:
         (calls_two_the_same, r"two groups are called a"),
     ],
 )
-def test_a_users_part_that_breaks_the_contract_is_refused(
+def test_user_param_groups_breaking_contract_are_rejected(
     composed: Compose, part: Callable[[nn.Module], Groups], message: str
 ) -> None:
     mine = [f"param_groups._target_={__name__}.{part.__name__}", f"trust=[{__name__}]"]

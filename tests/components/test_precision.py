@@ -35,19 +35,19 @@ def product_dtype(autocast: Any, device: str = "cpu") -> torch.dtype:
         return (ones @ ones).dtype
 
 
-def test_fp32_computes_in_32_bits() -> None:
+def test_fp32_computes_in_float32() -> None:
     autocast, _ = fp32(CPU)
     assert product_dtype(autocast) == torch.float32
 
 
-def test_bf16_computes_in_bfloat16_each_time_it_is_entered() -> None:
+def test_bf16_computes_in_bfloat16_on_every_entry() -> None:
     autocast, _ = bf16(CPU)
     assert product_dtype(autocast) == product_dtype(autocast) == torch.bfloat16
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("precision", [fp32, bf16])
-def test_a_scaler_that_is_off_leaves_loss_and_step_alone(precision: Any) -> None:
+def test_disabled_scaler_leaves_loss_and_step_unchanged(precision: Any) -> None:
     _, scaler = precision(CPU)
     weight = torch.nn.Parameter(torch.tensor([2.0]))
     optimizer = torch.optim.SGD([weight], lr=0.5)
@@ -60,7 +60,7 @@ def test_a_scaler_that_is_off_leaves_loss_and_step_alone(precision: Any) -> None
     assert not scaler.is_enabled()
 
 
-def test_fp16_on_a_cpu_is_refused() -> None:
+def test_fp16_on_a_cpu_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"^precision=fp16 needs a GPU[^\n]*use precision=bf16$"):
         fp16_on("cpu")
 
@@ -72,7 +72,7 @@ def test_fp16_computes_in_float16_and_scales_the_loss() -> None:
     assert scaler.scale(torch.ones((), device="cuda")).item() == 1024.0
 
 
-def test_class_weights_under_bf16_are_not_rounded_to_16_bits(built: Build) -> None:
+def test_class_weights_are_not_rounded_in_bf16(built: Build) -> None:
     """3 and 7 of 10 samples in 2 classes weigh 10 / 6 and 10 / 14; of equal logits each sample's
     cross-entropy is log 2. In bfloat16 10 / 6 would be 1.6640625."""
     run = built("precision=bf16", "loss=class_weights", "loss.counts=[3,7]", "data.classes=2")
@@ -95,9 +95,7 @@ class Centred:
     "option",
     ["cross_entropy", "label_smoothing", "mse_one_hot", "class_weights", f"{__name__}.Centred"],
 )
-def test_a_loss_under_bf16_is_that_of_the_same_output_in_float32(
-    small: Compose, option: str
-) -> None:
+def test_bf16_loss_equals_float32_loss_for_same_output(small: Compose, option: str) -> None:
     users = [f"loss._target_={option}", f"trust=[{__name__}]"]
     choice = users if "." in option else [f"loss={option}"]
     half, single = (build.build(small(f"precision={p}", *choice)) for p in ("bf16", "fp32"))

@@ -34,39 +34,39 @@ def drawn(power: float, seed: int = 0) -> Tensor:
         (1e-9, [16, 4, 4]),
     ],
 )
-def test_classes_are_drawn_in_proportion_to_their_size_to_one_minus_power(
+def test_class_draws_are_proportional_to_size_to_one_minus_power(
     power: float, counts: list[int]
 ) -> None:
     assert samples_per_class(TARGETS, power).tolist() == counts
     assert TARGETS[drawn(power)].bincount().tolist() == counts
 
 
-def test_what_does_not_divide_goes_to_the_largest_remainders() -> None:
+def test_samples_per_class_are_rounded_by_largest_remainder() -> None:
     # 7 samples over 3 classes: 2 1/3 each, so one class gets the one that is left
     assert samples_per_class(torch.tensor([0, 0, 0, 0, 0, 1, 2]), 1.0).tolist() == [3, 2, 2]
     # a class without samples gets none
     assert samples_per_class(torch.tensor([0, 0, 2, 2]), 1.0).tolist() == [2, 0, 2]
 
 
-def test_no_sample_comes_again_before_all_others_of_its_class_have() -> None:
+def test_samples_repeat_only_after_all_others_of_their_class() -> None:
     times = drawn(1.0).bincount(minlength=24)
     assert times[:16].sum() == 8 and times[:16].max() == 1  # half of the large class, each once
     assert times[16:].tolist() == [2] * 8  # the small ones twice
 
 
-def test_the_order_is_a_function_of_the_generator_alone() -> None:
+def test_sampler_order_depends_only_on_the_generator() -> None:
     assert torch.equal(drawn(1.0), drawn(1.0))
     assert not torch.equal(drawn(1.0), drawn(1.0, seed=1))
     assert not torch.equal(TARGETS[drawn(1.0)], TARGETS[drawn(1.0)].sort().values)
 
 
-def test_an_epoch_without_the_trick_is_torchs_permutation(built: Callable[..., Run]) -> None:
+def test_default_epoch_order_equals_torch_randperm(built: Callable[..., Run]) -> None:
     run = built()
     plain = torch.randperm(20, generator=rng.make_generator(0, "order", 1)).split(8)
     assert all(map(torch.equal, epoch_batches(run, 1), plain))
 
 
-def test_a_run_draws_every_class_alike_in_every_epoch(
+def test_balanced_sampler_draws_classes_equally_in_every_epoch(
     small: Callable[..., RunSpec], built: Callable[..., Run]
 ) -> None:
     spec = small("sampler=balanced")
@@ -81,7 +81,7 @@ def test_a_run_draws_every_class_alike_in_every_epoch(
     assert run.total_steps == built().total_steps
 
 
-def test_the_audit_finds_a_class_that_is_drawn_too_often() -> None:
+def test_audit_reports_a_class_drawn_too_often() -> None:
     assert list(audit_balanced(TARGETS, torch.arange(24), power=1.0)) == [
         "class 0 is drawn 16 times an epoch, not 8",
         "class 1 is drawn 4 times an epoch, not 8",
@@ -108,7 +108,7 @@ def usual(targets: Tensor, generator: torch.Generator) -> Tensor:
         (("sampler=balanced", "sampler.power=1e-9"), None),  # the classes as before, the order not
     ],
 )
-def test_a_sampler_has_no_effect_only_where_the_order_is_as_without_it(
+def test_sampler_has_no_effect_only_with_default_order(
     small: Callable[..., RunSpec], arguments: tuple[str, ...], why: str | None
 ) -> None:
     spec = small(*arguments)
@@ -142,7 +142,7 @@ def chance(targets: Tensor, generator: torch.Generator) -> Tensor:
          "that it is given"),
     ],
 )  # fmt: skip
-def test_a_users_sampler_that_breaks_the_contract_is_refused(
+def test_user_sampler_breaking_contract_is_rejected(
     built: Callable[..., Run], part: str, problem: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -150,6 +150,6 @@ def test_a_users_sampler_that_breaks_the_contract_is_refused(
     assert caught.value.problems == [f"sampler._target_={__name__}.{part} {problem}"]
 
 
-def test_rare_classes_are_not_counted_twice(built: Callable[..., Any]) -> None:
+def test_balanced_sampler_with_class_weights_is_rejected(built: Callable[..., Any]) -> None:
     with pytest.raises(SpecError, match="gives them more weight as well; use only one of them"):
         built("sampler=balanced", "loss=class_weights")

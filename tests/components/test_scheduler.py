@@ -54,16 +54,16 @@ def first_group(part: Callable[..., LRScheduler], moves: int, **kwargs: Any) -> 
     return [rates[0] for rates in walk(optimizer, part(optimizer, **kwargs), moves)]
 
 
-def test_constant_is_1_throughout() -> None:
+def test_constant_factor_is_always_1() -> None:
     assert [constant(progress) for progress in (0.0, 0.3, 1.0)] == [1.0, 1.0, 1.0]
 
 
-def test_step_falls_after_every_step_size_moves() -> None:
+def test_step_decays_every_step_size_moves() -> None:
     rates = first_group(step, 5, step_size=2, gamma=0.1)
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_multistep_falls_at_its_milestones() -> None:
+def test_multistep_decays_at_its_milestones() -> None:
     rates = first_group(multistep, 5, milestones=[1, 4], gamma=0.5)
     assert rates == pytest.approx([1, 0.5, 0.5, 0.5, 0.25, 0.25])
 
@@ -74,21 +74,21 @@ def test_milestones_that_do_not_increase_are_refused(milestones: list[int]) -> N
         multistep(optimizer_of(SGD, 1.0), milestones=milestones, gamma=0.1)
 
 
-def test_no_milestones_are_refused() -> None:
+def test_empty_milestones_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"^scheduler\.milestones .*use scheduler=constant$"):
         multistep(optimizer_of(SGD, 1.0), milestones=[], gamma=0.1)
 
 
-def test_exponential_shrinks_at_every_move() -> None:
+def test_exponential_factor_shrinks_at_every_move() -> None:
     assert first_group(exponential, 3, gamma=0.5) == pytest.approx([1, 0.5, 0.25, 0.125])
 
 
-def test_cosine_goes_from_1_over_the_middle_to_its_minimum() -> None:
+def test_cosine_factor_falls_from_1_to_minimum() -> None:
     values = [cosine(progress, minimum=0.2) for progress in (0, 1 / 3, 0.5, 1)]
     assert values == pytest.approx([1, 0.8, 0.6, 0.2])  # 0.2 + 0.8 * (1, 0.75, 0.5, 0)
 
 
-def test_warmup_cosine_rises_in_a_line_and_falls_in_a_cosine() -> None:
+def test_warmup_cosine_rises_linearly_and_decays_as_a_cosine() -> None:
     values = [
         warmup_cosine(progress, warmup=0.2, start=0.5, minimum=0.2)
         for progress in (0, 0.1, 0.2, 0.6, 1)
@@ -102,7 +102,7 @@ def test_warmup_cosine_rises_in_a_line_and_falls_in_a_cosine() -> None:
     start=st.floats(0.01, 1),
     minimum=st.floats(0, 0.99),
 )
-def test_factors_stay_between_their_ends(
+def test_schedule_factors_stay_within_bounds(
     progress: float, warmup: float, start: float, minimum: float
 ) -> None:
     assert minimum - 1e-9 <= cosine(progress, minimum=minimum) <= 1 + 1e-9
@@ -119,9 +119,7 @@ def test_factors_stay_between_their_ends(
         ("cos", [0.25, 0.625, 1, 0.860876, 0.525, 0.189124, 0.05]),
     ],
 )
-def test_one_cycle_goes_up_to_the_groups_own_rate_and_down(
-    strategy: str, expected: list[float]
-) -> None:
+def test_one_cycle_peaks_at_the_base_learning_rate(strategy: str, expected: list[float]) -> None:
     rates = first_group(
         one_cycle, 6, total=6, pct_start=1 / 3, div_factor=4, final_div_factor=5,
         anneal_strategy=strategy,
@@ -131,7 +129,7 @@ def test_one_cycle_goes_up_to_the_groups_own_rate_and_down(
 
 @given(total=st.integers(1, 50), pct_start=st.floats(0.01, 0.99))
 @settings(max_examples=50)
-def test_one_cycle_begins_and_ends_as_told_however_short_the_run(
+def test_one_cycle_has_the_given_first_and_last_rate_for_any_length(
     total: int, pct_start: float
 ) -> None:
     rates = first_group(
@@ -143,7 +141,7 @@ def test_one_cycle_begins_and_ends_as_told_however_short_the_run(
     assert all(0.05 - 1e-9 <= rate <= 1 + 1e-9 for rate in rates)
 
 
-def test_one_cycle_leaves_the_momentum_alone() -> None:
+def test_one_cycle_does_not_change_the_momentum() -> None:
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.7)
     schedule = one_cycle(
         optimizer, total=4, pct_start=0.5, div_factor=4, final_div_factor=5, anneal_strategy="cos"
@@ -174,15 +172,15 @@ def rates_after(metrics: list[float], **changed: Any) -> list[float]:
     return rates
 
 
-def test_plateau_falls_when_patience_is_used_up() -> None:
+def test_plateau_decays_when_patience_is_exhausted() -> None:
     assert rates_after([5, 4, 4, 4, 3]) == pytest.approx([1, 1, 1, 0.1, 0.1])
 
 
-def test_plateau_of_an_accuracy_falls_when_it_no_longer_rises() -> None:
+def test_plateau_in_max_mode_decays_without_improvement() -> None:
     assert rates_after([1, 2, 2, 2], mode="max") == pytest.approx([1, 1, 1, 0.1])
 
 
-def test_plateau_counts_less_than_the_threshold_as_no_better() -> None:
+def test_plateau_ignores_improvements_below_the_threshold() -> None:
     # Better is below 5 - 0.5 = 4.5 in the metric's own unit, below 5 * (1 - 0.5) = 2.5 as a part.
     assert rates_after([5, 4.6, 4.6], threshold=0.5) == pytest.approx([1, 1, 0.1])
     assert rates_after([5, 4.4, 4.4], threshold=0.5) == pytest.approx([1, 1, 1])
@@ -191,12 +189,12 @@ def test_plateau_counts_less_than_the_threshold_as_no_better() -> None:
     assert rates_after([5, 2.4, 2.4], **relative) == pytest.approx([1, 1, 1])
 
 
-def test_plateau_waits_after_a_fall() -> None:
+def test_plateau_waits_for_the_cooldown_after_a_decay() -> None:
     assert rates_after([5] * 5, patience=0) == pytest.approx([1, 0.1, 0.01, 1e-3, 1e-4])
     assert rates_after([5] * 5, patience=0, cooldown=1) == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_plateau_keeps_the_ratio_of_groups_with_tiny_rates() -> None:
+def test_plateau_keeps_the_ratio_between_groups_with_tiny_rates() -> None:
     optimizer = optimizer_of(SGD, 1e-6, 1e-9)  # torch's own eps stops a group below 1e-8
     rates = walk(optimizer, plateau_of(optimizer, patience=0), 3)
     assert [a / b for a, b in rates] == pytest.approx([1e3] * 4)
@@ -220,7 +218,7 @@ def of_the_menu(name: str) -> RunSpec:
     ratio=st.floats(1e-3, 1e3),
     moves=st.integers(1, 30),
 )
-def test_the_ratio_between_groups_is_kept_at_every_move(
+def test_schedulers_keep_the_ratio_between_groups_at_every_move(
     name: str, kind: Callable[..., Optimizer], rate: float, ratio: float, moves: int
 ) -> None:
     optimizer = optimizer_of(kind, rate, rate * ratio)
@@ -229,7 +227,7 @@ def test_the_ratio_between_groups_is_kept_at_every_move(
 
 
 @pytest.mark.parametrize("name", sorted(find_options("scheduler").keys() - {"constant"}))
-def test_every_option_but_constant_lowers_the_rate_by_the_end_of_twelve_moves(name: str) -> None:
+def test_every_schedule_except_constant_lowers_rate_within_twelve_moves(name: str) -> None:
     optimizer = optimizer_of(SGD, 1.0)
     rates = walk(optimizer, scheduler_of(name, optimizer, 12), 12)
     assert 0 <= rates[-1][0] < 0.5

@@ -27,7 +27,7 @@ def verdict(spec: RunSpec, run: Run) -> AuditResult:
     return next(v for v in verdicts if v.group == "sharpness")
 
 
-def test_the_gradient_is_that_at_rho_uphill() -> None:
+def test_sam_gradient_is_computed_at_distance_rho_uphill() -> None:
     # loss a^2 / 2 + 2 b^2 at (3, 1): gradient (3, 4), of length 5; 0.5 uphill is (3.3, 1.4)
     w = nn.Parameter(torch.tensor([3.0, 1.0]))
 
@@ -42,9 +42,7 @@ def test_the_gradient_is_that_at_rho_uphill() -> None:
     assert w.tolist() == [3.0, 1.0]
 
 
-def test_the_length_is_that_of_all_gradients_together_and_a_scaled_loss_makes_no_difference() -> (
-    None
-):
+def test_sam_uses_the_global_gradient_norm_for_any_loss_scale() -> None:
     found = []
     for scale in (1.0, 1024.0):
         a, b = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([2.0]))
@@ -60,7 +58,7 @@ def test_the_length_is_that_of_all_gradients_together_and_a_scaled_loss_makes_no
     assert found[0] == pytest.approx([3.6, 5.6]) == found[1]
 
 
-def test_where_there_is_no_way_up_the_gradient_stays() -> None:
+def test_sam_keeps_a_zero_gradient() -> None:
     w = nn.Parameter(torch.zeros(2))
 
     def again() -> None:
@@ -72,7 +70,7 @@ def test_where_there_is_no_way_up_the_gradient_stays() -> None:
     assert w.grad is not None and w.grad.tolist() == [0.0, 0.0]
 
 
-def test_weights_are_back_even_if_the_second_pass_fails() -> None:
+def test_sam_restores_weights_if_the_second_pass_fails() -> None:
     w = nn.Parameter(torch.ones(2))
     w.grad = torch.ones(2)
 
@@ -84,9 +82,7 @@ def test_weights_are_back_even_if_the_second_pass_fails() -> None:
     assert w.tolist() == [1.0, 1.0]
 
 
-def test_in_a_run_it_moves_neither_statistics_nor_streams_a_second_time(
-    built: Callable[..., Run],
-) -> None:
+def test_sam_second_pass_changes_no_batchnorm_or_random_streams(built: Callable[..., Run]) -> None:
     """After one step only the weights differ from those of a run without: BatchNorm saw the batch
     once, at the same weights, and dropout drew as often."""
     runs, streams = [], []
@@ -102,7 +98,7 @@ def test_in_a_run_it_moves_neither_statistics_nor_streams_a_second_time(
     assert not torch.equal(*weights)
 
 
-def test_both_passes_use_the_same_dropout_masks(built: Callable[..., Run]) -> None:
+def test_sharpness_passes_use_same_dropout_masks(built: Callable[..., Run]) -> None:
     """With the masks of the first pass, a step uphill raises the loss of that very pass."""
     run = built("model.dropout=0.5", "augment=none")
     seen: list[float] = []
@@ -121,9 +117,7 @@ def test_both_passes_use_the_same_dropout_masks(built: Callable[..., Run]) -> No
     assert seen[0] == seen[1]
 
 
-def test_the_audit_sees_that_it_kept_its_promise_and_did_something(
-    small: Callable[..., RunSpec],
-) -> None:
+def test_audit_passes_sam_and_reports_a_negligible_rho(small: Callable[..., RunSpec]) -> None:
     spec = small("sharpness=sam", "accumulate=2", *DROPS)
     found = verdict(spec, build.build(spec))
     assert found.has_passed and found.no_effect_reason is None, found.problems
@@ -153,7 +147,7 @@ def loses(params: list[nn.Parameter], again: Callable[[], None]) -> None:
         (loses, "other parameters have a gradient than before (batch 1)"),
     ],
 )
-def test_the_audit_finds_one_that_does_not(
+def test_audit_reports_a_broken_sharpness_component(
     small: Callable[..., RunSpec], part: Callable[..., None], problem: str
 ) -> None:
     spec = small()
@@ -162,7 +156,7 @@ def test_the_audit_finds_one_that_does_not(
     assert problem in verdict(spec, run).problems
 
 
-def test_none_leaves_the_gradient_and_asks_for_no_other() -> None:
+def test_sharpness_none_keeps_the_gradient_without_a_second_pass() -> None:
     w = nn.Parameter(torch.ones(1))
     w.grad = torch.full((1,), 7.0)
     none([w], lambda: pytest.fail("a second pass"))

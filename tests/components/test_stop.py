@@ -25,7 +25,7 @@ from recipe.training.run import Run
         ([0.5], None),
     ],
 )
-def test_it_stops_after_so_many_epochs_without_a_rise(
+def test_early_stopping_waits_for_patience_epochs_without_improvement(
     accuracies: list[float], stops_after: int | None
 ) -> None:
     stopped = [
@@ -60,7 +60,7 @@ def train_audited(audit: Audit, run: Run) -> list[MetricsEvent]:
     return points
 
 
-def test_a_run_ends_early_and_every_promise_is_kept(small: Callable[..., RunSpec]) -> None:
+def test_early_stopped_run_passes_audit(small: Callable[..., RunSpec]) -> None:
     spec = small(*NEVER_RISES)
     run = build.build(spec)
     points, no_effect, broken = followed(spec, run)
@@ -70,7 +70,7 @@ def test_a_run_ends_early_and_every_promise_is_kept(small: Callable[..., RunSpec
     assert list(train(run)) == []  # it is over
 
 
-def test_a_run_that_was_killed_at_its_end_does_not_go_on(small: Callable[..., RunSpec]) -> None:
+def test_early_stopped_run_does_not_train_after_restore(small: Callable[..., RunSpec]) -> None:
     run = build.build(small(*NEVER_RISES))
     points = list(train(run))
     saved = state.capture_state(run)
@@ -86,14 +86,14 @@ def test_a_run_that_was_killed_at_its_end_does_not_go_on(small: Callable[..., Ru
     assert list(train(resumed))[-1].epoch == 3
 
 
-def test_a_run_that_never_stops_early_says_so(small: Callable[..., RunSpec]) -> None:
+def test_run_without_early_stop_reports_no_effect(small: Callable[..., RunSpec]) -> None:
     spec = small("stop=early", "stop.patience=5")
     points, no_effect, broken = followed(spec, build.build(spec))
     assert points[-1].epoch == 2 and points[-1].is_run_end
     assert no_effect["stop"] == "it never stopped the run" and broken == []
 
 
-def test_the_audit_finds_a_run_that_ended_for_no_reason(small: Callable[..., RunSpec]) -> None:
+def test_audit_reports_a_run_stopped_without_reason(small: Callable[..., RunSpec]) -> None:
     spec = small("epochs=3")
     run = build.build(spec)
     run.stop = lambda accuracies: len(accuracies) == 2

@@ -59,15 +59,15 @@ def project(tmp_path: Path) -> Path:
         ),
     ],
 )
-def test_a_trick_that_is_none_is_named(
+def test_invalid_user_trick_is_named(
     project: Path, given: list[str], status: int, told: str
 ) -> None:
-    done = commands.here(project, *QUICK, *given)
+    done = commands.run(project, *QUICK, *given)
     assert (done.status, done.problems) == (status, [f"recipe: {told}"])
 
 
-def test_a_file_that_is_no_python_is_named_with_the_line(project: Path) -> None:
-    done = commands.here(project, *QUICK, "clip=broken", "trust=[unfinished]")
+def test_python_syntax_error_is_reported_with_file_and_line(project: Path) -> None:
+    done = commands.run(project, *QUICK, "clip=broken", "trust=[unfinished]")
     (problem,) = done.problems
     assert done.status == 2
     assert problem.startswith("recipe: clip=broken: _target_ unfinished.clip: ")
@@ -109,13 +109,13 @@ def rated(optimizer, *, per="epoch", total: int):
         ("scheduler", "parts.rated", "per: epoch", ["per"]),
     ],
 )
-def test_a_parameter_named_like_a_setting_of_the_engine_is_refused(
+def test_component_parameter_named_like_engine_setting_is_rejected(
     tmp_path: Path, group: str, target: str, settings: str, names: list[str]
 ) -> None:
     option = f"# Mine.\n_target_: {target}\n{settings}\n"
     commands.project(tmp_path, {"parts.py": PARTS, f"conf/{group}/mine.yaml": option})
     base = [word for word in QUICK if not word.startswith(f"{group}.")]
-    done = commands.here(tmp_path, "plan", *base, f"{group}=mine", "trust=[parts]")
+    done = commands.run(tmp_path, "plan", *base, f"{group}=mine", "trust=[parts]")
     assert done.status == 2
     assert done.problems == [
         f"recipe: {group}.{name}: {target} has a parameter of that name, but the engine reads the "
@@ -139,17 +139,17 @@ def test_a_parameter_named_like_a_setting_of_the_engine_is_refused(
         ("# @package _global_\nclip: norm\n", "defaults: [override /clip: norm]"),
     ],
 )
-def test_what_is_wrong_with_an_experiment_file_is_told_with_the_way_out(
+def test_invalid_experiment_file_is_reported_with_a_remedy(
     tmp_path: Path, content: str, told: str
 ) -> None:
     commands.project(tmp_path, {"conf/experiment/e.yaml": content})
-    done = commands.here(tmp_path, *QUICK, "experiment=e")
+    done = commands.run(tmp_path, *QUICK, "experiment=e")
     (problem,) = done.problems
     assert done.status == 2 and told in problem
 
 
 @pytest.mark.integration
-def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path: Path) -> None:
+def test_run_with_closed_output_pipe_stops_and_is_resumable(tmp_path: Path) -> None:
     started = subprocess.Popen(
         [*commands.PROGRAM, *QUICK, "epochs=50"], cwd=tmp_path, env=commands.environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -160,13 +160,13 @@ def test_a_run_whose_output_nobody_reads_any_more_says_so_and_can_go_on(tmp_path
     said = started.stderr.read()
     started.stderr.close()
     assert started.wait() == 1
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert f"so the run stops; python -m recipe resume {run.name} resumes it" in said
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
 
 
 @pytest.mark.integration
-def test_a_trick_that_ends_the_process_fails_its_run(tmp_path: Path) -> None:
+def test_trick_calling_sys_exit_fails_its_run(tmp_path: Path) -> None:
     commands.project(
         tmp_path,
         {
@@ -174,7 +174,7 @@ def test_a_trick_that_ends_the_process_fails_its_run(tmp_path: Path) -> None:
             "conf/clip/ends.yaml": "_target_: ends.clip\n",
         },
     )
-    done = commands.process(tmp_path, *QUICK, "clip=ends", "trust=[ends]")
-    (run,) = commands.runs(tmp_path)
+    done = commands.spawn(tmp_path, *QUICK, "clip=ends", "trust=[ends]")
+    (run,) = commands.run_dirs(tmp_path)
     assert done.status == 1 and "clip=ends raised SystemExit: 3 after 0 steps" in done.err
     assert commands.read_json(run / "run.json")["status"] == "FAILED"

@@ -24,7 +24,7 @@ def rates(run: Run, group: str = "all") -> list[float]:
     return [point.metrics[f"lr/{group}"] for point in points]
 
 
-def test_the_factor_rises_in_a_line_and_stays() -> None:
+def test_warmup_factor_rises_linearly_and_stays_at_one() -> None:
     factors = [linear(step / 10, share=0.4, start=0.2) for step in range(7)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0])
 
@@ -43,7 +43,7 @@ def test_the_factor_rises_in_a_line_and_stays() -> None:
     ],
     ids=lambda value: value[0] if isinstance(value[0], str) else "",
 )  # fmt: skip
-def test_it_multiplies_what_any_scheduler_says(
+def test_warmup_multiplies_the_rates_of_any_scheduler(
     built: Callable[..., Run], scheduler: list[str], plain: list[float]
 ) -> None:
     lr = 0.01
@@ -52,7 +52,7 @@ def test_it_multiplies_what_any_scheduler_says(
     assert found == pytest.approx([lr * p * f for p, f in zip(plain, ramp, strict=True)])
 
 
-def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[..., RunSpec]) -> None:
+def test_learning_rate_ratios_are_kept_and_pass_the_audit(small: Callable[..., RunSpec]) -> None:
     spec = small(*WARM, "param_groups=head_faster", "scheduler=cosine")
     run = build.build(spec)
     with Audit(spec, run) as audit:
@@ -66,7 +66,7 @@ def test_the_ratio_between_groups_stays_and_the_audit_agrees(small: Callable[...
     assert verdicts["warmup"].description == "learning rates times 0.25 to 1 in 3 steps"
 
 
-def test_the_audit_finds_a_warm_up_that_is_forgotten(small: Callable[..., RunSpec]) -> None:
+def test_audit_reports_a_missing_warmup(small: Callable[..., RunSpec]) -> None:
     spec = small(*WARM)
     run = build.build(spec)
     run.optimizer.param_groups[0]["lr"] *= 4

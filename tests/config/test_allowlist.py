@@ -71,11 +71,11 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "torch.optim.lr_scheduler.StepLR",
     ],
 )
-def test_our_parts_and_torchs_building_blocks_may_be_called(target: str) -> None:
+def test_own_components_and_torch_building_blocks_are_allowed(target: str) -> None:
     assert locate_target(target, ()).__name__ == target.rpartition(".")[2]
 
 
-def test_optimizers_of_pytorch_optimizer_may_be_called_and_nothing_else_of_it() -> None:
+def test_only_optimizers_of_pytorch_optimizer_are_allowed() -> None:
     assert locate_target("pytorch_optimizer.Lion", (), "optimizer").__name__ == "Lion"
     refused = {
         "pytorch_optimizer.load_optimizer": "optimizer",
@@ -92,7 +92,7 @@ def test_optimizers_of_pytorch_optimizer_may_be_called_and_nothing_else_of_it() 
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
+def test_torchvision_functions_other_than_models_are_rejected() -> None:
     assert callable(locate_target("torchvision.models.resnet18", ()))
     for target in ("torchvision.io.read_image", "torchvision.models._api.load_state_dict_from_url",
                    "torchvision.datasets.utils.download_url"):  # fmt: skip
@@ -101,7 +101,7 @@ def test_torchvisions_models_may_be_called_and_nothing_else_of_it() -> None:
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_of_torchvision_only_models_and_their_builders_may_be_called() -> None:
+def test_only_models_and_builders_of_torchvision_are_allowed() -> None:
     for target in ("torchvision.models.ResNet", "torchvision.models.detection.fcos.FCOS",
                    "torchvision.models.vgg.vgg11"):  # fmt: skip
         assert callable(locate_target(target, (), "model"))
@@ -121,7 +121,7 @@ def test_of_torchvision_only_models_and_their_builders_may_be_called() -> None:
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_weights_that_torchvision_would_download_are_refused(
+def test_torchvision_weights_to_be_downloaded_are_rejected(
     composed: Callable[..., RunSpec],
 ) -> None:
     spec = composed()
@@ -154,7 +154,7 @@ def test_weights_that_torchvision_would_download_are_refused(
     ],
     ids=["by position", "later, by position", "unless told otherwise"],
 )
-def test_nor_does_torchvision_download_unasked(
+def test_implicit_torchvision_downloads_are_rejected(
     composed: Callable[..., RunSpec], node: dict[str, object], problem: str
 ) -> None:
     """The builders of torchvision take a value in the first place for `weights`, and those of
@@ -166,9 +166,7 @@ def test_nor_does_torchvision_download_unasked(
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
-    composed: Callable[..., RunSpec],
-) -> None:
+def test_nested_torchvision_model_gets_random_weights(composed: Callable[..., RunSpec]) -> None:
     target = "torchvision.models.segmentation.fcn_resnet50"
     inner = {"_target_": target, "weights_backbone": None, "num_classes": 2}
     spec = composed().with_settings(model={"_target_": "torchvision.models.resnet18", "x": inner})
@@ -185,14 +183,14 @@ def test_a_model_of_torchvisions_within_another_is_made_with_random_weights(
         ("loss", "recipe.components.model.vgg.vgg"),
     ],
 )
-def test_a_part_of_another_group_is_refused(group: str, target: str) -> None:
+def test_target_from_another_group_raises(group: str, target: str) -> None:
     with pytest.raises(
         ValueError, match=f"^_target_ {target} .*not a component that a spec may call"
     ):
         locate_target(target, (), group)
 
 
-def test_a_nested_part_is_made_by_name_by_position_or_later(
+def test_nested_target_supports_keyword_positional_and_partial_arguments(
     composed: Callable[..., RunSpec],
 ) -> None:
     nodes = [
@@ -240,12 +238,12 @@ def test_a_nested_part_is_made_by_name_by_position_or_later(
         "recipe.components.clip.norm.norm.__globals__",
     ],
 )
-def test_what_is_no_part_is_refused_by_its_name(target: str) -> None:
+def test_targets_outside_the_allowlist_are_rejected_by_name(target: str) -> None:
     with pytest.raises(ValueError, match=r"^_target_ "):
         locate_target(target, ())
 
 
-def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -> None:
+def test_only_targets_in_option_files_are_allowed_from_recipe_modules() -> None:
     for group in GROUPS:
         package = importlib.import_module(f"recipe.components.{group}")
         for module in pkgutil.iter_modules(package.__path__, f"recipe.components.{group}."):
@@ -260,13 +258,13 @@ def test_of_recipes_own_modules_only_what_an_option_file_names_may_be_called() -
 
 
 @pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}])
-def test_a_target_that_is_no_name_is_refused(target: object) -> None:
+def test_target_other_than_dotted_name_raises(target: object) -> None:
     with pytest.raises(ValueError, match=r"^_target_ must be the dotted name of a callable"):
         locate_target(target, ())
 
 
 @pytest.mark.usefixtures("packages")
-def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
+def test_trusted_package_definitions_are_allowed_targets() -> None:
     assert locate_target("minepackage.clip", ["minepackage"]).__name__ == "clip"
     assert issubclass(locate_target("minepackage.Net", ["minepackage"]), torch.nn.Module)  # type: ignore[arg-type]
 
@@ -275,21 +273,21 @@ def test_a_trusted_package_may_be_called_for_what_it_defines_itself() -> None:
 @pytest.mark.parametrize(
     "name", ["system", "os.system", "subprocess.Popen", "model", "nn.Linear", "shell", "NUMBER"]
 )
-def test_what_a_trusted_package_only_imported_is_refused(name: str) -> None:
+def test_names_imported_by_a_trusted_package_are_rejected(name: str) -> None:
     with pytest.raises(
         ValueError, match=rf"^_target_ minepackage\.{name} .*not a component that a"
     ):
         locate_target(f"minepackage.{name}", ["minepackage"])
 
 
-def test_an_untrusted_package_is_not_even_imported(packages: Path) -> None:
+def test_untrusted_package_is_not_imported(packages: Path) -> None:
     message = r"^_target_ strangerpackage\.clip: .* isn't trusted; .* trust=\[strangerpackage\]$"
     with pytest.raises(ValueError, match=message):
         locate_target("strangerpackage.clip", ["minepackage"])
     assert not (packages / "imported").exists() and "strangerpackage" not in sys.modules
 
 
-def test_a_name_that_is_nowhere_is_named_with_the_nearest() -> None:
+def test_unknown_target_raises_with_nearest_name() -> None:
     with pytest.raises(ValueError, match=r"^_target_ torch\.optim\.Adan: .*mean Adam"):
         locate_target("torch.optim.Adan", ())
     with pytest.raises(ValueError, match=r"^_target_ nowhere\.x: there is no module nowhere"):
@@ -297,7 +295,7 @@ def test_a_name_that_is_nowhere_is_named_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("where", ["model.dropout", "model.hidden[0]", "data.size"])
-def test_a_hostile_target_inside_a_setting_is_refused_before_anything_is_made(
+def test_hostile_nested_target_is_rejected_before_construction(
     built: Callable[..., Run], tmp_path: Path, where: str
 ) -> None:
     evil = f"{{_target_: os.mkdir, path: {tmp_path}/ran}}"
@@ -307,7 +305,7 @@ def test_a_hostile_target_inside_a_setting_is_refused_before_anything_is_made(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_single_part_of_a_strangers_spec_is_refused_as_well(
+def test_single_component_from_untrusted_spec_is_rejected(
     composed: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     """As predict does it, which makes the model of a recorded spec and nothing else."""

@@ -21,7 +21,7 @@ LINES = [
 
 
 @pytest.mark.parametrize("line", LINES, ids=" ".join)
-def test_options_and_settings_give_what_hydra_gives(line: tuple[str, ...]) -> None:
+def test_composed_config_matches_hydra(line: tuple[str, ...]) -> None:
     def container(config: object) -> object:
         return OmegaConf.to_container(config, resolve=False)
 

@@ -35,24 +35,26 @@ def check_shown_nowhere(folder: Path, *said: str) -> None:
 
 
 @pytest.mark.parametrize("verb", [[], ["plan"], ["-m", "seed=0,1"], ["ablate", "clip=norm"]])
-def test_on_the_command_line(tmp_path: Path, verb: list[str]) -> None:
+def test_credentials_in_a_command_line_address_are_rejected(
+    tmp_path: Path, verb: list[str]
+) -> None:
     to = ("tracking=server", f"tracking.uri='{ADDRESS}'")
-    done = commands.here(tmp_path, *verb, *commands.QUICK, *to)
+    done = commands.run(tmp_path, *verb, *commands.QUICK, *to)
     assert done.status == 2 and REFUSED in done.err
     assert not (tmp_path / "outputs" / "runs").exists()
     check_shown_nowhere(tmp_path, done.out, done.err)
 
 
-def test_in_a_query(tmp_path: Path) -> None:
+def test_credentials_in_a_query_string_are_rejected(tmp_path: Path) -> None:
     to = ("tracking=server", f"tracking.uri='http://127.0.0.1:5000/?token={SECRET.split('@')[0]}'")
-    done = commands.here(tmp_path, *commands.QUICK, *to)
+    done = commands.run(tmp_path, *commands.QUICK, *to)
     assert done.status == 2
     assert "tracking.uri: 'http://127.0.0.1:5000/?***' has a query, which may contain" in done.err
     assert "use http://127.0.0.1:5000 and set MLFLOW_TRACKING_USERNAME" in done.err
     check_shown_nowhere(tmp_path, done.out, done.err)
 
 
-def test_in_the_users_own_file_and_out_of_the_environment(
+def test_credentials_in_an_option_file_or_environment_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", SECRET)
@@ -60,19 +62,19 @@ def test_in_the_users_own_file_and_out_of_the_environment(
     default = "# @package _global_\ndefaults: [override /tracking: server]\n"
     default += f"tracking: {{uri: '{address}'}}\n"
     commands.project(tmp_path, {"conf/project/default.yaml": default})
-    done = commands.here(tmp_path, *commands.QUICK)
+    done = commands.run(tmp_path, *commands.QUICK)
     assert done.status == 2 and REFUSED in done.err
     assert "s3cret" not in done.out + done.err and not (tmp_path / "outputs").exists()
 
 
 def recorded(folder: Path) -> Path:
     """A run that an earlier version would have recorded with a password in its spec."""
-    done = commands.here(
+    done = commands.run(
         folder, *commands.QUICK, "tracking=server",
         f"tracking.uri=http://127.0.0.1:{servers.free_port()}",
     )  # fmt: skip
     assert done.status == 0
-    run = commands.runs(folder)[-1]
+    run = commands.run_dirs(folder)[-1]
     spec = run / "spec.yaml"
     uri = next(line for line in spec.read_text().splitlines() if line.strip().startswith("uri: "))
     spec.write_text(spec.read_text().replace(uri, f"  uri: '{ADDRESS}'"))
@@ -81,7 +83,9 @@ def recorded(folder: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_in_sync_addresses_and_recorded_specs_are_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("recipe.mlflow_sync.upload_queue.FAILURE_TIMEOUT", 0.0)
     first = recorded(tmp_path)
     second = recorded(tmp_path)
@@ -98,7 +102,7 @@ def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.M
         ["diff", first.name, second.name],
         ["compare", "--sweep", "all"],
     ):
-        done = commands.here(tmp_path, *arguments)
+        done = commands.run(tmp_path, *arguments)
         if arguments[0] not in ("diff", "compare", "status"):
             assert done.status in (1, 2) and "http://***@127.0.0.1:5000" in done.out + done.err
             assert "MLFLOW_TRACKING_PASSWORD" in done.out + done.err, arguments
@@ -109,7 +113,7 @@ def test_to_send_to_and_in_a_recorded_spec(tmp_path: Path, monkeypatch: pytest.M
     check_shown_nowhere(tmp_path)
 
 
-def test_what_mlflow_says_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_in_mlflow_messages_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a\\b\n")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
     assert mask_secrets(f"Bearer a\\b, that is {'a' + chr(92) + 'b'!r}, of the key") == (
@@ -120,9 +124,7 @@ def test_what_mlflow_says_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_a_token_that_no_header_takes_is_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_token_is_masked_in_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "s3cret\n")  # with the end of the file it was in
     recorder = SentRecorder(tmp_path / "outputs", "short", Tracking("http://127.0.0.1:9", "recipe"))
     recorder.close("FINISHED")
@@ -134,7 +136,7 @@ def test_a_token_that_no_header_takes_is_not_shown(
     assert "s3cret" not in client.describe_error(error.value)
 
 
-def test_what_a_database_says_is_told_shortly_and_without_its_statement() -> None:
+def test_database_errors_are_short_and_omit_the_sql_statement() -> None:
     said = "(sqlite3.OperationalError) database or disk is full"
     shown = f"OperationalError: {said}"
     for error in (

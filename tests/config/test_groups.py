@@ -15,13 +15,13 @@ from recipe.config.spec import RunSpec
 TRICK = "def none(): ...\n\n\ndef noise(*, scale: float):\n    return scale\n"
 
 
-def test_the_fields_of_a_spec_are_those_of_the_table() -> None:
+def test_spec_fields_match_the_table_of_groups() -> None:
     settings = dict.fromkeys(key.partition(".")[0] for key in RUN_SETTINGS)
     names = [field.name for field in dataclasses.fields(RunSpec)]
     assert names == ["options", *settings, *GROUPS]
 
 
-def test_a_new_group_is_its_folders_and_one_line_of_the_table(tmp_path: Path) -> None:
+def test_new_group_needs_only_folders_and_one_table_line(tmp_path: Path) -> None:
     for name in ("recipe", "conf"):
         shutil.copytree(commands.CHECKOUT / name, tmp_path / name)
     table = tmp_path / "recipe" / "config" / "groups.py"
@@ -46,8 +46,8 @@ def test_a_new_group_is_its_folders_and_one_line_of_the_table(tmp_path: Path) ->
     work = tmp_path / "work"
     work.mkdir()
 
-    def plan(*overrides: str) -> commands.Done:
-        return commands.process(
+    def plan(*overrides: str) -> commands.Result:
+        return commands.spawn(
             work, "plan", *commands.QUICK, *overrides,
             program=(sys.executable, "-m", "recipe"), PYTHONPATH=str(tmp_path),
         )  # fmt: skip

@@ -41,7 +41,7 @@ DIFFERENT = {"inf": "inf", "nan": "nan"}
 """Texts in YAML, which writes these numbers .inf and .nan."""
 
 
-def test_a_word_means_in_an_option_file_what_it_means_on_the_command_line(
+def test_words_have_same_value_in_option_file_and_on_command_line(
     composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -55,7 +55,7 @@ def test_a_word_means_in_an_option_file_what_it_means_on_the_command_line(
     assert [(type(value), value) for value in in_file] == [(type(v), v) for v in wanted]
 
 
-def test_off_in_a_file_is_the_option_and_a_boolean_is_true_or_false(
+def test_yaml_off_is_an_option_name_and_booleans_are_true_or_false(
     composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,16 +69,14 @@ def test_off_in_a_file_is_the_option_and_a_boolean_is_true_or_false(
     in_file = composed("freeze=all_but_head", "experiment=off")
     assert in_file.freeze == composed("freeze=all_but_head", "freeze.cache=off").freeze
     assert in_file.freeze["cache"] == "off"
-    done = commands.here(tmp_path, "plan", *QUICK, "experiment=on")
+    done = commands.run(tmp_path, "plan", *QUICK, "experiment=on")
     assert (done.status, done.problems) == (
         2,
         ["recipe: summary must be true or false, got 'on'; use false, the default"],
     )
 
 
-def test_a_recorded_spec_is_read_as_it_was_written(
-    small: Callable[..., RunSpec], tmp_path: Path
-) -> None:
+def test_recorded_spec_round_trips(small: Callable[..., RunSpec], tmp_path: Path) -> None:
     spec = small("+augment.x=[" + ",".join(WORDS[:-2]) + "]", "name='010'", "+augment.off=on")
     (tmp_path / "spec.yaml").write_text(spec.to_yaml())
     assert RunSpec.from_file(tmp_path / "spec.yaml", []) == spec
@@ -163,9 +161,9 @@ def broken(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_broken_files_are_named_in_the_menu_and_the_rest_of_it_is_shown(broken: Path) -> None:
+def test_menu_names_broken_option_files_and_shows_others(broken: Path) -> None:
     for verb in (["--help"], ["tricks"], ["tricks", "clip"]):
-        done = commands.here(broken, *verb)
+        done = commands.run(broken, *verb)
         assert (done.status, done.err) == (0, ""), verb
         assert all(char.isprintable() or char == "\n" for char in done.out)
         shown = "".join(done.out.split())  # a table breaks long lines
@@ -178,7 +176,7 @@ def test_broken_files_are_named_in_the_menu_and_the_rest_of_it_is_shown(broken: 
             assert "".join(said.split()) in found[:400] and found, (verb, name)
 
 
-def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
+def test_broken_option_file_is_rejected_only_where_selected(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(broken)
@@ -189,17 +187,17 @@ def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
             (line,) = check_overrides(given).problems
         assert line.startswith(f"clip={name} can't be used: ")
         assert f"conf/clip/{name.removeprefix('on_')}.yaml: " in line and said in line
-    (line,) = commands.here(broken, "tricks", "clip=pipe").problems
+    (line,) = commands.run(broken, "tricks", "clip=pipe").problems
     assert line.endswith("conf/clip/pipe.yaml: is not a regular file")
     for name in CYCLE:
-        (line,) = commands.here(broken, "plan", *QUICK, f"clip={name}").problems
+        (line,) = commands.run(broken, "plan", *QUICK, f"clip={name}").problems
         assert f"conf/clip/{name}.yaml: defaults: inherits from itself (clip/{name} -> " in line
-        (shown,) = commands.here(broken, "tricks", f"clip={name}").problems
+        (shown,) = commands.run(broken, "tricks", f"clip={name}").problems
         assert shown == line.replace("recipe: ", "recipe: tricks: ")
     # a hint looks through the settings of all options
-    (line,) = commands.here(broken, "plan", *QUICK, "clip.max_value=1").problems
+    (line,) = commands.run(broken, "plan", *QUICK, "clip.max_value=1").problems
     assert line.endswith("it is a setting of clip=value and good")
-    assert commands.here(broken, "plan", *QUICK, "clip=good").status == 0
+    assert commands.run(broken, "plan", *QUICK, "clip=good").status == 0
 
 
 @pytest.mark.parametrize(
@@ -224,31 +222,31 @@ def test_a_broken_file_is_refused_where_it_is_chosen_and_nowhere_else(
         ),
     ],
 )
-def test_a_setting_that_an_option_lacks_or_leaves_null_is_named(
+def test_setting_missing_or_null_in_option_is_named(
     tmp_path: Path, files: dict[str, str], arguments: list[str], said: str
 ) -> None:
     commands.project(tmp_path, files)
-    (line,) = commands.here(tmp_path, "plan", *commands.HERE, "tracking=none", *arguments).problems
+    (line,) = commands.run(tmp_path, "plan", *commands.CPU, "tracking=none", *arguments).problems
     assert line.startswith(f"recipe: {said}")
 
 
-def test_a_broken_file_that_another_file_chooses_is_named(broken: Path) -> None:
+def test_broken_option_file_selected_by_experiment_is_named(broken: Path) -> None:
     folder = broken / "conf" / "experiment"
     folder.mkdir()
     for name in ("null_key", "half_reference", "defaults_nested", "selfy"):
         (folder / "mine.yaml").write_text(f"{GLOBAL}defaults: [override /clip: {name}]\n")
-        (line,) = commands.here(broken, "plan", *QUICK, "experiment=mine").problems
+        (line,) = commands.run(broken, "plan", *QUICK, "experiment=mine").problems
         assert f"conf/clip/{name}.yaml: " in line and BROKEN[name][1] in line
 
 
-def test_settings_of_the_project_that_cannot_be_read_are_named(broken: Path) -> None:
+def test_unreadable_project_settings_are_reported_by_path(broken: Path) -> None:
     (broken / "conf" / "project").mkdir()
     for content in (BROKEN["latin"][0], BROKEN["half"][0]):
         (broken / "conf" / "project" / "default.yaml").write_bytes(content)
-        done = commands.here(broken, "plan", *QUICK)
+        done = commands.run(broken, "plan", *QUICK)
         (line,) = done.problems
         assert (done.status, "conf/project/default.yaml: can't be read: " in line) == (2, True)
-        assert commands.here(broken, "--help").status == 0
+        assert commands.run(broken, "--help").status == 0
 
 
 # Files that grow.
@@ -268,9 +266,9 @@ GROWING = {
 
 
 @pytest.mark.parametrize("content", GROWING.values(), ids=GROWING)
-def test_a_file_that_grows_is_refused(tmp_path: Path, content: str) -> None:
+def test_expanding_option_file_is_rejected(tmp_path: Path, content: str) -> None:
     commands.project(tmp_path, {"conf/experiment/grows.yaml": f"{GLOBAL}{content}\n"})
-    done = commands.here(tmp_path, "plan", *QUICK, "experiment=grows")
+    done = commands.run(tmp_path, "plan", *QUICK, "experiment=grows")
     assert done.status == 2, done
     (line,) = done.problems
     assert "more than " in line or "at most 2000" in line, line
@@ -278,7 +276,7 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, content: str) -> None:
     assert len(line) < 500
 
 
-def test_interpolations_of_an_experiment_are_resolved(
+def test_interpolations_in_an_experiment_file_are_resolved(
     composed: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -297,10 +295,8 @@ def test_interpolations_of_an_experiment_are_resolved(
         (f"name={'x' * 100_000}", "name: 100,005 characters, but at most 20,000 are"),
     ],
 )
-def test_a_list_that_is_too_long_for_the_command_line_is_refused(
-    tmp_path: Path, argument: str, said: str
-) -> None:
-    done = commands.here(tmp_path, "plan", *QUICK, argument)
+def test_oversized_command_line_value_is_rejected(tmp_path: Path, argument: str, said: str) -> None:
+    done = commands.run(tmp_path, "plan", *QUICK, argument)
     (line,) = done.problems
     assert done.status == 2 and line.startswith(f"recipe: {said}")
     assert line.endswith("read; write it in an option or experiment file")
@@ -322,18 +318,18 @@ def test_a_list_that_is_too_long_for_the_command_line_is_refused(
         ),
     ],
 )  # fmt: skip
-def test_a_sweep_of_more_jobs_than_are_run_is_refused(
+def test_sweep_with_too_many_jobs_is_rejected(
     tmp_path: Path, verb: str, arguments: list[str], said: str
 ) -> None:
-    done = commands.here(tmp_path, verb, *QUICK, *arguments)
+    done = commands.run(tmp_path, verb, *QUICK, *arguments)
     (line,) = done.problems
     assert done.status == 2 and line.startswith(f"recipe: {said}")
 
 
-def test_a_long_value_is_shown_in_part(tmp_path: Path) -> None:
+def test_long_value_is_truncated_in_error(tmp_path: Path) -> None:
     text = f"{GLOBAL}model: {{widths: [{', '.join(['0.5'] * 900)}], dropout: [{'1, ' * 900}]}}\n"
     commands.project(tmp_path, {"conf/experiment/long.yaml": text})
-    done = commands.here(tmp_path, "plan", *QUICK[:-2], "~model.widths", "experiment=long")
+    done = commands.run(tmp_path, "plan", *QUICK[:-2], "~model.widths", "experiment=long")
     assert done.status == 2 and all(len(line) < 500 for line in done.problems)
 
 
@@ -463,7 +459,7 @@ def try_files(folder: Path, number: int) -> tuple[float, float]:
             words = [f"{group}=drawn"]
         started, before = time.process_time(), peak()
         with limited(60):
-            done = commands.here(folder, *verb, *words)
+            done = commands.run(folder, *verb, *words)
         most["seconds"] = max(most["seconds"], time.process_time() - started)
         most["mebibytes"] = max(most["mebibytes"], peak() - before)
         file.unlink()
@@ -496,13 +492,13 @@ def limited(seconds: int) -> Any:
         signal.signal(signal.SIGPROF, before)
 
 
-def test_random_option_files_end_no_command_in_a_traceback(tmp_path: Path) -> None:
+def test_random_option_files_cause_no_traceback(tmp_path: Path) -> None:
     seconds, mebibytes = try_files(tmp_path, FEW)
     assert seconds < SECONDS and mebibytes < MEBIBYTES
 
 
 @pytest.mark.long
-def test_five_hundred_random_option_files_end_no_command_in_a_traceback(tmp_path: Path) -> None:
+def test_five_hundred_random_option_files_cause_no_traceback(tmp_path: Path) -> None:
     seconds, mebibytes = try_files(tmp_path, MANY)
     print(f"\n{MANY} inputs: at most {seconds:.1f} s and {mebibytes:.0f} MiB more")
     assert seconds < SECONDS and mebibytes < MEBIBYTES

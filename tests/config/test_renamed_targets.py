@@ -6,7 +6,6 @@ from pathlib import Path
 
 import commands
 import pytest
-from commands import here
 
 from recipe.config.groups import GROUPS
 from recipe.config.renamed_targets import current_target, update_targets, with_current_targets
@@ -31,7 +30,7 @@ def use_earlier_names(run: Path) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_component_of_each_group_is_found_by_its_earlier_name(group: str) -> None:
+def test_earlier_component_name_maps_to_current_name(group: str) -> None:
     assert current_target(f"recipe.{group}.x.y") == f"recipe.components.{group}.x.y"
 
 
@@ -39,11 +38,11 @@ def test_a_component_of_each_group_is_found_by_its_earlier_name(group: str) -> N
     "target",
     ["recipe.components.clip.norm.norm", "recipe.cli.main", "mine.clip.norm", "torch.clip"],
 )
-def test_any_other_name_stays(target: str) -> None:
+def test_current_or_foreign_target_name_is_unchanged(target: str) -> None:
     assert current_target(target) == target
 
 
-def test_nested_and_quoted_names_are_updated() -> None:
+def test_nested_and_quoted_targets_are_updated() -> None:
     parts = [{"_target_": "recipe.scheduler.step.step", "gamma": 0.5}]
     updated = [{"_target_": "recipe.components.scheduler.step.step", "gamma": 0.5}]
     assert with_current_targets({"parts": parts}) == {"parts": updated}
@@ -52,21 +51,21 @@ def test_nested_and_quoted_names_are_updated() -> None:
     )
 
 
-def test_an_option_file_with_an_earlier_name_trains(tmp_path: Path) -> None:
+def test_option_file_with_earlier_target_name_trains(tmp_path: Path) -> None:
     commands.project(tmp_path, {"conf/clip/gentle.yaml": CLIP})
-    done = here(tmp_path, *SMALL, "clip=gentle", "tracking=none")
+    done = commands.run(tmp_path, *SMALL, "clip=gentle", "tracking=none")
     assert done.status == 0, done.err
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert "_target_: recipe.components.clip.norm.norm" in (run / "spec.yaml").read_text()
 
 
-def test_a_recorded_run_with_earlier_names_is_replayed_and_compared(tmp_path: Path) -> None:
+def test_recorded_run_with_earlier_names_is_replayed_and_compared(tmp_path: Path) -> None:
     given = (*SMALL, "scheduler=chained", "epochs=8", "tracking=none")
-    assert here(tmp_path, *given).status == 0
-    (run,) = commands.runs(tmp_path)
+    assert commands.run(tmp_path, *given).status == 0
+    (run,) = commands.run_dirs(tmp_path)
     use_earlier_names(run)
-    done = here(tmp_path, "replay", run.name)
+    done = commands.run(tmp_path, "replay", run.name)
     assert done.status == 0 and "bit-identical" in done.out, done.out + done.err
-    first, second = (results.read_result(each) for each in commands.runs(tmp_path))
+    first, second = (results.read_result(each) for each in commands.run_dirs(tmp_path))
     assert first is not None and second is not None
     assert first.settings == second.settings

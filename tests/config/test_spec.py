@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import commands
 import pytest
-from commands import here
 
 SMALL = (
     "data.train_size=40",
@@ -17,19 +17,19 @@ SMALL = (
 )
 
 
-def test_a_recorded_spec_runs_again_bit_for_bit(tmp_path: Path) -> None:
+def test_recorded_spec_reproduces_run_exactly(tmp_path: Path) -> None:
     tricks = ("freeze=vgg_first2", "clip=norm", "scheduler=cosine", "model.dropout=0.3", "seed=3")
-    assert here(tmp_path, *tricks, *SMALL).status == 0
+    assert commands.run(tmp_path, *tricks, *SMALL).status == 0
     (first,) = (tmp_path / "outputs" / "runs").iterdir()
-    again = here(tmp_path, f"spec={first / 'spec.yaml'}")
+    again = commands.run(tmp_path, f"spec={first / 'spec.yaml'}")
     assert again.status == 0, again.err
     (second,) = set((tmp_path / "outputs" / "runs").iterdir()) - {first}
     for name in ("spec.yaml", "model.safetensors", "parameters.csv", "plan.txt"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_a_spec_takes_no_overrides(tmp_path: Path) -> None:
-    done = here(tmp_path, "spec=spec.yaml", "epochs=3")
+def test_spec_argument_rejects_overrides(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, "spec=spec.yaml", "epochs=3")
     assert done.status == 2
     assert done.err.startswith("recipe: spec: epochs=3: no such argument")
 
@@ -43,22 +43,22 @@ def test_a_spec_takes_no_overrides(tmp_path: Path) -> None:
         ("a: [", "can't be read"),
     ],
 )
-def test_what_is_no_spec_is_named(tmp_path: Path, content: str, said: str) -> None:
+def test_invalid_spec_files_are_rejected(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "spec.yaml").write_text(content)
-    done = here(tmp_path, "spec=spec.yaml")
+    done = commands.run(tmp_path, "spec=spec.yaml")
     assert done.status == 2
     assert said in done.err and "Traceback" not in done.err
 
 
-def test_a_spec_can_not_trust_itself(tmp_path: Path) -> None:
-    assert here(tmp_path, *SMALL).status == 0
+def test_spec_file_cannot_grant_trust(tmp_path: Path) -> None:
+    assert commands.run(tmp_path, *SMALL).status == 0
     (run,) = (tmp_path / "outputs" / "runs").iterdir()
     text = (
         (run / "spec.yaml").read_text().replace("recipe.components.clip.none.none", "evil.payload")
     )
     (tmp_path / "evil.py").write_text("open('ran', 'w')\ndef payload(params): ...\n")
     (tmp_path / "spec.yaml").write_text(text.replace("trust: []", "trust: [evil]"))
-    done = here(tmp_path, "spec=spec.yaml")
+    done = commands.run(tmp_path, "spec=spec.yaml")
     assert done.status == 2
     assert "the package evil isn't trusted" in done.err
     assert not (tmp_path / "ran").exists()

@@ -66,7 +66,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def assert_harmless(home: Path, done: commands.Done) -> None:
+def assert_harmless(home: Path, done: commands.Result) -> None:
     """Refused as a mistake is: a line a problem with its key, and nothing done or told."""
     assert not list(home.rglob("RAN"))
     written = [p.read_bytes() for p in home.rglob("*") if p.is_file()]
@@ -82,7 +82,7 @@ def assert_harmless(home: Path, done: commands.Done) -> None:
 # What the payload is worth: it does run where it is called.
 
 
-def test_the_payload_makes_its_folder_when_it_is_called(
+def test_attack_payload_creates_its_folder_when_executed(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -100,8 +100,8 @@ def test_the_payload_makes_its_folder_when_it_is_called(
     assert os.environ["RECIPE_CANARY"] == CANARY
 
 
-def test_a_strangers_module_runs_once_it_is_trusted(home: Path) -> None:
-    commands.here(home, "plan", *QUICK, "clip._target_=evil.payload", "trust=[evil]")
+def test_untrusted_module_runs_after_trust_is_given(home: Path) -> None:
+    commands.run(home, "plan", *QUICK, "clip._target_=evil.payload", "trust=[evil]")
     assert (home / "RAN").is_dir()
 
 
@@ -192,7 +192,7 @@ COMMAND_LINES = [
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES, ids=lambda line: line[:60])
-def test_a_hostile_command_line_is_refused(
+def test_hostile_command_line_is_rejected(
     home: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setenv("RECIPE_TARGET", "os.mkdir")
@@ -200,7 +200,7 @@ def test_a_hostile_command_line_is_refused(
     given = {word.split("=")[0] for word in words}
     quick = [word for word in QUICK if word.split("=")[0] not in given]
     quick = [word for word in quick if not (word.startswith("data.") and "data" in given)]
-    assert_harmless(home, commands.here(home, *quick, *words))
+    assert_harmless(home, commands.run(home, *quick, *words))
 
 
 # A recorded spec, run again as it is.
@@ -214,9 +214,9 @@ def recorded() -> dict[str, Any]:
     return content
 
 
-def replay(home: Path, text: str, *arguments: str) -> commands.Done:
+def replay(home: Path, text: str, *arguments: str) -> commands.Result:
     (home / "spec.yaml").write_text(text, encoding="utf-8")
-    return commands.here(home, "spec=spec.yaml", *arguments)
+    return commands.run(home, "spec=spec.yaml", *arguments)
 
 
 def changed(recorded: dict[str, Any], changes: dict[str, Any]) -> str:
@@ -288,7 +288,7 @@ REPLAYS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "said"), REPLAYS, ids=lambda value: str(value)[:60])
-def test_a_hostile_recorded_spec_is_refused(
+def test_hostile_recorded_spec_is_rejected(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
     recorded: dict[str, Any],
@@ -334,7 +334,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("text", "said"), TEXTS, ids=lambda text: text[:40])
-def test_yaml_that_is_more_than_plain_values_is_refused(
+def test_unsafe_malformed_or_oversized_spec_yaml_is_rejected(
     home: Path, recorded: dict[str, Any], text: str, said: str
 ) -> None:
     whole = {key: value for key, value in recorded.items() if not text.startswith(f"{key}: !")}
@@ -344,22 +344,24 @@ def test_yaml_that_is_more_than_plain_values_is_refused(
 
 
 @pytest.mark.parametrize("path", ["pipe", "/dev/zero", ".", "nowhere/spec.yaml", "bomb.pkl"])
-def test_what_is_no_file_of_settings_is_not_waited_for(home: Path, path: str) -> None:
-    assert_harmless(home, commands.here(home, f"spec={path}"))
+def test_spec_path_to_a_pipe_or_device_does_not_block(home: Path, path: str) -> None:
+    assert_harmless(home, commands.run(home, f"spec={path}"))
 
 
-def test_the_reader_says_where_a_strangers_run_may_go(home: Path, recorded: dict[str, Any]) -> None:
+def test_command_line_sets_the_destination_of_an_untrusted_spec(
+    home: Path, recorded: dict[str, Any]
+) -> None:
     text = changed(recorded, {"output_dir": "/nowhere/RAN"})
     assert replay(home, text, "output_dir=mine").status == 0
     assert len(list((home / "mine" / "runs").iterdir())) == 1
     uri = "http://stranger.example"
     text = changed(recorded, {"tracking": SERVER | {"uri": uri}})
-    done = commands.here(home, "plan", "spec=spec.yaml")
+    done = commands.run(home, "plan", "spec=spec.yaml")
     assert replay(home, text, "tracking.uri=ftp://x").err == (
         "recipe: tracking.uri must be a string of the form ^https?://[^/], got 'ftp://x'; "
         "give another value\n"
     )
-    done = commands.here(home, "plan", "spec=spec.yaml", f"tracking.uri={uri}")
+    done = commands.run(home, "plan", "spec=spec.yaml", f"tracking.uri={uri}")
     assert (done.status, done.err) == (0, "")
     done = replay(home, changed(recorded, {}), f"tracking.uri={uri}")
     assert done.err.startswith(
@@ -367,9 +369,7 @@ def test_the_reader_says_where_a_strangers_run_may_go(home: Path, recorded: dict
     )
 
 
-def test_a_link_that_the_readers_own_runs_go_through_is_the_readers(
-    home: Path, recorded: dict[str, Any]
-) -> None:
+def test_replay_accepts_symlinked_output_folder(home: Path, recorded: dict[str, Any]) -> None:
     work, disk = home / "work", home / "disk"
     work.mkdir()
     disk.mkdir()
@@ -422,13 +422,13 @@ def stranger(home: Path, content: str, group: str = "experiment") -> Path:
 
 
 @pytest.mark.parametrize("content", EXPERIMENTS.values(), ids=EXPERIMENTS)
-def test_a_hostile_experiment_is_refused(
+def test_hostile_experiment_is_rejected(
     home: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setenv("RECIPE_TARGET", "os.mkdir")
     stranger(home, content.replace("/nowhere", f"{home.parent}/nowhere"))
     quick = [word for word in QUICK if not word.startswith("tracking")]
-    assert_harmless(home, commands.here(home, *quick, "experiment=evil"))
+    assert_harmless(home, commands.run(home, *quick, "experiment=evil"))
 
 
 @pytest.mark.parametrize(
@@ -438,12 +438,12 @@ def test_a_hostile_experiment_is_refused(
         ("sweeper", "defaults: [override /hydra/sweeper: evil]"),
     ],
 )
-def test_what_launches_is_refused_by_name_where_a_file_chooses_it(
+def test_launcher_or_sweeper_chosen_by_a_file_is_rejected(
     home: Path, kind: str, content: str
 ) -> None:
     """Hydra would pass over it in silence, as the one of config.yaml has been chosen by then."""
     stranger(home, content)
-    done = commands.here(home, "plan", *QUICK, "experiment=evil")
+    done = commands.run(home, "plan", *QUICK, "experiment=evil")
     assert (done.status, done.problems) == (
         2,
         [
@@ -455,27 +455,27 @@ def test_what_launches_is_refused_by_name_where_a_file_chooses_it(
 
 
 @pytest.mark.parametrize("name", ["config", "launcher/basic", "sweeper/basic"])
-def test_a_file_of_conf_does_not_take_the_place_of_hydras_own(home: Path, name: str) -> None:
+def test_conf_file_does_not_override_hydra_config(home: Path, name: str) -> None:
     commands.project(home, {f"conf/hydra/{name}.yaml": "_target_: os.mkdir\npath: RAN\n"})
     for verb in ((), ("-m", "seed=0,1")):
-        done = commands.here(home, *verb, *QUICK)
+        done = commands.run(home, *verb, *QUICK)
         assert_harmless(home, done)
 
 
 @pytest.mark.parametrize("content", OWN_WORDS.values(), ids=OWN_WORDS)
-def test_an_experiment_of_the_users_own_conf_is_their_code(
+def test_experiment_in_user_conf_is_trusted_code(
     home: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setenv("RECIPE_LABEL", "label")
     work = stranger(home / "work", content)
     shutil.copy(home / "evil.py", work)
     quick = [word for word in QUICK if not word.startswith("tracking")]
-    done = commands.here(work, "plan", *quick, "experiment=evil")
+    done = commands.run(work, "plan", *quick, "experiment=evil")
     assert (done.status, done.err) == (0, "")
     assert (work / "RAN").exists() == ("trust" in content)
 
 
-def test_the_command_line_and_the_project_set_all_that(
+def test_command_line_and_project_file_may_set_protected_settings(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = """
@@ -487,10 +487,10 @@ hydra: {job: {env_set: {MINE: x}}}
     work = commands.project(home / "work", {"conf/project/default.yaml": own})
     monkeypatch.setenv("RECIPE_LABEL", "label")
     monkeypatch.setenv("RECIPE_OTHER", "other")
-    done = commands.here(work, *QUICK, "hydra.job.num=3")
+    done = commands.run(work, *QUICK, "hydra.job.num=3")
     assert (done.status, done.err) == (0, "")
     there = ("output_dir=../there/${oc.env:RECIPE_LABEL}/${name}", "name=us")
-    done = commands.here(work, *QUICK, *there)
+    done = commands.run(work, *QUICK, *there)
     assert (done.status, done.err) == (0, "")
     (run,) = (home / "elsewhere" / "runs").iterdir()
     assert commands.read_json(run / "run.json")["name"] == "other"
@@ -503,8 +503,8 @@ hydra: {job: {env_set: {MINE: x}}}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    assert commands.here(folder, *QUICK, "name=net").status == 0
-    (run,) = commands.runs(folder)
+    assert commands.run(folder, *QUICK, "name=net").status == 0
+    (run,) = commands.run_dirs(folder)
     return run
 
 
@@ -568,39 +568,41 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("change", STRANGERS.values(), ids=STRANGERS)
-def test_a_strangers_run_predicts_nothing(home: Path, trained: Path, change: Any) -> None:
+def test_predict_rejects_hostile_run(home: Path, trained: Path, change: Any) -> None:
     run = home / "theirs" / "runs" / "net"
     shutil.copytree(trained, run)
     change(run)
     Image.new("L", (8, 8)).save(home / "image.png")
-    done = commands.here(home, "predict", "run=net", "input=image.png", "output_dir=theirs")
+    done = commands.run(home, "predict", "run=net", "input=image.png", "output_dir=theirs")
     assert_harmless(home, done)
 
 
 @pytest.mark.parametrize("wanted", ["../evil", "/etc", "..", "*", "", "a\0b", "n\ne", "net/../net"])
-def test_a_run_is_not_found_by_a_path(home: Path, trained: Path, wanted: str) -> None:
+def test_run_lookup_rejects_paths(home: Path, trained: Path, wanted: str) -> None:
     shutil.copytree(trained, home / "theirs" / "runs" / "net")
     Image.new("L", (8, 8)).save(home / "image.png")
-    done = commands.here(home, "predict", f"run={wanted}", "input=image.png", "output_dir=theirs")
+    done = commands.run(home, "predict", f"run={wanted}", "input=image.png", "output_dir=theirs")
     assert_harmless(home, done)
 
 
 @pytest.mark.parametrize("given", ["input=pipe", "input=/dev/zero", "input=image.png top=²"])
-def test_what_is_no_image_is_not_waited_for(home: Path, trained: Path, given: str) -> None:
+def test_predict_input_from_a_pipe_or_device_does_not_block(
+    home: Path, trained: Path, given: str
+) -> None:
     shutil.copytree(trained, home / "theirs" / "runs" / "net")
     Image.new("L", (8, 8)).save(home / "image.png")
-    done = commands.here(home, "predict", "run=net", *given.split(" "), "output_dir=theirs")
+    done = commands.run(home, "predict", "run=net", *given.split(" "), "output_dir=theirs")
     assert_harmless(home, done)
 
 
-def test_class_names_are_shown_as_they_are_and_steer_nothing(home: Path, trained: Path) -> None:
+def test_class_names_are_printed_literally_without_markup(home: Path, trained: Path) -> None:
     run = home / "theirs" / "runs" / "net"
     shutil.copytree(trained, run)
     names = ["[/bold]", "\x1b[2J", "[link=file:///x]y", *"3456789"]
     facts(classes=names)(run)
     Image.new("L", (8, 8)).save(home / "image.png")
     arguments = ("predict", "run=net", "input=image.png", "top=10", "output_dir=theirs")
-    done = commands.here(home, *arguments)
+    done = commands.run(home, *arguments)
     assert done.status == 0 and "[/bold]" in done.out and "[link=file:///x]y" in done.out
     assert "\\x1b[2J" in done.out and "\x1b" not in done.out
 
@@ -608,18 +610,18 @@ def test_class_names_are_shown_as_they_are_and_steer_nothing(home: Path, trained
 # Data files with more than data in them.
 
 
-def test_arrays_with_objects_in_them_are_refused(home: Path) -> None:
+def test_arrays_with_python_objects_are_rejected(home: Path) -> None:
     np.savez(home / "bomb.npz", x=np.array([Bomb()], dtype=object), y=np.array([0]))
-    arguments = (*commands.HERE, "data=arrays", "data.path=bomb.npz", "data.val=0.5")
-    assert_harmless(home, commands.here(home, *arguments))
+    arguments = (*commands.CPU, "data=arrays", "data.path=bomb.npz", "data.val=0.5")
+    assert_harmless(home, commands.run(home, *arguments))
 
 
-def test_cifar_batches_with_code_in_them_are_refused(home: Path) -> None:
+def test_cifar_batches_with_code_are_rejected(home: Path) -> None:
     folder = home / "cifar"
     folder.mkdir()
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
         (folder / name).write_bytes(pickle.dumps({"data": Bomb(), "labels": [0]}))
-    done = commands.here(home, *commands.HERE, "data=cifar10", "data.path=cifar")
+    done = commands.run(home, *commands.CPU, "data=cifar10", "data.path=cifar")
     assert_harmless(home, done)
 
 
@@ -637,9 +639,9 @@ def test_cifar_batches_with_code_in_them_are_refused(home: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_a_whole_command_does_nothing_for_a_stranger(
+def test_full_command_with_hostile_files_has_no_side_effect(
     home: Path, recorded: dict[str, Any], arguments: tuple[str, ...]
 ) -> None:
     stranger(home, EXPERIMENTS["trust os"])
     (home / "spec.yaml").write_text(changed(recorded, {"clip": MKDIR, "trust": ["os"]}))
-    assert_harmless(home, commands.process(home, *arguments))
+    assert_harmless(home, commands.spawn(home, *arguments))

@@ -32,7 +32,7 @@ def counted(generator: np.random.Generator, *shape: int) -> Results:
 
 
 @pytest.mark.parametrize("results", [normal, counted])
-def test_at_most_six_percent_of_comparisons_without_an_effect_are_significant(
+def test_false_positive_rate_of_comparisons_is_at_most_six_percent(
     results: Callable[..., Results],
 ) -> None:
     """With 8 seeds p is a multiple of 1/128, so that the error rate is at most 6/128, 4.7 %, and
@@ -43,7 +43,7 @@ def test_at_most_six_percent_of_comparisons_without_an_effect_are_significant(
     assert 0.03 <= np.mean(shown) <= 6 / 128 + 0.006
 
 
-def test_at_most_six_percent_of_families_of_four_tricks_have_a_false_positive() -> None:
+def test_false_positive_rate_of_families_of_four_is_at_most_six_percent() -> None:
     """The four share their baseline. After Holm the smallest p with 8 seeds is 4/128, the next
     8/128, so that at most 3.1 % of families have a false positive."""
     found = normal(np.random.default_rng(6), 4000, SEEDS, 5)
@@ -57,7 +57,7 @@ def test_at_most_six_percent_of_families_of_four_tricks_have_a_false_positive() 
 
 
 @pytest.mark.parametrize("n", [5, 8, 12])
-def test_the_coverage_of_95_percent_intervals_is_94_to_96_percent(n: int) -> None:
+def test_coverage_of_95_percent_intervals_is_94_to_96_percent(n: int) -> None:
     found = normal(np.random.default_rng(n), 20_000, n, 2)
     truth = 1.0
     intervals = map(t_interval, (found[..., 1] + truth - found[..., 0]).tolist())
@@ -65,7 +65,7 @@ def test_the_coverage_of_95_percent_intervals_is_94_to_96_percent(n: int) -> Non
     assert 0.94 <= covered <= 0.96  # the standard error is 0.15 %
 
 
-def test_an_effect_of_one_point_is_detected_with_the_theoretical_power() -> None:
+def test_one_point_effect_is_detected_with_theoretical_power() -> None:
     """One point, where differences have an sd of 0.8: with 8 seeds the exact test has a level of
     6/128, 4.7 %, at which the power of the t test is 84.7 %. The exact test assumes less, and has
     83.6 %."""
@@ -78,7 +78,7 @@ def test_an_effect_of_one_point_is_detected_with_the_theoretical_power() -> None
     ("sd", "difference", "tests", "n"),
     [(0.8, 1.0, 1, 8), (0.8, 1.0, 4, 11), (0.6, 0.5, 2, 17), (1.0, 1.0, 3, 14), (0.5, 1.0, 4, 8)],
 )
-def test_with_the_required_seeds_a_difference_is_detected_with_the_requested_power(
+def test_required_seeds_detect_a_difference_with_the_requested_power(
     sd: float, difference: float, tests: int, n: int
 ) -> None:
     assert required_seeds(sd, difference, tests) == n

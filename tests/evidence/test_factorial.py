@@ -13,7 +13,7 @@ def block(values: dict[str, float]) -> dict[frozenset[str], float]:
     return {frozenset(on): value for on, value in values.items()}
 
 
-def test_effects_and_interactions_by_hand() -> None:
+def test_main_effects_and_interactions_match_hand_calculation() -> None:
     first = block({"": 70, "a": 74, "b": 71, "ab": 69})
     second = block({"": 60, "a": 63, "b": 62, "ab": 67})
     # a: (74 + 69) / 2 - (70 + 71) / 2 = 1; with b on -2, off 4
@@ -24,7 +24,7 @@ def test_effects_and_interactions_by_hand() -> None:
     assert compute_interactions([first, second], [["a"], ["b"]]) == {("a", "b"): [-6.0, 2.0]}
 
 
-def test_effects_are_those_that_generated_the_results() -> None:
+def test_effects_used_to_generate_results_are_recovered() -> None:
     tricks, effects = ["a", "b", "c"], {"a": 3.0, "b": -1.0, "c": 0.0}
     planted = {("a", "b"): 2.0, ("a", "c"): 0.0, ("b", "c"): -4.0}
     made = {
@@ -39,13 +39,13 @@ def test_effects_are_those_that_generated_the_results() -> None:
     assert {t: values[0] for t, values in compute_interactions([made], groups).items()} == planted
 
 
-def test_the_effect_of_a_single_trick_is_its_paired_difference() -> None:
+def test_main_effect_of_a_single_trick_is_its_paired_difference() -> None:
     found = compute_main_effects([block({"": 0.5, "a": 0.75})], [["a"]])
     assert found == {"a": [0.25]}
     assert compute_interactions([block({"": 0.5, "a": 0.75})], [["a"]]) == {}
 
 
-def test_each_option_of_a_group_is_compared_with_the_group_turned_off() -> None:
+def test_each_group_option_is_compared_with_group_off() -> None:
     found = block({"": 70, "a": 74, "b": 71, "c": 73, "ac": 80, "bc": 72})
     # a: (4 + 7) / 2; b: (1 - 1) / 2; c: (3 + 6 + 1) / 3; a is 3 larger with c on, b 2 smaller
     groups = [["a", "b"], ["c"]]
@@ -65,7 +65,7 @@ def test_each_option_of_a_group_is_compared_with_the_group_turned_off() -> None:
         ({"": 1.0, "a": 2.0, "b": 3.0, "ab": 1.0, "c": 0.0}, "block 1 has the unexpected variant"),
     ],
 )
-def test_an_incomplete_block_is_refused(values: dict[str, float], message: str) -> None:
+def test_incomplete_factorial_block_raises(values: dict[str, float], message: str) -> None:
     blocks = [block({"": 1, "a": 2, "b": 3, "ab": 4}), block(values)]
     for function in (compute_main_effects, compute_interactions):
         with pytest.raises(ValueError, match=message.replace("+", r"\+")):

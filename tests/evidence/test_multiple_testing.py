@@ -18,7 +18,7 @@ from recipe.evidence.paired_test import sign_flip_test
 P = st.floats(0, 1, allow_subnormal=False)
 
 
-def test_holm_by_hand() -> None:
+def test_holm_correction_matches_hand_computed_values() -> None:
     # sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2 (at least the previous 0.06), 0.4 * 1
     assert holm_correction([0.03, 0.4, 0.01, 0.02]) == pytest.approx([0.06, 0.4, 0.04, 0.06])
     assert holm_correction([0.7, 0.6]) == [1.0, 1.0]
@@ -29,7 +29,7 @@ def test_holm_by_hand() -> None:
 
 
 @given(st.lists(P, min_size=1, max_size=8))
-def test_holm_keeps_the_order_and_is_at_most_bonferroni(p_values: list[float]) -> None:
+def test_holm_correction_is_monotone_and_at_most_bonferroni(p_values: list[float]) -> None:
     found = holm_correction(p_values)
     for p, adjusted in zip(p_values, found, strict=True):
         assert p <= adjusted <= min(1.0, len(p_values) * p)
@@ -39,7 +39,7 @@ def test_holm_keeps_the_order_and_is_at_most_bonferroni(p_values: list[float]) -
 
 
 @given(st.lists(P, min_size=1, max_size=6), st.floats(0.01, 0.5))
-def test_holm_rejects_what_its_step_down_procedure_rejects(
+def test_holm_correction_matches_the_step_down_procedure(
     p_values: list[float], level: float
 ) -> None:
     rejected = set()
@@ -52,7 +52,7 @@ def test_holm_rejects_what_its_step_down_procedure_rejects(
     } == rejected
 
 
-def test_the_minimum_number_of_seeds_is_the_smallest_that_can_reach_the_level() -> None:
+def test_min_seeds_is_the_smallest_number_reaching_significance() -> None:
     assert [min_seeds_for_significance(tests) for tests in range(1, 7)] == [6, 7, 7, 8, 8, 8]
     for tests in range(1, 30):
         fewest = min_seeds_for_significance(tests)
@@ -64,7 +64,7 @@ def test_the_minimum_number_of_seeds_is_the_smallest_that_can_reach_the_level() 
         min_seeds_for_significance(0)
 
 
-def test_fewer_seeds_suffice_next_to_significant_tricks_with_more() -> None:
+def test_fewer_seeds_suffice_beside_significant_tricks_with_more() -> None:
     # 6 pairs give at best 2 / 2**6 = 0.03125: times 1 next to a significant trick, else times 2
     assert can_reach_significance([2 / 2**10, 1.0], 1, pairs=6)
     assert not can_reach_significance([0.5, 1.0], 1, pairs=6)

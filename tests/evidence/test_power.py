@@ -17,7 +17,7 @@ def power_by_scipy(n: int, effect: float, level: float) -> float:
     return float(stats.nct.sf(edge, n - 1, shift) + stats.nct.cdf(-edge, n - 1, shift))
 
 
-def test_the_required_seeds_are_the_fewest_with_the_power() -> None:
+def test_required_seeds_is_the_smallest_number_with_the_power() -> None:
     # 34 pairs for half a standard deviation (Cohen 1988, G*Power)
     assert required_seeds(1.0, 0.5) == 34
     for effect in (0.1, 0.3, 0.6, 1.0):
@@ -36,7 +36,7 @@ def test_the_required_seeds_are_the_fewest_with_the_power() -> None:
     assert required_seeds(0.8, 1.0, power=0.95) == 11
 
 
-def test_the_required_seeds_suffice_for_a_verdict_and_are_bounded() -> None:
+def test_required_seeds_are_enough_for_a_verdict_and_bounded() -> None:
     assert [required_seeds(sd, 1.0, tests=4) for sd in (0.0, 1e-300, 1e-9, 1e-3, 0.1)] == [8] * 5
     assert required_seeds(1.0, 0.01) is None
     assert required_seeds(1.0, 0.0281) == 9943

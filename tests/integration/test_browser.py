@@ -31,16 +31,16 @@ return [...document.querySelectorAll('[role=rowgroup] > div')]
 """
 """The cells beside a metric's name: they are drawn as two grids, not as a table."""
 
-MLP = (*commands.HERE, "model=mlp", "data.train_size=400", "epochs=1")
+MLP = (*commands.CPU, "model=mlp", "data.train_size=400", "epochs=1")
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of four runs, and another run that isn't of it."""
     folder = tmp_path_factory.mktemp("swept")
-    done = commands.process(folder, "-m", *MLP, "clip=none,norm", "seed=0,1")
+    done = commands.spawn(folder, "-m", *MLP, "clip=none,norm", "seed=0,1")
     assert done.status == 0, done.err
-    assert commands.here(folder, *MLP, "name=another").status == 0
+    assert commands.run(folder, *MLP, "name=another").status == 0
     return folder
 
 
@@ -83,14 +83,14 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def accuracies(folder: Path) -> dict[str, float]:
     """The last val/accuracy of every recorded run, by its name."""
     found: dict[str, float] = {}
-    for run in commands.runs(folder):
+    for run in commands.run_dirs(folder):
         name = commands.read_json(run / "run.json")["name"]
         for line in commands.read_lines(run / "metrics.jsonl"):
             found[name] = line["metrics"].get("val/accuracy", found.get(name, 0.0))
     return found
 
 
-def test_a_sweeps_page_has_its_name_its_runs_and_a_table_of_their_results(
+def test_sweep_page_shows_name_runs_and_results_table(
     swept: Path, pages: dict[str, str], chromium: Browser
 ) -> None:
     chromium.open(pages["Sweep"])
@@ -106,7 +106,7 @@ def test_a_sweeps_page_has_its_name_its_runs_and_a_table_of_their_results(
     assert isinstance(links, list) and set(RUNS) <= set(links)
 
 
-def test_the_table_has_the_sweeps_runs_with_the_swept_parameters_before_the_results(
+def test_runs_table_shows_swept_parameters_before_results(
     swept: Path, pages: dict[str, str], chromium: Browser
 ) -> None:
     chromium.open(pages["Runs"])
@@ -126,7 +126,7 @@ def test_the_table_has_the_sweeps_runs_with_the_swept_parameters_before_the_resu
     ]  # fmt: skip
 
 
-def test_runs_that_differ_in_the_seed_alone_stand_under_their_mean(
+def test_runs_differing_only_in_the_seed_are_grouped_with_their_mean(
     swept: Path, pages: dict[str, str], chromium: Browser
 ) -> None:
     chromium.open(pages["Runs"])
@@ -141,10 +141,8 @@ def test_runs_that_differ_in_the_seed_alone_stand_under_their_mean(
 
 
 @pytest.mark.long
-def test_the_table_has_the_runs_that_a_sweep_took_over_from_another(
-    swept: Path, chromium: Browser
-) -> None:
-    assert commands.in_turn(swept, "-m", *MLP, "clip=none,norm", "seed=1,2").status == 0
+def test_runs_table_includes_runs_reused_from_another_sweep(swept: Path, chromium: Browser) -> None:
+    assert commands.sweep(swept, "-m", *MLP, "clip=none,norm", "seed=1,2").status == 0
     with shown(swept, "clip=none,norm seed=1,2") as found:
         chromium.open(found["Runs"])
         grid = chromium.grid(rows=6)
@@ -153,7 +151,7 @@ def test_the_table_has_the_runs_that_a_sweep_took_over_from_another(
     assert [name for name in names if name.startswith("clip=")] == seen
 
 
-def test_the_curves_are_those_of_training_and_validation(
+def test_curves_page_shows_training_and_validation_metrics(
     pages: dict[str, str], chromium: Browser
 ) -> None:
     chromium.open(pages["Curves"])
@@ -163,7 +161,7 @@ def test_the_curves_are_those_of_training_and_validation(
     assert "audit/" not in chromium.text
 
 
-def test_two_runs_of_one_seed_are_compared_and_differ_in_the_trick_alone(
+def test_compared_runs_with_the_same_seed_differ_only_in_the_trick(
     swept: Path, pages: dict[str, str], chromium: Browser
 ) -> None:
     chromium.open(pages["Runs"])
@@ -187,10 +185,10 @@ def test_two_runs_of_one_seed_are_compared_and_differ_in_the_trick_alone(
     chromium.keep("compare_differences")
 
 
-def test_the_report_of_compare_is_read_on_the_sweeps_page(
+def test_sweep_page_shows_the_compare_report(
     swept: Path, pages: dict[str, str], chromium: Browser
 ) -> None:
-    assert commands.here(swept, "compare", "clip=none,norm seed=0,1").status == 0
+    assert commands.run(swept, "compare", "clip=none,norm seed=0,1").status == 0
     chromium.open(pages["Sweep"])
     chromium.shows("Findings", "2 paired seeds): no verdict, which needs 6 seeds")
     chromium.keep("sweep-compared")
@@ -209,12 +207,12 @@ def test_the_report_of_compare_is_read_on_the_sweeps_page(
     ]
 
 
-def test_the_table_has_the_mean_of_each_runs_variant(
+def test_runs_table_shows_the_mean_of_each_variant(
     swept: Path, pages: dict[str, str], chromium: Browser
 ) -> None:
     (run,) = [
         run
-        for run in commands.runs(swept)
+        for run in commands.run_dirs(swept)
         if commands.read_json(run / "run.json")["name"] == "clip=norm seed=1"
     ]
     found = run_dirs.read_info(run, "run").mlflow_run_id

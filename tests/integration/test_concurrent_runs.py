@@ -46,27 +46,25 @@ def start_writers(folder: Path, number: int) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.long
-def test_eight_that_start_at_once_on_no_database_lose_nothing(tmp_path: Path) -> None:
+def test_eight_simultaneous_starts_without_database_lose_no_points(tmp_path: Path) -> None:
     for started in start_writers(tmp_path, 8):
         out, err = started.communicate(timeout=240)
         assert (started.returncode, err) == (0, ""), err
         # whoever had to wait for too long leaves the rest to sync
         assert out == "None\n" or "sync sends what is left" in out
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert done.status == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])
     assert sorted(str(run.info.run_name) for run in found) == [f"writer {i}" for i in range(8)]
     assert {run.info.status for run in found} == {"FINISHED"}
-    for run in commands.runs(tmp_path):
+    for run in commands.run_dirs(tmp_path):
         there = servers.points(client, str(run_dirs.read_info(run, "run").mlflow_run_id))
         assert there == servers.journal(run) and len(there) == 200
 
 
 @pytest.mark.long
-def test_a_process_that_is_killed_while_it_makes_the_database_is_in_nobodys_way(
-    tmp_path: Path,
-) -> None:
+def test_database_creation_succeeds_after_creating_process_is_killed(tmp_path: Path) -> None:
     (first,) = start_writers(tmp_path, 1)
     while first.poll() is None and not (tmp_path / "outputs" / ".mlflow.db.draft").exists():
         time.sleep(0.01)
@@ -76,7 +74,7 @@ def test_a_process_that_is_killed_while_it_makes_the_database_is_in_nobodys_way(
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
     (second,) = start_writers(tmp_path, 1)
     assert second.communicate(timeout=240) == ("None\n", "")
-    assert commands.here(tmp_path, "sync").status == 0
+    assert commands.run(tmp_path, "sync").status == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])
     assert sorted(run.info.status for run in found) == ["FINISHED", "FINISHED"]

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import commands
+import multiprocess_runs
 import numpy as np
 import pytest
-import several
 import torch
-from commands import Done
 from safetensors.torch import load_file
 
 from recipe.store import journal, run_dirs
@@ -62,10 +61,12 @@ DIGITS = ("data.train_size=101", "data.batch_size=25", "data.eval_batch_size=50"
 """Batches of 25, 25, 25, 25 and 1, which two or three processes can't share evenly; 359 samples
 to validate on in batches of 50, the last of 9."""
 
-SMALL = (*several.HERE, *DIGITS, "epochs=2", "model=mlp", "model.hidden=[16]")
-PLAIN = (*several.HERE, *DIGITS, "epochs=2", "model.widths=[4,8]", "model.batchnorm=false")
+CPU = multiprocess_runs.HERE
+
+SMALL = (*CPU, *DIGITS, "epochs=2", "model=mlp", "model.hidden=[16]")
+PLAIN = (*CPU, *DIGITS, "epochs=2", "model.widths=[4,8]", "model.batchnorm=false")
 BRIGHT = (
-    *several.HERE, "epochs=2", "data=arrays", "data.path=bright.npz", "data.batch_size=8",
+    *CPU, "epochs=2", "data=arrays", "data.path=bright.npz", "data.batch_size=8",
     "model=mlp", "model._target_=parts.gate", "trust=[parts]",
 )  # fmt: skip
 STOPPED = (
@@ -89,7 +90,7 @@ TWO = {
     **ALIKE,
     "left out": (*BRIGHT, "on_nonfinite=skip"),
     "not finite": BRIGHT,
-    "normalised": (*several.HERE, *DIGITS, "epochs=1", "data.train_size=100", "model.widths=[2,4]"),
+    "normalised": (*CPU, *DIGITS, "epochs=1", "data.train_size=100", "model.widths=[2,4]"),
     "stopped for three": (*STOPPED, "clip.at=6", "name=three"),
     "stopped for one": (*STOPPED, "clip.at=7", "name=one"),
     "stopped": (*STOPPED, "clip.at=8", "model.dropout=0.5"),
@@ -106,17 +107,17 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
         "compare: runs in one process, so 2 processes can't share it; use python -m recipe "
         "compare all"
     ],
-    (*several.HERE, "modle=vgg", "epochs=0"): [
+    (*CPU, "modle=vgg", "epochs=0"): [
         "modle=vgg: no such key; did you mean model?",
         "epochs must be greater than 0, got 0; use 12, the default",
     ],
-    (*several.HERE, "data.batch_size=1", "model=mlp", "distributed.sync_batchnorm=true"): [
+    (*CPU, "data.batch_size=1", "model=mlp", "distributed.sync_batchnorm=true"): [
         "data.batch_size is 1, but 2 processes share each batch; use data.batch_size=2 or more",
         "distributed.sync_batchnorm is true, but torch's SyncBatchNorm needs GPUs",
         "distributed.sync_batchnorm is true, but model=mlp has no BatchNorm; leave it out",
     ],
     (
-        *several.HERE, "distributed=fsdp", "clip=value", "average=swa", "freeze=gradual",
+        *CPU, "distributed=fsdp", "clip=value", "average=swa", "freeze=gradual",
         "channels_last=true",
     ): [
         "clip=value would get parts of gradients with distributed=fsdp; use clip=norm",
@@ -124,7 +125,7 @@ REFUSED: Mapping[tuple[str, ...], list[str]] = {
         "freeze=gradual unfreezes layers during the run",
         "channels_last is true, but distributed=fsdp can't shard weights in that memory format",
     ],
-    (*several.HERE, "model=mlp", "loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=sum"):
+    (*CPU, "model=mlp", "loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=sum"):
         ["loss._target_=torch.nn.CrossEntropyLoss is not a mean over the samples of a batch"],
 }  # fmt: skip
 """What the first process tells of a command line, by its beginnings."""
@@ -150,7 +151,7 @@ def assert_alike(one: Path, other: Path, *, within: float = EXACT) -> None:
     assert apart == {}
 
 
-def run_of(done: Done, folder: Path) -> Path:
+def run_of(done: commands.Result, folder: Path) -> Path:
     """The recorded run of a command line, as it says itself."""
     return folder / done.out.partition("Record  ")[2].split()[0]
 
@@ -178,14 +179,18 @@ class Launched:
             "parts gone on with": ("resume", parts, "epochs=3"),
         }
         self.three = self._shared(3, three)
-        self.recorded = len(commands.runs(folder))
+        self.recorded = len(commands.run_dirs(folder))
 
-    def _shared(self, size: int, lines: Mapping[str, tuple[str, ...]]) -> dict[str, list[Done]]:
-        return dict(zip(lines, several.shared(self.folder, size, *lines.values()), strict=True))
+    def _shared(
+        self, size: int, lines: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, list[commands.Result]]:
+        return dict(
+            zip(lines, multiprocess_runs.shared(self.folder, size, *lines.values()), strict=True)
+        )
 
     def alone(self, *line: str) -> Path:
         """The run of one process."""
-        done = commands.here(self.folder, *line, "again=true")
+        done = commands.run(self.folder, *line, "again=true")
         assert done.status == 0, done.err
         return run_of(done, self.folder)
 
@@ -196,7 +201,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
 
 
 @pytest.mark.parametrize("what", ALIKE)
-def test_two_and_three_processes_give_the_numbers_of_one(launched: Launched, what: str) -> None:
+def test_two_and_three_processes_match_a_single_process(launched: Launched, what: str) -> None:
     alone = launched.alone(*ALIKE[what])
     three = [(3, launched.three[what])] if what in launched.three else []
     for size, done in [(2, launched.two[what]), *three]:
@@ -205,17 +210,17 @@ def test_two_and_three_processes_give_the_numbers_of_one(launched: Launched, wha
         assert_alike(run_of(done[0], launched.folder), alone)
 
 
-def test_one_process_records_and_speaks(launched: Launched) -> None:
+def test_only_one_process_records_and_prints(launched: Launched) -> None:
     for done in (*launched.two.values(), *launched.three.values()):
         assert {(each.out, each.err) for each in done[1:]} == {("", "")}
     taken_up = 2  # by the same command, and by three processes
     assert launched.recorded == len(TWO) + len(launched.three) - taken_up
-    tags = several.tags(run_of(launched.two["uneven shares"][0], launched.folder))
+    tags = multiprocess_runs.tags(run_of(launched.two["uneven shares"][0], launched.folder))
     assert tags["recipe.processes"] == "2"
 
 
 @pytest.mark.parametrize("line", REFUSED, ids=" ".join)
-def test_what_is_refused_is_told_once_and_all_end_with_2(
+def test_errors_are_printed_by_one_process_and_all_exit_with_2(
     launched: Launched, line: tuple[str, ...]
 ) -> None:
     first, second = launched.two[" ".join(line)]
@@ -224,9 +229,7 @@ def test_what_is_refused_is_told_once_and_all_end_with_2(
         assert told.startswith(f"recipe: {begins}")
 
 
-def test_a_sample_that_is_not_finite_is_left_out_or_named_as_by_one_process(
-    launched: Launched,
-) -> None:
+def test_distributed_nonfinite_handling_matches_single_process(launched: Launched) -> None:
     done = launched.two["left out"]
     assert [each.status for each in done] == [0, 0], done
     shared, alone = run_of(done[0], launched.folder), launched.alone(*TWO["left out"])
@@ -234,21 +237,19 @@ def test_a_sample_that_is_not_finite_is_left_out_or_named_as_by_one_process(
     assert_alike(shared, alone)
     first, second = launched.two["not finite"]
     assert (first.status, second.status) == (1, 1)
-    told = commands.here(launched.folder, *BRIGHT).err
+    told = commands.run(launched.folder, *BRIGHT).err
     assert "in 1 of" in told and "(training sample 13)" in told
     assert first.err == told
 
 
-def test_batchnorm_over_shares_is_told(launched: Launched) -> None:
+def test_batchnorm_over_batch_shares_is_reported(launched: Launched) -> None:
     first, _ = launched.two["normalised"]
     assert first.status == 0
     assert "BatchNorm normalises over each one's own share of a batch" in first.out
     assert "BatchNorm normalises" not in launched.two["uneven shares"][0].out
 
 
-def test_a_signal_to_one_process_stops_all_and_the_command_goes_on_bit_for_bit(
-    launched: Launched,
-) -> None:
+def test_signal_to_one_process_stops_all_and_resume_is_identical(launched: Launched) -> None:
     assert [each.status for each in launched.two["stopped"]] == [143, 143]
     assert "torchrun --nproc-per-node 2 -m recipe resume" in launched.two["stopped"][0].out
     first = launched.two["gone on with"][0]
@@ -257,7 +258,7 @@ def test_a_signal_to_one_process_stops_all_and_the_command_goes_on_bit_for_bit(
     assert_alike(run_of(first, launched.folder), whole, within=0.0)
 
 
-def test_as_many_processes_as_one_likes_go_on_with_a_run(launched: Launched) -> None:
+def test_run_resumes_with_different_number_of_processes(launched: Launched) -> None:
     whole = launched.alone(*STOPPED)
     first = launched.three["stopped"][0]
     assert first.status == 0, first.err
@@ -265,13 +266,13 @@ def test_as_many_processes_as_one_likes_go_on_with_a_run(launched: Launched) -> 
     assert "The run had 2 processes, and has 3 now" in first.out
     assert_alike(run_of(first, launched.folder), whole)
     stopped = run_dirs.find(launched.folder / "outputs", "one", "run")
-    done = commands.here(launched.folder, "resume", stopped.name, "trust=[parts]")
+    done = commands.run(launched.folder, "resume", stopped.name, "trust=[parts]")
     assert "processes 2 -> 1" in done.out
     assert done.status == 0 and "and has 1 now" in done.out
     assert_alike(stopped, whole)
 
 
-def test_weights_in_parts_are_kept_whole_and_go_on_in_one_process_or_three(
+def test_sharded_weights_are_saved_complete_and_resume_in_1_or_3_processes(
     launched: Launched,
 ) -> None:
     parts = run_of(launched.two["parts of weights"][0], launched.folder)
@@ -280,7 +281,7 @@ def test_weights_in_parts_are_kept_whole_and_go_on_in_one_process_or_three(
     for name, tensor in theirs.items():
         torch.testing.assert_close(mine[name], tensor, rtol=0, atol=EXACT)
     longer = trace(launched.alone(*ALIKE["parts of weights"], "epochs=3"))["train/loss"]
-    done = commands.here(launched.folder, "resume", parts.name, "epochs=3")
+    done = commands.run(launched.folder, "resume", parts.name, "epochs=3")
     assert done.status == 0, done.err
     for run in (done, launched.three["parts gone on with"][0]):
         losses = trace(run_of(run, launched.folder))["train/loss"]
@@ -289,12 +290,10 @@ def test_weights_in_parts_are_kept_whole_and_go_on_in_one_process_or_three(
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="nccl needs two GPUs")
-def test_two_gpus_give_the_losses_of_one_and_sync_batchnorm_takes_the_whole_batch(
-    tmp_path: Path,
-) -> None:
+def test_two_gpus_with_sync_batchnorm_match_one_gpu(tmp_path: Path) -> None:
     small = ("device=auto", "tracking=none", *DIGITS, "data.train_size=100", "epochs=2")
     line = (*small, "model.widths=[4,8]", "distributed.sync_batchnorm=true")
-    (done,) = several.shared(tmp_path, 2, line)
+    (done,) = multiprocess_runs.shared(tmp_path, 2, line)
     assert [each.status for each in done] == [0, 0], done
-    alone = commands.process(tmp_path, *line, "again=true")
+    alone = commands.spawn(tmp_path, *line, "again=true")
     assert_alike(run_of(done[0], tmp_path), run_of(alone, tmp_path), within=1e-4)

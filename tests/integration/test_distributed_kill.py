@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import commands
+import multiprocess_runs
 import psutil
 import pytest
-import several
 
 from recipe.store import journal
 
@@ -30,7 +30,7 @@ def clip(params):
 """
 
 LINE = (
-    *several.HERE, "data.train_size=100", "data.batch_size=25", "epochs=8", "model=mlp",
+    *multiprocess_runs.HERE, "data.train_size=100", "data.batch_size=25", "epochs=8", "model=mlp",
     "model.hidden=[16]", "optimizer.momentum=0.9", "trust=[parts]", "clip=slow",
 )  # fmt: skip
 """32 steps, 4 an epoch."""
@@ -46,13 +46,11 @@ def of_rank(launcher: int, rank: str) -> psutil.Process:
 
 
 @pytest.mark.long
-def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_never_had_been(
-    tmp_path: Path,
-) -> None:
+def test_run_restarted_by_torchrun_ends_with_equal_losses(tmp_path: Path) -> None:
     folder = commands.project(
         tmp_path, {"parts.py": PARTS, "conf/clip/slow.yaml": "_target_: parts.clip\n"}
     )
-    torchrun = several.launch(folder, 2, *LINE, restarts=1)
+    torchrun = multiprocess_runs.launch(folder, 2, *LINE, restarts=1)
     try:
         deadline = time.monotonic() + 200
         while not list(folder.glob("outputs/runs/*/checkpoints/step-*.ckpt")):
@@ -64,14 +62,14 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_never_had_b
         if torchrun.poll() is None:
             os.killpg(torchrun.pid, signal.SIGKILL)
     assert torchrun.returncode == 0, err
-    (run,) = commands.runs(folder)
+    (run,) = commands.run_dirs(folder)
     assert f"Resumes {run.name} after step" in out
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     kinds = [event["kind"] for event in commands.read_lines(run / "events.jsonl")]
     assert (kinds.count("started"), kinds.count("resumed")) == (1, 1)
     assert "Traceback" not in err
-    done = commands.here(folder, *LINE)
+    done = commands.run(folder, *LINE)
     assert done.status == 0, done.err
-    mine, whole = (journal.read_metrics(each)["train/loss"] for each in commands.runs(folder))
+    mine, whole = (journal.read_metrics(each)["train/loss"] for each in commands.run_dirs(folder))
     assert [*mine] == [*whole] == list(range(1, 33))
     assert all(abs(loss - whole[step]) < 1e-5 for step, loss in mine.items())

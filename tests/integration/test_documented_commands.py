@@ -77,14 +77,14 @@ def files(page: Path) -> dict[str, str]:
 def words(command: str, folder: Path) -> list[str]:
     for long, short in INSTEAD.items():
         command = command.replace(long, short)
-    recorded = [run.name for run in reversed(commands.runs(folder))]
+    recorded = [run.name for run in reversed(commands.run_dirs(folder))]
     for asked, there in zip(dict.fromkeys(RUN.findall(command)), recorded, strict=False):
         command = command.replace(asked, there)
     return shlex.split(command)[3:]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_of_a_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
+def test_every_documented_command_gives_shown_output(page: Path, tmp_path: Path) -> None:
     short, plain = tmp_path / "short", tmp_path / "plain"
     for folder in (short, plain):
         folder.mkdir()
@@ -95,17 +95,17 @@ def test_every_command_of_a_page_does_what_it_shows(page: Path, tmp_path: Path) 
             continue
         assert each.command.startswith("python -m recipe "), each.command
         if each.refused:  # before anything is trained, so that it needn't be short
-            done = commands.here(plain, *words(each.command, plain))
+            done = commands.run(plain, *words(each.command, plain))
             told = [line for line in each.output if line.startswith("recipe: ")]
             assert (done.status, done.problems) == (2, told), each.command
         else:
             quick = [text for word, text in SHORT.items() if not word or word not in each.command]
             commands.project(short, {"conf/project/default.yaml": "".join(quick)})
-            done = commands.here(short, *words(each.command, short))
+            done = commands.run(short, *words(each.command, short))
             assert done.status == (1 if each.fails else 0), (
                 f"{each.command}\n{done.out}\n{done.err}"
             )
 
 
-def test_the_pages_have_commands() -> None:
+def test_documentation_pages_contain_commands() -> None:
     assert sum(len(list(shown(page))) for page in PAGES) > 40

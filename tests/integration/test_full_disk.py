@@ -32,10 +32,10 @@ main(sys.argv[1:])
 
 
 @pytest.mark.long
-def test_a_file_that_may_not_grow_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+def test_file_size_limit_ends_run_with_reason(tmp_path: Path) -> None:
     command = (*commands.QUICK, "epochs=200", "tracking=none", "checkpoint.every=null")
-    done = commands.process(tmp_path, "-c", LIMITED, *command, program=(sys.executable,))
-    (run,) = commands.runs(tmp_path)
+    done = commands.spawn(tmp_path, "-c", LIMITED, *command, program=(sys.executable,))
+    (run,) = commands.run_dirs(tmp_path)
     assert (done.status, done.err) == (
         1,
         f"recipe: output_dir: {run}: File too large; what was recorded before is complete; make "
@@ -61,7 +61,7 @@ def mounted(folder: Path) -> bool:
     return done.returncode == 0
 
 
-def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: Path) -> None:
+def test_full_disk_ends_run_with_reason_and_intact_record(tmp_path: Path) -> None:
     disk = tmp_path / "outputs"
     if not mounted(disk):
         pytest.skip("no file system can be mounted here")
@@ -76,7 +76,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
         pass
     try:
         _, err = started.communicate(timeout=60)
-        (run,) = commands.runs(tmp_path)
+        (run,) = commands.run_dirs(tmp_path)
         assert (started.returncode, err) == (
             1,
             f"recipe: output_dir: {run}: No space left on device; what was recorded before is "
@@ -86,7 +86,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
         assert commands.read_lines(run / "events.jsonl")[-1]["status"] == "FAILED"
         assert commands.read_lines(run / "metrics.jsonl")[-1]["step"] > 1
         (disk / "filler").unlink()
-        assert commands.here(tmp_path, "sync").status == 0
+        assert commands.run(tmp_path, "sync").status == 0
         run_id = str(run_dirs.read_info(run, "run").mlflow_run_id)
         assert client(tmp_path).get_run(run_id).info.status == "FAILED"
         assert servers.points(client(tmp_path), run_id) == servers.journal(run)
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_a_whole_record(tmp_path: P
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recorded run."""
     folder = tmp_path_factory.mktemp("trained")
-    assert commands.here(folder, *commands.QUICK, "tracking=none").status == 0
+    assert commands.run(folder, *commands.QUICK, "tracking=none").status == 0
     return folder
 
 
@@ -128,14 +128,14 @@ def no_room() -> Iterator[None]:
 @pytest.mark.parametrize(
     "arguments", [pytest.param(WRITING[name], id=name) for name in WRITING if name != "range test"]
 )
-def test_a_full_disk_ends_every_verb_with_a_line(
+def test_full_disk_gives_one_line_error_for_every_verb(
     tmp_path: Path, trained: Path, arguments: tuple[str, ...]
 ) -> None:
     shutil.copytree(trained / "outputs", tmp_path / "outputs")
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     shutil.copy(run / "lr.png", tmp_path / "image.png")
     with no_room():
-        done = commands.here(tmp_path, *(text.format(run=run.name) for text in arguments))
+        done = commands.run(tmp_path, *(text.format(run=run.name) for text in arguments))
     (line,) = done.problems
     assert done.status == 1 and line.startswith("recipe: ")
     assert "File too large; make room, then start it again" in line
@@ -145,14 +145,14 @@ def test_a_full_disk_ends_every_verb_with_a_line(
     ("name", "verb"),
     [("sweeps", "sweep"), ("reports", "comparison"), ("reports", "range test"), ("runs", "run")],
 )
-def test_a_file_in_the_place_of_a_folder_ends_every_verb_with_a_line(
+def test_file_in_place_of_folder_gives_one_line_error_for_every_verb(
     tmp_path: Path, trained: Path, name: str, verb: str
 ) -> None:
     shutil.copytree(trained / "outputs", tmp_path / "outputs")
     shutil.rmtree(tmp_path / "outputs" / name, ignore_errors=True)
     (tmp_path / "outputs" / name).touch()
-    done = commands.here(tmp_path, *WRITING[verb])
+    done = commands.run(tmp_path, *WRITING[verb])
     assert done.status != 0 and len(done.problems) == 1
     assert str(tmp_path / "outputs" / name) in done.err
     for reading in ("status", "sync"):
-        assert commands.here(tmp_path, reading).problems == []
+        assert commands.run(tmp_path, reading).problems == []

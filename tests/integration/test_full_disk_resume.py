@@ -11,10 +11,10 @@ from pathlib import Path
 
 import commands
 import pytest
-from same_runs import alike, finished
+from run_equality import alike, finished
 
 SMALL = (
-    *commands.HERE, "epochs=3", "data=random", "data.n_train=20", "data.n_val=10",
+    *commands.CPU, "epochs=3", "data=random", "data.n_train=20", "data.n_val=10",
     "data.channels=1", "data.size=16", "data.classes=3", "data.batch_size=8",
     "data.eval_batch_size=4", "model.widths=[8,16]", "tracking=none",
 )  # fmt: skip
@@ -31,19 +31,19 @@ main.main(sys.argv[2:])
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    assert commands.here(folder, *SMALL).status == 0
+    assert commands.run(folder, *SMALL).status == 0
     return finished(folder)
 
 
-def test_a_checkpoint_that_can_not_be_written_stops_the_run_and_spoils_nothing(
+def test_unwritable_checkpoint_stops_run_and_leaves_record_intact(
     tmp_path: Path, whole: Path
 ) -> None:
     """The limit is on every file's size; checkpoints are the largest, and grow with the best
     epoch's weights."""
     sizes = [path.stat().st_size for path in whole.glob("checkpoints/*")]
     program = (sys.executable, "-c", LIMITED, str(min(sizes) - 1))
-    done = commands.process(tmp_path, *SMALL, program=program)
-    (run,) = commands.runs(tmp_path)
+    done = commands.spawn(tmp_path, *SMALL, program=program)
+    (run,) = commands.run_dirs(tmp_path)
     (problem,) = done.problems
     path = run / "checkpoints" / "step-000000003.ckpt"
     assert done.status == 1
@@ -53,7 +53,7 @@ def test_a_checkpoint_that_can_not_be_written_stops_the_run_and_spoils_nothing(
     )
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
     assert not list((run / "checkpoints").iterdir())
-    assert commands.here(tmp_path, "resume", run.name).status == 0
+    assert commands.run(tmp_path, "resume", run.name).status == 0
     alike(finished(tmp_path), whole)
 
 
@@ -72,13 +72,13 @@ def disk(folder: Path, size: int) -> Iterator[Path]:
 
 # kilobytes: for two checkpoints, the weights of the best epoch, the texts, and hardly anything
 @pytest.mark.parametrize("room", [300, 60, 36, 4])
-def test_a_full_disk_stops_the_run_with_the_reason_and_with_room_it_goes_on(
+def test_run_stopped_by_full_disk_resumes_after_space_is_freed(
     tmp_path: Path, whole: Path, room: int
 ) -> None:
     with disk(tmp_path / "disk", 2**20) as folder:
         filler = folder / "filler"
         filler.write_bytes(bytes(2**20 - 1024 * (room + 4)))
-        done = commands.here(folder, *SMALL)
+        done = commands.run(folder, *SMALL)
         assert done.status == 1, done
         (problem,) = done.problems
         assert "No space left on device" in problem
@@ -86,9 +86,9 @@ def test_a_full_disk_stops_the_run_with_the_reason_and_with_room_it_goes_on(
         filler.unlink()
         resumes = advice.removeprefix("python -m recipe ").split()
         assert resumes[0] == "resume" or advice == "start it again"
-        again = commands.here(folder, *(resumes if resumes[0] == "resume" else SMALL))
+        again = commands.run(folder, *(resumes if resumes[0] == "resume" else SMALL))
         assert again.status == 0, again.err
-        (run,) = [r for r in commands.runs(folder) if status(r) == "FINISHED"]
+        (run,) = [r for r in commands.run_dirs(folder) if status(r) == "FINISHED"]
         alike(run, whole)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import commands
 import pytest
-from killed_states import killed
-from same_runs import finished, in_mlflow, recorded_alike
+from kill_snapshots import killed
+from run_equality import finished, in_mlflow, recorded_alike
 
 SMALL = (
-    *commands.HERE, "epochs=2", "data=random", "data.n_train=20", "data.n_val=10",
+    *commands.CPU, "epochs=2", "data=random", "data.n_train=20", "data.n_val=10",
     "data.channels=1", "data.size=16", "data.classes=3", "data.batch_size=8",
     "data.eval_batch_size=4", "model.widths=[2,4]", "model.dropout=0.2",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def every_state_ends_alike(folder: Path, step: int, *arguments: str) -> None:
         if (state / "outputs").exists():
             shutil.copytree(state / "outputs", folder / "run" / "outputs")
         # MLflow keeps a database open for as long as the process lives
-        command = commands.process if tracks else commands.here
+        command = commands.spawn if tracks else commands.run
         done = command(folder / "run", *arguments)
         assert done.status == 0, (state.name, done.err)
         try:
@@ -58,16 +58,18 @@ def every_state_ends_alike(folder: Path, step: int, *arguments: str) -> None:
             raise AssertionError(f"killed in state {state.name}: {error}") from error
 
 
-def test_a_run_killed_between_two_file_operations(tmp_path: Path) -> None:
+def test_run_killed_between_sampled_file_operations_ends_identically(tmp_path: Path) -> None:
     every_state_ends_alike(tmp_path, 12, *SMALL, *KINDS["every epoch"], "tracking=none")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_killed_between_any_two_file_operations(tmp_path: Path, kind: str) -> None:
+def test_run_killed_between_any_two_file_operations_ends_identically(
+    tmp_path: Path, kind: str
+) -> None:
     every_state_ends_alike(tmp_path, 1, *SMALL, *KINDS[kind], "tracking=none")
 
 
 @pytest.mark.long
-def test_a_run_killed_while_mlflow_is_fed(tmp_path: Path) -> None:
+def test_run_killed_during_mlflow_upload_ends_identically(tmp_path: Path) -> None:
     every_state_ends_alike(tmp_path, 2, *SMALL, *KINDS["every epoch"])

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import commands
 import pytest
-from same_runs import alike, finished, in_mlflow
+from run_equality import alike, finished, in_mlflow
 
 BASE = (
-    *commands.HERE, "data.train_size=200", "data.batch_size=20", "data.eval_batch_size=50",
+    *commands.CPU, "data.train_size=200", "data.batch_size=20", "data.eval_batch_size=50",
     "model.widths=[8,16]", "model.dropout=0.2", "checkpoint.per=step", "checkpoint.every=3",
     "epochs=4",
 )  # fmt: skip
@@ -86,7 +86,7 @@ class Killer:
 
     @property
     def run(self) -> Path | None:
-        found = commands.runs(self.folder)
+        found = commands.run_dirs(self.folder)
         return found[-1] if found else None
 
     def _lines(self) -> list[str]:
@@ -112,10 +112,10 @@ class Killer:
 def ended(folder: Path, *arguments: str) -> Path:
     """The run after the command, unless it was killed too late for that to go on with it."""
     states = [commands.read_json(path)["status"] for path in folder.rglob("run.json")]
-    done = commands.here(folder, *(["sync"] if "FINISHED" in states else arguments))
+    done = commands.run(folder, *(["sync"] if "FINISHED" in states else arguments))
     assert done.status == 0, done.err
     if "MLflow did not take all of it" in done.out:  # it isn't waited for where others compute, too
-        done = commands.here(folder, "sync")
+        done = commands.run(folder, "sync")
         assert done.status == 0, done.err
     return finished(folder)
 
@@ -127,13 +127,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     @functools.cache
     def made(kind: str) -> Path:
         folder = tmp_path_factory.mktemp(kind)
-        assert commands.here(folder, *BASE, *KINDS[kind], "tracking=none").status == 0
+        assert commands.run(folder, *BASE, *KINDS[kind], "tracking=none").status == 0
         return finished(folder)
 
     return made
 
 
-def test_a_run_killed_twice_ends_as_one_that_was_not(
+def test_run_killed_twice_gives_identical_results(
     tmp_path: Path, undisturbed: Callable[[str], Path]
 ) -> None:
     killer = Killer(tmp_path, *BASE, *KINDS["gradual"], seed=0)
@@ -145,7 +145,9 @@ def test_a_run_killed_twice_ends_as_one_that_was_not(
 
 
 @pytest.mark.long
-def test_a_hundred_kills(tmp_path: Path, undisturbed: Callable[[str], Path]) -> None:
+def test_repeated_kills_leave_results_identical(
+    tmp_path: Path, undisturbed: Callable[[str], Path]
+) -> None:
     draw = random.Random(1)
     phases: Counter[str] = Counter()
     number = 0

@@ -38,29 +38,27 @@ LAUNCHERS = {
 }
 
 
-def killed(tmp_path: Path, name: str) -> tuple[Path, commands.Done]:
+def killed(tmp_path: Path, name: str) -> tuple[Path, commands.Result]:
     """A sweep of four of which the worker of one was killed."""
     pytest.importorskip(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
     folder = commands.project(tmp_path, PARTS)
     (folder / "kill").touch()
-    done = commands.process(folder, *SWEEP, *LAUNCHERS[name])
+    done = commands.spawn(folder, *SWEEP, *LAUNCHERS[name])
     assert not (folder / "kill").exists()
     return folder, done
 
 
-def test_the_jobs_of_a_lost_worker_of_ray_are_started_again(tmp_path: Path) -> None:
+def test_jobs_of_a_lost_ray_worker_are_restarted(tmp_path: Path) -> None:
     folder, done = killed(tmp_path, "ray")
     assert done.status == 0, done.out + done.err
     assert statuses(folder) == ["FINISHED"] * 4
 
 
-def test_a_lost_worker_of_submitit_costs_its_run_and_the_same_command_makes_up_for_it(
-    tmp_path: Path,
-) -> None:
+def test_same_command_completes_sweep_after_submitit_worker_is_killed(tmp_path: Path) -> None:
     folder, done = killed(tmp_path, "submitit_local")
     assert done.status == 1, done.err
     assert "local lost a worker (UncompletedJobError: " in done.out
     assert sorted(statuses(folder)) == ["FINISHED"] * 3 + ["KILLED"]
-    again = commands.process(folder, *SWEEP, *LAUNCHERS["submitit_local"])
+    again = commands.spawn(folder, *SWEEP, *LAUNCHERS["submitit_local"])
     assert again.status == 0, again.err
     assert statuses(folder) == ["FINISHED"] * 4

@@ -75,7 +75,7 @@ FILES = ("weights.safetensors", "weights.pt", "legacy.pt")
 
 def pictures(folder: Path, run: Runner, number: int) -> None:
     """Bytes of an image, among others in a folder and by itself."""
-    recorded = commands.runs(folder)[0].name
+    recorded = commands.run_dirs(folder)[0].name
     whole = random_inputs.images()
     bytes_of = {suffix: random_inputs.damaged(content) for suffix, content in whole.items()}
     suffixes = st.sampled_from(sorted(whole))
@@ -105,9 +105,9 @@ def pictures(folder: Path, run: Runner, number: int) -> None:
 def lines(folder: Path, run: Runner, number: int) -> None:
     """Words of all verbs."""
     place = {
-        "run": commands.runs(folder)[0].name, "images": "images", "weights": "weights.pt",
+        "run": commands.run_dirs(folder)[0].name, "images": "images", "weights": "weights.pt",
         "image": "images/cat/1.png", "nowhere": "nowhere", "spec": str(
-            (commands.runs(folder)[0] / "spec.yaml").relative_to(folder)),
+            (commands.run_dirs(folder)[0] / "spec.yaml").relative_to(folder)),
     }  # fmt: skip
     ends: Counter[int] = Counter()
 
@@ -124,13 +124,11 @@ KINDS = [weights, pictures, lines]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_random_input_ends_without_a_traceback(with_data: Path, kind: Try) -> None:
+def test_random_inputs_cause_no_traceback(with_data: Path, kind: Try) -> None:
     kind(with_data, random_inputs.here, FEW)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_five_hundred_random_inputs_end_soon_small_and_without_a_traceback(
-    with_data: Path, kind: Try
-) -> None:
+def test_five_hundred_random_inputs_use_bounded_time_and_memory(with_data: Path, kind: Try) -> None:
     kind(with_data, random_inputs.forked, MANY)

@@ -20,7 +20,7 @@ import command_lines
 import commands
 import hypothesis
 import pytest
-import small
+import trainable_options
 from command_lines import Line
 from matplotlib.figure import Figure
 
@@ -62,11 +62,16 @@ NAMED = re.compile(
 def with_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with every kind of data, and a recorded run for others to start from."""
     made = tmp_path_factory.mktemp("random")
-    small.write(made)
-    line = ["data=digits_low", *small.NEEDS["data=digits_low"], "name=digits_low", "tracking=local"]
-    done = commands.here(made, *command_lines.beneath(command_lines.BASE, line), *line)
+    trainable_options.write(made)
+    line = [
+        "data=digits_low",
+        *trainable_options.NEEDS["data=digits_low"],
+        "name=digits_low",
+        "tracking=local",
+    ]
+    done = commands.run(made, *command_lines.beneath(command_lines.BASE, line), *line)
     assert done.status == 0, done.err
-    (run,) = commands.runs(made)
+    (run,) = commands.run_dirs(made)
     shutil.copy(run / "model.safetensors", made)
     (made / "model.safetensors").rename(made / "weights.safetensors")
     return made
@@ -124,11 +129,11 @@ def names(problem: str, line: Line) -> bool:
 def end(folder: Path, line: Line) -> str:
     """How a command line ends, `trained`, `refused`, or `stopped` by a number that isn't finite;
     fails if it is none of these, or not wholly."""
-    before, tracked = commands.runs(folder), in_mlflow(folder)
+    before, tracked = commands.run_dirs(folder), in_mlflow(folder)
     with warnings.catch_warnings(record=True) as warned, time_limit(SECONDS):
         warnings.simplefilter("always", UserWarning)
-        done = commands.here(folder, *line)
-    made = [run for run in commands.runs(folder) if run not in before]
+        done = commands.run(folder, *line)
+    made = [run for run in commands.run_dirs(folder) if run not in before]
     try:
         assert [str(w.message) for w in warned if issubclass(w.category, UserWarning)] == []
         if done.status == 0:
@@ -177,11 +182,11 @@ def try_some(folder: Path, choice: str, ends: Counter[str], number: int) -> None
 
 @pytest.mark.usefixtures("torchvision", "undrawn", "impatient")
 @pytest.mark.parametrize("choice", CHOICES[::EVERY])
-def test_a_random_spec_trains_or_is_refused_by_name(with_data: Path, choice: str) -> None:
+def test_random_spec_trains_or_is_rejected_with_named_cause(with_data: Path, choice: str) -> None:
     try_some(with_data, choice, ENDS, FEW)
 
 
-def test_a_quarter_of_the_lines_trains_and_a_quarter_is_refused() -> None:
+def test_random_specs_include_enough_trained_and_rejected_ones() -> None:
     """Or this file would say nothing about one of the two."""
     if ENDS.total() < FEW * len(CHOICES[::EVERY]):
         pytest.skip("goes with all the lines above, in the same process")
@@ -190,7 +195,7 @@ def test_a_quarter_of_the_lines_trains_and_a_quarter_is_refused() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("torchvision", "undrawn", "impatient")
-def test_five_hundred_random_specs_train_or_are_refused_by_name(with_data: Path) -> None:
+def test_five_hundred_random_specs_train_or_are_rejected_by_name(with_data: Path) -> None:
     ends: Counter[str] = Counter()
     for choice in CHOICES:
         try_some(with_data, choice, ends, -(-MANY // len(CHOICES)))

@@ -15,7 +15,7 @@ import pytest
 import servers
 from mlflow.tracking import MlflowClient
 from sent_runs import SentRecorder
-from slow_runs import SLOW, command
+from slow_trick import SLOW, command
 
 from recipe.components.tracking import Tracking
 from recipe.components.tracking.local import local
@@ -69,9 +69,9 @@ def disturb(folder: Path, server: servers.Server, epochs: int, rounds: int) -> P
     many times, before it stays."""
     to = ("tracking=server", f"tracking.uri={server.uri}")
     started = commands.start(folder, *command(epochs, *to), **QUICKLY, EACH_STEP="2")
-    while started.poll() is None and not commands.runs(folder):
+    while started.poll() is None and not commands.run_dirs(folder):
         time.sleep(0.05)
-    (run,) = commands.runs(folder)
+    (run,) = commands.run_dirs(folder)
     for _ in range(rounds):
         server.start()
         wait_until_sent(started, run)
@@ -97,8 +97,8 @@ def check_disturbed(folder: Path, epochs: int, rounds: int) -> None:
         assert servers.points(server.client, run_id) == servers.journal(run)
         assert server.client.get_run(run_id).info.status == "FINISHED"
     calmly = commands.project(folder / "calm", SLOW)
-    assert commands.process(calmly, *command(epochs, "tracking=none"), EACH_STEP="0").status == 0
-    (calm,) = commands.runs(calmly)
+    assert commands.spawn(calmly, *command(epochs, "tracking=none"), EACH_STEP="0").status == 0
+    (calm,) = commands.run_dirs(calmly)
     assert numbers(run) == numbers(calm)
     print(
         f"\nlongest pause of the loop: {longest_pause(run):.3f} s; "
@@ -107,14 +107,12 @@ def check_disturbed(folder: Path, epochs: int, rounds: int) -> None:
 
 
 @pytest.mark.long
-def test_a_run_whose_server_comes_and_goes_has_all_its_points_there_in_the_end(
-    tmp_path: Path,
-) -> None:
+def test_server_outages_lose_no_points(tmp_path: Path) -> None:
     check_disturbed(tmp_path, epochs=100, rounds=1)
 
 
 @pytest.mark.long
-def test_the_same_many_times(tmp_path: Path) -> None:
+def test_repeated_server_outages_lose_no_data(tmp_path: Path) -> None:
     check_disturbed(tmp_path, epochs=300, rounds=6)
 
 
@@ -143,7 +141,7 @@ def check_all_there(
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["note.txt"]
 
 
-def test_a_failing_server_is_retried_until_it_answers(
+def test_failing_server_is_retried_until_success(
     tmp_path: Path, server: servers.Server, proxy: servers.Proxy
 ) -> None:
     proxy.broken = True
@@ -158,7 +156,7 @@ def test_a_failing_server_is_retried_until_it_answers(
     check_all_there(recorder, server)
 
 
-def test_what_a_failing_server_answers_is_reported(
+def test_error_response_of_a_failing_server_is_reported(
     tmp_path: Path, proxy: servers.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -169,7 +167,7 @@ def test_what_a_failing_server_answers_is_reported(
     assert "Max retries" not in str(recorder.upload_failure)
 
 
-def test_a_slow_server_has_all_of_it_in_the_end(
+def test_slow_server_receives_complete_run(
     tmp_path: Path, server: servers.Server, proxy: servers.Proxy
 ) -> None:
     proxy.delay = 0.7
@@ -181,7 +179,7 @@ def test_a_slow_server_has_all_of_it_in_the_end(
 
 
 @pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update", "note.txt"])
-def test_a_call_whose_answer_is_lost_is_retried_and_duplicates_nothing(
+def test_call_with_lost_response_is_retried_without_duplicates(
     tmp_path: Path, server: servers.Server, proxy: servers.Proxy, call: str
 ) -> None:
     proxy.swallows = call
@@ -191,7 +189,7 @@ def test_a_call_whose_answer_is_lost_is_retried_and_duplicates_nothing(
     check_all_there(recorder, server)
 
 
-def test_a_run_that_a_frozen_server_made_too_late_does_not_stay(
+def test_duplicate_run_created_late_by_hung_server_is_removed(
     tmp_path: Path, server: servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -226,7 +224,7 @@ def check_points(tracking: Tracking, run: Path, number: int) -> None:
     assert found == servers.journal(run) and len(found) == number
 
 
-def test_when_the_uploader_is_killed_another_one_sends_the_rest(tmp_path: Path) -> None:
+def test_killed_uploader_is_replaced_and_the_rest_is_sent(tmp_path: Path) -> None:
     tracking = local(tmp_path / "outputs", experiment="recipe")
     recorder = SentRecorder(tmp_path / "outputs", "short", tracking)
     recorder.log_metrics(1, {"loss": 0.5})
@@ -238,7 +236,7 @@ def test_when_the_uploader_is_killed_another_one_sends_the_rest(tmp_path: Path) 
     check_points(tracking, recorder.run_dir, 2)
 
 
-def test_when_no_uploader_can_run_the_run_ends_and_sync_sends_it(
+def test_run_finishes_without_an_uploader_and_sync_sends_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
@@ -250,11 +248,11 @@ def test_when_no_uploader_can_run_the_run_ends_and_sync_sends_it(
         recorder.close("FINISHED")
     said = "the process that sends it ended with status 3; python -m recipe sync "
     assert str(recorder.upload_failure).startswith(said)
-    assert commands.here(tmp_path, "sync").status == 0
+    assert commands.run(tmp_path, "sync").status == 0
     check_points(tracking, recorder.run_dir, 1)
 
 
-def test_when_the_uploader_hangs_the_run_ends_and_the_next_has_another_one(
+def test_run_finishes_if_the_uploader_hangs_and_the_next_run_restarts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = local(tmp_path / "outputs", experiment="x")
@@ -273,9 +271,9 @@ def test_when_the_uploader_hangs_the_run_ends_and_the_next_has_another_one(
     assert next_one.upload_failure is None
 
 
-def test_the_uploader_ends_after_a_run_that_is_killed(tmp_path: Path) -> None:
+def test_uploader_exits_after_its_run_is_killed(tmp_path: Path) -> None:
     started = commands.start(tmp_path, *commands.QUICK, "epochs=100000")
-    while not commands.runs(tmp_path):
+    while not commands.run_dirs(tmp_path):
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
     found = [each for each in uploaders() if each.ppid() == started.pid]

@@ -15,7 +15,7 @@ import postgres
 import pytest
 import servers
 from sent_runs import SentRecorder
-from slow_runs import SLOW, command
+from slow_trick import SLOW, command
 
 from recipe.components.tracking import Tracking
 from recipe.store import run_dirs
@@ -53,7 +53,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_all_there(server: servers.Server, folder: Path, number: int) -> None:
     """Every run of a folder is there once, and every point of its journal."""
-    client, recorded = server.client, commands.runs(folder)
+    client, recorded = server.client, commands.run_dirs(folder)
     experiment = client.get_experiment_by_name("recipe").experiment_id
     assert len(recorded) == number
     for run in recorded:
@@ -63,7 +63,7 @@ def check_all_there(server: servers.Server, folder: Path, number: int) -> None:
         assert servers.points(client, found.info.run_id) == servers.journal(run)
 
 
-def test_eight_runs_at_once_lose_nothing_when_server_and_database_are_restarted(
+def test_server_and_database_restart_loses_no_points_of_eight_runs(
     tmp_path: Path, server: servers.Server, database: postgres.Postgres
 ) -> None:
     to = Tracking(server.uri, "recipe")
@@ -83,7 +83,7 @@ def test_eight_runs_at_once_lose_nothing_when_server_and_database_are_restarted(
     server.start()
     for recorder in recorders:
         recorder.close("FINISHED")
-    assert commands.here(tmp_path, "sync").status == 0
+    assert commands.run(tmp_path, "sync").status == 0
     check_all_there(server, tmp_path, 8)
 
 
@@ -94,7 +94,7 @@ def left_behind(*folders: Path) -> Iterator[tuple[Path, bytes]]:
                 yield path, path.read_bytes()
 
 
-def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
+def test_password_is_in_no_file_or_output_of_a_run(
     tmp_path: Path,
     server: servers.Server,
     database: postgres.Postgres,
@@ -103,14 +103,14 @@ def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
 ) -> None:
     monkeypatch.setattr("recipe.mlflow_sync.upload_queue.FAILURE_TIMEOUT", 2.0)
     to = (*commands.QUICK, "tracking=server")
-    good = commands.here(tmp_path, *to, f"tracking.uri={server.uri}")
+    good = commands.run(tmp_path, *to, f"tracking.uri={server.uri}")
     assert (good.status, good.err) == (0, "") and "MLflow did not take" not in good.out
-    gone = commands.here(tmp_path, *to, f"tracking.uri=http://127.0.0.1:{servers.free_port()}")
+    gone = commands.run(tmp_path, *to, f"tracking.uri=http://127.0.0.1:{servers.free_port()}")
     assert gone.status == 0 and "Connection refused" in gone.out
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"{PASSWORD}?")
-    wrong = commands.here(tmp_path, *to, f"tracking.uri={server.uri}", "seed=1")
+    wrong = commands.run(tmp_path, *to, f"tracking.uri={server.uri}", "seed=1")
     assert wrong.status == 0 and "python -m recipe sync sends what is left" in wrong.out
-    tried = commands.here(tmp_path, "sync")
+    tried = commands.run(tmp_path, "sync")
     assert tried.status == 1 and "the server doesn't know who sends it" in tried.out
     secrets = (PASSWORD.encode(), IN_HEADER, base64.b64encode(f"{USER}:{PASSWORD}?".encode()))
     for done in (good, gone, wrong, tried):
@@ -120,12 +120,10 @@ def test_the_password_is_in_nothing_that_a_run_leaves_or_says(
     assert any(path.name == "spec.yaml" for path in found) and len(found) > 1000
     assert not [path for path, content in found.items() if any(s in content for s in secrets)]
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    assert "1 of 3 sent, 1 left" in commands.here(tmp_path, "sync").out
+    assert "1 of 3 sent, 1 left" in commands.run(tmp_path, "sync").out
 
 
-def test_eight_processes_that_train_while_server_and_database_come_and_go_lose_nothing(
-    tmp_path: Path,
-) -> None:
+def test_server_and_database_outages_lose_no_points_of_eight_processes(tmp_path: Path) -> None:
     with (
         postgres.postgres() as database,
         servers.server(
@@ -138,7 +136,7 @@ def test_eight_processes_that_train_while_server_and_database_come_and_go_lose_n
             commands.start(folder, *command(200, *to), f"seed={n}", EACH_STEP="0.3")
             for n in range(8)
         ]
-        while len(commands.runs(folder)) < 8:
+        while len(commands.run_dirs(folder)) < 8:
             time.sleep(0.1)
         for _ in range(4):
             time.sleep(10)
@@ -154,5 +152,5 @@ def test_eight_processes_that_train_while_server_and_database_come_and_go_lose_n
         for each in started:
             _, err = each.communicate(timeout=1200)
             assert (each.returncode, err) == (0, "")
-        assert commands.here(folder, "sync").status == 0
+        assert commands.run(folder, "sync").status == 0
         check_all_there(server, folder, 8)

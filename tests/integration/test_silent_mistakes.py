@@ -568,12 +568,12 @@ PAINS = {
 
 
 @pytest.mark.parametrize("happens", [plain for plain, _ in PAINS.values()], ids=PAINS)
-def test_in_plain_torch_it_happens_silently(happens: Callable[[], None]) -> None:
+def test_pitfall_occurs_silently_in_plain_torch(happens: Callable[[], None]) -> None:
     happens()
 
 
 @pytest.mark.parametrize("holds", [ours for _, ours in PAINS.values()], ids=PAINS)
-def test_in_recipe_it_does_not(
+def test_pitfall_is_prevented_or_reported_by_recipe(
     holds: Callable[[Ours], None], small: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     holds(Ours(small, tmp_path))

@@ -38,7 +38,7 @@ def unsent(tmp_path_factory: pytest.TempPathFactory, server: servers.Server) -> 
     down = f"tracking.uri=http://127.0.0.1:{servers.free_port()}"
     with pytest.MonkeyPatch.context() as impatient:
         impatient.setattr(upload_queue, "FAILURE_TIMEOUT", 0.0)
-        done = commands.here(folder, *commands.QUICK, "tracking=server", down)
+        done = commands.run(folder, *commands.QUICK, "tracking=server", down)
     assert done.status == 0 and "python -m recipe sync sends what is left" in done.out
     return folder
 
@@ -56,25 +56,25 @@ def client(folder: Path) -> MlflowClient:
 
 
 @pytest.mark.integration
-def test_sync_sends_the_rest_and_a_second_sync_duplicates_nothing(
+def test_sync_sends_missing_data_and_a_second_sync_duplicates_nothing(
     unsent: Path, server: servers.Server
 ) -> None:
-    (run,) = commands.runs(unsent)
-    down = commands.here(unsent, "sync")
+    (run,) = commands.run_dirs(unsent)
+    down = commands.run(unsent, "sync")
     assert down.status == 1 and down.out.splitlines()[0].startswith(f"{run.name}  not sent: lines:")
     assert "Connection refused" in down.out
     assert down.out.splitlines()[-1] == (
         "nothing was sent, 1 left; python -m recipe sync sends the rest"
     )
     to = f"tracking.uri={server.uri}"
-    first = commands.here(unsent, "sync", to)
+    first = commands.run(unsent, "sync", to)
     assert (first.status, first.err) == (0, "")
     assert first.out.splitlines()[0].startswith(f"{run.name}  sent lines: 15 of events.jsonl and ")
     assert first.out.splitlines()[-1] == "1 of 1 sent"
-    second = commands.here(unsent, "sync", to)
+    second = commands.run(unsent, "sync", to)
     assert (second.status, second.out) == (0, "MLflow has all of 1 run that ended\n")
     (run / "sent.json").unlink()  # as if it had been killed before it could note anything
-    third = commands.here(unsent, "sync", to)
+    third = commands.run(unsent, "sync", to)
     assert third.status == 0 and "1 of 1 sent" in third.out
     (found,) = server.client.search_runs(
         [server.client.get_experiment_by_name("recipe").experiment_id],
@@ -88,7 +88,7 @@ def test_sync_sends_the_rest_and_a_second_sync_duplicates_nothing(
     assert found.data.tags["mlflow.note.content"].startswith("## val/accuracy ")
 
 
-def test_what_mlflow_rejects_is_reported_and_the_rest_is_sent(tmp_path: Path) -> None:
+def test_data_rejected_by_mlflow_is_reported_and_the_rest_is_sent(tmp_path: Path) -> None:
     recorder = record(tmp_path)
     recorder.log_metrics(1, {"a[b]": 1.0, "c": 2.0})
     recorder.log_params({"seed": 0})
@@ -101,10 +101,10 @@ def test_what_mlflow_rejects_is_reported_and_the_rest_is_sent(tmp_path: Path) ->
     found = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert found.data.params == {"seed": "0", "epochs": "2"}
     assert found.data.metrics == {"loss": 0.05, "c": 2.0} and found.info.status == "FINISHED"
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+    assert commands.run(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_reported_and_not_sent(tmp_path: Path) -> None:
+def test_run_deleted_in_mlflow_is_reported_and_not_sent(tmp_path: Path) -> None:
     recorder = record(tmp_path)
     while recorder.mlflow_run_id is None:
         time.sleep(0.05)
@@ -112,27 +112,27 @@ def test_a_run_that_was_deleted_in_mlflow_is_reported_and_not_sent(tmp_path: Pat
     recorder.log_params({"seed": 0})
     recorder.close("FINISHED")
     assert str(recorder.upload_failure).startswith("the run was deleted in MLflow; lines: ")
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert done.status == 0
     assert done.out.splitlines()[0] == (
         f"{recorder.run_id}  not sent, and never will be: the run was deleted in MLflow"
     )
     client(tmp_path).restore_run(str(recorder.mlflow_run_id))
-    assert "1 of 1 sent" in commands.here(tmp_path, "sync").out
+    assert "1 of 1 sent" in commands.run(tmp_path, "sync").out
     found = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert (found.info.status, found.data.params) == ("FINISHED", {"seed": "0"})
 
 
 @pytest.mark.integration
-def test_a_record_goes_to_another_machine_only_by_the_users_argument(unsent: Path) -> None:
-    (run,) = commands.runs(unsent)
+def test_sync_to_another_server_requires_explicit_argument(unsent: Path) -> None:
+    (run,) = commands.run_dirs(unsent)
     spec, kept = run / "spec.yaml", (run / "spec.yaml").read_text()
     sent = (run / "sent.json").read_text()
     try:
         (run / "sent.json").unlink()
         uri = commands.read_json(run / "run.json") and kept.split("uri: ")[1].split()[0]
         spec.write_text(kept.replace(uri, "http://192.0.2.1:5000"))
-        done = commands.here(unsent, "sync")
+        done = commands.run(unsent, "sync")
         assert done.status == 1
         assert (
             "recipe: tracking.uri: 'http://192.0.2.1:5000' of this spec is on another" in done.out
@@ -143,7 +143,7 @@ def test_a_record_goes_to_another_machine_only_by_the_users_argument(unsent: Pat
 
 
 @pytest.mark.integration
-def test_a_journal_sends_no_file_from_outside_its_run(tmp_path: Path) -> None:
+def test_journal_does_not_upload_files_outside_run_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("mine")
     recorder = record(tmp_path)
     (recorder.run_dir / "link.txt").symlink_to(tmp_path / "secret.txt")
@@ -155,7 +155,7 @@ def test_a_journal_sends_no_file_from_outside_its_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_sync_sends_the_end_of_a_sweep_that_mlflow_lacks(tmp_path: Path) -> None:
+def test_sync_sends_the_missing_end_of_a_sweep(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
@@ -170,13 +170,13 @@ def test_sync_sends_the_end_of_a_sweep_that_mlflow_lacks(tmp_path: Path) -> None
     )
     above = client(tmp_path).get_run(sweep_record.read_record(sweep)["mlflow_run_id"])
     assert above.info.status == "RUNNING"
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert (done.status, done.out) == (0, "1 of 1 sent\n")
     above = client(tmp_path).get_run(sweep_record.read_record(sweep)["mlflow_run_id"])
     assert (above.info.status, above.data.tags["mlflow.note.content"]) == ("FAILED", "| a table |")
     below = client(tmp_path).get_run(str(recorder.mlflow_run_id))
     assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+    assert commands.run(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
 def test_outputs_that_were_moved_are_not_created_again(tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_outputs_that_were_moved_are_not_created_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
-def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
+def test_runs_without_tracking_have_nothing_to_sync(tmp_path: Path) -> None:
     recorder = SentRecorder(tmp_path / "outputs", "quiet", Tracking(None))
     recorder.log_metrics(1, {"loss": 1.0})
     recorder.close("FINISHED")
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+    assert commands.run(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
 
 
@@ -209,18 +209,18 @@ def test_runs_of_no_tracking_have_nothing_to_send(tmp_path: Path) -> None:
         (["resume=true"], "sync: resume=true: no such argument; there are output_dir, "),
     ],
 )
-def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str], problem: str) -> None:
-    done = commands.here(tmp_path, "sync", *arguments)
+def test_invalid_arguments_are_rejected(tmp_path: Path, arguments: list[str], problem: str) -> None:
+    done = commands.run(tmp_path, "sync", *arguments)
     assert done.status == 2 and done.err.startswith(f"recipe: {problem}")
 
 
-def test_an_address_that_no_run_uses_is_refused(tmp_path: Path) -> None:
+def test_sync_rejects_server_address_used_by_no_run(tmp_path: Path) -> None:
     record(tmp_path).close("FINISHED")
     with compose.composition_context():
         spec = compose.Job((*commands.QUICK,), ()).to_spec()
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     (run / "spec.yaml").write_text(spec.to_yaml())
-    done = commands.here(tmp_path, "sync", "tracking.uri=http://127.0.0.1:1")
+    done = commands.run(tmp_path, "sync", "tracking.uri=http://127.0.0.1:1")
     assert done.status == 2 and "none of these runs goes to a server; leave it out" in done.err
 
 
@@ -230,7 +230,7 @@ def cut(path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("grows", [False, True])
 @pytest.mark.parametrize("at_a_line", [False, True])
-def test_a_journal_that_lost_its_end_is_sent_from_the_beginning(
+def test_truncated_journal_is_sent_again_from_start(
     tmp_path: Path, grows: bool, at_a_line: bool
 ) -> None:
     recorder = record(tmp_path)
@@ -245,15 +245,15 @@ def test_a_journal_that_lost_its_end_is_sent_from_the_beginning(
     assert again.upload_failure is None
     found = servers.points(client(tmp_path), str(again.mlflow_run_id))
     assert servers.journal(again.run_dir) <= found
-    assert commands.here(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
+    assert commands.run(tmp_path, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
-def test_a_journal_that_was_cut_and_grew_to_the_same_length_is_sent_again(tmp_path: Path) -> None:
+def test_rewritten_journal_of_equal_length_is_sent_again(tmp_path: Path) -> None:
     recorder = record(tmp_path)
     recorder.close("FINISHED")
     journal = recorder.run_dir / "metrics.jsonl"
     journal.write_text(journal.read_text().replace('"loss"', '"miss"'))
-    assert "1 of 1 sent" in commands.here(tmp_path, "sync").out
+    assert "1 of 1 sent" in commands.run(tmp_path, "sync").out
     found = servers.points(client(tmp_path), str(recorder.mlflow_run_id))
     assert servers.journal(recorder.run_dir) < found
 
@@ -274,16 +274,16 @@ recorder.close("KILLED")
 with UploadQueue(outputs, local(outputs, experiment="recipe")) as uploads:
     uploads.wait([recorder.run_dir])
 """
-    done = commands.process(folder, "-c", program, program=(sys.executable,))
+    done = commands.spawn(folder, "-c", program, program=(sys.executable,))
     assert (done.status, done.err) == (0, "")
     for path in (folder / "outputs").glob("mlflow.db*"):
         path.unlink()
-    return commands.runs(folder)[0]
+    return commands.run_dirs(folder)[0]
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("another", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bool) -> None:
+def test_sync_refills_removed_database(tmp_path: Path, another: bool) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "20261123-000000-abcdef"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text(json.dumps({"name": "two", "swept": [], "jobs": 1}))
@@ -291,7 +291,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
     run = with_a_database_that_is_removed(tmp_path, sweep.name)
     if another:
         record(tmp_path).close("FINISHED")
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert done.status == 0 and f"{run.name}  sent lines: 2 of events" in done.out
     (found,) = client(tmp_path).search_runs(["1"], f"tags.`recipe.run` = '{run.name}'")
     assert found.info.status == "KILLED"
@@ -302,7 +302,7 @@ def test_a_database_that_was_removed_is_filled_again(tmp_path: Path, another: bo
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_run_whose_database_was_removed_is_resumed_as_a_new_one(tmp_path: Path) -> None:
+def test_run_with_removed_database_resumes_as_new_mlflow_run(tmp_path: Path) -> None:
     run = with_a_database_that_is_removed(tmp_path)
     before = run_dirs.read_info(run, "run").mlflow_run_id
     again = SentRecorder.resume(run, local(tmp_path / "outputs", experiment="recipe"))
@@ -314,7 +314,7 @@ def test_a_run_whose_database_was_removed_is_resumed_as_a_new_one(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "metrics.jsonl"])
-def test_a_damaged_journal_costs_its_own_run_alone(tmp_path: Path, name: str) -> None:
+def test_damaged_journal_affects_only_its_own_run(tmp_path: Path, name: str) -> None:
     damaged, whole = record(tmp_path), record(tmp_path)
     for recorder in (damaged, whole):
         recorder.close("FINISHED")
@@ -322,16 +322,14 @@ def test_a_damaged_journal_costs_its_own_run_alone(tmp_path: Path, name: str) ->
     path = damaged.run_dir / name
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"\x00\xff garbage\n", *lines[1:]]))
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert done.status == 1
     assert f"recipe: {path}: line 2 is damaged\n" in done.out
     assert f"{whole.run_id}  sent lines: 2 of events.jsonl and 20 of metrics.jsonl" in done.out
     assert "1 of 2 sent, 1 left" in done.out
 
 
-def test_a_run_whose_folder_can_not_be_written_is_reported_and_others_are_sent(
-    tmp_path: Path,
-) -> None:
+def test_sync_reports_unwritable_run_folder_and_sends_other_runs(tmp_path: Path) -> None:
     stuck, whole = record(tmp_path), record(tmp_path)
     for recorder in (stuck, whole):
         recorder.close("FINISHED")
@@ -339,17 +337,17 @@ def test_a_run_whose_folder_can_not_be_written_is_reported_and_others_are_sent(
     for name in (".lock", ".sending"):
         (stuck.run_dir / name).unlink(missing_ok=True)
         (stuck.run_dir / name).mkdir()
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert (done.status, done.err) == (1, "")
     assert f"recipe: {stuck.run_dir} can't be written: Is a directory\n" in done.out
     assert "1 of 2 sent, 1 left" in done.out
 
 
 @pytest.mark.integration
-def test_a_server_that_is_down_is_reported_in_one_short_line(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported_in_one_line(tmp_path: Path) -> None:
     port = servers.free_port()
     recorder = record(tmp_path)
     recorder.close("FINISHED")
     UploadState(f"http://127.0.0.1:{port}").write(recorder.run_dir)
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert f"recipe: 127.0.0.1:{port}: Connection refused" in done.out.splitlines()

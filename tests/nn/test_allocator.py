@@ -38,7 +38,7 @@ print([step() for _ in range(3)][-1] * 4096 >> 20)
 
 def given_back(folder: Path, *, kept: bool, **environment: str) -> int:
     code = HELD.format(kept=kept)
-    done = commands.process(folder, program=(sys.executable, "-c", code), **environment)
+    done = commands.spawn(folder, program=(sys.executable, "-c", code), **environment)
     assert done.status == 0, done.err
     return int(done.out)
 
@@ -51,13 +51,13 @@ def gives_back(folder: Path, *, kept: bool, **environment: str) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is set")
-def test_a_process_keeps_the_memory_of_a_step_for_the_next(tmp_path: Path) -> None:
+def test_allocator_keeps_memory_between_steps(tmp_path: Path) -> None:
     assert gives_back(tmp_path, kept=False)
     assert given_back(tmp_path, kept=True) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is set")
-def test_what_the_environment_says_of_the_allocator_holds(tmp_path: Path) -> None:
+def test_allocator_settings_in_the_environment_take_precedence(tmp_path: Path) -> None:
     assert gives_back(tmp_path, kept=True, MALLOC_TRIM_THRESHOLD_="1000000")
     assert gives_back(tmp_path, kept=True, GLIBC_TUNABLES="glibc.malloc.trim_threshold=1000000")
     assert given_back(tmp_path, kept=True, MALLOC_ARENA_MAX="2") == 0  # not about freed memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from foreign import foreign
+from library_models import foreign
 from torch import Tensor, nn
 
 from recipe.components.freeze.all_but_head import all_but_head
@@ -22,7 +22,7 @@ def narrow_vgg(batchnorm: bool = True) -> nn.Module:
     )
 
 
-def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classifier() -> None:
+def test_vgg_layers_are_convolutions_with_batchnorm_and_classifier() -> None:
     found = layers.find_layers(narrow_vgg())
     assert [layer.name for layer in found] == [
         "convolution1_1", "convolution1_2", "convolution2_1", "convolution2_2", "classifier",
@@ -44,7 +44,7 @@ def test_a_vgg_has_its_convolutions_with_their_normalisation_and_then_the_classi
     ],
     ids=["vgg", "resnet", "mlp"],
 )
-def test_our_models_end_with_the_layer_named_classifier(model: nn.Module, count: int) -> None:
+def test_builtin_models_end_with_the_classifier_layer(model: nn.Module, count: int) -> None:
     assert len(layers.find_layers(model)) == count
     head = layers.find_head_parameters(model, "auto", "freeze.head")
     assert head == ["classifier.weight", "classifier.bias"]
@@ -78,7 +78,7 @@ def test_models_of_other_libraries_are_read_without_special_cases(
 
 
 @pytest.mark.usefixtures("torchvision")
-def test_a_class_token_and_a_position_embedding_belong_to_the_layer_after_them() -> None:
+def test_class_token_and_position_embedding_belong_to_next_layer() -> None:
     first = layers.find_layers(foreign("timm", "vit_tiny_patch16_224"))[0]
     assert first.parameters[:4] == [
         "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias",
@@ -98,13 +98,13 @@ class Cosine(nn.Module):
         return scores
 
 
-def test_a_layer_with_an_activation_inside_is_a_layer() -> None:
+def test_module_with_own_weight_and_activation_counts_as_layer() -> None:
     model = nn.Sequential(nn.Linear(4, 2), Cosine())
     assert [layer.name for layer in layers.find_layers(model)] == ["0", "1"]
     assert layers.find_head_parameters(model, "auto", "k") == ["1.weight"]
 
 
-def test_a_normalisation_before_any_layer_belongs_to_the_first() -> None:
+def test_leading_normalisation_belongs_to_first_layer() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2), nn.GroupNorm(1, 2))
     (only,) = layers.find_layers(model)
     assert only == layers.Layer(
@@ -112,7 +112,7 @@ def test_a_normalisation_before_any_layer_belongs_to_the_first() -> None:
     )
 
 
-def test_a_head_may_be_named_by_a_pattern() -> None:
+def test_head_is_selectable_by_pattern() -> None:
     model = narrow_vgg()
     assert layers.find_head_parameters(model, "*2_2*", "freeze.head") == [
         "convolution2_2.weight", "convolution2_2.bias", "batchnorm2_2.weight", "batchnorm2_2.bias",
@@ -146,7 +146,7 @@ class TwoHeads(nn.Module):
         ("two heads", {"head", "head_distilled"}),
     ],
 )
-def test_every_classifier_of_a_model_is_the_head(name: str, heads: set[str]) -> None:
+def test_head_includes_every_classifier_of_model(name: str, heads: set[str]) -> None:
     model = TwoHeads() if name == "two heads" else foreign("timm", name)
     found = set(layers.find_head_parameters(model, "auto", "k"))
     assert {parameter.rpartition(".")[0] for parameter in found} == heads
@@ -156,7 +156,7 @@ def test_every_classifier_of_a_model_is_the_head(name: str, heads: set[str]) -> 
     assert {id(p) for p in faster} == {id(model.get_parameter(n)) for n in found}
 
 
-def test_layers_of_one_shape_that_follow_each_other_are_not_all_heads() -> None:
+def test_consecutive_layers_of_one_shape_are_not_all_heads() -> None:
     model = mlp(channels=1, size=4, classes=3, hidden=[3, 3], dropout=0.0)
     assert layers.find_head_parameters(model, "auto", "k") == [
         "classifier.weight",

@@ -94,12 +94,12 @@ def test_in_the_default_format_a_run_is_bit_identical_to_a_loop_written_by_hand(
 
 
 def test_weights_are_recorded_and_loaded_in_either_memory_format(tmp_path: Path) -> None:
-    assert commands.here(tmp_path, *commands.QUICK, "tracking=none").status == 0
-    (first,) = commands.runs(tmp_path)
+    assert commands.run(tmp_path, *commands.QUICK, "tracking=none").status == 0
+    (first,) = commands.run_dirs(tmp_path)
     file = first / "model.safetensors"
     assert all(tensor.is_contiguous() for tensor in load_file(file).values())
     for wanted in ("true", "false"):
-        done = commands.here(
+        done = commands.run(
             tmp_path, *commands.QUICK, "tracking=none", f"model.weights={file}",
             f"channels_last={wanted}",
         )  # fmt: skip
@@ -109,7 +109,7 @@ def test_weights_are_recorded_and_loaded_in_either_memory_format(tmp_path: Path)
 def test_the_memory_format_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     for wanted in ("true", "false"):
         command = (*commands.QUICK, "tracking=none", f"channels_last={wanted}")
-        assert commands.here(tmp_path, *command).status == 0
+        assert commands.run(tmp_path, *command).status == 0
     assert len(list((tmp_path / "outputs" / "fingerprints").iterdir())) == 2
 
 
@@ -122,7 +122,7 @@ def test_a_compiled_model_learns_like_the_plain_one(built: Build) -> None:
     ]
 
 
-def test_without_a_compiler_compiling_is_refused(
+def test_compile_without_a_compiler_is_rejected(
     built: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")

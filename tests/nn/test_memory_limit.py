@@ -128,7 +128,7 @@ def test_files_crafted_to_fill_memory_are_refused_before_they_do(tmp_path: Path)
     given = json.dumps([command for command, _ in kinds.values()])
     (tmp_path / "commands.json").write_text(given)
     (tmp_path / "measured.py").write_text(MEASURED)
-    done = commands.process(tmp_path, str(tmp_path / "measured.py"), program=(commands.PROGRAM[0],))
+    done = commands.spawn(tmp_path, str(tmp_path / "measured.py"), program=(commands.PROGRAM[0],))
     found = [json.loads(line) for line in done.out.splitlines()]
     assert [status for status, _ in found] == [2] * len(kinds), done.err
     for _, problem in kinds.values():
@@ -137,15 +137,15 @@ def test_files_crafted_to_fill_memory_are_refused_before_they_do(tmp_path: Path)
     assert max(megabytes for _, megabytes in found) < 1000
 
 
-def test_an_array_that_compresses_well_is_read(tmp_path: Path) -> None:
+def test_highly_compressed_array_is_read(tmp_path: Path) -> None:
     y = np.arange(40) % 2
     np.savez_compressed(
         tmp_path / "file.npz",
         x=np.zeros((40, 512, 512), np.uint8) + y[:, None, None].astype(np.uint8),
         y=y,
     )
-    done = commands.here(
-        tmp_path, "plan", *commands.HERE, "data=arrays", "data.path=file.npz", "data.val=0.5",
+    done = commands.run(
+        tmp_path, "plan", *commands.CPU, "data=arrays", "data.path=file.npz", "data.val=0.5",
         "model.widths=[2]", "data.batch_size=4",
     )  # fmt: skip
     assert (done.status, done.err) == (0, "")
@@ -173,7 +173,7 @@ def test_an_image_resized_while_it_is_read_is_bit_identical(
 
 
 @pytest.mark.parametrize(("limit", "scale"), [(6144, 1), (6143, 2), (1536, 2), (1535, 4), (383, 8)])
-def test_a_jpeg_of_too_many_pixels_is_decoded_at_the_largest_scale_that_has_no_more(
+def test_oversized_jpeg_is_decoded_at_largest_scale_within_limit(
     tmp_path: Path, limit: int, scale: int
 ) -> None:
     x, y = np.meshgrid(np.arange(96), np.arange(64))
@@ -187,7 +187,7 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_at_the_largest_scale_that_has_no_m
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_other_images_of_too_many_pixels_are_refused(tmp_path: Path, name: str) -> None:
+def test_images_above_max_pixels_are_rejected(tmp_path: Path, name: str) -> None:
     Image.new("L", (100, 60)).save(tmp_path / name, progressive=True)  # which a .png is not
     assert read_image(tmp_path / name, channels=1, max_pixels=6000).shape == (1, 60, 100)
     with pytest.raises(

@@ -10,7 +10,7 @@ import commands
 import pytest
 
 
-def test_the_pair_that_is_named_is_one_that_torchvision_was_released_for() -> None:
+def test_documented_torch_and_torchvision_versions_are_compatible() -> None:
     pinned = dict(
         line.strip().split("==")
         for line in (commands.CHECKOUT / "constraints.txt").read_text().splitlines()
@@ -28,14 +28,14 @@ def test_the_pair_that_is_named_is_one_that_torchvision_was_released_for() -> No
 
 @pytest.mark.integration
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_a_torchvision_that_was_not_built_for_this_torch_is_refused_with_pairs_that_work(
+def test_mismatched_torchvision_is_rejected_with_install_commands(
     tmp_path: Path, library: str
 ) -> None:
     """In processes of their own: the fixture `torchvision` makes it importable in this one."""
     python = (commands.PROGRAM[0], "-c", f"import {library}")
-    works = commands.process(tmp_path, program=python).status == 0
-    done = commands.process(
-        tmp_path, "plan", *commands.HERE, f"model={library}", "data.channels=3",
+    works = commands.spawn(tmp_path, program=python).status == 0
+    done = commands.spawn(
+        tmp_path, "plan", *commands.CPU, f"model={library}", "data.channels=3",
         "model.name=resnet18",
     )  # fmt: skip
     if works:

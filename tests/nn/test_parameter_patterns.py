@@ -78,7 +78,7 @@ def test_a_pattern_with_exponential_backtracking_elsewhere_ends_at_once(pattern:
 @pytest.mark.parametrize(
     "expression", ["^(?!head)", "(?<=1_)1", r"(a)\1", "(?>a)", "a++", "(a{500}){500}"]
 )
-def test_an_expression_beyond_linear_time_is_refused(expression: str) -> None:
+def test_regular_expression_beyond_linear_time_is_rejected(expression: str) -> None:
     with pytest.raises(SpecError) as caught:
         assign_patterns("freeze.names", [f"re:{expression}"], NAMES)
     (line,) = caught.value.problems
@@ -86,7 +86,7 @@ def test_an_expression_beyond_linear_time_is_refused(expression: str) -> None:
     assert "the syntax is RE2's, without look-around and back-references" in line
 
 
-def test_more_patterns_than_a_model_has_names_are_refused() -> None:
+def test_too_many_or_too_long_patterns_are_rejected() -> None:
     with pytest.raises(SpecError, match=r"^freeze.names: 1,001 patterns, and at most 1,000 are"):
         assign_patterns("freeze.names", ["fc"] * 1001, NAMES)
     with pytest.raises(SpecError, match=r"^freeze.names: 'aaa.* is a pattern of 1,001 characters"):

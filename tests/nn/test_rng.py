@@ -42,7 +42,7 @@ def test_drawing_from_one_stream_changes_no_other() -> None:
     assert torch.equal(torch.rand(4, generator=mine), alone)
 
 
-def test_a_stream_is_the_same_on_every_machine_and_in_every_version() -> None:
+def test_stream_seed_has_fixed_value() -> None:
     """Recorded runs could not be repeated if this changed: sha256("0/order/0")'s first 63 bits."""
     import hashlib
 

@@ -44,7 +44,7 @@ def test_saved_weights_are_read_bit_identical(tmp_path: Path) -> None:
         assert torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_previous_weights_file(tmp_path: Path) -> None:
     """The system itself stops the write, at 1000 bytes, as a full disk would."""
     path = tmp_path / "model.safetensors"
     save_weights(OLD, path)
@@ -69,7 +69,7 @@ class Code:
         return os.mkdir, ("ran",)
 
 
-def test_a_file_with_code_is_refused_and_the_code_never_runs(
+def test_weights_file_with_code_is_rejected_without_execution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -90,7 +90,7 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path: Path, name: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_state_dict_by_torch_is_read_and_anything_else_in_it_refused(tmp_path: Path) -> None:
+def test_torch_state_dict_is_read_and_other_content_is_rejected(tmp_path: Path) -> None:
     torch.save(OLD, tmp_path / "good.pt")
     assert torch.equal(read_weights(tmp_path / "good.pt")["weight"], OLD["weight"])
     torch.save({"epoch": 3, "weights": OLD}, tmp_path / "wrapped.pt")
@@ -129,7 +129,7 @@ def test_names_of_the_model_itself_are_not_stripped() -> None:
     assert strip_wrapper_prefixes(compiled, model).keys() == model.state_dict().keys()
 
 
-def test_counters_that_a_file_lacks_stay_as_in_torch() -> None:
+def test_missing_batchnorm_counters_keep_model_values() -> None:
     source, model = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
     model.load_state_dict(model.state_dict() | {"1.num_batches_tracked": torch.tensor(7)})
     given = {name: t + 1 for name, t in source.state_dict().items() if "tracked" not in name}
@@ -140,7 +140,7 @@ def test_counters_that_a_file_lacks_stay_as_in_torch() -> None:
     assert all(torch.equal(own[name], value) for name, value in given.items())
 
 
-def test_a_head_of_another_shape_keeps_its_initial_values() -> None:
+def test_head_with_mismatched_shape_keeps_initial_values() -> None:
     source, model = linear(classes=5), linear(classes=3)
     head = model.state_dict()["head.weight"].clone()
     loaded = load_weights(model, source.state_dict(), HEAD)
@@ -160,7 +160,7 @@ def test_a_head_of_another_shape_keeps_its_initial_values() -> None:
         (linear().state_dict() | {"tail": torch.zeros(1)}, "unexpected: tail;"),
     ],
 )
-def test_any_other_difference_is_named_and_nothing_is_loaded(
+def test_other_weight_mismatch_is_named_and_loads_nothing(
     source: dict[str, torch.Tensor], problem: str
 ) -> None:
     model = linear()
@@ -174,19 +174,17 @@ def test_any_other_difference_is_named_and_nothing_is_loaded(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one recorded run."""
     home = tmp_path_factory.mktemp("trained")
-    assert commands.here(home, *commands.QUICK, "epochs=1", "tracking=none", "name=w").status == 0
+    assert commands.run(home, *commands.QUICK, "epochs=1", "tracking=none", "name=w").status == 0
     return home
 
 
-def test_weights_that_are_not_finite_are_refused_with_their_names(
-    tmp_path: Path, trained: Path
-) -> None:
-    (run,) = commands.runs(trained)
+def test_nonfinite_weights_are_rejected_with_their_names(tmp_path: Path, trained: Path) -> None:
+    (run,) = commands.run_dirs(trained)
     weights = load_file(run / "model.safetensors")
     first, second = "convolution1_1.weight", "convolution1_1.bias"
     weights[first].flatten()[:2], weights[second].flatten()[0] = float("nan"), float("inf")
     save_file(weights, tmp_path / "diverged.safetensors")
-    assert commands.refused(
+    assert commands.rejected(
         tmp_path, *commands.QUICK, f"model.weights={tmp_path / 'diverged.safetensors'}"
     ) == [
         "model.weights: 3 NaN or infinite values in 2 tensors: convolution1_1.weight, "
@@ -196,7 +194,7 @@ def test_weights_that_are_not_finite_are_refused_with_their_names(
     shutil.copytree(run, bad)
     shutil.copy(tmp_path / "diverged.safetensors", bad / "model.safetensors")
     Image.new("L", (8, 8)).save(tmp_path / "digit.png")
-    done = commands.here(tmp_path, "predict", "run=w", "input=digit.png")
+    done = commands.run(tmp_path, "predict", "run=w", "input=digit.png")
     assert done.status == 2
     assert done.err.startswith("recipe: run: 3 NaN or infinite values in 2 tensors")
 
@@ -210,27 +208,27 @@ def test_weights_that_are_not_finite_are_refused_with_their_names(
         (b"words" * 99, "can't be read as weights: it is neither .safetensors nor a state_dict"),
     ],
 )
-def test_files_that_hold_no_weights_are_refused(tmp_path: Path, content: Any, problem: str) -> None:
+def test_files_without_weights_are_rejected(tmp_path: Path, content: Any, problem: str) -> None:
     file = tmp_path / "weights.pt"
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    (told,) = commands.refused(tmp_path, *commands.QUICK, f"model.weights={file}")
+    (told,) = commands.rejected(tmp_path, *commands.QUICK, f"model.weights={file}")
     assert told.startswith(f"model.weights: {file}: {problem}")
 
 
 def test_integers_for_weights_are_refused(tmp_path: Path, trained: Path) -> None:
-    (run,) = commands.runs(trained)
+    (run,) = commands.run_dirs(trained)
     rounded = {key: value.int() for key, value in load_file(run / "model.safetensors").items()}
     save_file(rounded, tmp_path / "w.safetensors")
-    (told,) = commands.refused(
+    (told,) = commands.rejected(
         tmp_path, *commands.QUICK, f"model.weights={tmp_path / 'w.safetensors'}"
     )
     assert told.startswith("model.weights: int32 where the model has float32: convolution1_1.w")
 
 
-def test_the_head_of_a_file_without_class_names_starts_from_scratch_or_is_kept_by_a_setting(
+def test_head_without_class_names_is_reinitialised_unless_kept(
     tmp_path: Path, built: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -261,10 +259,10 @@ def test_the_head_of_a_file_without_class_names_starts_from_scratch_or_is_kept_b
         built("model.weights=w.pt", KEEP_HEAD_SETTING, "data.classes=4")
 
 
-def test_a_file_in_the_folder_of_a_run_has_that_runs_class_names(
+def test_weights_file_in_run_folder_uses_class_names_of_run(
     tmp_path: Path, built: Callable[..., Run], trained: Path
 ) -> None:
-    (recorded,) = commands.runs(trained)
+    (recorded,) = commands.run_dirs(trained)
     run = tmp_path / recorded.name
     shutil.copytree(recorded, run)
     digits = ("data=digits", "data.train_size=100", "model.widths=[4,8]", "epochs=1")

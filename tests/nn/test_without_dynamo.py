@@ -59,8 +59,8 @@ sys.exit(status)
 @pytest.mark.parametrize(
     "options", [(), ("optimizer=adamw", "scheduler=step", "average=ema"), ("freeze=all_but_head",)]
 )
-def test_a_run_does_not_import_the_compiler(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_run_does_not_import_torch_compiler(tmp_path: Path, options: tuple[str, ...]) -> None:
     given = ("-c", RUN, *commands.QUICK, *options, "tracking=none")
-    done = commands.process(tmp_path, *given, program=(sys.executable,))
+    done = commands.spawn(tmp_path, *given, program=(sys.executable,))
     assert (done.status, done.err) == (0, "")
     assert "compiler: False" in done.out

@@ -87,7 +87,7 @@ BEFORE_A_RUN = sorted({*GROUPS} - {"device", "distributed", "tracking", "clip", 
     ],
     ids=["odd", "empty", "exits", "silent"],
 )  # fmt: skip
-def test_what_a_component_raises_is_one_problem_with_group_and_option(
+def test_component_exception_is_reported_with_group_and_option(
     small: Small, component: Any, what: str
 ) -> None:
     base = small(TRUST)
@@ -106,7 +106,7 @@ def test_what_a_component_raises_is_one_problem_with_group_and_option(
         assert refused.value.problems == [told]
 
 
-def test_an_error_of_a_known_type_that_has_no_message_is_named_by_its_type(small: Small) -> None:
+def test_error_without_message_is_named_by_type(small: Small) -> None:
     spec = small(TRUST).with_settings(loss={"_target_": f"{__name__}.silent_value"})
     with pytest.raises(SpecError) as refused:
         build.build(spec)
@@ -193,36 +193,36 @@ HINT = "RECIPE_DEBUG=1 prints the traceback"
         ),
     ],
 )
-def test_it_is_refused_before_anything_is_recorded(
+def test_broken_component_is_rejected_before_recording(
     project: Path, given: list[str], told: str
 ) -> None:
     quick = [o for o in QUICK if not (given[0].startswith("model") and o.startswith("model."))]
-    refused = commands.refused(project, *quick, "data.size=8", *given, "trust=[mine,broken]")
+    refused = commands.rejected(project, *quick, "data.size=8", *given, "trust=[mine,broken]")
     assert refused == [told]
 
 
-def test_what_is_raised_in_a_step_ends_the_run_in_a_line_and_its_record_has_the_traceback(
+def test_exception_in_a_step_fails_the_run_and_records_the_traceback(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = commands.here(project, *QUICK, "clip=mine", "trust=[mine]")
+    done = commands.run(project, *QUICK, "clip=mine", "trust=[mine]")
     told = f"recipe: clip=mine raised KeyError: 'norm' after 0 steps; {HINT}"
     assert (done.status, done.problems) == (1, [told])
-    (run,) = commands.runs(project)
+    (run,) = commands.run_dirs(project)
     assert 'return {}["norm"]' in (run / "error.txt").read_text(encoding="utf-8")
     monkeypatch.setenv("RECIPE_DEBUG", "1")
-    done = commands.here(project, *QUICK, "clip=mine", "trust=[mine]", "again=true")
+    done = commands.run(project, *QUICK, "clip=mine", "trust=[mine]", "again=true")
     assert 'return {}["norm"]' in done.err and done.problems[-1] == told
 
 
 @pytest.mark.parametrize("verb", ["plan", "find-lr"])
-def test_what_a_model_raises_later_is_one_line_of_every_verb(project: Path, verb: str) -> None:
+def test_later_model_exceptions_end_plan_and_find_lr_in_one_line(project: Path, verb: str) -> None:
     quick = [override for override in QUICK if not override.startswith("model.")]
-    done = commands.here(project, verb, *quick, "data.size=8", "model=tired", "trust=[mine]")
+    done = commands.run(project, verb, *quick, "data.size=8", "model=tired", "trust=[mine]")
     (problem,) = done.problems
     assert done.status == 1 and problem.startswith("recipe: model=tired raised KeyError: 'tired'")
 
 
-def test_ctrl_c_and_a_closed_output_in_a_component_are_none_of_its_errors(
+def test_interrupt_and_closed_output_are_not_component_errors(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(*arguments: Any, **settings: Any) -> Any:
@@ -242,37 +242,35 @@ def test_ctrl_c_and_a_closed_output_in_a_component_are_none_of_its_errors(
             build.build(spec)
 
 
-def test_a_component_that_exits_is_reported_in_a_sweep_too(tmp_path: Path) -> None:
+def test_component_exit_is_reported_in_single_run_and_sweep(tmp_path: Path) -> None:
     files = {
         "mine.py": "def ex(*arguments):\n    raise SystemExit(0)\n",
         "conf/loss/ex.yaml": "_target_: mine.ex\n",
     }
     commands.project(tmp_path, files)
     told = f"loss=ex: raised SystemExit: 0; {HINT}"
-    assert commands.refused(tmp_path, *QUICK, "loss=ex", "trust=[mine]") == [told]
-    done = commands.in_turn(tmp_path, "-m", *QUICK, "loss=ex,cross_entropy", "trust=[mine]")
+    assert commands.rejected(tmp_path, *QUICK, "loss=ex", "trust=[mine]") == [told]
+    done = commands.sweep(tmp_path, "-m", *QUICK, "loss=ex,cross_entropy", "trust=[mine]")
     assert done.status == 1 and "REFUSED" in done.out and told in done.out.replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", ["Sequential", "CTCLoss", "Module"])
-def test_a_target_that_is_no_loss_is_named_and_the_option_in_use_not_advised(
-    small: Small, name: str
-) -> None:
+def test_unsuitable_loss_class_is_rejected_with_different_option(small: Small, name: str) -> None:
     target = f"torch.nn.{name}"
     (problem,) = ends(small().with_settings(loss={"_target_": target}))
     assert problem.startswith(f"loss._target_={target}: can't take outputs (2, 3) with targets")
     assert problem.endswith("; leave loss._target_ out, or use loss=mse_one_hot")
 
 
-def test_a_loss_that_calls_itself_for_ever_is_refused(small: Small) -> None:
+def test_infinitely_recursive_loss_is_rejected(small: Small) -> None:
     target = f"{__name__}.endless"
     (problem,) = ends(small(TRUST).with_settings(loss={"_target_": target}))
     assert problem.startswith(f"loss._target_={target}: ") and "recursion" in problem
 
 
-def test_images_too_small_for_a_model_have_a_way_out(tmp_path: Path) -> None:
+def test_images_too_small_for_the_model_are_rejected_with_a_remedy(tmp_path: Path) -> None:
     quick = [override for override in QUICK if not override.startswith("model.")]
-    (told,) = commands.refused(tmp_path, *quick, "data.size=8")
+    (told,) = commands.rejected(tmp_path, *quick, "data.size=8")
     assert told.startswith("model=vgg: can't take inputs of shape (1, 8, 8): RuntimeError: Given")
     assert told.endswith(f"; use a larger data.size or model=mlp or model=resnet ({HINT})")
 
@@ -307,7 +305,7 @@ def tried(base: RunSpec, group: str, nodes: Mapping[str, Any]) -> dict[str, list
 
 
 @pytest.mark.integration
-def test_every_class_of_torch_nn_is_refused_as_a_loss_or_trains(small: Small) -> None:
+def test_every_torch_nn_class_is_rejected_as_loss_or_trains(small: Small) -> None:
     names = list(classes(nn, nn.Module))
     assert len(names) >= 126
     node = {"takes": ["indices"]}
@@ -323,7 +321,7 @@ def test_every_class_of_torch_nn_is_refused_as_a_loss_or_trains(small: Small) ->
 
 
 @pytest.mark.integration
-def test_every_optimizer_of_torch_is_refused_or_trains(small: Small) -> None:
+def test_every_torch_optimizer_is_rejected_or_trains(small: Small) -> None:
     nodes: dict[str, Any] = {name: {} for name in classes(optim, optim.Optimizer)}
     found = tried(small("model=mlp", "model.hidden=[4]"), "optimizer", nodes)
     refused = {name.rpartition(".")[2] for name, problems in found.items() if problems}
@@ -357,7 +355,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 """What torch's schedulers need."""
 
 
-def test_every_scheduler_of_torch_is_refused_or_trains(small: Small) -> None:
+def test_every_torch_scheduler_is_rejected_or_trains(small: Small) -> None:
     names = list(classes(optim.lr_scheduler, optim.lr_scheduler.LRScheduler))
     nodes = {
         name: {"per": "epoch", **SCHEDULERS.get(name.rpartition(".")[2], {})} for name in names
@@ -380,7 +378,7 @@ def test_every_scheduler_of_torch_is_refused_or_trains(small: Small) -> None:
     )
 
 
-def test_a_file_and_a_command_line_name_a_class_of_torch_alike(tmp_path: Path) -> None:
+def test_torch_class_errors_match_between_option_file_and_command_line(tmp_path: Path) -> None:
     commands.project(
         tmp_path,
         {
@@ -399,11 +397,11 @@ def test_a_file_and_a_command_line_name_a_class_of_torch_alike(tmp_path: Path) -
         "scheduler=lam": "scheduler=lam: raised TypeError: 'int' object is not callable",
         "scheduler._target_=torch.optim.lr_scheduler.LambdaLR": "scheduler.lr_lambda is missing",
     }.items():
-        done = commands.here(tmp_path, "plan", *QUICK, given)
+        done = commands.run(tmp_path, "plan", *QUICK, given)
         assert done.status == 2 and done.err.startswith(f"recipe: {told}"), given
 
 
-def test_a_target_that_is_no_text_is_refused_in_every_group(small: Small) -> None:
+def test_target_other_than_text_is_rejected_in_every_group(small: Small) -> None:
     base = small()
     for group, target in itertools.product(GROUPS, (["torch.nn.ReLU"], {"a": 1}, 3, None)):
         if group in ("device", "tracking"):  # which are read before the parts are built
@@ -418,7 +416,7 @@ def test_a_target_that_is_no_text_is_refused_in_every_group(small: Small) -> Non
         assert refused.value.problems[0].startswith(told)
 
 
-def test_a_loss_that_is_a_class_takes_its_first_settings_too(small: Small) -> None:
+def test_loss_class_receives_all_its_settings(small: Small) -> None:
     node = {"_target_": "torch.nn.MultiMarginLoss", "takes": ["indices"], "p": 2, "margin": 0.5}
     loss = build.build(small().with_settings(loss=node)).loss
     output, target = torch.tensor([[0.0, 1.0]]), torch.tensor([0])

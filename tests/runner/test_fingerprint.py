@@ -80,7 +80,7 @@ def changed(node: Any, path: tuple[Any, ...], value: Any) -> Any:
 @given(
     st.sampled_from(COUNTING), st.integers(1000, 2000) | st.text("xyz", min_size=9) | st.just([0.5])
 )
-def test_another_value_of_any_setting_is_another_run(
+def test_changed_setting_changes_fingerprint(
     where: tuple[str, tuple[Any, ...]], value: Any
 ) -> None:
     group, path = where
@@ -88,7 +88,7 @@ def test_another_value_of_any_setting_is_another_run(
     assert fingerprint.compute(replace(SPEC, **settings), RUN) != fingerprint.compute(SPEC, RUN)
 
 
-def test_how_processes_share_a_run_counts_where_there_are_several() -> None:
+def test_distributed_settings_change_the_fingerprint_of_shared_runs_only() -> None:
     other: Any = SPEC.with_settings(
         distributed=changed(SPEC.distributed, ("sync_batchnorm",), True)
     )
@@ -104,7 +104,7 @@ def test_how_processes_share_a_run_counts_where_there_are_several() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_keys_does_not_count(chance: Any) -> None:
+def test_fingerprint_ignores_the_order_of_keys(chance: Any) -> None:
     def shuffled(node: Any) -> Any:
         if isinstance(node, Mapping):
             keys = list(node)
@@ -121,7 +121,7 @@ def test_the_order_of_keys_does_not_count(chance: Any) -> None:
     ["seed=1", "epochs=3", "on_nonfinite=skip", "clip=norm", "device.threads=2",
      "data.train_size=99", "augment=flip_crop", "model.dropout=0.1"],
 )  # fmt: skip
-def test_what_changes_the_numbers_is_another_run(changed: str) -> None:
+def test_settings_affecting_results_change_the_fingerprint(changed: str) -> None:
     assert of(*QUICK, changed) != of(*QUICK)
 
 
@@ -130,16 +130,16 @@ def test_what_changes_the_numbers_is_another_run(changed: str) -> None:
     ["name=other", "summary=true", "output_dir=elsewhere", "tracking=local", "data.classes=10",
      "model.classes=10", pytest.param("device=auto", marks=ON_CPU)],
 )  # fmt: skip
-def test_names_places_and_what_auto_stands_for_do_not_count(changed: str) -> None:
+def test_fingerprint_ignores_names_paths_and_resolved_auto_values(changed: str) -> None:
     assert of(*QUICK, changed) == of(*QUICK)
 
 
-def test_the_data_count_and_not_where_they_lie(tmp_path: Path) -> None:
-    import small
+def test_fingerprint_depends_on_data_content_but_not_on_location(tmp_path: Path) -> None:
+    import trainable_options
 
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        small.write(tmp_path / name)
+        trainable_options.write(tmp_path / name)
     settings = ("tracking=none", "device.threads=1", "model.widths=[2,4]", "data=image_folder",
                 "data.val=0.5", "data.size=8", "data.batch_size=4")  # fmt: skip
     one, other = (f"data.path={tmp_path / name / 'folder'}" for name in ("one", "other"))
@@ -150,7 +150,7 @@ def test_the_data_count_and_not_where_they_lie(tmp_path: Path) -> None:
     assert of(*settings, one) != of(*settings, other)
 
 
-def test_of_given_weights_the_content_counts(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_content_of_initial_weights(tmp_path: Path) -> None:
     state = RUN.model.state_dict()
     for name, add in (("one", 0.0), ("same", 0.0), ("other", 1.0)):
         weights = {key: value + add if value.is_floating_point() else value
@@ -164,9 +164,9 @@ def test_of_given_weights_the_content_counts(tmp_path: Path) -> None:
     assert len({found["one"], found["other"], of(*QUICK)}) == 3
 
 
-def test_the_weights_of_a_run_are_the_file_that_it_kept(tmp_path: Path) -> None:
-    assert commands.here(tmp_path, *QUICK).status == 0
-    (run,) = commands.runs(tmp_path)
+def test_weights_given_by_run_id_equal_the_saved_file(tmp_path: Path) -> None:
+    assert commands.run(tmp_path, *QUICK).status == 0
+    (run,) = commands.run_dirs(tmp_path)
     outputs = f"output_dir={tmp_path / 'outputs'}"
     by_id = of(*QUICK, outputs, f"model.weights={run.name}")
     assert by_id == of(*QUICK, f"model.weights={run / 'model.safetensors'}")
@@ -216,7 +216,7 @@ MINE = (*QUICK, "clip=mine", "trust=[mytricks]")
         ("beside.py", "a = 2\n"),
     ],
 )
-def test_a_changed_byte_of_trusted_code_and_what_it_imports_is_another_run(
+def test_changed_byte_in_trusted_code_or_its_imports_changes_fingerprint(
     file: str, content: str, project: Project
 ) -> None:
     project(FILES)
@@ -229,19 +229,21 @@ def test_a_changed_byte_of_trusted_code_and_what_it_imports_is_another_run(
     "file",
     ["unrelated.py", "mytricks/notes.txt", "mytricks/__pycache__/x.py", "mytricks/.git/x.py"],
 )
-def test_what_is_no_part_of_trusted_code_does_not_count(file: str, project: Project) -> None:
+def test_fingerprint_ignores_files_outside_the_trusted_code(file: str, project: Project) -> None:
     project(FILES)
     before = of(*MINE)
     project({file: "a = 3\n"})
     assert of(*MINE) == before
 
 
-def test_trusted_code_that_has_no_part_in_a_run_does_not_count(project: Project) -> None:
+def test_fingerprint_ignores_trusted_code_unused_by_the_run(project: Project) -> None:
     project(FILES)
     assert of(*QUICK, "trust=[mytricks]") == of(*QUICK)
 
 
-def test_junk_in_a_package_is_passed_over(project: Project, tmp_path: Path) -> None:
+def test_fingerprint_handles_links_pipes_and_broken_files_in_a_package(
+    project: Project, tmp_path: Path
+) -> None:
     import os
 
     project(FILES)
@@ -255,7 +257,7 @@ def test_junk_in_a_package_is_passed_over(project: Project, tmp_path: Path) -> N
     assert of(*MINE) != before
 
 
-def test_more_code_than_can_be_read_is_refused(project: Project, tmp_path: Path) -> None:
+def test_too_much_trusted_code_is_rejected(project: Project, tmp_path: Path) -> None:
     project(FILES)
     with (tmp_path / "mytricks" / "huge.py").open("wb") as file:
         file.truncate(source_hash.MAX_TOTAL_BYTES + 1)
@@ -263,7 +265,7 @@ def test_more_code_than_can_be_read_is_refused(project: Project, tmp_path: Path)
         of(*MINE)
 
 
-def test_of_an_installed_package_the_version_counts_and_not_its_files(
+def test_fingerprint_uses_the_version_of_an_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "site-packages"
@@ -281,7 +283,7 @@ def test_of_an_installed_package_the_version_counts_and_not_its_files(
     assert installed("1.1", "a = 2") == {"their_tricks": "1.1"}
 
 
-def test_the_library_that_a_model_is_made_of_counts_by_its_version(torchvision: None) -> None:
+def test_fingerprint_includes_the_version_of_the_model_library(torchvision: None) -> None:
     from importlib.metadata import version
 
     spec = compose_spec("device.threads=1", "tracking=none", "model=torchvision", "data.channels=3",
@@ -291,7 +293,7 @@ def test_the_library_that_a_model_is_made_of_counts_by_its_version(torchvision: 
 
 
 @pytest.mark.integration
-def test_it_is_the_same_in_another_process_and_another_folder(
+def test_fingerprint_is_the_same_in_another_process_and_folder(
     project: Project, tmp_path: Path
 ) -> None:
     project(FILES)

@@ -47,7 +47,7 @@ def losses(run: Run) -> list[float]:
         ("freeze=all_but_head", "scheduler=plateau", "epochs=3"),
     ],
 )
-def test_a_run_trains_after_the_test_as_if_there_had_been_none(
+def test_lr_range_test_leaves_following_training_unchanged(
     built: Build, overrides: tuple[str, ...]
 ) -> None:
     tested, plain = built(*overrides), built(*overrides)
@@ -59,14 +59,14 @@ def test_a_run_trains_after_the_test_as_if_there_had_been_none(
     assert losses(tested) == losses(plain)
 
 
-def test_rates_rise_by_equal_factors_up_to_the_last(built: Build) -> None:
+def test_lr_range_test_increases_rates_by_equal_factors(built: Build) -> None:
     found = run_lr_range_test(built("optimizer.lr=0.01"), 0.01, min_lr=1e-4, max_lr=0.1, steps=16)
     assert not found.has_diverged and len(found.losses) == 16
     # three decades in 15 equal factors of 10 ** 0.2
     assert found.learning_rates == pytest.approx([1e-4 * 10 ** (0.2 * n) for n in range(16)])
 
 
-def test_what_the_rate_does_is_what_the_optimizer_does(built: Build) -> None:
+def test_lr_range_test_losses_are_unchanged_at_negligible_rates(built: Build) -> None:
     """At rates too small to matter, the losses are those of the weights as they are."""
     found = run_lr_range_test(built(), 0.05, min_lr=1e-30, max_lr=1e-29, steps=12)
     again = run_lr_range_test(built(), 0.05, min_lr=1e-28, max_lr=1e-27, steps=12)
@@ -76,7 +76,7 @@ def test_what_the_rate_does_is_what_the_optimizer_does(built: Build) -> None:
     )
 
 
-def test_the_steepest_fall_is_found_where_it_is() -> None:
+def test_steepest_step_is_at_the_steepest_loss_decrease() -> None:
     rates = [10.0 ** (-6 + n / 10) for n in range(61)]
     # a smooth step down around 1e-3 (n = 30), and up again from 1e-1 on
     course = [2 - 1 / (1 + np.exp(-(n - 30) / 3)) + max(0, n - 50) for n in range(61)]
@@ -85,7 +85,7 @@ def test_the_steepest_fall_is_found_where_it_is() -> None:
     assert found.lowest_loss_step == pytest.approx(47, abs=2)
 
 
-def test_losses_are_smoothed_over_both_sides() -> None:
+def test_losses_are_smoothed_with_a_centred_window() -> None:
     # 6 % of 17 steps is one on either side; two values at the ends
     course = [float(n % 3) for n in range(17)]
     smoothed = LRRangeTest([1.0] * 17, course, has_diverged=False).smoothed_losses
@@ -93,19 +93,19 @@ def test_losses_are_smoothed_over_both_sides() -> None:
     assert smoothed[-1] == pytest.approx((0 + 1) / 2)
 
 
-def test_no_rate_is_suggested_if_the_loss_only_rises() -> None:
+def test_no_learning_rate_is_suggested_if_the_loss_only_rises() -> None:
     found = LRRangeTest([1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, 4.0], has_diverged=True)
     assert found.steepest_step is None
 
 
-def test_the_range_test_ends_if_the_loss_diverges(built: Build) -> None:
+def test_lr_range_test_stops_if_the_loss_diverges(built: Build) -> None:
     found = run_lr_range_test(built(), 0.05, min_lr=1e-3, max_lr=1e6, steps=60)
     assert found.has_diverged and len(found.losses) < 60
 
 
-def test_find_lr_suggests_a_rate_and_plots_the_loss(tmp_path: Path) -> None:
+def test_find_lr_suggests_a_learning_rate_and_plots_the_loss(tmp_path: Path) -> None:
     quick = [text for text in commands.QUICK if not text.startswith("epochs")]
-    done = commands.here(
+    done = commands.run(
         tmp_path, "find-lr", *quick, "param_groups=head_faster", "optimizer.lr=0.5", "steps=20",
         "from=1e-4", "to=1",
     )  # fmt: skip
@@ -125,7 +125,7 @@ def test_find_lr_suggests_a_rate_and_plots_the_loss(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs" / "runs").exists()  # it is no run
 
 
-def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     for given, told in {
         "from=x": "find-lr: from must be a number, got 'x'; write from=<number>",
         "steps=1.5": "find-lr: steps must be a whole number, got '1.5'; write steps=<number>",
@@ -134,6 +134,6 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         "another",
         "from=10": "find-lr: from must be above 0 and below to, got from=10 to=10",
     }.items():
-        done = commands.here(tmp_path, "find-lr", *commands.QUICK, given)
+        done = commands.run(tmp_path, "find-lr", *commands.QUICK, given)
         assert (done.status, done.problems) == (2, [f"recipe: {told}"])
         assert not (tmp_path / "outputs").exists()

@@ -12,11 +12,11 @@ from recipe.training.run import Run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "plan.txt"
 
-SHOWN = (*commands.HERE, "freeze=vgg_first2", "scheduler=step", "clip=norm")
+SHOWN = (*commands.CPU, "freeze=vgg_first2", "scheduler=step", "clip=norm")
 
 
 def planned(composed: Compose, *overrides: str) -> tuple[plan.Plan, Run]:
-    spec = composed(*commands.HERE, "data.train_size=100", *overrides)
+    spec = composed(*commands.CPU, "data.train_size=100", *overrides)
     run = build.build(spec)
     return plan.make_plan(spec, run), run
 
@@ -25,12 +25,12 @@ def planned(composed: Compose, *overrides: str) -> tuple[plan.Plan, Run]:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What `plan` prints; it must have left nothing behind."""
     folder = tmp_path_factory.mktemp("plan")
-    done = commands.here(folder, "plan", *SHOWN)
+    done = commands.run(folder, "plan", *SHOWN)
     assert (done.status, done.err, list(folder.iterdir())) == (0, "", [])
     return done.out
 
 
-def test_plan_prints_what_the_golden_file_holds(shown: str, pytestconfig: pytest.Config) -> None:
+def test_plan_output_matches_the_golden_file(shown: str, pytestconfig: pytest.Config) -> None:
     lines = [line.rstrip() for line in shown.splitlines() if not line.startswith("Time: ")]
     text = "\n".join(lines) + "\n"
     if pytestconfig.getoption("--refresh-golden"):
@@ -39,12 +39,12 @@ def test_plan_prints_what_the_golden_file_holds(shown: str, pytestconfig: pytest
     assert text == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_plan_says_roughly_how_long_it_will_take(shown: str) -> None:
+def test_plan_prints_a_rough_duration(shown: str) -> None:
     (line,) = [line for line in shown.splitlines() if line.startswith("Time: ")]
     assert line.startswith("Time: roughly ") and line.endswith(" an epoch)")
 
 
-def test_the_table_shows_who_is_trainable_before_and_after(shown: str) -> None:
+def test_plan_table_shows_trainable_before_and_after_freezing(shown: str) -> None:
     rows = [line.split() for line in shown.splitlines() if line.startswith("convolution")]
     before_and_after = {row[0]: row[-2:] for row in rows}
     assert [name for name, pair in before_and_after.items() if pair == ["True", "False"]] == [
@@ -54,7 +54,7 @@ def test_the_table_shows_who_is_trainable_before_and_after(shown: str) -> None:
     assert list(before_and_after.values()).count(["True", "True"]) == 12
 
 
-def test_what_plan_counts_is_counted_by_hand(composed: Compose) -> None:
+def test_plan_counts_of_parameters_and_multiply_adds_are_correct(composed: Compose) -> None:
     made, _ = planned(composed, "model.widths=[4]", "model.convolutions=1", "freeze=first_layers",
                       "freeze.count=1")  # fmt: skip
     # 4 x 1 x 3 x 3 weights and 4 biases, 4 + 4 of the normalisation, 10 x 4 weights and 10 biases;
@@ -65,7 +65,7 @@ def test_what_plan_counts_is_counted_by_hand(composed: Compose) -> None:
     assert made.model_summary.multiply_adds == 40 * 32 * 32 + 8 + 50
 
 
-def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> None:
+def test_planned_step_decay_keeps_the_ratio_between_groups(composed: Compose) -> None:
     made, _ = planned(
         composed, "param_groups=vgg_conv1", "scheduler=step", "scheduler.step_size=2",
         "scheduler.gamma=0.1", "epochs=5",
@@ -75,7 +75,7 @@ def test_step_decay_keeps_the_ratio_between_the_groups(composed: Compose) -> Non
     assert slow == pytest.approx([0.001, 0.001, 0.0001, 0.0001, 0.00001])
 
 
-def test_looking_ahead_moves_neither_schedule_weights_nor_streams(composed: Compose) -> None:
+def test_planning_changes_no_schedule_weights_or_random_streams(composed: Compose) -> None:
     spec = composed(*commands.QUICK, "scheduler=step", "scheduler.step_size=1")
     run = build.build(spec)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -100,13 +100,13 @@ def test_looking_ahead_moves_neither_schedule_weights_nor_streams(composed: Comp
         ([1.0, 0.001], 2, "█▁"),  # what is above zero stays visible
     ],
 )
-def test_bars_are_as_high_as_the_share_of_the_largest_value(
+def test_sparkline_bars_are_scaled_to_largest_value(
     values: list[float], width: int, bars: str
 ) -> None:
     assert plan.format_sparkline(values, width) == bars
 
 
-def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
+def test_plan_groups_parameters_of_long_model_by_module(composed: Compose) -> None:
     """Five blocks of two convolutions: 42 tensors, more than the 40 that are listed one by one."""
     made, _ = planned(
         composed, "model.widths=[4,4,4,4,4]", "freeze=by_name",
@@ -125,7 +125,7 @@ def test_a_long_model_is_folded_by_module(composed: Compose) -> None:
     assert len(made.parameter_rows) == 42 and lines.index("", start) - start - 1 == 22
 
 
-def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
+def test_plan_describes_metric_driven_schedule(composed: Compose) -> None:
     made, _ = planned(composed, "scheduler=plateau", "epochs=3", "model.widths=[4]")
     assert made.run.lr_curves == {"all": [0.05, 0.05, 0.05]}
     assert f"falls when {made.spec.scheduler['monitor']} stops improving" in plan.render_as_text(
@@ -143,5 +143,5 @@ def test_a_schedule_that_waits_for_a_metric_says_so(composed: Compose) -> None:
         (7500, "2 h 05 min"),
     ],
 )
-def test_durations_are_in_words(seconds: float, text: str) -> None:
+def test_durations_are_formatted_with_units(seconds: float, text: str) -> None:
     assert formatting.format_duration(seconds) == text

@@ -43,7 +43,7 @@ class Recorded:
     """A run, what the command said, and what MLflow knows of it."""
 
     folder: Path
-    done: commands.Done
+    done: commands.Result
     client: MlflowClient
     run: Run
 
@@ -52,9 +52,9 @@ class Recorded:
         return sorted((point.step, point.value) for point in history)
 
 
-def recorded(folder: Path, done: commands.Done) -> Recorded:
+def recorded(folder: Path, done: commands.Result) -> Recorded:
     """The only run below `folder`."""
-    (run,) = commands.runs(folder)
+    (run,) = commands.run_dirs(folder)
     client = MlflowClient(database_uri(folder / "outputs" / "mlflow.db"))
     found = client.get_run(commands.read_json(run / "sent.json")["mlflow_run_id"])
     return Recorded(run, done, client, found)
@@ -63,11 +63,11 @@ def recorded(folder: Path, done: commands.Done) -> Recorded:
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     folder = tmp_path_factory.mktemp("one")
-    return recorded(folder, commands.process(folder, *CHOSEN))
+    return recorded(folder, commands.spawn(folder, *CHOSEN))
 
 
 @pytest.mark.integration
-def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) -> None:
+def test_run_finishes_and_prints_the_location_of_its_record(one: Recorded) -> None:
     assert (one.done.status, one.done.err) == (0, "")
     assert one.run.info.status == "FINISHED"
     assert commands.read_json(one.folder / "run.json") == {
@@ -83,7 +83,7 @@ def test_the_run_is_finished_and_ends_with_where_its_record_is(one: Recorded) ->
 
 
 @pytest.mark.integration
-def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> None:
+def test_mlflow_parameters_are_options_and_dotted_settings(one: Recorded) -> None:
     found = one.run.data.params
     assert {key: found[key] for key in found if "." not in key} == {
         "device": "cpu", "data": "digits", "model": "vgg", "loss": "cross_entropy",
@@ -105,7 +105,7 @@ def test_parameters_are_the_options_and_every_dotted_setting(one: Recorded) -> N
 
 
 @pytest.mark.integration
-def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
+def test_mlflow_has_exactly_the_expected_metrics_at_global_steps(one: Recorded) -> None:
     every_step = {"train/loss", "train/accuracy", "lr/all", "clip/grad_norm"}
     every_epoch = {
         "val/loss", "val/accuracy", "best/val_accuracy", "best/epoch", "clip/hit_rate",
@@ -128,7 +128,7 @@ def test_metrics_are_those_of_the_design_at_global_steps(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_metrics_hold_what_happened(one: Recorded) -> None:
+def test_recorded_metric_values_are_correct(one: Recorded) -> None:
     assert one.points("params/total") == [(0, NUMBERS)]
     assert one.points("params/trainable") == [(0, NUMBERS - 40 - 148)]
     # weights and biases of two convolutions at 32 x 32 and two at 16 x 16, the head, batch norms
@@ -144,7 +144,7 @@ def test_metrics_hold_what_happened(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
+def test_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
     journal = {
         (key, line["step"], line["time"], value)
         for line in commands.read_lines(one.folder / "metrics.jsonl")
@@ -160,7 +160,7 @@ def test_the_journal_has_the_same_points_as_mlflow(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_tags_say_what_ran_where(one: Recorded) -> None:
+def test_mlflow_tags_describe_the_run_and_its_environment(one: Recorded) -> None:
     tags = one.run.data.tags
     chosen = compose_spec(*CHOSEN)
     assert tags["recipe.fingerprint"] == fingerprint.compute(chosen, build.build(chosen))
@@ -172,7 +172,7 @@ def test_tags_say_what_ran_where(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_the_note_is_a_page_about_the_run(one: Recorded) -> None:
+def test_mlflow_note_summarises_the_run(one: Recorded) -> None:
     note = one.run.data.tags["mlflow.note.content"]
     best = 100 * one.run.data.metrics["best/val_accuracy"]
     assert note.startswith(f"## val/accuracy {best:.1f} % at epoch ")
@@ -183,20 +183,18 @@ def test_the_note_is_a_page_about_the_run(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_the_commit_is_recorded_where_there_is_one(tmp_path: Path) -> None:
-    commands.process(tmp_path, "init", "-q", program=("git",))
+def test_git_commit_is_recorded_if_there_is_one(tmp_path: Path) -> None:
+    commands.spawn(tmp_path, "init", "-q", program=("git",))
     author = ("-c", "user.name=a", "-c", "user.email=a@b")
-    commands.process(
-        tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "a", program=("git",)
-    )
-    commit = commands.process(tmp_path, "rev-parse", "HEAD", program=("git",)).out.strip()
-    run = recorded(tmp_path, commands.here(tmp_path, *commands.QUICK))
+    commands.spawn(tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "a", program=("git",))
+    commit = commands.spawn(tmp_path, "rev-parse", "HEAD", program=("git",)).out.strip()
+    run = recorded(tmp_path, commands.run(tmp_path, *commands.QUICK))
     assert len(commit) == 40 and run.run.data.tags["mlflow.source.git.commit"] == commit
     assert f"git: {commit}" in (run.folder / "environment.txt").read_text().splitlines()
 
 
 @pytest.mark.integration
-def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) -> None:
+def test_artifacts_match_design_on_disk_and_in_mlflow(one: Recorded) -> None:
     names = {
         "spec.yaml", "plan.txt", "parameters.csv", "summary.txt", "lr.png", "curves.png",
         "model.safetensors", "environment.txt", "data.json",
@@ -214,7 +212,7 @@ def test_artifacts_are_those_of_the_design_on_disk_and_in_mlflow(one: Recorded) 
 
 
 @pytest.mark.integration
-def test_the_pictures_are_pictures(one: Recorded) -> None:
+def test_recorded_figures_are_nonempty_png_files(one: Recorded) -> None:
     for name in ("lr.png", "curves.png"):
         with Image.open(one.folder / name) as image:
             image.load()
@@ -223,7 +221,7 @@ def test_the_pictures_are_pictures(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_parameters_csv_says_what_was_decided_about_each(one: Recorded) -> None:
+def test_parameters_csv_lists_rule_group_and_lr_of_every_parameter(one: Recorded) -> None:
     with open(one.folder / "parameters.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18 and sum(int(row["numbers"]) for row in rows) == NUMBERS
@@ -240,7 +238,7 @@ def test_parameters_csv_says_what_was_decided_about_each(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_the_texts_say_what_they_are_for(one: Recorded) -> None:
+def test_recorded_text_files_have_the_expected_content(one: Recorded) -> None:
     plan = (one.folder / "plan.txt").read_text(encoding="utf-8")
     assert "Size: 1,018 of 1,206 parameters trainable" in plan and "Time:" not in plan
     summary = (one.folder / "summary.txt").read_text(encoding="utf-8")
@@ -261,7 +259,7 @@ def test_spec_yaml_is_complete_and_reads_back_equal(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
+def test_saved_weights_are_from_the_best_epoch(one: Recorded) -> None:
     best = dict(one.points("best/epoch"))[4]
     run = build.build(compose_spec(*CHOSEN))
     assert best == 1  # the point of this test: it isn't the last
@@ -274,18 +272,16 @@ def test_the_weights_are_those_of_the_best_epoch(one: Recorded) -> None:
 
 
 @pytest.mark.integration
-def test_frozen_layers_are_bit_for_bit_the_initial_ones(one: Recorded) -> None:
+def test_saved_frozen_layers_are_bit_identical_to_the_initial_ones(one: Recorded) -> None:
     kept = load_file(one.folder / "model.safetensors")
     initial = build.build(compose_spec(*CHOSEN)).model.state_dict()
     weights = [name for name, _ in build.build(compose_spec(*CHOSEN)).model.named_parameters()]
     assert [name for name in weights if torch.equal(kept[name], initial[name])] == FROZEN
 
 
-def test_a_value_longer_than_mlflows_limit_is_truncated_there_and_complete_on_disk(
-    tmp_path: Path,
-) -> None:
+def test_overlong_value_is_truncated_in_mlflow_and_complete_on_disk(tmp_path: Path) -> None:
     names = ["convolution1_1.weight"] * 400
-    done = commands.here(
+    done = commands.run(
         tmp_path, *commands.QUICK, "epochs=1", "freeze=by_name", f"freeze.names=[{','.join(names)}]"
     )
     assert done.status == 0 and "MLflow did not take" not in done.out
@@ -298,7 +294,7 @@ def test_a_value_longer_than_mlflows_limit_is_truncated_there_and_complete_on_di
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> None:
+def test_two_runs_can_create_the_database_concurrently(tmp_path: Path) -> None:
     both = [commands.start(tmp_path, *commands.QUICK, f"seed={seed}") for seed in (0, 1)]
     for started in both:
         out, err = started.communicate(timeout=240)
@@ -310,10 +306,10 @@ def test_two_runs_may_make_the_database_at_the_same_moment(tmp_path: Path) -> No
 
 
 @pytest.mark.integration
-def test_without_a_server_the_run_continues_and_reports_it_at_the_end(tmp_path: Path) -> None:
+def test_run_without_a_reachable_server_finishes_and_reports_it(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-    done = commands.process(
+    done = commands.spawn(
         tmp_path, *commands.QUICK, "tracking=server", f"tracking.uri=http://127.0.0.1:{port}",
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
     )  # fmt: skip
@@ -322,25 +318,25 @@ def test_without_a_server_the_run_continues_and_reports_it_at_the_end(tmp_path: 
     assert last.startswith("MLflow did not take all of it (") and f"127.0.0.1:{port}" in last
     assert "; python -m recipe sync sends what is left, lines: 15 of events.jsonl and 9 of " in last
     assert last.endswith("9 of metrics.jsonl); the complete record is on disk.")
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     assert (run / "model.safetensors").is_file() and "Open " not in done.out
 
 
 @pytest.mark.long
-def test_a_run_that_fails_reports_what_mlflow_lacks(tmp_path: Path) -> None:
+def test_failed_run_reports_incomplete_mlflow_upload(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("2 error")
     to = ("tracking=server", "tracking.uri=http://127.0.0.1:9")
-    done = commands.here(tmp_path, *stopped_runs.SMALL, *to)
+    done = commands.run(tmp_path, *stopped_runs.SMALL, *to)
     assert (done.status, done.err) == (1, "recipe: it is to fail\n")
     assert done.out.splitlines()[-1].startswith("MLflow did not take all of it (")
     assert "python -m recipe sync sends what is left" in done.out.splitlines()[-1]
 
 
-def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
-    done = commands.here(tmp_path, *commands.QUICK, "tracking=none")
-    (run,) = commands.runs(tmp_path)
+def test_record_without_tracking_is_only_on_disk(tmp_path: Path) -> None:
+    done = commands.run(tmp_path, *commands.QUICK, "tracking=none")
+    (run,) = commands.run_dirs(tmp_path)
     information: dict[str, Any] = commands.read_json(run / "run.json")
     assert information["status"] == "FINISHED"
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"runs", "fingerprints"}
@@ -348,19 +344,19 @@ def test_without_tracking_the_record_is_on_disk_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_the_name_of_the_working_directory_may_hold_any_character(tmp_path: Path) -> None:
+def test_working_directory_name_may_contain_special_characters(tmp_path: Path) -> None:
     folder = tmp_path / "a?b 50%25 c#d 'e\"f&g=h"
     folder.mkdir()
-    found = recorded(folder, commands.process(folder, *commands.QUICK, "epochs=1"))
+    found = recorded(folder, commands.spawn(folder, *commands.QUICK, "epochs=1"))
     assert f"in MLflow as {found.run.info.run_id}" in found.done.out
     assert found.client.list_artifacts(found.run.info.run_id)
     assert (folder / "outputs" / "mlflow.db").is_file()
     assert list(tmp_path.iterdir()) == [folder]
     assert [path.name for path in folder.iterdir()] == ["outputs"]
-    assert commands.here(folder, "sync").out == "MLflow has all of 1 run that ended\n"
+    assert commands.run(folder, "sync").out == "MLflow has all of 1 run that ended\n"
 
 
-def test_a_failing_disk_is_reported_with_a_way_out(tmp_path: Path) -> None:
+def test_disk_error_is_reported_with_remedy(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -41,15 +41,15 @@ def data(split):
 
 
 @pytest.mark.integration
-def test_ctrl_c_while_recipe_is_imported_ends_it_in_a_line(tmp_path: Path) -> None:
-    done = commands.process(tmp_path, program=(sys.executable, "-c", WHILE_IMPORTING))
+def test_interrupt_during_import_exits_with_one_line(tmp_path: Path) -> None:
+    done = commands.spawn(tmp_path, program=(sys.executable, "-c", WHILE_IMPORTING))
     assert (done.status, done.out, done.err) == (130, "", "recipe: interrupted\n")
 
 
 @pytest.mark.parametrize(
     ("name", "status", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
 )
-def test_what_fails_at_tidying_up_after_a_signal_was_ended_by_it(
+def test_cleanup_error_after_a_signal_is_reported_as_the_signal(
     tmp_path: Path, name: str, status: int, said: str
 ) -> None:
     parts = FAILS_AT_TIDYING_UP.replace("SIGNAL", name)
@@ -57,9 +57,9 @@ def test_what_fails_at_tidying_up_after_a_signal_was_ended_by_it(
     commands.project(tmp_path, {
         "parts.py": parts, "conf/data/mine.yaml": f"_target_: parts.data\n{settings}",
     })  # fmt: skip
-    done = commands.here(tmp_path, *commands.HERE, "data=mine", "trust=[parts]", "tracking=none")
+    done = commands.run(tmp_path, *commands.CPU, "data=mine", "trust=[parts]", "tracking=none")
     assert (done.status, done.err) == (status, f"recipe: {said}\n")
-    assert not commands.runs(tmp_path)
+    assert not commands.run_dirs(tmp_path)
 
 
 SWALLOWS = """
@@ -79,17 +79,17 @@ def clip(model):
 
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_while_the_run_is_built_stops_it_though_its_exception_is_swallowed(
+def test_signal_during_build_stops_run_despite_swallowed_exception(
     tmp_path: Path, name: str, status: int, times: int
 ) -> None:
     parts = SWALLOWS.replace("SIGNAL", name).replace("TIMES", f"{times}")
     commands.project(tmp_path, {"parts.py": parts, "conf/clip/mine.yaml": "_target_: parts.clip\n"})
     settings = (*commands.QUICK, "clip=mine", "trust=[parts]", "tracking=none")
-    done = commands.here(tmp_path, *settings)
+    done = commands.run(tmp_path, *settings)
     assert done.status == status, done.err
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "KILLED"
-    planned = commands.here(tmp_path, "plan", *settings[:-1])  # which has nothing to stop
+    planned = commands.run(tmp_path, "plan", *settings[:-1])  # which has nothing to stop
     assert planned.status == status
 
 
@@ -108,16 +108,14 @@ main.main(["--version"])
 
 
 @pytest.mark.integration
-def test_signals_while_the_interpreter_ends_change_no_exit_status(tmp_path: Path) -> None:
-    done = commands.process(tmp_path, program=(sys.executable, "-c", AT_THE_END))
+def test_signals_at_interpreter_exit_do_not_change_the_exit_status(tmp_path: Path) -> None:
+    done = commands.spawn(tmp_path, program=(sys.executable, "-c", AT_THE_END))
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("recipe ")
 
 
 @pytest.mark.integration
-def test_a_signal_to_all_processes_spares_the_one_that_feeds_mlflow_while_it_starts(
-    tmp_path: Path,
-) -> None:
+def test_signal_does_not_stop_starting_uploader_process(tmp_path: Path) -> None:
     before = psutil.Process().children()
     outputs = tmp_path / "outputs"
     recorder = SentRecorder(outputs, "short", local(outputs, experiment="recipe"))

@@ -35,7 +35,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two runs, without their checkpoints."""
     folder = tmp_path_factory.mktemp("recorded")
     arguments = (*commands.QUICK, "epochs=1", "seed=1,2", "tracking=none", "checkpoint.every=null")
-    assert commands.in_turn(folder, "-m", *arguments).status == 0
+    assert commands.sweep(folder, "-m", *arguments).status == 0
     for path in [*folder.rglob("checkpoints"), *folder.rglob("*.safetensors")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
@@ -81,47 +81,47 @@ def damaged(folder: Path, files: Sequence[str]) -> list[Path]:
     return copies
 
 
-def test_runs_with_a_damaged_file_are_named_and_the_rest_is_shown(
+def test_runs_with_damaged_files_are_reported_and_the_rest_is_shown(
     tmp_path: Path, recorded: Path
 ) -> None:
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
-    whole = commands.runs(tmp_path)
+    whole = commands.run_dirs(tmp_path)
     copies = damaged(tmp_path, RUN_FILES)
-    done = commands.here(tmp_path, "status")
+    done = commands.run(tmp_path, "status")
     assert (done.status, done.err) == (0, "")
     for run, damage in zip(copies, DAMAGES, strict=False):  # of run.json, which has no numbers
         assert run.name in done.out or damage == "large numbers"
-    assert commands.here(tmp_path, "sync").err == ""
-    done = commands.here(tmp_path, "compare", "all")
+    assert commands.run(tmp_path, "sync").err == ""
+    done = commands.run(tmp_path, "compare", "all")
     assert (done.status, done.err) == (0, "")
     assert "left out: missing or damaged (" in done.out
     chosen = selection.select_runs(tmp_path / "outputs", "all", "val/accuracy")
     assert {run.name for run in whole} <= {run.run for run in chosen.results}
     for run in copies:
-        done = commands.here(tmp_path, "diff", whole[1].name, run.name)
+        done = commands.run(tmp_path, "diff", whole[1].name, run.name)
         assert done.status in (0, 2) and len(done.problems) == done.status // 2, done
 
 
-def test_status_and_sync_name_the_damaged_files_of_finished_runs(
+def test_status_and_sync_report_damaged_files_of_finished_runs(
     tmp_path: Path, recorded: Path
 ) -> None:
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
-    (first, second) = commands.runs(tmp_path)
+    (first, second) = commands.run_dirs(tmp_path)
     seen = ("folder", "pipe", "device", "loop", "deep", "no text")
     for name in ("metrics.jsonl", "events.jsonl", "result.json", "spec.yaml", "data.json"):
         for damage in seen:
             content = (first / name).read_bytes()
             DAMAGES[damage](first / name)
             sentence = f"Caution 1 run with damaged files: {first.name} ({name})\n"
-            assert sentence in commands.here(tmp_path, "status").out, damage
+            assert sentence in commands.run(tmp_path, "status").out, damage
             if damage == "deep":
-                done = commands.here(tmp_path, "sync")
+                done = commands.run(tmp_path, "sync")
                 assert sentence in done.out and "all of 1 run that ended" in done.out
             shutil.rmtree(first / name) if (first / name).is_dir() else (first / name).unlink()
             (first / name).write_bytes(content)
     with open(second / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "ti')  # its process was killed
-    assert "damaged" not in commands.here(tmp_path, "status").out
+    assert "damaged" not in commands.run(tmp_path, "status").out
 
 
 def test_status_lists_a_sweep_with_a_damaged_file_as_damaged(
@@ -129,25 +129,25 @@ def test_status_lists_a_sweep_with_a_damaged_file_as_damaged(
 ) -> None:
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
     DAMAGES["deep"](file_of(tmp_path, "sweep.json"))
-    assert "  sweep.json is damaged\n" in commands.here(tmp_path, "status").out
+    assert "  sweep.json is damaged\n" in commands.run(tmp_path, "status").out
 
 
-def test_sweeps_with_a_damaged_file_are_named_and_the_rest_is_shown(
+def test_sweeps_with_damaged_files_are_reported_and_the_rest_is_shown(
     tmp_path: Path, recorded: Path
 ) -> None:
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
     for sweep in damaged(tmp_path, SWEEP_FILES):
-        done = commands.here(tmp_path, "status", sweep.name)
+        done = commands.run(tmp_path, "status", sweep.name)
         assert done.status == 0 or "no sweep" in done.err, done
         assert done.err.count("\n") == done.status // 2
         with contextlib.suppress(SpecError):
             selection.select_runs(tmp_path / "outputs", sweep.name, "val/accuracy")
     for verb in ("status", "sync"):
-        done = commands.here(tmp_path, verb)
+        done = commands.run(tmp_path, verb)
         assert (done.status, done.err) == (0, "")
 
 
-def test_sync_names_runs_with_a_damaged_file_and_sends_the_rest(
+def test_sync_reports_runs_with_damaged_files_and_sends_the_rest(
     tmp_path: Path, recorded: Path
 ) -> None:
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
@@ -155,27 +155,25 @@ def test_sync_names_runs_with_a_damaged_file_and_sends_the_rest(
     spec["options"]["tracking"], spec["tracking"] = "local", {
         "_target_": "recipe.components.tracking.local.local", "experiment": "recipe"
     }  # fmt: skip
-    for run in commands.runs(tmp_path):
+    for run in commands.run_dirs(tmp_path):
         (run / "spec.yaml").write_text(yaml.safe_dump(spec))
         (run / "sent.json").unlink()
         (run / "sent.json").write_text(
             json.dumps({"uri": f"sqlite:///{tmp_path}/outputs/mlflow.db", "metrics": 0})
         )
     copies = damaged(tmp_path, ("sent.json", "metrics.jsonl", "events.jsonl", "spec.yaml"))
-    done = commands.here(tmp_path, "sync")
+    done = commands.run(tmp_path, "sync")
     assert (done.status, done.err) == (1, "")
     for run in copies[: len(DAMAGES)]:  # what is left is sent
         assert f"{run.name}  sent lines: " in done.out
     not_read = list(DAMAGES).index("large numbers")
     for number, run in enumerate(copies[len(DAMAGES) :]):
         assert run.name in done.out or number % len(DAMAGES) >= not_read
-    status = commands.here(tmp_path, "status")
+    status = commands.run(tmp_path, "status")
     assert (status.status, status.err) == (0, "")
 
 
-def test_an_output_dir_that_can_not_be_written_to_is_refused_alike_by_all(
-    tmp_path: Path, recorded: Path
-) -> None:
+def test_unwritable_output_dir_is_rejected_by_all_verbs(tmp_path: Path, recorded: Path) -> None:
     shutil.copytree(recorded / "outputs", tmp_path / "compared")
     for name in ("outputs/runs", "outputs/sweeps", "compared/reports"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -188,7 +186,7 @@ def test_an_output_dir_that_can_not_be_written_to_is_refused_alike_by_all(
         ("outputs/sweeps", ("search", *quick, "clip=none,norm", "trials=2", "yes=true")),
         ("compared/reports", ("compare", "all", "output_dir=compared")),
     ):
-        done = commands.here(tmp_path, *command)
+        done = commands.run(tmp_path, *command)
         assert done.status == 2, done
         (problem,) = done.problems
         assert problem.startswith(f"recipe: output_dir: {tmp_path}/{where}/"), problem
@@ -250,7 +248,7 @@ def look_at_all(folder: Path) -> None:
     outputs = folder / "outputs"
     sweeps = [("status", sweep.name) for sweep in sweep_dirs.list_sweep_dirs(outputs)]
     for arguments in [("status",), ("sync",), *sweeps]:
-        done = commands.here(folder, *arguments)
+        done = commands.run(folder, *arguments)
         assert (done.status, done.err) == (0, ""), done
     for wanted in ("all", ""):
         with contextlib.suppress(SpecError):
@@ -259,7 +257,7 @@ def look_at_all(folder: Path) -> None:
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages())
-def test_files_that_are_damaged_at_random_end_nothing(
+def test_randomly_damaged_files_crash_no_command(
     tmp_path_factory: pytest.TempPathFactory, recorded: Path, damage: Any
 ) -> None:
     try_damage(tmp_path_factory, recorded, damage)
@@ -268,7 +266,7 @@ def test_files_that_are_damaged_at_random_end_nothing(
 @pytest.mark.long
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages())
-def test_five_hundred_files_that_are_damaged_at_random_end_nothing(
+def test_five_hundred_randomly_damaged_files_crash_no_command(
     tmp_path_factory: pytest.TempPathFactory, recorded: Path, damage: Any
 ) -> None:
     try_damage(tmp_path_factory, recorded, damage)

@@ -12,7 +12,7 @@ import pytest
 from recipe.store.journal import Journal, read_lines, read_metrics
 
 
-def test_what_is_written_is_read_and_reading_goes_on_where_it_ended(tmp_path: Path) -> None:
+def test_journal_reading_continues_from_the_previous_offset(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append({"a": 1})
     assert read_lines(tmp_path / "journal.jsonl") == ([{"a": 1}], 9)
@@ -22,7 +22,7 @@ def test_what_is_written_is_read_and_reading_goes_on_where_it_ended(tmp_path: Pa
     assert read_lines(tmp_path / "none.jsonl", 7) == ([], 7)
 
 
-def test_a_limited_read_gives_at_least_a_line(tmp_path: Path) -> None:
+def test_limited_journal_read_returns_at_least_one_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"first": 1}\n{"second": 2}\n{"third": 3}\n')
     assert read_lines(path, limit=1) == ([{"first": 1}], 13)
@@ -30,7 +30,7 @@ def test_a_limited_read_gives_at_least_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ['{"step": 2, "met', "x" * 10_000])
-def test_half_a_line_is_passed_over_and_cut_off_before_the_next(tmp_path: Path, torn: str) -> None:
+def test_incomplete_journal_line_is_ignored_and_then_truncated(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"step": 1}\n' + torn)
     assert read_lines(path) == ([{"step": 1}], 12)
@@ -39,7 +39,7 @@ def test_half_a_line_is_passed_over_and_cut_off_before_the_next(tmp_path: Path, 
 
 
 @pytest.mark.integration
-def test_nothing_of_a_line_that_does_not_fit_on_the_disk_is_left(tmp_path: Path) -> None:
+def test_failed_journal_write_leaves_no_partial_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     program = f"""
 import resource
@@ -60,13 +60,13 @@ except OSError:
     ]
 
 
-def test_lines_that_are_no_objects_are_refused(tmp_path: Path) -> None:
+def test_journal_lines_other_than_objects_raise(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text("[1]\n")
     with pytest.raises(ValueError, match=r"journal.jsonl: line 1 is damaged$"):
         read_lines(tmp_path / "journal.jsonl")
 
 
-def test_of_two_values_at_one_step_the_later_counts(tmp_path: Path) -> None:
+def test_later_metric_value_at_the_same_step_takes_precedence(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     for step, loss in ((1, 3.0), (2, 2.0), (2, 1.5)):
         journal.append({"step": step, "time": 0, "metrics": {"train/loss": loss}})

@@ -3,7 +3,7 @@ from typing import Any
 
 import commands
 import pytest
-from same_runs import PICTURES
+from run_equality import PICTURES
 from sweep_records import mlflow_runs, names_and_states, run_folder, sweep_folder
 
 
@@ -11,7 +11,7 @@ from sweep_records import mlflow_runs, names_and_states, run_folder, sweep_folde
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     arguments = ("-m", *commands.QUICK, "clip=none,norm", "seed=0,1")
-    done = commands.in_turn(folder, *arguments)
+    done = commands.sweep(folder, *arguments)
     assert done.status == 0
     assert "clip=none,norm seed=0,1: 4 runs" in done.out.splitlines()
     return folder
@@ -24,11 +24,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("data.batch_size=61,64", "seed=0,1"), [61, 64]),
     ],
 )
-def test_a_mistake_of_all_jobs_is_refused_once_before_the_sweep(
+def test_error_in_all_jobs_rejects_sweep_once(
     tmp_path: Path, given: tuple[str, ...], sizes: list[int]
 ) -> None:
-    done = commands.in_turn(
-        tmp_path, "-m", *commands.HERE, *given, "data.train_size=60",
+    done = commands.sweep(
+        tmp_path, "-m", *commands.CPU, *given, "data.train_size=60",
         "tracking=none",
     )  # fmt: skip
     assert (done.status, done.out) == (2, "")
@@ -42,13 +42,13 @@ def test_a_mistake_of_all_jobs_is_refused_once_before_the_sweep(
 
 def test_a_mistake_of_some_jobs_affects_only_those(tmp_path: Path) -> None:
     given = ("data.batch_size=64,60", "data.train_size=60", "tracking=none")
-    done = commands.in_turn(tmp_path, "-m", *commands.QUICK[:2], *commands.QUICK[3:], *given)
+    done = commands.sweep(tmp_path, "-m", *commands.QUICK[:2], *commands.QUICK[3:], *given)
     assert done.status == 1
     states = [("data.batch_size=64", "REFUSED"), ("data.batch_size=60", "FINISHED")]
     assert names_and_states(tmp_path) == states
 
 
-def test_every_combination_is_a_run_with_a_readable_name_under_one_parent(swept: Path) -> None:
+def test_every_sweep_combination_is_named_run_under_one_parent(swept: Path) -> None:
     parent, children = mlflow_runs(swept)
     names = ["clip=none seed=0", "clip=none seed=1", "clip=norm seed=0", "clip=norm seed=1"]
     assert sorted(children) == names
@@ -64,7 +64,7 @@ def test_each_run_has_the_settings_in_its_name(swept: Path) -> None:
         assert ("clip.max_norm" in run.data.params) == (clip == "norm")
 
 
-def test_parent_and_runs_carry_the_id_of_the_sweep(swept: Path) -> None:
+def test_parent_and_child_runs_are_tagged_with_the_sweep_id(swept: Path) -> None:
     parent, children = mlflow_runs(swept)
     tags = {run.data.tags["recipe.sweep"] for run in (parent, *children.values())}
     assert tags == {sweep_folder(swept).name}
@@ -77,12 +77,10 @@ def test_parent_and_runs_carry_the_id_of_the_sweep(swept: Path) -> None:
 
 
 @pytest.mark.integration
-def test_the_last_run_of_a_sweep_is_bit_for_bit_what_it_is_alone(
-    swept: Path, tmp_path: Path
-) -> None:
-    done = commands.process(tmp_path, *commands.QUICK, "clip=norm", "seed=1", "tracking=none")
+def test_last_run_of_a_sweep_is_bit_identical_to_a_single_run(swept: Path, tmp_path: Path) -> None:
+    done = commands.spawn(tmp_path, *commands.QUICK, "clip=norm", "seed=1", "tracking=none")
     assert done.status == 0
-    (alone,), last = commands.runs(tmp_path), run_folder(swept, "clip=norm seed=1")
+    (alone,), last = commands.run_dirs(tmp_path), run_folder(swept, "clip=norm seed=1")
     for name in ("model.safetensors", *PICTURES):
         assert (alone / name).read_bytes() == (last / name).read_bytes(), name
     assert numbers(alone) == numbers(last)
@@ -153,20 +151,20 @@ def numbers(run: Path) -> list[tuple[int, dict[str, Any]]]:
 def test_one_invalid_value_refuses_the_sweep_before_its_first_run(
     tmp_path: Path, arguments: str, problem: str
 ) -> None:
-    done = commands.here(tmp_path, "-m", *commands.HERE, *arguments.split(" "))
+    done = commands.run(tmp_path, "-m", *commands.CPU, *arguments.split(" "))
     assert (done.status, done.out, done.err) == (2, "", f"recipe: {problem}\n")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("value", "option"), [("2", "norm2"), ("1", "norm")])
-def test_an_option_that_has_the_value_is_named_instead_of_a_file_to_write(
+def test_existing_option_with_same_value_is_suggested(
     tmp_path: Path, value: str, option: str
 ) -> None:
     commands.project(
         tmp_path, {"conf/clip/norm2.yaml": "defaults: [norm, _self_]\nmax_norm: 2.0\n"}
     )
-    done = commands.here(tmp_path, "-m", "clip=none,norm,value", f"clip.max_norm={value}")
+    done = commands.run(tmp_path, "-m", "clip=none,norm,value", f"clip.max_norm={value}")
     assert done.status == 2 and done.err.endswith(
         f"; clip={option} already has that value, so leave out clip.max_norm={value} and sweep "
         f"over {option}\n"
@@ -196,8 +194,8 @@ def model(*, fails: bool):
 def test_a_failed_run_affects_no_other(tmp_path: Path) -> None:
     option = "_target_: parts.model\nfails: false\n"
     commands.project(tmp_path, {"parts.py": FAILS, "conf/model/mine.yaml": option})
-    done = commands.in_turn(
-        tmp_path, "-m", *commands.HERE, "trust=[parts]", "data.train_size=100", "epochs=1",
+    done = commands.sweep(
+        tmp_path, "-m", *commands.CPU, "trust=[parts]", "data.train_size=100", "epochs=1",
         "model=mine", "model.fails=true,false",
     )  # fmt: skip
     assert (done.status, done.err) == (1, "")
@@ -210,8 +208,8 @@ def test_a_failed_run_affects_no_other(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_refused_when_it_starts_affects_no_other(tmp_path: Path) -> None:
-    done = commands.in_turn(
-        tmp_path, "-m", *commands.HERE, "model.widths=[4,8]", "epochs=1", "tracking=none",
+    done = commands.sweep(
+        tmp_path, "-m", *commands.CPU, "model.widths=[4,8]", "epochs=1", "tracking=none",
         "data.train_size=5,100",
     )  # fmt: skip
     assert done.status == 1
@@ -219,12 +217,12 @@ def test_a_run_that_is_refused_when_it_starts_affects_no_other(tmp_path: Path) -
         ("data.train_size=5", "REFUSED"), ("data.train_size=100", "FINISHED"),
     ]  # fmt: skip
     assert "recipe: data.train_size must be from 10 " in done.out
-    assert len(commands.runs(tmp_path)) == 1
+    assert len(commands.run_dirs(tmp_path)) == 1
 
 
 @pytest.mark.long
-def test_values_can_be_given_as_a_range_or_a_glob(tmp_path: Path) -> None:
-    done = commands.in_turn(
+def test_sweep_values_can_be_given_as_a_range_or_a_glob(tmp_path: Path) -> None:
+    done = commands.sweep(
         tmp_path, "-m", *commands.QUICK, "epochs=1", "tracking=none", "seed=range(1,3)",
         "clip=glob(n*)",
     )  # fmt: skip

@@ -92,7 +92,7 @@ def test_steps_schedule_and_checkpoints_are_those_of_full_batches(
          "torch.Size([1, 2, 1, 1]); use a smaller one, or another data.batch_size"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_divided_is_refused(
+def test_batches_too_small_to_accumulate_are_rejected(
     built: Callable[..., Run], overrides: tuple[str, ...], problem: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -104,7 +104,7 @@ def summed(output: Tensor, target: Tensor) -> Tensor:
     return functional.cross_entropy(output, target, reduction="sum")
 
 
-def test_a_loss_that_is_not_a_mean_over_samples_is_refused(built: Callable[..., Run]) -> None:
+def test_accumulate_rejects_loss_other_than_mean_over_samples(built: Callable[..., Run]) -> None:
     with pytest.raises(
         SpecError, match=r"^accumulate is 2, but loss\._target_=.*summed isn't the mean"
     ):

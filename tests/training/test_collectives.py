@@ -30,7 +30,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(value))
 
 
-def test_seven_samples_are_shared_as_three_two_and_two() -> None:
+def test_seven_samples_are_sharded_as_three_two_and_two() -> None:
     batch = torch.tensor([50, 51, 52, 53, 54, 55, 56])
     ranks = several(3)
     shares = [each.shard_batch(batch, 7).tolist() for each in ranks]
@@ -65,7 +65,7 @@ def test_a_batch_is_sharded_before_it_is_read_if_nothing_mixes_its_samples() -> 
 
 
 @pytest.mark.usefixtures("launched")
-def test_a_process_of_two_takes_half_the_cores_and_a_gpu_of_its_own(
+def test_each_of_two_processes_takes_half_of_cores_and_own_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert World.from_environment() == World(rank=1, size=2, local_rank=1, local_size=2)

@@ -451,7 +451,7 @@ def test_agc_leaves_the_gradient_of_the_head_bit_identical(built: Build) -> None
 
 
 def test_conflicts_of_several_tricks_are_reported_at_once(tmp_path: Path) -> None:
-    assert commands.refused(
+    assert commands.rejected(
         tmp_path, *commands.QUICK, "data.batch_size=101", "model.channels=3", "augment=mixup",
         "loss=mse_one_hot", "loss.takes=[indices]", "freeze=all_but_head", "optimizer.momentum=1",
         "scheduler=plateau", "scheduler.mode=max", "scheduler.per=step", "clip=agc",
@@ -473,15 +473,15 @@ def test_conflicts_of_several_tricks_are_reported_at_once(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_a_class_of_torchs_in_a_users_own_option_file_obeys_the_rules(tmp_path: Path) -> None:
+def test_torch_class_in_user_option_file_is_checked_by_rules(tmp_path: Path) -> None:
     class_of_torchs = "_target_: torch.optim.lr_scheduler.CosineAnnealingLR\n"
     option = f"# Cosine.\n{class_of_torchs}T_max: 2\neta_min: 0.001\nper: epoch\n"
     commands.project(tmp_path, {"conf/scheduler/theirs.yaml": option})
     quick = (*commands.QUICK, "tracking=none", "scheduler=theirs")
-    assert commands.refused(tmp_path, *quick, "param_groups=head_faster") == [
+    assert commands.rejected(tmp_path, *quick, "param_groups=head_faster") == [
         f"scheduler.eta_min is 0.001, {ABSOLUTE.format('eta_min')}"
     ]
-    assert commands.here(tmp_path, *quick).status == 0
+    assert commands.run(tmp_path, *quick).status == 0
 
 
 @pytest.mark.parametrize(
@@ -501,12 +501,12 @@ def test_a_class_of_torchs_in_a_users_own_option_file_obeys_the_rules(tmp_path: 
     ],
     ids=["a limit without skipping", "a setting of an option that has none"],
 )
-def test_a_setting_that_would_be_ignored_is_refused(
+def test_setting_without_effect_is_rejected(
     tmp_path: Path, broken: str, problem: str, kept: str
 ) -> None:
     quick = (*commands.QUICK, "tracking=none")
-    assert commands.refused(tmp_path, *quick, *broken.split()) == [problem]
-    assert commands.here(tmp_path, *quick, *kept.split()).status == 0
+    assert commands.rejected(tmp_path, *quick, *broken.split()) == [problem]
+    assert commands.run(tmp_path, *quick, *kept.split()).status == 0
 
 
 def test_each_target_is_resolved_once_until_the_run_ends(
@@ -588,15 +588,15 @@ def project(folder: Path, **modules: str) -> tuple[str, ...]:
 
 def test_the_check_of_a_users_trick_is_applied(tmp_path: Path) -> None:
     arguments = project(tmp_path, mytricks=CLIP + RULE)
-    assert commands.refused(tmp_path, *arguments) == [
+    assert commands.rejected(tmp_path, *arguments) == [
         "clip.ceiling must not be above the learning rate, got 0.1; lower it"  # which is 0.05
     ]
-    assert commands.here(tmp_path, *arguments, "clip.ceiling=0.05").status == 0
+    assert commands.run(tmp_path, *arguments, "clip.ceiling=0.05").status == 0
 
 
 def test_a_check_that_raises_is_reported_like_the_others(tmp_path: Path) -> None:
     arguments = project(tmp_path, mytricks=CLIP + RAISES)
-    assert commands.refused(tmp_path, *arguments, "optimizer.momentum=1") == [
+    assert commands.rejected(tmp_path, *arguments, "optimizer.momentum=1") == [
         "optimizer.momentum must be below 1, got 1 for all, with which training diverges; use 0.9",
         "clip=mine is out of order",
     ]
@@ -604,7 +604,7 @@ def test_a_check_that_raises_is_reported_like_the_others(tmp_path: Path) -> None
 
 def test_a_check_that_finds_nothing_may_return_none(tmp_path: Path) -> None:
     silent = RULE.partition("    if")[0] + "    return None\n"
-    assert commands.here(tmp_path, *project(tmp_path, mytricks=CLIP + silent)).status == 0
+    assert commands.run(tmp_path, *project(tmp_path, mytricks=CLIP + silent)).status == 0
 
 
 @pytest.mark.parametrize(
@@ -618,7 +618,7 @@ def test_a_check_that_finds_nothing_may_return_none(tmp_path: Path) -> None:
 def test_a_failed_audit_of_a_users_clip_ends_the_run(
     tmp_path: Path, beside: str, problem: str
 ) -> None:
-    done = commands.here(tmp_path, *project(tmp_path, mytricks=beside))
+    done = commands.run(tmp_path, *project(tmp_path, mytricks=beside))
     assert (done.status, done.problems) == (
         1,
         [
@@ -626,7 +626,7 @@ def test_a_failed_audit_of_a_users_clip_ends_the_run(
             for batch in (1, 2)  # of two
         ],
     )
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
     recorded: dict[str, Any] = {}
     for line in commands.read_lines(run / "metrics.jsonl"):
@@ -640,14 +640,14 @@ def test_a_check_or_audit_that_is_only_imported_is_not_applied(tmp_path: Path) -
         tmp_path, elsewhere=CLIP + RULE + PROMISE,
         mytricks="from elsewhere import check_mine, audit_mine\n" + CLIP,
     )  # fmt: skip
-    done = commands.here(tmp_path, *arguments)
+    done = commands.run(tmp_path, *arguments)
     assert (done.status, done.err) == (0, "")
 
 
 def test_a_trick_of_an_untrusted_package_is_refused_without_its_checks(tmp_path: Path) -> None:
     loud = RULE.partition("    if")[0] + "    raise SystemExit('asked')\n"
     arguments = project(tmp_path, elsewhere=CLIP + loud, mytricks="from elsewhere import mine\n")
-    assert commands.refused(tmp_path, *arguments) == [
+    assert commands.rejected(tmp_path, *arguments) == [
         "clip=mine: _target_ mytricks.mine (defined in elsewhere) is not a component that a spec "
         "may "
         "call; choose an option of recipe, or trust your package"

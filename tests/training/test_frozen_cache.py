@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from same_runs import alike as alike_recorded
-from same_runs import finished
+from run_equality import alike as alike_recorded
+from run_equality import finished
 from stopped_runs import QUIET, project, stopped
 from torch import Tensor
 
@@ -138,9 +138,7 @@ def test_a_stage_of_one_epoch_is_not_cached(built: Build) -> None:
     assert "from epoch 2 on computed once up to batchnorm1_2 (" in said
 
 
-def test_augmented_inputs_are_computed_each_time_and_those_of_an_evaluation_once(
-    built: Build,
-) -> None:
+def test_frozen_cache_covers_evaluation_but_not_augmented_inputs(built: Build) -> None:
     said = alike(built, "freeze=first_layers", "freeze.count=2", "augment=flip_crop", "epochs=3")
     assert said.startswith("computed each time: augment=flip_crop changes the inputs; in evaluation"
                            " computed once up to batchnorm1_2 (")  # fmt: skip
@@ -269,7 +267,7 @@ def test_a_layer_that_overflows_in_the_tail_is_named(built: Build) -> None:
     assert "first in the output of classifier (Linear)" in messages[0]
 
 
-def test_skipped_batches_are_the_same(built: Build) -> None:
+def test_frozen_cache_does_not_change_skipped_batches(built: Build) -> None:
     def skipping(cache: str) -> Points:
         run = built("freeze=first_layers", "freeze.count=2", f"freeze.cache={cache}",
                     "on_nonfinite=skip", "epochs=3")  # fmt: skip
@@ -302,9 +300,9 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_end(tmp_path: Path, a
     frozen = (*QUIET, "freeze=first_layers", "freeze.count=2")
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     project(whole)
-    assert commands.here(whole, *frozen, "freeze.cache=off").status == 0
+    assert commands.run(whole, *frozen, "freeze.cache=off").status == 0
     stopped(halves, *frozen, at=at)
-    done = commands.here(halves, "resume", commands.runs(halves)[0].name, "trust=[parts]")
+    done = commands.run(halves, "resume", commands.run_dirs(halves)[0].name, "trust=[parts]")
     assert done.status == 0, done.err
     assert "computed once up to batchnorm1_2" in " ".join(done.out.split())
     alike_recorded(finished(halves), finished(whole))
@@ -313,12 +311,12 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_end(tmp_path: Path, a
 def test_plan_and_record_describe_the_cache(tmp_path: Path) -> None:
     frozen = (*commands.QUICK, "tracking=none", "freeze=first_layers", "freeze.count=2")
     said = "computed once up to batchnorm1_2 ("
-    shown = commands.here(tmp_path, "plan", *frozen)
+    shown = commands.run(tmp_path, "plan", *frozen)
     assert f"Frozen: {said}" in " ".join(shown.out.split())
     assert not (tmp_path / "outputs").exists()
-    done = commands.here(tmp_path, *frozen)
+    done = commands.run(tmp_path, *frozen)
     assert done.status == 0, done.err
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert f"Frozen: {said}" in " ".join((run / "plan.txt").read_text().split())
     tags = {k: v for e in commands.read_lines(run / "events.jsonl") if e["kind"] == "tags"
             for k, v in e.items()}  # fmt: skip

@@ -14,8 +14,8 @@ from typing import Any
 import commands
 import pytest
 import torch
-from kept_rows import LAYOUTS, SAMPLES, batches
-from same_runs import numbers_alike
+from cache_rows import LAYOUTS, SAMPLES, batches
+from run_equality import numbers_alike
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipe.training.frozen_cache import NotCacheable, cache_file, eviction
@@ -105,7 +105,7 @@ def test_the_key_depends_on_all_that_could_change_a_bit(
 TOGETHER = """
 import sys
 from pathlib import Path
-from kept_rows import LAYOUTS, SAMPLES, batches
+from cache_rows import LAYOUTS, SAMPLES, batches
 from recipe.training.frozen_cache import cache_file
 
 def told():
@@ -127,7 +127,7 @@ def together(folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.integration
-def test_of_several_processes_one_builds_and_the_others_wait_for_it(tmp_path: Path) -> None:
+def test_cache_entry_is_built_by_one_process_while_others_wait(tmp_path: Path) -> None:
     started = [together(tmp_path) for _ in range(3)]
     for process in started:
         assert process.stdin is not None
@@ -195,15 +195,15 @@ def test_nothing_is_cached_on_a_full_disk(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        done = commands.here(tmp_path, *command)
+        done = commands.run(tmp_path, *command)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert done.status == 0, done.err
     # of 100 samples 4 channels of 16 x 16 floats each
     assert "computed each time: nothing can be kept (File too large)" in " ".join(done.out.split())
     assert not kept(tmp_path) and not list(tmp_path.rglob("*.tmp"))
-    assert commands.here(tmp_path, *command, "freeze.cache=off", "again=true").status == 0
-    numbers_alike(*commands.runs(tmp_path))
+    assert commands.run(tmp_path, *command, "freeze.cache=off", "again=true").status == 0
+    numbers_alike(*commands.run_dirs(tmp_path))
 
 
 # Bounded

@@ -93,7 +93,7 @@ def test_the_loop_is_bit_identical_to_one_written_by_hand(built: Build) -> None:
     assert any(norm > 1 for norm in norms)  # the clip did something
 
 
-def test_every_group_has_its_learning_rate_as_a_metric(built: Build) -> None:
+def test_every_group_logs_its_learning_rate(built: Build) -> None:
     run = built("param_groups=vgg_conv1", "scheduler=step", "scheduler.step_size=1", "epochs=2")
     points = list(train(run))
     first, rest = (f"lr/{group['name']}" for group in run.optimizer.param_groups)
@@ -101,7 +101,7 @@ def test_every_group_has_its_learning_rate_as_a_metric(built: Build) -> None:
     assert steps(points, rest) == pytest.approx([0.001] * 3 + [0.0001] * 3)
 
 
-def test_the_scheduler_waits_for_a_step_that_the_scaler_skipped(built: Build) -> None:
+def test_scheduler_does_not_advance_when_the_scaler_skips_a_step(built: Build) -> None:
     run = built("scheduler=exponential", "scheduler.gamma=0.5", "scheduler.per=step",
                 "optimizer.lr=0.8", "epochs=2")  # fmt: skip
     run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -151,7 +151,7 @@ def halve_above(params: list[nn.Parameter], *, limit: float) -> Tensor:
     return norm
 
 
-def test_the_best_epoch_is_the_first_of_equals(built: Build) -> None:
+def test_best_epoch_is_the_first_among_equals(built: Build) -> None:
     run = built("optimizer.lr=0", "model=mlp", "model.hidden=[4]", "epochs=3")
     points = [point for point in train(run) if point.is_epoch_end]
     accuracies = epochs(points, "val/accuracy")
@@ -161,7 +161,7 @@ def test_the_best_epoch_is_the_first_of_equals(built: Build) -> None:
     assert epochs(points, "best/val_accuracy") == accuracies
 
 
-def test_the_best_weights_are_a_copy_from_their_epoch(built: Build) -> None:
+def test_best_weights_are_copied_at_the_best_epoch(built: Build) -> None:
     run = built("epochs=6", "model=mlp", "model.hidden=[16]", "optimizer.lr=0.3")
     kept: dict[int, dict[str, Tensor]] = {}
     accuracies = []
@@ -314,7 +314,7 @@ def batches_of(run: Run) -> list[list[int]]:
     return recorded.asked
 
 
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone(built: Build) -> None:
+def test_sample_order_depends_only_on_seed_and_epoch(built: Build) -> None:
     expected = [
         indices.tolist()
         for epoch in range(3)
@@ -354,9 +354,7 @@ def test_a_repeated_run_is_bit_identical(built: Build) -> None:
         "freeze=vgg_first2", "freeze.batchnorm=train freeze=first_layers",
     ],
 )  # fmt: skip
-def test_one_trick_more_changes_neither_initial_weights_nor_batches_nor_dropout(
-    built: Build, trick: str
-) -> None:
+def test_adding_a_trick_keeps_initial_weights_batches_and_dropout(built: Build, trick: str) -> None:
     # with learning rate 0 the training loss depends on nothing but those three
     common = ["optimizer.lr=0", "model.dropout=0.5"]
     plain, other = built(*common), built(*common, *trick.split())
@@ -460,9 +458,7 @@ def test_what_would_fail_in_the_first_step_is_refused_before_it(
 
 
 @pytest.mark.parametrize("stray", [3, -1])
-def test_a_target_outside_the_classes_is_refused_before_the_first_step(
-    built: Build, stray: int
-) -> None:
+def test_target_outside_classes_is_rejected_before_first_step(built: Build, stray: int) -> None:
     gone = ("n_train", "n_val", "channels", "size", "n_classes")
     with pytest.raises(SpecError) as caught:
         built(

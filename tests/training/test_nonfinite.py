@@ -68,9 +68,7 @@ def stopped(run: Run) -> tuple[dict[str, Any], str, list[MetricsEvent]]:
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf", "-inf"])
-def test_a_layer_that_breaks_on_one_sample_is_named_with_step_batch_and_sample(
-    built: Build, kind: str
-) -> None:
+def test_nonfinite_layer_is_named_with_step_batch_and_sample(built: Build, kind: str) -> None:
     run = marked(built(*chosen(kind)), 13)
     batch, samples = by_hand(13, 1)
     facts, message, points = stopped(run)
@@ -198,7 +196,7 @@ def test_the_parameter_nearest_to_the_loss_is_named_in_any_order_of_registration
     assert facts["where"].startswith("first in the gradient of late.scale (2 of 6 parameters have ")
 
 
-def test_a_diverging_learning_rate_stops_before_the_step_that_would_be_nan(built: Build) -> None:
+def test_diverging_learning_rate_stops_before_nan_step(built: Build) -> None:
     run = built("optimizer.lr=1e30", f"seed={SEED}", "model=mlp", "model.hidden=[4,4]")
     # weights about 1e28 then: the first layer's output is finite, that times the next's isn't
     second = [name for name, layer in run.model.named_modules() if isinstance(layer, nn.Linear)][1]
@@ -209,7 +207,7 @@ def test_a_diverging_learning_rate_stops_before_the_step_that_would_be_nan(built
     assert [point.step for point in points] == [1]
 
 
-def test_a_parameter_that_is_nan_is_named_itself(built: Build) -> None:
+def test_nan_parameter_is_named(built: Build) -> None:
     run = built()
     name = "convolution2_1.bias"
     run.model.get_parameter(name).data[1] = math.nan
@@ -246,7 +244,7 @@ def test_augmented_inputs_are_distinguished_from_those_of_the_data(built: Build)
         assert facts["not_finite"] == ([facts["samples"][1]] if told == "inputs" else [])
 
 
-def test_a_model_without_layers_is_named_by_its_type(built: Build) -> None:
+def test_nonfinite_model_without_layers_is_named_by_type(built: Build) -> None:
     class Alone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -271,7 +269,7 @@ class Chance(nn.Module):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_step_is_traced_with_its_own_random_numbers(built: Build, seed: int) -> None:
+def test_tracing_repeats_the_step_with_its_original_random_numbers(built: Build, seed: int) -> None:
     run = built("model=mlp", "model.hidden=[4]", "model.dropout=0.5", "epochs=40", f"seed={seed}")
     run.model.add_module("chance", Chance())
     facts, _, _ = stopped(run)
@@ -331,9 +329,7 @@ def test_if_tracing_fails_the_rest_is_still_reported(built: Build) -> None:
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_an_evaluation_that_is_not_finite_ends_the_run_before_anything_follows_it(
-    built: Build, policy: str
-) -> None:
+def test_nonfinite_evaluation_stops_run_immediately(built: Build, policy: str) -> None:
     run = marked(
         built(*chosen("inf"), "scheduler=plateau", f"on_nonfinite={policy}"), 6, part="val"
     )
@@ -348,7 +344,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_before_anything_follows_i
     assert [point.step for point in points] == [1, 2, 3]
 
 
-def test_weights_that_are_not_finite_are_never_kept_even_if_the_loss_is(built: Build) -> None:
+def test_nonfinite_weights_are_never_saved_even_if_the_loss_is_finite(built: Build) -> None:
     run = built(*chosen())
     run.model.get_buffer("norm.running_var")[0] = math.inf  # its output is its bias then
     facts, message, points = stopped(run)
@@ -418,7 +414,7 @@ def test_a_skipped_batch_has_no_effect(built: Build, gate: str, clip: str) -> No
         assert not math.isfinite(metrics["clip/grad_norm"])
 
 
-def test_a_run_without_bad_batches_is_the_same_under_both_policies(built: Build) -> None:
+def test_nonfinite_policies_match_without_nonfinite_batches(built: Build) -> None:
     first, second = (built(*chosen(), f"on_nonfinite={policy}") for policy in ("stop", "skip"))
     metrics = [
         [
@@ -449,7 +445,7 @@ def test_a_buffer_that_the_model_replaces_is_restored(built: Build) -> None:
     assert seen == expected
 
 
-def test_the_average_does_not_count_a_skipped_batch(built: Build) -> None:
+def test_ema_does_not_count_skipped_batches(built: Build) -> None:
     overrides = skipping("nan", "average=ema", "average.decay=0.9", "average.warmup=false")
     run = marked(built(*overrides), 13)
     list(train(run))
@@ -464,7 +460,7 @@ def test_the_average_does_not_count_a_skipped_batch(built: Build) -> None:
     assert all(value.isfinite().all() for value in run.average.model.parameters())
 
 
-def test_the_average_of_epochs_measures_batchnorm_without_the_skipped_batches(built: Build) -> None:
+def test_swa_recomputes_batchnorm_without_skipped_batches(built: Build) -> None:
     run = built(*skipping("nan", "average=swa", "average.start=0.9"))
     assert isinstance(run.data.train, InMemory)
     run.data.train.inputs[13] = math.nan
@@ -522,7 +518,7 @@ def test_a_gradient_that_overflows_by_its_scale_is_left_to_the_scaler(built: Bui
                     weights(run.model, buffers=False))  # fmt: skip
 
 
-def test_a_loss_that_is_nan_stops_under_a_scaler_too(built: Build) -> None:
+def test_nan_loss_stops_run_with_scaler(built: Build) -> None:
     facts, message, _ = stopped(marked(scaled(built(*chosen()), 2.0**8), 13))
     assert facts["layer"] == "gate" and "the loss is nan" in message
 
@@ -569,7 +565,7 @@ def model(*, classes: int, size: int, channels: int):
 GROUP = "classes: ${data.classes}\nsize: auto\nchannels: auto\nweights: null\n"
 
 MINE = (
-    *commands.HERE, "data.train_size=100", "epochs=2", "trust=[mine]", "model=mine",
+    *commands.CPU, "data.train_size=100", "epochs=2", "trust=[mine]", "model=mine",
     "augment=mark",
 )  # fmt: skip
 """100 digits in batches of 64 and 36: the fourth step is the second of epoch 2."""
@@ -590,8 +586,8 @@ def mlflow(folder: Path, run: Path) -> tuple[MlflowClient, Any]:
 
 @pytest.mark.integration
 def test_a_run_that_stops_is_failed_and_can_be_resumed(tmp_path: Path) -> None:
-    done = commands.process(project(tmp_path), *MINE)
-    (run,) = commands.runs(tmp_path)
+    done = commands.spawn(project(tmp_path), *MINE)
+    (run,) = commands.run_dirs(tmp_path)
     (problem,) = done.problems
     order = torch.randperm(100, generator=rng.make_generator(0, "order", 1)).split(64)[1].tolist()
     kept = f"outputs/runs/{run.name}/model.safetensors"
@@ -614,39 +610,39 @@ def test_a_run_that_stops_is_failed_and_can_be_resumed(tmp_path: Path) -> None:
     assert {"nonfinite.json", "model.safetensors", "error.txt"} <= artifacts
     assert found.data.metrics["train/loss"] == found.data.metrics["train/loss"]  # no NaN
     again = (*MINE, "augment=none", f"model.weights={kept}", "optimizer.lr=0.001")
-    assert commands.here(tmp_path, *again).status == 0
+    assert commands.run(tmp_path, *again).status == 0
 
 
 def test_it_resumes_with_changes_from_the_last_good_checkpoint(tmp_path: Path) -> None:
     """Which is not that of the best weights: with steps so small no later epoch is better."""
     arguments = (*MINE, "tracking=none", "epochs=4", "augment.call=7", "optimizer.lr=1e-9")
-    done = commands.here(project(tmp_path), *arguments)
-    (run,), (problem,) = commands.runs(tmp_path), done.problems
+    done = commands.run(project(tmp_path), *arguments)
+    (run,), (problem,) = commands.run_dirs(tmp_path), done.problems
     kept = f"outputs/runs/{run.name}"
     assert done.status == 1
     assert f"the last good checkpoint is {kept}/checkpoints/step-000000006.ckpt (" in problem
     assert re.search(rf"the best weights are {kept}/model.safetensors \(epoch [12]\)", problem)
-    on = commands.here(tmp_path, "resume", run.name, "augment=none", "trust=[mine]")
+    on = commands.run(tmp_path, "resume", run.name, "augment=none", "trust=[mine]")
     assert (on.status, on.err) == (0, "")
     assert f"Starts from {run.name} after step 6" in on.out
 
 
 def test_no_checkpoint_is_written_of_weights_that_overflowed(tmp_path: Path) -> None:
     """The first step's loss and gradient are finite, and 3e38 * 1000 times a weight isn't."""
-    done = commands.here(
+    done = commands.run(
         tmp_path, *commands.QUICK, "tracking=none", "optimizer.lr=3e38",
         "optimizer.weight_decay=1000", "checkpoint.per=step",
     )  # fmt: skip
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     (problem,) = done.problems
     assert problem.startswith("recipe: step 2 (epoch 1, batch 2): the loss is nan;"), problem
     assert "; no weights are kept yet, as no epoch had been evaluated; lower " in problem
     assert not list(run.glob("checkpoints/*"))
 
 
-def test_before_the_first_evaluation_there_are_no_weights_to_name(tmp_path: Path) -> None:
-    done = commands.here(project(tmp_path), *MINE, "augment.call=2", "tracking=none")
-    (run,) = commands.runs(tmp_path)
+def test_nonfinite_error_before_first_evaluation_names_no_weights(tmp_path: Path) -> None:
+    done = commands.run(project(tmp_path), *MINE, "augment.call=2", "tracking=none")
+    (run,) = commands.run_dirs(tmp_path)
     assert "; no weights are kept yet, as no epoch had been evaluated; lower " in done.problems[0]
     assert not (run / "model.safetensors").exists()
     assert commands.read_json(run / "nonfinite.json")["step"] == 2
@@ -655,11 +651,11 @@ def test_before_the_first_evaluation_there_are_no_weights_to_name(tmp_path: Path
 @pytest.mark.integration
 def test_a_run_that_skips_batches_continues_and_reports_it(tmp_path: Path) -> None:
     # step 4 of 6: the audit looks closely at 1, 2, 3 and 6
-    done = commands.process(project(tmp_path), *MINE, "epochs=3", "on_nonfinite=skip")
+    done = commands.spawn(project(tmp_path), *MINE, "epochs=3", "on_nonfinite=skip")
     assert (done.status, done.err) == (0, "")
     said = "Caution 1 of 6 batches were left out, because a loss or gradient was not finite"
     assert said in done.out
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     client, found = mlflow(tmp_path, run)
     history = client.get_metric_history(found.info.run_id, "nonfinite/skipped")
     assert [(point.step, point.value) for point in history] == [(2, 0), (4, 1), (6, 1)]
@@ -669,9 +665,9 @@ def test_a_run_that_skips_batches_continues_and_reports_it(tmp_path: Path) -> No
 
 def test_in_a_sweep_a_run_that_stops_does_not_end_others(tmp_path: Path) -> None:
     learning = "optimizer.lr=1e30,0.01"
-    done = commands.in_turn(tmp_path, "-m", *commands.QUICK, "tracking=none", learning)
+    done = commands.sweep(tmp_path, "-m", *commands.QUICK, "tracking=none", learning)
     assert done.status == 1 and "Traceback" not in done.out + done.err
-    infos = [commands.read_json(run / "run.json") for run in commands.runs(tmp_path)]
+    infos = [commands.read_json(run / "run.json") for run in commands.run_dirs(tmp_path)]
     assert {info["name"]: info["status"] for info in infos} == {
         "optimizer.lr=1e+30": "FAILED", "optimizer.lr=0.01": "FINISHED",
     }  # fmt: skip
@@ -686,12 +682,12 @@ def test_samples_from_files_are_reported_with_their_names(tmp_path: Path) -> Non
         file = tmp_path / "pets" / ("cat" if number < 10 else "dog") / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise[number]).save(file)
-    done = commands.here(
-        project(tmp_path), *commands.HERE, "trust=[mine]", "model=mine", "augment=mark",
+    done = commands.run(
+        project(tmp_path), *commands.CPU, "trust=[mine]", "model=mine", "augment=mark",
         "augment.call=3", "tracking=none", "data=image_folder", f"data.path={tmp_path / 'pets'}",
         "data.size=8", "data.val=0.5", "data.batch_size=8",
     )  # fmt: skip
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     facts = commands.read_json(run / "nonfinite.json")
     name = dict(zip(facts["samples"], facts["names"], strict=True))[facts["not_finite"][0]]
     assert (tmp_path / "pets" / name).is_file()

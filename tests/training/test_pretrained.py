@@ -62,7 +62,7 @@ def mobile(tmp_path: Path) -> dict[str, Tensor]:
     return kept_by_torch(tmp_path, "mobilenet_v3_small", "mobilenet_v3_small-047dcff4.pth")
 
 
-def test_torchvisions_weights_are_loaded_and_the_classifier_is_replaced(
+def test_torchvision_weights_are_loaded_and_the_classifier_is_replaced(
     small: Callable[..., RunSpec], built: Callable[..., Run], mobile: dict[str, Tensor]
 ) -> None:
     run = built(*MOBILE, *FOLDER, "data.size=32")
@@ -80,7 +80,7 @@ def test_torchvisions_weights_are_loaded_and_the_classifier_is_replaced(
     )
 
 
-def test_the_head_starts_as_it_would_without_the_weights(
+def test_head_initialisation_does_not_depend_on_pretrained_weights(
     built: Callable[..., Run], mobile: dict[str, Tensor]
 ) -> None:
     with_weights = built(*MOBILE, *FOLDER, "data.size=32")
@@ -91,7 +91,7 @@ def test_the_head_starts_as_it_would_without_the_weights(
         )
 
 
-def test_size_and_normalisation_follow_the_weights(
+def test_image_size_and_normalisation_default_to_the_weights(
     tmp_path: Path, built: Callable[..., Run]
 ) -> None:
     """timm's test_resnet was trained on images of 160 pixels, normalised by 0.5 and 0.5."""
@@ -141,7 +141,7 @@ def unpatched() -> Any:
         PATCHES.pop().undo()
 
 
-def test_timms_weights_are_loaded_by_tag_or_default(
+def test_timm_weights_are_loaded_by_tag_or_default(
     tmp_path: Path, built: Callable[..., Run]
 ) -> None:
     weights = kept_by_hub(tmp_path)
@@ -157,7 +157,7 @@ def test_timms_weights_are_loaded_by_tag_or_default(
 
 
 def test_weights_that_cannot_be_downloaded_are_reported_in_one_line(tmp_path: Path) -> None:
-    (problem,) = commands.refused(tmp_path, *commands.HERE, *MOBILE, *FOLDER)
+    (problem,) = commands.rejected(tmp_path, *commands.CPU, *MOBILE, *FOLDER)
     assert problem.startswith(
         "model.weights: torchvision MobileNet_V3_Small_Weights.IMAGENET1K_V1 can't be fetched: "
     )
@@ -185,7 +185,7 @@ def test_the_same_weights_from_a_file_give_the_same_initial_weights(
         assert torch.equal(value, by_file.model.state_dict()[name]), name
 
 
-def test_files_that_torchvision_loads_of_older_versions_are_loaded(
+def test_weights_files_of_older_torchvision_versions_are_loaded(
     tmp_path: Path, built: Callable[..., Run]
 ) -> None:
     """DenseNet's files have a dot that its modules lack, and no counters."""
@@ -214,21 +214,21 @@ def test_files_that_torchvision_loads_of_older_versions_are_loaded(
 def test_one_command_fine_tunes_on_a_folder_and_another_predicts_classes(
     tmp_path: Path, mobile: dict[str, Tensor]
 ) -> None:
-    done = commands.here(
-        tmp_path, *commands.HERE, *MOBILE, *FOLDER, "data.size=32", "freeze=all_but_head",
+    done = commands.run(
+        tmp_path, *commands.CPU, *MOBILE, *FOLDER, "data.size=32", "freeze=all_but_head",
         "loss=class_weights", "evaluation=flip", "epochs=2", "tracking=none",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "Weights: 242 of 244 tensors from torchvision" in done.out
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert "242 of 244 tensors" in (run / "plan.txt").read_text().replace("\n", " ")
-    seen = commands.here(tmp_path, "predict", f"run={run.name}", "input=photos/owl", "top=3")
+    seen = commands.run(tmp_path, "predict", f"run={run.name}", "input=photos/owl", "top=3")
     assert seen.status == 0, seen.err
     assert all(name in seen.out for name in ("cat", "dog", "owl"))
 
 
 @pytest.mark.filterwarnings("ignore:The default weight init:FutureWarning")
-def test_a_model_with_auxiliary_classifiers_is_made_without_them(
+def test_auxiliary_classifiers_are_omitted_from_model(
     built: Callable[..., Run], tmp_path: Path
 ) -> None:
     from torchvision import models

@@ -28,9 +28,7 @@ def raw(data: Data, part: str = "train") -> torch.Tensor:
     return inputs * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None]
 
 
-def test_a_fraction_of_each_class_is_held_out_and_each_image_keeps_its_label(
-    tmp_path: Path,
-) -> None:
+def test_split_holds_out_fraction_of_each_class_and_keeps_labels(tmp_path: Path) -> None:
     data = made(tmp_path, x=X, y=Y, val=0.25)
     assert data.val.targets.bincount().tolist() == [1, 1, 1]
     assert data.train.targets.bincount().tolist() == [3, 3, 3]
@@ -42,7 +40,7 @@ def test_a_fraction_of_each_class_is_held_out_and_each_image_keeps_its_label(
     assert data.classes == ("0", "1", "2") and data.test is None
 
 
-def test_given_parts_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_arrays_with_given_splits_are_kept_unchanged(tmp_path: Path) -> None:
     parts: dict[str, Any] = {"x_train": X[:6], "y_train": Y[:6], "x_val": X[6:9], "y_val": Y[6:9]}
     data = made(tmp_path, **parts, x_test=X[9:], y_test=Y[9:], classes=np.array(["a", "b", "c"]))
     assert data.classes == ("a", "b", "c") and data.test is not None
@@ -51,7 +49,7 @@ def test_given_parts_are_kept_as_they_are(tmp_path: Path) -> None:
     assert data.test.targets.tolist() == [0, 1, 2]
 
 
-def test_bytes_are_normalised_by_the_training_part_alone(tmp_path: Path) -> None:
+def test_bytes_are_normalised_by_training_statistics(tmp_path: Path) -> None:
     x = np.array([0, 255, 0, 255], np.uint8)[:, None, None].repeat(4, 1)
     data = made(tmp_path, x_train=x, y_train=Y[:4], x_val=x[:3] + 51, y_val=Y[:3])
     assert (data.mean, data.std) == ((0.5,), (0.5,))
@@ -61,7 +59,7 @@ def test_bytes_are_normalised_by_the_training_part_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", ">f4"])
-def test_floats_are_taken_as_they_are(tmp_path: Path, kind: str) -> None:
+def test_float_arrays_are_not_rescaled(tmp_path: Path, kind: str) -> None:
     x = np.array([-3.0, 0.0, 3.0], kind).repeat(4)[:, None, None]
     data = made(tmp_path, x_train=x, y_train=Y, x_val=x, y_val=Y)
     assert data.mean == (0.0,) and data.std[0] == pytest.approx(6**0.5)
@@ -75,7 +73,7 @@ def test_floats_are_taken_as_they_are(tmp_path: Path, kind: str) -> None:
     [(1, "auto", 1), (255, "auto", 255), (128, "auto", 255), (127, "auto", None),
      (256, "auto", None), (256, 1023, 1023), (255, 1, 1)],
 )  # fmt: skip
-def test_mean_and_std_are_on_the_scale_where_white_is_1(
+def test_mean_and_std_are_scaled_so_white_is_1(
     tmp_path: Path, high: float, given: float | str, white: float | None
 ) -> None:
     x = np.array([0.0, high, 0.0, high], np.float32)[:, None, None].repeat(4, 1)
@@ -87,7 +85,7 @@ def test_mean_and_std_are_on_the_scale_where_white_is_1(
     torch.testing.assert_close(val[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))
 
 
-def test_white_of_bytes_is_refused(tmp_path: Path) -> None:
+def test_white_setting_is_rejected_for_uint8_arrays(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"^data\.white: 255 would be ignored, as x is uint8"):
         made(tmp_path, x_train=X, y_train=Y, x_val=X, y_val=Y, white=255)
 
@@ -104,7 +102,7 @@ def test_white_of_bytes_is_refused(tmp_path: Path) -> None:
         ((12, 2, 4, 5), "chw", 2, (4, 5)),
     ],
 )
-def test_images_of_any_layout_become_channels_first(
+def test_images_of_any_layout_are_converted_to_channels_first(
     tmp_path: Path, shape: tuple[int, ...], layout: str, channels: int, size: tuple[int, int]
 ) -> None:
     x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -118,7 +116,7 @@ def test_images_of_any_layout_become_channels_first(
     torch.testing.assert_close(raw(data), expected)
 
 
-def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
+def test_arrays_digest_depends_on_data_split_and_names(tmp_path: Path) -> None:
     first = made(tmp_path, x=X, y=Y, val=0.25).digest
     assert made(tmp_path, x=X, y=Y, val=0.25).digest == first
     variants = [
@@ -190,7 +188,7 @@ def test_the_digest_sees_data_split_and_names(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_files_that_do_not_fit_are_refused_in_one_line(
+def test_inconsistent_npz_files_are_rejected_in_one_line(
     tmp_path: Path, found: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((ValueError, SpecError), match=f"(?m)^{message}"):
@@ -206,7 +204,9 @@ def test_files_that_do_not_fit_are_refused_in_one_line(
         (b"PK\3\4text", "its end is missing"),
     ],
 )
-def test_what_is_no_npz_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+def test_unreadable_npz_file_raises_with_its_path(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
     file = tmp_path / "other.npz"
     if content is not None:
         file.write_bytes(content)
@@ -216,7 +216,7 @@ def test_what_is_no_npz_is_named(tmp_path: Path, content: bytes | None, reason: 
         arrays(torch.Generator(), path=str(file), layout="auto", white="auto", val=0.2)
 
 
-def test_one_array_without_a_name_and_no_path_at_all_are_refused(tmp_path: Path) -> None:
+def test_unnamed_array_and_missing_path_are_rejected(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", X)
     with pytest.raises(
         ValueError, match=r"^data\.path: .*single array without a name \(\.npy\); .*savez"

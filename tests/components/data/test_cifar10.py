@@ -34,7 +34,7 @@ def made(path: Path | None, **changed: Any) -> Data:
 
 
 @pytest.mark.parametrize("write", [binary, pickled])
-def test_the_official_parts_are_kept_in_order(tmp_path: Path, write: Any) -> None:
+def test_official_cifar10_splits_keep_their_order(tmp_path: Path, write: Any) -> None:
     data = made(write(tmp_path))
     assert data.train.targets.tolist() == LABELS[:10] and data.val.targets.tolist() == [0, 1]
     ((train, _),) = data.train.batches([torch.arange(10)])
@@ -43,7 +43,7 @@ def test_the_official_parts_are_kept_in_order(tmp_path: Path, write: Any) -> Non
     assert data.classes[0] == "airplane" and data.classes[9] == "truck" and len(data.classes) == 10
 
 
-def test_both_versions_have_one_digest_and_the_folder_around_them_does(tmp_path: Path) -> None:
+def test_cifar_versions_and_parent_folders_have_same_digest(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a/cifar-10-batches-bin", "b/cifar-10-batches-py")]
     for folder, write in zip(folders, (binary, pickled), strict=True):
         folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_both_versions_have_one_digest_and_the_folder_around_them_does(tmp_path:
     assert len(digests) == 1
 
 
-def test_the_digest_sees_pixels_labels_and_normalisation(tmp_path: Path) -> None:
+def test_cifar10_digest_depends_on_pixels_labels_and_normalisation(tmp_path: Path) -> None:
     first = made(binary(tmp_path)).digest
     assert made(tmp_path, std=[1.0, 1.0, 2.0]).digest != first
     file = tmp_path / "test_batch.bin"
@@ -63,7 +63,7 @@ def test_the_digest_sees_pixels_labels_and_normalisation(tmp_path: Path) -> None
         assert made(tmp_path).digest != first
 
 
-def test_images_stay_bytes_and_are_normalised_a_batch_at_a_time(tmp_path: Path) -> None:
+def test_images_are_stored_as_bytes_and_normalised_per_batch(tmp_path: Path) -> None:
     data = made(binary(tmp_path), mean=[0.0, 0.2, 0.5], std=[1.0, 0.5, 0.25])
     assert data.train.inputs.dtype == torch.uint8  # type: ignore[attr-defined]
     ((images, labels),) = data.train.batches([torch.tensor([7, 3])])
@@ -74,7 +74,7 @@ def test_images_stay_bytes_and_are_normalised_a_batch_at_a_time(tmp_path: Path) 
     assert images[0, 2, 0].eq(2).all() and images[0, 2, 1:].eq(-2).all()
 
 
-def test_the_pickle_that_python_2_wrote_is_read(tmp_path: Path) -> None:
+def test_python_2_pickle_is_read(tmp_path: Path) -> None:
     pickled(tmp_path)
     (tmp_path / "test_batch").write_bytes(as_python_2_wrote_it(PIXELS[4:6], [3, 5]))
     data = made(tmp_path)
@@ -92,7 +92,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_pickle_cannot_run_code(tmp_path: Path, protocol: int) -> None:
+def test_pickled_cifar_batch_does_not_execute_code(tmp_path: Path, protocol: int) -> None:
     pickled(tmp_path)
     content = pickle.dumps({"data": Attack(tmp_path / "attacked"), "labels": [1]}, protocol)
     (tmp_path / "data_batch_3").write_bytes(content)
@@ -111,7 +111,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, protocol: int) -> None:
         *(b"numpy.core.multiarray\nfromfile", b"numpy.core.multiarray\nndarray.tofile"),
     ],
 )
-def test_no_other_name_is_let_in(tmp_path: Path, name: bytes) -> None:
+def test_pickle_with_any_disallowed_global_is_rejected(tmp_path: Path, name: bytes) -> None:
     pickled(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(b"c" + name + b"\n.")
     with pytest.raises(SpecError, match=r"data_batch_1 is not .* only arrays are read"):
@@ -137,13 +137,13 @@ def test_no_other_name_is_let_in(tmp_path: Path, name: bytes) -> None:
         ([], "list indices"),
     ],
 )
-def test_a_batch_of_another_form_is_refused(tmp_path: Path, batch: Any, problem: str) -> None:
+def test_malformed_cifar_batch_is_rejected(tmp_path: Path, batch: Any, problem: str) -> None:
     (pickled(tmp_path) / "data_batch_2").write_bytes(pickle.dumps(batch, protocol=4))
     with pytest.raises(SpecError, match=rf"^data\.path: .*data_batch_2 is not a .*{problem}"):
         made(tmp_path)
 
 
-def test_a_download_that_was_cut_off_is_named(tmp_path: Path) -> None:
+def test_truncated_cifar_file_is_named(tmp_path: Path) -> None:
     file = binary(tmp_path) / "data_batch_4.bin"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(SpecError, match=r"^data\.path: .*data_batch_4\.bin has 6145 bytes, not a"):
@@ -153,7 +153,7 @@ def test_a_download_that_was_cut_off_is_named(tmp_path: Path) -> None:
         made(tmp_path)
 
 
-def test_a_path_without_the_files_says_which_are_wanted(tmp_path: Path) -> None:
+def test_cifar_path_without_files_raises_with_expected_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^data\.path: null; give the folder"):
         made(None)
     with pytest.raises(

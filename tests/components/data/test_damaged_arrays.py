@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-TINY = (*commands.HERE, "epochs=1", "model.widths=[2,4]", "tracking=none")
+TINY = (*commands.CPU, "epochs=1", "model.widths=[2,4]", "tracking=none")
 
 
 def npz(home: Path, **arrays: Any) -> tuple[str, ...]:
@@ -24,22 +24,22 @@ X = np.random.default_rng(0).random((12, 20, 24), np.float32)
 Y = np.arange(12) % 3
 
 
-def test_values_that_are_not_finite_are_counted_in_values_and_images(tmp_path: Path) -> None:
+def test_nonfinite_array_values_are_counted_by_value_and_image(tmp_path: Path) -> None:
     x = X.astype(np.float64)
     x[3, 0, :2], x[7, 0, 0], x[7, 1, 1] = np.nan, np.inf, 1e300  # the last is beyond float32
-    assert commands.refused(tmp_path, *npz(tmp_path, x=x, y=Y)) == [
+    assert commands.rejected(tmp_path, *npz(tmp_path, x=x, y=Y)) == [
         "data.path: 4 of 5,760 values in x are NaN, infinite or beyond float32, in 2 of 12 images "
         f"(3, 7); replace them (in {tmp_path / 'file.npz'})"
     ]
 
 
-def test_all_that_is_wrong_with_arrays_is_told_at_once(tmp_path: Path) -> None:
+def test_all_array_problems_are_reported_together(tmp_path: Path) -> None:
     parts = {"x_train": X * np.nan, "y_train": Y - 2, "x_val": X[:5], "y_val": Y[:4] / 1}
     starts = ("data.val: 0.25 would be ignored", "data.path: 8 of 12 labels in y_train are neg",
               "data.path: 5,760 of 5,760 values in x_train are NaN",
               "data.path: y_val is float64 of shape (4,)",
               "data.path: x_val has shape (5, 20, 24), y_val (4,)")  # fmt: skip
-    problems = commands.refused(tmp_path, *npz(tmp_path, **parts))
+    problems = commands.rejected(tmp_path, *npz(tmp_path, **parts))
     for problem, start in zip(problems, starts, strict=True):
         assert problem.startswith(start)
 
@@ -62,12 +62,10 @@ def test_all_that_is_wrong_with_arrays_is_told_at_once(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_arrays_that_cannot_be_learnt_from_are_refused(
-    tmp_path: Path, arrays: dict[str, Any], problem: str
-) -> None:
+def test_unusable_arrays_are_rejected(tmp_path: Path, arrays: dict[str, Any], problem: str) -> None:
     given = {"x": X, "y": Y} | arrays if "x_train" not in arrays else arrays
     more = ("data.val=null",) if "x_val" in arrays else ()
-    (told,) = commands.refused(tmp_path, *npz(tmp_path, **given), *more)
+    (told,) = commands.rejected(tmp_path, *npz(tmp_path, **given), *more)
     assert told.startswith(f"data.path: {problem.format(file=tmp_path / 'file.npz')}")
 
 
@@ -98,23 +96,23 @@ def header(shape: tuple[int, ...], content: bytes = b"") -> bytes:
     ],
     ids=["no array", "empty", "gigantic", "short", "negative", "bomb", "version"],
 )
-def test_an_array_that_lies_about_itself_takes_no_memory(
+def test_array_with_false_header_is_rejected_without_allocating(
     tmp_path: Path, x: bytes, reason: str
 ) -> None:
     options = npz(tmp_path, y=Y)
     with zipfile.ZipFile(tmp_path / "file.npz", "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", x)
     before = psutil.Process().memory_info().rss
-    (problem,) = commands.refused(tmp_path, *options)
+    (problem,) = commands.rejected(tmp_path, *options)
     assert problem.startswith(f"data.path: x of {tmp_path / 'file.npz'} can't be read: {reason}")
     assert psutil.Process().memory_info().rss - before < 5 * 10**7
 
 
-def test_an_array_that_no_memory_holds_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+def test_array_larger_than_memory_is_rejected_before_loading(tmp_path: Path) -> None:
     options = npz(tmp_path, y=Y)
     length = psutil.virtual_memory().total * 2
     with zipfile.ZipFile(tmp_path / "file.npz", "a", zipfile.ZIP_STORED) as archive:
         archive.writestr("x.npy", header((length, 1, 1)))
         archive.getinfo("x.npy").file_size = length  # as the directory at the end will say
-    (problem,) = commands.refused(tmp_path, *options)
+    (problem,) = commands.rejected(tmp_path, *options)
     assert problem.startswith("data.path: needs ") and " GiB of memory, and " in problem

@@ -20,7 +20,7 @@ from PIL import Image
 from recipe.components.data.image_folder import image_folder
 from recipe.errors import SpecError
 
-TINY = (*commands.HERE, "epochs=1", "model.widths=[2,4]", "tracking=none")
+TINY = (*commands.CPU, "epochs=1", "model.widths=[2,4]", "tracking=none")
 
 
 @pytest.fixture
@@ -34,9 +34,7 @@ def photos(root: Path) -> tuple[str, ...]:
     return (*TINY, "data=image_folder", f"data.path={root}", *options)
 
 
-def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_unreadable_images_are_counted_and_first_ones_named(tmp_path: Path, pets: Path) -> None:
     (pets / "cat" / "0.png").write_bytes(b"")
     halve(pets / "cat" / "1.jpg")
     (pets / "cat" / "2.png").write_text("not an image")
@@ -44,7 +42,7 @@ def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
     (pets / "dog" / "12.png").symlink_to("nowhere.png")
     (pets / "dog" / "14.png").unlink()
     os.mkfifo(pets / "dog" / "14.png")  # reading it would wait for ever
-    (problem,) = commands.refused(tmp_path, *photos(pets))
+    (problem,) = commands.rejected(tmp_path, *photos(pets))
     assert problem.startswith(
         f"data.path: 5 of 20 images in {pets} can't be read: cat/0.png (the file is empty), "
         "cat/1.jpg ("
@@ -56,18 +54,18 @@ def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp", "tif", "ppm"])
-def test_a_file_that_was_cut_off_is_found_before_training_and_whole_ones_pass(
+def test_truncated_image_is_rejected_before_training_and_intact_passes(
     tmp_path: Path, pets: Path, suffix: str
 ) -> None:
     file = pets / "cat" / f"more.{suffix}"
     Image.fromarray(NOISE[30]).resize((200, 160)).save(file)
-    assert commands.here(tmp_path, "plan", *photos(pets)).status == 0
+    assert commands.run(tmp_path, "plan", *photos(pets)).status == 0
     file.write_bytes(file.read_bytes()[:-600])
-    (problem,) = commands.refused(tmp_path, *photos(pets))
+    (problem,) = commands.rejected(tmp_path, *photos(pets))
     assert problem.startswith(f"data.path: 1 of 21 images in {pets} can't be read: cat/more.")
 
 
-def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: Path) -> None:
+def test_all_image_folder_problems_are_reported_together(tmp_path: Path, pets: Path) -> None:
     (pets / "cat" / "0.png").write_bytes(b"")
     (pets / "cat" / "IMG_1.HEIC").write_bytes(b"from a phone")
     (pets / "dog" / ".ipynb_checkpoints").mkdir()
@@ -89,17 +87,17 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path: Path, pets: P
         "2 of 4 class folders without an image: emu (holds notes.txt), fox (empty); "
         f"fill or remove them (in {pets})",
     ))  # fmt: skip
-    clip, mean, *others = commands.refused(tmp_path, *photos(pets), *overrides)
+    clip, mean, *others = commands.rejected(tmp_path, *photos(pets), *overrides)
     assert mean.startswith("data.mean must have one value per channel, got [0.5]")
     assert others == [unread, hidden, stray, names, empty]
     assert clip.startswith("clip.max_norm")
 
 
-def test_classes_that_a_part_lacks_are_counted_and_named(tmp_path: Path, pets: Path) -> None:
+def test_classes_missing_from_one_part_are_counted_and_named(tmp_path: Path, pets: Path) -> None:
     for part, classes in (("train", "abcd"), ("val", "aef")):
         for name in classes:
             shutil.copytree(pets / "cat", tmp_path / "parts" / part / name)
-    assert commands.refused(tmp_path, *photos(tmp_path / "parts"), "data.val=null") == [
+    assert commands.rejected(tmp_path, *photos(tmp_path / "parts"), "data.val=null") == [
         f"data.path: {line}; all splits need the same classes (in {tmp_path / 'parts'})"
         for line in (
             "3 of the 4 classes in train/ are missing from val/: b, c, d",
@@ -108,31 +106,27 @@ def test_classes_that_a_part_lacks_are_counted_and_named(tmp_path: Path, pets: P
     ]
 
 
-def test_classes_with_too_few_images_to_hold_some_out_are_counted(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_classes_with_too_few_images_for_validation_are_counted(tmp_path: Path, pets: Path) -> None:
     for name in ("emu", "fox"):
         (pets / name).mkdir()
         shutil.copy(pets / "cat" / "0.png", pets / name)
-    assert commands.refused(tmp_path, *photos(pets)) == [
+    assert commands.rejected(tmp_path, *photos(pets)) == [
         "data.val: 0.2 of the 1 samples of class emu rounds to 0, which leaves none to validate on "
         "(also for 1 more classes); add samples, or leave the class out"
     ]
 
 
-def test_a_link_in_a_circle_is_refused_and_a_link_aside_is_followed(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_circular_link_is_rejected_and_other_link_is_followed(tmp_path: Path, pets: Path) -> None:
     shutil.move(pets / "cat", tmp_path / "elsewhere")
     (pets / "cat").symlink_to(tmp_path / "elsewhere")
-    assert "16 training and 4 validation" in commands.here(tmp_path, "plan", *photos(pets)).out
+    assert "16 training and 4 validation" in commands.run(tmp_path, "plan", *photos(pets)).out
     (tmp_path / "elsewhere" / "back").symlink_to(pets)
-    (problem,) = commands.refused(tmp_path, *photos(pets))
+    (problem,) = commands.rejected(tmp_path, *photos(pets))
     assert problem == (f"data.path: {pets}/cat/back is a link to a folder above it; remove it")
 
 
 @pytest.mark.parametrize("locked", ["cat", "cat/0.png", "."])
-def test_what_may_not_be_read_is_named(pets: Path, locked: str) -> None:
+def test_paths_without_read_permission_are_reported(pets: Path, locked: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = shutil.copytree(pets, Path(folder) / "pets")
         Path(folder).chmod(0o755)
@@ -163,7 +157,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_odd_photographs_are_trained_on(tmp_path: Path, pets: Path) -> None:
+def test_unusual_but_valid_photographs_are_accepted(tmp_path: Path, pets: Path) -> None:
     cats = pets / "cat"
     Image.new("RGB", (1, 1)).save(cats / "dot.png")
     Image.new("RGB", (1, 20_000)).save(cats / "hair.png")
@@ -176,24 +170,24 @@ def test_odd_photographs_are_trained_on(tmp_path: Path, pets: Path) -> None:
     shutil.copy(cats / "1.jpg", cats / "in truth a jpeg.png")
     with (cats / "trailer.jpg").open("wb") as file:
         file.write((cats / "1.jpg").read_bytes() + bytes(range(256)))  # as some phones do
-    done = commands.here(tmp_path, *photos(pets))
+    done = commands.run(tmp_path, *photos(pets))
     assert (done.status, done.err) == (0, "")
     assert "22 training and 6 validation samples" in done.out
 
 
-def test_what_only_shows_while_training_ends_the_run_as_failed_in_one_line(
+def test_images_found_damaged_in_training_fail_the_run_in_one_line(
     tmp_path: Path, pets: Path
 ) -> None:
     for number in (12, 14, 16, 18):
         spoil(pets / "dog" / f"{number}.png")
-    done = commands.here(tmp_path, *photos(pets))
+    done = commands.run(tmp_path, *photos(pets))
     (problem,) = done.problems
     assert done.status == 1
     assert " of a batch's images in " in problem and "can't be read: dog/1" in problem
     assert problem.endswith(
         "; repair or remove them, and start again, or skip them: data.on_bad_file=skip"
     )
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
 
 
@@ -207,21 +201,21 @@ def vanish(params, *, folder: str):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_files_that_are_removed_while_training_are_named(
+def test_files_removed_during_training_are_reported(
     tmp_path: Path, pets: Path, workers: int
 ) -> None:
     commands.project(tmp_path, {
         "mine.py": VANISH,
         "conf/clip/vanish.yaml": "# Removes a folder.\n_target_: mine.vanish\nfolder: ''  # it\n",
     })  # fmt: skip
-    done = commands.here(
+    done = commands.run(
         tmp_path, *photos(pets), "trust=[mine]", "clip=vanish", f"clip.folder={pets / 'dog'}",
         "data.batch_size=2", f"data.workers={workers}",
     )  # fmt: skip
     (problem,) = done.problems
     assert done.status == 1
     assert ".png (No such file or directory)" in problem or ".jpg (No such file" in problem
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
 
 
@@ -238,28 +232,26 @@ def kill(params):
 """
 
 
-def test_a_worker_that_is_killed_ends_the_run_as_failed_in_one_line(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_killed_data_worker_fails_run_with_one_line_error(tmp_path: Path, pets: Path) -> None:
     option = "# Kills whoever reads images.\n_target_: mine.kill\n"
     commands.project(tmp_path, {"mine.py": KILL, "conf/clip/kill.yaml": option})
-    done = commands.here(
+    done = commands.run(
         tmp_path, *photos(pets), "trust=[mine]", "clip=kill", "data.batch_size=2", "data.workers=1"
     )
     (problem,) = done.problems
     assert done.status == 1
     assert problem.startswith("recipe: data.workers: one of 1 died while it read images (DataLo")
     assert "is killed by signal: Killed" in problem and problem.endswith("; use fewer workers")
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     assert commands.read_json(run / "run.json")["status"] == "FAILED"
 
 
-def test_a_sweep_on_broken_data_is_refused_once(tmp_path: Path, pets: Path) -> None:
+def test_sweep_on_damaged_data_is_rejected_once(tmp_path: Path, pets: Path) -> None:
     halve(pets / "cat" / "1.jpg")
-    done = commands.in_turn(tmp_path, "-m", *photos(pets), "seed=0,1")
+    done = commands.sweep(tmp_path, "-m", *photos(pets), "seed=0,1")
     (problem,) = done.problems
     assert done.status == 2 and problem.startswith("recipe: data.path: 1 of 20 images in")
-    assert not commands.runs(tmp_path)
+    assert not commands.run_dirs(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,34 +261,34 @@ def test_a_sweep_on_broken_data_is_refused_once(tmp_path: Path, pets: Path) -> N
         (("data=random", "data.n_train=1000000000000"), "data.n_train: needs "),
     ],
 )
-def test_settings_that_no_memory_holds_are_refused(
+def test_settings_exceeding_available_memory_are_rejected(
     tmp_path: Path, option: tuple[str, ...], key: str
 ) -> None:
     for verb in (["plan"], []):  # each tells how much is free at its time
-        done = commands.here(tmp_path, *verb, *TINY, *option)
+        done = commands.run(tmp_path, *verb, *TINY, *option)
         (problem,) = done.problems
         assert done.status == 2 and not (tmp_path / "outputs").exists()
         assert problem.startswith(f"recipe: {key}") and " GiB of memory, and " in problem
 
 
-def test_a_mean_on_the_scale_of_bytes_is_refused(tmp_path: Path, pets: Path) -> None:
-    (problem,) = commands.refused(tmp_path, *photos(pets), "data.mean=[123.7,116.3,103.5]")
+def test_mean_on_byte_scale_is_rejected(tmp_path: Path, pets: Path) -> None:
+    (problem,) = commands.rejected(tmp_path, *photos(pets), "data.mean=[123.7,116.3,103.5]")
     assert problem.startswith("data.mean[0] must be less than or equal to 1, got 123.7")
 
 
-def test_every_cifar_file_that_is_broken_is_named(tmp_path: Path) -> None:
+def test_every_damaged_cifar_file_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "cifar"
     folder.mkdir()
     binary(folder)
     options = (*TINY, "data=cifar10", f"data.path={folder}", "data.batch_size=2")
     halve(folder / "data_batch_2.bin")  # one whole image is left of two
-    assert commands.refused(tmp_path, *options) == [
+    assert commands.rejected(tmp_path, *options) == [
         f"data.path: {folder}/data_batch_2.bin has 1 image, others 2; it was truncated, unpack it "
         "again"
     ]
     (folder / "data_batch_3.bin").write_bytes(b"")
     (folder / "data_batch_4.bin").write_bytes(b"\x0a" + bytes(3072) + b"\x0b" + bytes(3072))
-    assert commands.refused(tmp_path, *options) == [
+    assert commands.rejected(tmp_path, *options) == [
         f"data.path: {folder}/data_batch_3.bin is empty; unpack it again",
         f"data.path: {folder}/data_batch_4.bin is not a CIFAR-10 batch: 2 of its 2 labels are "
         "beyond 0..9; unpack it again",

@@ -30,7 +30,7 @@ def stream(seed: int) -> torch.Generator:
     fraction=st.floats(0.2, 0.8),
     seed=seeds,
 )
-def test_a_stratified_split_has_each_sample_once_and_each_class_in_its_share(
+def test_stratified_split_has_each_sample_once_and_class_fractions(
     counts: list[int], fraction: float, seed: int
 ) -> None:
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -46,7 +46,7 @@ def test_a_stratified_split_has_each_sample_once_and_each_class_in_its_share(
     assert torch.equal(train, again[0]) and torch.equal(val, again[1])
 
 
-def test_another_seed_is_another_split() -> None:
+def test_different_seed_gives_different_split() -> None:
     targets = torch.zeros(100, dtype=torch.int64)
     splits = [
         stratified_split(targets, 0.5, ["one"], stream(seed))[1].tolist() for seed in range(5)
@@ -61,7 +61,7 @@ def test_another_seed_is_another_split() -> None:
         (0.9, "3, which leaves none to train"),
     ],
 )
-def test_a_class_that_would_be_missing_on_one_side_is_named(fraction: float, problem: str) -> None:
+def test_class_missing_from_one_side_of_split_is_named(fraction: float, problem: str) -> None:
     targets = torch.tensor([0] * 10 + [1] * 3)  # 0.1 of 3 is 0.3, 0.9 of 3 is 2.7
     with pytest.raises(
         ValueError, match=f"^data.val: {fraction} of the 3 samples of class b .*{problem}"
@@ -71,7 +71,7 @@ def test_a_class_that_would_be_missing_on_one_side_is_named(fraction: float, pro
 
 @settings(max_examples=100)
 @given(targets=labels.map(torch.tensor), seed=seeds, data=st.data())
-def test_a_balanced_choice_takes_as_even_as_the_classes_allow(
+def test_balanced_subset_is_as_even_as_class_sizes_allow(
     targets: Tensor, seed: int, data: st.DataObject
 ) -> None:
     size = data.draw(st.integers(0, len(targets)))
@@ -84,7 +84,7 @@ def test_a_balanced_choice_takes_as_even_as_the_classes_allow(
     assert set(chosen.tolist()) <= set(larger.tolist())
 
 
-def test_one_sample_too_many_goes_to_a_class_by_chance() -> None:
+def test_surplus_sample_of_a_balanced_subset_goes_to_a_random_class() -> None:
     targets = torch.tensor([0, 1] * 50)
     spare = {targets[balanced_subset(targets, 3, stream(seed))].sum().item() for seed in range(20)}
     assert spare == {1, 2}  # one or two of class 1
@@ -92,7 +92,7 @@ def test_one_sample_too_many_goes_to_a_class_by_chance() -> None:
 
 @settings(max_examples=50)
 @given(batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), max_size=5))
-def test_batches_hold_exactly_the_samples_asked_for_in_order(batches: list[list[int]]) -> None:
+def test_batches_hold_exactly_requested_samples_in_order(batches: list[list[int]]) -> None:
     inputs, targets = torch.arange(20.0).reshape(10, 1, 1, 2), torch.arange(10) * 10
     for transform in (None, lambda images: images * 2):
         served = list(InMemory(inputs, targets, transform).batches(map(torch.tensor, batches)))
@@ -103,20 +103,20 @@ def test_batches_hold_exactly_the_samples_asked_for_in_order(batches: list[list[
             assert images[:, 0, 0, 0].tolist() == first
 
 
-def test_moments_are_those_of_each_channel_for_bytes_and_floats() -> None:
+def test_mean_and_std_are_per_channel_for_bytes_and_floats() -> None:
     values = torch.tensor([[0, 0], [255, 0]], dtype=torch.uint8).reshape(2, 2, 1, 1)
     for inputs in (values, values / 255):  # channel 0: 0 and 1; channel 1: 0 and 0
         assert channel_mean_and_std(inputs) == ((0.5, 0.0), (0.5, 0.0))
 
 
-def test_moments_of_bytes_are_numpys() -> None:
+def test_mean_and_std_of_bytes_match_numpy() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), np.uint8)
     mean, std = channel_mean_and_std(torch.from_numpy(pixels))
     np.testing.assert_allclose(mean, (pixels / 255).mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, (pixels / 255).std((0, 2, 3)), rtol=1e-12)
 
 
-def test_a_digest_sees_values_shape_type_order_and_strings() -> None:
+def test_digest_depends_on_values_shape_dtype_order_and_strings() -> None:
     one = torch.tensor([[1, 2], [3, 4]])
     variants = [
         hash_tensors(one),
@@ -136,7 +136,7 @@ def test_a_digest_sees_values_shape_type_order_and_strings() -> None:
     assert all(len(variant) == 64 for variant in variants)
 
 
-def test_the_digest_of_files_sees_bytes_and_names_but_not_dates(tmp_path: Path) -> None:
+def test_file_digest_depends_on_bytes_and_names_but_not_on_location(tmp_path: Path) -> None:
     file = Path("a.png")
     (tmp_path / file).write_bytes(bytes(9000))
     first = hash_files(tmp_path, [file], full_hash_limit=9000)
@@ -149,7 +149,7 @@ def test_the_digest_of_files_sees_bytes_and_names_but_not_dates(tmp_path: Path) 
     assert hash_files(tmp_path, [Path("b.png")], full_hash_limit=9000) != first
 
 
-def test_of_many_bytes_only_the_ends_of_each_file_are_digested(tmp_path: Path) -> None:
+def test_large_data_digest_covers_only_both_ends_of_each_file(tmp_path: Path) -> None:
     seen = {}
     for changed in (None, 0, 4095, 4096, 4903, 4904, 8999):
         content = bytearray(9000)

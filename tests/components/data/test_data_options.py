@@ -22,7 +22,7 @@ def composed(option: str) -> dict[str, Any]:
     return {str(name): value for name, value in config.items()}
 
 
-def test_the_menu_is_complete() -> None:
+def test_all_builtin_data_options_exist() -> None:
     expected = {
         "digits",
         "digits_low",
@@ -36,9 +36,7 @@ def test_the_menu_is_complete() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_sets_everything_its_function_asks_for_in_the_types_it_asks_for(
-    option: str,
-) -> None:
+def test_data_option_sets_all_function_parameters_with_declared_types(option: str) -> None:
     settings = composed(option)
     hints = get_type_hints(get_method(settings["_target_"]), include_extras=True)
     assert set(hints) - {"split", "return"} == set(settings) - OF_THE_ENGINE
@@ -50,7 +48,7 @@ def test_an_option_sets_everything_its_function_asks_for_in_the_types_it_asks_fo
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_says_what_it_is_and_what_each_setting_does(option: str) -> None:
+def test_data_option_file_describes_itself_and_each_setting(option: str) -> None:
     first, *rest = (CONF / "data" / f"{option}.yaml").read_text().splitlines()
     assert first.startswith("# ") and first.endswith(".")
     for line in rest:
@@ -62,13 +60,13 @@ def test_an_option_says_what_it_is_and_what_each_setting_does(option: str) -> No
     ("option", "classes"),
     [("digits", "0123456789"), ("digits_low", "01234"), ("digits_high", "56789")],
 )
-def test_the_digits_options_load_as_they_are(option: str, classes: str) -> None:
+def test_digits_options_load_with_default_settings(option: str, classes: str) -> None:
     settings = composed(option)
     part = {name: settings[name] for name in settings.keys() - OF_THE_ENGINE}
     data = get_method(settings["_target_"])(torch.Generator().manual_seed(0), **part)
     assert data.classes == tuple(classes) and (data.channels, data.size) == (1, (32, 32))
 
 
-def test_random_has_the_classes_that_the_other_groups_are_built_for() -> None:
+def test_random_data_has_the_default_number_of_classes() -> None:
     settings = composed("random")
     assert settings["n_classes"] == settings["classes"] == 10

@@ -36,7 +36,7 @@ def images(data: Data, target: int) -> set[tuple[int, ...]]:
     return {tuple(image) for image in pixels(data)[chosen].round().int().flatten(1).tolist()}
 
 
-def test_the_images_are_those_of_scikit_learn() -> None:
+def test_digits_images_match_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     theirs = load_digits()
@@ -51,7 +51,7 @@ def test_the_images_are_those_of_scikit_learn() -> None:
     torch.testing.assert_close(pixels(data), pixels(data).round(), atol=1e-4, rtol=0)
 
 
-def test_a_fifth_of_each_digit_is_held_out() -> None:
+def test_one_fifth_of_each_digit_is_held_out() -> None:
     data = made()
     assert data.val.targets.bincount().tolist() == HELD
     assert data.train.targets.bincount().tolist() == [
@@ -60,7 +60,7 @@ def test_a_fifth_of_each_digit_is_held_out() -> None:
     assert data.classes == tuple("0123456789")
 
 
-def test_inputs_are_resized_and_normalised_by_the_training_part() -> None:
+def test_digits_are_resized_and_normalised_by_the_training_split() -> None:
     for channels in (1, 3):
         data = made(channels=channels, size=12)
         (train, _), (val, _) = (
@@ -74,7 +74,7 @@ def test_inputs_are_resized_and_normalised_by_the_training_part() -> None:
         assert torch.equal(train, train[:, :1].expand_as(train))
 
 
-def test_a_target_is_the_position_in_labels() -> None:
+def test_digit_target_is_position_in_labels() -> None:
     data = made(labels=[7, 2])
     assert data.classes == ("7", "2")
     assert data.train.targets.bincount().tolist() == [COUNTS[7] - HELD[7], COUNTS[2] - HELD[2]]
@@ -93,7 +93,7 @@ def test_low_and_high_digits_share_no_image() -> None:
 
 @settings(max_examples=10)
 @given(size=st.integers(10, 1438), seed=st.integers(0, 2**32))
-def test_few_training_images_are_balanced_and_leave_validation_alone(size: int, seed: int) -> None:
+def test_small_train_size_is_balanced_and_keeps_the_validation_split(size: int, seed: int) -> None:
     few, all_of_them = made(seed, train_size=size, size=8), made(seed, size=8)
     counts = few.train.targets.bincount(minlength=10)
     assert counts.sum() == size == len(few.train)
@@ -103,7 +103,7 @@ def test_few_training_images_are_balanced_and_leave_validation_alone(size: int, 
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_the_seed_and_every_setting_are_in_the_digest() -> None:
+def test_digits_digest_depends_on_the_seed_and_every_setting() -> None:
     variants: list[dict[str, Any]] = [
         {},
         {"seed": 1},
@@ -119,7 +119,7 @@ def test_the_seed_and_every_setting_are_in_the_digest() -> None:
     assert made().digest == digests[0]
 
 
-def test_a_digit_saved_as_a_picture_is_predicted_on_as_it_was_trained_on(tmp_path: Path) -> None:
+def test_digit_image_preprocessing_matches_training_inputs(tmp_path: Path) -> None:
     for channels in (1, 3):
         data, small = made(channels=channels), made(channels=channels, size=8)
         inputs = data.train.inputs  # type: ignore[attr-defined]
@@ -148,12 +148,12 @@ def test_a_digit_saved_as_a_picture_is_predicted_on_as_it_was_trained_on(tmp_pat
         ({"val": 0.001}, r"data\.val: 0\.001 of the 178 samples of class 0 rounds to 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changed: dict[str, Any], message: str) -> None:
+def test_invalid_digits_settings_are_rejected(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         made(**changed)
 
 
-def test_loading_takes_well_below_a_second() -> None:
+def test_digits_load_in_less_than_a_third_of_a_second() -> None:
     made()
     start = time.process_time()
     made()

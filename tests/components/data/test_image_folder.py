@@ -49,9 +49,7 @@ def everything(data: Data, part: str = "train") -> tuple[list[int], list[int]]:
     return (inputs[:, 0, 0, 0] * 255).round().int().tolist(), targets.tolist()
 
 
-def test_a_fraction_of_each_class_is_held_out_and_each_image_keeps_its_label(
-    tmp_path: Path,
-) -> None:
+def test_split_holds_out_fraction_of_each_class_and_keeps_labels(tmp_path: Path) -> None:
     data = made(pets(tmp_path))
     (train, train_targets), (val, val_targets) = everything(data), everything(data, "val")
     assert data.classes == ("cat", "dog") and val_targets == [0, 0, 1]
@@ -63,7 +61,7 @@ def test_a_fraction_of_each_class_is_held_out_and_each_image_keeps_its_label(
     )
 
 
-def test_given_parts_are_kept(tmp_path: Path) -> None:
+def test_image_folder_with_given_splits_is_kept_unchanged(tmp_path: Path) -> None:
     names = [
         "train/b/1.png",
         "train/a/1.png",
@@ -79,7 +77,7 @@ def test_given_parts_are_kept(tmp_path: Path) -> None:
     assert everything(data, "test") == ([0, 1], [0, 1])
 
 
-def test_an_image_is_treated_as_a_prediction_treats_it(tmp_path: Path) -> None:
+def test_training_image_is_preprocessed_as_in_predict(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
     add(tmp_path, "a/1.png", "b/1.png", "b/2.png")
     Image.fromarray(pixels).save(tmp_path / "a" / "2.png")
@@ -98,7 +96,7 @@ def test_an_image_is_treated_as_a_prediction_treats_it(tmp_path: Path) -> None:
 
 @in_tmp_path
 @given(batches=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=5), max_size=4))
-def test_batches_hold_exactly_the_samples_asked_for_in_order(
+def test_batches_hold_exactly_requested_samples_in_order(
     tmp_path: Path, batches: list[list[int]]
 ) -> None:
     root = tmp_path / "pets"
@@ -112,7 +110,7 @@ def test_batches_hold_exactly_the_samples_asked_for_in_order(
         assert labels.tolist() == [targets[index] for index in indices]
 
 
-def test_workers_give_the_same_batches_and_the_same_one_line_errors(tmp_path: Path) -> None:
+def test_data_workers_give_identical_batches_and_one_line_errors(tmp_path: Path) -> None:
     order = [torch.tensor([index, 11 - index]) for index in range(12)]
     root = pets(tmp_path)
     alone, helped = made(root), made(root, workers=2)
@@ -130,7 +128,7 @@ def test_workers_give_the_same_batches_and_the_same_one_line_errors(tmp_path: Pa
         assert "\n" not in str(error.value)
 
 
-def test_a_worker_that_is_killed_ends_the_batches_in_one_line(tmp_path: Path) -> None:
+def test_killed_data_worker_raises_data_error(tmp_path: Path) -> None:
     batches = made(pets(tmp_path), workers=1).train.batches(torch.arange(12).split(1))
     next(batches)
     with pytest.raises(RuntimeError, match="is killed by signal"):  # torch tells it wherever we are
@@ -144,13 +142,13 @@ def test_a_worker_that_is_killed_ends_the_batches_in_one_line(tmp_path: Path) ->
         list(batches)
 
 
-def test_reading_draws_from_no_random_stream_of_torch(tmp_path: Path) -> None:
+def test_image_folder_does_not_use_the_global_torch_generator(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     everything(made(pets(tmp_path)))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_digest_sees_names_bytes_split_and_settings_but_not_the_place(tmp_path: Path) -> None:
+def test_image_folder_digest_depends_on_content_but_not_on_location(tmp_path: Path) -> None:
     root = pets(tmp_path)
     first = made(root).digest
     assert made(pets(tmp_path / "elsewhere")).digest == first
@@ -168,7 +166,7 @@ def test_the_digest_sees_names_bytes_split_and_settings_but_not_the_place(tmp_pa
     assert len({first, *(data.digest for data in variants)}) == 8
 
 
-def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) -> None:
+def test_files_without_an_image_extension_are_ignored(tmp_path: Path) -> None:
     root = pets(tmp_path)
     for name in ("README.md", "cat/.DS_Store", "dog/labels.csv", ".git/config"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -229,7 +227,7 @@ def test_files_that_are_not_named_like_images_are_passed_over(tmp_path: Path) ->
         ([], {"std": [1.0, 1.0]}, r"data\.std must have one .* got \[1\.0, 1\.0\]; give 1"),
     ],
 )
-def test_folders_that_do_not_fit_are_refused(
+def test_invalid_image_folders_are_rejected(
     tmp_path: Path, names: list[str], changed: dict[str, Any], message: str
 ) -> None:
     for name in names:
@@ -241,7 +239,7 @@ def test_folders_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\0\5\26\7\0\2\0\0Mac OS X"])
-def test_an_image_that_is_none_is_named_before_training(tmp_path: Path, content: bytes) -> None:
+def test_invalid_image_file_is_named_before_training(tmp_path: Path, content: bytes) -> None:
     root = pets(tmp_path)
     (root / "cat" / "3.png").write_bytes(content)
     with pytest.raises(
@@ -250,16 +248,14 @@ def test_an_image_that_is_none_is_named_before_training(tmp_path: Path, content:
         made(root)
 
 
-def test_no_path_and_a_path_to_no_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_or_nonexistent_folder_path_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"^data\.path: null; give a folder of images"):
         made(None)
     with pytest.raises(SpecError, match=r"^data\.path: \S*/nowhere is not a folder"):
         made(tmp_path / "nowhere")
 
 
-def test_a_file_that_takes_long_to_read_is_named_once(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_slow_image_file_is_named_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = pets(tmp_path)
     Image.new("L", (6000, 6000)).save(root / "cat" / "big.png")  # takes a second to decode
     for workers in (0, 1):

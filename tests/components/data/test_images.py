@@ -27,7 +27,7 @@ def saved(image: Image.Image, folder: Path, name: str = "image.png", **options: 
 
 @in_tmp_path
 @given(pixels=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)))
-def test_every_gray_value_is_exactly_v_over_255_in_one_channel_and_in_three(
+def test_gray_values_are_exactly_v_over_255_in_one_and_three_channels(
     tmp_path: Path, pixels: np.ndarray
 ) -> None:
     file = saved(Image.fromarray(pixels), tmp_path)
@@ -43,7 +43,7 @@ def test_every_gray_value_is_exactly_v_over_255_in_one_channel_and_in_three(
     ),
     name=st.sampled_from(["image.png", "image.bmp", "image.tif"]),
 )
-def test_every_opaque_colour_value_is_exactly_v_over_255(
+def test_opaque_colour_values_are_exactly_v_over_255(
     tmp_path: Path, pixels: np.ndarray, name: str
 ) -> None:
     pixels[..., 3:] = 255
@@ -51,7 +51,7 @@ def test_every_opaque_colour_value_is_exactly_v_over_255(
     assert torch.equal(image, torch.from_numpy(pixels[..., :3]).permute(2, 0, 1).float() / 255)
 
 
-def test_colour_becomes_gray_by_luma(tmp_path: Path) -> None:
+def test_colour_image_is_converted_to_gray_by_luma(tmp_path: Path) -> None:
     pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [7, 7, 7]]], np.uint8)
     image = read_image(saved(Image.fromarray(pixels), tmp_path), channels=1)
     # 0.299, 0.587 and 0.114 of 255, in whole numbers; a gray stays what it is
@@ -60,7 +60,7 @@ def test_colour_becomes_gray_by_luma(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_laid_over_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_are_blended_with_white(tmp_path: Path, mode: str) -> None:
     colour = {"RGBA": (0, 0, 0), "LA": (0,)}[mode]
     image = Image.new(mode, (3, 1))
     for column, alpha in enumerate((0, 51, 255)):  # 51 is a fifth of 255
@@ -72,7 +72,7 @@ def test_transparency_is_laid_over_white(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_a_transparent_colour_is_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_colour_becomes_white(tmp_path: Path, mode: str) -> None:
     image = Image.new("RGB", (2, 1), (0, 0, 0))
     image.putpixel((1, 0), (255, 0, 0))
     image = image.quantize(2) if mode == "P" else image.convert(mode)
@@ -83,7 +83,7 @@ def test_a_transparent_colour_is_white(tmp_path: Path, mode: str) -> None:
     torch.testing.assert_close(image_read[:, 0, 1], torch.tensor(red))
 
 
-def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
+def test_palette_image_is_read_with_palette_colours(tmp_path: Path) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
@@ -93,13 +93,13 @@ def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
     )
 
 
-def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+def test_one_bit_image_has_only_black_and_white(tmp_path: Path) -> None:
     image = Image.new("1", (2, 1))
     image.putpixel((1, 0), 1)
     assert read_image(saved(image, tmp_path), channels=1).tolist() == [[[0.0, 1.0]]]
 
 
-def test_ink_is_dark(tmp_path: Path) -> None:
+def test_cmyk_ink_is_read_as_dark(tmp_path: Path) -> None:
     image = Image.new("CMYK", (8, 8), (0, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 4, 8))
     pixels = read_image(saved(image, tmp_path, "image.tif"), channels=3)
@@ -107,27 +107,27 @@ def test_ink_is_dark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["image.png", "image.tif"])
-def test_sixteen_bit_gray_keeps_all_its_bits(tmp_path: Path, name: str) -> None:
+def test_sixteen_bit_grayscale_keeps_full_precision(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 1, 32768, 65535]], np.uint16)
     image = read_image(saved(Image.fromarray(values), tmp_path, name), channels=3)
     expected = torch.tensor([[[0.0, 1 / 65535, 32768 / 65535, 1.0]]])
     assert torch.equal(image, expected.repeat(3, 1, 1))
 
 
-def test_a_transparent_sixteen_bit_value_is_white(tmp_path: Path) -> None:
+def test_transparent_sixteen_bit_value_becomes_white(tmp_path: Path) -> None:
     values = np.array([[1000, 0]], np.uint16)
     file = saved(Image.fromarray(values), tmp_path, transparency=1000)
     assert read_image(file, channels=1).tolist() == [[[1.0, 0.0]]]
 
 
-def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
+def test_image_reader_applies_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the first row of the file is the right edge of the picture
     file = saved(Image.fromarray(np.array([[0, 255]], np.uint8)), tmp_path, exif=exif)
     assert read_image(file, channels=1).tolist() == [[[0.0], [1.0]]]
 
 
-def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("L", (1, 1), value) for value in (0, 255)]
     file = saved(frames[0], tmp_path, "image.gif", save_all=True, append_images=frames[1:])
     assert read_image(file, channels=1).tolist() == [[[0.0]]]
@@ -179,7 +179,9 @@ def broken(kind: str, folder: Path) -> Path:
         ("deep", "pixels are 70000..70000, beyond 16 bits (0..65535)"),
     ],
 )
-def test_what_is_no_image_is_named_in_one_line(tmp_path: Path, kind: str, reason: str) -> None:
+def test_unreadable_image_raises_one_line_with_its_path(
+    tmp_path: Path, kind: str, reason: str
+) -> None:
     file = broken(kind, tmp_path)
     with pytest.raises(ValueError, match="is not a readable image: ") as caught:
         read_image(file, channels=3)
@@ -189,7 +191,7 @@ def test_what_is_no_image_is_named_in_one_line(tmp_path: Path, kind: str, reason
 
 
 @pytest.mark.parametrize("times", [1.5, 3])  # Pillow warns above its limit, and raises above twice
-def test_a_decompression_bomb_is_refused(
+def test_decompression_bomb_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float
 ) -> None:
     file = saved(Image.new("1", (100, 100)), tmp_path)
@@ -203,7 +205,7 @@ def test_a_decompression_bomb_is_refused(
         assert not seen
 
 
-def test_an_image_beyond_the_limit_of_pillow_is_refused_by_max_pixels(tmp_path: Path) -> None:
+def test_image_beyond_pillow_limit_raises_with_max_pixels(tmp_path: Path) -> None:
     file = saved(Image.new("1", (1, 1)), tmp_path)
     content = bytearray(file.read_bytes())
     content[16:24] = struct.pack(">II", 60_000, 60_000)
@@ -215,7 +217,7 @@ def test_an_image_beyond_the_limit_of_pillow_is_refused_by_max_pixels(tmp_path: 
         check_image(file, 50_000_000)
 
 
-def test_a_heic_file_that_can_not_be_read_is_reported_with_heic_in_the_list(tmp_path: Path) -> None:
+def test_unreadable_heic_error_lists_heic_among_formats(tmp_path: Path) -> None:
     file = tmp_path / "phone.heic"
     file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
     with pytest.raises(ValueError, match=r"none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, HEIC$"):
@@ -235,7 +237,7 @@ def heic(folder: Path, name: str = "phone.heic") -> Path:
 
 
 @pytest.mark.parametrize("name", ["phone.heic", "renamed.jpg"])
-def test_a_heic_photograph_is_read_and_turned_upright(tmp_path: Path, name: str) -> None:
+def test_heic_photo_is_read_and_rotated_upright(tmp_path: Path, name: str) -> None:
     file = heic(tmp_path, name)
     check_image(file)
     found = read_image(file, channels=3)
@@ -245,14 +247,14 @@ def test_a_heic_photograph_is_read_and_turned_upright(tmp_path: Path, name: str)
     torch.testing.assert_close(below, torch.tensor([128.0] * 3), atol=4, rtol=0)
 
 
-def test_a_heic_photograph_that_was_cut_off_is_found_before_training(tmp_path: Path) -> None:
+def test_truncated_heic_photo_fails_image_check(tmp_path: Path) -> None:
     file = heic(tmp_path)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is not a readable image: "):
         check_image(file)
 
 
-def test_without_pillow_heif_a_heic_photograph_is_named_with_what_it_needs(
+def test_heic_image_without_pillow_heif_raises_with_install_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = heic(tmp_path)
@@ -263,18 +265,18 @@ def test_without_pillow_heif_a_heic_photograph_is_named_with_what_it_needs(
         assert str(caught.value).endswith("install the extra: pip install torch-recipe[heic]")
 
 
-def test_the_head_of_a_file_is_enough_to_see_that_it_is_text(tmp_path: Path) -> None:
+def test_text_file_is_detected_from_its_first_bytes(tmp_path: Path) -> None:
     check_image(saved(Image.fromarray(NOISE), tmp_path))
     with pytest.raises(ValueError, match="is not a readable image: none of PNG"):
         check_image(broken("text", tmp_path))
 
 
-def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
+def test_unsupported_number_of_image_channels_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^data\.channels must be 1 or 3 .* got 4; use 3"):
         read_image(saved(Image.fromarray(NOISE), tmp_path), channels=4)
 
 
-def test_image_files_are_found_at_any_depth_and_sorted(tmp_path: Path) -> None:
+def test_image_files_are_found_recursively_and_sorted(tmp_path: Path) -> None:
     (tmp_path / "b" / "deep").mkdir(parents=True)
     for name in ("b/deep/1.JPG", "b/2.png", "a.tiff", "b/notes.txt", "B.png"):
         (tmp_path / name).touch()
@@ -282,20 +284,20 @@ def test_image_files_are_found_at_any_depth_and_sorted(tmp_path: Path) -> None:
     assert found == ["B.png", "a.tiff", "b/2.png", "b/deep/1.JPG"]
 
 
-def test_growing_is_bilinear_between_pixel_centres() -> None:
+def test_upscaling_is_bilinear_between_pixel_centres() -> None:
     # centres of four output pixels on an axis of two: -0.25, 0.25, 0.75, 1.25; edges hold
     wide = crop_and_resize(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (4, 4))
     torch.testing.assert_close(wide, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(1, 4, 4))
 
 
-def test_shrinking_is_antialiased() -> None:
+def test_downscaling_is_antialiased() -> None:
     # The first output pixel is centred at 1.0 and reaches 2 pixels to each side: the inputs at
     # 0.5, 1.5, 2.5 weigh 0.75, 0.75, 0.25; so the third has a share of 0.25 / 1.75.
     small = crop_and_resize(torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 4, 4), (2, 2))
     torch.testing.assert_close(small, torch.tensor([1 / 7, 6 / 7]).expand(1, 2, 2))
 
 
-def test_the_centre_is_cut_out_with_the_shape_of_the_result() -> None:
+def test_centre_crop_has_the_aspect_ratio_of_the_result() -> None:
     row = torch.arange(4.0).expand(1, 2, 4)
     assert crop_and_resize(row, (2, 2)).tolist() == [[[1.0, 2.0], [1.0, 2.0]]]
     assert crop_and_resize(row.mT, (2, 2)).tolist() == [[[1.0, 1.0], [2.0, 2.0]]]
@@ -308,7 +310,7 @@ def test_the_centre_is_cut_out_with_the_shape_of_the_result() -> None:
     size=st.tuples(*[st.integers(1, 20)] * 2),
     seed=st.integers(0, 99),
 )
-def test_a_batch_is_fitted_like_its_images_within_0_and_1(
+def test_batch_resize_equals_per_image_resize_within_0_and_1(
     shape: tuple[int, int, int, int], size: tuple[int, int], seed: int
 ) -> None:
     images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
@@ -320,7 +322,7 @@ def test_a_batch_is_fitted_like_its_images_within_0_and_1(
         assert torch.equal(fitted, images)
 
 
-def test_normalising_is_per_channel_and_the_same_from_bytes() -> None:
+def test_normalisation_is_per_channel_and_identical_for_bytes() -> None:
     images = torch.tensor([[[[0]], [[255]]]], dtype=torch.uint8)  # black, white
     mean, std = [0.5, 0.25], [0.5, 3.0]
     assert normalise(images.float() / 255, mean=mean, std=std).flatten().tolist() == [-1.0, 0.25]

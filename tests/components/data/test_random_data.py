@@ -11,7 +11,7 @@ def made(seed: int = 0, **changed: Any) -> Data:
     return random(torch.Generator().manual_seed(seed), **chosen)
 
 
-def test_there_are_as_many_images_and_classes_as_asked_for() -> None:
+def test_random_data_has_the_requested_images_and_classes() -> None:
     data = made(n_train=300, n_classes=5)
     assert (len(data.train), len(data.val), data.classes) == (300, 4, tuple("01234"))
     ((images, targets),) = data.train.batches([torch.arange(300)])
@@ -21,7 +21,7 @@ def test_there_are_as_many_images_and_classes_as_asked_for() -> None:
     assert (data.channels, data.size, data.mean, data.std) == (3, (8, 8), (0.0,) * 3, (1.0,) * 3)
 
 
-def test_the_seed_decides_everything_and_torchs_global_stream_nothing() -> None:
+def test_random_data_depends_on_the_seed_but_not_on_global_rng() -> None:
     first = made()
     torch.rand(5)
     assert made().digest == first.digest

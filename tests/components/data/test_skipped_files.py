@@ -10,7 +10,7 @@ import commands
 import pytest
 import torch
 from damaged_images import spoil, write_pets
-from same_runs import alike
+from run_equality import alike
 from stopped_runs import PARTS
 
 from recipe.components.data import Data
@@ -21,7 +21,7 @@ from recipe.training import evaluation
 from recipe.training.collectives import SingleProcess
 
 HALF = (
-    *commands.HERE, "tracking=none", "model.widths=[2,4]", "epochs=3", "data=image_folder",
+    *commands.CPU, "tracking=none", "model.widths=[2,4]", "epochs=3", "data=image_folder",
     "data.size=8", "data.val=0.4", "data.batch_size=4", "data.eval_batch_size=3",
     "optimizer.momentum=0.9", "augment=flip_crop", "checkpoint.per=step", "checkpoint.every=1",
 )  # fmt: skip
@@ -54,7 +54,7 @@ def broken(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None:
+def test_batches_hold_only_readable_samples(pets: Path, workers: int) -> None:
     whole = made(pets).train
     names = list(whole.file_names)
     gone = [n for n, name in enumerate(names) if name in ("cat/3.jpg", "dog/14.png", "dog/15.jpg")]
@@ -75,7 +75,7 @@ def test_batches_hold_what_can_be_read_of_them(pets: Path, workers: int) -> None
     assert sum(len(targets) for _, targets in data.train.batches(order)) == 12 - len(gone)
 
 
-def test_a_batch_of_which_nothing_can_be_read_ends_the_run(pets: Path) -> None:
+def test_batch_without_readable_images_raises_data_error(pets: Path) -> None:
     data = made(pets)
     for file in (pets / "cat").iterdir():
         file.write_bytes(b"")
@@ -85,7 +85,7 @@ def test_a_batch_of_which_nothing_can_be_read_ends_the_run(pets: Path) -> None:
         list(data.train.batches([torch.arange(3)]))  # none of them is asked for any more
 
 
-def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:
+def test_evaluation_uses_only_readable_samples(pets: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
 
     def evaluated(data: Data) -> dict[str, float]:
@@ -107,18 +107,16 @@ def test_an_evaluation_is_over_the_samples_that_were_read(pets: Path) -> None:
     assert found["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was_read(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_skipped_files_are_named_and_excluded_from_interval(tmp_path: Path, pets: Path) -> None:
     shutil.copytree(pets, tmp_path / "parts" / "train")
     names = {f"train/{name}" for name in broken(tmp_path / "parts" / "train")}
     shutil.copytree(pets, tmp_path / "parts" / "val")
     for name in ("cat/1.jpg", "dog/10.png"):
         (tmp_path / "parts" / "val" / name).write_bytes(b"")
         names.add(f"val/{name}")
-    done = commands.here(tmp_path, *HALF, f"data.path={tmp_path / 'parts'}", "data.val=null", SKIP)
+    done = commands.run(tmp_path, *HALF, f"data.path={tmp_path / 'parts'}", "data.val=null", SKIP)
     assert (done.status, done.err) == (0, "")
-    (run,) = commands.runs(tmp_path)
+    (run,) = commands.run_dirs(tmp_path)
     left_out = (run / "left_out.txt").read_text().splitlines()
     assert {line.split(" (")[0] for line in left_out} == names and len(left_out) == 7
     assert "train/cat/3.jpg (the file is empty)" in left_out
@@ -133,31 +131,27 @@ def test_a_run_counts_and_names_what_it_left_out_and_its_interval_is_of_what_was
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_a_part_of_which_nothing_can_be_read_is_refused(
-    tmp_path: Path, pets: Path, part: str
-) -> None:
+def test_part_without_readable_images_is_rejected(tmp_path: Path, pets: Path, part: str) -> None:
     for each in ("train", "val"):
         shutil.copytree(pets, tmp_path / "parts" / each)
     for path in (tmp_path / "parts" / part).glob("*/*"):
         path.write_bytes(b"")
     parts = (f"data.path={tmp_path / 'parts'}", "data.val=null", "data.eval_batch_size=20")
-    done = commands.here(tmp_path, *HALF, *parts, SKIP)
+    done = commands.run(tmp_path, *HALF, *parts, SKIP)
     (problem,) = done.problems
     assert done.status == 2 and not (tmp_path / "outputs").exists()
     assert problem.startswith("recipe: data.path: none of 20 images in ")
     assert f"can be read: {part}/cat/" in problem
 
 
-def test_a_class_of_which_no_training_or_validation_image_can_be_read_is_named(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_class_without_readable_images_is_named_in_caution(tmp_path: Path, pets: Path) -> None:
     for part in ("train", "val"):
         shutil.copytree(pets, tmp_path / "parts" / part)
     for lost in ("train/dog", "val/cat"):
         for path in (tmp_path / "parts" / lost).iterdir():
             path.write_bytes(b"")
     parts = (f"data.path={tmp_path / 'parts'}", "data.val=null", "data.eval_batch_size=20")
-    done = commands.here(tmp_path, *HALF, *parts, SKIP, "epochs=1")
+    done = commands.run(tmp_path, *HALF, *parts, SKIP, "epochs=1")
     assert (done.status, done.err) == (0, "")
     cautions = [line for line in done.out.splitlines() if line.startswith("Caution of")]
     assert cautions == [
@@ -170,7 +164,7 @@ def test_a_class_of_which_no_training_or_validation_image_can_be_read_is_named(
 FROZEN = (*(text for text in HALF if not text.startswith("augment")), "freeze=all_but_head", SKIP)
 
 
-def test_what_is_frozen_is_computed_once_and_gives_the_same_bits(
+def test_frozen_cache_with_skipped_files_gives_identical_results(
     tmp_path: Path, pets: Path
 ) -> None:
     names = broken(pets)
@@ -180,10 +174,10 @@ def test_what_is_frozen_is_computed_once_and_gives_the_same_bits(
     options = (*FROZEN, f"data.path={pets}")
     found = {}
     for name, cache in (("each", "off"), ("once", "auto"), ("found", "auto")):
-        done = commands.here(tmp_path, *options, f"freeze.cache={cache}", "again=true")
+        done = commands.run(tmp_path, *options, f"freeze.cache={cache}", "again=true")
         assert (done.status, done.err) == (0, "")
         assert ("computed once up to" in done.out) == (cache == "auto"), done.out
-        found[name] = commands.runs(tmp_path)[-1]
+        found[name] = commands.run_dirs(tmp_path)[-1]
     for name in ("once", "found"):
         alike(found["each"], found[name])
         left_out = (found[name] / "left_out.txt").read_text()
@@ -191,22 +185,22 @@ def test_what_is_frozen_is_computed_once_and_gives_the_same_bits(
         assert {line.split(" (")[0] for line in left_out.splitlines()} == names
 
 
-def test_a_batch_of_which_nothing_was_kept_ends_the_run(tmp_path: Path, pets: Path) -> None:
+def test_unreadable_batch_ends_run_with_and_without_frozen_cache(
+    tmp_path: Path, pets: Path
+) -> None:
     """Of one class nothing can be read, so that an evaluation has a batch without samples."""
     for file in (pets / "dog").iterdir():
         file.write_bytes(b"")
     options = (*FROZEN, f"data.path={pets}", "data.batch_size=12", "data.eval_batch_size=4")
     ends = []
     for cache in ("off", "auto"):
-        done = commands.here(tmp_path, *options, f"freeze.cache={cache}")
+        done = commands.run(tmp_path, *options, f"freeze.cache={cache}")
         ends.append((done.status, done.err.partition("; ")[0]))
     assert ends[0] == ends[1] and ends[0][0] == 1
     assert ends[0][1].startswith("recipe: data.path: all of a batch's images in ")
 
 
-def test_a_run_that_is_stopped_goes_on_without_the_files_it_knew(
-    tmp_path: Path, pets: Path
-) -> None:
+def test_resumed_run_skips_files_known_as_unreadable(tmp_path: Path, pets: Path) -> None:
     broken(pets)
     options = (*HALF, f"data.path={pets}", SKIP, "trust=[parts]", "clip=mine")
     ends = []
@@ -216,8 +210,8 @@ def test_a_run_that_is_stopped_goes_on_without_the_files_it_knew(
         )
         if name == "stopped":
             (folder / "signals").write_text("2 SIGINT")  # in the midst of the first epoch
-            assert commands.here(folder, *options).status == 130
-        assert commands.here(folder, *options).status == 0
-        ends.append(commands.runs(folder)[-1])
+            assert commands.run(folder, *options).status == 130
+        assert commands.run(folder, *options).status == 0
+        ends.append(commands.run_dirs(folder)[-1])
     alike(*ends)
     assert (ends[0] / "left_out.txt").read_text() == (ends[1] / "left_out.txt").read_text()

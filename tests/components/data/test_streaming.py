@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from same_runs import alike, finished
+from run_equality import alike, finished
 
 from recipe.components.data.image_files import PackedPaths
 
 RUN = (
-    *commands.HERE, "tracking=none", "model.widths=[2,4]", "model.dropout=0.2", "epochs=2",
+    *commands.CPU, "tracking=none", "model.widths=[2,4]", "model.dropout=0.2", "epochs=2",
     "data=image_folder", "data.path=images", "data.size=8", "data.val=0.25", "data.batch_size=4",
     "data.eval_batch_size=5", "augment=flip_crop", "checkpoint.per=step", "checkpoint.every=1",
 )  # fmt: skip
@@ -45,14 +45,12 @@ def write(folder: Path, number: int, size: tuple[int, int] = (12, 10)) -> None:
 
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("augment", ["flip_crop", "randaugment"])
-def test_a_run_gives_the_same_bits_with_no_worker_one_and_three(
-    tmp_path: Path, augment: str
-) -> None:
+def test_number_of_data_workers_does_not_change_results(tmp_path: Path, augment: str) -> None:
     ends = []
     for workers in (0, 1, 3):
         write(tmp_path / str(workers), 40)
         options = [text for text in RUN if not text.startswith("augment=")]
-        done = commands.here(
+        done = commands.run(
             tmp_path / str(workers), *options, f"augment={augment}", f"data.workers={workers}"
         )
         assert (done.status, done.err) == (0, "")
@@ -73,9 +71,7 @@ def waits(params):
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_run_with_workers_that_is_killed_in_mid_epoch_ends_as_one_that_was_not(
-    tmp_path: Path,
-) -> None:
+def test_mid_epoch_kill_with_data_workers_gives_identical_results(tmp_path: Path) -> None:
     options = (*RUN, "data.workers=2", "trust=[mine]", "clip=waits")
     for name in ("calm", "killed"):
         folder = commands.project(
@@ -97,14 +93,14 @@ def test_a_run_with_workers_that_is_killed_in_mid_epoch_ends_as_one_that_was_not
     assert len(workers) == 2 and not psutil.wait_procs(workers, timeout=60)[1]  # none lives on
     (folder / "wait").unlink()
     for name in ("calm", "killed"):
-        assert commands.here(tmp_path / name, *options).status == 0
-    (killed,) = commands.runs(folder)
+        assert commands.run(tmp_path / name, *options).status == 0
+    (killed,) = commands.run_dirs(folder)
     lines = commands.read_lines(killed / "events.jsonl")
     assert [line["kind"] for line in lines].count("resumed") == 1
     alike(finished(tmp_path / "calm"), killed)
 
 
-def test_names_are_what_they_were_made_of() -> None:
+def test_packed_paths_return_the_original_names() -> None:
     names = PackedPaths(["cat/1.png", "", "hund/ä ö.jpg", Path("dog") / "2.png"])
     assert list(names) == ["cat/1.png", "", "hund/ä ö.jpg", "dog/2.png"]
     assert names[-1] == "dog/2.png" and names[1:3] == ["", "hund/ä ö.jpg"] and len(names) == 4
@@ -137,11 +133,11 @@ print(started - before, peak() - before, seconds)
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_memory_grows_by_little_more_than_the_names_of_100_000_files(tmp_path: Path) -> None:
+def test_memory_for_100_000_files_grows_by_less_than_150_mib(tmp_path: Path) -> None:
     found = {}
     for number in (1_000, 100_000):
         write(tmp_path / str(number), number)
-        done = commands.process(tmp_path / str(number), "-c", PEAK, "0", program=(sys.executable,))
+        done = commands.spawn(tmp_path / str(number), "-c", PEAK, "0", program=(sys.executable,))
         assert done.status == 0, done.err
         started, peak, seconds = map(float, done.out.split())
         print(

@@ -80,7 +80,7 @@ class ForPairs(nn.Linear):
 OPTIONS = ("table", "tokens", "datasets", "dataset_inside", "float_targets", "too_few_targets",
            "columns")  # fmt: skip
 SETTINGS = "classes: auto\nbatch_size: 8\neval_batch_size: 8\n"
-RUN = (*commands.HERE, "tracking=none", "trust=[parts]", "epochs=1", "model=for_tables")
+RUN = (*commands.CPU, "tracking=none", "trust=[parts]", "epochs=1", "model=for_tables")
 
 
 @pytest.fixture(scope="module")
@@ -94,28 +94,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["table", "tokens"])
-def test_inputs_that_are_no_images_are_planned_summarised_and_trained(
-    home: Path, kind: str
-) -> None:
+def test_tabular_and_token_inputs_are_planned_summarised_and_trained(home: Path, kind: str) -> None:
     options = (*RUN, f"data={kind}", f"model=for_{kind.removesuffix('s')}s")
-    planned = commands.here(home, "plan", *options, "summary=true")
+    planned = commands.run(home, "plan", *options, "summary=true")
     assert (planned.status, planned.err) == (0, "")
     assert "Linear" in planned.out and "[1, 2]" in planned.out  # the output's shape
-    done = commands.here(home, *options)
+    done = commands.run(home, *options)
     assert (done.status, done.err) == (0, "")
     assert "Result  val/accuracy" in done.out
 
 
-def test_a_summary_that_cannot_be_made_is_reported_and_the_run_trains(home: Path) -> None:
+def test_failed_model_summary_is_reported_and_run_trains(home: Path) -> None:
     options = (*RUN, "data=table", "model=for_pairs", f"output_dir={home / 'pairs'}")
-    planned = commands.here(home, "plan", *options)
+    planned = commands.run(home, "plan", *options)
     assert (planned.status, planned.err) == (0, "")
     reason = "RuntimeError for one sample: two samples or more are needed"
     assert (
         f"Size: 12 of 12 parameters trainable, multiply-adds could not be counted ({reason})"
         in " ".join(planned.out.split())
     )
-    done = commands.here(home, *options)
+    done = commands.run(home, *options)
     assert (done.status, done.err) == (0, "")
     (run,) = (home / "pairs" / "runs").glob("*")
     assert (run / "summary.txt").read_text().endswith(f"could not be counted: {reason}\n")
@@ -142,21 +140,21 @@ def test_a_summary_that_cannot_be_made_is_reported_and_the_run_trains(home: Path
         ("columns", "returns size=(5,); return (height, width)"),
     ],
 )  # fmt: skip
-def test_what_data_must_return_is_said_in_a_line(
+def test_invalid_data_return_value_is_reported_in_one_line(
     home: Path, tmp_path: Path, option: str, problem: str
 ) -> None:
-    done = commands.here(home, *RUN, f"data={option}", f"output_dir={tmp_path / 'outputs'}")
+    done = commands.run(home, *RUN, f"data={option}", f"output_dir={tmp_path / 'outputs'}")
     assert (done.status, done.problems) == (2, [f"recipe: data={option}: {problem}"])
 
 
-def test_data_without_a_digest_are_recognised_by_their_content(home: Path, tmp_path: Path) -> None:
+def test_data_without_digest_are_identified_by_content(home: Path, tmp_path: Path) -> None:
     inputs = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
     file = tmp_path / "table.npy"
     options = (*RUN, "data=file", f"data.path={file}", f"output_dir={tmp_path / 'outputs'}")
     same_run = []
     for content in (inputs, inputs, inputs[::-1]):
         np.save(file, content)
-        done = commands.here(home, *options)
+        done = commands.run(home, *options)
         assert done.status == 0, done.err
         same_run.append("Again   as " in done.out)
     assert same_run == [False, True, False]
@@ -182,7 +180,7 @@ class Streamed(AlwaysReadable):
             yield inputs + noise, self.targets[indices]
 
 
-def test_the_digest_of_what_was_returned_sees_all_of_it() -> None:
+def test_hash_data_depends_on_every_part_of_the_data() -> None:
     inputs, targets = torch.rand(6, 1, 2, 2), torch.tensor([0, 1] * 3)
     split = InMemory(inputs, targets)
     data = Data(
@@ -209,7 +207,7 @@ def test_the_digest_of_what_was_returned_sees_all_of_it() -> None:
     assert [hash_data(each) for each in variants] == found
 
 
-def test_inputs_that_differ_each_time_are_not_in_the_digest() -> None:
+def test_hash_data_ignores_inputs_with_random_variation() -> None:
     inputs, targets = torch.rand(6, 1, 2, 2), torch.tensor([0, 1] * 3)
     split = Streamed(inputs, targets, noise=0.1)
     data = Data(
@@ -232,7 +230,7 @@ class MinimalSplit:
             yield indices.float()[:, None], self.targets[indices]
 
 
-def test_a_split_with_targets_and_batches_alone_is_adapted() -> None:
+def test_minimal_split_is_adapted() -> None:
     data = check_data(
         Data(
             train=InMemory(torch.zeros(3, 1), torch.tensor([0, 1, 1])),

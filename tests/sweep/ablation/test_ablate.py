@@ -20,13 +20,7 @@ from recipe.cli import main
 from recipe.config import compose
 from recipe.sweep import plugins
 
-TINY = (
-    *commands.HERE,
-    "data.train_size=50",
-    "data.batch_size=25",
-    "epochs=1",
-    "model.widths=[4,8]",
-)
+TINY = (*commands.CPU, "data.train_size=50", "data.batch_size=25", "epochs=1", "model.widths=[4,8]")
 
 QUIET = (*TINY, "tracking=none")
 
@@ -65,7 +59,7 @@ def ended(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablated")
-    done = commands.in_turn(folder, "ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)")
+    done = commands.sweep(folder, "ablate", *TINY, *BITES, "freeze=vgg_first2", "seed=range(2)")
     assert done.status == 0, done.err
     assert "Proceed?" not in done.out
     return folder
@@ -74,7 +68,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NAMES = ["baseline", "freeze=vgg_first2", "clip=norm", "freeze=vgg_first2 clip=norm"]
 
 
-def test_each_trick_alone_and_left_out_is_run_seed_by_seed(ablated: Path) -> None:
+def test_ablation_runs_each_trick_alone_and_left_out_for_each_seed(ablated: Path) -> None:
     recorded = about(ablated)
     names = [f"{name} seed={seed}" for seed in (0, 1) for name in NAMES]
     assert [(each["name"], each["status"]) for each in ended(ablated)] == [
@@ -120,18 +114,18 @@ def test_recorded_runs_are_not_run_again_by_another_plan(
     bites = ("clip=mine", "clip.max_norm=0.1")
     shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")
     shutil.copytree(ablated / "outputs" / "fingerprints", tmp_path / "outputs" / "fingerprints")
-    before = commands.runs(tmp_path)
+    before = commands.run_dirs(tmp_path)
     lines = plan_lines(
         tmp_path, *QUIET, *bites, "freeze=vgg_first2", "freeze.cache=off", "seed=0,1",
         "plan=leave_one_out", "yes=true", answer="", patch=monkeypatch,
     )  # fmt: skip
     assert "Recorded 6" in lines
-    assert commands.runs(tmp_path) == before
+    assert commands.run_dirs(tmp_path) == before
     assert len([line for line in lines if line.startswith("finished before, as ")]) == 6
     assert "Time none, all of it is recorded" in lines
 
 
-def test_the_plan_does_not_count_runs_that_the_jobs_would_not_find(
+def test_ablation_plan_ignores_recorded_runs_without_fingerprints(
     ablated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ablated / "outputs" / "runs", tmp_path / "outputs" / "runs")  # and no marks
@@ -182,7 +176,7 @@ def test_tricks_of_an_experiment_file_are_included_with_their_settings(tmp_path:
         "conf/hydra/sweeper/ablation.yaml": "_target_: os.abort\n",
     }
     commands.project(tmp_path, files)
-    done = commands.in_turn(
+    done = commands.sweep(
         tmp_path, "-m", "hydra/sweeper=ablation", *QUIET, "experiment=mine",
         "hydra.sweeper.plan=leave_one_out",
     )  # fmt: skip
@@ -201,7 +195,7 @@ def test_tricks_of_an_experiment_file_are_included_with_their_settings(tmp_path:
     assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"] * 3
 
 
-def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
+def test_trick_resolving_to_baseline_spec_is_omitted_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = "# None under another name.\n_target_: recipe.components.clip.none.none\n"
@@ -211,7 +205,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
     )
     assert "Left out clip=idle: resolves to the same spec as baseline, which is run once" in lines
     assert "Jobs 6 runs, seed by seed (seed 0, 1, 2)" in lines
-    done = commands.in_turn(tmp_path, "ablate", *QUIET, "clip=idle")
+    done = commands.sweep(tmp_path, "ablate", *QUIET, "clip=idle")
     assert (done.status, done.problems) == (2, [
         "recipe: clip=idle: resolves to the same spec as baseline, which is run once; there is "
         "nothing to compare"
@@ -322,7 +316,7 @@ def test_a_trick_that_makes_the_same_spec_is_left_out_and_named(
 def test_invalid_ablations_are_refused_before_the_first_run(
     tmp_path: Path, arguments: str, problems: list[str]
 ) -> None:
-    done = commands.here(tmp_path, "ablate", *QUIET, *arguments.split(" "))
+    done = commands.run(tmp_path, "ablate", *QUIET, *arguments.split(" "))
     assert [line.removeprefix("recipe: ") for line in done.problems] == problems
     assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
 
@@ -368,7 +362,7 @@ def test_the_same_command_resumes_a_stopped_ablation(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("5 SIGINT")
     given = [*stopped_runs.QUIET, "seed=0,1", "plan=add_one"]
-    done = commands.in_turn(tmp_path, "ablate", *given)
+    done = commands.sweep(tmp_path, "ablate", *given)
     assert done.status == 130
     again = f"python -m recipe ablate {shlex.join(given)}"
     assert f"1 of 6 runs finished; resume with: {again}" in done.out
@@ -376,25 +370,25 @@ def test_the_same_command_resumes_a_stopped_ablation(tmp_path: Path) -> None:
     assert [(each["name"], each["status"]) for each in ended(tmp_path)] == [
         ("baseline seed=0", "FINISHED"), ("clip=mine seed=0", "KILLED"),
     ]  # fmt: skip
-    done = commands.in_turn(tmp_path, "ablate", *given, "yes=true")
+    done = commands.sweep(tmp_path, "ablate", *given, "yes=true")
     assert done.status == 0
     assert f", resuming {next((tmp_path / 'outputs' / 'sweeps').iterdir()).name}" in done.out
     assert "baseline seed=0\nfinished before" in done.out and "Resumes " in done.out
     states = {each["name"]: each["status"] for each in ended(tmp_path)}
     names = [f"{name} seed={seed}" for name in NAMES_MINE for seed in (0, 1)]
     assert states == dict.fromkeys(names, "FINISHED")
-    assert len(commands.runs(tmp_path)) == len(names)
+    assert len(commands.run_dirs(tmp_path)) == len(names)
 
 
 def test_a_signal_in_the_last_step_completes_the_run_and_stops_the_sweep(tmp_path: Path) -> None:
     stopped_runs.project(tmp_path)
     (tmp_path / "signals").write_text("9 SIGINT")
-    done = commands.in_turn(tmp_path, "-m", *stopped_runs.QUIET, "seed=0,1")
+    done = commands.sweep(tmp_path, "-m", *stopped_runs.QUIET, "seed=0,1")
     assert (done.status, done.problems) == (130, ["recipe: interrupted"])
     assert [each["status"] for each in ended(tmp_path)] == ["FINISHED"]
     assert "1 of 2 runs finished; resume with: python -m recipe -m " in done.out
     (tmp_path / "signals").write_text("9 SIGTERM")
-    done = commands.in_turn(tmp_path, *stopped_runs.QUIET, "seed=1")
+    done = commands.sweep(tmp_path, *stopped_runs.QUIET, "seed=1")
     assert done.status == 0 and "val/accuracy" in done.out
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import commands
 
 TINY = (
-    *commands.HERE, "tracking=none", "model=mlp", "model.hidden=[32]", "data.train_size=100",
+    *commands.CPU, "tracking=none", "model=mlp", "model.hidden=[32]", "data.train_size=100",
     "epochs=1", "clip=norm", "scheduler=step",
 )  # fmt: skip
 
 KEPT = ["baseline", "clip=norm", "scheduler=step clip=norm"]
 
 
-def test_a_recorded_greedy_sweep_is_shown_by_status_and_compare(tmp_path: Path) -> None:
-    done = commands.in_turn(tmp_path, "ablate", *TINY, "seed=0,1", "plan=factorial", "yes=true")
+def test_recorded_greedy_sweep_is_shown_by_status_and_compare(tmp_path: Path) -> None:
+    done = commands.sweep(tmp_path, "ablate", *TINY, "seed=0,1", "plan=factorial", "yes=true")
     assert done.status == 0, done.err
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     record = commands.read_json(sweep / "sweep.json")
@@ -27,9 +27,9 @@ def test_a_recorded_greedy_sweep_is_shown_by_status_and_compare(tmp_path: Path) 
     record |= {"plan": "greedy", "path": path, "stopped": "every trick is on", "by": by}
     (sweep / "sweep.json").write_text(json.dumps(record))
 
-    shown = commands.here(tmp_path, "status", sweep.name)
+    shown = commands.run(tmp_path, "status", sweep.name)
     assert shown.status == 0 and "8 of 8 done" in shown.out, shown.err
-    compared = commands.here(tmp_path, "compare", sweep.name)
+    compared = commands.run(tmp_path, "compare", sweep.name)
     assert compared.status == 0, compared.err
     # the parts of the sentence that name the recorded plan, its last variant and why it ended
     (line,) = [line for line in compared.out.splitlines() if "greedy" in line]

@@ -35,7 +35,7 @@ seeds = st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True).map(
 )
 
 
-def test_each_plan_of_three_tricks_is_the_one_written_out() -> None:
+def test_plans_for_three_tricks_match_expected_variants() -> None:
     alone: list[Variant] = [(FREEZE,), (STEP,), (CLIP,)]
     less = [(STEP, CLIP), (FREEZE, CLIP), (FREEZE, STEP)]
     full = (FREEZE, STEP, CLIP)
@@ -50,7 +50,7 @@ def test_variants_of_two_plans_are_run_once() -> None:
     assert PLANS["both"]([STEP, CLIP]) == [(), (STEP,), (CLIP,), (STEP, CLIP)]
 
 
-def test_a_single_trick_makes_every_plan_the_pair() -> None:
+def test_single_trick_reduces_every_plan_to_pair() -> None:
     for plan, made in PLANS.items():
         assert sorted(made([CLIP]), key=len) == [(), (CLIP,)], plan
 
@@ -77,9 +77,7 @@ def test_plans_have_distinct_variants_and_a_pair_for_every_trick(tricks: list[Tr
 
 
 @given(several)
-def test_a_factorial_plan_has_every_set_with_at_most_one_option_of_a_group(
-    tricks: list[Trick],
-) -> None:
+def test_factorial_plan_has_every_set_with_one_option_per_group(tricks: list[Trick]) -> None:
     every = [
         chosen
         for number in range(len(tricks) + 1)
@@ -92,9 +90,7 @@ def test_a_factorial_plan_has_every_set_with_at_most_one_option_of_a_group(
 
 
 @given(several, seeds)
-def test_all_variants_of_a_seed_come_before_those_of_the_next(
-    tricks: list[Trick], given: list[str]
-) -> None:
+def test_all_variants_of_one_seed_precede_next_seed(tricks: list[Trick], given: list[str]) -> None:
     made = PLANS["factorial"](tricks)
     pairs = variants.make_jobs_by_seed(made, tricks, given)
     names = [variants.format_variant(variant) for variant in made]

@@ -120,7 +120,7 @@ def test_each_worker_has_its_own_gpu_which_a_killed_one_releases(folder: Path) -
 
 
 @pytest.mark.long
-def test_each_process_of_submitit_has_its_own_gpu(folder: Path) -> None:
+def test_each_submitit_process_has_its_own_gpu(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     (folder / "wait").touch()
     arguments = ("seed=0,1,2", "hydra/launcher=submitit_local", "hydra.launcher.per_gpu=1")
@@ -137,7 +137,7 @@ def test_each_process_of_submitit_has_its_own_gpu(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_processes_of_submitit_take_turns_on_one_gpu(folder: Path) -> None:
+def test_submitit_processes_share_one_gpu_in_turn(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     arguments = ("seed=0,1", "hydra/launcher=submitit_local", "hydra.launcher.gpus=[5]")
     started = start(folder, *arguments)
@@ -254,7 +254,7 @@ def test_ignored_settings_and_missing_gpus_are_refused(
 @pytest.mark.integration
 def test_an_ignored_setting_is_refused_before_the_first_run(tmp_path: Path) -> None:
     typed = ("device=cpu", "seed=0,1", "hydra.launcher.per_gpu=2")
-    done = commands.here(tmp_path, "-m", *typed)
+    done = commands.run(tmp_path, "-m", *typed)
     assert done.status == 2 and not (tmp_path / "outputs").exists()
     assert done.problems == [
         "recipe: hydra.launcher.per_gpu=2: device=cpu computes on the CPU here; leave it out"

@@ -60,13 +60,13 @@ def waits(started: subprocess.Popen[str], folder: Path, number: int) -> None:
 @pytest.mark.integration
 def test_workers_run_the_same_jobs_as_a_single_process(folder: Path) -> None:
     grid = ("clip=none,norm", "seed=0,1", "tracking=none")
-    done = commands.process(folder, *TWO, *grid)
+    done = commands.spawn(folder, *TWO, *grid)
     assert (done.status, done.err) == (0, "")
     assert "2 at a time, 1 thread each" in done.out
     assert [f"[{n}/4]" in done.out for n in range(1, 5)] == [True] * 4
-    alone = commands.in_turn(folder, *SWEEP, *grid)
+    alone = commands.sweep(folder, *SWEEP, *grid)
     assert alone.status == 0 and alone.out.count("finished before, as ") == 4
-    assert len(commands.runs(folder)) == 4
+    assert len(commands.run_dirs(folder)) == 4
 
 
 RUN = """
@@ -81,7 +81,7 @@ sys.exit(status)
 @pytest.mark.integration
 def test_the_process_of_the_sweep_does_not_import_torch(folder: Path) -> None:
     given = ("-c", RUN, *TWO[:-1], "seed=0,1", "tracking=none")
-    done = commands.process(folder, *given, program=(sys.executable,))
+    done = commands.spawn(folder, *given, program=(sys.executable,))
     assert (done.status, done.err) == (0, "")
     assert "2 at a time" in done.out and "torch: False" in done.out
 
@@ -128,12 +128,12 @@ def test_a_killed_worker_loses_only_its_run_and_the_same_command_runs_it_again(
 ) -> None:
     command = (*TWO, "clip=killing", "seed=0,1,2,3", "tracking=none")
     (folder / "kill").touch()
-    done = commands.process(folder, *command)
+    done = commands.spawn(folder, *command)
     assert done.status == 1
     (line,) = [line for line in done.out.splitlines() if line.startswith("its process was ended")]
     assert "by SIGKILL; alone: python -m recipe device=cpu" in line and "seed=" in line
     assert sorted(statuses(folder)) == ["FINISHED"] * 3 + ["KILLED"]
-    again = commands.process(folder, *command)
+    again = commands.spawn(folder, *command)
     assert again.status == 0, again.err
     assert "resuming" in again.out and again.out.count("finished before, as ") == 3
     assert statuses(folder) == ["FINISHED"] * 4
@@ -155,8 +155,8 @@ def test_a_signal_stops_every_job_after_its_step_and_the_same_command_resumes_th
     started.communicate(timeout=120)
     assert started.returncode == status
     assert statuses(folder) == ["KILLED", "KILLED"]
-    assert all(list((run / "checkpoints").glob("step-*")) for run in commands.runs(folder))
-    again = commands.process(folder, *command)
+    assert all(list((run / "checkpoints").glob("step-*")) for run in commands.run_dirs(folder))
+    again = commands.spawn(folder, *command)
     assert again.status == 0, again.err
     assert statuses(folder) == ["FINISHED"] * 3
 
@@ -201,7 +201,7 @@ if __name__ == "__main__":
 def test_a_worker_killed_between_two_jobs_loses_none(folder: Path) -> None:
     commands.project(folder, {"kill_idle.py": KILL_IDLE})
     given = ("kill_idle.py", *TWO, "seed=0,1", "tracking=none")
-    done = commands.process(folder, *given, program=(sys.executable,))
+    done = commands.spawn(folder, *given, program=(sys.executable,))
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines().count("killed") == 1
     assert statuses(folder) == ["FINISHED"] * 2
@@ -239,8 +239,8 @@ def test_one_process_uploads_the_runs_of_all_workers(folder: Path) -> None:
     _, err = started.communicate(timeout=120)
     assert (started.returncode, err) == (0, "")
     client = MlflowClient(f"sqlite:///{folder}/outputs/mlflow.db")
-    assert len(commands.runs(folder)) == 3
-    for run in commands.runs(folder):
+    assert len(commands.run_dirs(folder)) == 3
+    for run in commands.run_dirs(folder):
         there = str(run_dirs.read_info(run, "run").mlflow_run_id)
         assert client.get_run(there).info.status == "FINISHED"
         assert servers.points(client, there) == servers.journal(run)

@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_trial_is_run_for_every_seed_and_its_value_is_the_mean(folder: Path) -> None:
     typed = (*LITTLE, "clip.factor=0.0,2.0", "seed=4,7", "trials=5", *WHOLE)
-    done = commands.here(folder, "search", *typed)
+    done = commands.run(folder, "search", *typed)
     assert done.status == 0, done.err
     ended, about = (
         sweep_jobs.read_results(sweep_folder(folder)),
@@ -63,7 +63,7 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_the_mean(folder: Path) -
         sorted(text for text, _ in about["planned"])
         == ["clip.factor=0.0"] * 2 + ["clip.factor=2.0"] * 2
     )
-    assert len(ended) == about["jobs"] == len(commands.runs(folder)) == 4
+    assert len(ended) == about["jobs"] == len(commands.run_dirs(folder)) == 4
     means = {}
     for swept, seed in about["planned"]:
         assert seed in ("seed=4", "seed=7")
@@ -79,30 +79,30 @@ def test_a_trial_is_run_for_every_seed_and_its_value_is_the_mean(folder: Path) -
     assert "Caution that is the best of 5 completed trials, chosen by the same" in done.out
     # the printed command runs that trial
     (line,) = [x for x in done.out.splitlines() if x.startswith("Run it  python -m recipe -m ")]
-    pasted = commands.here(folder, *shlex.split(line.removeprefix("Run it  python -m recipe ")))
+    pasted = commands.run(folder, *shlex.split(line.removeprefix("Run it  python -m recipe ")))
     assert pasted.status == 0 and pasted.out.count("finished before, as ") == 2
 
 
 @pytest.mark.long
 def test_the_same_command_with_more_trials_resumes_and_runs_nothing_twice(folder: Path) -> None:
     typed = (*LITTLE, "optimizer.lr=tag(log, interval(0.001, 0.1))", *WHOLE)
-    assert commands.here(folder, "search", *typed, "trials=2").status == 0
-    before = commands.runs(folder)
-    more = commands.here(folder, "search", *typed, "trials=3")
+    assert commands.run(folder, "search", *typed, "trials=2").status == 0
+    before = commands.run_dirs(folder)
+    more = commands.run(folder, "search", *typed, "trials=3")
     assert more.status == 0 and f"resuming {sweep_folder(folder).name}" in more.out
-    assert commands.runs(folder)[:2] == before and len(commands.runs(folder)) == 3
+    assert commands.run_dirs(folder)[:2] == before and len(commands.run_dirs(folder)) == 3
     values = [trial.params["optimizer.lr"] for trial in load_study(folder).trials]
     assert len(set(values)) == 3 and all(0.001 <= value <= 0.1 for value in values)
 
 
 @pytest.mark.integration
 @pytest.mark.long
-def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(folder: Path) -> None:
+def test_same_command_completes_search_after_worker_is_killed(folder: Path) -> None:
     typed = (
         *LITTLE, "clip.factor=range(11, 15)", "trials=6", *WHOLE, "hydra.launcher.workers=2",
     )  # fmt: skip
     (folder / "kill").touch()
-    done = commands.process(folder, "search", *typed)
+    done = commands.spawn(folder, "search", *typed)
     assert done.status == 1, done.err
     assert "by SIGKILL; alone: python -m recipe device=cpu" in done.out
     killed = [t.number for t in load_study(folder).trials if not t.state.is_finished()]
@@ -110,11 +110,11 @@ def test_a_killed_worker_costs_its_run_and_the_same_command_makes_up_for_it(fold
     others = {
         e.run for e in sweep_jobs.read_results(sweep_folder(folder)) if e.status == "FINISHED"
     }
-    again = commands.process(folder, "search", *typed)
+    again = commands.spawn(folder, "search", *typed)
     assert again.status == 0, again.err
     assert [t.state.name for t in load_study(folder).trials] == ["COMPLETE"] * 6
     # one run is resumed, and none of the others is run again
-    assert len(commands.runs(folder)) == len(others) + 1
+    assert len(commands.run_dirs(folder)) == len(others) + 1
     assert {each.run for each in sweep_jobs.read_results(sweep_folder(folder))} > others
 
 
@@ -126,19 +126,19 @@ def test_the_same_command_resumes_a_killed_search(folder: Path) -> None:
         "hydra/launcher=basic",
     )  # fmt: skip
     (folder / "kill").touch()
-    done = commands.process(folder, "search", *typed)
+    done = commands.spawn(folder, "search", *typed)
     assert done.status == -signal.SIGKILL
     (killed,) = [t for t in load_study(folder).trials if not t.state.is_finished()]
     assert killed.params == {"clip.factor": 13}
-    before = commands.runs(folder)
-    again = commands.here(folder, "search", *typed)
+    before = commands.run_dirs(folder)
+    again = commands.run(folder, "search", *typed)
     assert again.status == 0, again.err
     assert f"resuming {sweep_folder(folder).name}" in again.out
     trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 6
     # the killed run is resumed, and none is run twice
-    assert commands.runs(folder)[: len(before)] == before
-    assert len(commands.runs(folder)) == 2 * len({t.params["clip.factor"] for t in trials})
+    assert commands.run_dirs(folder)[: len(before)] == before
+    assert len(commands.run_dirs(folder)) == 2 * len({t.params["clip.factor"] for t in trials})
 
 
 @pytest.mark.integration
@@ -149,7 +149,7 @@ def test_submitit_launches_a_batch_of_jobs_at_a_time(folder: Path) -> None:
         *LITTLE, "clip.factor=interval(1, 2)", "trials=4", "startup=2", "batch=2", "pruner=none",
         "tracking=none", "hydra/launcher=submitit_local",
     )  # fmt: skip
-    done = commands.process(folder, "search", *typed)
+    done = commands.spawn(folder, "search", *typed)
     assert done.status == 0, done.err
     trials = load_study(folder).trials
     assert [t.state.name for t in trials] == ["COMPLETE"] * 4
@@ -158,7 +158,7 @@ def test_submitit_launches_a_batch_of_jobs_at_a_time(folder: Path) -> None:
     first, second = trials[:2], trials[2:]
     begun, ended = [t.datetime_start for t in second], [t.datetime_complete for t in first]
     assert all(b and e and b > e for b in begun for e in ended)
-    assert len(commands.runs(folder)) == 4
+    assert len(commands.run_dirs(folder)) == 4
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *LITTLE, "optimizer.lr=0.5", "clip.factor=interval(-1, 1)", "seed=0,1", "trials=6",
         "sampler=random", "startup=2", "warmup=0", "metric=val/loss",
     )  # fmt: skip
-    done = commands.here(folder, "search", *typed)
+    done = commands.run(folder, "search", *typed)
     assert done.status == 0, done.err
     return folder
 
@@ -182,7 +182,7 @@ def test_a_pruned_run_is_shown_as_pruned_and_counted_nowhere(pruned: Path) -> No
     ]
     assert len(cut) == states.count("PRUNED")
     # of a pruned trial the second seed isn't run
-    assert len(commands.runs(pruned)) == 2 * states.count("COMPLETE") + len(cut)
+    assert len(commands.run_dirs(pruned)) == 2 * states.count("COMPLETE") + len(cut)
     client = MlflowClient(f"sqlite:///{pruned}/outputs/mlflow.db")
     parents = set()
     for each in cut:
@@ -196,11 +196,11 @@ def test_a_pruned_run_is_shown_as_pruned_and_counted_nowhere(pruned: Path) -> No
         parents.add(there.data.tags["mlflow.parentRunId"])
     (parent,) = parents
     assert client.get_run(parent).info.status == "FINISHED"
-    shown = commands.here(pruned, "status", sweep_folder(pruned).name).out
+    shown = commands.run(pruned, "status", sweep_folder(pruned).name).out
     assert f"{len(cut)} pruned" in shown
-    shown = commands.here(pruned, "status").out  # which lists the runs that aren't done
+    shown = commands.run(pruned, "status").out  # which lists the runs that aren't done
     assert f"{len(cut)} PRUNED" in shown and str(cut[0].run) not in shown
-    compared = commands.here(pruned, "compare").out
+    compared = commands.run(pruned, "compare").out
     assert f"{len(cut)} job{'s' * (len(cut) > 1)} left out: pruned" in compared
 
 
@@ -208,10 +208,10 @@ def test_a_pruned_run_is_never_resumed(pruned: Path) -> None:
     cut = next(
         each for each in sweep_jobs.read_results(sweep_folder(pruned)) if each.status == "PRUNED"
     )
-    done = commands.here(pruned, "resume", str(cut.run))
+    done = commands.run(pruned, "resume", str(cut.run))
     assert done.status == 2 and "was pruned by a search" in done.err
     text = commands.read_json(sweep_folder(pruned) / "sweep.json")["planned"][cut.number]
-    alone = commands.here(pruned, *LITTLE, "optimizer.lr=0.5", *text)
+    alone = commands.run(pruned, *LITTLE, "optimizer.lr=0.5", *text)
     assert alone.status == 0 and "Resumes " not in alone.out
     assert "epoch 1/3" in alone.out and "epoch 3/3" in alone.out
 
@@ -349,7 +349,7 @@ REFUSED = {
 def test_all_mistakes_are_reported_before_the_first_run(
     tmp_path: Path, typed: tuple[str, ...], problems: list[str]
 ) -> None:
-    done = commands.here(tmp_path, "search", *commands.HERE, *typed)
+    done = commands.run(tmp_path, "search", *commands.CPU, *typed)
     assert done.status == 2 and not (tmp_path / "outputs").exists()
     assert [[part for part in problems if part in line] for line in done.problems] == [
         [part] for part in problems
@@ -369,7 +369,7 @@ def test_a_mistake_of_some_searched_values_does_not_refuse_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    typed = ("hydra/sweeper=search", *commands.HERE, *LITTLE[2:4], *searched)
+    typed = ("hydra/sweeper=search", *commands.CPU, *LITTLE[2:4], *searched)
     planned = plan.plan_search(arguments.parse_arguments(compose.parse_overrides(typed)))
     with compose.composition_context():
         assert find_shared_problems(planned) == []
@@ -391,6 +391,6 @@ def test_the_middle_of_a_dimension_is_a_valid_value(text: str, middle: str) -> N
 
 def test_an_unreachable_storage_is_reported_and_nothing_runs(tmp_path: Path) -> None:
     typed = ("clip=none,norm", "storage=postgresql://127.0.0.1:1/none")
-    done = commands.here(tmp_path, "search", *LITTLE[:-1], *typed)
+    done = commands.run(tmp_path, "search", *LITTLE[:-1], *typed)
     assert done.status == 2 and "storage=postgresql://127.0.0.1:1/none: connection to" in done.err
-    assert not commands.runs(tmp_path)
+    assert not commands.run_dirs(tmp_path)

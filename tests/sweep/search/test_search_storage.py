@@ -41,9 +41,9 @@ def test_several_workers_share_a_study_and_the_same_command_resumes_it(
     )  # fmt: skip
     (folder / "kill").touch()
     workers = "hydra.launcher.workers=2"
-    first = commands.process(folder, "search", *typed, "trials=4", workers)
+    first = commands.spawn(folder, "search", *typed, "trials=4", workers)
     assert first.status == 1 and "by SIGKILL; alone: python -m recipe device=cpu" in first.out
-    again = commands.in_turn(folder, "search", *typed, "trials=5")
+    again = commands.sweep(folder, "search", *typed, "trials=5")
     assert again.status == 0, again.err
 
     study = optuna.load_study(

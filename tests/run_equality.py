@@ -25,7 +25,7 @@ PICTURES = ("lr.png", "curves.png")
 
 def finished(folder: Path) -> Path:
     """The only run below a working directory, which is finished."""
-    (run,) = [run for run in commands.runs(folder) if (run / "run.json").exists()]
+    (run,) = [run for run in commands.run_dirs(folder) if (run / "run.json").exists()]
     assert commands.read_json(run / "run.json")["status"] == "FINISHED"
     return run
 

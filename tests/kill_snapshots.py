@@ -35,7 +35,7 @@ def killed(folder: Path, states: Path, *arguments: str) -> list[Path]:
     working directory with `outputs` in it."""
     states.mkdir()
     program = (sys.executable, __file__, str(states))
-    done = commands.process(folder, *arguments, program=program)
+    done = commands.spawn(folder, *arguments, program=program)
     assert done.status == 0, done.err
     seen = sorted(states.iterdir())
     for before, after in itertools.pairwise(seen):

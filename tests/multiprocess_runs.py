@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 
 import commands
-from commands import Done
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 HERE = ("device=cpu", "tracking=none")
 
 
-def shared(folder: Path, size: int, *lines: tuple[str, ...]) -> list[list[Done]]:
+def shared(folder: Path, size: int, *lines: tuple[str, ...]) -> list[list[commands.Result]]:
     """What became of each command line, in each of `size` processes by rank; `folder` is their
     working directory."""
     done = folder / "done"
@@ -31,7 +30,7 @@ def shared(folder: Path, size: int, *lines: tuple[str, ...]) -> list[list[Done]]
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     by_rank = [json.loads((done / f"{rank}.json").read_text()) for rank in range(size)]
-    return [[Done(*each) for each in line] for line in zip(*by_rank, strict=True)]
+    return [[commands.Result(*each) for each in line] for line in zip(*by_rank, strict=True)]
 
 
 def tags(run: Path) -> dict[str, str]:
@@ -57,7 +56,7 @@ def _environment() -> dict[str, str]:
 def _all(done: Path, lines: list[list[str]]) -> None:
     found = []
     for line in lines:
-        status = commands.here(Path.cwd(), *line)
+        status = commands.run(Path.cwd(), *line)
         found.append([status.status, status.out, status.err])
     (done / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 

@@ -171,12 +171,9 @@ def _find_long_arguments(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _describe_unreadable(argument: str) -> str:
-    bare = "=" not in argument
-    hint = (
-        "write key=value"
-        if bare
-        else "quote the characters that the shell or Hydra would interpret"
-    )
+    hint = "quote the special characters of the shell and of Hydra"
+    if "=" not in argument:
+        hint = "write key=value"
     return f"{argument[:200]}: can't be read as an override; {hint}"
 
 

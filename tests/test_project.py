@@ -250,7 +250,7 @@ def parse_modules() -> Iterator[tuple[Path, ast.Module]]:
         yield path.relative_to(commands.CHECKOUT), ast.parse(path.read_text(encoding="utf-8"))
 
 
-MAX_LATE_IMPORTS = 67
+MAX_LATE_IMPORTS = 15
 
 
 def test_number_of_imports_within_functions_is_limited() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from recipe.audit.expected import ExpectedTraining
+from recipe.audit.expected_training import ExpectedTraining
 from recipe.audit.optimizer_groups import LR_TOLERANCE, OptimizerGroupChecks
 from recipe.audit.run_checks import RunChecks
 from recipe.audit.step_checks import StepMonitor

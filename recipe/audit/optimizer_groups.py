@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe.audit.expected import ExpectedTraining
+from recipe.audit.expected_training import ExpectedTraining
 from recipe.training.lr_schedule import LRSchedule, get_learning_rates
 
 LR_TOLERANCE = 1e-6

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from recipe.audit.expected import NEVER_TRAINED, ExpectedTraining
+from recipe.audit.expected_training import NEVER_TRAINED, ExpectedTraining
 from recipe.components.data import hash_tensors
 from recipe.formatting import format_list, format_percent, pluralize
 from recipe.nn.sharded import gather_full_tensor, get_local_shard

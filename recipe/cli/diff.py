@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from recipe.compare import agreement, run_differences
+from recipe.compare import run_agreement, run_differences
 from recipe.compare.run_differences import DifferenceRows
 from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import SpecError
@@ -85,7 +85,7 @@ def _render_agreement(
     if prints[0] == prints[1]:
         yield Text()
         try:
-            message = agreement.compare_records(one, other).summary
+            message = run_agreement.compare_records(one, other).summary
         except SpecError as error:
             message = str(error)
         yield Text(f"Numbers  {message}")

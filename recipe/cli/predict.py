@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recipe import output as terminal
 from recipe.compare.report.csv_tables import format_csv
-from recipe.components.data import images
+from recipe.components.data import image_reading
 from recipe.components.data.image_files import IMAGE_SUFFIXES, list_image_files
 from recipe.components.device.auto import Auto
 from recipe.config import compose
@@ -102,10 +102,10 @@ class Predictor:
 
     def read_image(self, path: Path) -> Tensor:
         """Shape (1, channels, height, width). Raises ValueError with the path if it is no image."""
-        image = images.read_resized_image(
+        image = image_reading.read_resized_image(
             path, channels=self.channels, size=self.size, max_pixels=self.max_pixels
         )
-        return images.normalise(image, mean=self.mean, std=self.std)[None]
+        return image_reading.normalise(image, mean=self.mean, std=self.std)[None]
 
     def predict_proba(self, inputs: Tensor) -> Tensor:
         """(batch, classes) for inputs (batch, channels, height, width)."""

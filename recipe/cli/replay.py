@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from recipe.cli.recorded_run import RecordedRunRequest
-from recipe.compare import agreement
+from recipe.compare import run_agreement
 from recipe.runner import fingerprint, plan
 from recipe.runner.earlier_runs import EarlierRuns
 from recipe.runner.execute import execute_run
@@ -27,6 +27,6 @@ def replay(request: RecordedRunRequest, console: Console) -> int:
     summary.print_report(console)
     overrides = request.arguments[1:]
     changes = f" with {' '.join(overrides)}" if overrides else ""
-    agrees = agreement.compare_runs(run_dir, summary.run_dir).summary
+    agrees = run_agreement.compare_runs(run_dir, summary.run_dir).summary
     console.print(f"Replay  of {run_dir.name}{changes}: {agrees}", soft_wrap=True)
     return 0

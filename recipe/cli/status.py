@@ -17,7 +17,7 @@ from recipe.config.verb_arguments import parse_key_values
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_duration, format_list, pluralize
 from recipe.runner.console import make_table, print_caution
-from recipe.store import damage, run_dirs, stale_records, sweep_dirs, sweep_status
+from recipe.store import damaged_files, run_dirs, stale_records, sweep_dirs, sweep_status
 from recipe.store.journal import DamagedJournalError
 from recipe.store.run_dirs import RunInfo
 from recipe.store.run_record import RunRecord
@@ -49,8 +49,8 @@ def status(arguments: Sequence[str], console: Console) -> int:
     closed = stale_records.close_stale_records(outputs, running)
     infos |= _read_infos(closed)
     _print_runs(infos, console)
-    if damaged := damage.find_damaged_runs(runs):
-        print_caution(console, damage.format_damage(damaged))
+    if damaged := damaged_files.find_damaged_runs(runs):
+        print_caution(console, damaged_files.format_damage(damaged))
     grid_table.print_unfinished_sweeps(outputs, console)
     for run in closed[:MAX_LISTED_RUNS]:
         console.print(_format_stale_run(run, outputs), soft_wrap=True)

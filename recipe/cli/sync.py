@@ -25,7 +25,7 @@ from recipe.mlflow_sync import client, parent_run
 from recipe.mlflow_sync.client import RunDeletedError
 from recipe.mlflow_sync.upload import RunUploader
 from recipe.runner.console import print_caution
-from recipe.store import damage, run_dirs, stale_records, sweep_record
+from recipe.store import damaged_files, run_dirs, stale_records, sweep_record
 from recipe.store.journal import DamagedJournalError
 from recipe.store.upload_state import UploadState
 
@@ -50,14 +50,14 @@ def sync(arguments: Sequence[str], console: Console) -> int:
     stale_records.close_stale_records(outputs)
     uploader = RecordUploader(outputs, values["tracking.uri"], values["trust"])
     ended = [run for run in runs if not run_dirs.is_running(run)]
-    damaged, unclear = damage.find_damaged_runs(ended), 0
+    damaged, unclear = damaged_files.find_damaged_runs(ended), 0
     for run in ended:
         if result := uploader.upload_run(run):
             console.print(f"{escape_unprintable(run.name)}  {result}", soft_wrap=True)
         elif run in damaged:
             unclear += 1
     if damaged:
-        print_caution(console, damage.format_damage(damaged))
+        print_caution(console, damaged_files.format_damage(damaged))
     uploader.upload_sweeps()
     if uploader.uri and not uploader.is_uri_used:
         raise SpecError(

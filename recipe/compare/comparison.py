@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recipe.compare import findings, sentences, summary
+from recipe.compare import sentences, summary, trick_findings
 from recipe.compare.finding import Finding
 from recipe.compare.metric_unit import MetricUnit
 from recipe.compare.pairs import explain_training_metric, find_metric_scales
@@ -31,7 +31,7 @@ class Comparison:
     def from_selection(cls, selection: Selection, variants: VariantSet, metric: str) -> Comparison:
         unit = MetricUnit(metric)
         path = selection.greedy_plan.kept_variants if selection.greedy_plan else []
-        found = findings.compute_findings(variants, unit, path)
+        found = trick_findings.compute_findings(variants, unit, path)
         compared = {levels for finding in found for levels in finding.compared_levels}
         summaries = summary.summarize_variants(variants, unit, compared or set(variants.by_levels))
         return cls(selection, variants, unit, summaries, found)

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import Timeout
 from rich.console import Console
 
-from recipe.compare import agreement
+from recipe.compare import run_agreement
 from recipe.config.spec import RunSpec
 from recipe.errors import SpecError
 from recipe.runner import recorder
@@ -91,5 +91,5 @@ def read_earlier_runs(output_dir: Path, fingerprint: str) -> EarlierRuns:
 def print_agreement(console: Console, earlier_runs: EarlierRuns, run_dir: Path) -> None:
     """Prints whether the numbers are those of the finished run that had the same fingerprint."""
     if earlier_runs.finished_run_dir:
-        agrees = agreement.compare_runs(earlier_runs.finished_run_dir, run_dir).summary
+        agrees = run_agreement.compare_runs(earlier_runs.finished_run_dir, run_dir).summary
         console.print(f"Again   as {earlier_runs.finished_run_dir.name}: {agrees}", soft_wrap=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from recipe.audit.auditor import Audit, AuditError, AuditResult
-from recipe.audit.expected import ExpectedTraining
+from recipe.audit.expected_training import ExpectedTraining
 from recipe.checkpoint import state
 from recipe.checkpoint.files import Checkpoints
 from recipe.formatting import relative_to_cwd

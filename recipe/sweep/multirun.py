@@ -27,7 +27,7 @@ from recipe.mlflow_sync.upload_queue import UploadQueue, wait_for_runs
 from recipe.runner.console import Console
 from recipe.runner.recorder import Status
 from recipe.store import run_dirs, sweep_jobs, sweep_record
-from recipe.sweep import plugins, sweeper_arguments
+from recipe.sweep import hydra_plugins, sweeper_arguments
 from recipe.sweep.launchers import gpu_assignment, hydra_launchers, pool_launcher, worker_pool
 from recipe.sweep.launchers.forkserver import TORCH_HELPER
 from recipe.sweep.plan import SweepPlan, find_shared_problems, format_disk_estimate
@@ -189,7 +189,7 @@ def _close_sweep(
 
 def _launch_hydra(arguments: Sequence[str]) -> None:
     compose.register_user_conf()
-    plugins.register()
+    hydra_plugins.register()
     pool_launcher.register()
     hydra_launchers.register()
     sys.argv = [sys.argv[0], "--multirun", *arguments]

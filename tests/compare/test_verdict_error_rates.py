@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from recipe.compare import findings, variants
+from recipe.compare import trick_findings, variants
 from recipe.compare.finding import Finding
 from recipe.compare.metric_unit import MetricUnit
 from recipe.store.results import RunResult
@@ -40,7 +40,9 @@ def ablation(generator: np.random.Generator, effects: dict[str, float]) -> Itera
 
 def judged(generator: np.random.Generator, effects: dict[str, float]) -> list[Finding]:
     found = variants.build_variants(list(ablation(generator, effects)))
-    return [each for each in findings.compute_findings(found, UNIT) if each.contrast == "alone"]
+    return [
+        each for each in trick_findings.compute_findings(found, UNIT) if each.contrast == "alone"
+    ]
 
 
 @pytest.mark.parametrize(("tricks", "number"), [(1, 1000), (4, 300)])

@@ -14,7 +14,7 @@ import torch
 from cifar10_files import pickled
 from PIL import Image
 
-from recipe.components.data.images import crop_and_resize, read_image, read_resized_image
+from recipe.components.data.image_reading import crop_and_resize, read_image, read_resized_image
 
 NUMBERS = 4 * 10**8
 """Of float32, which take 1.6 GB."""

@@ -261,7 +261,7 @@ def test_too_much_trusted_code_is_rejected(project: Project, tmp_path: Path) -> 
     project(FILES)
     with (tmp_path / "mytricks" / "huge.py").open("wb") as file:
         file.truncate(source_hash.MAX_TOTAL_BYTES + 1)
-    with pytest.raises(SpecError, match=r"^trust: mytricks holds more than 10,000 files or 268"):
+    with pytest.raises(SpecError, match=r"^trust: mytricks has more than 10,000 files or 268"):
         of(*MINE)
 
 

@@ -20,7 +20,7 @@ from recipe.components.data import (
     paths,
     stratified_split,
 )
-from recipe.components.data.images import channel_mean_and_std, normalise, normalise_bytes
+from recipe.components.data.image_reading import channel_mean_and_std, normalise, normalise_bytes
 from recipe.errors import Problems
 from recipe.formatting import escape_unprintable
 

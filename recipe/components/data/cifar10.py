@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recipe.components.contract import has_complete_digest
 from recipe.components.data import ChannelMean, ChannelStd, Data, InMemory, hash_tensors, paths
-from recipe.components.data.images import normalise_bytes
+from recipe.components.data.image_reading import normalise_bytes
 from recipe.errors import Problems
 from recipe.formatting import pluralize
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recipe.components.contract import has_complete_digest
 from recipe.components.data import Data, InMemory, balanced_subset, hash_tensors, stratified_split
-from recipe.components.data.images import channel_mean_and_std, crop_and_resize, normalise
+from recipe.components.data.image_reading import channel_mean_and_std, crop_and_resize, normalise
 from recipe.errors import SettingError
 from recipe.nn import memory_limit
 

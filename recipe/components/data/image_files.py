@@ -15,7 +15,7 @@ from typing import IO, overload
 import numpy as np
 from PIL import ImageFile, TiffImagePlugin
 
-from recipe.components.data.images import ImageError, open_image, read_image
+from recipe.components.data.image_reading import ImageError, open_image, read_image
 from recipe.formatting import escape_unprintable
 
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))

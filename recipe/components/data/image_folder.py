@@ -29,7 +29,7 @@ from recipe.components.data import (
 )
 from recipe.components.data.class_folders import SKIP_HINT, FilesByClass, list_class_files
 from recipe.components.data.image_files import PackedPaths, decoder_packages
-from recipe.components.data.images import ImageError, normalise, read_resized_image
+from recipe.components.data.image_reading import ImageError, normalise, read_resized_image
 from recipe.errors import DataError, Problems
 from recipe.formatting import escape_unprintable, format_list, pluralize
 from recipe.nn import memory_limit
@@ -200,15 +200,15 @@ def image_folder(
     """Returns the images in `path`/<class>/, of which the share `val` is held out for validation;
     or in `path`/train/<class>/, `path`/val/<class>/ and optionally `path`/test/<class>/.
 
-    Classes are sorted by name. Images are read by recipe.components.data.images.read_image, then
-    cropped and resized by recipe.components.data.images.crop_and_resize. JPEGs with more than
-    `max_pixels` pixels are decoded at a reduced size; Pillow reads no image with more than
-    178,956,970 pixels. Files without an image suffix are ignored. All other problems are reported
-    at once before the first step: for this, the header and the end of each file are checked (see
-    recipe.components.data.image_files). An image that is found to be damaged or missing later
-    raises DataError. With on_bad_file=skip, files aren't checked at the start, and an unreadable
-    image is removed from its batch and all later ones. The digest covers file names, sizes and
-    contents (see recipe.components.data.digest.hash_files).
+    Classes are sorted by name. Images are read by recipe.components.data.image_reading.read_image,
+    then cropped and resized by recipe.components.data.image_reading.crop_and_resize. JPEGs with
+    more than `max_pixels` pixels are decoded at a reduced size; Pillow reads no image with more
+    than 178,956,970 pixels. Files without an image suffix are ignored. All other problems are
+    reported at once before the first step: for this, the header and the end of each file are
+    checked (see recipe.components.data.image_files). An image that is found to be damaged or
+    missing later raises DataError. With on_bad_file=skip, files aren't checked at the start, and an
+    unreadable image is removed from its batch and all later ones. The digest covers file names,
+    sizes and contents (see recipe.components.data.digest.hash_files).
     """
     problems = Problems()
     for name, values in (("mean", mean), ("std", std)):

@@ -30,7 +30,7 @@ from recipe.formatting import pluralize
 from recipe.mlflow_sync import client
 from recipe.runner.console import Console
 from recipe.store import stale_records, sweep_jobs
-from recipe.sweep import plugins
+from recipe.sweep import hydra_plugins
 from recipe.sweep.launchers import gpu_assignment, remote_job
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
 from recipe.sweep.launchers.remote_job import RemoteJob
@@ -117,9 +117,9 @@ class LauncherWrapper(Launcher):  # type: ignore[misc]
         left, n_failures = dict(job_overrides), 0
         while left:
             n_left, n_known = len(left), len(sweep_jobs.read_result_history(sweep_dir))
-            for first, several in plugins.group_consecutive(left):
+            for first, several in hydra_plugins.group_consecutive(left):
                 try:
-                    plugins.launch_jobs(launcher, several, first)
+                    hydra_plugins.launch_jobs(launcher, several, first)
                 except Exception as error:  # whatever it raises when it has lost a worker
                     what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                     message = f"{self.title} lost a worker ({what})"
@@ -195,4 +195,4 @@ def _quote(text: str) -> str:
 
 def register() -> None:
     for each in (RayWrapper, SlurmWrapper, LocalSubmititWrapper):
-        plugins.register_plugin(each)
+        hydra_plugins.register_plugin(each)

@@ -21,7 +21,7 @@ from recipe.formatting import pluralize
 from recipe.runner.console import Console
 from recipe.store import run_dirs, stale_records, sweep_jobs, sweep_record
 from recipe.store.sweep_jobs import JobResult
-from recipe.sweep import plugins
+from recipe.sweep import hydra_plugins
 from recipe.sweep.launchers import gpu_assignment
 from recipe.sweep.launchers.forkserver import TORCH_HELPER
 from recipe.sweep.launchers.gpu_assignment import GpuSlots
@@ -68,7 +68,7 @@ class PoolLauncher(BasicLauncher):  # type: ignore[misc]
         )
         if self._pool is None and is_in_process and self.gpus == "auto":
             for number, overrides in jobs:
-                plugins.launch_jobs(super(), [overrides], number)
+                hydra_plugins.launch_jobs(super(), [overrides], number)
             return
         if self._pool is None:
             on_cpu = all(map(gpu_assignment.is_cpu_device, devices))
@@ -249,4 +249,4 @@ def is_local_launcher(overrides: Sequence[str]) -> bool:
 
 
 def register() -> None:
-    plugins.register_plugin(PoolLauncher)
+    hydra_plugins.register_plugin(PoolLauncher)

@@ -16,7 +16,7 @@ from recipe.config.compose import Job
 from recipe.formatting import format_list, pluralize
 from recipe.runner.recorder import Status
 from recipe.store import sweep_jobs
-from recipe.sweep import plugins
+from recipe.sweep import hydra_plugins
 from recipe.sweep.multirun import SweepRequest, confirm, run_plan
 from recipe.sweep.plan import MAX_PREFLIGHT_SEEDS, SweepPlan, format_disk_estimate, join_seeds
 from recipe.sweep.search import dimension, outcome
@@ -110,7 +110,7 @@ def run_search(arguments: SearchArguments, request: SweepRequest) -> int:
         console.print(f"Disk      at most {need.removeprefix('about ')}", soft_wrap=True)
     if not arguments.yes and not confirm():
         return 0
-    plugins.register_plugin(SearchSweeper)
+    hydra_plugins.register_plugin(SearchSweeper)
     status, sweep_dir = run_plan(plan, request)
     outcome.print_outcome(sweep_dir, console)
     return status

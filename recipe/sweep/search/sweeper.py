@@ -15,9 +15,9 @@ from typing import Any
 
 from recipe.store import journal, results, run_dirs, sweep_record
 from recipe.store.sweep_jobs import JobResult
-from recipe.sweep import plugins
+from recipe.sweep import hydra_plugins
+from recipe.sweep.hydra_plugins import RecipeSweeper, StreamingLauncher
 from recipe.sweep.launchers.hydra_launchers import LauncherWrapper
-from recipe.sweep.plugins import RecipeSweeper, StreamingLauncher
 from recipe.sweep.search import dimension
 from recipe.sweep.search.study import SweepStudy, TrialParams
 
@@ -40,8 +40,8 @@ class SearchSweeper(RecipeSweeper):
         else:
             size = self.batch if isinstance(self.launcher, LauncherWrapper) else 1
             while batch := dict(itertools.islice(jobs, size)):
-                for first, overrides in plugins.group_consecutive(batch):
-                    plugins.launch_jobs(self.launcher, overrides, first)
+                for first, overrides in hydra_plugins.group_consecutive(batch):
+                    hydra_plugins.launch_jobs(self.launcher, overrides, first)
         jobs.read_ended_jobs()
 
 

@@ -14,7 +14,7 @@ from recipe.components.data import (
     hash_tensors,
     stratified_split,
 )
-from recipe.components.data.images import channel_mean_and_std
+from recipe.components.data.image_reading import channel_mean_and_std
 
 seeds = st.integers(0, 2**32)
 labels = st.lists(st.integers(0, 3), min_size=4, max_size=60)

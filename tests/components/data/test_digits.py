@@ -11,7 +11,7 @@ from PIL import Image
 
 from recipe.components.data import Data
 from recipe.components.data.digits import digits
-from recipe.components.data.images import crop_and_resize, normalise, read_image
+from recipe.components.data.image_reading import crop_and_resize, normalise, read_image
 
 ALL = list(range(10))
 COUNTS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # images of each digit

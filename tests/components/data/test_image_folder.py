@@ -13,7 +13,7 @@ from PIL import Image
 
 from recipe.components.data import Data
 from recipe.components.data.image_folder import image_folder
-from recipe.components.data.images import crop_and_resize, normalise, read_image
+from recipe.components.data.image_reading import crop_and_resize, normalise, read_image
 from recipe.errors import DataError, SpecError
 
 in_tmp_path = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from recipe.cli import main
 from recipe.config import compose
-from recipe.sweep import plugins
+from recipe.sweep import hydra_plugins
 
 TINY = (*commands.CPU, "data.train_size=50", "data.batch_size=25", "epochs=1", "model.widths=[4,8]")
 
@@ -323,7 +323,7 @@ def test_invalid_ablations_are_refused_before_the_first_run(
 
 def test_hydras_state_can_be_pickled_for_other_processes() -> None:
     compose.register_user_conf()
-    plugins.register()
+    hydra_plugins.register()
     state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
     assert "oc.env" in state["omegaconf_resolvers"]
 

@@ -15,7 +15,12 @@ from hypothesis.extra import numpy as hnp
 from PIL import ExifTags, Image
 
 from recipe.components.data.image_files import check_image, list_image_files
-from recipe.components.data.images import crop_and_resize, normalise, normalise_bytes, read_image
+from recipe.components.data.image_reading import (
+    crop_and_resize,
+    normalise,
+    normalise_bytes,
+    read_image,
+)
 
 in_tmp_path = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -11,8 +11,8 @@ import recorded_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.compare import agreement
-from recipe.compare.agreement import Agreement, compare_runs
+from recipe.compare import run_agreement
+from recipe.compare.run_agreement import Agreement, compare_runs
 from recipe.errors import SpecError
 
 Values = Sequence[float | None]
@@ -214,4 +214,4 @@ def test_damaged_metrics_are_reported(line: str, tmp_path: Path) -> None:
 
 
 def test_the_tolerance_is_the_one_in_the_verdict() -> None:
-    assert agreement.TOLERANCE == 1e-6
+    assert run_agreement.TOLERANCE == 1e-6

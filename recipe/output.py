@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -65,6 +66,11 @@ def _show_warning(
     )
     if not of_library:
         print_error(f"{filename}:{lineno}: {category.__name__}: {' '.join(str(message).split())}")
+
+
+def silence_font_cache_log() -> None:
+    """Drops the line that matplotlib logs when building its font cache takes long."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def print_error(line: str) -> None:

@@ -224,3 +224,29 @@ def test_invalid_notice_delay_is_rejected(tmp_path: Path, value: str) -> None:
     done = commands.spawn(tmp_path, "status", RECIPE_NOTICE_AFTER=value)
     line = f"RECIPE_NOTICE_AFTER must be a number of seconds, 0 for never, got {value!r}"
     assert (done.status, done.problems) == (2, [f"recipe: {line}"])
+
+
+SLOW_FONTS = """
+import sys, threading
+
+timer = threading.Timer
+threading.Timer = lambda seconds, function: timer(0.001, function)  # matplotlib's has 5 seconds
+from recipe.cli import main
+
+main.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("verb", ["train", "compare"])
+def test_building_the_font_cache_is_not_reported(tmp_path: Path, verb: str) -> None:
+    """It takes seconds on a new machine, and would be printed without a prefix at any moment."""
+    quick = (*commands.QUICK, "epochs=1", "tracking=none")
+    if verb == "compare":
+        assert commands.sweep(tmp_path, "-m", *quick, "clip=none,norm").status == 0
+    arguments = quick if verb == "train" else [verb]
+    program = (sys.executable, "-c", SLOW_FONTS)
+    cache = tmp_path / "fonts"
+    done = commands.spawn(tmp_path, *arguments, program=program, MPLCONFIGDIR=str(cache))
+    assert (done.status, done.err) == (0, "")
+    assert list(cache.glob("fontlist-*.json"))

@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command_line(arguments: list[str]) -> int:
     install_signal_handlers()
+    output.silence_font_cache_log()
     world = World.from_environment()
     if world.size == 1:
         return run_command(lambda: _dispatch(arguments))

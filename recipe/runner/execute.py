@@ -137,6 +137,7 @@ def _open_recorder(
 
 def _import_run_summary() -> type[RunSummary]:
     # with matplotlib and scipy; in a thread, as torch releases Python's lock while it computes
+    output.silence_font_cache_log()
     from recipe.runner.run_summary import RunSummary
 
     return RunSummary

@@ -109,7 +109,8 @@ def test_ctrl_c_while_the_command_line_is_checked_prints_one_line(
 @pytest.mark.integration
 @pytest.mark.parametrize("after", [0.5, 3.0])
 def test_killing_the_sweep_at_its_start_ends_all_its_processes(folder: Path, after: float) -> None:
-    started = commands.start(folder, *TWO[:-1], "seed=0,1", "tracking=none")
+    (folder / "wait").touch()  # so that no run ends before the sweep is killed
+    started = commands.start(folder, *TWO[:-1], "clip=waiting", "seed=0,1", "tracking=none")
     family = psutil.Process(started.pid)
     while not family.children():
         assert started.poll() is None
@@ -117,6 +118,7 @@ def test_killing_the_sweep_at_its_start_ends_all_its_processes(folder: Path, aft
     time.sleep(after)
     others = family.children(recursive=True)
     started.kill()
+    (folder / "wait").unlink()
     started.communicate()
     gone, alive = psutil.wait_procs(others, timeout=30)
     assert gone and not alive

@@ -16,6 +16,8 @@ from duels.job import Job, Record
 from duels.results import Table
 from duels.turns import Took
 
+pytestmark = pytest.mark.integration
+
 JOB = ("data.train_size=100", "data.channels=3", "epochs=2", "model.widths=[4,8]")
 """4 steps."""
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from recipe import atomic_write
-from recipe.config import compose, option_files, safe_yaml
+from recipe.config import option_files, safe_yaml
 from recipe.config.safe_yaml import escape_control_chars
 from recipe.errors import RecipeError, SpecError
 from recipe.formatting import escape_unprintable, format_value
@@ -78,6 +78,8 @@ def resolve_output_dir(given: str) -> Path:
     that of the user's project. Raises SpecError."""
     own = option_files.user_conf_dir()
     if not given and own is not None and (own / "project").is_dir():
+        from recipe.config import compose  # imports Hydra, which readers of records do without
+
         folder = compose.compose_project().output_dir
         if not isinstance(folder, str):
             raise SpecError(f"output_dir must be a string, got {format_value(folder)}")

@@ -145,6 +145,7 @@ def test_auto_device_falls_back_to_cpu_and_records_hardware() -> None:
     assert not any(name.startswith("CUDA") for name in auto.environment())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("option", ["cpu", "auto"])
 def test_more_threads_than_cores_require_omp_num_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str

@@ -12,6 +12,8 @@ from recipe.evidence.multiple_testing import holm_correction
 from recipe.evidence.paired_test import sign_flip_test
 from recipe.evidence.power import required_seeds
 
+pytestmark = pytest.mark.integration
+
 SEEDS = 8
 
 T_TEST_POWER = 0.847  # 8 pairs, effect 1 / 0.8, level 6 / 128: by the noncentral t distribution

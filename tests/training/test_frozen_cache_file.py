@@ -76,6 +76,7 @@ def test_a_second_run_computes_no_cached_output_again(built: Build, tmp_path: Pa
     assert first - second == 2 * (24 + 10)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("change", "files"),
     [

@@ -43,6 +43,7 @@ def write(folder: Path, number: int, size: tuple[int, int] = (12, 10)) -> None:
         (folder / "images" / name).write_bytes(pictures[index % 16])
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("augment", ["flip_crop", "randaugment"])
 def test_number_of_data_workers_does_not_change_results(tmp_path: Path, augment: str) -> None:

@@ -95,7 +95,7 @@ def execute_run(
             print_upload_failure(console, close("KILLED"))
             resume = _format_resume_command(spec, recorder)
             resume = resume.replace("python -m recipe", World.from_environment().launch_command, 1)
-            # a sweep resumes as a whole
+            # a sweep is resumed by its own command
             console.print(
                 "Stopped." if sweep else f"Stopped. Resume with: {resume}", soft_wrap=True
             )

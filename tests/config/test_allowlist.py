@@ -224,13 +224,13 @@ def test_nested_target_supports_keyword_positional_and_partial_arguments(
         "torch.nn.Linear.forward",
         "torch.os.system",
         "recipe.cli.main.main",
-        "recipe.cli.main.run",
+        "recipe.cli.main.run_command_line",
         "recipe.nn.weights.read_weights",
         "recipe.components.clip.norm.torch.load",
         "recipe.components.clip.norm.clip_grads_with_norm_",
         "recipe.components.data.cifar10.pickle.loads",
-        "recipe.components.data.cifar10._read",
-        "recipe.components.model.torchvision.nearest",
+        "recipe.components.data.cifar10._find_files",
+        "recipe.components.model.torchvision.suggest_nearest",
         "recipe",
         "torch",
         "",
@@ -239,6 +239,8 @@ def test_nested_target_supports_keyword_positional_and_partial_arguments(
     ],
 )
 def test_targets_outside_the_allowlist_are_rejected_by_name(target: str) -> None:
+    if target.startswith("recipe."):
+        pkgutil.resolve_name(target)  # one that doesn't exist would be rejected for that
     with pytest.raises(ValueError, match=r"^_target_ "):
         locate_target(target, ())
 
